@@ -1,0 +1,106 @@
+"""Calls from one process to a stage: deadline, request id and trace go along; failures come back as `SluiceError`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.common import status, tracing
+from services.common.errors import DeadlineExceeded, SluiceError
+from services.common.interceptors import REQUEST_ID, request_id
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Seconds left until a deadline on the monotonic clock; raises DeadlineExceeded when there are none."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceeded("the deadline passed before the work was done")
+    return left
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
+    """The moment on the monotonic clock at which the caller's time is over; the default where the caller set none."""
+    given = context.time_remaining()
+    return time.monotonic() + (default_seconds if given is None else min(given, default_seconds))
+
+
+class StageChannel:
+    """One channel to one stage."""
+
+    def __init__(self, address: str, *, max_message_mib: int = 16) -> None:
+        message_bytes = max_message_mib * 2**20
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", message_bytes),
+                ("grpc.max_send_message_length", message_bytes),
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
+                ("grpc.lb_policy_name", "round_robin"),
+                ("grpc.initial_reconnect_backoff_ms", 200),
+                ("grpc.max_reconnect_backoff_ms", 5_000),
+            ],
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.channel.close()
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
+        request: Message,
+        *,
+        deadline: float,
+    ) -> ReplyT:
+        """One call. `deadline` is a moment on the monotonic clock, and every call has one.
+
+        Raises the `SluiceError` that the stage answered with; a stage that cannot be reached is Unavailable.
+        """
+        timeout = remaining(deadline)
+        name: bytes | str = method._method  # type: ignore[attr-defined]  # the stub knows its name, and has no public way to say it
+        path = name.decode() if isinstance(name, bytes) else name
+        with tracing.client_span(path) as (span, trace_metadata):
+            code = grpc.StatusCode.CANCELLED
+            pending = method(request, timeout=timeout, metadata=((REQUEST_ID, request_id.get()), *trace_metadata))
+            try:
+                reply = await pending
+                code = grpc.StatusCode.OK
+                return reply
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                raise status.error_from(error) from None
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+            finally:
+                tracing.end_with_code(span, code.name)
+
+    async def health(self, service: str, *, deadline: float) -> str | None:
+        """Why the stage is not serving, or None when it is."""
+        check = cast(Any, health_pb2_grpc.HealthStub(self.channel)).Check
+        try:
+            reply: health_pb2.HealthCheckResponse = await self.call(
+                check, health_pb2.HealthCheckRequest(service=service), deadline=deadline
+            )
+        except SluiceError as error:
+            return f"{status.code_of(error).name}: {error.message}"
+        if reply.status == health_pb2.HealthCheckResponse.SERVING:
+            return None
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)

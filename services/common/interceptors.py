@@ -1,0 +1,142 @@
+"""What happens around every call of every stage: decode, trace, count, log, and errors turned into statuses.
+
+One interceptor, so that the order is plain to see. Health and reflection pass through untouched: they must answer
+while everything else is refused, and would drown the logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from services.common import logs, metrics, status, tracing, wire
+from services.common.errors import DeadlineExceeded, Internal, SluiceError
+
+REQUEST_ID = "x-request-id"
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_log = logs.get_logger("rpc")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_OURS = "/sluice."
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Call = Callable[[Any, Context], Awaitable[Any]]
+
+
+class _Outcome(NamedTuple):
+    """How a call ended; CANCELLED until it is known better."""
+
+    code: grpc.StatusCode
+    reason: str = ""
+
+
+class _Undecodable:
+    """Bytes that are not the message they claim to be; kept, so that the handler can say why."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+
+class StageInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the calls of our own services."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Replaces a handler of ours by the same handler with everything around it."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
+        request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
+
+        def decode(raw: bytes) -> Message | _Undecodable:
+            try:
+                return request_type.FromString(raw)
+            except DecodeError:
+                return _Undecodable(raw)
+
+        return grpc.unary_unary_rpc_method_handler(
+            _wrap(cast(Call, handler.unary_unary), method, request_type),
+            request_deserializer=decode,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
+    service, name = method.strip("/").split("/")
+
+    async def call(request: Message | _Undecodable, context: Context) -> Message:
+        started = time.perf_counter()
+        metadata = tuple(context.invocation_metadata() or ())
+        identity = _request_id(metadata)
+        request_id.set(identity)
+        structlog.contextvars.bind_contextvars(request_id=identity)
+        in_flight = metrics.rpc_in_flight.labels(service, name)
+        in_flight.inc()
+        metrics.rpc_started.labels(service, name).inc()
+        outcome = _Outcome(grpc.StatusCode.CANCELLED)
+        with tracing.server_span(method, metadata) as span:
+            try:
+                if isinstance(request, _Undecodable):
+                    raise wire.explain(request_type, request.raw)
+                reply: Message = await handle(request, context)
+                outcome = _Outcome(grpc.StatusCode.OK)
+                return reply
+            except asyncio.CancelledError:
+                # Torn down from outside by the caller or the deadline: nobody is left to answer.
+                if _deadline_passed(context):
+                    outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
+                raise
+            except Exception as fault:
+                error = _as_error(fault, method)
+                outcome = _Outcome(status.code_of(error), error.reason)
+                await context.abort(outcome.code, error.message, status.trailers_of(error))
+                raise AssertionError("abort never returns") from fault
+            finally:
+                seconds = time.perf_counter() - started
+                in_flight.dec()
+                metrics.rpc_handled.labels(service, name, outcome.code.name).inc()
+                metrics.rpc_seconds.labels(service, name).observe(seconds)
+                tracing.end_with_code(span, outcome.code.name)
+                _log.info(
+                    "call",
+                    method=method,
+                    code=outcome.code.name,
+                    reason=outcome.reason,
+                    ms=round(seconds * 1000, 2),
+                )
+
+    return call
+
+
+def _as_error(fault: Exception, method: str) -> SluiceError:
+    """What the caller may know of an exception; what they may not know goes to the log."""
+    if isinstance(fault, SluiceError):
+        return fault
+    if isinstance(fault, TimeoutError):
+        return DeadlineExceeded("the deadline passed before the work was done")
+    _log.error("unexpected error", method=method, exc_info=fault)
+    return Internal(f"unexpected error; the log has it under request {request_id.get()}")
+
+
+def _request_id(metadata: tuple[tuple[str, str | bytes], ...]) -> str:
+    given = next((value for key, value in metadata if key == REQUEST_ID), "")
+    return given if isinstance(given, str) and _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _deadline_passed(context: Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0

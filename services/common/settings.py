@@ -1,0 +1,69 @@
+"""Typed settings: the environment is read once, at start, and refused whole if any of it is wrong.
+
+A field `rerank_top_k` is the variable `RERANK_TOP_K`. Every field has a description: the README's table is made
+from them (`make docs`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.errors import StartupError
+
+
+class StageSettings(BaseSettings):
+    """What every stage can be told."""
+
+    model_config = SettingsConfigDict(frozen=True, case_sensitive=False, extra="ignore")
+
+    grpc_host: str = Field("127.0.0.1", description="Address that the gRPC server binds; `[::]` in a container.")
+    grpc_port: int = Field(0, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    metrics_port: int = Field(
+        9103, ge=0, le=65535, description="Port of the Prometheus endpoint (`/metrics`); 0 turns it off."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json`, one object a line, for machines; `console` for people."
+    )
+    drain_seconds: float = Field(
+        0.5,
+        ge=0,
+        le=60,
+        description="After SIGTERM, how long the stage still takes calls while health says NOT_SERVING, "
+        "so that load balancers notice. Seconds.",
+    )
+    shutdown_grace_seconds: float = Field(
+        10, ge=0, le=300, description="After draining, how long calls in flight may still take. Seconds."
+    )
+    max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=StageSettings)
+
+
+def load_settings(settings_type: type[SettingsT]) -> SettingsT:
+    """Reads the environment, or raises StartupError naming every variable that is wrong and why."""
+    try:
+        return settings_type()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']).upper() or 'settings'}: {_problem(detail)}"
+            for detail in error.errors()
+        )
+        raise StartupError(
+            f"wrong settings: {problems}",
+            remedy="Correct the named variables; README.md lists every variable with its values.",
+        ) from None
+
+
+def _problem(detail: ErrorDetails) -> str:
+    secret = any("key" in str(part) for part in detail["loc"])
+    shown = f" (got {detail['input']!r})" if isinstance(detail["input"], str) and not secret else ""
+    return f"{detail['msg']}{shown}"

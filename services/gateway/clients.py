@@ -1,0 +1,281 @@
+"""One typed client a stage: the gateway's values to protobuf and back, one gRPC call each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.common.client import StageChannel
+from services.common.errors import InvalidArgument, NotFound, SluiceError
+from services.gateway.features import ExpansionStrategy
+from services.gateway.stages import (
+    Candidate,
+    Embedded,
+    Expanded,
+    Passage,
+    Reranked,
+    Retrieved,
+    SearchVariant,
+    Upserted,
+    Variant,
+)
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
+from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+_STRATEGIES = {
+    ExpansionStrategy.SYNONYMS: expander_pb2.EXPANSION_STRATEGY_SYNONYMS,
+    ExpansionStrategy.MULTI_QUERY: expander_pb2.EXPANSION_STRATEGY_MULTI_QUERY,
+}
+# Passages are embedded in slices, so that one call stays far below the message limit and a slice can be retried.
+EMBED_SLICE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The model behind a stage, for people."""
+
+    name: str
+    fingerprint: str
+    runtime: str
+    pseudo: bool = False
+
+
+class ExpanderClient:
+    """Calls the expander."""
+
+    service = "sluice.expander.v1.ExpanderService"
+
+    def __init__(self, channel: StageChannel) -> None:
+        self.channel = channel
+        self._stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+
+    async def expand(
+        self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
+    ) -> Expanded:
+        """The query and its variants."""
+        request = expander_pb2.ExpandQueryRequest(
+            query=query, strategy=_STRATEGIES[strategy], max_variant_count=max_variant_count
+        )
+        reply = await self.channel.call(self._stub.ExpandQuery, request, deadline=deadline)
+        variants = [Variant(variant.text, variant.weight) for variant in reply.variants]
+        return Expanded(variants, reply.degraded_reason)
+
+
+class EmbedderClient:
+    """Calls the embedder."""
+
+    service = "sluice.embedder.v1.EmbedderService"
+
+    def __init__(self, channel: StageChannel) -> None:
+        self.channel = channel
+        self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
+
+    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+        """Vectors of queries, somebody waiting."""
+        return await self._embed(texts, embedder_pb2.TEXT_KIND_QUERY, embedder_pb2.PRIORITY_INTERACTIVE, deadline)
+
+    async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+        """Vectors of documents, in bulk."""
+        slices = [texts[start : start + EMBED_SLICE] for start in range(0, len(texts), EMBED_SLICE)]
+        parts = await asyncio.gather(
+            *(
+                self._embed(part, embedder_pb2.TEXT_KIND_DOCUMENT, embedder_pb2.PRIORITY_BULK, deadline)
+                for part in slices
+            )
+        )
+        return Embedded(
+            vectors=[vector for part in parts for vector in part.vectors],
+            model=parts[0].model,
+            fingerprint=parts[0].fingerprint,
+            pseudo=parts[0].pseudo,
+            truncated=[cut for part in parts for cut in part.truncated],
+            dimension=parts[0].dimension,
+            precision=parts[0].precision,
+        )
+
+    async def model(self, *, deadline: float) -> ModelCard:
+        """The model that serves."""
+        reply = await self.channel.call(self._stub.GetModel, embedder_pb2.GetModelRequest(), deadline=deadline)
+        model = reply.model
+        runtime = f"{model.backend} {model.precision} on {model.device}"
+        return ModelCard(model.name, model.fingerprint, runtime, model.pseudo)
+
+    async def _embed(
+        self,
+        texts: Sequence[str],
+        kind: embedder_pb2.TextKind.ValueType,
+        priority: embedder_pb2.Priority.ValueType,
+        deadline: float,
+    ) -> Embedded:
+        request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=kind, priority=priority)
+        reply = await self.channel.call(self._stub.EmbedTexts, request, deadline=deadline)
+        stride = reply.dimension * 4
+        block = reply.vectors
+        return Embedded(
+            vectors=[block[start : start + stride] for start in range(0, len(block), stride)],
+            model=reply.model.name,
+            fingerprint=reply.model.fingerprint,
+            pseudo=reply.model.pseudo,
+            truncated=[text.truncated for text in reply.texts],
+            dimension=reply.dimension,
+            precision=reply.model.precision,
+        )
+
+
+class RerankerClient:
+    """Calls the reranker."""
+
+    service = "sluice.reranker.v1.RerankerService"
+
+    def __init__(self, channel: StageChannel) -> None:
+        self.channel = channel
+        self._stub = reranker_pb2_grpc.RerankerServiceStub(channel.channel)
+
+    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+        """One score a passage."""
+        request = reranker_pb2.RerankPassagesRequest(
+            query=query, passages=passages, priority=reranker_pb2.PRIORITY_INTERACTIVE
+        )
+        reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
+        return Reranked(list(reply.scores), reply.model.name)
+
+    async def model(self, *, deadline: float) -> ModelCard:
+        """The model that serves."""
+        reply = await self.channel.call(self._stub.GetModel, reranker_pb2.GetModelRequest(), deadline=deadline)
+        model = reply.model
+        return ModelCard(model.name, model.fingerprint, f"{model.backend} {model.precision} on {model.device}")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCard:
+    """A collection, for people."""
+
+    index_version: str
+    model: str
+    model_fingerprint: str
+    dimension: int
+    passage_count: int
+    fields: dict[str, str]
+
+
+class RetrieverClient:
+    """Calls the retriever."""
+
+    service = "sluice.retriever.v1.RetrieverService"
+
+    def __init__(self, channel: StageChannel) -> None:
+        self.channel = channel
+        self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
+
+    async def search(
+        self,
+        collection: str,
+        variants: Sequence[SearchVariant],
+        *,
+        filter: bytes,  # noqa: A002  # the field's word
+        limit: int,
+        dense_weight: float,
+        lexical_weight: float,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Retrieved:
+        """The best candidates over all variants."""
+        request = retriever_pb2.SearchPassagesRequest(
+            collection=collection,
+            variants=[
+                retriever_pb2.QueryVariant(text=variant.text, vector=variant.vector, weight=variant.weight)
+                for variant in variants
+            ],
+            # The gateway's filter and the retriever's are the same on the wire.
+            filter=retriever_pb2.Filter.FromString(filter),
+            limit=limit,
+            dense_weight=dense_weight,
+            lexical_weight=lexical_weight,
+            model_fingerprint=model_fingerprint,
+        )
+        reply = await self.channel.call(self._stub.SearchPassages, request, deadline=deadline)
+        candidates = [Candidate(_passage(candidate.passage), candidate.score) for candidate in reply.candidates]
+        return Retrieved(candidates, reply.index_version)
+
+    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
+        """Creates a collection for the model that made the vectors."""
+        request = retriever_pb2.CreateCollectionRequest(
+            collection=collection,
+            model=retriever_pb2.CollectionModel(
+                name=embedded.model,
+                fingerprint=embedded.fingerprint,
+                dimension=embedded.dimension,
+                precision=embedded.precision,
+            ),
+        )
+        await self.channel.call(self._stub.CreateCollection, request, deadline=deadline)
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Upserted:
+        """Stores passages with their vectors."""
+        request = retriever_pb2.UpsertPassagesRequest(
+            collection=collection,
+            passages=[
+                retriever_pb2.PassageVector(passage=_passage_message(passage), vector=vector)
+                for passage, vector in zip(passages, vectors, strict=True)
+            ],
+            model_fingerprint=model_fingerprint,
+        )
+        try:
+            reply = await self.channel.call(self._stub.UpsertPassages, request, deadline=deadline)
+        except InvalidArgument as error:
+            raise _in_callers_words(error, "passages", "documents") from None
+        return Upserted(reply.upserted_count, reply.index_version)
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> int:
+        """Deletes passages; how many existed."""
+        request = retriever_pb2.DeletePassagesRequest(collection=collection, ids=ids)
+        reply = await self.channel.call(self._stub.DeletePassages, request, deadline=deadline)
+        return reply.deleted_count
+
+    async def collection(self, name: str, *, deadline: float) -> CollectionCard | None:
+        """A collection, or None where there is none of that name."""
+        request = retriever_pb2.GetCollectionRequest(collection=name)
+        try:
+            reply = await self.channel.call(self._stub.GetCollection, request, deadline=deadline)
+        except NotFound:
+            return None
+        found = reply.collection
+        fields = {
+            field: retriever_pb2.FieldType.Name(kind).removeprefix("FIELD_TYPE_").lower()
+            for field, kind in found.fields.items()
+        }
+        return CollectionCard(
+            found.index_version,
+            found.model.name,
+            found.model.fingerprint,
+            found.model.dimension,
+            found.passage_count,
+            fields,
+        )
+
+
+def _passage(message: retriever_pb2.Passage) -> Passage:
+    metadata = {field: value.SerializeToString() for field, value in message.metadata.items()}
+    return Passage(message.id, message.title, message.text, metadata)
+
+
+def _passage_message(passage: Passage) -> retriever_pb2.Passage:
+    metadata = {field: retriever_pb2.Value.FromString(value) for field, value in passage.metadata.items()}
+    return retriever_pb2.Passage(id=passage.id, title=passage.title, text=passage.text, metadata=metadata)
+
+
+def _in_callers_words(error: InvalidArgument, theirs: str, ours: str) -> SluiceError:
+    """The same error about the field that the gateway's caller knows."""
+    field = error.field.replace(theirs, ours, 1) if error.field.startswith(theirs) else error.field
+    return InvalidArgument(field, error.message.removeprefix(f"{error.field}: "), reason=error.reason)

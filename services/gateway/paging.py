@@ -1,0 +1,64 @@
+"""Page tokens: where the next page starts, and a promise that it belongs to the same question.
+
+A token is opaque to callers. It pins the features of the first page, so that a changed default or a moving rollout
+does not reshuffle the pages of an answer that is being read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from services.common.errors import InvalidArgument
+from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A place in an answer."""
+
+    offset: int
+    pinned: FeatureOverrides
+    """What was on for the pages before."""
+
+
+def question_digest(*parts: bytes) -> str:
+    """Identifies a question: everything in the request that every page of its answer shares."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def encode(offset: int, features: Features, digest: str) -> str:
+    """The token of the page that starts at an offset."""
+    pinned = dataclasses.asdict(features) | {"expansion_strategy": features.expansion_strategy.value}
+    raw = json.dumps({"offset": offset, "features": pinned, "question": digest}, separators=(",", ":"))
+    return base64.urlsafe_b64encode(raw.encode()).decode()
+
+
+def decode(token: str, digest: str) -> Page:
+    """The page that a token names; an empty token names the first. Raises InvalidArgument naming `page_token`."""
+    if not token:
+        return Page(0, FeatureOverrides())
+    try:
+        content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        offset, features = content["offset"], content["features"]
+        pinned = FeatureOverrides(
+            **features | {"expansion_strategy": ExpansionStrategy(features["expansion_strategy"])}
+        )
+        if not (isinstance(offset, int) and 0 < offset < 1000):
+            raise ValueError("offset out of range")
+        resolve([pinned], Features())
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error, InvalidArgument):
+        raise InvalidArgument("page_token", "is not a token of this service; pass next_page_token unchanged") from None
+    if content.get("question") != digest:
+        raise InvalidArgument(
+            "page_token", "belongs to another question; keep everything but page_token the same between pages"
+        )
+    return Page(offset, pinned)

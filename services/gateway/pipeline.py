@@ -1,0 +1,295 @@
+"""From a question to ranked passages: the graph of stages, and what happens when one of them fails.
+
+    query ─┬─▶ embed ──────────────┬─▶ retrieve ─▶ rerank ─▶ blend
+           └─▶ expand ─▶ embed ────┘
+
+The query is embedded while it is being expanded; its variants join when they are there; all of them go to the
+retriever in one call. A stage that is BEST_EFFORT and fails is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.common.errors import SluiceError
+from services.gateway.budgets import stage_deadline
+from services.gateway.ranking import blend
+from services.gateway.stages import (
+    Answer,
+    Candidate,
+    Embedded,
+    Embedder,
+    Expanded,
+    Expander,
+    Outcome,
+    Policy,
+    Question,
+    Reranker,
+    Result,
+    Retrieved,
+    Retriever,
+    SearchVariant,
+    Stage,
+    StageReport,
+    Variant,
+)
+
+ResultT = TypeVar("ResultT")
+
+# Shares of the time that is left, for stages that others wait for. What a stage leaves over goes to the next.
+EXPANSION_SHARE = 0.25
+EMBEDDING_SHARE = 0.5
+# The deepest that pages and reranking reach into the candidates.
+MAX_CANDIDATES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each kind of evidence counts. The defaults are tuned on train splits (bench/quality)."""
+
+    dense: float = 1.0
+    lexical: float = 1.0
+    rerank: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages behind the gateway."""
+
+    expander: Expander
+    embedder: Embedder
+    retriever: Retriever
+    reranker: Reranker
+
+
+class Pipeline:
+    """Answers questions with the stages. Holds no state between requests."""
+
+    def __init__(self, stages: Stages, weights: Weights) -> None:
+        self._stages = stages
+        self._weights = weights
+
+    async def search(self, question: Question, *, deadline: float) -> Answer:
+        """Answers one question by a moment on the monotonic clock.
+
+        Raises the error of a required stage; what went wrong in the others is in the answer's reports.
+        """
+        return await _Run(self._stages, self._weights, question, deadline).answer()
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[ResultT]):
+    """A stage that answered."""
+
+    result: ResultT
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A best-effort stage that did not answer."""
+
+    failure: SluiceError
+    seconds: float
+
+
+class _Run:
+    """One question on its way through the stages."""
+
+    def __init__(self, stages: Stages, weights: Weights, question: Question, deadline: float) -> None:
+        self._stages = stages
+        self._weights = weights
+        self._question = question
+        self._features = question.features
+        self._deadline = deadline
+        self._reports: dict[Stage, StageReport] = {}
+
+    async def answer(self) -> Answer:
+        variants, fingerprint = await self._variants()
+        retrieved = await self._retrieve(variants, fingerprint)
+        scores = await self._rerank(retrieved.candidates)
+        first, last = self._question.offset, self._question.offset + self._question.limit
+        ranked = blend([candidate.score for candidate in retrieved.candidates], scores, self._weights.rerank)
+        results = [
+            Result(
+                passage=retrieved.candidates[item.position].passage,
+                score=item.score,
+                rank=rank,
+                retrieval_score=retrieved.candidates[item.position].score,
+                retrieval_rank=item.position + 1,
+                rerank_score=item.rerank_score,
+            )
+            for rank, item in enumerate(ranked[first:last], start=first + 1)
+        ]
+        reports = [self._reports[stage] for stage in Stage]
+        return Answer(results, reports, retrieved.index_version, more=len(ranked) > last)
+
+    async def _variants(self) -> tuple[list[SearchVariant], str]:
+        """Expansion and embedding: the variants with their vectors, and the fingerprint of what made the vectors.
+
+        The query's own vector is made while its variants are thought up.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                expanding = group.create_task(self._expand())
+                embedding = group.create_task(self._embed([self._question.query]))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        variants, own = expanding.result(), embedding.result()
+        others = [variant.text for variant in variants[1:]]
+        rest = await self._embed(others) if others and isinstance(own, _Done) else None
+        if own is not None:
+            self._report_embedding(own, rest)
+        embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, _Done)]
+        vectors = [vector for result in embedded for vector in result.vectors]
+        vectors += [b""] * (len(variants) - len(vectors))
+        search = [
+            SearchVariant(variant.text, vector, variant.weight)
+            for variant, vector in zip(variants, vectors, strict=True)
+        ]
+        return search, embedded[0].fingerprint if embedded else ""
+
+    async def _expand(self) -> list[Variant]:
+        query = Variant(self._question.query, 1.0)
+        if not self._features.expansion:
+            self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
+            return [query]
+        attempt = await self._attempt(
+            self._stages.expander.expand(
+                query.text,
+                self._features.expansion_strategy,
+                self._features.max_variant_count,
+                deadline=self._share(EXPANSION_SHARE),
+            ),
+            self._question.policies.expansion or Policy.BEST_EFFORT,
+        )
+        if isinstance(attempt, _Failed):
+            self._report_failure(Stage.EXPAND, attempt)
+            return [query]
+        expanded: Expanded = attempt.result
+        self._report(
+            StageReport(
+                Stage.EXPAND,
+                Outcome.DEGRADED if expanded.degraded_reason else Outcome.RAN,
+                reason="OTHER_STRATEGY_SERVED" if expanded.degraded_reason else "",
+                detail=expanded.degraded_reason,
+                seconds=attempt.seconds,
+                item_count=len(expanded.variants),
+            )
+        )
+        return list(expanded.variants)
+
+    async def _embed(self, texts: Sequence[str]) -> _Done[Embedded] | _Failed | None:
+        """Vectors of texts; None where the dense search is off."""
+        if not self._features.dense:
+            self._skip(Stage.EMBED, "FEATURE_OFF", "the dense search is off for this request")
+            return None
+        default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
+        return await self._attempt(
+            self._stages.embedder.embed_queries(texts, deadline=self._share(EMBEDDING_SHARE)),
+            self._question.policies.embedding or default,
+        )
+
+    async def _retrieve(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
+        features = self._features
+        started = time.perf_counter()
+        reach = self._question.offset + self._question.limit
+        retrieved = await self._stages.retriever.search(
+            self._question.collection,
+            variants,
+            filter=self._question.filter,
+            # One more than the page needs tells whether there is another page.
+            limit=min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0)),
+            dense_weight=self._weights.dense if features.dense else 0.0,
+            lexical_weight=self._weights.lexical if features.lexical else 0.0,
+            model_fingerprint=fingerprint,
+            deadline=self._share(1.0),
+        )
+        blind = features.dense and not any(variant.vector for variant in variants)
+        self._report(
+            StageReport(
+                Stage.RETRIEVE,
+                Outcome.DEGRADED if blind else Outcome.RAN,
+                reason="LEXICAL_ONLY" if blind else "",
+                detail="no vectors; searched by words alone" if blind else "",
+                seconds=time.perf_counter() - started,
+                item_count=len(retrieved.candidates),
+            )
+        )
+        return retrieved
+
+    async def _rerank(self, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """The cross-encoder's scores for the best candidates, possibly none."""
+        if not self._features.rerank:
+            self._skip(Stage.RERANK, "FEATURE_OFF", "reranking is off for this request")
+            return []
+        if not candidates:
+            self._skip(Stage.RERANK, "NO_CANDIDATES", "nothing was found to rerank")
+            return []
+        head = candidates[: self._features.rerank_candidate_count]
+        attempt = await self._attempt(
+            self._stages.reranker.rerank(
+                self._question.query,
+                [candidate.passage.reading for candidate in head],
+                deadline=self._share(1.0),
+            ),
+            self._question.policies.rerank or Policy.BEST_EFFORT,
+        )
+        if isinstance(attempt, _Failed):
+            self._report_failure(Stage.RERANK, attempt)
+            return []
+        scores = attempt.result.scores
+        self._report(
+            StageReport(
+                Stage.RERANK,
+                Outcome.RAN,
+                seconds=attempt.seconds,
+                model=attempt.result.model,
+                item_count=len(scores),
+            )
+        )
+        return scores
+
+    async def _attempt(self, work: Awaitable[ResultT], policy: Policy) -> _Done[ResultT] | _Failed:
+        started = time.perf_counter()
+        try:
+            result = await work
+        except SluiceError as failure:
+            if policy is Policy.REQUIRED:
+                raise
+            return _Failed(failure, time.perf_counter() - started)
+        return _Done(result, time.perf_counter() - started)
+
+    def _share(self, share: float) -> float:
+        return stage_deadline(time.monotonic(), self._deadline, share)
+
+    def _report(self, report: StageReport) -> None:
+        self._reports[report.stage] = report
+
+    def _skip(self, stage: Stage, reason: str, detail: str) -> None:
+        self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
+
+    def _report_failure(self, stage: Stage, attempt: _Failed) -> None:
+        failure = attempt.failure
+        self._report(StageReport(stage, Outcome.FAILED, failure.reason, failure.message, attempt.seconds))
+
+    def _report_embedding(self, own: _Done[Embedded] | _Failed, rest: _Done[Embedded] | _Failed | None) -> None:
+        if isinstance(own, _Failed):
+            self._report_failure(Stage.EMBED, own)
+            return
+        outcome, reason, detail = Outcome.RAN, "", ""
+        seconds, vectors = own.seconds, len(own.result.vectors)
+        if own.result.pseudo:
+            outcome, reason = Outcome.DEGRADED, "PSEUDO_EMBEDDINGS"
+            detail = "no embedding model is configured; vectors carry no meaning"
+        if isinstance(rest, _Done):
+            seconds, vectors = seconds + rest.seconds, vectors + len(rest.result.vectors)
+        elif isinstance(rest, _Failed):
+            seconds += rest.seconds
+            outcome, reason = Outcome.DEGRADED, "VARIANTS_NOT_EMBEDDED"
+            detail = f"variants are searched by words alone: {rest.failure.message}"
+        self._report(StageReport(Stage.EMBED, outcome, reason, detail, seconds, own.result.model, vectors))

@@ -1,0 +1,318 @@
+"""GatewayService: validate, translate, delegate."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from services.common.client import deadline_of
+from services.common.errors import InvalidArgument, SluiceError, Unavailable
+from services.common.interceptors import request_id
+from services.gateway import metrics, paging
+from services.gateway.clients import (
+    EmbedderClient,
+    ExpanderClient,
+    RerankerClient,
+    RetrieverClient,
+)
+from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
+from services.gateway.indexing import Indexing
+from services.gateway.pipeline import Pipeline
+from services.gateway.settings import GatewaySettings
+from services.gateway.stages import Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
+from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_QUERY_BYTES = 8192
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 10
+MAX_DOCUMENTS = 512
+MAX_IDS = 1000
+# Asking four stages how they are must not take longer than a person waits.
+CONFIG_DEADLINE_SECONDS = 2.0
+
+_STRATEGIES = {
+    gateway_pb2.EXPANSION_STRATEGY_UNSPECIFIED: None,
+    gateway_pb2.EXPANSION_STRATEGY_SYNONYMS: ExpansionStrategy.SYNONYMS,
+    gateway_pb2.EXPANSION_STRATEGY_MULTI_QUERY: ExpansionStrategy.MULTI_QUERY,
+}
+_POLICIES = {
+    gateway_pb2.STAGE_POLICY_UNSPECIFIED: None,
+    gateway_pb2.STAGE_POLICY_REQUIRED: Policy.REQUIRED,
+    gateway_pb2.STAGE_POLICY_BEST_EFFORT: Policy.BEST_EFFORT,
+}
+_STAGES = {
+    Stage.EXPAND: gateway_pb2.STAGE_EXPAND,
+    Stage.EMBED: gateway_pb2.STAGE_EMBED,
+    Stage.RETRIEVE: gateway_pb2.STAGE_RETRIEVE,
+    Stage.RERANK: gateway_pb2.STAGE_RERANK,
+}
+_OUTCOMES = {
+    Outcome.RAN: gateway_pb2.STAGE_OUTCOME_RAN,
+    Outcome.SKIPPED: gateway_pb2.STAGE_OUTCOME_SKIPPED,
+    Outcome.DEGRADED: gateway_pb2.STAGE_OUTCOME_DEGRADED,
+    Outcome.FAILED: gateway_pb2.STAGE_OUTCOME_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StageClients:
+    """One client for every stage."""
+
+    expander: ExpanderClient
+    embedder: EmbedderClient
+    retriever: RetrieverClient
+    reranker: RerankerClient
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
+    """The one door."""
+
+    def __init__(
+        self, pipeline: Pipeline, indexing: Indexing, clients: StageClients, settings: GatewaySettings
+    ) -> None:
+        self._pipeline = pipeline
+        self._indexing = indexing
+        self._clients = clients
+        self._settings = settings
+
+    async def Search(  # noqa: N802  # gRPC's name
+        self, request: gateway_pb2.SearchRequest, context: Context
+    ) -> gateway_pb2.SearchResponse:
+        """Answers a question."""
+        deadline = deadline_of(context, self._settings.default_deadline_seconds)
+        digest = paging.question_digest(
+            request.query.encode(),
+            request.collection.encode(),
+            request.filter.SerializeToString(deterministic=True),
+            request.user_id.encode(),
+            request.features.SerializeToString(deterministic=True),
+            request.policies.SerializeToString(deterministic=True),
+        )
+        page = paging.decode(request.page_token, digest)
+        layers = [page.pinned, _overrides(request.features)]
+        features = resolve(layers, self._settings.default_features())
+        question = Question(
+            query=_query(request.query),
+            collection=request.collection or self._settings.qdrant_collection,
+            features=features,
+            policies=Policies(
+                expansion=_policy("expansion", request.policies.expansion),
+                embedding=_policy("embedding", request.policies.embedding),
+                rerank=_policy("rerank", request.policies.rerank),
+            ),
+            filter=request.filter.SerializeToString(),
+            offset=page.offset,
+            limit=_limit(request),
+        )
+        answer = await self._pipeline.search(question, deadline=deadline)
+        metrics.observe_search(answer.reports, len(answer.results))
+        last = question.offset + len(answer.results)
+        return gateway_pb2.SearchResponse(
+            results=[_result(result) for result in answer.results],
+            next_page_token=paging.encode(last, features, digest) if answer.more else "",
+            stages=[_report(report) for report in answer.reports],
+            features=_features(features),
+            collection=question.collection,
+            index_version=answer.index_version,
+            request_id=request_id.get(),
+        )
+
+    async def IndexDocuments(  # noqa: N802  # gRPC's name
+        self, request: gateway_pb2.IndexDocumentsRequest, context: Context
+    ) -> gateway_pb2.IndexDocumentsResponse:
+        """Stores documents."""
+        _check_count("documents", len(request.documents), MAX_DOCUMENTS)
+        documents = [
+            Passage(
+                document.id,
+                document.title,
+                document.text,
+                {field: value.SerializeToString() for field, value in document.metadata.items()},
+            )
+            for document in request.documents
+        ]
+        indexed = await self._indexing.index(
+            request.collection or self._settings.qdrant_collection,
+            documents,
+            deadline=deadline_of(context, self._settings.index_deadline_seconds),
+        )
+        return gateway_pb2.IndexDocumentsResponse(
+            indexed_count=indexed.count,
+            truncated_ids=indexed.truncated_ids,
+            index_version=indexed.index_version,
+            model=indexed.model,
+        )
+
+    async def DeleteDocuments(  # noqa: N802  # gRPC's name
+        self, request: gateway_pb2.DeleteDocumentsRequest, context: Context
+    ) -> gateway_pb2.DeleteDocumentsResponse:
+        """Deletes documents."""
+        _check_count("ids", len(request.ids), MAX_IDS)
+        deleted = await self._clients.retriever.delete(
+            request.collection or self._settings.qdrant_collection,
+            request.ids,
+            deadline=deadline_of(context, self._settings.default_deadline_seconds),
+        )
+        return gateway_pb2.DeleteDocumentsResponse(deleted_count=deleted)
+
+    async def GetConfig(  # noqa: N802  # gRPC's name
+        self, request: gateway_pb2.GetConfigRequest, context: Context
+    ) -> gateway_pb2.GetConfigResponse:
+        """Describes what is in effect. A stage that is down is described as down, not an error."""
+        deadline = deadline_of(context, CONFIG_DEADLINE_SECONDS)
+        name = request.collection or self._settings.qdrant_collection
+        clients = self._clients
+        stages, collection = await asyncio.gather(
+            asyncio.gather(
+                _stage_config(Stage.EXPAND, clients.expander, deadline),
+                _stage_config(Stage.EMBED, clients.embedder, deadline),
+                _stage_config(Stage.RETRIEVE, clients.retriever, deadline),
+                _stage_config(Stage.RERANK, clients.reranker, deadline),
+            ),
+            _collection_config(clients.retriever, name, deadline),
+        )
+        return gateway_pb2.GetConfigResponse(
+            default_features=_features(self._settings.default_features()),
+            stages=stages,
+            collection=collection,
+            release=version("sluice"),
+        )
+
+
+async def _stage_config(
+    stage: Stage,
+    client: ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient,
+    deadline: float,
+) -> gateway_pb2.StageConfig:
+    config = gateway_pb2.StageConfig(stage=_STAGES[stage], address=client.channel.address)
+    problem = await client.channel.health(client.service, deadline=deadline)
+    config.serving = problem is None
+    config.problem = problem or ""
+    if config.serving and isinstance(client, EmbedderClient | RerankerClient):
+        try:
+            card = await client.model(deadline=deadline)
+        except SluiceError as error:
+            config.problem = error.message
+            return config
+        config.model = card.name
+        config.model_fingerprint = card.fingerprint
+        config.runtime = card.runtime
+        config.pseudo = card.pseudo
+    return config
+
+
+async def _collection_config(retriever: RetrieverClient, name: str, deadline: float) -> gateway_pb2.CollectionConfig:
+    config = gateway_pb2.CollectionConfig(name=name)
+    try:
+        card = await retriever.collection(name, deadline=deadline)
+    except Unavailable:
+        return config  # the report of the retriever says why
+    if card is None:
+        return config
+    return gateway_pb2.CollectionConfig(
+        name=name,
+        exists=True,
+        index_version=card.index_version,
+        model=card.model,
+        model_fingerprint=card.model_fingerprint,
+        dimension=card.dimension,
+        document_count=card.passage_count,
+        fields=card.fields,
+    )
+
+
+def _query(query: str) -> str:
+    if not query.strip():
+        raise InvalidArgument("query", "is empty; ask something")
+    size = len(query.encode())
+    if size > MAX_QUERY_BYTES:
+        raise InvalidArgument("query", f"is {size} bytes long; at most {MAX_QUERY_BYTES} are taken")
+    return query
+
+
+def _limit(request: gateway_pb2.SearchRequest) -> int:
+    limit = request.limit if request.HasField("limit") else DEFAULT_LIMIT
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}, not {limit}; use page_token for more")
+    return limit
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise InvalidArgument(field, f"must hold between 1 and {most} entries, not {count}")
+
+
+def _overrides(features: gateway_pb2.Features) -> FeatureOverrides:
+    def given(name: str) -> Any:
+        return getattr(features, name) if features.HasField(name) else None  # type: ignore[arg-type]
+
+    if features.expansion_strategy not in _STRATEGIES:
+        raise InvalidArgument(
+            "features.expansion_strategy", f"is unknown ({features.expansion_strategy}); use synonyms or multi_query"
+        )
+    return FeatureOverrides(
+        dense=given("dense"),
+        lexical=given("lexical"),
+        expansion=given("expansion"),
+        expansion_strategy=_STRATEGIES[features.expansion_strategy],
+        max_variant_count=given("max_variant_count"),
+        rerank=given("rerank"),
+        rerank_candidate_count=given("rerank_candidate_count"),
+    )
+
+
+def _policy(name: str, policy: gateway_pb2.StagePolicy.ValueType) -> Policy | None:
+    if policy not in _POLICIES:
+        raise InvalidArgument(f"policies.{name}", f"is unknown ({policy}); use required or best effort")
+    return _POLICIES[policy]
+
+
+def _features(features: Features) -> gateway_pb2.Features:
+    strategy = next(number for number, known in _STRATEGIES.items() if known is features.expansion_strategy)
+    return gateway_pb2.Features(
+        dense=features.dense,
+        lexical=features.lexical,
+        expansion=features.expansion,
+        expansion_strategy=strategy,
+        max_variant_count=features.max_variant_count,
+        rerank=features.rerank,
+        rerank_candidate_count=features.rerank_candidate_count,
+    )
+
+
+def _result(result: Result) -> gateway_pb2.Result:
+    return gateway_pb2.Result(
+        id=result.passage.id,
+        title=result.passage.title,
+        text=result.passage.text,
+        # The retriever's values and the gateway's are the same on the wire.
+        metadata={field: gateway_pb2.Value.FromString(raw) for field, raw in result.passage.metadata.items()},
+        score=result.score,
+        rank=result.rank,
+        scores=gateway_pb2.StageScores(
+            retrieval=result.retrieval_score,
+            retrieval_rank=result.retrieval_rank,
+            rerank=result.rerank_score,
+        ),
+    )
+
+
+def _report(report: StageReport) -> gateway_pb2.StageReport:
+    duration = Duration()
+    duration.FromNanoseconds(round(report.seconds * 1e9))
+    return gateway_pb2.StageReport(
+        stage=_STAGES[report.stage],
+        outcome=_OUTCOMES[report.outcome],
+        reason=report.reason,
+        detail=report.detail,
+        duration=duration,
+        model=report.model,
+        item_count=report.item_count,
+    )

@@ -1,0 +1,86 @@
+"""What the gateway can be told."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from services.common.settings import StageSettings
+from services.gateway.features import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
+from services.gateway.pipeline import Weights
+
+
+class GatewaySettings(StageSettings):
+    """Where the stages are, what is on by default, and how evidence is weighed."""
+
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    embedder_address: str = Field("127.0.0.1:50052", description="Address of the embedder, as `host:port`.")
+    reranker_address: str = Field("127.0.0.1:50053", description="Address of the reranker, as `host:port`.")
+    expander_address: str = Field("127.0.0.1:50054", description="Address of the expander, as `host:port`.")
+    retriever_address: str = Field("127.0.0.1:50055", description="Address of the retriever, as `host:port`.")
+    default_deadline_seconds: float = Field(
+        10.0, gt=0, le=300, description="Deadline of a search whose caller sets none. Seconds."
+    )
+    index_deadline_seconds: float = Field(
+        120.0, gt=0, le=3600, description="Deadline of an indexing call whose caller sets none. Seconds."
+    )
+    qdrant_collection: str = Field(
+        "documents",
+        pattern=r"^[A-Za-z0-9_-]{1,128}$",
+        description="Collection (or alias) of requests that name none.",
+    )
+    dense_enabled: bool = Field(True, description="Search by dense vectors by default.")
+    lexical_enabled: bool = Field(True, description="Search by words (BM25) by default.")
+    query_expansion_enabled: bool = Field(False, description="Expand queries by default.")
+    expansion_strategy: ExpansionStrategy = Field(
+        ExpansionStrategy.SYNONYMS,
+        description="How variants are made: `synonyms` (WordNet) or `multi_query` (templates).",
+    )
+    expansion_max_variants: int = Field(
+        5, ge=1, le=MAX_VARIANTS, description="Most variants of a query, the query itself included."
+    )
+    rerank_enabled: bool = Field(False, description="Rerank by default.")
+    rerank_top_k: int = Field(
+        50, ge=1, le=MAX_RERANK_CANDIDATES, description="How many of the best candidates the cross-encoder reads."
+    )
+    dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
+    lexical_weight: float = Field(1.0, gt=0, le=100, description="Weight of lexical searches in the fusion.")
+    rerank_weight: float = Field(
+        0.5, ge=0, le=1, description="Share of the cross-encoder in the final score; the rest is the first stage's."
+    )
+    enable_multi_hop: bool = Field(
+        False, description="Reserved for enrichment; anything but 0 is refused until it exists."
+    )
+    enable_reasoning: bool = Field(
+        False, description="Reserved for enrichment; anything but 0 is refused until it exists."
+    )
+    max_hops: int = Field(2, ge=1, le=5, description="Reserved for enrichment; has no effect yet.")
+    enrichment_rollout_percentage: int = Field(
+        0, ge=0, le=100, description="Reserved for enrichment; has no effect yet."
+    )
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_built(self) -> Self:
+        for name in ("enable_multi_hop", "enable_reasoning"):
+            if getattr(self, name):
+                raise ValueError(f"{name.upper()} is on, but enrichment is not built yet; set it to 0")
+        if not (self.dense_enabled or self.lexical_enabled):
+            raise ValueError("DENSE_ENABLED and LEXICAL_ENABLED are both off; leave at least one on")
+        return self
+
+    def default_features(self) -> Features:
+        """What is on for a request that says nothing."""
+        return Features(
+            dense=self.dense_enabled,
+            lexical=self.lexical_enabled,
+            expansion=self.query_expansion_enabled,
+            expansion_strategy=self.expansion_strategy,
+            max_variant_count=self.expansion_max_variants,
+            rerank=self.rerank_enabled,
+            rerank_candidate_count=self.rerank_top_k,
+        )
+
+    def weights(self) -> Weights:
+        """How evidence is weighed."""
+        return Weights(dense=self.dense_weight, lexical=self.lexical_weight, rerank=self.rerank_weight)
