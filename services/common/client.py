@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -13,26 +11,11 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import status, tracing
-from services.common.errors import DeadlineExceeded, SluiceError
-from services.common.interceptors import REQUEST_ID, request_id
+from services.common.errors import SluiceError
+from services.common.interceptors import CALLER, REQUEST_ID, caller, request_id
+from services.common.timing import remaining
 
 ReplyT = TypeVar("ReplyT", bound=Message)
-
-
-def remaining(deadline: float | None) -> float | None:
-    """Seconds left until a deadline on the monotonic clock; raises DeadlineExceeded when there are none."""
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise DeadlineExceeded("the deadline passed before the work was done")
-    return left
-
-
-def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
-    """The moment on the monotonic clock at which the caller's time is over; the default where the caller set none."""
-    given = context.time_remaining()
-    return time.monotonic() + (default_seconds if given is None else min(given, default_seconds))
 
 
 class StageChannel:
@@ -78,7 +61,8 @@ class StageChannel:
         path = name.decode() if isinstance(name, bytes) else name
         with tracing.client_span(path) as (span, trace_metadata):
             code = grpc.StatusCode.CANCELLED
-            pending = method(request, timeout=timeout, metadata=((REQUEST_ID, request_id.get()), *trace_metadata))
+            metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *trace_metadata)
+            pending = method(request, timeout=timeout, metadata=metadata)
             try:
                 reply = await pending
                 code = grpc.StatusCode.OK

@@ -12,20 +12,23 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services.common import logs, metrics, status, tracing, wire
-from services.common.errors import DeadlineExceeded, Internal, SluiceError
+from services.common.errors import Cancelled, DeadlineExceeded, Internal, SluiceError
 
 REQUEST_ID = "x-request-id"
+CALLER = "x-sluice-caller"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Whose call this is, for fairness between callers: named by a hop of ours before us, or the peer's address."""
 
 _log = logs.get_logger("rpc")
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
 _OURS = "/sluice."
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -81,8 +84,9 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
     async def call(request: Message | _Undecodable, context: Context) -> Message:
         started = time.perf_counter()
         metadata = tuple(context.invocation_metadata() or ())
-        identity = _request_id(metadata)
+        identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
         request_id.set(identity)
+        caller.set(_plain(metadata, CALLER) or context.peer())
         structlog.contextvars.bind_contextvars(request_id=identity)
         in_flight = metrics.rpc_in_flight.labels(service, name)
         in_flight.inc()
@@ -96,15 +100,18 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
                 outcome = _Outcome(grpc.StatusCode.OK)
                 return reply
             except asyncio.CancelledError:
-                # Torn down from outside by the caller or the deadline: nobody is left to answer.
-                if _deadline_passed(context):
-                    outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
-                raise
+                if _torn_down():
+                    if _deadline_passed(context):
+                        outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
+                    raise
+                # Something below cancelled itself; to let that escape would leave the caller waiting in vain.
+                error: SluiceError = Cancelled("the work was given up")
+                outcome = _Outcome(status.code_of(error), error.reason)
+                await _abort(context, error)
             except Exception as fault:
                 error = _as_error(fault, method)
                 outcome = _Outcome(status.code_of(error), error.reason)
-                await context.abort(outcome.code, error.message, status.trailers_of(error))
-                raise AssertionError("abort never returns") from fault
+                await _abort(context, error)
             finally:
                 seconds = time.perf_counter() - started
                 in_flight.dec()
@@ -122,6 +129,17 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
     return call
 
 
+async def _abort(context: Context, error: SluiceError) -> NoReturn:
+    await context.abort(status.code_of(error), error.message, status.trailers_of(error))
+    raise AssertionError("abort always raises")
+
+
+def _torn_down() -> bool:
+    """Whether this call was cancelled from outside: its caller left, its deadline passed, or the server stops."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _as_error(fault: Exception, method: str) -> SluiceError:
     """What the caller may know of an exception; what they may not know goes to the log."""
     if isinstance(fault, SluiceError):
@@ -132,9 +150,9 @@ def _as_error(fault: Exception, method: str) -> SluiceError:
     return Internal(f"unexpected error; the log has it under request {request_id.get()}")
 
 
-def _request_id(metadata: tuple[tuple[str, str | bytes], ...]) -> str:
-    given = next((value for key, value in metadata if key == REQUEST_ID), "")
-    return given if isinstance(given, str) and _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
+def _plain(metadata: tuple[tuple[str, str | bytes], ...], name: str) -> str:
+    given = next((value for key, value in metadata if key == name), "")
+    return given if isinstance(given, str) and _PLAIN_ID.fullmatch(given) else ""
 
 
 def _deadline_passed(context: Context) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from services.common.errors import StartupError
+from services.common.scheduling import BatchReport, DropReason, Lane, RefusalReason
 
 # Milliseconds to seconds: from a cache hit to a deadline.
 LATENCY_BUCKETS = (
@@ -53,3 +54,52 @@ def exposed(host: str, port: int) -> Iterator[None]:
 
 def _plain(host: str) -> str:
     return host.strip("[]")
+
+
+queued_entries = Gauge("sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"])
+queued_tokens = Gauge("sluice_queued_tokens", "Tokens that wait for the model.", ["lane"])
+batch_seconds = Histogram(
+    "sluice_batch_compute_seconds", "Time of one pass through the model.", ["lane"], buckets=LATENCY_BUCKETS
+)
+batch_wait_seconds = Histogram(
+    "sluice_batch_wait_seconds", "Time that the leader of a batch waited.", ["lane"], buckets=LATENCY_BUCKETS
+)
+computed_tokens = Counter("sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"])
+padding_tokens = Counter("sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"])
+reused_results = Counter("sluice_reused_results_total", "Results not computed again.", ["source"])
+dropped_work = Counter("sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"])
+refused_calls = Counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
+
+
+class SchedulerMetrics:
+    """Counts what a scheduler does; `batch_size` is the stage's own histogram of rows a pass."""
+
+    def __init__(self, batch_size: Histogram) -> None:
+        self._batch_size = batch_size
+
+    def queue_changed(self, lane: Lane, entries: int, tokens: int) -> None:
+        """So much waits in this lane now."""
+        queued_entries.labels(lane.value).set(entries)
+        queued_tokens.labels(lane.value).set(tokens)
+
+    def batch_finished(self, report: BatchReport) -> None:
+        """A pass ended."""
+        lane = report.lane.value
+        self._batch_size.observe(report.rows)
+        batch_seconds.labels(lane).observe(report.compute_seconds)
+        batch_wait_seconds.labels(lane).observe(report.waited_seconds)
+        computed_tokens.labels(lane).inc(report.tokens)
+        padding_tokens.labels(lane).inc(report.padded_tokens - report.tokens)
+
+    def reused(self, cached: int, shared: int) -> None:
+        """Results that came from the cache, or from the same work in flight."""
+        reused_results.labels("cache").inc(cached)
+        reused_results.labels("in_flight").inc(shared)
+
+    def dropped(self, lane: Lane, reason: DropReason) -> None:
+        """Nobody waits for it any more."""
+        dropped_work.labels(lane.value, reason).inc()
+
+    def refused(self, lane: Lane, reason: RefusalReason) -> None:
+        """A whole call was turned away."""
+        refused_calls.labels(lane.value, reason).inc()

@@ -1,20 +1,22 @@
 """Where the expander's synonyms come from.
 
-`WordNetThesaurus` reads the database files of Princeton WordNet 3.x itself, in the format of the manual page
-wndb(5). nltk's reader was tried first and left: it refuses the files that Debian ships (no `lexnames`, no
-`index.sense`), and costs 98 MB of resident memory, 200 MB where scipy is installed too; this one costs 29 MB.
-Standard library only, so that `tools/fetch_wordnet.py` can ask the same questions before there is a virtualenv.
+`WordNetThesaurus` reads the database files of Princeton WordNet 3 itself; wndb(5) describes them. nltk's reader does
+not open the files that Debian ships (they have no `lexnames` and no `index.sense`), and where scipy is installed, as
+beside the embedder, it alone takes more memory than the whole stage may: docs/adr has the numbers.
+Standard library only, so that `tools/fetch_wordnet.py` can use this module before there is a virtualenv.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from services.common.errors import StartupError
 
@@ -28,12 +30,16 @@ class Part(StrEnum):
     ADVERB = "r"
 
 
-class Word(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Word:
     """A word in one of its meanings, and how often the sense-tagged corpus uses it with that meaning."""
 
     text: str
     count: int
-    acts_on_things: bool = False  # a verb that may have a thing for its object: "run" as "operate", not as "flee"
+    frames: frozenset[int] = frozenset()  # how a verb may be used, numbered as in wninput(5WN)
+
+
+Sense = tuple[Word, ...]  # the words that share a meaning
 
 
 class Thesaurus(Protocol):
@@ -42,8 +48,8 @@ class Thesaurus(Protocol):
     def base_forms(self, form: str, part: Part) -> tuple[str, ...]:
         """The lemmas that `form` may be an inflection of, itself included if it is one, likeliest first."""
 
-    def senses(self, lemma: str, part: Part) -> tuple[tuple[Word, ...], ...]:
-        """The meanings of a lemma, most frequent first: for each the words that share it, the lemma included."""
+    def senses(self, lemma: str, part: Part) -> tuple[Sense, ...]:
+        """The meanings of a lemma, most frequent first; the lemma is among the words of each."""
 
     def irregular_forms(self, lemma: str, part: Part) -> tuple[str, ...]:
         """Inflections that no rule gives: "ran" and "running" for "run", "children" for "child"."""
@@ -59,25 +65,22 @@ _FILES = (
     *(f"{suffix}.exc" for suffix in _SUFFIX.values()),
     "cntlist.rev",
 )
-# The rules of detachment of morphy(7WN).
+# The rules of detachment of morphy(7WN): ending/replacement.
 _DETACHMENTS = {
-    Part.NOUN: (
-        *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch")),
-        *(("shes", "sh"), ("men", "man"), ("ies", "y")),
-    ),
-    Part.VERB: (
-        *(("s", ""), ("ies", "y"), ("es", "e"), ("es", "")),
-        *(("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
-    ),
-    Part.ADJECTIVE: (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
-    Part.ADVERB: (),
+    Part.NOUN: "s/ ses/s xes/x zes/z ches/ch shes/sh men/man ies/y",
+    Part.VERB: "s/ ies/y es/e es/ ed/e ed/ ing/e ing/",
+    Part.ADJECTIVE: "er/ est/ er/e est/e",
+    Part.ADVERB: "",
 }
+
+
+def _home() -> Path:
+    return Path(os.environ.get("HOME", "/"))
 
 
 def private_folder() -> Path:
     """The folder that `make wordnet` fills."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "sluice" / "wordnet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache", "sluice", "wordnet")
 
 
 def locate_wordnet(explicit: Path | None = None) -> Path:
@@ -94,19 +97,13 @@ def locate_wordnet(explicit: Path | None = None) -> Path:
     raise StartupError(f"WordNet is not in {', '.join(tried)}", remedy=REMEDY)
 
 
-def _known_places() -> Iterator[Path]:
-    """nltk's own data path comes first: whoever has nltk's WordNet has chosen it."""
-    yield from (
-        Path(root) / "corpora" / "wordnet"
-        for root in (
-            *filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep)),
-            Path.home() / "nltk_data",
-            *(Path(sys.prefix) / below for below in ("nltk_data", "share/nltk_data", "lib/nltk_data")),
-            *(f"{top}/nltk_data" for top in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")),
-        )
-    )
-    yield Path("/usr/share/wordnet")
-    yield private_folder()
+def _known_places() -> list[Path]:
+    """nltk's data path comes first: whoever has put a WordNet there has chosen it."""
+    roots = [Path(root) for root in os.environ.get("NLTK_DATA", "").split(os.pathsep) if root]
+    above = [_home(), *(Path(sys.prefix, below) for below in ("", "share", "lib"))]
+    above += [Path(folder) for folder in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")]
+    roots += [folder / "nltk_data" for folder in above]
+    return [*(root / "corpora" / "wordnet" for root in roots), Path("/usr/share/wordnet"), private_folder()]
 
 
 class WordNetThesaurus:
@@ -134,8 +131,8 @@ class WordNetThesaurus:
             remedy = f"Remove that folder. {REMEDY}"
             raise StartupError(f"WordNet in {folder} is damaged: {error}", remedy=remedy) from error
         # Caches that belong to the instance: a decorated method would keep every instance alive.
-        self.senses = lru_cache(maxsize=8192)(self._senses)
-        self.base_forms = lru_cache(maxsize=8192)(self._base_forms)
+        self.senses = lru_cache(maxsize=4096)(self._senses)
+        self.base_forms = lru_cache(maxsize=4096)(self._base_forms)
 
     def irregular_forms(self, lemma: str, part: Part) -> tuple[str, ...]:
         """See Thesaurus."""
@@ -143,14 +140,13 @@ class WordNetThesaurus:
 
     def _base_forms(self, form: str, part: Part) -> tuple[str, ...]:
         """WordNet's morphy: the form itself, then its exceptions or else what the rules of detachment leave."""
+        rules = (rule.split("/") for rule in _DETACHMENTS[part].split())
         detached = self._lemmas_of.get((form, part)) or [
-            form.removesuffix(ending) + replacement
-            for ending, replacement in _DETACHMENTS[part]
-            if form.endswith(ending)
+            form.removesuffix(ending) + replacement for ending, replacement in rules if form.endswith(ending)
         ]
         return tuple(lemma for lemma in dict.fromkeys([form, *detached]) if self._synset_offsets(lemma, part))
 
-    def _senses(self, lemma: str, part: Part) -> tuple[tuple[Word, ...], ...]:
+    def _senses(self, lemma: str, part: Part) -> tuple[Sense, ...]:
         return tuple(self._words(part, offset) for offset in self._synset_offsets(lemma, part))
 
     def _synset_offsets(self, lemma: str, part: Part) -> list[int]:
@@ -160,7 +156,7 @@ class WordNetThesaurus:
         fields = line.split()
         return [int(offset) for offset in fields[-int(fields[2]) :]]
 
-    def _words(self, part: Part, offset: int) -> tuple[Word, ...]:
+    def _words(self, part: Part, offset: int) -> Sense:
         """The words of the synset at `offset` of the data file, with the counts of the sense-tagged corpus."""
         fields = self._synset(part, offset)
         file, synset_type = fields[1], fields[2]
@@ -169,13 +165,13 @@ class WordNetThesaurus:
             head_fields = self._synset(part, int(fields[fields.index("&") + 1]))
             head = f"{_bare(head_fields[4]).lower()}:{int(head_fields[5], 16):02d}"
         kind = "nvars".index(synset_type) + 1
-        on_things = _words_that_act_on_things(fields) if part == Part.VERB else set()
+        frames = _frames(fields)
         words = []
         for number, (word, lexical_id) in enumerate(_words_of(fields), 1):
             key = f"{word.lower()}%{kind}:{file}:{int(lexical_id, 16):02d}:{head}"
             line = _find_line(self._counts, key)
             count = int(line.split()[2]) if line else 0
-            words.append(Word(word.replace("_", " "), count, not on_things.isdisjoint((0, number))))
+            words.append(Word(word.replace("_", " "), count, frozenset(frames[0] + frames[number])))
         return tuple(words)
 
     def _synset(self, part: Part, offset: int) -> list[str]:
@@ -200,11 +196,11 @@ class WordNetThesaurus:
             if not table.endswith(b"\n"):
                 raise ValueError(f"{name} is empty or cut off")
         for part, index in self._index.items():
-            for place in range(0, len(index), len(index) // 100 + 1):
-                start = index.rfind(b"\n", 0, place) + 1
-                lemma = index[start : index.find(b" ", start)].decode()
-                if lemma:  # not the licence that every file begins with
-                    self._senses(lemma, part)
+            starts = [index.rfind(b"\n", 0, place) + 1 for place in range(0, len(index), len(index) // 100 + 1)]
+            lemmas = [index[start : index.find(b" ", start)].decode() for start in starts]
+            # The licence that every file begins with is indented: no lemma.
+            if not [lemma for lemma in lemmas if lemma and self._senses(lemma, part)]:
+                raise ValueError(f"index.{_SUFFIX[part]} has no words")
 
 
 def _words_of(fields: list[str]) -> Iterator[tuple[str, str]]:
@@ -212,15 +208,14 @@ def _words_of(fields: list[str]) -> Iterator[tuple[str, str]]:
     return zip(map(_bare, fields[4:end:2]), fields[5:end:2], strict=True)
 
 
-def _words_that_act_on_things(fields: list[str]) -> set[int]:
-    """Numbers of the words with frame 8, "Somebody ----s something"; 0 stands for all words."""
+def _frames(fields: list[str]) -> defaultdict[int, list[int]]:
+    """For verbs, the sentence frames of each word by its number; 0 stands for all words."""
     pointers = 4 + 2 * int(fields[3], 16)
-    frames = pointers + 1 + 4 * int(fields[pointers]) + 1
-    return {
-        int(number, 16)
-        for frame, number in zip(fields[frames + 1 :: 3], fields[frames + 2 :: 3], strict=True)
-        if frame == "08"
-    }
+    start = pointers + 1 + 4 * int(fields[pointers]) + 1
+    frames = defaultdict(list)
+    for frame, number in zip(fields[start + 1 :: 3], fields[start + 2 :: 3], strict=True):
+        frames[int(number, 16)].append(int(frame))
+    return frames
 
 
 def _bare(word: str) -> str:
@@ -230,7 +225,7 @@ def _bare(word: str) -> str:
 
 def _find_line(table: bytes, key: str) -> str | None:
     """Binary search for the line whose first word is `key`; WordNet's files are sorted by their bytes."""
-    wanted = key.replace(" ", "_").encode()
+    wanted = key.replace(" ", "_").encode(errors="replace")
     low, high = 0, len(table)  # both always at the start of a line
     while low < high:
         middle = (low + high) // 2

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
-from services.common.client import deadline_of
 from services.common.errors import InvalidArgument, SluiceError, Unavailable
 from services.common.interceptors import request_id
+from services.common.timing import deadline_of, duration
+from services.common.validation import MAX_QUERY_BYTES, check_count, check_text
 from services.gateway import metrics, paging
 from services.gateway.clients import (
     EmbedderClient,
@@ -29,7 +29,6 @@ from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_QUERY_BYTES = 8192
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 10
 MAX_DOCUMENTS = 512
@@ -86,6 +85,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SearchRequest, context: Context
     ) -> gateway_pb2.SearchResponse:
         """Answers a question."""
+        check_text("query", request.query, MAX_QUERY_BYTES)
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
         digest = paging.question_digest(
             request.query.encode(),
@@ -99,7 +99,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         layers = [page.pinned, _overrides(request.features)]
         features = resolve(layers, self._settings.default_features())
         question = Question(
-            query=_query(request.query),
+            query=request.query,
             collection=request.collection or self._settings.qdrant_collection,
             features=features,
             policies=Policies(
@@ -128,7 +128,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.IndexDocumentsRequest, context: Context
     ) -> gateway_pb2.IndexDocumentsResponse:
         """Stores documents."""
-        _check_count("documents", len(request.documents), MAX_DOCUMENTS)
+        check_count("documents", len(request.documents), MAX_DOCUMENTS)
         documents = [
             Passage(
                 document.id,
@@ -154,7 +154,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.DeleteDocumentsRequest, context: Context
     ) -> gateway_pb2.DeleteDocumentsResponse:
         """Deletes documents."""
-        _check_count("ids", len(request.ids), MAX_IDS)
+        check_count("ids", len(request.ids), MAX_IDS)
         deleted = await self._clients.retriever.delete(
             request.collection or self._settings.qdrant_collection,
             request.ids,
@@ -228,25 +228,11 @@ async def _collection_config(retriever: RetrieverClient, name: str, deadline: fl
     )
 
 
-def _query(query: str) -> str:
-    if not query.strip():
-        raise InvalidArgument("query", "is empty; ask something")
-    size = len(query.encode())
-    if size > MAX_QUERY_BYTES:
-        raise InvalidArgument("query", f"is {size} bytes long; at most {MAX_QUERY_BYTES} are taken")
-    return query
-
-
 def _limit(request: gateway_pb2.SearchRequest) -> int:
     limit = request.limit if request.HasField("limit") else DEFAULT_LIMIT
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}, not {limit}; use page_token for more")
     return limit
-
-
-def _check_count(field: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise InvalidArgument(field, f"must hold between 1 and {most} entries, not {count}")
 
 
 def _overrides(features: gateway_pb2.Features) -> FeatureOverrides:
@@ -305,14 +291,12 @@ def _result(result: Result) -> gateway_pb2.Result:
 
 
 def _report(report: StageReport) -> gateway_pb2.StageReport:
-    duration = Duration()
-    duration.FromNanoseconds(round(report.seconds * 1e9))
     return gateway_pb2.StageReport(
         stage=_STAGES[report.stage],
         outcome=_OUTCOMES[report.outcome],
         reason=report.reason,
         detail=report.detail,
-        duration=duration,
+        duration=duration(report.seconds),
         model=report.model,
         item_count=report.item_count,
     )

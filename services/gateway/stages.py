@@ -12,6 +12,9 @@ from typing import Protocol
 
 from services.gateway.features import ExpansionStrategy, Features
 
+# The model stages take texts of up to 65,536 bytes; a character is at most 4.
+MAX_READING_CHARACTERS = 16_384
+
 
 class Stage(enum.Enum):
     """The stages, in the order of the pipeline."""
@@ -114,8 +117,9 @@ class Passage:
 
     @property
     def reading(self) -> str:
-        """What models read of it."""
-        return f"{self.title}\n{self.text}" if self.title else self.text
+        """What models read of it: title and text, to well beyond any model's window."""
+        whole = f"{self.title}\n{self.text}" if self.title else self.text
+        return whole[:MAX_READING_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)

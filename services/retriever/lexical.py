@@ -32,7 +32,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-import snowballstemmer
+import snowballstemmer  # type: ignore[import-untyped]  # ships no types
 
 # Recorded with every collection. Change it whenever the same text would yield other terms: passages indexed by
 # another analyzer cannot be found by their words.
@@ -43,11 +43,11 @@ STOP_WORDS = frozenset(
     a about am an and any are as at be been but by can could did do does for from had has have he her his how i if in
     into is it its me my no not of on or our she should so some such than that the their them then there these they
     this those to was we were what when where which who whom whose why will with would you your
-    """.split()
+    """.split()  # noqa: SIM905  a paragraph is easier to check than ninety quoted strings
 )
 
 # Words joined by dots; an English ending after an apostrophe is dropped ("Python's", "don't").
-_TOKEN = re.compile(r"(\w+(?:\.\w+)*)(?:['’](?:s|t|re|ve|ll|d|m)\b)?")
+_TOKEN = re.compile(r"(\w+(?:\.\w+)*)(?:['\u2019](?:s|t|re|ve|ll|d|m)\b)?")
 # Between the words of CamelCase: fooBar, HTTPServer.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 # Longer tokens are encoded data, not words.
@@ -68,9 +68,9 @@ class SparseVector(NamedTuple):
 class Bm25:
     """How passages are weighed; a collection keeps the settings it was created with."""
 
-    k1: float = 1.2
-    b: float = 0.75
-    average_length: float = 128
+    k1: float
+    b: float
+    average_length: float
     """Length of a typical passage, in terms."""
 
     def passage_vector(self, text: str) -> SparseVector:

@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import structlog
-
+from services.common import logs
 from services.common.errors import StartupError
 from services.common.models.info import file_digest
 
@@ -26,7 +25,7 @@ CHECKSUMS = "SHA256SUMS"
 BUILD_SECONDS = 900
 _SOURCE_ROOT = Path(__file__).parents[3]
 
-log = structlog.get_logger(__name__)
+_log = logs.get_logger("models")
 
 
 def default_cache_dir() -> Path:
@@ -63,17 +62,19 @@ def built_once(folder: Path, module: str, arguments: Sequence[str], *, needs: Se
 
 def _build(folder: Path, module: str, arguments: Sequence[str]) -> None:
     started = time.monotonic()
-    log.info("model_artifact_started", artifact=folder.name)
+    _log.info("making what this model needs, once", artifact=folder.name)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
         fresh.mkdir()
         _run(module, [*arguments, str(fresh)])
-        sums = "".join(f"{file_digest(file)}  {file.name}\n" for file in sorted(fresh.iterdir()))
-        (fresh / CHECKSUMS).write_text(sums)
+        files = sorted(fresh.iterdir())
+        for file in files:
+            file.chmod(0o644)  # some writers keep their files to themselves, but another user may serve them
+        (fresh / CHECKSUMS).write_text("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
-    log.info("model_artifact_finished", artifact=folder.name, seconds=round(time.monotonic() - started, 1))
+    _log.info("made", artifact=folder.name, seconds=round(time.monotonic() - started, 1))
 
 
 def _run(module: str, arguments: Sequence[str]) -> None:
@@ -124,4 +125,3 @@ def _locked(path: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.2)
         yield
-

@@ -10,7 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 
 _CONFIGURATION = re.compile(r"(config|modules|sentence_bert_config|config_sentence_transformers)\.json")
-_TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|vocab)\.json|(vocab|merges)\.txt|.+\.model")
+TOKENIZER_FILES = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|vocab)\.json|(vocab|merges)\.txt|.+\.model"
+)
 _MODULE_FOLDER = re.compile(r"\d+_\w+")
 # What tools write about themselves: copies of a model that differ only here are the same model.
 _VOLATILE = {"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype"}
@@ -76,7 +78,7 @@ def fingerprint(folder: Path) -> str:
                 if isinstance(content, dict):
                     content = {key: value for key, value in content.items() if key not in _VOLATILE}
                 part = json.dumps(content, sort_keys=True)
-            elif _TOKENIZER.fullmatch(file.name) or file in weight_files(room):
+            elif TOKENIZER_FILES.fullmatch(file.name) or file in weight_files(room):
                 part = file_digest(file)
             else:
                 continue

@@ -1,0 +1,57 @@
+# `make demo` and `make test` do all of their own set-up; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= development
+
+.DEFAULT_GOAL := help
+.PHONY: help setup wordnet demo test test-fast lint format protos protos-check docs up down status clean
+
+help: ## Lists what can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: ## Makes .venv with everything, models and WordNet.
+	@$(PYTHON) tools/bootstrap.py
+
+demo: setup ## Indexes Python's documentation and answers questions, stage by stage.
+	@$(BIN)/python -m demo
+
+test: setup ## Runs all tests.
+	@$(BIN)/python -m pytest -q
+
+test-fast: setup ## Runs the tests that start no processes.
+	@$(BIN)/python -m pytest -q tests/unit tests/contract
+
+lint: setup ## Checks style, types, import walls, protos and generated files.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@$(BIN)/python tools/settings_table.py --check
+
+format: setup ## Formats the code.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+protos: setup ## Regenerates the stubs in protos/gen.
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py
+
+protos-check: setup ## Fails if the stubs are not those of the protos, or break their callers.
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py --check
+	@$(BIN)/python tools/breaking.py
+
+docs: setup ## Regenerates the settings table in README.md.
+	@$(BIN)/python tools/settings_table.py
+
+up: setup ## Starts the five services and leaves them running; PROFILE=development|staging|...
+	@$(BIN)/python -m deploy.local up --profile $(PROFILE)
+
+down: ## Stops what `make up` started.
+	@$(BIN)/python -m deploy.local down
+
+status: ## Shows what `make up` started.
+	@$(BIN)/python -m deploy.local status
+
+clean: ## Removes what was built; .venv and caches outside the checkout stay.
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

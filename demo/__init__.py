@@ -1,0 +1,1 @@
+"""The demonstration: the documentation of Python's standard library, asked real questions."""

@@ -1,0 +1,37 @@
+"""What every stage that runs a model can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.common.models.artifacts import default_cache_dir
+from services.common.scheduling import SchedulerLimits
+from services.common.settings import StageSettings
+
+
+class InferenceSettings(StageSettings):
+    """Where models are, how many processors they get, and how much may wait for them."""
+
+    model_dir: Path | None = Field(None, description="Folder with one model folder a name, looked into first.")
+    model_cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        description="Folder for what is made from models once, such as ONNX exports; `~/.cache/sluice/models` if unset.",
+    )
+    inference_threads: int = Field(
+        0, ge=0, le=1024, description="Threads of one forward pass; 0 means what the cgroup grants this process."
+    )
+    batch_tokens: int = Field(
+        512, ge=16, le=1_048_576, description="Largest batch for the model, in tokens with padding."
+    )
+    queued_tokens: int = Field(
+        262_144, ge=1024, description="Tokens that may wait for the model in each lane; more is refused."
+    )
+    cache_entries: int = Field(4096, ge=0, description="Results kept for texts that come again; 0 keeps none.")
+
+    def scheduler_limits(self) -> SchedulerLimits:
+        """The scheduler's share of these settings."""
+        return SchedulerLimits(
+            batch_tokens=self.batch_tokens, queued_tokens=self.queued_tokens, cache_entries=self.cache_entries
+        )

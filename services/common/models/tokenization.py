@@ -1,0 +1,140 @@
+"""Texts to token ids, as the model's own tokenizer makes them, from any number of threads.
+
+Only the pieces between the special tokens come from the tokenizer; putting the special tokens around them and cutting
+to length is done here. So a query is tokenized once for all its passages, and a cut is known exactly.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+# The tokenizers' own thread pool is sized by the host and would compete with inference for our processors.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """A text as the model reads it: ids with special tokens, without padding."""
+
+    ids: list[int]
+    truncated: bool
+
+    @property
+    def token_count(self) -> int:
+        """Tokens after truncation, special tokens included."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """A query and a passage as the model reads them together; `type_ids` tells which token is whose."""
+
+    ids: list[int]
+    type_ids: list[int]
+    truncated: bool
+
+    @property
+    def token_count(self) -> int:
+        """Tokens after truncation, special tokens included."""
+        return len(self.ids)
+
+
+class Tokenizer:
+    """A model's tokenizer with its limit. `definition` is the content of a tokenizer.json. Thread safe."""
+
+    def __init__(self, definition: str, max_token_count: int) -> None:
+        self._definition = definition
+        self._local = threading.local()
+        tokenizer = self._clone()
+        self._single = _Template(tokenizer.encode("a"))
+        self._pair = _Template(tokenizer.encode("a", "a"))
+        self._text_room = max_token_count - self._single.special_count
+        self._pair_room = max_token_count - self._pair.special_count
+
+    def texts(self, texts: Sequence[str]) -> list[TokenizedText]:
+        """Tokenizes each text by itself, cut at the end to the model's limit."""
+        room, before, after = self._text_room, self._single.before, self._single.after
+        return [
+            TokenizedText([*before, *pieces[:room], *after], truncated=len(pieces) > room)
+            for pieces in self._pieces(texts)
+        ]
+
+    def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
+        """Tokenizes the query with every passage; where both are too long together, the longer gives way first."""
+        query_pieces, *passages_pieces = self._pieces([query, *passages])
+        return [self._assemble(query_pieces, pieces) for pieces in passages_pieces]
+
+    def _assemble(self, query: list[int], passage: list[int]) -> TokenizedPair:
+        template = self._pair
+        query_length, passage_length = _longest_first(len(query), len(passage), self._pair_room)
+        kept_query, kept_passage = query[:query_length], passage[:passage_length]
+        ids = [*template.before, *kept_query, *template.between, *kept_passage, *template.after]
+        passage_start = len(template.before) + query_length + len(template.between)
+        type_ids = [template.query_type] * passage_start + [template.passage_type] * (len(ids) - passage_start)
+        return TokenizedPair(ids, type_ids, truncated=query_length + passage_length < len(query) + len(passage))
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        tokenizer: tokenizers.Tokenizer | None = getattr(self._local, "tokenizer", None)
+        if tokenizer is None:
+            tokenizer = self._local.tokenizer = self._clone()
+        # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _clone(self) -> tokenizers.Tokenizer:
+        tokenizer = tokenizers.Tokenizer.from_str(self._definition)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+
+class _Template:
+    """The special tokens around one or two sequences, read off an encoding that the tokenizer made."""
+
+    def __init__(self, encoding: tokenizers.Encoding) -> None:
+        owners = list(zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True))
+        sequences = [sequence for _, sequence, _ in owners]
+        first = sequences.index(0)
+        last = len(sequences) - 1 - next(i for i, owner in enumerate(reversed(sequences)) if owner is not None)
+        self.before = encoding.ids[:first]
+        self.between = [token for token, owner, _ in owners[first:last] if owner is None]
+        self.after = encoding.ids[last + 1 :]
+        self.special_count = len(self.before) + len(self.between) + len(self.after)
+        self.query_type = encoding.type_ids[first]
+        self.passage_type = encoding.type_ids[last]
+
+
+def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
+    """How many tokens of each fit into `room`: `longest_first` of Hugging Face's tokenizers, to the token."""
+    shorter, longer = sorted((query, passage))
+    if shorter + longer > room:
+        longer = max(shorter, room - shorter)
+        if shorter + longer > room:
+            shorter, longer = room // 2, room - room // 2
+    return (shorter, longer) if query <= passage else (longer, shorter)
+
+
+def feed_for(
+    ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None, pad_token_id: int
+) -> dict[str, NDArray[np.int64]]:
+    """All inputs that a transformer may want, each [rows, longest]."""
+    input_ids = _padded(ids, pad_token_id)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+        "token_type_ids": np.zeros_like(input_ids) if type_ids is None else _padded(type_ids, 0),
+    }
+
+
+def _padded(rows: Sequence[list[int]], value: int) -> NDArray[np.int64]:
+    """Rows of different length as one array [rows, longest], filled up at the end with `value`."""
+    block = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for line, row in zip(block, rows, strict=True):
+        line[: len(row)] = row
+    return block

@@ -1,0 +1,54 @@
+"""Composition root of the embedder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common import logs
+from services.common.metrics import SchedulerMetrics
+from services.common.server import Stage, run
+from services.embedder import metrics
+from services.embedder.backends import load_embedding_backend
+from services.embedder.encoder import Encoder
+from services.embedder.servicer import EmbedderServicer
+from services.embedder.settings import EmbedderSettings
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+_log = logs.get_logger("embedder")
+
+
+@asynccontextmanager
+async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
+    """The model, warm, behind its scheduler."""
+    backend = load_embedding_backend(
+        settings.embedding_model,
+        device=settings.embedding_device,
+        backend=settings.embedding_backend,
+        pseudo_dimension=settings.pseudo_dimension,
+        model_dir=settings.model_dir,
+        cache_dir=settings.model_cache_dir,
+        threads=settings.inference_threads,
+    )
+    metrics.describe(backend.model)
+    if backend.model.pseudo:
+        _log.warning("pseudo-embeddings serve: EMBEDDING_MODEL is empty, and vectors carry no meaning")
+    died = asyncio.Event()
+    observer = SchedulerMetrics(metrics.embedding_batch_size)
+    async with Encoder(backend, settings.scheduler_limits(), observer, died) as encoder:
+        await encoder.warm_up()
+        _log.info(
+            "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
+        )
+        servicer = EmbedderServicer(encoder)
+        yield Stage(
+            service=embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
+            register=lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
+            problem=lambda: None if encoder.ready else "the model's worker has died",
+            died=died,
+        )
+
+
+if __name__ == "__main__":
+    run("embedder", EmbedderSettings, compose)

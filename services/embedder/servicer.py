@@ -1,0 +1,93 @@
+"""EmbedderService: validate, translate, delegate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from services.common.errors import InvalidArgument
+from services.common.interceptors import caller
+from services.common.models.info import ModelInfo
+from services.common.scheduling import Lane
+from services.common.timing import deadline_of, duration
+from services.common.validation import check_count, check_text
+from services.embedder import metrics
+from services.embedder.backends import TextKind
+from services.embedder.encoder import Encoder
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_TEXTS = 1024
+MAX_TEXT_BYTES = 65_536
+
+_KINDS = {
+    embedder_pb2.TEXT_KIND_QUERY: TextKind.QUERY,
+    embedder_pb2.TEXT_KIND_DOCUMENT: TextKind.DOCUMENT,
+}
+_LANES = {
+    embedder_pb2.PRIORITY_UNSPECIFIED: Lane.INTERACTIVE,
+    embedder_pb2.PRIORITY_INTERACTIVE: Lane.INTERACTIVE,
+    embedder_pb2.PRIORITY_BULK: Lane.BULK,
+}
+
+
+class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Embeds."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._model = _model(encoder.model)
+
+    async def EmbedTexts(  # noqa: N802  # gRPC's name
+        self, request: embedder_pb2.EmbedTextsRequest, context: Context
+    ) -> embedder_pb2.EmbedTextsResponse:
+        """Embeds a batch of texts."""
+        check_count("texts", len(request.texts), MAX_TEXTS)
+        for position, text in enumerate(request.texts):
+            check_text(f"texts[{position}]", text, MAX_TEXT_BYTES)
+        kind, lane = _KINDS.get(request.kind), _LANES.get(request.priority)
+        if kind is None:
+            raise InvalidArgument("kind", f"must be TEXT_KIND_QUERY or TEXT_KIND_DOCUMENT, not {request.kind}")
+        if lane is None:
+            raise InvalidArgument("priority", f"is unknown ({request.priority})")
+        started = time.perf_counter()
+        encoded = await self._encoder.encode(
+            list(request.texts), kind, lane=lane, caller=caller.get(), deadline=deadline_of(context)
+        )
+        metrics.embedding_latency_seconds.labels(lane.value).observe(time.perf_counter() - started)
+        return embedder_pb2.EmbedTextsResponse(
+            vectors=encoded.vectors,
+            row_count=len(encoded.texts),
+            dimension=self._model.dimension,
+            texts=[
+                embedder_pb2.EmbeddedText(token_count=text.token_count, truncated=text.truncated)
+                for text in encoded.texts
+            ],
+            model=self._model,
+            timings=embedder_pb2.EmbedTimings(
+                tokenize_duration=duration(encoded.tokenize_seconds),
+                compute_duration=duration(encoded.compute_seconds),
+            ),
+        )
+
+    async def GetModel(  # noqa: N802  # gRPC's name
+        self, request: embedder_pb2.GetModelRequest, context: Context
+    ) -> embedder_pb2.GetModelResponse:
+        """Describes the model that serves."""
+        return embedder_pb2.GetModelResponse(model=self._model)
+
+
+def _model(model: ModelInfo) -> embedder_pb2.EmbeddingModel:
+    return embedder_pb2.EmbeddingModel(
+        name=model.name,
+        fingerprint=model.fingerprint,
+        dimension=model.dimension,
+        max_token_count=model.max_token_count,
+        backend=model.backend,
+        precision=model.precision,
+        device=model.device,
+        pseudo=model.pseudo,
+    )

@@ -1,0 +1,26 @@
+"""What the embedder can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.models.settings import InferenceSettings
+
+
+class EmbedderSettings(InferenceSettings):
+    """Which model serves, and on what."""
+
+    grpc_port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    embedding_model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="Model: a short name, a whole name or a folder. Empty serves deterministic pseudo-embeddings.",
+    )
+    embedding_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the embedding model computes.")
+    embedding_backend: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="What computes embeddings; `auto` is `onnx` on cpu and `torch` on cuda."
+    )
+    pseudo_dimension: int = Field(
+        384, ge=8, le=4096, description="Dimension of pseudo-embeddings, where EMBEDDING_MODEL is empty."
+    )

@@ -1,0 +1,99 @@
+"""One query becomes a few: the original first, then variants that weigh less.
+
+Retrieval searches with all of them and fuses the results by weight. A variant can only help where it finds what the
+original misses, and it misleads where it means something else; its weight says how far it is to be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum, auto
+
+from services.common.errors import InvalidArgument
+from services.expander import synonyms, templates
+from services.expander.backends import Thesaurus
+from services.expander.words import Rewrite
+
+MAX_VARIANTS = 16
+# Where WordNet knows too little about a query to give this many variants, the best templates make up for it.
+_ENOUGH = 3
+
+
+class Strategy(StrEnum):
+    """How to find variants."""
+
+    SYNONYMS = auto()
+    MULTI_QUERY = auto()
+
+
+class Source(StrEnum):
+    """Where a variant comes from."""
+
+    ORIGINAL = auto()
+    SYNONYM = auto()
+    TEMPLATE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A text to search with. The original weighs 1, all others less, and more than 0."""
+
+    text: str
+    weight: float
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The variants, the original first, and how they were found; `degraded_reason` says why not as asked."""
+
+    variants: tuple[Variant, ...]
+    strategy_used: Strategy
+    degraded_reason: str | None = None
+
+
+class Expander:
+    """Expands queries. The same query gets the same variants from every replica.
+
+    `synonym_weight` and `template_weight` are what a variant without any doubt would weigh, between 0 and 1.
+    Without a thesaurus, `synonyms` is answered by `multi_query` and marked as degraded.
+    """
+
+    def __init__(
+        self, thesaurus: Thesaurus | None, *, synonym_weight: float = 0.3, template_weight: float = 0.5
+    ) -> None:
+        self._thesaurus = thesaurus
+        self._synonym_weight = synonym_weight
+        self._template_weight = template_weight
+
+    def expand(self, query: str, strategy: Strategy, max_variants: int) -> Expansion:
+        """At most `max_variants` variants, the original counted, no two alike but for case and spaces.
+
+        Raises InvalidArgument unless 1 <= max_variants <= MAX_VARIANTS.
+        """
+        if not 1 <= max_variants <= MAX_VARIANTS:
+            raise InvalidArgument("max_variants", f"must be from 1 to {MAX_VARIANTS}")
+        variants = [Variant(query, 1.0, Source.ORIGINAL)]
+        from_templates = _weighted(templates.rewrites(query), self._template_weight, Source.TEMPLATE)
+        if strategy == Strategy.SYNONYMS and self._thesaurus:
+            rewrites = synonyms.rewrites(query, self._thesaurus)
+            variants += _weighted(rewrites, self._synonym_weight, Source.SYNONYM)
+            variants = _distinct(variants, max_variants)
+            variants = _distinct([*variants, *from_templates], max(len(variants), min(_ENOUGH, max_variants)))
+            return Expansion(tuple(variants), Strategy.SYNONYMS)
+        variants = _distinct([*variants, *from_templates], max_variants)
+        reason = None if strategy == Strategy.MULTI_QUERY else "WordNet is missing: multi_query served"
+        return Expansion(tuple(variants), Strategy.MULTI_QUERY, reason)
+
+
+def _weighted(rewrites: Iterable[Rewrite], weight: float, source: Source) -> list[Variant]:
+    return [Variant(rewrite.text, weight * rewrite.evidence, source) for rewrite in rewrites]
+
+
+def _distinct(variants: Iterable[Variant], limit: int) -> list[Variant]:
+    """The first `limit` variants that differ in more than case, spaces and the full stop or question mark."""
+    by_words: dict[tuple[str, ...], Variant] = {}
+    for variant in variants:
+        by_words.setdefault(tuple(variant.text.casefold().rstrip("?!. \n\t").split()), variant)
+    return list(by_words.values())[:limit]

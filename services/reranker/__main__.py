@@ -1,0 +1,51 @@
+"""Composition root of the reranker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common import logs
+from services.common.metrics import SchedulerMetrics
+from services.common.server import Stage, run
+from services.reranker import metrics
+from services.reranker.backends import load_cross_encoder_backend
+from services.reranker.scorer import Scorer
+from services.reranker.servicer import RerankerServicer
+from services.reranker.settings import RerankerSettings
+from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
+
+_log = logs.get_logger("reranker")
+
+
+@asynccontextmanager
+async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
+    """The cross-encoder, warm, behind its scheduler."""
+    backend = load_cross_encoder_backend(
+        settings.rerank_model,
+        device=settings.rerank_device,
+        backend=settings.rerank_backend,
+        model_dir=settings.model_dir,
+        cache_dir=settings.model_cache_dir,
+        threads=settings.inference_threads,
+    )
+    metrics.describe(backend.model)
+    died = asyncio.Event()
+    observer = SchedulerMetrics(metrics.reranker_batch_size)
+    async with Scorer(backend, settings.scheduler_limits(), observer, died) as scorer:
+        await scorer.warm_up()
+        _log.info(
+            "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
+        )
+        servicer = RerankerServicer(scorer)
+        yield Stage(
+            service=reranker_pb2.DESCRIPTOR.services_by_name["RerankerService"],
+            register=lambda server: reranker_pb2_grpc.add_RerankerServiceServicer_to_server(servicer, server),
+            problem=lambda: None if scorer.ready else "the model's worker has died",
+            died=died,
+        )
+
+
+if __name__ == "__main__":
+    run("reranker", RerankerSettings, compose)

@@ -1,0 +1,61 @@
+"""Engines that score a passage against a query: a cross-encoder on one of the runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.models.info import ModelInfo, ModelKind
+from services.common.models.runtime import Backend, Device, Runtime, load_runtime
+from services.common.models.tokenization import TokenizedPair
+
+
+class CrossEncoderBackend(Protocol):
+    """What the scorer needs of an engine. Both calls block and are thread safe."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """What is loaded."""
+
+    def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
+        """The query with each passage, cut to the model's limit; the query is tokenized once."""
+
+    def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
+        """Raw logits [pairs], higher for more relevant, by one forward pass. At least one pair."""
+
+
+class ModelBackend:
+    """A sentence-transformers CrossEncoder with one output."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.model = runtime.info
+
+    def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
+        """See `CrossEncoderBackend.tokenize`."""
+        return self._runtime.tokenizer.pairs(query, passages)
+
+    def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
+        """See `CrossEncoderBackend.score`."""
+        return self._runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0]
+
+
+def load_cross_encoder_backend(
+    name: str, *, device: Device, backend: Backend, model_dir: Path | None, cache_dir: Path, threads: int
+) -> CrossEncoderBackend:
+    """The backend for a model by its name, see `load_runtime`."""
+    return ModelBackend(
+        load_runtime(
+            name,
+            ModelKind.CROSS_ENCODER,
+            device=device,
+            backend=backend,
+            model_dir=model_dir,
+            cache_dir=cache_dir,
+            threads=threads,
+        )
+    )

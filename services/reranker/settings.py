@@ -1,0 +1,24 @@
+"""What the reranker can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.models.settings import InferenceSettings
+
+
+class RerankerSettings(InferenceSettings):
+    """Which model serves, and on what."""
+
+    grpc_port: int = Field(50053, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    rerank_model: str = Field(
+        "ms-marco-MiniLM-L-12-v2",
+        min_length=1,
+        description="Cross-encoder: a short name, a whole name or a folder.",
+    )
+    rerank_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the cross-encoder computes.")
+    rerank_backend: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="What computes scores; `auto` is `onnx` on cpu and `torch` on cuda."
+    )

@@ -1,0 +1,76 @@
+"""Composition root of the retriever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common import logs
+from services.common.errors import SluiceError
+from services.common.server import Stage, run
+from services.retriever.backends import open_qdrant
+from services.retriever.index import Index
+from services.retriever.lexical import Bm25
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.servicer import RetrieverServicer
+from services.retriever.settings import RetrieverSettings
+from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+CHECK_SECONDS = 2.0
+
+_log = logs.get_logger("retriever")
+
+
+class QdrantWatch:
+    """Keeps asking Qdrant whether it is there, so that health tells the truth between searches too."""
+
+    def __init__(self, passages: Index) -> None:
+        self._index = passages
+        self.problem: str | None = "Qdrant has not answered yet"
+
+    async def look(self) -> None:
+        """Asks once."""
+        try:
+            await self._index.check(deadline=time.monotonic() + CHECK_SECONDS)
+        except SluiceError as error:
+            self.problem = error.message
+        else:
+            self.problem = None
+
+    async def keep_looking(self) -> None:
+        """Asks for ever."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await self.look()
+
+
+@asynccontextmanager
+async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
+    """The index over Qdrant, which may come and go: health follows it."""
+    metrics = RetrieverMetrics()
+    qdrant = await open_qdrant(settings, metrics)
+    bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length)
+    passages = Index(qdrant, metrics, bm25=bm25, rrf_k=settings.rrf_k, fusion_depth=settings.fusion_depth)
+    watch = QdrantWatch(passages)
+    await watch.look()
+    _log.info("opened", embedded=qdrant.embedded, problem=watch.problem)
+    watching = asyncio.create_task(watch.keep_looking())
+    servicer = RetrieverServicer(passages)
+    try:
+        yield Stage(
+            service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
+            register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
+            problem=lambda: watch.problem,
+        )
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await qdrant.close()
+
+
+if __name__ == "__main__":
+    run("retriever", RetrieverSettings, compose)

@@ -1,0 +1,572 @@
+"""Collections of passages in Qdrant: what goes in, what comes out, and which model may touch which collection.
+
+A passage is a point with a dense vector (cosine) and a sparse one (BM25, see `lexical`). A search asks for all
+variants of a question at once, each by vector and by words, and Qdrant fuses the rankings in the same round trip.
+
+A collection keeps in its own metadata what it takes to use it rightly: the model that made its vectors, its lexical
+settings, and the types of the fields that its passages carry. A name may be an alias; reading goes to the version
+behind it that the description was read from, so that what is checked (model, dimension, fields) and what is searched
+are the same collection even while the alias moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from qdrant_client import AsyncQdrantClient, models
+
+from services.common.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
+from services.retriever import fields, lexical
+from services.retriever.fields import FieldType, Filter, Schema, Value
+from services.retriever.lexical import Bm25
+from services.retriever.metrics import RetrieverMetrics
+
+T = TypeVar("T")
+Vector = npt.NDArray[np.float32]
+
+MAX_VARIANTS = 16
+MAX_QUERY_BYTES = 16_384
+MAX_CANDIDATES = 1000
+MAX_BATCH = 1000
+MAX_ID_BYTES = 512
+MAX_DIMENSION = 65_536
+MAX_FIELDS = 256
+
+DENSE, LEXICAL = "dense", "lexical"
+
+# How long a description of a collection is trusted for reading. A call that does not fit it has it read again first.
+_TRUSTED_SECONDS = 5.0
+# Points have UUIDs for ids. Never change this: it would orphan everything that is stored.
+_POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_OLDEST_QDRANT = (1, 17)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What is stored and found. `vector` is needed to store it, and is not read back."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVariant:
+    """One way to ask: by words, by vector, or both."""
+
+    text: str
+    vector: Vector | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passage that was found."""
+
+    passage: Passage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionModel:
+    """The model whose vectors a collection holds; no other may write to it or query it."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What a collection says of itself."""
+
+    name: str
+    """As it was asked for; possibly an alias."""
+    version: str
+    """The collection behind the name."""
+    model: CollectionModel
+    passage_count: int
+    bm25: Bm25
+    schema: Schema
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The candidates, best first, and where they come from.
+
+    Scores are those of the fusion, or of the only search that ran (a cosine, or BM25): comparable within one result.
+    """
+
+    candidates: Sequence[Candidate]
+    version: str
+    fused_searches: int
+    seconds: float
+
+
+class Qdrant(Protocol):
+    """Where collections live; see `backends`."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the embedded engine, which has no payload indexes."""
+
+    async def call(self, operation: Callable[[AsyncQdrantClient], Awaitable[T]], *, deadline: float | None = None) -> T:
+        """Runs an operation with Qdrant's client, perhaps twice, and raises the errors of `common.errors`."""
+
+
+class Index:
+    """The retriever's domain. Every `deadline` is a moment on the monotonic clock."""
+
+    def __init__(
+        self, qdrant: Qdrant, metrics: RetrieverMetrics, *, bm25: Bm25, rrf_k: int = 2, fusion_depth: int = 100
+    ) -> None:
+        """`bm25` is for new collections; `fusion_depth` is the fewest candidates each search puts into the fusion."""
+        self._qdrant = qdrant
+        self._metrics = metrics
+        self._bm25 = bm25
+        self._rrf_k = rrf_k
+        self._fusion_depth = fusion_depth
+        self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
+        self._declaring = asyncio.Lock()
+
+    async def check(self, *, deadline: float | None = None) -> None:
+        """Raises what keeps Qdrant from answering, or FailedPrecondition if it is too old to weigh a fusion."""
+        version = (await self._qdrant.call(lambda client: client.info(), deadline=deadline)).version
+        if tuple(map(int, version.split(".")[:2])) < _OLDEST_QDRANT:
+            wanted = ".".join(map(str, _OLDEST_QDRANT))
+            raise FailedPrecondition(
+                f"Qdrant {version} ignores the weights of a fusion; run {wanted} or newer", reason="QDRANT_TOO_OLD"
+            )
+
+    async def search(
+        self,
+        collection: str,
+        variants: Sequence[QueryVariant],
+        *,
+        limit: int,
+        condition: Filter | None = None,
+        dense_weight: float = 1.0,
+        lexical_weight: float = 1.0,
+        model_fingerprint: str = "",
+        deadline: float | None = None,
+    ) -> SearchResult:
+        """The best passages for all variants together, in one round trip.
+
+        Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
+        `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or
+        without weight is left out.
+        """
+        _check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
+
+        async def search(info: CollectionInfo) -> SearchResult:
+            _check_model(info, model_fingerprint)
+            for position, variant in enumerate(variants):
+                _check_vector(variant.vector, info, f"variants[{position}].vector")
+            query_filter = fields.to_qdrant(condition or Filter(), info.schema)
+            searches = plan(variants, dense_weight, lexical_weight)
+            if not searches:
+                return SearchResult((), info.version, 0, 0.0)
+            query = to_query(searches, query_filter, limit, k=self._rrf_k, depth=self._fusion_depth)
+            started = time.monotonic()
+            found = await self._qdrant.call(
+                lambda client: client.query_points(info.version, **query), deadline=deadline
+            )
+            seconds = time.monotonic() - started
+            self._metrics.search_seconds.observe(seconds)
+            candidates = [Candidate(_passage(point.payload), point.score) for point in found.points]
+            return SearchResult(candidates, info.version, len(searches), seconds)
+
+        return await self._with_description(collection, search, deadline)
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        *,
+        model_fingerprint: str,
+        deadline: float | None = None,
+    ) -> int:
+        """Stores passages, replacing those with the same ids; returns how many, durable. All are valid, or none goes."""
+        _check_batch([passage.id for passage in passages], "passages", suffix=".id")
+        _check_unique(passages)
+        if not model_fingerprint:
+            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+        # Not the trusted description: what is written to a version that an alias has just left would be lost.
+        info = await self._describe(collection, deadline)
+        _check_model(info, model_fingerprint)
+        for position, passage in enumerate(passages):
+            _check_vector(passage.vector, info, f"passages[{position}].vector", required=True)
+        if _undeclared(passages, info.schema):
+            info = await self._declare(collection, passages, deadline)
+        # Weighing the words of a large batch takes long enough to hold up everybody else.
+        points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
+        await self._qdrant.call(lambda client: client.upsert(info.version, points, wait=True), deadline=deadline)
+        return len(passages)
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> int:
+        """Deletes passages; returns how many of them existed."""
+        _check_batch(ids, "ids")
+        info = await self._describe(collection, deadline)
+        points = [_point_id(passage_id) for passage_id in dict.fromkeys(ids)]
+
+        async def delete(client: AsyncQdrantClient) -> int:
+            existing = await client.retrieve(info.version, points, with_payload=False)
+            if existing:
+                await client.delete(info.version, models.PointIdsList(points=points), wait=True)
+            return len(existing)
+
+        return await self._qdrant.call(delete, deadline=deadline)
+
+    async def get(
+        self, collection: str, ids: Sequence[str], *, deadline: float | None = None
+    ) -> tuple[list[Passage], list[str]]:
+        """The passages that exist, and the ids that do not, both in the order of `ids`."""
+        _check_batch(ids, "ids")
+        points = [_point_id(passage_id) for passage_id in dict.fromkeys(ids)]
+
+        async def get(info: CollectionInfo) -> tuple[list[Passage], list[str]]:
+            records = await self._qdrant.call(
+                lambda client: client.retrieve(info.version, points, with_payload=True), deadline=deadline
+            )
+            found = {passage.id: passage for passage in (_passage(record.payload) for record in records)}
+            missing = [passage_id for passage_id in ids if passage_id not in found]
+            return [found[passage_id] for passage_id in ids if passage_id in found], missing
+
+        return await self._with_description(collection, get, deadline)
+
+    async def create_collection(
+        self, collection: str, model: CollectionModel, *, deadline: float | None = None
+    ) -> CollectionInfo:
+        """Creates an empty collection for the vectors of one model; AlreadyExists if the name is taken."""
+        _check_name(collection)
+        if not model.fingerprint:
+            raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
+        if not 1 <= model.dimension <= MAX_DIMENSION:
+            raise InvalidArgument("model.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
+        info = CollectionInfo(
+            name=collection,
+            version=collection,
+            model=model,
+            passage_count=0,
+            bm25=self._bm25,
+            schema={},
+            created=datetime.now(UTC),
+        )
+        try:
+            await self._qdrant.call(
+                lambda client: client.create_collection(
+                    collection,
+                    vectors_config={DENSE: models.VectorParams(size=model.dimension, distance=models.Distance.COSINE)},
+                    sparse_vectors_config={LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                    metadata=_to_metadata(info),
+                ),
+                deadline=deadline,
+            )
+        except AlreadyExists:
+            raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS") from None
+        return info
+
+    async def get_collection(self, collection: str, *, deadline: float | None = None) -> CollectionInfo:
+        """Describes a collection, or the one behind an alias."""
+        return await self._describe(collection, deadline)
+
+    async def _with_description(
+        self, collection: str, use: Callable[[CollectionInfo], Awaitable[T]], deadline: float | None
+    ) -> T:
+        """Runs `use` on the trusted description, and once more on a new one if it turns out not to fit."""
+        read, info = self._descriptions.get(collection, (-math.inf, None))
+        if info is not None and time.monotonic() - read < _TRUSTED_SECONDS:
+            try:
+                return await use(info)
+            except (InvalidArgument, FailedPrecondition, NotFound):
+                pass
+        return await use(await self._describe(collection, deadline))
+
+    async def _describe(self, collection: str, deadline: float | None) -> CollectionInfo:
+        _check_name(collection)
+
+        async def describe(client: AsyncQdrantClient) -> tuple[str, models.CollectionInfo]:
+            aliases = {alias.alias_name: alias.collection_name for alias in (await client.get_aliases()).aliases}
+            version = aliases.get(collection, collection)
+            return version, await client.get_collection(version)
+
+        try:
+            version, described = await self._qdrant.call(describe, deadline=deadline)
+        except NotFound:
+            self._descriptions.pop(collection, None)
+            raise NotFound(
+                f"collection {collection!r} does not exist; create it with CreateCollection, or index something into it",
+                reason="COLLECTION_NOT_FOUND",
+                collection=collection,
+            ) from None
+        info = _from_metadata(collection, version, described)
+        self._descriptions[collection] = (time.monotonic(), info)
+        return info
+
+    async def _declare(self, collection: str, passages: Sequence[Passage], deadline: float | None) -> CollectionInfo:
+        """Records the types of fields that the collection has not seen; one batch at a time, so that none is lost.
+
+        Two retrievers that declare the same field with different types in the same instant are not kept apart.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._declaring.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while other new fields were declared") from None
+        try:
+            info = await self._describe(collection, deadline)
+            new = _undeclared(passages, info.schema)
+            schema = {**info.schema, **new}
+
+            async def declare(client: AsyncQdrantClient) -> None:
+                if not self._qdrant.embedded:
+                    for name, kind in new.items():
+                        index = models.PayloadSchemaType(kind.value)
+                        await client.create_payload_index(info.version, fields.payload_key(name), index, wait=True)
+                await client.update_collection(info.version, metadata=_schema_metadata(new))
+
+            if new:
+                await self._qdrant.call(declare, deadline=deadline)
+                self._descriptions.clear()
+            return replace(info, schema=schema)
+        finally:
+            self._declaring.release()
+
+
+class Search(NamedTuple):
+    """One of the searches that are fused."""
+
+    using: str
+    query: list[float] | models.SparseVector
+    weight: float
+
+
+def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float) -> list[Search]:
+    """The searches for these variants, each variant's dense one before its lexical one."""
+    searches: list[Search] = []
+    for variant in variants:
+        if variant.vector is not None and dense_weight > 0:
+            searches.append(Search(DENSE, variant.vector.tolist(), variant.weight * dense_weight))
+        if lexical_weight > 0:
+            indices, values = lexical.query_vector(variant.text)
+            if indices:
+                words = models.SparseVector(indices=indices, values=values)
+                searches.append(Search(LEXICAL, words, variant.weight * lexical_weight))
+    return searches
+
+
+def to_query(
+    searches: Sequence[Search], query_filter: models.Filter | None, limit: int, *, k: int, depth: int
+) -> dict[str, Any]:
+    """The arguments of `query_points`: a plain query for one search, weighted reciprocal rank fusion for several.
+
+    A passage at position p (from 0) of a search with weight w adds 1 / ((p + 1) / w + k - 1) to its score, on the
+    server (1.17 and newer) as in the embedded engine. So with k = 2 the weight is a factor far down the ranking and
+    less than that at its top; with the k = 61 of the paper (Cormack, Clarke and Buettcher, 2009, counts 60 from rank
+    1) a weight hardly moves the top at all.
+
+    Equal scores are the rule in rank fusion, and the server orders them by chance. A thousandth less weight for each
+    search than for the one before settles most ties the same way every time: dense before lexical, and the first
+    variant before the next.
+    """
+    if len(searches) == 1:
+        return {
+            "query": searches[0].query,
+            "using": searches[0].using,
+            "query_filter": query_filter,
+            "limit": limit,
+            "with_payload": True,
+        }
+    return {
+        "prefetch": [
+            models.Prefetch(query=search.query, using=search.using, filter=query_filter, limit=max(limit, depth))
+            for search in searches
+        ],
+        "query": models.RrfQuery(
+            rrf=models.Rrf(k=k, weights=[search.weight * (1 - place / 1000) for place, search in enumerate(searches)])
+        ),
+        "limit": limit,
+        "with_payload": True,
+    }
+
+
+def _point_id(passage_id: str) -> str:
+    return str(uuid.uuid5(_POINT_IDS, passage_id))
+
+
+def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
+    assert passage.vector is not None  # noqa: S101  checked before
+    vectors: dict[str, Any] = {DENSE: passage.vector.tolist()}
+    indices, values = info.bm25.passage_vector(f"{passage.title}\n{passage.text}")
+    if indices:
+        vectors[LEXICAL] = models.SparseVector(indices=indices, values=values)
+    payload = {
+        "id": passage.id,
+        "title": passage.title,
+        "text": passage.text,
+        "metadata": {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()},
+    }
+    return models.PointStruct(id=_point_id(passage.id), vector=vectors, payload=payload)
+
+
+def _passage(payload: Mapping[str, Any] | None) -> Passage:
+    payload = payload or {}
+    return Passage(id=payload["id"], title=payload["title"], text=payload["text"], metadata=payload["metadata"])
+
+
+def _to_metadata(info: CollectionInfo) -> dict[str, Any]:
+    return {
+        "model": info.model.name,
+        "model_fingerprint": info.model.fingerprint,
+        "dimension": info.model.dimension,
+        "precision": info.model.precision,
+        "distance": "cosine",
+        "analyzer": lexical.ANALYZER,
+        "k1": info.bm25.k1,
+        "b": info.bm25.b,
+        "average_length": info.bm25.average_length,
+        "created": info.created.isoformat(),
+        "index_version": info.version,
+    }
+
+
+def _schema_metadata(schema: Schema) -> dict[str, str]:
+    """A key for each field, as Qdrant merges metadata by key: two who declare different fields keep both."""
+    return {f"field:{name}": kind.value for name, kind in schema.items()}
+
+
+def _from_metadata(name: str, version: str, described: models.CollectionInfo) -> CollectionInfo:
+    metadata = described.config.metadata or {}
+    if "model_fingerprint" not in metadata:
+        raise FailedPrecondition(
+            f"collection {name!r} was not made by Sluice, so its model is unknown; create another one",
+            reason="FOREIGN_COLLECTION",
+        )
+    if metadata["analyzer"] != lexical.ANALYZER:
+        raise FailedPrecondition(
+            f"collection {name!r} has its words analysed by {metadata['analyzer']}, and this release by "
+            f"{lexical.ANALYZER}; index it anew",
+            reason="ANALYZER_MISMATCH",
+        )
+    return CollectionInfo(
+        name=name,
+        version=version,
+        model=CollectionModel(
+            name=metadata["model"],
+            fingerprint=metadata["model_fingerprint"],
+            dimension=metadata["dimension"],
+            precision=metadata["precision"],
+        ),
+        passage_count=described.points_count or 0,
+        bm25=Bm25(k1=metadata["k1"], b=metadata["b"], average_length=metadata["average_length"]),
+        schema={
+            key.removeprefix("field:"): FieldType(kind) for key, kind in metadata.items() if key.startswith("field:")
+        },
+        created=datetime.fromisoformat(metadata["created"]),
+    )
+
+
+def _check_name(collection: str) -> None:
+    if not _NAME.fullmatch(collection):
+        raise InvalidArgument("collection", 'must be 1 to 128 letters, digits, "_" or "-"')
+
+
+def _check_search(
+    variants: Sequence[QueryVariant], limit: int, dense_weight: float, lexical_weight: float, fingerprint: str
+) -> None:
+    if not 1 <= limit <= MAX_CANDIDATES:
+        raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_CANDIDATES}")
+    for name, weight in (("dense_weight", dense_weight), ("lexical_weight", lexical_weight)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InvalidArgument(name, f"is {weight}; send 0 or more")
+    if not 1 <= len(variants) <= MAX_VARIANTS:
+        raise InvalidArgument("variants", f"has {len(variants)} variants; send 1 to {MAX_VARIANTS}")
+    for position, variant in enumerate(variants):
+        path = f"variants[{position}]"
+        if not (math.isfinite(variant.weight) and variant.weight > 0):
+            raise InvalidArgument(f"{path}.weight", f"is {variant.weight}; send more than 0")
+        if len(variant.text.encode()) > MAX_QUERY_BYTES:
+            raise InvalidArgument(f"{path}.text", f"is longer than {MAX_QUERY_BYTES} bytes")
+        if variant.vector is not None and not fingerprint:
+            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+    by_vector = dense_weight > 0 and any(variant.vector is not None for variant in variants)
+    by_words = lexical_weight > 0 and any(variant.text.strip() for variant in variants)
+    if not (by_vector or by_words):
+        raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
+
+
+def _check_model(info: CollectionInfo, fingerprint: str) -> None:
+    if fingerprint and fingerprint != info.model.fingerprint:
+        raise FailedPrecondition(
+            f"collection {info.name!r} holds vectors of {info.model.name} (fingerprint {info.model.fingerprint}), "
+            f"not of the model with fingerprint {fingerprint}; use that model, or index the collection anew",
+            reason="MODEL_MISMATCH",
+            collection=info.version,
+            collection_fingerprint=info.model.fingerprint,
+        )
+
+
+def _check_vector(vector: Vector | None, info: CollectionInfo, path: str, *, required: bool = False) -> None:
+    if vector is None:
+        if required:
+            raise InvalidArgument(path, f"is missing; send {info.model.dimension} values")
+        return
+    if vector.shape != (info.model.dimension,):
+        shape = " x ".join(map(str, vector.shape))
+        raise InvalidArgument(
+            path,
+            f"has {shape} values, and collection {info.name!r} holds vectors of {info.model.dimension}",
+            reason="WRONG_DIMENSION",
+        )
+    if not np.isfinite(vector).all():
+        raise InvalidArgument(path, "has a value that is not a finite number")
+
+
+def _check_batch(ids: Sequence[str], path: str, suffix: str = "") -> None:
+    if not 1 <= len(ids) <= MAX_BATCH:
+        raise InvalidArgument(path, f"has {len(ids)} entries; send 1 to {MAX_BATCH}")
+    for position, passage_id in enumerate(ids):
+        if not 1 <= len(passage_id.encode()) <= MAX_ID_BYTES:
+            raise InvalidArgument(f"{path}[{position}]{suffix}", f"must be 1 to {MAX_ID_BYTES} bytes long")
+
+
+def _check_unique(passages: Sequence[Passage]) -> None:
+    first: dict[str, int] = {}
+    for position, passage in enumerate(passages):
+        if (before := first.setdefault(passage.id, position)) != position:
+            raise InvalidArgument(
+                f"passages[{position}].id", f"is that of passages[{before}] too; send each id once",
+                reason="DUPLICATE_ID",
+            )  # fmt: skip
+
+
+def _undeclared(passages: Sequence[Passage], schema: Schema) -> dict[str, FieldType]:
+    """The fields that a batch adds to the schema; InvalidArgument if a value contradicts it or an earlier one."""
+    new: dict[str, FieldType] = {}
+    for position, passage in enumerate(passages):
+        path = f"passages[{position}].metadata"
+        new |= fields.declare(passage.metadata, {**schema, **new}, path)
+        if len(schema) + len(new) > MAX_FIELDS:
+            raise InvalidArgument(path, f"brings the collection to more than {MAX_FIELDS} fields")
+    return new

@@ -1,0 +1,40 @@
+"""The retriever's Prometheus series."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from services.common.metrics import LATENCY_BUCKETS
+
+
+class RetrieverMetrics:
+    """What operators see of the searches and of the way to Qdrant."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.pool_size = Gauge("qdrant_pool_size", "Connections to Qdrant.", registry=registry)
+        self.pool_waiting = Gauge("qdrant_pool_waiting", "Calls that wait for a connection.", registry=registry)
+        self.breaker_open = Gauge(
+            "qdrant_circuit_breaker_open",
+            "1 while calls to Qdrant fail fast: the breaker is open, or one call is probing; else 0.",
+            registry=registry,
+        )
+        self.breaker_transitions = Counter(
+            "qdrant_circuit_breaker_transitions_total",
+            "Changes of the breaker's state, by the new one.",
+            ["state"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "qdrant_retry_attempts_total", "Tries of a call to Qdrant beyond its first.", registry=registry
+        )
+        self.search_seconds = Histogram(
+            "qdrant_search_seconds",
+            "Time that searches spend in Qdrant, waiting for a connection and retries included.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+
+    def breaker_changed(self, _name: str, _old: str, new: str) -> None:
+        """Takes a `services.common.breaker.Transition`."""
+        self.breaker_open.set(new != "closed")
+        self.breaker_transitions.labels(new).inc()

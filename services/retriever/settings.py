@@ -1,0 +1,64 @@
+"""What the retriever can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from services.common.settings import StageSettings
+
+
+class RetrieverSettings(StageSettings):
+    """The retriever's environment. Which collection to search comes with each call."""
+
+    grpc_port: int = Field(50055, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+
+    qdrant_url: str = Field(
+        "", description="Qdrant server, as `http://qdrant:6333`; empty uses Qdrant's embedded engine."
+    )
+    qdrant_grpc_port: int = Field(
+        6334, ge=0, le=65535, description="gRPC port of the Qdrant server; 0 talks HTTP to QDRANT_URL instead."
+    )
+    qdrant_api_key: SecretStr = Field(SecretStr(""), description="API key of the Qdrant server.")
+    qdrant_path: Path = Field(
+        Path("data/qdrant"), description="Data folder of the embedded engine, which one process owns at a time."
+    )
+    qdrant_timeout: float = Field(
+        10, gt=0, le=600, description="Longest call to Qdrant where the caller's deadline leaves more. Seconds."
+    )
+
+    qdrant_pool_size: int = Field(3, ge=1, le=256, description="Connections to the Qdrant server.")
+    qdrant_pool_timeout: float = Field(30.0, gt=0, le=600, description="Longest wait for a free connection. Seconds.")
+    qdrant_pool_retry_enabled: bool = Field(True, description="Whether calls that met an outage are tried again.")
+    qdrant_pool_max_retries: int = Field(3, ge=0, le=10, description="Most retries of a call, beyond its first try.")
+    qdrant_pool_retry_delay: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="Longest wait before the first retry, doubled for each one after it; the wait is drawn at "
+        "random below that, and never outlasts the caller's deadline. Seconds.",
+    )
+
+    qdrant_breaker_failures: int = Field(
+        5, ge=1, le=1000, description="Failures in a row after which Qdrant is left alone for a while."
+    )
+    qdrant_breaker_reset_seconds: float = Field(
+        60, gt=0, le=3600, description="How long Qdrant is left alone, until one call probes it. Seconds."
+    )
+
+    lexical_k1: float = Field(
+        1.2, ge=0, le=10, description="BM25's k1 of new collections: how fast repeated words stop counting."
+    )
+    lexical_b: float = Field(
+        0.75, ge=0, le=1, description="BM25's b of new collections: how much long passages are marked down."
+    )
+    lexical_average_length: float = Field(
+        128, gt=0, le=1_000_000, description="Typical length of a passage in new collections, in terms."
+    )
+    rrf_k: int = Field(
+        2, ge=1, le=1000, description="k of reciprocal rank fusion as Qdrant counts it: one more than the paper's."
+    )
+    fusion_depth: int = Field(
+        100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."
+    )

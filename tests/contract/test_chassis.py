@@ -1,0 +1,236 @@
+"""What every stage gets from the chassis, shown on a stage that does nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import REGISTRY
+
+from services.common import errors
+from services.common.client import StageChannel
+from services.common.errors import SluiceError
+from services.common.interceptors import REQUEST_ID, request_id
+from services.common.server import serving
+from services.common.settings import StageSettings
+from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from tests.contract.echo import METHOD, echo_server, echo_stage
+
+REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
+REPLY = expander_pb2.ExpandQueryResponse()
+
+
+async def call(channel: StageChannel, seconds: float = 5.0) -> expander_pb2.ExpandQueryResponse:
+    stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+    return await channel.call(stub.ExpandQuery, REQUEST, deadline=time.monotonic() + seconds)
+
+
+def raising(error: BaseException) -> Any:
+    async def handler(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        raise error
+
+    return handler
+
+
+def handled(code: str) -> float:
+    labels = {"grpc_service": "sluice.expander.v1.ExpanderService", "grpc_method": "ExpandQuery", "grpc_code": code}
+    return REGISTRY.get_sample_value("grpc_server_handled_total", labels) or 0.0
+
+
+ERRORS = [
+    errors.InvalidArgument("query", "is empty"),
+    errors.NotFound("no collection of that name", reason="UNKNOWN_COLLECTION", collection="docs"),
+    errors.AlreadyExists("taken"),
+    errors.FailedPrecondition("built by another model", reason="MODEL_MISMATCH"),
+    errors.ResourceExhausted("full", retry_after=0.25),
+    errors.Unavailable("Qdrant is down"),
+    errors.DeadlineExceeded("too late"),
+    errors.Unimplemented("not here"),
+    errors.Cancelled("given up"),
+    errors.Internal("ours"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_an_error_crosses_the_wire_and_comes_back_the_same(error: SluiceError) -> None:
+    async with echo_server(raising(error)) as channel:
+        with pytest.raises(SluiceError) as caught:
+            await call(channel)
+    assert type(caught.value) is type(error)
+    assert caught.value.message == error.message
+    assert caught.value.reason == error.reason
+    assert caught.value.metadata == error.metadata
+
+
+async def test_a_shed_call_carries_its_pushback() -> None:
+    async with echo_server(raising(errors.ResourceExhausted("full", retry_after=0.25))) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ExpandQuery(REQUEST, timeout=5)
+        assert dict(caught.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "250"
+        with pytest.raises(errors.ResourceExhausted) as shed:
+            await call(channel)
+    assert shed.value.retry_after == pytest.approx(0.25)
+
+
+async def test_an_unexpected_error_keeps_its_details_from_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    async with echo_server(raising(RuntimeError("the secret is swordfish"))) as channel:
+        with pytest.raises(errors.Internal) as caught:
+            await call(channel)
+    assert "swordfish" not in str(caught.value)
+
+
+async def test_the_errors_of_requests_name_the_field_in_a_bad_request_detail() -> None:
+    async with echo_server(raising(errors.InvalidArgument("texts[3]", "is empty"))) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ExpandQuery(REQUEST, timeout=5)
+    raw = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    details = status_pb2.Status.FromString(raw).details
+    bad_request = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad_request) for detail in details)
+    assert bad_request.field_violations[0].field == "texts[3]"
+
+
+async def test_text_that_is_not_utf8_is_refused_by_the_name_of_its_field() -> None:
+    async with echo_server(raising(AssertionError("never called"))) as channel:
+        raw = channel.channel.unary_unary(METHOD)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(b"\x0a\x03\xff\xfe\xfd", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "query: is not valid UTF-8; encode text as UTF-8"
+
+
+async def test_bytes_that_are_no_message_are_refused_and_not_a_server_error() -> None:
+    async with echo_server(raising(AssertionError("never called"))) as channel:
+        raw = channel.channel.unary_unary(METHOD)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(b"\xff\xff\xff\xff", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_slow_call_ends_at_its_deadline_and_is_counted() -> None:
+    before = handled("DEADLINE_EXCEEDED")
+    cancelled = asyncio.Event()
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            cancelled.set()
+        return REPLY
+
+    async with echo_server(slow) as channel:
+        with pytest.raises(errors.DeadlineExceeded):
+            await call(channel, seconds=0.1)
+        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.sleep(0)
+    assert handled("DEADLINE_EXCEEDED") + handled("CANCELLED") > before
+
+
+async def test_a_caller_that_leaves_cancels_the_work() -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        started.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            cancelled.set()
+        return REPLY
+
+    async with echo_server(slow) as channel:
+        calling = asyncio.create_task(call(channel, seconds=20))
+        await started.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        await asyncio.wait_for(cancelled.wait(), 5)
+
+
+async def test_a_handler_that_cancels_itself_does_not_leave_the_caller_hanging() -> None:
+    async with echo_server(raising(asyncio.CancelledError())) as channel:
+        with pytest.raises(errors.Cancelled):
+            await call(channel, seconds=5)
+
+
+async def test_a_stage_that_is_not_there_is_unavailable() -> None:
+    async with StageChannel("127.0.0.1:1") as channel:
+        with pytest.raises(errors.Unavailable):
+            await call(channel, seconds=2)
+
+
+async def test_the_request_id_goes_along_and_strange_ones_are_replaced() -> None:
+    seen: list[str] = []
+
+    async def note(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        seen.append(request_id.get())
+        return REPLY
+
+    async with echo_server(note) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        await stub.ExpandQuery(REQUEST, timeout=5, metadata=((REQUEST_ID, "order-66"),))
+        await stub.ExpandQuery(REQUEST, timeout=5, metadata=((REQUEST_ID, 'x" , "admin": "yes'),))
+    assert seen[0] == "order-66"
+    assert len(seen[1]) == 32
+
+
+async def test_health_follows_the_stage_and_reflection_lists_it() -> None:
+    problem: list[str | None] = [None]
+
+    async def fine(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        return REPLY
+
+    service = "sluice.expander.v1.ExpanderService"
+    async with echo_server(fine, problem=lambda: problem[0]) as channel:
+        assert await channel.health(service, deadline=time.monotonic() + 5) is None
+        problem[0] = "the index is gone"
+        async with asyncio.timeout(5):
+            while await channel.health(service, deadline=time.monotonic() + 5) is None:
+                await asyncio.sleep(0.05)
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel.channel)
+        listing = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        async for reply in listing:
+            names = {found.name for found in reply.list_services_response.service}
+            break
+    assert {service, "grpc.health.v1.Health"} <= names
+
+
+async def test_calls_in_flight_finish_while_the_stage_drains() -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        started.set()
+        await release.wait()
+        return REPLY
+
+    settings = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0.2)
+    server = serving(echo_stage(slow), settings)
+    running = await server.__aenter__()
+    async with StageChannel(f"127.0.0.1:{running.port}") as channel:
+        calling = asyncio.create_task(call(channel))
+        await started.wait()
+        stopping = asyncio.create_task(server.__aexit__(None, None, None))
+        async with asyncio.timeout(5):
+            while (await channel.health("", deadline=time.monotonic() + 1)) != "NOT_SERVING":
+                await asyncio.sleep(0.02)
+        release.set()
+        assert await calling == REPLY
+        await stopping
+
+
+async def test_a_taken_port_is_a_clear_start_up_error() -> None:
+    async def fine(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        return REPLY
+
+    first = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0)
+    async with serving(echo_stage(fine), first) as running:
+        second = StageSettings(grpc_port=running.port, metrics_port=0, drain_seconds=0)
+        with pytest.raises(errors.StartupError, match="GRPC_PORT"):
+            async with serving(echo_stage(fine), second):
+                pass

@@ -1,0 +1,199 @@
+"""Qdrant's own gRPC protocol over its embedded engine: the network path to Qdrant, where no Qdrant is installed.
+
+It answers the calls that the retriever makes, with the codes that a real server answers with, and remembers who
+called. A test may put a fault in front of every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Self
+
+import grpc
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import grpc as api
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+
+Fault = Callable[[str, grpc.aio.ServicerContext], Awaitable[None]]
+"""Awaited before each call with the method's name; it may wait, or abort the call."""
+
+
+class QdrantServer:
+    """`async with QdrantServer() as server:` serves on a free loopback port; the data outlives `stop` and `start`."""
+
+    def __init__(self) -> None:
+        self.engine = AsyncQdrantClient(location=":memory:")
+        self.port = 0
+        self.calls: Counter[str] = Counter()
+        self.cancelled: Counter[str] = Counter()
+        self.peers: set[str] = set()
+        self.version = "1.20.0"
+        self.fault: Fault | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self.engine.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Serves, on the same port as before if it served before."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
+        api.add_PointsServicer_to_server(_Points(self), self._server)
+        api.add_CollectionsServicer_to_server(_Collections(self), self._server)
+        api.add_QdrantServicer_to_server(_Root(self), self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Goes away at once; calls under way fail."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+            self._server = None
+
+
+def _rpc(handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A method of a servicer, without its context: counts, injects the fault, and names errors as Qdrant does."""
+
+    @wraps(handler)
+    async def method(self: _Servicer, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        server, name = self.server, handler.__name__
+        server.calls[name] += 1
+        server.peers.add(context.peer())
+        try:
+            if server.fault is not None:
+                await server.fault(name, context)
+            return await handler(self, request)
+        except asyncio.CancelledError:
+            server.cancelled[name] += 1
+            raise
+        except ValueError as error:
+            await context.abort(_code_of(str(error)), f"Wrong input: {error}")
+
+    return method
+
+
+def _code_of(message: str) -> grpc.StatusCode:
+    if "not found" in message:
+        return grpc.StatusCode.NOT_FOUND
+    if "already exists" in message:
+        return grpc.StatusCode.ALREADY_EXISTS
+    return grpc.StatusCode.INVALID_ARGUMENT
+
+
+class _Servicer:
+    def __init__(self, server: QdrantServer) -> None:
+        self.server = server
+
+    @property
+    def engine(self) -> AsyncQdrantClient:
+        return self.server.engine
+
+
+class _Points(_Servicer, api.PointsServicer):
+    @_rpc
+    async def Query(self, request: api.QueryPoints) -> api.QueryResponse:
+        query = GrpcToRest.convert_query_points(request)
+        found = await self.engine.query_batch_points(request.collection_name, [query])
+        return api.QueryResponse(result=map(RestToGrpc.convert_scored_point, found[0].points))
+
+    @_rpc
+    async def Upsert(self, request: api.UpsertPoints) -> api.PointsOperationResponse:
+        points = [GrpcToRest.convert_point_struct(point) for point in request.points]
+        return _operation(await self.engine.upsert(request.collection_name, points))
+
+    @_rpc
+    async def Delete(self, request: api.DeletePoints) -> api.PointsOperationResponse:
+        selector = GrpcToRest.convert_points_selector(request.points)
+        return _operation(await self.engine.delete(request.collection_name, selector))
+
+    @_rpc
+    async def Get(self, request: api.GetPoints) -> api.GetResponse:
+        records = await self.engine.retrieve(
+            request.collection_name,
+            [GrpcToRest.convert_point_id(point_id) for point_id in request.ids],
+            with_payload=GrpcToRest.convert_with_payload_selector(request.with_payload),
+            with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+        )
+        for record in records:
+            record.payload = record.payload or {}
+        return api.GetResponse(result=map(RestToGrpc.convert_record, records))
+
+    @_rpc
+    async def Count(self, request: api.CountPoints) -> api.CountResponse:
+        count_filter = GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None
+        counted = await self.engine.count(request.collection_name, count_filter)
+        return api.CountResponse(result=RestToGrpc.convert_count_result(counted))
+
+    @_rpc
+    async def CreateFieldIndex(self, request: api.CreateFieldIndexCollection) -> api.PointsOperationResponse:
+        # The embedded engine has no payload indexes, and would warn about it.
+        await self.engine.get_collection(request.collection_name)
+        return _operation(models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED))
+
+
+class _Collections(_Servicer, api.CollectionsServicer):
+    @_rpc
+    async def Create(self, request: api.CreateCollection) -> api.CollectionOperationResponse:
+        done = await self.engine.create_collection(
+            request.collection_name,
+            vectors_config=GrpcToRest.convert_vectors_config(request.vectors_config),
+            sparse_vectors_config=GrpcToRest.convert_sparse_vector_config(request.sparse_vectors_config),
+            metadata=GrpcToRest.convert_payload(request.metadata),
+        )
+        return api.CollectionOperationResponse(result=done)
+
+    @_rpc
+    async def Get(self, request: api.GetCollectionInfoRequest) -> api.GetCollectionInfoResponse:
+        info = await self.engine.get_collection(request.collection_name)
+        return api.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
+
+    @_rpc
+    async def List(self, _request: api.ListCollectionsRequest) -> api.ListCollectionsResponse:
+        names = [collection.name for collection in (await self.engine.get_collections()).collections]
+        return api.ListCollectionsResponse(collections=[api.CollectionDescription(name=name) for name in names])
+
+    @_rpc
+    async def Update(self, request: api.UpdateCollection) -> api.CollectionOperationResponse:
+        metadata = GrpcToRest.convert_payload(request.metadata)
+        done = await self.engine.update_collection(request.collection_name, metadata=metadata)
+        return api.CollectionOperationResponse(result=done)
+
+    @_rpc
+    async def Delete(self, request: api.DeleteCollection) -> api.CollectionOperationResponse:
+        return api.CollectionOperationResponse(result=await self.engine.delete_collection(request.collection_name))
+
+    @_rpc
+    async def CollectionExists(self, request: api.CollectionExistsRequest) -> api.CollectionExistsResponse:
+        exists = await self.engine.collection_exists(request.collection_name)
+        return api.CollectionExistsResponse(result=api.CollectionExists(exists=exists))
+
+    @_rpc
+    async def ListAliases(self, _request: api.ListAliasesRequest) -> api.ListAliasesResponse:
+        aliases = (await self.engine.get_aliases()).aliases
+        return api.ListAliasesResponse(aliases=map(RestToGrpc.convert_alias_description, aliases))
+
+    @_rpc
+    async def UpdateAliases(self, request: api.ChangeAliases) -> api.CollectionOperationResponse:
+        operations = [GrpcToRest.convert_alias_operations(action) for action in request.actions]
+        return api.CollectionOperationResponse(result=await self.engine.update_collection_aliases(operations))
+
+
+class _Root(_Servicer, api.QdrantServicer):
+    @_rpc
+    async def HealthCheck(self, _request: api.HealthCheckRequest) -> api.HealthCheckReply:
+        return api.HealthCheckReply(title="qdrant (embedded engine)", version=self.server.version)
+
+
+def _operation(result: models.UpdateResult) -> api.PointsOperationResponse:
+    return api.PointsOperationResponse(result=RestToGrpc.convert_update_result(result))
