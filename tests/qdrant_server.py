@@ -4,6 +4,8 @@ It answers the calls that the retriever makes, with the codes that a real server
 called. A test may put a fault in front of every call.
 """
 
+# ruff: noqa: N802  Qdrant's protocol names the methods
+
 from __future__ import annotations
 
 import asyncio

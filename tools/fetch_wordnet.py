@@ -7,6 +7,7 @@ own apt and unpacked, not installed. Standard library only: this runs before the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -16,12 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.common.errors import StartupError  # noqa: E402 - the path above makes it importable
-from services.expander.backends import (  # noqa: E402
-    WordNetThesaurus,
-    locate_wordnet,
-    private_folder,
-)
+from services.common.errors import StartupError
+from services.expander.backends import WordNetThesaurus, locate_wordnet, private_folder
 
 PACKAGE = "wordnet-base"
 _TIMEOUT = 300  # seconds for each command: a slow mirror is waited for, a dead one not forever
@@ -40,12 +37,15 @@ def main() -> int:
         "--into",
         type=Path,
         metavar="FOLDER",
-        help=f"put WordNet here whatever else is there, and set WORDNET_DIR to it; default {private_folder()}",
+        help=f"put WordNet there, wherever else it may be, for WORDNET_DIR to name; default: {private_folder()}",
     )
-    into = parser.parse_args().into
-    if found := _wordnet_in(into) if into else _wordnet_in(None):
-        print(f"WordNet is already in {found}.")
+    parser.add_argument("--quiet", action="store_true", help="say nothing if WordNet is there already")
+    arguments = parser.parse_args()
+    if found := _whole_wordnet(arguments.into):
+        if not arguments.quiet:
+            print(f"WordNet is in {found}.")
         return 0
+    into: Path | None = arguments.into
     target = (into or private_folder()).absolute()
     try:
         _fetch(target)
@@ -62,8 +62,8 @@ def main() -> int:
     return 0
 
 
-def _wordnet_in(folder: Path | None) -> Path | None:
-    """The folder (or, without one, the first known place) that holds a whole WordNet."""
+def _whole_wordnet(folder: Path | None) -> Path | None:
+    """The folder, or without one the first known place, if it holds a whole WordNet."""
     try:
         found = locate_wordnet(folder)
         WordNetThesaurus(found)
@@ -87,7 +87,9 @@ def _fetch(target: Path) -> None:
             WordNetThesaurus(locate_wordnet(database))
         except StartupError as error:
             raise FetchError(f"the package is not what it should be: {error}") from error
-        if target.exists():  # an earlier attempt, or a broken copy
+        if target.exists():  # a damaged copy, or somebody's folder named by mistake
+            if not {entry.name for entry in target.iterdir()} <= {entry.name for entry in database.iterdir()}:
+                raise FetchError(f"{target} holds other files, too; empty it or name another folder")
             target.rename(work / "replaced")
         database.rename(target)
 
@@ -101,7 +103,8 @@ def _download(work: Path) -> Path:
     except FetchError:
         print("This machine's package lists do not have it; reading fresh ones (a minute) ...")
         options += _private_apt(work)
-        _run(["apt-get", "update", *options], work)
+        with contextlib.suppress(FetchError):  # one broken source of many; the download tells whether it matters
+            _run(["apt-get", "update", *options], work)
         _run(["apt-get", "download", *options, PACKAGE], work)
     return next(work.glob("*.deb"))
 

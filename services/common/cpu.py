@@ -9,28 +9,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 
-
-def available_cpus(cgroup_root: Path = CGROUP_ROOT) -> int:
+def available_cpus(cgroups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
     """Processors that this process can keep busy: its affinity, or its cgroup's quota where that is less.
 
-    A quota is rounded down (2.5 gives 2), because a thread beyond the quota throttles all of them; at least 1.
+    A quota is rounded down (2.5 gives 2), because a thread beyond it throttles all of them; at least 1.
     """
-    affinity = len(os.sched_getaffinity(0))
-    quotas = [quota for folder in _own_cgroups(cgroup_root) if (quota := _quota(folder)) is not None]
-    return max(1, int(min([affinity, *quotas])))
+    quotas = [quota for folder in _own_cgroups(cgroups, root) if (quota := _quota(folder)) is not None]
+    return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
-def _own_cgroups(root: Path) -> list[Path]:
-    """The folders of our cgroup and all its parents, since a parent's quota binds too; cgroup v2, then v1."""
-    folders = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+def _own_cgroups(cgroups: Path, root: Path) -> list[Path]:
+    """The folders of our cgroup and of all its parents, whose quotas bind too; of version 2 or 1."""
+    folders: list[Path] = []
+    for line in cgroups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # In a container the path is often the host's and does not exist there; the root then is our own cgroup.
-        mount = root / controllers if controllers else root
+        # In a container the path is often the host's and does not exist there; the mount then is our own cgroup.
+        mount = root / controllers
         own = mount / path.lstrip("/")
         folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(mount)]
     return folders

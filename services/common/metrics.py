@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from services.common.errors import StartupError
-from services.common.scheduling import BatchReport, DropReason, Lane, RefusalReason
+from services.common.scheduling import BatchReport, DropReason, Lane, RefusalReason, SchedulerObserver
 
 # Milliseconds to seconds: from a cache hit to a deadline.
 LATENCY_BUCKETS = (
@@ -71,7 +71,7 @@ dropped_work = Counter("sluice_dropped_work_total", "Work that left the queue un
 refused_calls = Counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
 
 
-class SchedulerMetrics:
+class SchedulerMetrics(SchedulerObserver):
     """Counts what a scheduler does; `batch_size` is the stage's own histogram of rows a pass."""
 
     def __init__(self, batch_size: Histogram) -> None:

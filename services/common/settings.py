@@ -6,13 +6,18 @@ from them (`make docs`).
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.errors import StartupError
+
+
+OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""A folder, or None; an empty variable is as good as an unset one."""
 
 
 class StageSettings(BaseSettings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -34,9 +33,8 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
     metrics.describe(backend.model)
     if backend.model.pseudo:
         _log.warning("pseudo-embeddings serve: EMBEDDING_MODEL is empty, and vectors carry no meaning")
-    died = asyncio.Event()
     observer = SchedulerMetrics(metrics.embedding_batch_size)
-    async with Encoder(backend, settings.scheduler_limits(), observer, died) as encoder:
+    async with Encoder.open(backend, settings.scheduler_limits(), observer) as encoder:
         await encoder.warm_up()
         _log.info(
             "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
@@ -45,8 +43,8 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
             register=lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
-            problem=lambda: None if encoder.ready else "the model's worker has died",
-            died=died,
+            problem=lambda: encoder.inference.problem,
+            died=encoder.inference.died,
         )
 
 

@@ -2,107 +2,65 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
 from array import array
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Self
 
+from services.common.inference import Computed, Inference
 from services.common.models.info import ModelInfo
 from services.common.models.tokenization import TokenizedText
-from services.common.scheduling import Lane, Scheduler, SchedulerLimits, SchedulerObserver, Work
+from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.embedder.backends import EmbeddingBackend, TextKind
 
-TOKENIZER_THREADS = 2
 _WARM_UP_WORDS = (1, 8, 24, 60, 120, 240)
 
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Vectors and what became of each text, in the order of the texts."""
-
-    vectors: bytes
-    """Row-major little-endian float32, one row a text."""
-    texts: Sequence[TokenizedText]
-    tokenize_seconds: float
-    compute_seconds: float
-    """Waiting for the model included."""
+Encoded = Computed[TokenizedText, bytes]
+"""Texts as the model read them, and a vector for each: its float32 values, little-endian."""
 
 
 class Encoder:
-    """Embeds texts with one model, through one scheduler. Use as an async context manager."""
+    """Embeds texts with one model."""
 
-    def __init__(
-        self,
-        backend: EmbeddingBackend,
-        limits: SchedulerLimits,
-        observer: SchedulerObserver,
-        died: asyncio.Event,
-    ) -> None:
+    def __init__(self, backend: EmbeddingBackend, inference: Inference[TokenizedText, bytes]) -> None:
+        """Use `open`."""
         self._backend = backend
-        self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
-        self._scheduler: Scheduler[TokenizedText, bytes] = Scheduler(
-            self._compute, limits, observer, on_death=lambda _error: died.set()
-        )
+        self.inference = inference
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, backend: EmbeddingBackend, limits: SchedulerLimits, observer: SchedulerObserver
+    ) -> AsyncIterator[Self]:
+        """An encoder that works until the context is left."""
+
+        def compute(texts: Sequence[TokenizedText]) -> list[bytes]:
+            return [row.astype("<f4", copy=False).tobytes() for row in backend.embed(texts)]
+
+        async with Inference(compute, _key, limits, observer) as inference:
+            yield cls(backend, inference)
 
     @property
     def model(self) -> ModelInfo:
         """The model that serves."""
         return self._backend.model
 
-    @property
-    def ready(self) -> bool:
-        """Whether texts can be embedded."""
-        return self._scheduler.ready
-
-    async def __aenter__(self) -> Self:
-        await self._scheduler.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._scheduler.__aexit__(kind, error, trace)
-        self._tokenizing.shutdown(wait=False)
-
     async def warm_up(self) -> None:
         """Runs the shapes that serve once, so that the first caller does not pay, and a rate is known."""
         for words in _WARM_UP_WORDS:
             texts = [f"warm up {number} " + "word " * words for number in range(8)]
-            for _ in range(2):
-                await self.encode(texts, TextKind.DOCUMENT, lane=Lane.INTERACTIVE, caller="warm-up", deadline=None)
+            await self.encode(texts, TextKind.DOCUMENT, lane=Lane.INTERACTIVE, caller="warm-up", deadline=None)
 
     async def encode(
         self, texts: Sequence[str], kind: TextKind, *, lane: Lane, caller: str, deadline: float | None
     ) -> Encoded:
-        """Embeds texts by a moment on the monotonic clock. Raises what the scheduler raises."""
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        works = await loop.run_in_executor(self._tokenizing, self._works, texts, kind)
-        tokenized = time.perf_counter()
-        rows = await self._scheduler.submit(works, lane=lane, caller=caller, deadline=deadline)
-        return Encoded(
-            vectors=b"".join(rows),
-            texts=[work.payload for work in works],
-            tokenize_seconds=tokenized - started,
-            compute_seconds=time.perf_counter() - tokenized,
+        """Embeds texts by a moment on the monotonic clock. Raises what `Scheduler.submit` raises."""
+        return await self.inference.run(
+            lambda: self._backend.tokenize(texts, kind), lane=lane, caller=caller, deadline=deadline
         )
 
-    def _works(self, texts: Sequence[str], kind: TextKind) -> list[Work[TokenizedText]]:
-        fingerprint = self.model.fingerprint
-        return [
-            Work((fingerprint, _digest(text.ids)), text, text.token_count)
-            for text in self._backend.tokenize(texts, kind)
-        ]
 
-    def _compute(self, texts: Sequence[TokenizedText]) -> list[bytes]:
-        return [row.astype("<f4", copy=False).tobytes() for row in self._backend.embed(texts)]
-
-
-def _digest(ids: Sequence[int]) -> bytes:
+def _key(text: TokenizedText) -> bytes:
     # The model sees nothing but the ids, so the same ids are the same vector.
-    return hashlib.blake2b(array("I", ids).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(array("I", text.ids).tobytes(), digest_size=16).digest()

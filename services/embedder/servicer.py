@@ -59,12 +59,12 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         )
         metrics.embedding_latency_seconds.labels(lane.value).observe(time.perf_counter() - started)
         return embedder_pb2.EmbedTextsResponse(
-            vectors=encoded.vectors,
-            row_count=len(encoded.texts),
+            vectors=b"".join(encoded.results),
+            row_count=len(encoded.rows),
             dimension=self._model.dimension,
             texts=[
                 embedder_pb2.EmbeddedText(token_count=text.token_count, truncated=text.truncated)
-                for text in encoded.texts
+                for text in encoded.rows
             ],
             model=self._model,
             timings=embedder_pb2.EmbedTimings(

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 
-from services.common.errors import InvalidArgument
 from services.expander import synonyms, templates
 from services.expander.backends import Thesaurus
 from services.expander.words import Rewrite
@@ -68,12 +67,7 @@ class Expander:
         self._template_weight = template_weight
 
     def expand(self, query: str, strategy: Strategy, max_variants: int) -> Expansion:
-        """At most `max_variants` variants, the original counted, no two alike but for case and spaces.
-
-        Raises InvalidArgument unless 1 <= max_variants <= MAX_VARIANTS.
-        """
-        if not 1 <= max_variants <= MAX_VARIANTS:
-            raise InvalidArgument("max_variants", f"must be from 1 to {MAX_VARIANTS}")
+        """At most `max_variants` variants, the original counted, no two alike but for case and spaces."""
         variants = [Variant(query, 1.0, Source.ORIGINAL)]
         from_templates = _weighted(templates.rewrites(query), self._template_weight, Source.TEMPLATE)
         if strategy == Strategy.SYNONYMS and self._thesaurus:

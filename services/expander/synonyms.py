@@ -69,19 +69,16 @@ def rewrites(query: str, thesaurus: Thesaurus) -> list[Rewrite]:
     tokens = tokenize(query)
     if len(tokens) > MAX_WORDS:
         return []
-    free = _free_places(query, tokens, thesaurus)
-    replacements = _replacements(tokens, free, thesaurus)
-    pairs = (pair for pair in combinations(replacements[:_PAIRED], 2) if pair[0].word != pair[1].word)
-    found = [
-        Rewrite(
-            _replaced(query, [tokens[place] for place in free], chosen),
-            prod(replacement.evidence for replacement in chosen),
-        )
-        for chosen in (*((replacement,) for replacement in replacements), *pairs)
-    ]
-    return sorted(
-        (rewrite for rewrite in found if rewrite.evidence >= MIN_EVIDENCE), key=lambda rewrite: -rewrite.evidence
-    )
+    places = _free_places(query, tokens, thesaurus)
+    free = [tokens[place] for place in places]
+    singles = _replacements(tokens, places, thesaurus)
+    pairs = [pair for pair in combinations(singles[:_PAIRED], 2) if pair[0].word != pair[1].word]
+    found = []
+    for chosen in (*((single,) for single in singles), *pairs):
+        evidence = prod(replacement.evidence for replacement in chosen)
+        if evidence >= MIN_EVIDENCE:
+            found.append(Rewrite(_replaced(query, free, chosen), evidence))
+    return sorted(found, key=lambda rewrite: -rewrite.evidence)
 
 
 def _replaced(query: str, free: list[Token], chosen: tuple[_Replacement, ...]) -> str:
@@ -146,13 +143,14 @@ def _replacements(tokens: list[Token], free: list[int], thesaurus: Thesaurus) ->
     """Every synonym of every free word, in the form that the word has; best first."""
     words = [token.text.lower() for token in tokens]
     best: dict[tuple[str, str], float] = {}
-    for place in free:
-        word = words[place]
-        reading = _reading(words, place, thesaurus) if words.index(word) == place else None
-        if reading is None:
-            continue
-        certainty = reading.probability * (_IN_COMPOUND if _is_in_compound(words, place, reading, thesaurus) else 1)
-        for synonym, evidence in _synonyms(reading, _allowed_frames(words, place, reading), thesaurus):
+    for word in dict.fromkeys(words[place] for place in free):
+        places = [place for place in free if words[place] == word]
+        readings = [_reading(words, place, thesaurus) for place in places]
+        reading = readings[0]
+        if reading is None or any(other is None or other.part != reading.part for other in readings):
+            continue  # unknown, or used in two ways: "book a book"
+        certainty = reading.probability * (_IN_COMPOUND if _is_in_compound(words, places[0], reading, thesaurus) else 1)
+        for synonym, evidence in _synonyms(reading, _allowed_frames(words, places[0], reading), thesaurus):
             form = _inflected(synonym, word, reading, thesaurus)
             if form and form not in words and _article_fits(words, word, form):
                 best[word, form] = max(best.get((word, form), 0), certainty * evidence)

@@ -37,7 +37,7 @@ class _Shape(Enum):
 
 _SCAFFOLDING = {
     _Shape.ACTION: r"(?:what is |what's |is there )?(?:a |the )?(?:best |easiest |right |good |proper )?ways? to"
-    r"|how (?:to|(?:do|can|could|should|would) (?:i|we|you|one|people))"
+    r"|(?:how|where|when) to|how (?:do|can|could|should|would) (?:i|we|you|one|people)"
     r"|is it possible to|(?:can|could|should) (?:i|we|you)|i (?:want|need) to|please",
     _Shape.TOPIC: r"(?P<asked>what|who) (?:is|are|was|were)|what's|who's"
     r"|define|explain|(?:the )?(?:definition|meaning) of|tell me about",

@@ -7,14 +7,24 @@ does not reshuffle the pages of an answer that is being read.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from services.common.errors import InvalidArgument
-from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
+from services.gateway.features import FeatureOverrides, Features, resolve
+
+
+class _Token(BaseModel):
+    """What a token holds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    offset: int = Field(gt=0, lt=1000)
+    features: FeatureOverrides
+    question: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +47,8 @@ def question_digest(*parts: bytes) -> str:
 
 def encode(offset: int, features: Features, digest: str) -> str:
     """The token of the page that starts at an offset."""
-    pinned = dataclasses.asdict(features) | {"expansion_strategy": features.expansion_strategy.value}
-    raw = json.dumps({"offset": offset, "features": pinned, "question": digest}, separators=(",", ":"))
-    return base64.urlsafe_b64encode(raw.encode()).decode()
+    content = _Token(offset=offset, features=FeatureOverrides(**dataclasses.asdict(features)), question=digest)
+    return base64.urlsafe_b64encode(content.model_dump_json().encode()).decode()
 
 
 def decode(token: str, digest: str) -> Page:
@@ -47,18 +56,12 @@ def decode(token: str, digest: str) -> Page:
     if not token:
         return Page(0, FeatureOverrides())
     try:
-        content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-        offset, features = content["offset"], content["features"]
-        pinned = FeatureOverrides(
-            **features | {"expansion_strategy": ExpansionStrategy(features["expansion_strategy"])}
-        )
-        if not (isinstance(offset, int) and 0 < offset < 1000):
-            raise ValueError("offset out of range")
-        resolve([pinned], Features())
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error, InvalidArgument):
+        content = _Token.model_validate_json(base64.b64decode(token, altchars=b"-_", validate=True))
+        resolve([content.features], Features())
+    except (ValueError, InvalidArgument):
         raise InvalidArgument("page_token", "is not a token of this service; pass next_page_token unchanged") from None
-    if content.get("question") != digest:
+    if content.question != digest:
         raise InvalidArgument(
             "page_token", "belongs to another question; keep everything but page_token the same between pages"
         )
-    return Page(offset, pinned)
+    return Page(content.offset, content.features)

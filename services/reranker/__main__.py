@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,9 +30,8 @@ async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
         threads=settings.inference_threads,
     )
     metrics.describe(backend.model)
-    died = asyncio.Event()
     observer = SchedulerMetrics(metrics.reranker_batch_size)
-    async with Scorer(backend, settings.scheduler_limits(), observer, died) as scorer:
+    async with Scorer.open(backend, settings.scheduler_limits(), observer) as scorer:
         await scorer.warm_up()
         _log.info(
             "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
@@ -42,8 +40,8 @@ async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=reranker_pb2.DESCRIPTOR.services_by_name["RerankerService"],
             register=lambda server: reranker_pb2_grpc.add_RerankerServiceServicer_to_server(servicer, server),
-            problem=lambda: None if scorer.ready else "the model's worker has died",
-            died=died,
+            problem=lambda: scorer.inference.problem,
+            died=scorer.inference.died,
         )
 
 

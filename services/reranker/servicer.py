@@ -52,12 +52,12 @@ class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
             request.query, list(request.passages), lane=lane, caller=caller.get(), deadline=deadline_of(context)
         )
         metrics.reranker_latency_seconds.observe(time.perf_counter() - started)
-        metrics.reranker_candidates_total.inc(len(scored.scores))
-        for score in scored.scores:
+        metrics.reranker_candidates_total.inc(len(scored.results))
+        for score in scored.results:
             metrics.reranker_score_distribution.observe(score)
         return reranker_pb2.RerankPassagesResponse(
-            scores=scored.scores,
-            truncated_count=sum(pair.truncated for pair in scored.pairs),
+            scores=scored.results,
+            truncated_count=sum(pair.truncated for pair in scored.rows),
             model=self._model,
             timings=reranker_pb2.RerankTimings(
                 tokenize_duration=duration(scored.tokenize_seconds),

@@ -4,28 +4,130 @@ from __future__ import annotations
 
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from sentence_transformers.base.modules import Transformer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast, set_seed
-from transformers import ElectraConfig, MPNetConfig, RobertaConfig
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    set_seed,
+)
 
-WORDS = list(topics.values())
-SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
+TEXTS = list(topics.values())
+VOCABULARY = 1000
 
 
-def wordpiece_tokenizer(inputs: list[str], pair: str = "<s> $A </s> </s> $B </s>") -> PreTrainedTokenizerFast:
-    """As MPNet has it: BERT's word pieces between RoBERTa's special tokens."""
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+def mpnet_encoder(folder: Path) -> Path:
+    """all-mpnet-base-v2 with 2 layers: 768 dimensions, no token types, mean pooling, normalized."""
+    config = MPNetConfig(hidden_size=768, num_hidden_layers=2, vocab_size=VOCABULARY, **_roberta_like())
+    return _encoder(folder, config, _roberta_tokenizer(word_pieces=True), "mean", Normalize())
+
+
+def bert_encoder(folder: Path) -> Path:
+    """CLS pooling, lengths as they come, and prompts of its own."""
+    prompts = {"query": "Represent this question: ", "document": "passage: "}
+    return _encoder(folder, BertConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), "cls", prompts=prompts)
+
+
+def electra_cross_encoder(folder: Path, outputs: int = 1) -> Path:
+    """ms-marco-electra-base with 2 layers."""
+    return _classifier(folder, ElectraConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), outputs)
+
+
+def roberta_cross_encoder(folder: Path) -> Path:
+    """Byte-level tokens, two separators between query and passage, no token types."""
+    config = RobertaConfig(vocab_size=VOCABULARY, **_small(), **_roberta_like())
+    return _classifier(folder, config, _roberta_tokenizer(word_pieces=False), outputs=1)
+
+
+def _small() -> dict[str, int]:
+    return {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
+
+
+def _roberta_like() -> dict[str, int]:
+    return {"pad_token_id": 1, "max_position_embeddings": 514}
+
+
+def _encoder(
+    folder: Path,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    pooling: str,
+    *after: Normalize,
+    prompts: dict[str, str] | None = None,
+) -> Path:
+    set_seed(7)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modules = [Transformer(str(folder)), Pooling(config.hidden_size, pooling), *after]
+    SentenceTransformer(modules=modules, prompts=prompts).save(str(folder))
+    return folder
+
+
+def _classifier(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, outputs: int) -> Path:
+    set_seed(7)
+    config.num_labels = outputs
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _bert_tokenizer() -> PreTrainedTokenizerFast:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special))
+    tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair=pair, special_tokens=[(token, special.index(token)) for token in special]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    return _wrapped(tokenizer, inputs)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _roberta_tokenizer(*, word_pieces: bool) -> PreTrainedTokenizerFast:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if word_pieces:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        pad_token="<pad>",
+        sep_token="</s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )

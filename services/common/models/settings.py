@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from services.common.models.artifacts import default_cache_dir
 from services.common.scheduling import SchedulerLimits
-from services.common.settings import StageSettings
+from services.common.settings import OptionalFolder, StageSettings
 
 
 class InferenceSettings(StageSettings):
     """Where models are, how many processors they get, and how much may wait for them."""
 
-    model_dir: Path | None = Field(None, description="Folder with one model folder a name, looked into first.")
-    model_cache_dir: Path = Field(
+    model_dir: OptionalFolder = Field(None, description="Folder with one model folder a name, looked into first.")
+    model_cache_dir: Annotated[Path, BeforeValidator(lambda value: value or default_cache_dir())] = Field(
         default_factory=default_cache_dir,
-        description="Folder for what is made from models once, such as ONNX exports; `~/.cache/sluice/models` if unset.",
+        description="Folder for what is made from models once, as ONNX exports; unset is `~/.cache/sluice/models`.",
     )
     inference_threads: int = Field(
         0, ge=0, le=1024, description="Threads of one forward pass; 0 means what the cgroup grants this process."

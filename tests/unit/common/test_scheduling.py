@@ -266,7 +266,7 @@ async def test_several_workers_compute_at_once() -> None:
 
 
 async def test_the_observer_is_told_what_a_batch_was() -> None:
-    async with house(bulk_pass_seconds=60) as h:
+    async with house(bulk_pass_seconds=600) as h:
         plugs = await h.occupy()
         task = await h.queue("10:a", "8:b", lane=BULK)
         assert h.record.depth[BULK] == (2, 18)

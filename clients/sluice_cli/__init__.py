@@ -1,0 +1,1 @@
+"""The `sluice` command: ask, index, delete, and see how things are. Stands on `sluice_client` alone."""

@@ -1,0 +1,114 @@
+"""What all commands share: how they reach the gateway, how they end, and how they speak of problems."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import traceback
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sluice_client import SluiceClient, SluiceError
+
+DONE, NEEDS_A_LOOK, WRONG_COMMAND_LINE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+class Problem(Exception):  # it is told to people, under this name
+    """Something that stands in the way, and what to do about it."""
+
+    def __init__(self, message: str, remedy: str, *, exit_code: int = NOT_DONE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Which gateway, and how long a call may take; None leaves that to the client."""
+
+    gateway: str
+    timeout: float | None
+
+    def client(self) -> SluiceClient:
+        """A client, to be opened."""
+        if self.timeout is None:
+            return SluiceClient(self.gateway)
+        return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout)
+
+
+def run(work: Coroutine[Any, Any, int], connection: Connection) -> None:
+    """Does the work of a command and ends with its exit code. Whatever goes wrong is told in words."""
+    try:
+        code = asyncio.run(work)
+    except SluiceError as error:
+        say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, connection))
+        code = NOT_DONE
+    except Problem as problem:
+        say_problem(problem.message, problem.remedy)
+        code = problem.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough; typer knows how to go quietly
+        raise
+    except Exception as fault:  # the last door: nobody wants a traceback from a command
+        last = traceback.extract_tb(fault.__traceback__)[-1]
+        say_problem(
+            f"a fault of sluice itself: {type(fault).__name__}: {fault} ({last.filename}:{last.lineno})",
+            "please report it with this line",
+        )
+        code = NOT_DONE
+    raise typer.Exit(code)
+
+
+def say_problem(message: str, remedy: str) -> None:
+    """One line for what is wrong and one for what to do, on standard error."""
+    stderr.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)
+    if remedy:
+        stderr.print(Text.assemble(("remedy: ", "bold"), plain(remedy)), soft_wrap=True)
+
+
+def say_warning(message: str) -> None:
+    """Something that does not stop the work, on standard error."""
+    stderr.print(Text.assemble(("warning: ", "bold yellow"), plain(message)), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """A dataclass or plain value as JSON on standard output, in ASCII so that no terminal can spoil it."""
+    plain_value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    typer.echo(json.dumps(plain_value, indent=2))
+
+
+def plain(text: str) -> str:
+    """Text of others on one line, without what could steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+
+
+def remedy_of(error: SluiceError, connection: Connection) -> str:
+    """What to do about a call that failed."""
+    match error.code:
+        case grpc.StatusCode.UNAVAILABLE if error.reason == error.code.name:  # no word from a gateway at all
+            return f"is a gateway at {connection.gateway}? start one with `make up`, or name another with --gateway"
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.FAILED_PRECONDITION:
+            return "`sluice doctor` says which stage it is and what to do"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return "allow more time with --timeout SECONDS; `sluice doctor` shows whether a stage is slow or down"
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if error.retry_after is not None:
+            return f"the gateway is busy; try again in {max(1, round(error.retry_after))} s"
+        case grpc.StatusCode.NOT_FOUND:
+            return "check --collection; `sluice index` makes a collection when it stores the first document"
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return "correct what is named and try again; --help shows examples"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"{connection.gateway} is no Sluice gateway, or one of an older release"
+    return f"the gateway's log has it under request {error.request_id}"

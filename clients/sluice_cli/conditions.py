@@ -1,0 +1,88 @@
+"""`--filter` conditions: `year>=2020`, `kind=class`, `lang=en,de`, `draft!=true`, `year=*`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from sluice_cli.calls import WRONG_COMMAND_LINE, Problem
+from sluice_client import Condition, Filter, field
+from sluice_client.filters import Scalar
+
+_CONDITION = re.compile(r"\s*(?P<field>[^\s<>=!]+)\s*(?P<operator>>=|<=|!=|==|=|>|<)\s*(?P<value>.*?)\s*", re.DOTALL)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_VALUE = re.compile(rf'\s*(?:({_QUOTED})|([^,"]+?))\s*(?:,|$)', re.DOTALL)
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?", re.ASCII)
+_WORDS = {"true": True, "false": False}
+
+
+def parse_conditions(conditions: Sequence[str]) -> Filter | None:
+    """The filter that all these conditions make together; None for none. Raises Problem for one that is none."""
+    must: list[Condition] = []
+    must_not: list[Condition] = []
+    for text in conditions:
+        negated, condition = _parse(text)
+        (must_not if negated else must).append(condition)
+    return Filter(must=must, must_not=must_not) if conditions else None
+
+
+def _parse(text: str) -> tuple[bool, Condition]:
+    parts = _CONDITION.fullmatch(text)
+    if parts is None:
+        raise _problem(text, "is no condition")
+    subject, operator, written = field(parts["field"]), parts["operator"], parts["value"]
+    if operator not in ("=", "==", "!="):
+        bound = _value(written)
+        if isinstance(bound, str | bool):
+            raise _problem(text, f"needs a number after {operator}")
+        ranges = {">": subject > bound, ">=": subject >= bound, "<": subject < bound, "<=": subject <= bound}
+        return False, ranges[operator]
+    if written == "*":
+        return operator == "!=", subject.exists()
+    values = _values(text, written)
+    condition = subject == values[0] if len(values) == 1 else subject.any_of(*values)
+    return operator == "!=", condition
+
+
+def _values(text: str, written: str) -> list[Scalar]:
+    values: list[Scalar] = []
+    end = 0
+    while end < len(written):
+        found = _VALUE.match(written, end)
+        if found is None:
+            raise _problem(text, "has a value that cannot be read")
+        quoted, bare = found.groups()
+        values.append(_unquoted(text, quoted) if quoted else _value(bare))
+        end = found.end()
+    if not values or written.endswith(","):
+        raise _problem(text, "lacks a value")
+    return values
+
+
+def _unquoted(text: str, quoted: str) -> str:
+    try:
+        return str(json.loads(quoted, strict=False))
+    except ValueError:
+        raise _problem(text, "has a quoted value that cannot be read") from None
+
+
+def _value(written: str) -> Scalar:
+    if written in _WORDS:
+        return _WORDS[written]
+    if _INTEGER.fullmatch(written):
+        return int(written)
+    # 02139 is text: nobody writes a number with a leading zero.
+    if _NUMBER.fullmatch(written) and not re.match(r"[+-]?0\d", written):
+        return float(written)
+    return written
+
+
+def _problem(text: str, what: str) -> Problem:
+    return Problem(
+        f"--filter {text!r} {what}",
+        "write FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER (or <=, >, <), FIELD=A,B or FIELD=*; quote text that holds a "
+        "comma, as in 'title=\"a, b\"'",
+        exit_code=WRONG_COMMAND_LINE,
+    )

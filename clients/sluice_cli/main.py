@@ -1,0 +1,211 @@
+"""The command line: what can be said. What is done lies in the module of each command, imported when it is called."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from sluice_cli.calls import Connection
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done; 1 done, but something needs a look (a rejected record, a check that failed); "
+    "2 the command line is wrong; 3 it could not be done; 130 interrupted.",
+)
+
+Collection = Annotated[str, typer.Option(metavar="NAME", help="Collection; the gateway's default if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("sluice"))
+        raise typer.Exit
+
+
+@app.callback()
+def connection(
+    context: typer.Context,
+    gateway: Annotated[
+        str, typer.Option(metavar="ADDRESS", envvar="SLUICE_GATEWAY", help="Gateway to talk to, as host:port.")
+    ] = "127.0.0.1:50051",
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.1, help="Deadline of each call; 10, or 120 for storing, if not given."),
+    ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the release and exit.")
+    ] = False,
+) -> None:
+    """Ask questions of documents, and look after them.
+
+    \b
+    Examples:
+      sluice doctor                              is everything as it should be?
+      sluice index docs/                         store a folder of text, Markdown and HTML
+      sluice search "how do I roll back?"        ask
+      sluice --gateway search.internal:50051 config
+    """
+    context.obj = (gateway, timeout)
+
+
+@app.command()
+def search(  # noqa: PLR0913  # one an option
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="Reorder by a cross-encoder.")] = None,
+    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="Search for variants, too.")] = None,
+    strategy: Annotated[
+        Literal["synonyms", "multi_query"] | None, typer.Option(help="How variants are made, where they are.")
+    ] = None,
+    dense: Annotated[bool | None, typer.Option("--dense/--no-dense", help="Search by vectors.")] = None,
+    lexical: Annotated[bool | None, typer.Option("--lexical/--no-lexical", help="Search by words.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="Most results, 1 to 100.")] = 10,
+    collection: Collection = "",
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="CONDITION", help="Keep what matches; may be given again, all must hold."),
+    ] = None,
+    page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")] = "",
+    explain: Annotated[bool, typer.Option("--explain", help="Show what every stage thought and did.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question. What is not switched on or off is left to the gateway.
+
+    \b
+    Examples:
+      sluice search "parse command line options"
+      sluice search "parse command line options" --rerank --explain
+      sluice search "roll back" --expand --strategy multi_query --limit 5
+      sluice search "thread pool" --filter kind=class --filter 'year>=2020'
+      sluice search "thread pool" --json | jq -r '.results[].id'
+
+    \b
+    Conditions:
+      kind=class        equal          year>=2020, <=, >, <   within bounds
+      lang=en,de        one of these   year=*                 has the field
+      kind!=module      not equal      year!=*                has it not
+    Values look like what they are: true and false, 2020, 0.5, text. Quotes make text of anything: 'zip="02139"'.
+    """
+    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import search as command
+
+    options = command.Options(
+        question,
+        limit=limit,
+        collection=collection,
+        conditions=conditions or [],
+        page_token=page_token,
+        explain=explain,
+        as_json=as_json,
+        dense=dense,
+        lexical=lexical,
+        expand=expand,
+        strategy=strategy,
+        rerank=rerank,
+    )
+    calls.run(command.search(_connection(context), options), _connection(context))
+
+
+@app.command()
+def index(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="FOLDER, FILE.jsonl, or - for standard input.")],
+    collection: Collection = "",
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where rejects go, if not to SOURCE.rejects.jsonl.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, max=512, help="Documents a call.")] = 128,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Calls at once.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Store documents, or replace those with the same id.
+
+    A FOLDER's text, Markdown and HTML files become documents: the path within the folder is the id, the first heading
+    or else the file's name is the title. A FILE holds one JSON object a line, with "id" (or "_id"), "title", "text"
+    and "metadata" (strings, numbers, booleans, lists of strings); other keys are ignored.
+
+    What cannot be stored goes to the rejects file with its line and the reason, and the exit code is 1.
+
+    \b
+    Examples:
+      sluice index docs/
+      sluice index corpus.jsonl --collection papers
+      zcat corpus.jsonl.gz | sluice index - --rejects rejects.jsonl
+    """
+    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import index as command
+
+    options = command.Options(
+        source, collection=collection, rejects=rejects, batch_size=batch_size, concurrency=concurrency, as_json=as_json
+    )
+    calls.run(command.index(_connection(context), options), _connection(context))
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Documents to delete.")],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> None:
+    """Delete documents by id. An id that does not exist is no error.
+
+    \b
+    Examples:
+      sluice delete guide/rollback.md
+      sluice delete 4983 5836 --collection papers
+    """
+    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import delete as command
+
+    calls.run(command.delete(_connection(context), ids, collection, as_json=as_json), _connection(context))
+
+
+@app.command()
+def config(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> None:
+    """Show what is on by default, which models and which index serve, and how every stage is.
+
+    \b
+    Examples:
+      sluice config
+      sluice config --collection papers --json
+    """
+    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import config as command
+
+    calls.run(command.config(_connection(context), collection, as_json=as_json), _connection(context))
+
+
+@app.command()
+def doctor(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> None:
+    """Check the gateway and what is behind it, and this machine. Every problem comes with a remedy.
+
+    Works whether or not anything is running. The exit code is 1 if a check failed; a warning is none.
+
+    \b
+    Examples:
+      sluice doctor
+      sluice --gateway search.internal:50051 doctor --collection papers
+    """
+    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import doctor as command
+
+    calls.run(command.doctor(_connection(context), collection, as_json=as_json), _connection(context))
+
+
+def _connection(context: typer.Context) -> Connection:
+    from sluice_cli.calls import Connection  # noqa: PLC0415  # keeps --help quick
+
+    return Connection(*context.obj)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,72 @@
+"""Sluice for Python: ask questions, store documents, see what is on.
+
+    import asyncio
+    from sluice_client import Document, Features, Filter, SluiceClient, field
+
+    async def main() -> None:
+        async with SluiceClient("127.0.0.1:50051") as client:
+            await client.index(
+                [
+                    Document("argparse", "argparse", "Parses command line options.", {"year": 2011, "kind": "module"}),
+                    Document("difflib", "difflib", "Compares sequences, and files line by line.", {"year": 2001}),
+                ],
+                collection="example",
+            )
+            answer = await client.search(
+                "how do I read the options of a command?",
+                collection="example",
+                filter=Filter(must=[field("year") >= 2005, field("kind") == "module"]),
+                features=Features(rerank=True),
+            )
+            for result in answer.results:
+                print(result.rank, result.title, round(result.score, 3))
+            for stage in answer.stages:
+                print(stage.stage, stage.outcome, stage.reason)
+
+    asyncio.run(main())
+
+Every call has a deadline. Whatever fails, fails as a `SluiceError`.
+"""
+
+from sluice_client.answers import (
+    Answer,
+    Features,
+    Outcome,
+    Policies,
+    Policy,
+    Result,
+    Scores,
+    Stage,
+    StageReport,
+    Strategy,
+)
+from sluice_client.client import SluiceClient
+from sluice_client.configuration import CollectionConfig, Config, StageConfig
+from sluice_client.documents import Document, Indexed, MetadataValue
+from sluice_client.errors import NotStored, SluiceError
+from sluice_client.filters import Condition, Filter, field
+
+__all__ = [
+    "Answer",
+    "CollectionConfig",
+    "Condition",
+    "Config",
+    "Document",
+    "Features",
+    "Filter",
+    "Indexed",
+    "MetadataValue",
+    "NotStored",
+    "Outcome",
+    "Policies",
+    "Policy",
+    "Result",
+    "Scores",
+    "SluiceClient",
+    "SluiceError",
+    "Stage",
+    "StageConfig",
+    "StageReport",
+    "Strategy",
+    "field",
+]

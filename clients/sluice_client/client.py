@@ -1,0 +1,229 @@
+"""The client: one channel to one gateway."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message
+
+from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice_client import indexing, wire
+from sluice_client.answers import Answer, Features, Policies, Result
+from sluice_client.configuration import Config
+from sluice_client.documents import Document, Indexed
+from sluice_client.errors import SluiceError, error_from
+from sluice_client.filters import Filter
+from sluice_client.indexing import DocumentT
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+_REQUEST_ID = "x-request-id"
+_OPTIONS = [
+    # The gateway limits what it sends.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A gateway is near; a proxy that the environment names for the web is not on the way to it.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class SearchOptions(TypedDict, total=False):
+    """What every page of a search shares; see `SluiceClient.search`."""
+
+    limit: int
+    collection: str
+    filter: Filter | None
+    user_id: str
+    features: Features
+    policies: Policies
+    timeout: float | None
+
+
+class SluiceClient:
+    """A gateway's caller. Made for use as `async with SluiceClient(address) as client:`, in any number of tasks.
+
+    `timeout` is the deadline, in seconds, of every call that sets none of its own; storing has its own,
+    `index_timeout`, because embedding a batch on a small machine takes its time.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:50051", *, timeout: float = 10.0, index_timeout: float = 120.0
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._index_timeout = index_timeout
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        # Made here and not before: a channel belongs to the event loop that runs when it is made.
+        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        self._gateway = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def search(  # noqa: PLR0913  # all of them keywords, as in the request
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        collection: str = "",
+        filter: Filter | None = None,  # noqa: A002  # the field's word
+        user_id: str = "",
+        features: Features = Features(),  # noqa: B008  # frozen
+        policies: Policies = Policies(),  # noqa: B008  # frozen
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> Answer:
+        """One page of answers to a question.
+
+        Args:
+            query: The question, at most 8,192 bytes.
+            limit: Most results on this page, 1 to 100.
+            collection: Where to search; the gateway's default if empty.
+            filter: Keeps only matching documents.
+            user_id: Who asks; keeps a user on one side of a rollout. Neither stored nor logged.
+            features: What to switch on or off for this question.
+            policies: What happens when a stage fails.
+            page_token: `next_page_token` of the page before; all else must be as it was then.
+            timeout: Deadline in seconds.
+
+        Raises:
+            SluiceError: The question was refused, or a required stage failed. What went wrong in other stages is in
+                the answer's `stages`.
+        """
+        request = pb.SearchRequest(
+            query=wire.sendable("query", query),
+            limit=wire.sendable_number("limit", limit),
+            collection=wire.sendable("collection", collection),
+            filter=None if filter is None else wire.to_filter(filter),
+            user_id=wire.sendable("user_id", user_id),
+            features=wire.to_features(features),
+            policies=wire.to_policies(policies),
+            page_token=wire.sendable("page_token", page_token),
+        )
+        return wire.from_search(await self._call(self._stub.Search, request, timeout))
+
+    async def pages(self, query: str, **options: Unpack[SearchOptions]) -> AsyncIterator[Answer]:
+        """All pages of the answer to a question, each asked for when it is wanted. Takes what `search` takes."""
+        token = ""
+        while True:
+            page = await self.search(query, page_token=token, **options)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def search_all(self, query: str, **options: Unpack[SearchOptions]) -> AsyncIterator[Result]:
+        """All results of a question over all pages, best first; `limit` is the size of a page.
+
+        async for result in client.search_all("compare two files", limit=100):
+            print(result.rank, result.title)
+        """
+        async for page in self.pages(query, **options):
+            for result in page.results:
+                yield result
+
+    async def index(
+        self, documents: Sequence[Document], *, collection: str = "", timeout: float | None = None
+    ) -> Indexed:
+        """Stores one batch of 1 to 512 documents, or replaces those with the same id: all of them or none.
+
+        A collection that does not exist is made. Raises SluiceError; its `field` names the document to blame, as in
+        `documents[3].metadata.year`.
+        """
+        request = pb.IndexDocumentsRequest(
+            collection=wire.sendable("collection", collection),
+            documents=[wire.to_document(f"documents[{place}]", document) for place, document in enumerate(documents)],
+        )
+        reply = await self._call(
+            self._stub.IndexDocuments, request, self._index_timeout if timeout is None else timeout
+        )
+        return wire.from_indexed(reply)
+
+    async def index_all(
+        self,
+        documents: Iterable[DocumentT] | AsyncIterable[DocumentT],
+        *,
+        collection: str = "",
+        batch_size: int = 128,
+        concurrency: int = 2,
+        on_progress: Callable[[Sequence[DocumentT], Indexed], None] | None = None,
+        on_rejected: Callable[[DocumentT, SluiceError], None] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Stores any number of documents in batches and returns how many; a later one replaces one with the same id.
+
+        Holds no more than a few batches in memory. A gateway that is down or busy (UNAVAILABLE, RESOURCE_EXHAUSTED
+        with a time to come back) is asked again, up to 8 times a batch, no earlier than it wishes.
+
+            stored = await client.index_all(
+                (Document(row.key, row.name, row.text) for row in rows),
+                on_progress=lambda batch, indexed: print(f"up to {batch[-1].id}"),
+            )
+
+        Args:
+            documents: A plain iterable is read in a worker thread; an asynchronous one in the event loop.
+            collection: Where to; the gateway's default if empty.
+            batch_size: Documents a call, 1 to 512; fewer where they are long.
+            concurrency: Batches under way at once.
+            on_progress: Called with every batch that is stored, and what became of it.
+            on_rejected: Called with every document that the gateway refuses, and why; the others are stored. If not
+                given, the first such document ends it all.
+            timeout: Deadline of each call in seconds.
+
+        Raises:
+            NotStored: The first batch that cannot be stored, with its documents.
+        """
+        return await indexing.index_all(
+            partial(self.index, collection=collection, timeout=timeout),
+            documents,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            on_progress=on_progress,
+            on_rejected=on_rejected,
+        )
+
+    async def delete(self, ids: Sequence[str], *, collection: str = "", timeout: float | None = None) -> int:
+        """Deletes 1 to 1000 documents by id and returns how many there were; an id that does not exist is no error."""
+        request = pb.DeleteDocumentsRequest(
+            collection=wire.sendable("collection", collection),
+            ids=[wire.sendable(f"ids[{place}]", identity) for place, identity in enumerate(ids)],
+        )
+        return (await self._call(self._stub.DeleteDocuments, request, timeout)).deleted_count
+
+    async def config(self, collection: str = "", *, timeout: float | None = None) -> Config:
+        """What is on by default, which models and which index version serve, and how every stage is."""
+        request = pb.GetConfigRequest(collection=wire.sendable("collection", collection))
+        return wire.from_config(await self._call(self._stub.GetConfig, request, timeout))
+
+    @property
+    def _stub(self) -> gateway_pb2_grpc.GatewayServiceStub:
+        if self._channel is None:
+            raise RuntimeError("the client is not open; use it as `async with SluiceClient(address) as client:`")
+        return self._gateway
+
+    async def _call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float | None
+    ) -> ReplyT:
+        request_id = uuid.uuid4().hex
+        deadline = self._timeout if timeout is None else timeout
+        try:
+            return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error, request_id) from None

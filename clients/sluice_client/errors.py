@@ -1,0 +1,101 @@
+"""What can go wrong: one exception, told apart by its code and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from sluice_client.documents import Document
+
+_DETAILS_TRAILER = "grpc-status-details-bin"
+_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+
+
+class SluiceError(Exception):
+    """A call that failed, or that could not be made from what was given."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        field: str = "",
+        retry_after: float | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(f"{code.name} ({reason}): {message}")
+        self.code = code
+        """The canonical code: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, ..."""
+        self.reason = reason
+        """Why, for machines: an UPPER_SNAKE_CASE word. That of the code where the server gave none."""
+        self.message = message
+        """Why, and what to do, for people."""
+        self.field = field
+        """Path of the request's field that is to blame, as in `documents[3].id`; empty where none is."""
+        self.retry_after = retry_after
+        """Seconds after which the server wants to be asked again; None where it did not say."""
+        self.request_id = request_id
+        """Finds the request in logs and traces; empty where none was sent."""
+
+
+class NotStored(SluiceError):
+    """A batch of `index_all` could not be stored. Batches that were on their way beside it may be stored or not.
+
+    Storing all of it again does no harm.
+    """
+
+    def __init__(self, error: SluiceError, documents: Sequence[Document]) -> None:
+        first, last = documents[0].id, documents[-1].id
+        named = f"document {first!r}" if len(documents) == 1 else f"{len(documents)} documents, {first!r} to {last!r},"
+        super().__init__(
+            error.code,
+            error.reason,
+            f"{named} could not be stored: {error.message}",
+            field=error.field,
+            retry_after=error.retry_after,
+            request_id=error.request_id,
+        )
+        self.documents = documents
+        """The documents that are not stored, in their order; `field` counts within them."""
+
+
+def invalid(field: str, problem: str, reason: str = "INVALID_FIELD") -> SluiceError:
+    """The error for something that cannot even be sent."""
+    return SluiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {problem}", field=field)
+
+
+def error_from(call_error: grpc.aio.AioRpcError, request_id: str) -> SluiceError:
+    """The error that a failed call stands for, with the server's `google.rpc` details where it sent some."""
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    trailers = dict(call_error.trailing_metadata() or ())
+    for packed in _details(trailers.get(_DETAILS_TRAILER)):
+        _ = packed.Unpack(info) or packed.Unpack(bad) or packed.Unpack(retry)
+    retry_after = None
+    if retry.HasField("retry_delay"):
+        retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    elif (pushback := str(trailers.get(_PUSHBACK_TRAILER, ""))).isdecimal():
+        retry_after = int(pushback) / 1000
+    code = call_error.code()
+    return SluiceError(
+        code,
+        info.reason or code.name,
+        call_error.details() or code.name,
+        field=bad.field_violations[0].field if bad.field_violations else info.metadata.get("field", ""),
+        retry_after=retry_after,
+        request_id=request_id,
+    )
+
+
+def _details(trailer: str | bytes | None) -> Sequence[any_pb2.Any]:
+    if not isinstance(trailer, bytes):
+        return ()
+    try:
+        details: Sequence[any_pb2.Any] = status_pb2.Status.FromString(trailer).details
+    except DecodeError:
+        return ()
+    return details

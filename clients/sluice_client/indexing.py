@@ -1,0 +1,133 @@
+"""Any number of documents, batch by batch: bounded memory, a few batches at once, patience with a busy gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import count, islice
+from typing import TypeAlias, TypeVar
+
+import grpc
+
+from sluice_client.documents import Document, Indexed
+from sluice_client.errors import NotStored, SluiceError
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
+
+# Far below the 16 MiB that a gateway takes in one message, whatever the script: a character is up to 4 bytes.
+BATCH_CHARACTERS = 2_000_000
+READ_AHEAD = 128
+MAX_ATTEMPTS = 8
+FIRST_BACKOFF_SECONDS = 0.25
+LONGEST_BACKOFF_SECONDS = 10.0
+# A server that wants to be left alone for longer than this is better told to somebody than waited for.
+LONGEST_PUSHBACK_SECONDS = 60.0
+_OFFENDER = re.compile(r"documents\[(\d+)\]")
+
+
+async def index_all(
+    store: Store,
+    documents: Iterable[DocumentT] | AsyncIterable[DocumentT],
+    *,
+    batch_size: int,
+    concurrency: int,
+    on_progress: Callable[[Sequence[DocumentT], Indexed], None] | None,
+    on_rejected: Callable[[DocumentT, SluiceError], None] | None,
+) -> int:
+    """Stores documents as if one after the other; see `SluiceClient.index_all`."""
+    stored = 0
+
+    async def store_batch(batch: list[DocumentT]) -> None:
+        nonlocal stored
+        while batch:
+            try:
+                indexed = await _patiently(store, batch)
+            except SluiceError as error:
+                place = _offender(error, batch)
+                if on_rejected is None or place is None:
+                    raise NotStored(error, batch) from None
+                on_rejected(batch.pop(place), error)
+            else:
+                stored += indexed.count
+                if on_progress is not None:
+                    on_progress(batch, indexed)
+                return
+
+    in_flight: dict[asyncio.Task[None], set[str]] = {}
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for batch in _batches(documents, batch_size):
+                ids = {document.id for document in batch}
+                # A document that comes again waits for the one it replaces.
+                while len(in_flight) >= concurrency or any(ids & others for others in in_flight.values()):
+                    done, _ = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        del in_flight[task]
+                in_flight[group.create_task(store_batch(batch))] = ids
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return stored
+
+
+async def _batches(
+    documents: Iterable[DocumentT] | AsyncIterable[DocumentT], batch_size: int
+) -> AsyncIterator[list[DocumentT]]:
+    """Batches that are neither too many documents nor too much text, none with the same id twice."""
+    batch: list[DocumentT] = []
+    ids: set[str] = set()
+    characters = 0
+    async for document in _each(documents):
+        size = len(document.title) + len(document.text)
+        if batch and (len(batch) >= batch_size or characters + size > BATCH_CHARACTERS or document.id in ids):
+            yield batch
+            batch, ids, characters = [], set(), 0
+        batch.append(document)
+        ids.add(document.id)
+        characters += size
+    if batch:
+        yield batch
+
+
+async def _each(documents: Iterable[DocumentT] | AsyncIterable[DocumentT]) -> AsyncIterator[DocumentT]:
+    if isinstance(documents, AsyncIterable):
+        async for document in documents:
+            yield document
+        return
+    iterator = iter(documents)
+    while some := await asyncio.to_thread(lambda: list(islice(iterator, READ_AHEAD))):
+        for document in some:
+            yield document
+
+
+async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
+    for attempt in count(1):
+        try:
+            return await store(batch)
+        except SluiceError as error:
+            pause = _pause(error, attempt)
+            if pause is None:
+                raise
+        await asyncio.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _pause(error: SluiceError, attempt: int) -> float | None:
+    """Seconds until the next attempt; None when there is to be none."""
+    pushback = error.retry_after
+    busy = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and pushback is not None
+    down = error.code is grpc.StatusCode.UNAVAILABLE
+    if not (busy or down) or attempt >= MAX_ATTEMPTS or (pushback or 0) > LONGEST_PUSHBACK_SECONDS:
+        return None
+    backoff: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1))
+    # Jitter keeps many callers from coming back all at once.
+    return max(pushback or 0, backoff) * random.uniform(1, 1.5)  # noqa: S311  # no secret
+
+
+def _offender(error: SluiceError, batch: Sequence[Document]) -> int | None:
+    """The place of the one document that an error blames; None where it blames none."""
+    found = _OFFENDER.match(error.field)
+    place = int(found[1]) if found and error.code is grpc.StatusCode.INVALID_ARGUMENT else len(batch)
+    return place if place < len(batch) else None

@@ -1,0 +1,46 @@
+"""The corpus, stored through the gateway once."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+
+from demo.corpus import Corpus, Passage
+from sluice_client import Document, SluiceClient, Stage
+
+_BATCH_SIZE = 64
+# One batch is embedded while another is stored.
+_CONCURRENCY = 2
+
+
+async def collection_for(client: SluiceClient, corpus: Corpus) -> str:
+    """The collection of this corpus under the model that serves: another corpus or model has another name."""
+    config = await client.config()
+    fingerprint = next(stage.model_fingerprint for stage in config.stages if stage.stage is Stage.EMBED)
+    content = hashlib.sha256(f"{corpus.digest} {fingerprint}".encode()).hexdigest()
+    return f"python-{sys.version_info.major}-{sys.version_info.minor}-{content[:8]}"
+
+
+async def is_stored(client: SluiceClient, corpus: Corpus, collection: str) -> bool:
+    """Whether an earlier run stored all of it."""
+    stored = (await client.config(collection=collection)).collection
+    return stored.exists and stored.document_count == len(corpus.passages)
+
+
+async def store(
+    client: SluiceClient, corpus: Corpus, collection: str, *, on_progress: Callable[[int], None] = lambda _count: None
+) -> None:
+    """Stores all of it; `on_progress` is told how many more passages are stored. Raises SluiceError."""
+    await client.index_all(
+        (document(passage) for passage in corpus.passages),
+        collection=collection,
+        batch_size=_BATCH_SIZE,
+        concurrency=_CONCURRENCY,
+        on_progress=lambda batch, _indexed: on_progress(len(batch)),
+    )
+
+
+def document(passage: Passage) -> Document:
+    """A passage as it is stored."""
+    return Document(passage.title, passage.title, passage.text, {"module": passage.module, "kind": passage.kind})

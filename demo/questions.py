@@ -1,0 +1,44 @@
+"""What the demo asks, and in which ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sluice_client import Answer, Features, SluiceClient
+
+QUESTIONS = (
+    "run a function in a pool of worker threads",
+    "parse command line options",
+    "compare two files line by line",
+    "round a number to the nearest even digit in money",
+    "remember the results of expensive calls",
+    "find all files whose names match a pattern",
+    "wait until several coroutines are done",
+    "delete a folder with everything in it",
+)
+CONFIGS: Mapping[str, Features] = {
+    "off": Features(rerank=False, expansion=False),
+    "rerank": Features(rerank=True, expansion=False),
+    "all": Features(rerank=True, expansion=True),
+}
+LIMIT = 10
+# The demo shares its processors with whatever else this machine does, and nobody waits for it in a hurry.
+_DEADLINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One question, asked in one way."""
+
+    question: str
+    config: str
+    answer: Answer
+
+
+async def ask(client: SluiceClient, question: str, config: str, *, collection: str) -> Run:
+    """Asks a question in one of the ways of CONFIGS. Raises SluiceError."""
+    answer = await client.search(
+        question, limit=LIMIT, collection=collection, features=CONFIGS[config], timeout=_DEADLINE_SECONDS
+    )
+    return Run(question, config, answer)

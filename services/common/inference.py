@@ -1,0 +1,97 @@
+"""From what a caller sends to what a model computes: tokenized in threads, scheduled, computed, with the times it took.
+
+What the embedder and the reranker have in common. Nothing in here knows what the rows mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from services.common.scheduling import Compute, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Work
+
+# Tokenizing is fast next to the model; a second thread keeps a query from waiting behind a bulk batch.
+TOKENIZER_THREADS = 2
+
+
+class Tokenized(Protocol):
+    """One row for the model."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens, special tokens included, padding not."""
+
+
+RowT = TypeVar("RowT", bound=Tokenized)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Computed(Generic[RowT, ResultT]):
+    """Rows and their results, in the caller's order."""
+
+    rows: Sequence[RowT]
+    results: Sequence[ResultT]
+    tokenize_seconds: float
+    compute_seconds: float
+    """Waiting for the model included."""
+
+
+class Inference(Generic[RowT, ResultT]):
+    """One model behind one scheduler. An async context manager; `died` is set when it will never work again.
+
+    `compute` runs a batch in a worker thread; `key_of` names a row, so that the same row is computed once.
+    """
+
+    def __init__(
+        self,
+        compute: Compute[RowT, ResultT],
+        key_of: Callable[[RowT], Hashable],
+        limits: SchedulerLimits,
+        observer: SchedulerObserver,
+    ) -> None:
+        self.died = asyncio.Event()
+        self._key_of = key_of
+        self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._scheduler: Scheduler[RowT, ResultT] = Scheduler(
+            compute, limits, observer, on_death=lambda _error: self.died.set()
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be computed, or None."""
+        return None if self._scheduler.ready else "the model's worker has died"
+
+    async def __aenter__(self) -> Self:
+        await self._scheduler.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._scheduler.__aexit__(kind, error, trace)
+        self._tokenizing.shutdown(wait=False)
+
+    async def run(
+        self, tokenize: Callable[[], Sequence[RowT]], *, lane: Lane, caller: str, deadline: float | None
+    ) -> Computed[RowT, ResultT]:
+        """Tokenizes and computes by a moment on the monotonic clock. Raises what `Scheduler.submit` raises."""
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        works = await loop.run_in_executor(self._tokenizing, self._works, tokenize)
+        tokenized = time.perf_counter()
+        results = await self._scheduler.submit(works, lane=lane, caller=caller, deadline=deadline)
+        return Computed(
+            rows=[work.payload for work in works],
+            results=results,
+            tokenize_seconds=tokenized - started,
+            compute_seconds=time.perf_counter() - tokenized,
+        )
+
+    def _works(self, tokenize: Callable[[], Sequence[RowT]]) -> list[Work[RowT]]:
+        return [Work(self._key_of(row), row, row.token_count) for row in tokenize()]

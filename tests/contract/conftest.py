@@ -1,0 +1,50 @@
+"""All five stages in this process, on real sockets: pseudo-embeddings, templates, Qdrant's embedded engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.client import StageChannel
+from services.common.server import serving
+from tests.registry import STAGES
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Channels to the running stages, by name."""
+
+    channels: dict[str, StageChannel]
+
+    def __getitem__(self, stage: str) -> StageChannel:
+        return self.channels[stage]
+
+
+async def start(stack: AsyncExitStack, only: set[str], **settings: dict[str, Any]) -> Platform:
+    """Starts stages, the gateway last and pointed at the others."""
+    channels: dict[str, StageChannel] = {}
+    for stage in STAGES:
+        if stage.name not in only:
+            continue
+        given = settings.get(stage.name, {})
+        if stage.name == "gateway":
+            given = {f"{name}_address": channel.address for name, channel in channels.items()} | given
+        loaded = stage.load_settings(**given)
+        composed = await stack.enter_async_context(stage.compose(loaded))
+        server = await stack.enter_async_context(serving(composed, loaded))
+        channels[stage.name] = await stack.enter_async_context(StageChannel(f"127.0.0.1:{server.port}"))
+    return Platform(channels)
+
+
+@pytest.fixture
+async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
+    """Everything but the reranker, whose model takes seconds to load."""
+    async with AsyncExitStack() as stack:
+        yield await start(
+            stack, {"embedder", "expander", "retriever", "gateway"}, retriever={"qdrant_path": tmp_path / "qdrant"}
+        )

@@ -1,0 +1,274 @@
+"""Bad input through the gateway: the canonical code, the field's name, and nothing lost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, SluiceError
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from tests.contract.conftest import Platform
+
+BOOKS = [
+    pb.Document(
+        id=f"book-{number}",
+        title=f"Volume {number}",
+        text=f"The sea, the ship and the storm, part {number}.",
+        metadata={"year": pb.Value(integer_value=1900 + number), "author": pb.Value(string_value="Ada")},
+    )
+    for number in range(6)
+]
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+async def search(platform: Platform, **request: Any) -> pb.SearchResponse:
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    return await platform["gateway"].call(stub.Search, pb.SearchRequest(**request), deadline=soon())
+
+
+async def index(platform: Platform, *documents: pb.Document) -> pb.IndexDocumentsResponse:
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    request = pb.IndexDocumentsRequest(documents=documents)
+    return await platform["gateway"].call(stub.IndexDocuments, request, deadline=soon())
+
+
+async def count(platform: Platform) -> int:
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    config = await platform["gateway"].call(stub.GetConfig, pb.GetConfigRequest(), deadline=soon())
+    return config.collection.document_count
+
+
+async def test_documents_go_in_and_come_out(platform: Platform) -> None:
+    indexed = await index(platform, *BOOKS)
+    assert indexed.indexed_count == len(BOOKS)
+    answer = await search(platform, query="a ship in a storm", limit=3)
+    assert len(answer.results) == 3
+    assert answer.results[0].metadata["author"].string_value == "Ada"
+    assert answer.index_version == indexed.index_version
+    embed = next(report for report in answer.stages if report.stage == pb.STAGE_EMBED)
+    assert (embed.outcome, embed.reason) == (pb.STAGE_OUTCOME_DEGRADED, "PSEUDO_EMBEDDINGS")
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "field"),
+    [
+        ({"query": ""}, "query"),
+        ({"query": " \n\t"}, "query"),
+        ({"query": "q" * 100_000}, "query"),
+        ({"query": "sea", "limit": 0}, "limit"),
+        ({"query": "sea", "limit": -1}, "limit"),
+        ({"query": "sea", "limit": 10_000}, "limit"),
+        ({"query": "sea", "features": pb.Features(expansion_strategy=99)}, "features.expansion_strategy"),  # type: ignore[arg-type]
+        ({"query": "sea", "features": pb.Features(max_variant_count=0)}, "features.max_variant_count"),
+        ({"query": "sea", "features": pb.Features(dense=False, lexical=False)}, "features"),
+        ({"query": "sea", "policies": pb.StagePolicies(rerank=77)}, "policies.rerank"),  # type: ignore[arg-type]
+        ({"query": "sea", "page_token": "bm90IGEgdG9rZW4="}, "page_token"),
+        ({"query": "sea", "collection": "no such/name"}, "collection"),
+    ],
+)
+async def test_a_bad_search_is_refused_by_the_name_of_its_field(
+    platform: Platform, request_fields: dict[str, Any], field: str
+) -> None:
+    await index(platform, *BOOKS)
+    with pytest.raises(InvalidArgument) as caught:
+        await search(platform, **request_fields)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("condition", "field"),
+    [
+        (pb.Condition(field="year", equals=pb.Value(string_value="1903")), "filter.must[0].equals"),
+        (pb.Condition(field="author", range=pb.Range(gte=1)), "filter.must[0].range"),
+        (pb.Condition(field="colour", exists=True), "filter.must[0].field"),
+        (pb.Condition(field="year"), "filter.must[0]"),
+    ],
+    ids=["text for a number", "range of text", "unknown field", "no test"],
+)
+async def test_a_filter_that_does_not_fit_is_refused_by_its_path(
+    platform: Platform, condition: pb.Condition, field: str
+) -> None:
+    await index(platform, *BOOKS)
+    with pytest.raises(InvalidArgument) as caught:
+        await search(platform, query="sea", filter=pb.Filter(must=[condition]))
+    assert caught.value.field == field
+
+
+async def test_a_filter_that_fits_keeps_what_it_says(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    later = pb.Condition(field="year", range=pb.Range(gte=1904))
+    answer = await search(platform, query="sea", filter=pb.Filter(must=[later]))
+    assert {result.id for result in answer.results} == {"book-4", "book-5"}
+
+
+async def test_an_unknown_collection_is_not_found_by_name(platform: Platform) -> None:
+    with pytest.raises(NotFound, match="atlantis"):
+        await search(platform, query="sea", collection="atlantis")
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (pb.Document(id="", text="no name"), "documents[1].id"),
+        (pb.Document(id="book-0", text="again"), "documents[1].id"),
+        (pb.Document(id="empty"), "documents[1].text"),
+        (
+            pb.Document(id="typed", text="x", metadata={"year": pb.Value(string_value="1999")}),
+            "documents[1].metadata.year",
+        ),
+        (pb.Document(id="valueless", text="x", metadata={"year": pb.Value()}), "documents[1].metadata.year"),
+    ],
+    ids=["no id", "duplicate id", "no text", "other type", "no value"],
+)
+async def test_a_bad_document_is_named_and_the_index_stays_as_it_was(
+    platform: Platform, bad: pb.Document, field: str
+) -> None:
+    await index(platform, *BOOKS)
+    with pytest.raises(InvalidArgument) as caught:
+        await index(platform, BOOKS[0], bad)
+    assert caught.value.field == field
+    assert await count(platform) == len(BOOKS)
+
+
+async def test_a_call_that_is_not_utf8_is_refused_by_the_name_of_its_field(platform: Platform) -> None:
+    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.GatewayService/IndexDocuments")
+    bad = pb.IndexDocumentsRequest(documents=[pb.Document(id="a", text="fine"), pb.Document(id="b", text="QQQQ")])
+    with pytest.raises(Exception, match=r"documents\[1\]\.text: is not valid UTF-8"):
+        await raw(bad.SerializeToString().replace(b"QQQQ", b"\xc3\x28\xa0\xa1"), timeout=5)
+
+
+async def test_text_in_metadata_that_is_not_utf8_is_found_too(platform: Platform) -> None:
+    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.GatewayService/IndexDocuments")
+    bad = pb.Document(id="a", text="fine", metadata={"author": pb.Value(string_value="QQQQ")})
+    message = pb.IndexDocumentsRequest(documents=[bad]).SerializeToString()
+    with pytest.raises(Exception, match=r"documents\[0\]\.metadata\.author\.string_value: is not valid UTF-8"):
+        await raw(message.replace(b"QQQQ", b"\xc3\x28\xa0\xa1"), timeout=5)
+
+
+async def create(platform: Platform, fingerprint: str, dimension: int = 384) -> None:
+    stub = retriever_pb2_grpc.RetrieverServiceStub(platform["retriever"].channel)
+    model = retriever_pb2.CollectionModel(name="other", fingerprint=fingerprint, dimension=dimension)
+    request = retriever_pb2.CreateCollectionRequest(collection="documents", model=model)
+    await platform["retriever"].call(stub.CreateCollection, request, deadline=soon())
+
+
+async def test_an_index_built_by_another_model_is_refused_before_any_result(platform: Platform) -> None:
+    await create(platform, fingerprint="made-by-another-model")
+    for call in (search(platform, query="sea"), index(platform, *BOOKS)):
+        with pytest.raises(FailedPrecondition) as caught:
+            await call
+        assert caught.value.reason == "MODEL_MISMATCH"
+    assert await count(platform) == 0
+
+
+@pytest.mark.parametrize("size", [4 * 383, 4 * 384 + 1, 4 * 768])
+async def test_a_vector_of_a_wrong_dimension_is_refused_by_its_position(platform: Platform, size: int) -> None:
+    await create(platform, fingerprint="f")
+    stub = retriever_pb2_grpc.RetrieverServiceStub(platform["retriever"].channel)
+    request = retriever_pb2.SearchPassagesRequest(
+        collection="documents",
+        variants=[retriever_pb2.QueryVariant(text="sea", vector=b"\0" * size, weight=1)],
+        limit=3,
+        model_fingerprint="f",
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        await platform["retriever"].call(stub.SearchPassages, request, deadline=soon())
+    assert caught.value.field == "variants[0].vector"
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "field"),
+    [
+        ({"texts": [], "kind": 1}, "texts"),
+        ({"texts": ["fine", ""], "kind": 1}, "texts[1]"),
+        ({"texts": ["fine"]}, "kind"),
+        ({"texts": ["fine"], "kind": 1, "priority": 9}, "priority"),
+        ({"texts": ["x"] * 1025, "kind": 1}, "texts"),
+        ({"texts": ["x" * 70_000], "kind": 1}, "texts[0]"),
+    ],
+)
+async def test_the_embedder_names_what_it_refuses(
+    platform: Platform, request_fields: dict[str, Any], field: str
+) -> None:
+    stub = embedder_pb2_grpc.EmbedderServiceStub(platform["embedder"].channel)
+    request = embedder_pb2.EmbedTextsRequest(**request_fields)
+    with pytest.raises(InvalidArgument) as caught:
+        await platform["embedder"].call(stub.EmbedTexts, request, deadline=soon())
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "field"),
+    [
+        ({"query": ""}, "query"),
+        ({"query": "sea", "strategy": 9}, "strategy"),
+        ({"query": "sea", "max_variant_count": 0}, "max_variant_count"),
+        ({"query": "sea", "max_variant_count": 17}, "max_variant_count"),
+    ],
+)
+async def test_the_expander_names_what_it_refuses(
+    platform: Platform, request_fields: dict[str, Any], field: str
+) -> None:
+    stub = expander_pb2_grpc.ExpanderServiceStub(platform["expander"].channel)
+    request = expander_pb2.ExpandQueryRequest(**request_fields)
+    with pytest.raises(InvalidArgument) as caught:
+        await platform["expander"].call(stub.ExpandQuery, request, deadline=soon())
+    assert caught.value.field == field
+
+
+async def test_a_reranker_that_is_not_there_leaves_an_answer_and_a_report(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    answer = await search(platform, query="sea", features=pb.Features(rerank=True))
+    assert answer.results
+    assert answer.stages[-1].outcome == pb.STAGE_OUTCOME_FAILED
+    required = pb.StagePolicies(rerank=pb.STAGE_POLICY_REQUIRED)
+    with pytest.raises(SluiceError):
+        await search(platform, query="sea", features=pb.Features(rerank=True), policies=required)
+
+
+async def test_pages_go_through_the_whole_answer(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    found: list[str] = []
+    token = ""
+    while True:
+        page = await search(platform, query="sea", limit=4, page_token=token)
+        found += [result.id for result in page.results]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(found) == sorted(book.id for book in BOOKS)
+
+
+async def test_the_configuration_in_effect_can_be_read(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    config = await platform["gateway"].call(stub.GetConfig, pb.GetConfigRequest(), deadline=soon())
+    stages = {stage.stage: stage for stage in config.stages}
+    assert config.default_features.dense
+    assert not config.default_features.rerank
+    assert stages[pb.STAGE_EMBED].serving
+    assert stages[pb.STAGE_EMBED].pseudo
+    assert not stages[pb.STAGE_RERANK].serving
+    assert "UNAVAILABLE" in stages[pb.STAGE_RERANK].problem
+    assert config.collection.exists
+    assert config.collection.document_count == len(BOOKS)
+    assert config.collection.model_fingerprint == stages[pb.STAGE_EMBED].model_fingerprint
+    assert dict(config.collection.fields) == {"year": "integer", "author": "keyword"}
+
+
+async def test_deleted_documents_are_gone(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    request = pb.DeleteDocumentsRequest(ids=["book-1", "book-2", "never-was"])
+    reply = await platform["gateway"].call(stub.DeleteDocuments, request, deadline=soon())
+    assert reply.deleted_count == 2
+    assert await count(platform) == len(BOOKS) - 2

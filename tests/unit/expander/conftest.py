@@ -1,0 +1,16 @@
+"""The real WordNet, once for all tests of the expander."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.errors import StartupError
+from services.expander.backends import WordNetThesaurus, locate_wordnet
+
+
+@pytest.fixture(scope="session")
+def wordnet() -> WordNetThesaurus:
+    try:
+        return WordNetThesaurus(locate_wordnet())
+    except StartupError as error:
+        pytest.fail(f"{error.message}. {error.remedy}")
