@@ -13,6 +13,9 @@ help: ## Lists what can be made.
 setup: ## Makes .venv with everything, models and WordNet.
 	@$(PYTHON) tools/bootstrap.py
 
+wordnet: ## Puts WordNet in place, without root; part of setup.
+	@$(PYTHON) tools/fetch_wordnet.py
+
 demo: setup ## Indexes Python's documentation and answers questions, stage by stage.
 	@$(BIN)/python -m demo
 

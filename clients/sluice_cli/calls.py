@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import grpc
 import typer
@@ -17,10 +18,20 @@ from rich.text import Text
 
 from sluice_client import SluiceClient, SluiceError
 
+P = ParamSpec("P")
+
 DONE, NEEDS_A_LOOK, WRONG_COMMAND_LINE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
+
+
+_REMEDIES = {
+    grpc.StatusCode.INVALID_ARGUMENT: "correct what is named and try again; --help shows examples",
+    grpc.StatusCode.NOT_FOUND: "check --collection; `sluice index` makes a collection with its first document",
+    grpc.StatusCode.FAILED_PRECONDITION: "`sluice doctor` compares the index with the model that serves",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "allow more time with --timeout; `sluice doctor` shows whether a stage is down",
+}
 
 
 class Problem(Exception):  # it is told to people, under this name
@@ -47,12 +58,18 @@ class Connection:
         return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout)
 
 
-def run(work: Coroutine[Any, Any, int], connection: Connection) -> None:
+def run(
+    context: typer.Context,
+    command: Callable[Concatenate[Connection, P], Coroutine[Any, Any, int]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> None:
     """Does the work of a command and ends with its exit code. Whatever goes wrong is told in words."""
+    connection = Connection(*context.obj)
     try:
-        code = asyncio.run(work)
+        code = asyncio.run(command(connection, *args, **kwargs))
     except SluiceError as error:
-        say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, connection))
+        say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, connection.gateway))
         code = NOT_DONE
     except Problem as problem:
         say_problem(problem.message, problem.remedy)
@@ -85,8 +102,7 @@ def say_warning(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """A dataclass or plain value as JSON on standard output, in ASCII so that no terminal can spoil it."""
-    plain_value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    typer.echo(json.dumps(plain_value, indent=2))
+    typer.echo(json.dumps(value, indent=2, default=dataclasses.asdict))
 
 
 def plain(text: str) -> str:
@@ -94,21 +110,12 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
 
 
-def remedy_of(error: SluiceError, connection: Connection) -> str:
+def remedy_of(error: SluiceError, gateway: str) -> str:
     """What to do about a call that failed."""
-    match error.code:
-        case grpc.StatusCode.UNAVAILABLE if error.reason == error.code.name:  # no word from a gateway at all
-            return f"is a gateway at {connection.gateway}? start one with `make up`, or name another with --gateway"
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.FAILED_PRECONDITION:
-            return "`sluice doctor` says which stage it is and what to do"
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return "allow more time with --timeout SECONDS; `sluice doctor` shows whether a stage is slow or down"
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if error.retry_after is not None:
-            return f"the gateway is busy; try again in {max(1, round(error.retry_after))} s"
-        case grpc.StatusCode.NOT_FOUND:
-            return "check --collection; `sluice index` makes a collection when it stores the first document"
-        case grpc.StatusCode.INVALID_ARGUMENT:
-            return "correct what is named and try again; --help shows examples"
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return f"{connection.gateway} is no Sluice gateway, or one of an older release"
-    return f"the gateway's log has it under request {error.request_id}"
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after is not None:
+        return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after))} s"
+    if error.code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"{gateway} is no Sluice gateway, or one of an older release; name another with --gateway"
+    if error.code is grpc.StatusCode.UNAVAILABLE:
+        return f"`sluice doctor` says what is down behind {gateway}; `make up` starts all of it on this machine"
+    return _REMEDIES.get(error.code) or f"the gateway's log has it under request {error.request_id}"

@@ -1,15 +1,14 @@
 """The command line: what can be said. What is done lies in the module of each command, imported when it is called."""
 
+# ruff: noqa: PLC0415  # imports inside the commands keep --help quick
+
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from sluice_cli.calls import Connection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +56,7 @@ def connection(
 
 
 @app.command()
-def search(  # noqa: PLR0913  # one an option
+def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
     rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="Reorder by a cross-encoder.")] = None,
@@ -94,11 +93,11 @@ def search(  # noqa: PLR0913  # one an option
       kind!=module      not equal      year!=*                has it not
     Values look like what they are: true and false, 2020, 0.5, text. Quotes make text of anything: 'zip="02139"'.
     """
-    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import calls
     from sluice_cli import search as command
 
     options = command.Options(
-        question,
+        question=question,
         limit=limit,
         collection=collection,
         conditions=conditions or [],
@@ -111,7 +110,7 @@ def search(  # noqa: PLR0913  # one an option
         strategy=strategy,
         rerank=rerank,
     )
-    calls.run(command.search(_connection(context), options), _connection(context))
+    calls.run(context, command.search, options)
 
 
 @app.command()
@@ -140,13 +139,18 @@ def index(
       sluice index corpus.jsonl --collection papers
       zcat corpus.jsonl.gz | sluice index - --rejects rejects.jsonl
     """
-    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import calls
     from sluice_cli import index as command
 
     options = command.Options(
-        source, collection=collection, rejects=rejects, batch_size=batch_size, concurrency=concurrency, as_json=as_json
+        source=source,
+        collection=collection,
+        rejects=rejects,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        as_json=as_json,
     )
-    calls.run(command.index(_connection(context), options), _connection(context))
+    calls.run(context, command.index, options)
 
 
 @app.command()
@@ -163,10 +167,10 @@ def delete(
       sluice delete guide/rollback.md
       sluice delete 4983 5836 --collection papers
     """
-    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import calls
     from sluice_cli import delete as command
 
-    calls.run(command.delete(_connection(context), ids, collection, as_json=as_json), _connection(context))
+    calls.run(context, command.delete, ids, collection, as_json=as_json)
 
 
 @app.command()
@@ -178,10 +182,10 @@ def config(context: typer.Context, collection: Collection = "", as_json: AsJson 
       sluice config
       sluice config --collection papers --json
     """
-    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import calls
     from sluice_cli import config as command
 
-    calls.run(command.config(_connection(context), collection, as_json=as_json), _connection(context))
+    calls.run(context, command.config, collection, as_json=as_json)
 
 
 @app.command()
@@ -195,16 +199,10 @@ def doctor(context: typer.Context, collection: Collection = "", as_json: AsJson 
       sluice doctor
       sluice --gateway search.internal:50051 doctor --collection papers
     """
-    from sluice_cli import calls  # noqa: PLC0415  # keeps --help quick
+    from sluice_cli import calls
     from sluice_cli import doctor as command
 
-    calls.run(command.doctor(_connection(context), collection, as_json=as_json), _connection(context))
-
-
-def _connection(context: typer.Context) -> Connection:
-    from sluice_cli.calls import Connection  # noqa: PLC0415  # keeps --help quick
-
-    return Connection(*context.obj)
+    calls.run(context, command.doctor, collection, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from sluice_cli.calls import Problem
 from sluice_cli.markup import html_content, markdown_title
 from sluice_client import Document
+
+MemberT = TypeVar("MemberT")
 
 # Well below what a gateway takes in one message.
 MAX_RECORD_BYTES = 8 * 2**20
@@ -94,7 +96,7 @@ class JsonLines:
 
     def __init__(self, name: str, stream: BinaryIO, size: int | None) -> None:
         self.name = name
-        self.size = size
+        self.size: int | None = size
         self.passed_over = 0
         self._stream = stream
 
@@ -142,15 +144,17 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.name = str(root)
         self._root = root
-        self.size = self.passed_over = 0
+        self.passed_over = 0
         with os.scandir(root):  # fails here and now if it cannot be read
             pass
+        size = 0
         for found in self._walk():
             if isinstance(found, Reject) or _is_text(found):
-                self.size += 1
+                size += 1
             else:
                 self.passed_over += 1
-        if not self.size:
+        self.size: int | None = size
+        if not size:
             raise Problem(
                 f"{root} holds no {_KINDS} file",
                 "name another folder, or a file of JSON lines: sluice index FOLDER/corpus.jsonl",
@@ -239,17 +243,21 @@ def _document(record: dict[str, Any], line: int, position: int) -> SourceDocumen
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
         raise _Rejected('has no "id" (or "_id"): a string or a whole number')
-    # null is as good as not there.
-    title, text, metadata = (
-        record.get(name) or empty for name, empty in (("title", ""), ("text", ""), ("metadata", {}))
-    )
-    for name, value, kind in (("title", title, str), ("text", text, str), ("metadata", metadata, dict)):
-        if not isinstance(value, kind):
-            raise _Rejected(f'has a "{name}" that is no {"object" if kind is dict else "string"}', identity)
+    title = _member(record, "title", str, identity) or ""
+    text = _member(record, "text", str, identity) or ""
+    metadata = _member(record, "metadata", dict, identity) or {}
     if not f"{title}{text}".strip():
         raise _Rejected("has neither title nor text", identity)
     known = {name: value for name, value in metadata.items() if value is not None}
     return SourceDocument(identity, title, text, known, line=line, position=position)
+
+
+def _member(record: dict[str, Any], name: str, kind: type[MemberT], identity: str) -> MemberT | None:
+    """A member of a record; null is as good as not there."""
+    value = record.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    raise _Rejected(f'has a "{name}" that is no {"object" if kind is dict else "string"}', identity)
 
 
 def _unreadable(name: str, error: OSError) -> Problem:

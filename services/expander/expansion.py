@@ -69,14 +69,16 @@ class Expander:
     def expand(self, query: str, strategy: Strategy, max_variants: int) -> Expansion:
         """At most `max_variants` variants, the original counted, no two alike but for case and spaces."""
         variants = [Variant(query, 1.0, Source.ORIGINAL)]
-        from_templates = _weighted(templates.rewrites(query), self._template_weight, Source.TEMPLATE)
+        by_templates = templates.rewrites(query)
         if strategy == Strategy.SYNONYMS and self._thesaurus:
-            rewrites = synonyms.rewrites(query, self._thesaurus)
-            variants += _weighted(rewrites, self._synonym_weight, Source.SYNONYM)
+            by_synonyms = synonyms.rewrites(query, self._thesaurus)
+            variants += _weighted(by_synonyms, self._synonym_weight, Source.SYNONYM)
             variants = _distinct(variants, max_variants)
-            variants = _distinct([*variants, *from_templates], max(len(variants), min(_ENOUGH, max_variants)))
+            filling = _weighted(by_templates, self._synonym_weight, Source.TEMPLATE)
+            variants = _distinct([*variants, *filling], max(len(variants), min(_ENOUGH, max_variants)))
             return Expansion(tuple(variants), Strategy.SYNONYMS)
-        variants = _distinct([*variants, *from_templates], max_variants)
+        variants += _weighted(by_templates, self._template_weight, Source.TEMPLATE)
+        variants = _distinct(variants, max_variants)
         reason = None if strategy == Strategy.MULTI_QUERY else "WordNet is missing: multi_query served"
         return Expansion(tuple(variants), Strategy.MULTI_QUERY, reason)
 

@@ -1,0 +1,160 @@
+"""Every profile says everything, says it rightly, and says what the design says."""
+
+from importlib import import_module
+
+import pytest
+from deploy.local import profiles
+from deploy.local.profiles import load_profile, profile_names
+from services.common.errors import StartupError
+from services.common.settings import load_settings
+
+from tests.registry import STAGES
+
+# Where things are is said by whoever starts the stages, on one machine or in a cluster, not by a profile.
+PLACES = {
+    "GRPC_HOST",
+    "GRPC_PORT",
+    "METRICS_PORT",
+    "EMBEDDER_ADDRESS",
+    "RERANKER_ADDRESS",
+    "EXPANDER_ADDRESS",
+    "RETRIEVER_ADDRESS",
+    "QDRANT_URL",
+    "QDRANT_GRPC_PORT",
+    "QDRANT_API_KEY",
+    "QDRANT_PATH",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "MODEL_DIR",
+    "MODEL_CACHE_DIR",
+    "WORDNET_DIR",
+}
+
+# The table of the design, row by row: values as they are written there.
+BASELINE = {
+    "EMBEDDING_MODEL": "all-MiniLM-L6-v2",
+    "EMBEDDING_DEVICE": "cpu",
+    "RERANK_ENABLED": "0",
+    "RERANK_DEVICE": "cpu",
+    "QUERY_EXPANSION_ENABLED": "0",
+    "QDRANT_POOL_SIZE": "3",
+}
+RERANK = {**BASELINE, "RERANK_ENABLED": "1", "RERANK_TOP_K": "50"}
+EXPANSION = {
+    **RERANK,
+    "QUERY_EXPANSION_ENABLED": "1",
+    "EXPANSION_STRATEGY": "synonyms",
+    "EXPANSION_MAX_VARIANTS": "5",
+}
+PRODUCTION = {
+    "EMBEDDING_MODEL": "all-mpnet-base-v2",
+    "EMBEDDING_DEVICE": "cuda",
+    "RERANK_ENABLED": "1",
+    "RERANK_MODEL": "ms-marco-electra-base",
+    "RERANK_DEVICE": "cuda",
+    "RERANK_TOP_K": "50",
+    "QUERY_EXPANSION_ENABLED": "1",
+    "EXPANSION_STRATEGY": "multi_query",
+    "EXPANSION_MAX_VARIANTS": "5",
+    "QDRANT_POOL_SIZE": "10",
+    "QDRANT_POOL_TIMEOUT": "30.0",
+    "QDRANT_POOL_MAX_RETRIES": "3",
+    "QDRANT_POOL_RETRY_DELAY": "1.0",
+}
+TABLE = {
+    "development": {
+        "EMBEDDING_MODEL": "all-MiniLM-L6-v2",
+        "EMBEDDING_DEVICE": "cpu",
+        "RERANK_ENABLED": "0",
+        "QUERY_EXPANSION_ENABLED": "0",
+        "QDRANT_POOL_SIZE": "1",
+        "QDRANT_POOL_MAX_RETRIES": "3",
+    },
+    "staging": {
+        "EMBEDDING_MODEL": "all-MiniLM-L6-v2",
+        "EMBEDDING_DEVICE": "cpu",
+        "RERANK_ENABLED": "1",
+        "RERANK_MODEL": "ms-marco-MiniLM-L-6-v2",
+        "RERANK_TOP_K": "30",
+        "QUERY_EXPANSION_ENABLED": "1",
+        "EXPANSION_STRATEGY": "synonyms",
+        "QDRANT_POOL_SIZE": "3",
+    },
+    "production": PRODUCTION,
+    "baseline": BASELINE,
+    "rerank": RERANK,
+    "expansion": EXPANSION,
+    "optimised": PRODUCTION,
+}
+
+
+def settings_type(stage):
+    return getattr(import_module(f"services.{stage.name}.settings"), stage.settings)
+
+
+def variables_of_all_stages():
+    return {field.upper() for stage in STAGES for field in settings_type(stage).model_fields}
+
+
+def test_the_profiles_are_those_of_the_design():
+    assert set(profile_names()) == set(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_profile_sets_every_variable_but_places(name):
+    assert set(load_profile(name)) == variables_of_all_stages() - PLACES
+
+
+def test_every_place_is_a_variable():
+    assert variables_of_all_stages() >= PLACES
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_profile_says_what_the_table_says(name):
+    profile = load_profile(name)
+    assert {variable: profile[variable] for variable in TABLE[name]} == TABLE[name]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_stage_takes_every_profile(name, stage, monkeypatch):
+    profile = load_profile(name)
+    for variable, value in profile.items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings(settings_type(stage))
+    # What was written is what was read: no value is silently rounded, clipped or ignored.
+    for field in type(settings).model_fields:
+        if field.upper() in profile:
+            assert _read(getattr(settings, field), profile[field.upper()]), field
+
+
+def _read(value, written):
+    if isinstance(value, bool):
+        return value is (written == "1")
+    return float(written) == value if isinstance(value, (int, float)) else str(value) == written
+
+
+def test_optimised_is_production():
+    assert load_profile("optimised") == load_profile("production")
+
+
+def test_the_rollout_switches_one_thing_on_at_a_time():
+    assert _changed("baseline", "rerank") == {"RERANK_ENABLED"}
+    assert _changed("rerank", "expansion") == {"QUERY_EXPANSION_ENABLED"}
+
+
+def _changed(before, after):
+    return {variable for variable, _ in load_profile(before).items() ^ load_profile(after).items()}
+
+
+def test_an_unknown_profile_is_refused_with_those_that_exist():
+    with pytest.raises(StartupError, match="no profile 'prod'") as refused:
+        load_profile("prod")
+    assert "production" in refused.value.remedy
+
+
+@pytest.mark.parametrize("line", ["RERANK_TOP_K", "RERANK TOP K=5", "export RERANK_TOP_K=5", "LOG_LEVEL=DEBUG"])
+def test_a_line_that_is_no_new_variable_is_refused_with_its_number(line, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "odd.env").write_text(f"# comment\n\nLOG_LEVEL=INFO\n{line}\n")
+    with pytest.raises(StartupError, match=r"odd\.env:4: "):
+        load_profile("odd")
