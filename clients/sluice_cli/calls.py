@@ -29,6 +29,7 @@ stderr = Console(stderr=True, highlight=False)
 _REMEDIES = {
     grpc.StatusCode.INVALID_ARGUMENT: "correct what is named and try again; --help shows examples",
     grpc.StatusCode.NOT_FOUND: "check --collection; `sluice index` makes a collection with its first document",
+    grpc.StatusCode.UNAVAILABLE: "`sluice doctor` says which stage is down, and what to do",
     grpc.StatusCode.FAILED_PRECONDITION: "`sluice doctor` compares the index with the model that serves",
     grpc.StatusCode.DEADLINE_EXCEEDED: "allow more time with --timeout; `sluice doctor` shows whether a stage is down",
 }
@@ -116,6 +117,6 @@ def remedy_of(error: SluiceError, gateway: str) -> str:
         return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after))} s"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{gateway} is no Sluice gateway, or one of an older release; name another with --gateway"
-    if error.code is grpc.StatusCode.UNAVAILABLE:
-        return f"`sluice doctor` says what is down behind {gateway}; `make up` starts all of it on this machine"
+    if error.reason == "UNREACHABLE":
+        return "start it here with `make up`, or name another with --gateway or SLUICE_GATEWAY"
     return _REMEDIES.get(error.code) or f"the gateway's log has it under request {error.request_id}"

@@ -226,4 +226,4 @@ class SluiceClient:
         try:
             return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
         except grpc.aio.AioRpcError as error:
-            raise error_from(error, request_id) from None
+            raise error_from(error, self.address, request_id) from None

@@ -32,7 +32,8 @@ class SluiceError(Exception):
         self.code = code
         """The canonical code: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, ..."""
         self.reason = reason
-        """Why, for machines: an UPPER_SNAKE_CASE word. That of the code where the server gave none."""
+        """Why, for machines: an UPPER_SNAKE_CASE word. UNREACHABLE where the gateway could not be talked to; the name
+        of the code where the server gave no reason."""
         self.message = message
         """Why, and what to do, for people."""
         self.field = field
@@ -69,8 +70,11 @@ def invalid(field: str, problem: str, reason: str = "INVALID_FIELD") -> SluiceEr
     return SluiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {problem}", field=field)
 
 
-def error_from(call_error: grpc.aio.AioRpcError, request_id: str) -> SluiceError:
-    """The error that a failed call stands for, with the server's `google.rpc` details where it sent some."""
+def error_from(call_error: grpc.aio.AioRpcError, address: str, request_id: str) -> SluiceError:
+    """The error that a failed call stands for, with the server's `google.rpc` details where it sent some.
+
+    UNAVAILABLE without any comes from the transport: the gateway itself is UNREACHABLE.
+    """
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     trailers = dict(call_error.trailing_metadata() or ())
     for packed in _details(trailers.get(_DETAILS_TRAILER)):
@@ -81,10 +85,13 @@ def error_from(call_error: grpc.aio.AioRpcError, request_id: str) -> SluiceError
     elif (pushback := str(trailers.get(_PUSHBACK_TRAILER, ""))).isdecimal():
         retry_after = int(pushback) / 1000
     code = call_error.code()
+    reason, message = info.reason or code.name, call_error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE and not info.reason:
+        reason, message = "UNREACHABLE", f"the gateway at {address} cannot be reached: {message}"
     return SluiceError(
         code,
-        info.reason or code.name,
-        call_error.details() or code.name,
+        reason,
+        message,
         field=bad.field_violations[0].field if bad.field_violations else info.metadata.get("field", ""),
         retry_after=retry_after,
         request_id=request_id,

@@ -14,7 +14,7 @@ from services.common.server import Stage, run
 from services.retriever.backends import open_qdrant
 from services.retriever.index import Index
 from services.retriever.lexical import Bm25
-from services.retriever.metrics import RetrieverMetrics
+from services.retriever.metrics import process_metrics
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -50,7 +50,7 @@ class QdrantWatch:
 @asynccontextmanager
 async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     """The index over Qdrant, which may come and go: health follows it."""
-    metrics = RetrieverMetrics()
+    metrics = process_metrics()
     qdrant = await open_qdrant(settings, metrics)
     bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length)
     passages = Index(qdrant, metrics, bm25=bm25, rrf_k=settings.rrf_k, fusion_depth=settings.fusion_depth)

@@ -13,6 +13,7 @@ import random
 import re
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -59,9 +60,8 @@ class QdrantPool:
         self._settings = settings
         self._metrics = metrics
         self._clients = [_client(settings) for _ in range(settings.qdrant_pool_size)]
-        self._free: asyncio.Queue[AsyncQdrantClient] = asyncio.Queue()
-        for client in self._clients:
-            self._free.put_nowait(client)
+        self._free = deque(self._clients)
+        self._permits = asyncio.Semaphore(len(self._clients))
         self._breaker = Breaker(
             "Qdrant",
             failures=settings.qdrant_breaker_failures,
@@ -106,11 +106,23 @@ class QdrantPool:
 
     @asynccontextmanager
     async def _connection(self, end: float) -> AsyncIterator[AsyncQdrantClient]:
+        if self._permits.locked():
+            await self._wait_for_permit(end)
+        else:
+            await self._permits.acquire()
+        client = self._free.popleft()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+            self._permits.release()
+
+    async def _wait_for_permit(self, end: float) -> None:
         timeout = self._settings.qdrant_pool_timeout
         self._metrics.pool_waiting.inc()
         try:
             async with _time_limit(min(end, time.monotonic() + timeout)):
-                client = await self._free.get()
+                await self._permits.acquire()
         except TimeoutError:
             if time.monotonic() >= end:
                 raise DeadlineExceeded("the deadline passed while waiting for a connection to Qdrant") from None
@@ -122,10 +134,6 @@ class QdrantPool:
             ) from None
         finally:
             self._metrics.pool_waiting.dec()
-        try:
-            yield client
-        finally:
-            self._free.put_nowait(client)
 
 
 class EmbeddedQdrant:

@@ -124,6 +124,14 @@ class SearchResult:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    """How many passages were stored, and the collection that took them."""
+
+    count: int
+    version: str
+
+
 class Qdrant(Protocol):
     """Where collections live; see `backends`."""
 
@@ -206,8 +214,8 @@ class Index:
         *,
         model_fingerprint: str,
         deadline: float | None = None,
-    ) -> int:
-        """Stores passages, replacing those with the same ids; returns how many, durable. All are valid, or none goes."""
+    ) -> UpsertResult:
+        """Stores passages, durably, replacing those with the same ids. All are valid, or none goes."""
         _check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
         if not model_fingerprint:
@@ -222,7 +230,7 @@ class Index:
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
         await self._qdrant.call(lambda client: client.upsert(info.version, points, wait=True), deadline=deadline)
-        return len(passages)
+        return UpsertResult(len(passages), info.version)
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> int:
         """Deletes passages; returns how many of them existed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.metrics import LATENCY_BUCKETS
@@ -38,3 +40,9 @@ class RetrieverMetrics:
         """Takes a `services.common.breaker.Transition`."""
         self.breaker_open.set(new != "closed")
         self.breaker_transitions.labels(new).inc()
+
+
+@cache
+def process_metrics() -> RetrieverMetrics:
+    """The series of this process; the registry takes each only once."""
+    return RetrieverMetrics()

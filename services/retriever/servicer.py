@@ -170,7 +170,7 @@ def _condition(message: retriever_pb2.Condition, path: str) -> fields.Condition:
             bounds = {
                 name: getattr(message.range, name)
                 for name in ("gt", "gte", "lt", "lte")
-                if message.range.HasField(name)  # type: ignore[arg-type]
+                if message.range.HasField(name)
             }
             return fields.Range(message.field, **bounds)
         case "exists":

@@ -370,7 +370,8 @@ async def test_a_collection_that_others_made_is_left_alone(index, qdrant, new_co
 
 async def test_storing_a_passage_again_replaces_it(index, collection):
     changed = replace(PASSAGES[1], text="Something else altogether.", metadata={"year": 2030})
-    assert await index.upsert(collection, [changed], model_fingerprint=MODEL.fingerprint) == 1
+    stored = await index.upsert(collection, [changed], model_fingerprint=MODEL.fingerprint)
+    assert (stored.count, stored.version) == (1, collection)
     assert (await index.get_collection(collection)).passage_count == len(PASSAGES)
     assert ids(await search(index, collection, QueryVariant("options"))) == []
     (found,), _ = await index.get(collection, ["argparse"])

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from demo import corpus as corpus_module
 from demo.corpus import TEXT_LIMIT, Corpus, CorpusError, Passage, load
 

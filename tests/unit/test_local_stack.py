@@ -10,14 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import deploy.local.__main__ as cli
 import pytest
+from typer.testing import CliRunner
+
+import deploy.local.__main__ as cli
 from deploy.local import leash, paths, processes, stack, state
 from deploy.local.processes import Process
 from deploy.local.stack import STAGES, LocalStack, stop_stages
 from deploy.local.state import Running, Started
 from services.common.errors import StartupError
-from typer.testing import CliRunner
 
 PATIENCE_SECONDS = 20
 
@@ -168,11 +169,12 @@ def test_a_port_that_somebody_listens_on_is_named(monkeypatch, tmp_path):
 
 
 def test_a_held_port_is_free_for_the_stage_and_for_nobody_else(tmp_path):
-    held = LocalStack(name="held", data=tmp_path)._reserved(0)
+    holder = LocalStack(name="held", data=tmp_path)
+    held = holder._reserved(0)
     with socket.socket() as careless, pytest.raises(OSError, match="in use"):
         careless.bind(("127.0.0.1", held))
-    with socket.create_server(("127.0.0.1", held)) as stage:  # which sets SO_REUSEADDR, as gRPC does
-        assert stage.getsockname()[1] == held
+    with socket.create_server(("127.0.0.1", held)) as server:  # which sets SO_REUSEADDR, as gRPC does
+        assert server.getsockname()[1] == held
 
 
 def started(process, profile="development"):

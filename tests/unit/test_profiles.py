@@ -3,11 +3,11 @@
 from importlib import import_module
 
 import pytest
+
 from deploy.local import profiles
 from deploy.local.profiles import load_profile, profile_names
 from services.common.errors import StartupError
 from services.common.settings import load_settings
-
 from tests.registry import STAGES
 
 # Where things are is said by whoever starts the stages, on one machine or in a cluster, not by a profile.
@@ -130,7 +130,7 @@ def test_every_stage_takes_every_profile(name, stage, monkeypatch):
 def _read(value, written):
     if isinstance(value, bool):
         return value is (written == "1")
-    return float(written) == value if isinstance(value, (int, float)) else str(value) == written
+    return float(written) == value if isinstance(value, (int, float)) else getattr(value, "value", value) == written
 
 
 def test_optimised_is_production():

@@ -39,6 +39,7 @@ def built_once(folder: Path, module: str, arguments: Sequence[str], *, needs: Se
     Processes that want the same folder at the same time wait for the one that makes it. `needs` names the packages
     that the module imports. Raises StartupError when the folder cannot be made.
     """
+    folder = folder.absolute()
     if _is_intact(folder):
         return folder
     if missing := [package for package in needs if find_spec(package) is None]:

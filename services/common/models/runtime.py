@@ -62,7 +62,8 @@ def load_runtime(
             remedy="Set the backend to torch, or to auto, which is torch on cuda.",
         )
     threads = threads or available_cpus()
-    model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
+    cache_dir = cache_dir.expanduser()
+    model = resolve_model(name, kind, model_dir=model_dir and model_dir.expanduser(), cache_dir=cache_dir)
     if backend == "onnx":
         from services.common.models.onnx import OnnxRuntime  # noqa: PLC0415  only the engine in use is imported
 

@@ -82,6 +82,14 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path: Path) -> Non
     assert "MODEL_CACHE_DIR" in caught.value.remedy
 
 
+def test_a_relative_cache_is_below_the_folder_that_we_run_in(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = built_once(Path("cache/artifact"), MODULE, [str(log), "write"], needs=())
+    assert folder == tmp_path / "cache" / "artifact"
+
+
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert default_cache_dir() == Path("/elsewhere/sluice/models")

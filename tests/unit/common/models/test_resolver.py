@@ -71,7 +71,7 @@ def test_a_snapshot_that_is_not_whole_is_passed_over_and_reported(hub_cache: Pat
     (write_snapshot(hub_cache, "sentence-transformers/all-MiniLM-L6-v2") / "model.safetensors").unlink()
     assert resolve("all-MiniLM-L6-v2").source == "installed packages"
     (write_snapshot(hub_cache, "sentence-transformers/all-mpnet-base-v2") / "model.safetensors").unlink()
-    with pytest.raises(StartupError, match="Hugging Face cache: .*it lacks weights"):
+    with pytest.raises(StartupError, match=r"Hugging Face cache: .*it lacks weights"):
         resolve("all-mpnet-base-v2")
 
 
@@ -129,16 +129,16 @@ def test_a_path_to_nothing_and_a_broken_configuration_are_refused(tmp_path: Path
         resolve("./no/such/folder")
     folder = write_model(tmp_path / "model")
     (folder / "config.json").write_text("[")
-    with pytest.raises(StartupError, match="config.json cannot be read"):
+    with pytest.raises(StartupError, match=r"config\.json cannot be read"):
         resolve(str(folder))
 
 
 def test_an_encoder_is_no_cross_encoder_and_the_other_way_round(tmp_path: Path) -> None:
     encoder = write_model(tmp_path / "encoder")
     cross_encoder = write_model(tmp_path / "cross-encoder", **SCORES_PAIRS)
-    with pytest.raises(StartupError, match="it is no cross-encoder: its config.json says BertModel"):
+    with pytest.raises(StartupError, match=r"it is no cross-encoder: its config\.json says BertModel"):
         resolve(str(encoder), CROSS_ENCODER)
-    with pytest.raises(StartupError, match="it is no encoder: its config.json says BertForSequenceClassification"):
+    with pytest.raises(StartupError, match=r"it is no encoder: its config\.json says BertForSequenceClassification"):
         resolve(str(cross_encoder), ENCODER)
 
 

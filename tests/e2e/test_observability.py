@@ -1,0 +1,156 @@
+"""What operators see of the running processes: one trace a search, the series they know, logs that tell no secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collector_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from deploy.local.stack import STAGES as PROCESSES
+from deploy.local.stack import LocalStack
+from services.common.client import StageChannel
+from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import gateway_pb2_grpc
+from tests.registry import STAGES
+
+SECRET = "zanzibar"
+LIGHT_STAGE_MIB = 200
+
+
+class Collector(collector_grpc.TraceServiceServicer):
+    """Receives spans over OTLP, as Jaeger would."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Span]] = []
+
+    async def Export(  # noqa: N802
+        self, request: collector_pb2.ExportTraceServiceRequest, context: Any
+    ) -> collector_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            names = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans += [(names["service.name"], span) for span in scope.spans]
+        return collector_pb2.ExportTraceServiceResponse()
+
+    async def trace_of(self, method: str, services: set[str]) -> list[tuple[str, Span]]:
+        """The spans of the newest call of a method, once all those services have reported theirs."""
+        async with asyncio.timeout(30):
+            while True:
+                roots = [span for _, span in self.spans if span.name == method and not span.parent_span_id]
+                if roots:
+                    found = [(name, span) for name, span in self.spans if span.trace_id == roots[-1].trace_id]
+                    if services <= {name for name, _ in found}:
+                        return found
+                await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def collector() -> AsyncIterator[tuple[Collector, str]]:
+    server = grpc.aio.server()
+    collector = Collector()
+    collector_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield collector, f"http://127.0.0.1:{port}"
+    await server.stop(0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(
+    collector: tuple[Collector, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalStack]:
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[1],
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "LOG_FORMAT": "json",
+        "LOG_LEVEL": "INFO",
+    }
+    data = tmp_path_factory.mktemp("observability")
+    async with LocalStack(name="test-observability", environment=environment, data=data) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def answer(stack: LocalStack) -> pb.SearchResponse:
+    """One search with every feature on, over a small index."""
+    async with StageChannel(stack.address("gateway")) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel.channel)
+        documents = [
+            pb.Document(id=str(number), text=f"A sentence about {SECRET} number {number}.") for number in range(20)
+        ]
+        await channel.call(
+            stub.IndexDocuments, pb.IndexDocumentsRequest(documents=documents), deadline=time.monotonic() + 60
+        )
+        request = pb.SearchRequest(
+            query=f"buy a used car in {SECRET}", features=pb.Features(expansion=True, rerank=True)
+        )
+        return await channel.call(stub.Search, request, deadline=time.monotonic() + 60)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_every_stage_runs_on_the_real_models(answer: pb.SearchResponse) -> None:
+    assert [report.outcome for report in answer.stages] == [pb.STAGE_OUTCOME_RAN] * 4
+    assert len(answer.results) == 10
+
+
+async def test_one_search_is_one_trace_through_all_stages(
+    collector: tuple[Collector, str], answer: pb.SearchResponse
+) -> None:
+    services = {f"sluice-{stage}" for stage in PROCESSES}
+    spans = await collector[0].trace_of("sluice.gateway.v1.GatewayService/Search", services)
+    by_id = {span.span_id: (name, span) for name, span in spans}
+    served = {name: span for name, span in spans if span.kind == Span.SPAN_KIND_SERVER}
+    assert set(served) == services
+    for name, span in served.items():
+        if name != "sluice-gateway":
+            caller, parent = by_id[span.parent_span_id]
+            assert (caller, parent.kind) == ("sluice-gateway", Span.SPAN_KIND_CLIENT)
+            assert by_id[parent.parent_span_id][1] == served["sluice-gateway"]
+
+
+async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchResponse) -> None:
+    for stage in STAGES:
+        page = await asyncio.to_thread(read, stack.metrics_url(stage.name))
+        for series in (*stage.metrics, "grpc_server_started_total", "grpc_server_handled_total"):
+            assert f"# TYPE {series.removesuffix('_total')}" in page.replace("_total", ""), (stage.name, series)
+
+
+async def test_logs_are_json_with_one_request_id_through_all_stages_and_no_query(
+    stack: LocalStack, answer: pb.SearchResponse
+) -> None:
+    for stage in PROCESSES:
+        lines = [json.loads(line) for line in stack.log(stage).read_text().splitlines()]
+        calls = [line for line in lines if line["event"] == "call" and line.get("request_id") == answer.request_id]
+        assert calls, f"{stage} logged no call of request {answer.request_id}"
+        assert all(line["stage"] == stage and line["trace_id"] and line["code"] == "OK" for line in calls)
+        assert SECRET not in stack.log(stage).read_text()
+
+
+async def test_light_stages_stay_light(stack: LocalStack, answer: pb.SearchResponse) -> None:
+    resident = {stage: resident_mib(stack.pid(stage)) for stage in ("gateway", "expander", "retriever")}
+    assert all(mib < LIGHT_STAGE_MIB for mib in resident.values()), resident
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as page:
+        content: bytes = page.read()
+    return content.decode()
+
+
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(kilobytes) / 1024

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sluice_cli.checks import Check, Status
+from sluice_cli.doctor import check_view, collection_check, report_check, stage_checks
+from sluice_cli.machine import GIB, disk_check, machine_checks, memory_check, package_checks
+from sluice_client import CollectionConfig, Config, Features, Outcome, Stage, StageConfig, StageReport
+
+_EMBED = StageConfig(Stage.EMBED, "127.0.0.1:50052", True, "", "MiniLM", "f00d", "onnx fp32 on cpu", False)
+_RETRIEVE = StageConfig(Stage.RETRIEVE, "127.0.0.1:50055", True, "", "", "", "", False)
+_RERANK = StageConfig(Stage.RERANK, "127.0.0.1:50053", False, "UNAVAILABLE: nobody there", "", "", "", False)
+_COLLECTION = CollectionConfig("documents", True, "documents@1", "MiniLM", "f00d", 384, 7, {})
+_CONFIG = Config(Features(dense=True, expansion=False, rerank=False), [_EMBED, _RETRIEVE], _COLLECTION, "0.1.0")
+
+
+def _statuses(*stages: StageConfig, features: Features = _CONFIG.default_features) -> list[Status]:
+    return [check.status for check in stage_checks(replace(_CONFIG, stages=stages, default_features=features))]
+
+
+def test_a_stage_that_is_down_fails_where_it_is_needed_and_warns_where_it_is_off() -> None:
+    assert _statuses(_EMBED, _RETRIEVE, _RERANK) == [Status.OK, Status.OK, Status.WARN]
+    assert _statuses(_RERANK, features=Features(rerank=True)) == [Status.FAIL]
+    assert _statuses(replace(_RETRIEVE, serving=False)) == [Status.FAIL]
+
+
+def test_pseudo_embeddings_are_worth_a_warning() -> None:
+    (check,) = stage_checks(replace(_CONFIG, stages=[replace(_EMBED, pseudo=True)]))
+    assert (check.status, "EMBEDDING_MODEL" in check.remedy) == (Status.WARN, True)
+
+
+def test_an_index_built_by_another_model_fails() -> None:
+    assert collection_check(_CONFIG).status is Status.OK
+    check = collection_check(replace(_CONFIG, collection=replace(_COLLECTION, model_fingerprint="beef")))
+    assert check.status is Status.FAIL
+    assert "beef" in check.finding
+    assert "f00d" in check.finding
+
+
+def test_a_collection_that_is_missing_empty_or_unknown_is_no_failure() -> None:
+    for config in (
+        replace(_CONFIG, collection=replace(_COLLECTION, exists=False)),
+        replace(_CONFIG, collection=replace(_COLLECTION, document_count=0)),
+        replace(_CONFIG, stages=[replace(_RETRIEVE, serving=False)]),
+    ):
+        check = collection_check(config)
+        assert check.status is Status.WARN
+        assert check.remedy
+
+
+def test_the_probing_question_tells_of_wordnet_and_of_failing_stages() -> None:
+    def status(stage: Stage, outcome: Outcome) -> tuple[str, Status] | None:
+        check = report_check(StageReport(stage, outcome, "REASON", "detail", 0.1, "", 1))
+        return (check.subject, check.status) if check else None
+
+    assert status(Stage.EXPAND, Outcome.RAN) == ("wordnet", Status.OK)
+    assert status(Stage.EXPAND, Outcome.DEGRADED) == ("wordnet", Status.WARN)
+    assert status(Stage.RERANK, Outcome.FAILED) == ("question: rerank", Status.FAIL)
+    assert status(Stage.EMBED, Outcome.RAN) is None
+
+
+def test_packages_are_checked_part_by_part() -> None:
+    requirements = [
+        "grpcio>=1.80",
+        "torch==2.13.0; extra == 'torch'",
+        "nltk>=3.9; extra == 'expander'",
+        "qdrant-client[fastembed]>=1.16; extra == 'retriever'",
+        "pytest; extra == 'dev'",
+    ]
+    installed = {"grpcio": "1.80.0", "torch": "2.13.0+cpu", "nltk": "3.8.1"}
+    checks = {check.subject: check for check in package_checks(requirements, installed.get)}
+    assert {subject: check.status for subject, check in checks.items()} == {
+        "packages": Status.OK,
+        "packages [torch]": Status.OK,
+        "packages [expander]": Status.WARN,
+        "packages [retriever]": Status.WARN,
+    }
+    assert checks["packages [expander]"].finding == "nltk 3.8.1 (wanted: >=3.9)"
+    assert "sluice[retriever]" in checks["packages [retriever]"].remedy
+
+
+def test_what_everything_needs_must_be_there() -> None:
+    (check,) = package_checks(["grpcio>=1.80"], {}.get)
+    assert check.status is Status.FAIL
+
+
+def test_memory_and_disk_warn_before_they_fail() -> None:
+    assert [memory_check(size).status for size in (8 * GIB, GIB, GIB // 10, None)] == ["OK", "WARN", "FAIL", "OK"]
+    assert [disk_check(Path(), size).status for size in (8 * GIB, GIB, GIB // 10)] == ["OK", "WARN", "FAIL"]
+
+
+def test_this_machine_can_be_looked_at() -> None:
+    assert {"python", "packages", "memory", "disk"} <= {check.subject for check in machine_checks()}
+
+
+def test_a_check_shows_its_remedy() -> None:
+    shown = check_view(Check(Status.FAIL, "gateway", "nobody\x1b[31m there", "start it")).plain
+    assert shown.startswith("FAIL gateway")
+    assert "remedy: start it" in shown
+    assert "\x1b" not in shown

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from rich.console import Console, RenderableType
+
+from sluice_cli.search import answer_view, rank_change
+from sluice_client import Answer, Features, Outcome, Result, Scores, Stage, StageReport, Strategy
+
+_RESULT = Result(
+    id="argparse.md",
+    title="argparse",
+    text="Parses [bold]command[/bold] line options.\n\nReally \x1b[31mwell\x07.",
+    metadata={"year": 2011, "tags": ["cli", "stdlib"]},
+    score=0.87654,
+    rank=1,
+    scores=Scores(retrieval=0.03125, retrieval_rank=4, rerank=5.5),
+)
+_ANSWER = Answer(
+    results=[_RESULT, replace(_RESULT, id="getopt", title="", rank=2, scores=Scores(0.02, 2, None))],
+    stages=[
+        StageReport(Stage.EXPAND, Outcome.DEGRADED, "OTHER_STRATEGY_SERVED", "no WordNet", 0.0031, "", 3),
+        StageReport(Stage.RERANK, Outcome.RAN, "", "", 0.1204, "ms-marco-MiniLM-L-12-v2", 50),
+    ],
+    next_page_token="",
+    features=Features(True, True, True, Strategy.SYNONYMS, 5, True, 50),
+    collection="documents",
+    index_version="documents@1",
+    request_id="abc",
+)
+
+
+def _shown(view: RenderableType, width: int = 120) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False).print(view)
+    return stream.getvalue()
+
+
+def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
+    shown = _shown(answer_view(_ANSWER, explain=False))
+    assert "1. argparse  0.877" in shown
+    assert "argparse.md  tags=['cli', 'stdlib']  year=2011" in shown
+    assert "2. getopt" in shown
+    assert "Stages" not in shown
+
+
+def test_text_of_documents_neither_styles_nor_steers_the_terminal() -> None:
+    shown = _shown(answer_view(_ANSWER, explain=True))
+    assert "[bold]command[/bold]" in shown
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def test_an_explained_answer_shows_scores_rank_changes_and_stages() -> None:
+    shown = _shown(answer_view(_ANSWER, explain=True))
+    for part in ("▲3 from 4", "0.8765", "0.0312", "5.500", "degraded", "3.1", "OTHER_STRATEGY_SERVED: no WordNet"):
+        assert part in shown
+    assert "ms-marco-MiniLM-L-12-v2" in shown
+    assert "on: dense, lexical, expansion by synonyms, rerank of 50 · index: documents (documents@1)" in shown
+
+
+def test_nothing_is_lost_on_a_narrow_terminal() -> None:
+    shown = "".join(_shown(answer_view(_ANSWER, explain=True), width=60).split())
+    assert "OTHER_STRATEGY_SERVED:noWordNet" in shown
+    assert "ms-marco-MiniLM-L-12-v2" in shown
+
+
+def test_an_empty_answer_says_so() -> None:
+    assert "Nothing was found." in _shown(answer_view(replace(_ANSWER, results=[]), explain=True))
+
+
+def test_a_rank_change_shows_direction_distance_and_origin() -> None:
+    assert [rank_change(before, now).plain for before, now in ((4, 1), (1, 3), (2, 2))] == [
+        "▲3 from 4",
+        "▼2 from 1",
+        "=",
+    ]
