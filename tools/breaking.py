@@ -16,15 +16,20 @@ def main() -> None:
         print("no earlier protos to compare with")
         return
     against = f".git#ref={_commit(base)}"
-    done = subprocess.run([str(Path(sys.executable).parent / "buf"), "breaking", "--against", against], cwd=ROOT, check=False)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "buf"), "breaking", "--against", against], cwd=ROOT, check=False
+    )
     if done.returncode != 0:
         sys.exit("the protos break callers; change them additively, or start a v2 package")
 
 
 def _has_protos(name: str) -> bool:
-    return subprocess.run(
-        ["git", "cat-file", "-e", f"{name}:protos/sluice"], cwd=ROOT, capture_output=True, check=False
-    ).returncode == 0
+    return (
+        subprocess.run(
+            ["git", "cat-file", "-e", f"{name}:protos/sluice"], cwd=ROOT, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def _commit(name: str) -> str:

@@ -69,7 +69,7 @@ def _values(field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if field.default_factory is not None or value is None or value == "":
+    if field.default_factory is not None or value is None or str(value) == "":
         return "unset"
     if isinstance(value, enum.Enum):
         value = value.value

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import json
 import math
+import os
+import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ P = ParamSpec("P")
 
 DONE, NEEDS_A_LOOK, WRONG_COMMAND_LINE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 
-stdout = Console(highlight=False)
+PIPED_WIDTH = 160  # where nobody says how wide it is, as in a pipe: lines that can be searched
+
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 stderr = Console(stderr=True, highlight=False)
 
 

@@ -25,7 +25,7 @@ def parse_conditions(conditions: Sequence[str]) -> Filter | None:
     for text in conditions:
         negated, condition = _parse(text)
         (must_not if negated else must).append(condition)
-    return Filter(must=must, must_not=must_not) if conditions else None
+    return Filter(must=tuple(must), must_not=tuple(must_not)) if conditions else None
 
 
 def _parse(text: str) -> tuple[bool, Condition]:

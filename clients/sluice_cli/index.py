@@ -222,9 +222,9 @@ def _tell(source: Source, rejects: Rejects, tally: _Tally, options: Options) -> 
             }
         )
         return
-    where = f" in {tally.index_version} by {tally.model}" if tally.stored else ""
+    where = f" in {plain(tally.index_version)} by {plain(tally.model)}" if tally.stored else ""
     rate = tally.stored / tally.seconds
-    stdout.print(f"{tally.stored:,} documents stored{plain(where)}, {tally.seconds:.1f} s, {rate:.0f}/s", markup=False)
+    stdout.print(f"{tally.stored:,} documents stored{where}, {tally.seconds:.1f} s, {rate:.0f}/s", markup=False)
     if tally.truncated:
         stdout.print(f"{tally.truncated:,} are longer than the model reads: found by words whole, by meaning in part")
     if source.passed_over:

@@ -160,6 +160,8 @@ class Index:
 
     async def check(self, *, deadline: float | None = None) -> None:
         """Raises what keeps Qdrant from answering, or FailedPrecondition if it is too old to weigh a fusion."""
+        if self._qdrant.embedded:
+            return  # part of this process: a question would only queue behind the work
         version = (await self._qdrant.call(lambda client: client.info(), deadline=deadline)).version
         if tuple(map(int, version.split(".")[:2])) < _OLDEST_QDRANT:
             wanted = ".".join(map(str, _OLDEST_QDRANT))
@@ -324,7 +326,7 @@ class Index:
         except NotFound:
             self._descriptions.pop(collection, None)
             raise NotFound(
-                f"collection {collection!r} does not exist; create it with CreateCollection, or index something into it",
+                f"collection {collection!r} does not exist; create it with CreateCollection",
                 reason="COLLECTION_NOT_FOUND",
                 collection=collection,
             ) from None

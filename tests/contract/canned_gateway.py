@@ -27,8 +27,8 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.request_ids: list[str] = []
         self.deadlines: list[float] = []
         self.documents: dict[str, pb.Document] = {}
-        self.failures: deque[SluiceError] = deque()
-        """Raised one after the other by the next calls."""
+        self.failures: deque[SluiceError | None] = deque()
+        """How the next calls end, one after the other; None is well."""
         self.refused_ids: set[str] = set()
         """Documents that no batch may hold."""
         self.hang = False
@@ -143,8 +143,9 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
-        if self.failures:
-            await self._fail(self.failures.popleft(), context)
+        failure = self.failures.popleft() if self.failures else None
+        if failure is not None:
+            await self._fail(failure, context)
 
     async def _fail(self, error: SluiceError, context: Context) -> None:
         await context.abort(status.code_of(error), error.message, status.trailers_of(error))

@@ -301,13 +301,11 @@ async def test_the_breaker_opens_when_qdrant_goes_away_and_closes_when_it_is_bac
 
 async def test_an_open_breaker_leaves_qdrant_alone(server, pool_with):
     pool = pool_with(qdrant_pool_retry_enabled=True)
-    with pytest.raises(Unavailable):
-        await trip(pool, server)
-    calls = server.calls["HealthCheck"]
+    await trip(pool, server)
     with pytest.raises(Unavailable) as refusal:
         await call(pool)
     assert refusal.value.reason == "BREAKER_OPEN"
-    assert server.calls["HealthCheck"] == calls == 5
+    assert server.calls["HealthCheck"] == 5
 
 
 @pytest.mark.parametrize("size", [1, 5])

@@ -97,8 +97,8 @@ def _run(module: str, arguments: Sequence[str]) -> None:
     if failed:
         raise StartupError(
             f"{module} failed: {problem}",
-            remedy=f"Run `python -m {module} {' '.join(arguments[:-1])} FOLDER` to see all of it, or serve the model "
-            "with the torch backend.",
+            remedy=f"Run `python -m {module} {' '.join(arguments[:-1])} FOLDER` to see all of it. The torch backend "
+            "needs no export.",
         )
 
 

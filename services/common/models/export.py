@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from services.common.cpu import available_cpus
 from services.common.errors import StartupError
 from services.common.models.info import ModelKind, ModelSpec
 from services.common.models.onnx import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, OnnxRuntime
 from services.common.models.reference import ReferenceModel
+from services.common.models.tokenization import Tokenizer, feed_for
 
 # Of the largest number in the output. Between two fp32 engines it is about 1e-6.
 _TOLERANCE = 1e-4
@@ -38,7 +40,7 @@ def export(kind: ModelKind, folder: Path, target: Path) -> None:
     (target / SPEC_FILE).write_text(json.dumps(asdict(spec)))
     (target / TOKENIZER_FILE).write_text(reference.tokenizer_definition())
     _write_graph(reference, spec, target)
-    exported = OnnxRuntime(target, name=folder.name, fingerprint="", threads=torch.get_num_threads())
+    exported = OnnxRuntime(target, name=folder.name, fingerprint="", threads=available_cpus())
     difference = max(
         float(np.abs(ours - theirs).max() / np.abs(theirs).max()) for ours, theirs in _probe(exported, reference.model)
     )
@@ -69,16 +71,14 @@ def _probe(
 
 
 def _write_graph(model: ReferenceModel, spec: ModelSpec, target: Path) -> None:
-    ids = torch.randint(spec.pad_token_id + 1, 1000, (2, 16))
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    texts = Tokenizer(model.tokenizer_definition(), spec.max_token_count).texts(_SHORT)
+    feed = feed_for([text.ids for text in texts], None, spec.pad_token_id)
     axes = {name: {0: "rows", 1: "tokens"} for name in model.input_names} | {"output": {0: "rows"}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            tuple(inputs[name] for name in model.input_names),
+            tuple(torch.from_numpy(feed[name]) for name in model.input_names),
             target / GRAPH_FILE,
             input_names=model.input_names,
             output_names=["output"],

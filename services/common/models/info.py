@@ -65,7 +65,7 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint_of(folder: Path) -> str:
     """The sha256 over weights, configuration, tokenizer and the modules after them (pooling, normalization).
 
     Neither the folder's name nor times count, nor which version of a library wrote the files.

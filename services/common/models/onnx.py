@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from services.common.models.artifacts import built_once
-from services.common.models.info import ModelInfo, ModelSpec, fingerprint
+from services.common.models.info import ModelInfo, ModelSpec, fingerprint_of
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
 
@@ -43,7 +43,7 @@ class OnnxRuntime:
     @classmethod
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OnnxRuntime:
         """Opens the model's export, which is made first where there is none; StartupError where that fails."""
-        identity = fingerprint(model.folder)
+        identity = fingerprint_of(model.folder)
         short_name = model.name.rsplit("/", 1)[-1]
         folder = built_once(
             cache_dir / f"{short_name}-{model.kind}-fp32-v{_EXPORT_VERSION}-{identity[:16]}",

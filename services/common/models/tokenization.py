@@ -85,7 +85,7 @@ class Tokenizer:
         if tokenizer is None:
             tokenizer = self._local.tokenizer = self._clone()
         # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
-        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _clone(self) -> tokenizers.Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(self._definition)
@@ -98,13 +98,12 @@ class _Template:
     """The special tokens around one or two sequences, read off an encoding that the tokenizer made."""
 
     def __init__(self, encoding: tokenizers.Encoding) -> None:
-        owners = list(zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True))
-        sequences = [sequence for _, sequence, _ in owners]
-        first = sequences.index(0)
-        last = len(sequences) - 1 - next(i for i, owner in enumerate(reversed(sequences)) if owner is not None)
-        self.before = encoding.ids[:first]
-        self.between = [token for token, owner, _ in owners[first:last] if owner is None]
-        self.after = encoding.ids[last + 1 :]
+        ids, owners = encoding.ids, encoding.sequence_ids
+        owned = [position for position, owner in enumerate(owners) if owner is not None]
+        first, last = owned[0], owned[-1]
+        self.before = ids[:first]
+        self.between = [ids[position] for position in range(first, last) if owners[position] is None]
+        self.after = ids[last + 1 :]
         self.special_count = len(self.before) + len(self.between) + len(self.after)
         self.query_type = encoding.type_ids[first]
         self.passage_type = encoding.type_ids[last]

@@ -68,7 +68,7 @@ class LaneQueue:
         self.tokens = 0
         self.accounts: dict[str, _Account] = {}
         self._turn = 0
-        self._rows: dict[int, list[tuple[int, int, Entry]]] = {}  # by length; each sorted by turn, then arrival
+        self._by_length: dict[int, list[tuple[int, int, Entry]]] = {}  # each by turn, then arrival
 
     def tokens_of(self, caller: str) -> int:
         """What waits for this caller."""
@@ -84,29 +84,29 @@ class LaneQueue:
         """Queues the entry at its caller's next turn."""
         length = entry.work.token_count
         entry.queue, entry.caller, entry.turn = self, caller, self.next_turn(caller, length)
-        insort(self._rows.setdefault(length, []), (entry.turn, entry.number, entry))
+        insort(self._by_length.setdefault(length, []), (entry.turn, entry.number, entry))
         self.accounts.setdefault(caller, _Account()).last_turn = entry.turn
         self._count(entry, 1)
 
     def discard(self, entry: Entry) -> None:
         """Takes out an entry that will not be computed here; its caller gets the tokens back."""
         length = entry.work.token_count
-        self._pop(length, bisect_left(self._rows[length], (entry.turn, entry.number)))
+        self._pop(length, bisect_left(self._by_length[length], (entry.turn, entry.number)))
         if account := self.accounts.get(entry.caller):
             account.last_turn -= length
 
     def take(self, batch_tokens: int, limits: SchedulerLimits) -> list[Entry]:
         """Takes the entry whose turn it is, with the neighbours in length that fill its batch."""
-        self._turn, _, leader = min(row[0] for row in self._rows.values())
+        self._turn, _, leader = min(peers[0] for peers in self._by_length.values())
         latest_turn = self._turn + limits.run_ahead_tokens
         batch: list[Entry] = []
         longest = tokens = 0
-        span = min(limits.padding_tokens, max(self._rows))
+        span = min(limits.padding_tokens, max(self._by_length))
         for length in _nearest(leader.work.token_count, span):
-            while row := self._rows.get(length):
+            while peers := self._by_length.get(length):
                 padded = max(longest, length) * (len(batch) + 1)
                 padding = padded - tokens - length
-                if batch and (padded > batch_tokens or padding > limits.padding_tokens or row[0][0] > latest_turn):
+                if batch and (padded > batch_tokens or padding > limits.padding_tokens or peers[0][0] > latest_turn):
                     break
                 longest = max(longest, length)
                 tokens += length
@@ -114,10 +114,10 @@ class LaneQueue:
         return batch
 
     def _pop(self, length: int, at: int) -> Entry:
-        row = self._rows[length]
-        entry = row.pop(at)[2]
-        if not row:
-            del self._rows[length]
+        peers = self._by_length[length]
+        entry = peers.pop(at)[2]
+        if not peers:
+            del self._by_length[length]
         entry.queue = None
         self._count(entry, -1)
         return entry

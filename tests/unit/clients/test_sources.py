@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
-import stat
+import tempfile
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,8 +17,6 @@ from hypothesis import strategies as st
 from sluice_cli import sources
 from sluice_cli.calls import Problem
 from sluice_cli.sources import JsonLines, Record, Reject, SourceDocument, open_source
-
-needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 
 
 def _read(path: Path) -> list[Record]:
@@ -65,7 +65,7 @@ def test_the_line_and_position_of_a_document_are_those_in_the_file(tmp_path: Pat
     [
         ("{", "is not JSON: Expecting"),
         ("nonsense", "is not JSON"),
-        ("[" * 100_000, "is one JSON array"),
+        ('{"id": ' + "[" * 100_000, "is not JSON: maximum recursion depth"),
         ('"text"', "is not a JSON object"),
         ('{"text": "x"}', 'has no "id"'),
         ('{"id": "", "text": "x"}', 'has no "id"'),
@@ -78,10 +78,6 @@ def test_the_line_and_position_of_a_document_are_those_in_the_file(tmp_path: Pat
     ],
 )
 def test_a_line_that_is_no_document_is_rejected_with_its_reason(tmp_path: Path, line: str | bytes, reason: str) -> None:
-    if line == "[" * 100_000:  # such a file is told of as a whole
-        with pytest.raises(Problem, match=reason):
-            _lines(tmp_path, line)
-        return
     assert reason in _reason(tmp_path, line)
 
 
@@ -97,7 +93,7 @@ def test_a_line_that_is_too_long_is_rejected_without_being_read_whole(
 ) -> None:
     monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1000)
     good = '{"id": "a", "text": "x"}'
-    exact = json.dumps({"id": "b", "text": "x" * (1000 - len('{"id": "b", "text": ""}'))})
+    exact = json.dumps({"id": "b", "text": "x" * (999 - len('{"id": "b", "text": ""}'))})
     records = _lines(tmp_path, good, "x" * 5000, exact, good)
     assert [type(record) for record in records] == [SourceDocument, Reject, SourceDocument, SourceDocument]
     assert isinstance(records[1], Reject)
@@ -161,20 +157,13 @@ _RECORDS = st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "_id", "title
 def test_whatever_the_lines_hold_each_is_a_document_a_reject_or_empty(content: list[bytes]) -> None:
     raw = b"\n".join(content)
 
-    class Stream:
-        def __enter__(self) -> Any:
-            import io
-
-            return io.BytesIO(raw)
-
-        def __exit__(self, *_: object) -> None: ...
-
     try:
-        records = list(JsonLines("lines", Stream(), None).read())  # type: ignore[arg-type]
+        records = list(JsonLines("lines", io.BytesIO(raw), None).read())
     except Problem:
         return
     numbers = [record.line for record in records]
-    assert numbers == [number for number, line in enumerate(raw.split(b"\n"), start=1) if line.strip() or number == 0]
+    lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    assert numbers == [number for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 # Folders
@@ -222,17 +211,34 @@ def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
     assert [record.id for record in _read(tmp_path)] == ["notes.txt"]
 
 
-@needs_permissions
-def test_files_and_folders_that_may_not_be_read_are_rejected(tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("secret")
-    (tmp_path / "secret.txt").chmod(0)
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "closed").chmod(0)
+@contextmanager
+def _nobody() -> Iterator[None]:
+    """Without root's right to read everything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
     try:
-        rejects = {record.id: record.reason for record in _read(tmp_path) if isinstance(record, Reject)}
+        yield
     finally:
-        (tmp_path / "closed").chmod(stat.S_IRWXU)
-    assert rejects.keys() == {"secret.txt", "closed"}
+        os.seteuid(before)
+
+
+def test_files_and_folders_that_may_not_be_read_are_rejected() -> None:
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path, which only its owner may enter
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "secret.txt").write_text("secret")
+        (folder / "secret.txt").chmod(0)
+        (folder / "closed").mkdir(mode=0)
+        with _nobody():
+            rejects = {record.id: record.reason for record in _read(folder) if isinstance(record, Reject)}
+            with pytest.raises(Problem, match="Permission denied"):
+                open_source(str(folder / "closed"))
+        (folder / "closed").chmod(0o700)
+    assert rejects == {
+        "secret.txt": "cannot be read: Permission denied",
+        "closed": "this folder cannot be read: Permission denied",
+    }
 
 
 def test_a_folder_without_texts_says_what_it_looked_for(tmp_path: Path) -> None:

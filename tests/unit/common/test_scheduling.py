@@ -150,7 +150,7 @@ class House:
         assert not self.scheduler._running_tokens
         for lane in self.scheduler._lanes.values():
             assert not lane.accounts
-            assert not lane._rows
+            assert not lane._by_length
 
 
 @asynccontextmanager
@@ -219,9 +219,12 @@ async def test_a_batch_of_many_calls_wakes_the_event_loop_once(monkeypatch: pyte
         loop = asyncio.get_running_loop()
         wake_ups: list[object] = []
         original = loop.call_soon_threadsafe
-        monkeypatch.setattr(
-            loop, "call_soon_threadsafe", lambda *call, **how: (wake_ups.append(call), original(*call, **how))[1]
-        )
+
+        def counted(*call: Any, **how: Any) -> asyncio.Handle:
+            wake_ups.append(call)
+            return original(*call, **how)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         h.model.open()
         await gathered(*plugs, *tasks)
         assert len(wake_ups) == len(h.model.batches) == 2

@@ -92,7 +92,7 @@ def test_a_vector_is_fit_for_qdrant_whatever_the_text(text, k1, b, average_lengt
         assert all(0 < value <= k1 + 1 or value.is_integer() for value in values)
 
 
-@given(st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta", "ThreadPool", "os.path", "snake_case"]), min_size=1))
+@given(st.lists(st.sampled_from(["alpha", "gamma", "ThreadPool", "os.path", "snake_case"]), min_size=1))
 def test_the_order_of_words_does_not_matter(words):
     assert query_vector(" ".join(words)) == query_vector(" ".join(reversed(words)))
     assert BM25.passage_vector(" ".join(words)) == BM25.passage_vector(" ".join(sorted(words)))

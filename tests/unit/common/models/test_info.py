@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.models.info import fingerprint
+from services.common.models.info import fingerprint_of
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_copy_elsewhere_and_later_is_the_same_model(folder: Path, tmp_path: Pa
     copy = tmp_path / "another name"
     shutil.copytree(folder, copy)
     os.utime(copy / "model.safetensors", (0, 0))
-    assert fingerprint(copy) == fingerprint(folder)
+    assert fingerprint_of(copy) == fingerprint_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_a_copy_elsewhere_and_later_is_the_same_model(folder: Path, tmp_path: Pa
     ids=["written by another version", "readme", "second format"],
 )
 def test_what_does_not_reach_the_output_does_not_count(folder: Path, change: Callable[[Path], object]) -> None:
-    before = fingerprint(folder)
+    before = fingerprint_of(folder)
     change(folder)
-    assert fingerprint(folder) == before
+    assert fingerprint_of(folder) == before
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json"])
 def test_what_decides_the_output_counts(folder: Path, name: str) -> None:
-    before = fingerprint(folder)
+    before = fingerprint_of(folder)
     (folder / name).write_text('{"changed": true}')
-    assert fingerprint(folder) != before
+    assert fingerprint_of(folder) != before

@@ -111,6 +111,12 @@ def test_a_hub_that_fails_is_one_more_place_that_does_not_have_it(monkeypatch: p
         resolve("all-mpnet-base-v2")
 
 
+def test_a_name_that_no_hub_could_have_is_reported_like_any_other() -> None:
+    with pytest.raises(StartupError, match="this is no name of a model there") as caught:
+        resolve("folder/of/a model")
+    assert "a path begins with" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("part", "complaint"),
     [("config.json", "it lacks config.json"), ("model.safetensors", "weights"), ("tokenizer.json", "a tokenizer")],

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from services.common import errors
+from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice_cli import calls
+from sluice_cli.main import app
+from tests.contract.canned_gateway import CannedGateway, canned_gateway
+
+Sluice = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[CannedGateway]:
+    async with canned_gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def sluice(gateway: CannedGateway) -> Sluice:
+    """Runs the command against the canned gateway, in a thread, since the gateway lives in this one's event loop."""
+
+    async def run(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", gateway.address, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": f"d{number}", "title": f"Title {number}", "text": "text"}) for number in range(5)]
+    path.write_text(
+        "\n".join([*lines, "nonsense", '{"id": "d9"}', '{"id": "odd", "text": "x", "metadata": {"a": {}}}'])
+    )
+    return path
+
+
+# Searching
+
+
+async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice) -> None:
+    assert (await sluice("search", "why?")).exit_code == calls.DONE
+    said = "search why? --rerank --no-expand --strategy multi_query --no-dense --limit 3 --collection c --page-token 0"
+    assert (await sluice(*said.split(), "--filter", "year>=2020", "--filter", "kind!=a")).exit_code == calls.DONE
+    assert gateway.requests == [
+        pb.SearchRequest(query="why?", limit=10, features=pb.Features(), policies=pb.StagePolicies()),
+        pb.SearchRequest(
+            query="why?",
+            limit=3,
+            collection="c",
+            filter=pb.Filter(
+                must=[pb.Condition(field="year", range=pb.Range(gte=2020))],
+                must_not=[pb.Condition(field="kind", equals=pb.Value(string_value="a"))],
+            ),
+            features=pb.Features(
+                dense=False, expansion=False, expansion_strategy=pb.EXPANSION_STRATEGY_MULTI_QUERY, rerank=True
+            ),
+            policies=pb.StagePolicies(),
+            page_token="0",
+        ),
+    ]
+
+
+async def test_answers_go_to_standard_output_and_trouble_to_standard_error(
+    gateway: CannedGateway, sluice: Sluice
+) -> None:
+    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    result = await sluice("search", "why?")
+    assert "1. Title 0" in result.stdout
+    assert "warning: expand degraded: OTHER_STRATEGY_SERVED: no WordNet" in result.stderr
+
+
+async def test_an_explanation_shows_every_stage(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    shown = (await sluice("search", "why?", "--explain")).stdout
+    for part in ("▲2 from 3", "expand", "degraded", "embed", "10.5", "rerank", "skipped", gateway.request_ids[0]):
+        assert part in shown
+
+
+async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents |= {name: pb.Document(id=name, text="ünïcode") for name in ("d0", "d1")}
+    result = await sluice("search", "why?", "--json", "--limit", "1")
+    answer = json.loads(result.stdout)
+    assert answer["results"][0]["text"] == "ünïcode"
+    assert answer["next_page_token"] == "1"
+    assert answer["stages"][0] == {
+        "stage": "expand",
+        "outcome": "degraded",
+        "reason": "OTHER_STRATEGY_SERVED",
+        "detail": "no WordNet",
+        "seconds": 0.003,
+        "model": "",
+        "item_count": 3,
+    }
+    assert not result.stderr
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(
+    ("failure", "message", "remedy"),
+    [
+        (
+            errors.InvalidArgument("limit", "must be between 1 and 100, not 0"),
+            "limit: must be",
+            "correct what is named",
+        ),
+        (errors.NotFound("there is no collection 'c'"), "no collection 'c'", "--collection"),
+        (errors.Unavailable("Qdrant is down"), "Qdrant is down [UNAVAILABLE]", "sluice doctor"),
+        (errors.ResourceExhausted("busy", retry_after=2.5), "busy", "try again in 3 s"),
+        (errors.Internal("our fault"), "our fault", "log has it under request"),
+    ],
+)
+async def test_an_error_is_one_line_and_a_remedy(
+    gateway: CannedGateway, sluice: Sluice, failure: errors.SluiceError, message: str, remedy: str
+) -> None:
+    gateway.failures.append(failure)
+    result = await sluice("search", "why?")
+    assert (result.exit_code, result.stdout) == (calls.NOT_DONE, "")
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert message in first
+    assert second.startswith("remedy: ")
+    assert remedy in second
+
+
+@pytest.mark.parametrize("command", [["search", "why?"], ["config"], ["delete", "d0"]])
+async def test_without_a_gateway_every_command_says_how_to_get_one(command: list[str]) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", "127.0.0.1:1", *command])
+    assert result.exit_code == calls.NOT_DONE
+    assert "127.0.0.1:1 cannot be reached" in result.stderr
+    assert "make up" in result.stderr
+
+
+async def test_a_fault_of_our_own_is_no_traceback(sluice: Sluice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("sluice_cli.search.answer_view", broken)
+    result = await sluice("search", "why?")
+    assert result.exit_code == calls.NOT_DONE
+    assert "a fault of sluice itself: KeyError: 'oops'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_a_wrong_condition_is_a_wrong_command_line(gateway: CannedGateway, sluice: Sluice) -> None:
+    assert (await sluice("search", "why?", "--filter", "kind")).exit_code == calls.WRONG_COMMAND_LINE
+    assert not gateway.requests
+
+
+# Indexing
+
+
+async def test_good_records_are_stored_and_bad_ones_written_down(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path
+) -> None:
+    gateway.refused_ids = {"d3"}
+    result = await sluice("index", str(corpus), "--collection", "c", "--batch-size", "2")
+    assert result.exit_code == calls.NEEDS_A_LOOK
+    assert "4 documents stored in documents@1 by all-MiniLM-L6-v2" in result.stdout
+    assert gateway.documents.keys() == {"d0", "d1", "d2", "d4"}
+    rejects = corpus.with_name("corpus.jsonl.rejects.jsonl")
+    assert "4 records rejected" in result.stderr
+    assert rejects.name in result.stderr.replace("\n", "")
+    reasons = {reject["line"]: reject for reject in map(json.loads, rejects.read_text().splitlines())}
+    assert reasons[6] == {"line": 6, "id": "", "reason": "is not JSON: Expecting value: line 1 column 1 (char 0)"}
+    assert reasons[7]["reason"] == "has neither title nor text"
+    assert reasons[4] == {"line": 4, "id": "d3", "reason": "documents[1].metadata.year: is of another type"}
+    assert reasons[8]["reason"].endswith("metadata.a: is a dict; send str, int, float, bool or a list of str")
+
+
+async def test_a_clean_run_leaves_no_rejects_not_even_old_ones(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "x"}')
+    old = tmp_path / "corpus.jsonl.rejects.jsonl"
+    old.write_text("old")
+    result = await sluice("index", str(tmp_path / "corpus.jsonl"), "--json")
+    assert result.exit_code == calls.DONE
+    assert not old.exists()
+    told = json.loads(result.stdout)
+    assert (told["stored"], told["rejected"], told["rejects_file"]) == (1, 0, None)
+
+
+async def test_a_folder_is_stored_under_its_paths(gateway: CannedGateway, sluice: Sluice, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    (docs / "guide").mkdir(parents=True)
+    (docs / "guide" / "rollback.md").write_text("# Rolling back\n")
+    (docs / "picture.png").touch()
+    result = await sluice("index", str(docs))
+    assert result.exit_code == calls.DONE
+    assert "1 files of other kinds passed over" in result.stdout
+    assert gateway.documents["guide/rollback.md"].title == "Rolling back"
+
+
+async def test_the_source_is_never_its_own_rejects_file(gateway: CannedGateway, sluice: Sluice, corpus: Path) -> None:
+    refused = await sluice("index", str(corpus), "--rejects", str(corpus))
+    assert refused.exit_code == calls.WRONG_COMMAND_LINE
+    await sluice("index", str(corpus))
+    assert len(gateway.documents) == 5
+
+
+async def test_a_storing_that_stops_says_how_far_it_came(gateway: CannedGateway, sluice: Sluice, corpus: Path) -> None:
+    # How things are, the first batch, the second batch.
+    gateway.failures.extend([None, None, errors.FailedPrecondition("built by another model")])
+    result = await sluice("index", str(corpus), "--batch-size", "3", "--concurrency", "1")
+    assert result.exit_code == calls.NOT_DONE
+    assert "stopped with 3 documents stored" in result.stderr
+    assert "2 documents, 'd3' to 'd4', could not be stored: built by another model" in result.stderr
+
+
+async def _sluice_process(gateway: CannedGateway, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sluice_cli.main", "--gateway", gateway.address, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_standard_input_is_a_source(gateway: CannedGateway, tmp_path: Path) -> None:
+    process = await _sluice_process(gateway, "index", "-", "--rejects", str(tmp_path / "rejects.jsonl"))
+    stdout, _ = await process.communicate(b'{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}\n')
+    assert process.returncode == calls.DONE
+    assert stdout.startswith(b"2 documents stored")
+    assert gateway.documents.keys() == {"a", "b"}
+
+
+async def test_an_interrupt_ends_a_storing_that_waits_for_its_source(gateway: CannedGateway, tmp_path: Path) -> None:
+    process = await _sluice_process(gateway, "index", "-", "--rejects", str(tmp_path / "rejects.jsonl"))
+    while not gateway.requests:  # it has asked how things are, and waits for input next
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    told = await asyncio.wait_for(process.stderr.read(), 20)
+    assert await process.wait() == calls.INTERRUPTED
+    assert b"stopped with 0 documents stored" in told
+    assert b"Traceback" not in told
+
+
+# The rest
+
+
+async def test_deleting_tells_what_was_there(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents["d0"] = pb.Document(id="d0")
+    assert (await sluice("delete", "d0", "d1", "d1")).stdout == "1 deleted, 1 did not exist\n"
+    assert json.loads((await sluice("delete", "d0", "--json")).stdout) == {"asked": 1, "deleted": 0}
+
+
+async def test_the_configuration_is_shown_for_people_and_for_machines(gateway: CannedGateway, sluice: Sluice) -> None:
+    shown = (await sluice("config")).stdout
+    for part in ("release 0.1.0", "rerank", "all-MiniLM-L6-v2", "onnx fp32 on cpu", "documents@1", "year (integer)"):
+        assert part in shown
+    found = json.loads((await sluice("config", "--json")).stdout)
+    assert found["collection"]["document_count"] == 7
+    assert found["stages"][3]["serving"] is False
+
+
+async def test_the_doctor_checks_a_running_gateway(gateway: CannedGateway, sluice: Sluice) -> None:
+    result = await sluice("doctor", "--json")
+    checks = {check["subject"]: check for check in json.loads(result.stdout)}
+    assert {subject: checks[subject]["status"] for subject in ("gateway", "embed", "collection", "question")} == {
+        "gateway": "OK",
+        "embed": "OK",
+        "collection": "OK",
+        "question": "OK",
+    }
+    assert (checks["rerank"]["status"], checks["wordnet"]["status"]) == ("WARN", "WARN")
+    assert gateway.requests[1].features.rerank is False  # it does not serve
+
+
+async def test_the_doctor_works_when_nothing_runs() -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", "127.0.0.1:1", "doctor", "--json"])
+    checks = {check["subject"]: check for check in json.loads(result.stdout)}
+    assert result.exit_code == calls.NEEDS_A_LOOK
+    assert checks["gateway"]["status"] == "FAIL"
+    assert "make up" in checks["gateway"]["remedy"]
+    # The stages' own ways of finding things were asked, whatever they found.
+    assert {"python", "memory", "disk", "embedding model", "rerank model", "wordnet"} <= checks.keys()
+    assert "models" not in checks
+
+
+@pytest.mark.parametrize("command", ["search", "index", "delete", "config", "doctor"])
+def test_the_help_of_every_command_has_examples(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"  sluice {command}" in result.stdout
+
+
+async def test_help_imports_nothing_heavy() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", "-m", "sluice_cli.main", "--help"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, imports = await process.communicate()
+    imported = {line.rpartition("|")[2].strip() for line in imports.decode().splitlines()}
+    assert "typer" in imported
+    assert not imported & {"grpc", "rich", "sluice_client", "google.protobuf", "asyncio"}
