@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -109,10 +111,15 @@ async def _store(client: SluiceClient, source: Source, rejects: Rejects, tally: 
             batch_size=options.batch_size,
             concurrency=options.concurrency,
             on_progress=stored,
-            on_rejected=lambda document, error: rejects.add(Reject(document.line, document.id, error.message)),
+            on_rejected=lambda document, error: rejects.add(Reject(document.line, document.id, _reason(error))),
         )
         if source.size is not None:
             progress.update(bar, completed=source.size)
+
+
+def _reason(error: SluiceError) -> str:
+    """Why a document was refused; its place in a batch means nothing to people."""
+    return re.sub(r"^documents\[\d+\]\.?", "", error.message)
 
 
 class Rejects:
@@ -169,17 +176,23 @@ async def _in_background(items: Iterator[ItemT]) -> AsyncIterator[ItemT]:
     ready: asyncio.Queue[list[ItemT] | Exception] = asyncio.Queue(2)
 
     def hand_over(some: list[ItemT] | Exception) -> None:
-        asyncio.run_coroutine_threadsafe(ready.put(some), loop).result()
+        handing = ready.put(some)
+        try:
+            asyncio.run_coroutine_threadsafe(handing, loop).result()
+        except RuntimeError:  # the loop is gone, and with it whoever wanted this
+            handing.close()
 
     def read() -> None:
-        # Cancelled or closed under our feet: nobody wants more.
-        with contextlib.suppress(asyncio.CancelledError, RuntimeError):
-            try:
-                while some := list(islice(items, READ_AHEAD)):
-                    hand_over(some)
-                hand_over([])
-            except Exception as error:  # raised where the items are wanted
-                hand_over(error)
+        some: list[ItemT] | Exception = []
+        with contextlib.suppress(futures.CancelledError):  # nobody wants more
+            while True:
+                try:
+                    some = list(islice(items, READ_AHEAD))
+                except Exception as error:  # raised where the items are wanted
+                    some = error
+                hand_over(some)
+                if not some or isinstance(some, Exception):
+                    return
 
     threading.Thread(target=read, daemon=True).start()
     while some := await ready.get():

@@ -87,7 +87,7 @@ def _result_view(result: Result) -> RenderableType:
     table.add_column(justify="right", width=4)
     table.add_column(overflow="fold")
     table.add_row(f"{result.rank}.", Group(*lines))
-    return Padding(table, (0, 0, 1, 0))
+    return Padding(table, (0, 0, 1, 0), expand=False)
 
 
 def scores_table(results: Sequence[Result]) -> Table:

@@ -34,6 +34,8 @@ class StageChannel:
                 ("grpc.lb_policy_name", "round_robin"),
                 ("grpc.initial_reconnect_backoff_ms", 200),
                 ("grpc.max_reconnect_backoff_ms", 5_000),
+                # Stages are near; a proxy that the environment names for the web is not on the way to them.
+                ("grpc.enable_http_proxy", 0),
             ],
         )
 

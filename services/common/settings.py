@@ -15,7 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.errors import StartupError
 
-
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 """A folder, or None; an empty variable is as good as an unset one."""
 

@@ -526,4 +526,4 @@ async def test_the_examples_in_docstring_and_readme_run(
         assert "127.0.0.1:50051" in example
         here = example.replace("127.0.0.1:50051", gateway.address)
         await asyncio.to_thread(exec, here, {"__name__": "example"})
-        assert "argparse" in capsys.readouterr().out
+        assert "argparse" in capsys.readouterr().out, example

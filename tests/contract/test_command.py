@@ -176,8 +176,8 @@ async def test_good_records_are_stored_and_bad_ones_written_down(
     reasons = {reject["line"]: reject for reject in map(json.loads, rejects.read_text().splitlines())}
     assert reasons[6] == {"line": 6, "id": "", "reason": "is not JSON: Expecting value: line 1 column 1 (char 0)"}
     assert reasons[7]["reason"] == "has neither title nor text"
-    assert reasons[4] == {"line": 4, "id": "d3", "reason": "documents[1].metadata.year: is of another type"}
-    assert reasons[8]["reason"].endswith("metadata.a: is a dict; send str, int, float, bool or a list of str")
+    assert reasons[4] == {"line": 4, "id": "d3", "reason": "metadata.year: is of another type"}
+    assert reasons[8]["reason"] == "metadata.a: is a dict; send str, int, float, bool or a list of str"
 
 
 async def test_a_clean_run_leaves_no_rejects_not_even_old_ones(

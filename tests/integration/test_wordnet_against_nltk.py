@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nltk.data
 import pytest
+from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
 from services.expander.backends import Part, WordNetThesaurus, locate_wordnet
 
@@ -19,9 +21,6 @@ CATEGORIES = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 @pytest.fixture(scope="module")
 def nltk_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """nltk's reader over the same files. It wants two more that Debian leaves out, and a folder below its data path."""
-    import nltk.data
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader
-
     root = tmp_path_factory.mktemp("nltk_data")
     folder = root / "corpora" / "wordnet"
     shutil.copytree(locate_wordnet(), folder, ignore=shutil.ignore_patterns("*.svg"))
@@ -47,7 +46,8 @@ def test_words_meanings_and_counts_are_those_that_nltk_reads(
     lemmas = sorted(lemma for lemma in offsets if part.value in offsets[lemma])[::STEP]
     assert lemmas
     for lemma in lemmas:
-        ours = [[(word.text, word.count) for word in sense] for sense in thesaurus.senses(lemma.replace("_", " "), part)]
+        senses = thesaurus.senses(lemma.replace("_", " "), part)
+        ours = [[(word.text, word.count) for word in sense] for sense in senses]
         theirs = [
             [(word.name().replace("_", " "), word.count()) for word in synset.lemmas()]
             for offset in offsets[lemma][part.value]

@@ -1,0 +1,79 @@
+"""Two places where Qdrant's embedded engine (qdrant-client 1.20) is much slower than a laptop has to be.
+
+It writes each point in a transaction of its own, with the disk flushed three times: about a hundred points a second.
+And it scores sparse vectors in a Python loop over every passage: 350 ms for one variant of a query among 20,000.
+
+The engine has no setting for either, so the two names that it uses are replaced in its module. Results stay the same,
+bit for bit (`tests/integration/test_retriever_embedded.py`); what changes is that a power failure, though not the
+death of the process, may take the last writes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qdrant_client.http.models import SparseVector
+from qdrant_client.local import local_collection
+from qdrant_client.local.persistence import CollectionPersistence
+
+_COLLECTIONS_KEPT = 4
+
+
+def tune() -> None:
+    """Replaces both; collections that are open already keep the slow storage."""
+    local_collection.CollectionPersistence = Storage  # type: ignore[misc, attr-defined]
+    local_collection.calculate_distance_sparse = Postings.scores_of_all  # type: ignore[attr-defined]
+
+
+class Storage(CollectionPersistence):
+    """The engine's storage with a write-ahead log: a commit no longer waits for the disk."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.storage.execute("PRAGMA journal_mode = WAL")
+        self.storage.execute("PRAGMA synchronous = NORMAL")
+
+
+class Postings:
+    """The sparse vectors of a collection, turned around: for each term the passages that have it."""
+
+    _kept: list[Postings] = []  # noqa: RUF012  the engine's thread is the only one here
+
+    def __init__(self, vectors: Sequence[SparseVector]) -> None:
+        self._vectors = list(vectors)
+        sizes = np.fromiter((len(vector.indices) for vector in vectors), np.int64, len(vectors))
+        entries = int(sizes.sum())
+        terms = np.fromiter(chain.from_iterable(vector.indices for vector in vectors), np.uint32, entries)
+        values = np.fromiter(chain.from_iterable(vector.values for vector in vectors), np.float64, entries)
+        passages = np.repeat(np.arange(len(vectors), dtype=np.int32), sizes)
+        order = np.argsort(terms, kind="stable")
+        self._terms, self._passages, self._values = terms[order], passages[order], values[order]
+
+    @classmethod
+    def scores_of_all(cls, query: SparseVector, vectors: Sequence[SparseVector]) -> npt.NDArray[np.float32]:
+        """Takes the place of `calculate_distance_sparse`: the dot products, -inf where no term is shared.
+
+        Whether the postings still hold is asked of the vectors themselves. That is cheap, as comparing lists begins
+        with comparing identities, and it cannot miss a write.
+        """
+        postings = next((kept for kept in cls._kept if kept._vectors == vectors), None)
+        if postings is None:
+            postings = cls(vectors)
+        else:
+            cls._kept.remove(postings)
+        cls._kept = [postings, *cls._kept[: _COLLECTIONS_KEPT - 1]]
+        return postings._scores(query)
+
+    def _scores(self, query: SparseVector) -> npt.NDArray[np.float32]:
+        scores = np.zeros(len(self._vectors))
+        shared = np.zeros(len(self._vectors), dtype=bool)
+        for term, weight in zip(query.indices, query.values, strict=True):
+            start, end = np.searchsorted(self._terms, (term, term + 1))
+            passages = self._passages[start:end]
+            scores[passages] += weight * self._values[start:end]
+            shared[passages] = True
+        return np.where(shared, scores, -np.inf).astype(np.float32)
