@@ -12,10 +12,10 @@ QUESTIONS = (
     "parse command line options",
     "compare two files line by line",
     "round a number to the nearest even digit in money",
-    "remember the results of expensive calls",
-    "find all files whose names match a pattern",
-    "wait until several coroutines are done",
-    "delete a folder with everything in it",
+    "cache the results of a function",
+    "pick a random element from a list",
+    "keep a list sorted while inserting items",
+    "run a shell command and read its output",
 )
 CONFIGS: Mapping[str, Features] = {
     "off": Features(rerank=False, expansion=False),

@@ -57,8 +57,8 @@ def _answer(run: Run, place: int, before: Mapping[str, int]) -> str:
     if place >= len(results):
         return ""
     result = results[place]
-    change = "" if run.config == "off" else _change(result, before)
-    return f"{escape(result.title)} [dim]{result.score:.3f}[/] {change}"
+    change = "" if run.config == "off" else _change(result, before) + " "
+    return f"[dim]{result.score:.3f}[/] {change}{escape(result.title)}"
 
 
 def _change(result: Result, before: Mapping[str, int]) -> str:
@@ -68,7 +68,7 @@ def _change(result: Result, before: Mapping[str, int]) -> str:
     climbed = before[result.id] - result.rank
     if climbed > 0:
         return f"[green]↑{climbed}[/]"
-    return f"[red]↓{-climbed}[/]" if climbed < 0 else "[dim]=[/]"
+    return f"[red]↓{-climbed}[/]" if climbed < 0 else "[dim] =[/]"
 
 
 def _stage(run: Run, stage: Stage) -> str:

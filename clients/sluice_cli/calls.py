@@ -39,7 +39,7 @@ _REMEDIES = {
 }
 
 
-class Problem(Exception):  # it is told to people, under this name
+class Problem(Exception):
     """Something that stands in the way, and what to do about it."""
 
     def __init__(self, message: str, remedy: str, *, exit_code: int = NOT_DONE) -> None:

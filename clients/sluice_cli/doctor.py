@@ -1,4 +1,4 @@
-"""`sluice doctor`: what is wrong, and what to do about it. Asks the gateway, looks at this machine, changes nothing."""
+"""`sluice doctor`: what is wrong, and what to do about it. Asks the gateway, then looks at this machine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from sluice_cli.checks import Check, Status, fail, ok, warn
 
 GIB = 2**30
-# All five services with MiniLM models take about 1.5 GiB; a model, its export and an index about 1 GiB of disk.
+# Rules of thumb for small models on one machine, not measurements.
 MEMORY_WANTED, MEMORY_NEEDED = 2 * GIB, GIB // 2
 DISK_WANTED, DISK_NEEDED = 2 * GIB, GIB // 4
 START_SECONDS = 120
@@ -67,7 +67,10 @@ def machine_checks() -> Iterator[Check]:
 
 
 def start_checks() -> Iterator[Check]:
-    """What stages that are started here, with this environment, would find: models and WordNet."""
+    """What stages that are started here, with this environment, would find: models and WordNet.
+
+    A model that has to be unpacked first is unpacked, as its stage would do at its start.
+    """
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter, a text of ours
             [sys.executable, "-c", _AT_START],
@@ -115,7 +118,7 @@ def memory_check(available: int | None) -> Check:
     if available < MEMORY_NEEDED:
         return fail("memory", finding, "stop something, or run the services elsewhere")
     if available < MEMORY_WANTED:
-        return warn("memory", finding, "enough to ask; embedder and reranker want 2 GiB between them")
+        return warn("memory", finding, "enough to ask; stages that run models here may want more")
     return ok("memory", finding)
 
 
@@ -125,7 +128,7 @@ def disk_check(folder: Path, free: int) -> Check:
     if free < DISK_NEEDED:
         return fail("disk", finding, "make room before storing anything")
     if free < DISK_WANTED:
-        return warn("disk", finding, "make room for models and an index: 2 GiB go a long way")
+        return warn("disk", finding, "make room for models and an index")
     return ok("disk", finding)
 
 

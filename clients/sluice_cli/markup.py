@@ -55,10 +55,12 @@ class _Reader(HTMLParser):
         self.heading: list[str] = []
         self.title: list[str] = []
         self._open: list[str] = []
+        self._heading_ended = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _BLOCKS:
             self.text.append("\n")
+            self._end_heading()  # also one that was never closed
         if tag in _SILENT or tag in _HEADINGS or tag in ("title", "pre"):
             self._open.append(tag)
 
@@ -67,8 +69,8 @@ class _Reader(HTMLParser):
             self.text.append("\n")
         if tag in self._open:
             del self._open[self._open.index(tag) :]
-        if tag in _HEADINGS and "".join(self.heading).strip():
-            self._heading_ended = True
+        if tag in _HEADINGS:
+            self._end_heading()
 
     def handle_data(self, data: str) -> None:
         if not _SILENT.isdisjoint(self._open):
@@ -80,4 +82,5 @@ class _Reader(HTMLParser):
         if not self._heading_ended and not _HEADINGS.isdisjoint(self._open):
             self.heading.append(data)
 
-    _heading_ended = False
+    def _end_heading(self) -> None:
+        self._heading_ended = self._heading_ended or bool("".join(self.heading).strip())

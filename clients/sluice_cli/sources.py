@@ -67,7 +67,7 @@ class Source(Protocol):
         """The records, one after the other. Raises Problem when there is no going on."""
 
 
-class _Rejected(Exception):  # what it means for the record
+class _Rejected(Exception):
     """Why a record is no document."""
 
     def __init__(self, reason: str, identity: str = "") -> None:
@@ -79,7 +79,7 @@ def open_source(argument: str) -> Source:
     """The source that a command line names. Raises Problem when it cannot be read."""
     if argument == "-":
         # A reader of our own: a thread that waits in the interpreter's would keep it from ending.
-        return JsonLines("standard input", open(0, "rb", closefd=False), None)  # no path
+        return JsonLines("standard input", open(0, "rb", closefd=False), None)
     path = Path(argument)
     try:
         if path.is_dir():

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.common.client import StageChannel
 from services.common.server import Stage, run
+from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
 from services.gateway.indexing import Indexing
 from services.gateway.pipeline import Pipeline, Stages
@@ -34,7 +35,10 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         )
         stages = Stages(clients.expander, clients.embedder, clients.retriever, clients.reranker)
         servicer = GatewayServicer(
-            Pipeline(stages, settings.weights()), Indexing(clients.embedder, clients.retriever), clients, settings
+            Pipeline(stages, settings.weights(), Budgets()),
+            Indexing(clients.embedder, clients.retriever),
+            clients,
+            settings,
         )
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],

@@ -1,11 +1,78 @@
-"""How much of the caller's time a stage may take. Pure: moments and durations in seconds, no clock."""
+"""How much of the caller's time each stage may take, from how long the stages take of late.
+
+All moments and durations are in seconds on the monotonic clock, which the caller reads.
+"""
 
 from __future__ import annotations
 
+import math
+
 # Left over for the reply itself to be built and sent.
 REPLY_MARGIN_SECONDS = 0.01
+# The most of the time left that a stage gets which others wait for, however quick those have been.
+EXPANSION_SHARE = 0.3
+EMBEDDING_SHARE = 0.6
+# What was measured counts half as much after so long: a stage that is skipped for being slow is tried again.
+HALF_LIFE_SECONDS = 5.0
 
 
-def stage_deadline(now: float, deadline: float, share: float = 1.0) -> float:
-    """The moment by which a stage has to answer: a share of the time that is left, less a margin for the reply."""
-    return now + max(0.0, deadline - now - REPLY_MARGIN_SECONDS) * share
+class Pace:
+    """How long something takes of late, on the safe side: the mean and twice the mean deviation, as TCP times its
+    retransmissions (Jacobson, 1988; RFC 6298)."""
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._deviation = 0.0
+        self._seen = -math.inf
+
+    def observe(self, now: float, seconds: float) -> None:
+        """Takes one measurement."""
+        if self._seen == -math.inf:
+            self._mean, self._deviation = seconds, seconds / 2
+        else:
+            error = seconds - self._mean
+            self._mean += error / 8
+            self._deviation += (abs(error) - self._deviation) / 4
+        self._seen = now
+
+    def expected(self, now: float) -> float:
+        """Seconds that the next one will hardly exceed; 0 as long as nothing is known."""
+        age = max(0.0, now - self._seen)
+        return float((self._mean + 2 * self._deviation) * 0.5 ** (age / HALF_LIFE_SECONDS))
+
+
+class Budgets:
+    """The paces of all stages, and what each of them may take of a deadline. One for all requests."""
+
+    def __init__(self) -> None:
+        self.expansion = Pace()
+        self.embedding = Pace()
+        self.retrieval = Pace()
+        self.rerank_candidate = Pace()
+        """One candidate's part of a reranking."""
+
+    def expansion_until(self, now: float, deadline: float) -> float | None:
+        """The moment by which expansion has to be done, or None if it will hardly be: others need the time."""
+        later = self.embedding.expected(now) + self.retrieval.expected(now)
+        return _until(now, deadline, later, self.expansion.expected(now), EXPANSION_SHARE)
+
+    def embedding_until(self, now: float, deadline: float) -> float | None:
+        """The moment by which embedding has to be done, or None if it will hardly be: retrieval needs the time."""
+        return _until(now, deadline, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
+
+    def rerank_count(self, now: float, deadline: float, wanted: int) -> int:
+        """How many candidates there is time to rerank: all that are wanted, fewer, or none."""
+        each = self.rerank_candidate.expected(now)
+        left = max(0.0, last_moment(deadline) - now)
+        return wanted if each * wanted <= left else int(left / each)
+
+
+def last_moment(deadline: float) -> float:
+    """The moment by which a stage has to be done that nothing but the reply waits for."""
+    return deadline - REPLY_MARGIN_SECONDS
+
+
+def _until(now: float, deadline: float, later: float, expected: float, share: float) -> float | None:
+    left = last_moment(deadline) - now
+    own = min(left - later, left * share)
+    return now + own if 0 < own >= expected else None

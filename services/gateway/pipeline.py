@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.common.errors import SluiceError
-from services.gateway.budgets import stage_deadline
+from services.common.errors import DeadlineExceeded, SluiceError
+from services.gateway.budgets import Budgets, Pace, last_moment
 from services.gateway.ranking import blend
 from services.gateway.stages import (
     Answer,
@@ -40,9 +40,6 @@ from services.gateway.stages import (
 
 ResultT = TypeVar("ResultT")
 
-# Shares of the time that is left, for stages that others wait for. What a stage leaves over goes to the next.
-EXPANSION_SHARE = 0.25
-EMBEDDING_SHARE = 0.5
 # The deepest that pages and reranking reach into the candidates.
 MAX_CANDIDATES = 1000
 
@@ -67,18 +64,19 @@ class Stages:
 
 
 class Pipeline:
-    """Answers questions with the stages. Holds no state between requests."""
+    """Answers questions with the stages. Between requests it keeps nothing but how long the stages take of late."""
 
-    def __init__(self, stages: Stages, weights: Weights) -> None:
+    def __init__(self, stages: Stages, weights: Weights, budgets: Budgets) -> None:
         self._stages = stages
         self._weights = weights
+        self._budgets = budgets
 
     async def search(self, question: Question, *, deadline: float) -> Answer:
         """Answers one question by a moment on the monotonic clock.
 
         Raises the error of a required stage; what went wrong in the others is in the answer's reports.
         """
-        return await _Run(self._stages, self._weights, question, deadline).answer()
+        return await _Run(self._stages, self._weights, self._budgets, question, deadline).answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +88,29 @@ class _Done(Generic[ResultT]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
-    """A best-effort stage that did not answer."""
+class _Missing:
+    """A best-effort stage that did not answer, or was not asked."""
 
-    failure: SluiceError
-    seconds: float
+    outcome: Outcome
+    reason: str
+    detail: str
+    seconds: float = 0.0
+
+    def report(self, stage: Stage) -> StageReport:
+        return StageReport(stage, self.outcome, self.reason, self.detail, self.seconds)
+
+
+_NO_TIME = _Missing(Outcome.SKIPPED, "NO_TIME", "the deadline leaves no time for it")
+_FEWEST_TO_RERANK = 2
 
 
 class _Run:
     """One question on its way through the stages."""
 
-    def __init__(self, stages: Stages, weights: Weights, question: Question, deadline: float) -> None:
+    def __init__(self, stages: Stages, weights: Weights, budgets: Budgets, question: Question, deadline: float) -> None:
         self._stages = stages
         self._weights = weights
+        self._budgets = budgets
         self._question = question
         self._features = question.features
         self._deadline = deadline
@@ -159,16 +167,15 @@ class _Run:
             self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
             return [query]
         attempt = await self._attempt(
-            self._stages.expander.expand(
-                query.text,
-                self._features.expansion_strategy,
-                self._features.max_variant_count,
-                deadline=self._share(EXPANSION_SHARE),
+            lambda until: self._stages.expander.expand(
+                query.text, self._features.expansion_strategy, self._features.max_variant_count, deadline=until
             ),
             self._question.policies.expansion or Policy.BEST_EFFORT,
+            self._budgets.expansion,
+            self._budgets.expansion_until(time.monotonic(), self._deadline),
         )
-        if isinstance(attempt, _Failed):
-            self._report_failure(Stage.EXPAND, attempt)
+        if isinstance(attempt, _Missing):
+            self._report(attempt.report(Stage.EXPAND))
             return [query]
         expanded: Expanded = attempt.result
         self._report(
@@ -183,15 +190,17 @@ class _Run:
         )
         return list(expanded.variants)
 
-    async def _embed(self, texts: Sequence[str]) -> _Done[Embedded] | _Failed | None:
+    async def _embed(self, texts: Sequence[str]) -> _Done[Embedded] | _Missing | None:
         """Vectors of texts; None where the dense search is off."""
         if not self._features.dense:
             self._skip(Stage.EMBED, "FEATURE_OFF", "the dense search is off for this request")
             return None
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
         return await self._attempt(
-            self._stages.embedder.embed_queries(texts, deadline=self._share(EMBEDDING_SHARE)),
+            lambda until: self._stages.embedder.embed_queries(texts, deadline=until),
             self._question.policies.embedding or default,
+            self._budgets.embedding,
+            self._budgets.embedding_until(time.monotonic(), self._deadline),
         )
 
     async def _retrieve(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
@@ -207,8 +216,10 @@ class _Run:
             dense_weight=self._weights.dense if features.dense else 0.0,
             lexical_weight=self._weights.lexical if features.lexical else 0.0,
             model_fingerprint=fingerprint,
-            deadline=self._share(1.0),
+            deadline=last_moment(self._deadline),
         )
+        seconds = time.perf_counter() - started
+        self._budgets.retrieval.observe(time.monotonic(), seconds)
         blind = features.dense and not any(variant.vector for variant in variants)
         self._report(
             StageReport(
@@ -216,7 +227,7 @@ class _Run:
                 Outcome.DEGRADED if blind else Outcome.RAN,
                 reason="LEXICAL_ONLY" if blind else "",
                 detail="no vectors; searched by words alone" if blind else "",
-                seconds=time.perf_counter() - started,
+                seconds=seconds,
                 item_count=len(retrieved.candidates),
             )
         )
@@ -230,42 +241,64 @@ class _Run:
         if not candidates:
             self._skip(Stage.RERANK, "NO_CANDIDATES", "nothing was found to rerank")
             return []
-        head = candidates[: self._features.rerank_candidate_count]
-        attempt = await self._attempt(
-            self._stages.reranker.rerank(
-                self._question.query,
-                [candidate.passage.reading for candidate in head],
-                deadline=self._share(1.0),
-            ),
-            self._question.policies.rerank or Policy.BEST_EFFORT,
-        )
-        if isinstance(attempt, _Failed):
-            self._report_failure(Stage.RERANK, attempt)
+        policy = self._question.policies.rerank or Policy.BEST_EFFORT
+        wanted = min(self._features.rerank_candidate_count, len(candidates))
+        count = wanted
+        if policy is Policy.BEST_EFFORT:
+            count = self._budgets.rerank_count(time.monotonic(), self._deadline, wanted)
+        if count < min(wanted, _FEWEST_TO_RERANK):
+            self._report(_NO_TIME.report(Stage.RERANK))
             return []
-        scores = attempt.result.scores
+        passages = [candidate.passage.reading for candidate in candidates[:count]]
+        attempt = await self._attempt(
+            lambda until: self._stages.reranker.rerank(self._question.query, passages, deadline=until),
+            policy,
+            self._budgets.rerank_candidate,
+            last_moment(self._deadline),
+            parts=count,
+        )
+        if isinstance(attempt, _Missing):
+            self._report(attempt.report(Stage.RERANK))
+            return []
         self._report(
             StageReport(
                 Stage.RERANK,
-                Outcome.RAN,
+                Outcome.RAN if count == wanted else Outcome.DEGRADED,
+                reason="" if count == wanted else "FEWER_CANDIDATES",
+                detail="" if count == wanted else f"the deadline left time for {count} of {wanted} candidates",
                 seconds=attempt.seconds,
                 model=attempt.result.model,
-                item_count=len(scores),
+                item_count=count,
             )
         )
-        return scores
+        return attempt.result.scores
 
-    async def _attempt(self, work: Awaitable[ResultT], policy: Policy) -> _Done[ResultT] | _Failed:
+    async def _attempt(
+        self,
+        call: Callable[[float], Awaitable[ResultT]],
+        policy: Policy,
+        pace: Pace,
+        until: float | None,
+        parts: int = 1,
+    ) -> _Done[ResultT] | _Missing:
+        """Calls a stage, if there is time; a required one always, and with all the time that is left."""
+        if policy is Policy.REQUIRED:
+            until = last_moment(self._deadline)
+        if until is None:
+            return _NO_TIME
         started = time.perf_counter()
         try:
-            result = await work
+            result = await call(until)
         except SluiceError as failure:
+            seconds = time.perf_counter() - started
+            if isinstance(failure, DeadlineExceeded):
+                pace.observe(time.monotonic(), seconds / parts)
             if policy is Policy.REQUIRED:
                 raise
-            return _Failed(failure, time.perf_counter() - started)
-        return _Done(result, time.perf_counter() - started)
-
-    def _share(self, share: float) -> float:
-        return stage_deadline(time.monotonic(), self._deadline, share)
+            return _Missing(Outcome.FAILED, failure.reason, failure.message, seconds)
+        seconds = time.perf_counter() - started
+        pace.observe(time.monotonic(), seconds / parts)
+        return _Done(result, seconds)
 
     def _report(self, report: StageReport) -> None:
         self._reports[report.stage] = report
@@ -273,13 +306,9 @@ class _Run:
     def _skip(self, stage: Stage, reason: str, detail: str) -> None:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
 
-    def _report_failure(self, stage: Stage, attempt: _Failed) -> None:
-        failure = attempt.failure
-        self._report(StageReport(stage, Outcome.FAILED, failure.reason, failure.message, attempt.seconds))
-
-    def _report_embedding(self, own: _Done[Embedded] | _Failed, rest: _Done[Embedded] | _Failed | None) -> None:
-        if isinstance(own, _Failed):
-            self._report_failure(Stage.EMBED, own)
+    def _report_embedding(self, own: _Done[Embedded] | _Missing, rest: _Done[Embedded] | _Missing | None) -> None:
+        if isinstance(own, _Missing):
+            self._report(own.report(Stage.EMBED))
             return
         outcome, reason, detail = Outcome.RAN, "", ""
         seconds, vectors = own.seconds, len(own.result.vectors)
@@ -288,8 +317,8 @@ class _Run:
             detail = "no embedding model is configured; vectors carry no meaning"
         if isinstance(rest, _Done):
             seconds, vectors = seconds + rest.seconds, vectors + len(rest.result.vectors)
-        elif isinstance(rest, _Failed):
+        elif isinstance(rest, _Missing):
             seconds += rest.seconds
             outcome, reason = Outcome.DEGRADED, "VARIANTS_NOT_EMBEDDED"
-            detail = f"variants are searched by words alone: {rest.failure.message}"
+            detail = f"variants are searched by words alone: {rest.detail}"
         self._report(StageReport(Stage.EMBED, outcome, reason, detail, seconds, own.result.model, vectors))

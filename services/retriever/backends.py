@@ -39,6 +39,7 @@ from services.common.errors import (
     StartupError,
     Unavailable,
 )
+from services.retriever import embedded
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 
@@ -153,6 +154,7 @@ class EmbeddedQdrant:
         thread = ThreadPoolExecutor(1, "qdrant")
 
         def engine() -> AsyncQdrantClient:
+            embedded.tune()
             # SQLite's connections belong to the thread that opened them.
             return AsyncQdrantClient(path=str(folder))
 

@@ -1,7 +1,8 @@
 """Collections of passages in Qdrant: what goes in, what comes out, and which model may touch which collection.
 
-A passage is a point with a dense vector (cosine) and a sparse one (BM25, see `lexical`). A search asks for all
-variants of a question at once, each by vector and by words, and Qdrant fuses the rankings in the same round trip.
+A passage is a point with a dense vector, compared by its cosine, and a sparse one (BM25, see `lexical`). A search asks
+for all variants of a question at once, each by vector and by words, and Qdrant fuses the rankings in the same round
+trip.
 
 A collection keeps in its own metadata what it takes to use it rightly: the model that made its vectors, its lexical
 settings, and the types of the fields that its passages carry. A name may be an alias; reading goes to the version
@@ -377,7 +378,7 @@ def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: 
     searches: list[Search] = []
     for variant in variants:
         if variant.vector is not None and dense_weight > 0:
-            searches.append(Search(DENSE, variant.vector.tolist(), variant.weight * dense_weight))
+            searches.append(Search(DENSE, _unit(variant.vector), variant.weight * dense_weight))
         if lexical_weight > 0:
             indices, values = lexical.query_vector(variant.text)
             if indices:
@@ -421,13 +422,20 @@ def to_query(
     }
 
 
+def _unit(vector: Vector) -> list[float]:
+    """The vector at length 1; one of zeros stays as it is."""
+    length = np.linalg.norm(vector.astype(np.float64))
+    unit: list[float] = (vector / (length or 1.0)).astype(np.float32).tolist()
+    return unit
+
+
 def _point_id(passage_id: str) -> str:
     return str(uuid.uuid5(_POINT_IDS, passage_id))
 
 
 def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
     assert passage.vector is not None  # noqa: S101  checked before
-    vectors: dict[str, Any] = {DENSE: passage.vector.tolist()}
+    vectors: dict[str, Any] = {DENSE: _unit(passage.vector)}
     indices, values = info.bm25.passage_vector(f"{passage.title}\n{passage.text}")
     if indices:
         vectors[LEXICAL] = models.SparseVector(indices=indices, values=values)

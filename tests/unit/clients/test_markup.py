@@ -43,6 +43,10 @@ def test_a_heading_that_is_empty_is_passed_over() -> None:
     assert html_content("<h1> <img></h1><h2>Second</h2><h3>Third</h3>")[0] == "Second"
 
 
+def test_a_heading_that_is_never_closed_ends_where_the_text_begins() -> None:
+    assert html_content("<h1>Title<p>text<p>more")[0] == "Title"
+
+
 @pytest.mark.parametrize("page", ["<p>never closed <b>bold", "text</div></p>more", "<h1>open", "a < b & c", "<pre>x"])
 def test_broken_html_keeps_its_text(page: str) -> None:
     _, text = html_content(page)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from services.common.errors import FailedPrecondition, SluiceError, Unavailable
+from services.gateway.budgets import Budgets
 from services.gateway.features import ExpansionStrategy, Features
 from services.gateway.pipeline import Pipeline, Stages, Weights
 from services.gateway.stages import (
@@ -59,6 +60,8 @@ class World:
     reranked: list[str] = field(default_factory=list)
     embedding: asyncio.Event = field(default_factory=asyncio.Event)
     expanding: asyncio.Event = field(default_factory=asyncio.Event)
+    budgets: Budgets = field(default_factory=Budgets)
+    deadline_seconds: float = 30.0
 
     async def expand(
         self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
@@ -105,8 +108,8 @@ class World:
         return Reranked([float(number) * 10 for number in range(len(passages))], "cross")
 
     async def answer(self, question: Question = QUESTION) -> Answer:
-        pipeline = Pipeline(Stages(self, self, self, self), Weights(rerank=1.0))
-        return await pipeline.search(question, deadline=time.monotonic() + 30)
+        pipeline = Pipeline(Stages(self, self, self, self), Weights(rerank=1.0), self.budgets)
+        return await pipeline.search(question, deadline=time.monotonic() + self.deadline_seconds)
 
 
 def reports(answer: Answer) -> dict[Stage, StageReport]:
@@ -237,3 +240,30 @@ async def test_the_reranker_reads_title_and_text() -> None:
     world = World()
     await world.answer()
     assert world.reranked[0] == "title 0\ntext 0"
+
+
+async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> None:
+    world = World(deadline_seconds=0.5)
+    world.embedding.set()
+    now = time.monotonic()
+    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_candidate):
+        pace.observe(now, 60.0)
+    answer = await world.answer()
+    skipped = {stage: report.reason for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
+    assert skipped == {Stage.EXPAND: "NO_TIME", Stage.EMBED: "NO_TIME", Stage.RERANK: "NO_TIME"}
+    assert ids(answer) == ["0", "1", "2"]
+
+
+async def test_a_required_stage_is_asked_however_little_time_there_is() -> None:
+    world = World(deadline_seconds=0.5)
+    world.budgets.rerank_candidate.observe(time.monotonic(), 60.0)
+    required = replace(QUESTION, policies=Policies(rerank=Policy.REQUIRED))
+    assert reports(await world.answer(required))[Stage.RERANK].outcome is Outcome.RAN
+
+
+async def test_the_reranker_reads_fewer_candidates_where_time_is_short() -> None:
+    world = World(deadline_seconds=1.0)
+    world.budgets.rerank_candidate.observe(time.monotonic(), 0.1)
+    report = reports(await world.answer())[Stage.RERANK]
+    assert (report.outcome, report.reason) == (Outcome.DEGRADED, "FEWER_CANDIDATES")
+    assert 0 < len(world.reranked) == report.item_count < 5

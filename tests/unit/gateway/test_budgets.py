@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.budgets import HALF_LIFE_SECONDS, Budgets, Pace, last_moment
+
+seconds = st.floats(0.0001, 100)
+moments = st.floats(0, 1e6)
+
+
+def test_a_pace_of_which_nothing_is_known_expects_no_time() -> None:
+    assert Pace().expected(0) == 0
+
+
+@given(seconds, st.integers(1, 50))
+def test_a_steady_pace_is_expected_to_go_on(took: float, times: int) -> None:
+    pace = Pace()
+    for moment in range(times):
+        pace.observe(moment, took)
+    assert took * 0.999 <= pace.expected(times - 1) <= took * 2.001
+
+
+@given(seconds)
+def test_an_old_measurement_loses_its_weight(took: float) -> None:
+    pace = Pace()
+    pace.observe(0, took)
+    assert pace.expected(HALF_LIFE_SECONDS * 20) < took / 1000
+
+
+@given(moments, seconds, seconds, seconds, seconds)
+def test_no_stage_may_use_what_a_later_one_needs(
+    now: float, left: float, expand: float, embed: float, retrieve: float
+) -> None:
+    budgets = Budgets()
+    for pace, took in ((budgets.expansion, expand), (budgets.embedding, embed), (budgets.retrieval, retrieve)):
+        pace.observe(now, took)
+    deadline = now + left
+    until = budgets.expansion_until(now, deadline)
+    if until is not None:
+        needed = budgets.embedding.expected(now) + budgets.retrieval.expected(now)
+        assert now < until <= last_moment(deadline) - needed + 1e-6
+    until = budgets.embedding_until(now, deadline)
+    if until is not None:
+        assert now < until <= last_moment(deadline) - budgets.retrieval.expected(now) + 1e-6
+
+
+@given(moments, seconds, st.floats(0.0001, 1), st.integers(1, 1000))
+def test_the_reranker_gets_as_many_candidates_as_there_is_time_for(
+    now: float, left: float, each: float, wanted: int
+) -> None:
+    budgets = Budgets()
+    budgets.rerank_candidate.observe(now, each)
+    count = budgets.rerank_count(now, now + left, wanted)
+    assert 0 <= count <= wanted
+    expected = budgets.rerank_candidate.expected(now)
+    assert count * expected <= max(0.0, left) + 1e-6
+    if count < wanted:
+        assert (count + 1) * expected > last_moment(now + left) - now - 1e-6
+
+
+def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
+    budgets = Budgets()
+    budgets.rerank_candidate.observe(10, 0.001)
+    assert budgets.expansion_until(10, 9) is None
+    assert budgets.embedding_until(10, 9) is None
+    assert budgets.rerank_count(10, 9, 50) == 0
