@@ -73,11 +73,12 @@ class Breaker:
             self._refuse()
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, *, counts: Callable[[SluiceError], bool] = lambda _failure: True) -> Iterator[None]:
         """Guards one try: `with breaker.attempt(): await ...`.
 
         Raises Unavailable (reason BREAKER_OPEN) at once, without waiting, if the breaker is open or a probe is
-        under way. The block must raise the errors of `services.common.errors`.
+        under way. The block must raise the errors of `services.common.errors`; a failure that `counts` denies is
+        neither failure nor success.
         """
         self.check()
         if probe := self.state != pybreaker.STATE_CLOSED:
@@ -88,7 +89,7 @@ class Breaker:
         try:
             yield
         except FAILURES as error:
-            if self._breaker.state is admitted_in:
+            if self._breaker.state is admitted_in and counts(error):
                 self._report(error)
             raise
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -11,19 +12,57 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import status, tracing
-from services.common.errors import SluiceError
+from services.common.breaker import Breaker
+from services.common.errors import DeadlineExceeded, SluiceError
 from services.common.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.common.timing import remaining
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
+# A stage that does not answer within this time is in trouble; one that was given less may just have been busy.
+FAIR_SECONDS = 1.0
+
+
+def _service_config(service: str) -> str:
+    """How gRPC itself treats calls of a service: replicas in turn, only those that say SERVING, and retries.
+
+    Only UNAVAILABLE is retried, with jitter, within the deadline. The throttle stops retrying while more than about
+    one call in ten fails, so that an outage is not made worse by its callers.
+    """
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "healthCheckConfig": {"serviceName": service},
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "methodConfig": [
+                {
+                    "name": [{"service": service}],
+                    "retryPolicy": {
+                        "maxAttempts": 3,
+                        "initialBackoff": "0.02s",
+                        "maxBackoff": "0.2s",
+                        "backoffMultiplier": 3,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+        }
+    )
+
 
 class StageChannel:
-    """One channel to one stage."""
+    """One channel to one stage, however many replicas it has: `dns:///embedder:50052` is all that the name stands for.
 
-    def __init__(self, address: str, *, max_message_mib: int = 16) -> None:
+    `service` is the full name of the stage's gRPC service: its replicas are called in turn, those that are not SERVING
+    are left alone, and UNAVAILABLE is retried. `breaker` is asked before every call, and told after it.
+    """
+
+    def __init__(
+        self, address: str, *, service: str = "", breaker: Breaker | None = None, max_message_mib: int = 16
+    ) -> None:
         message_bytes = max_message_mib * 2**20
         self.address = address
+        self._breaker = breaker
         self.channel = grpc.aio.insecure_channel(
             address,
             options=[
@@ -31,7 +70,7 @@ class StageChannel:
                 ("grpc.max_send_message_length", message_bytes),
                 ("grpc.keepalive_time_ms", 20_000),
                 ("grpc.keepalive_timeout_ms", 5_000),
-                ("grpc.lb_policy_name", "round_robin"),
+                *([("grpc.service_config", _service_config(service))] if service else []),
                 ("grpc.initial_reconnect_backoff_ms", 200),
                 ("grpc.max_reconnect_backoff_ms", 5_000),
                 # Stages are near; a proxy that the environment names for the web is not on the way to them.
@@ -59,7 +98,19 @@ class StageChannel:
         Raises the `SluiceError` that the stage answered with; a stage that cannot be reached is Unavailable.
         """
         timeout = remaining(deadline)
-        name: bytes | str = method._method  # type: ignore[attr-defined]  # the stub knows its name, and has no public way to say it
+        if self._breaker is None:
+            return await self._send(method, request, timeout)
+
+        def counts(failure: SluiceError) -> bool:
+            return timeout >= FAIR_SECONDS or not isinstance(failure, DeadlineExceeded)
+
+        with self._breaker.attempt(counts=counts):
+            return await self._send(method, request, timeout)
+
+    async def _send(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float
+    ) -> ReplyT:
+        name: bytes | str = method._method  # type: ignore[attr-defined]  # has no public way to say it
         path = name.decode() if isinstance(name, bytes) else name
         with tracing.client_span(path) as (span, trace_metadata):
             code = grpc.StatusCode.CANCELLED
@@ -82,9 +133,8 @@ class StageChannel:
         """Why the stage is not serving, or None when it is."""
         check = cast(Any, health_pb2_grpc.HealthStub(self.channel)).Check
         try:
-            reply: health_pb2.HealthCheckResponse = await self.call(
-                check, health_pb2.HealthCheckRequest(service=service), deadline=deadline
-            )
+            request = health_pb2.HealthCheckRequest(service=service)
+            reply: health_pb2.HealthCheckResponse = await self._send(check, request, remaining(deadline))
         except SluiceError as error:
             return f"{status.code_of(error).name}: {error.message}"
         if reply.status == health_pb2.HealthCheckResponse.SERVING:

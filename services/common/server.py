@@ -64,6 +64,8 @@ Compose = Callable[[SettingsT], AbstractAsyncContextManager[Stage]]
 
 def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) -> None:
     """The whole life of a stage's process. Does not return."""
+    # A wrong environment is told in the same format as everything else.
+    logs.configure(name, StageSettings.model_construct())
     try:
         settings = load_settings(settings_type)
         logs.configure(name, settings)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
+from services.common.breaker import Breaker
 from services.common.client import StageChannel
 from services.common.server import Stage, run
+from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
 from services.gateway.indexing import Indexing
@@ -14,6 +17,8 @@ from services.gateway.pipeline import Pipeline, Stages
 from services.gateway.servicer import GatewayServicer, StageClients
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+
+ClientT = TypeVar("ClientT", ExpanderClient, EmbedderClient, RetrieverClient, RerankerClient)
 
 
 @asynccontextmanager
@@ -24,14 +29,25 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
     """
     async with AsyncExitStack() as stack:
 
-        async def channel(address: str) -> StageChannel:
-            return await stack.enter_async_context(StageChannel(address, max_message_mib=settings.max_message_mib))
+        async def connect(address: str, client: type[ClientT]) -> ClientT:
+            stage = client.service.split(".")[1]
+            metrics.stage_breaker_open.labels(stage).set(0)
+            breaker = Breaker(
+                stage,
+                failures=settings.breaker_failures,
+                reset_seconds=settings.breaker_reset_seconds,
+                on_transition=metrics.breaker_changed,
+            )
+            channel = StageChannel(
+                address, service=client.service, breaker=breaker, max_message_mib=settings.max_message_mib
+            )
+            return client(await stack.enter_async_context(channel))
 
         clients = StageClients(
-            expander=ExpanderClient(await channel(settings.expander_address)),
-            embedder=EmbedderClient(await channel(settings.embedder_address)),
-            retriever=RetrieverClient(await channel(settings.retriever_address)),
-            reranker=RerankerClient(await channel(settings.reranker_address)),
+            expander=await connect(settings.expander_address, ExpanderClient),
+            embedder=await connect(settings.embedder_address, EmbedderClient),
+            retriever=await connect(settings.retriever_address, RetrieverClient),
+            reranker=await connect(settings.reranker_address, RerankerClient),
         )
         stages = Stages(clients.expander, clients.embedder, clients.retriever, clients.reranker)
         servicer = GatewayServicer(

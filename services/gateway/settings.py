@@ -25,6 +25,12 @@ class GatewaySettings(StageSettings):
     index_deadline_seconds: float = Field(
         120.0, gt=0, le=3600, description="Deadline of an indexing call whose caller sets none. Seconds."
     )
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="Failures of a stage in a row after which it is left alone for a while."
+    )
+    breaker_reset_seconds: float = Field(
+        60, gt=0, le=3600, description="How long a stage is left alone, until one call probes it. Seconds."
+    )
     qdrant_collection: str = Field(
         "documents",
         pattern=r"^[A-Za-z0-9_-]{1,128}$",

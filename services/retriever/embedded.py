@@ -29,7 +29,7 @@ def tune() -> None:
     """Replaces all three; collections that are open already keep the slow storage."""
     # mypy holds that the names of other modules are not for us to change.
     local_collection.CollectionPersistence = Storage  # type: ignore[attr-defined]
-    local_collection.calculate_distance = dense_scores  # type: ignore[attr-defined]
+    local_collection.calculate_distance = dense_scores  # type: ignore[attr-defined, assignment]
     local_collection.calculate_distance_sparse = Postings.scores_of_all  # type: ignore[attr-defined]
 
 
@@ -42,12 +42,10 @@ class Storage(CollectionPersistence):
         self.storage.execute("PRAGMA synchronous = NORMAL")
 
 
-def dense_scores(
-    query: npt.NDArray[Any], vectors: npt.NDArray[np.float32], distance: Distance
-) -> npt.NDArray[np.floating[Any]]:
+def dense_scores(query: npt.NDArray[Any], vectors: npt.NDArray[Any], distance: Distance) -> npt.NDArray[Any]:
     """Takes the place of `calculate_distance`: dot products in the precision of the vectors."""
     if distance is Distance.DOT and query.ndim == 1:
-        scores: npt.NDArray[np.float32] = vectors @ query.astype(np.float32)
+        scores: npt.NDArray[Any] = vectors @ query.astype(vectors.dtype)
         return scores
     return calculate_distance(query, vectors, distance)
 
