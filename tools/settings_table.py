@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from services.common.models.settings import InferenceSettings
-from services.common.settings import StageSettings
+from services.common.settings import SheddingSettings, StageSettings
 from services.embedder.settings import EmbedderSettings
 from services.expander.settings import ExpanderSettings
 from services.gateway.settings import GatewaySettings
@@ -26,11 +26,12 @@ BEGIN, END = "<!-- settings: made by `make docs` -->", "<!-- /settings -->"
 SECTIONS: list[tuple[str, type[StageSettings], type[StageSettings] | None]] = [
     ("Every stage", StageSettings, None),
     ("Embedder and reranker", InferenceSettings, StageSettings),
-    ("Gateway", GatewaySettings, StageSettings),
+    ("Gateway and retriever", SheddingSettings, StageSettings),
+    ("Gateway", GatewaySettings, SheddingSettings),
     ("Embedder", EmbedderSettings, InferenceSettings),
     ("Reranker", RerankerSettings, InferenceSettings),
     ("Expander", ExpanderSettings, StageSettings),
-    ("Retriever", RetrieverSettings, StageSettings),
+    ("Retriever", RetrieverSettings, SheddingSettings),
 ]
 
 

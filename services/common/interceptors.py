@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services.common import logs, metrics, status, tracing, wire
 from services.common.errors import Cancelled, DeadlineExceeded, Internal, SluiceError
+from services.common.shedding import ConcurrencyLimit
 
 REQUEST_ID = "x-request-id"
 CALLER = "x-sluice-caller"
@@ -50,7 +51,14 @@ class _Undecodable:
 
 
 class StageInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the calls of our own services."""
+    """Wraps the calls of our own services.
+
+    `limit`, if given, refuses calls over it; `bulk_methods` are those that it refuses first.
+    """
+
+    def __init__(self, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()) -> None:
+        self._limit = limit
+        self._bulk_methods = bulk_methods
 
     async def intercept_service(
         self,
@@ -71,11 +79,25 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
             except DecodeError:
                 return _Undecodable(raw)
 
+        call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
         return grpc.unary_unary_rpc_method_handler(
-            _wrap(cast(Call, handler.unary_unary), method, request_type),
+            _wrap(call, method, request_type),
             request_deserializer=decode,
             response_serializer=handler.response_serializer,
         )
+
+    def _shedding(self, handle: Call, name: str) -> Call:
+        limit = self._limit
+        if limit is None:
+            return handle
+        bulk = name in self._bulk_methods
+
+        async def call(request: Message, context: Context) -> Message:
+            with limit.admitted(bulk=bulk):
+                reply: Message = await handle(request, context)
+                return reply
+
+        return call
 
 
 def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:

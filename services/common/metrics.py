@@ -56,6 +56,8 @@ def _plain(host: str) -> str:
     return host.strip("[]")
 
 
+concurrency_limit = Gauge("sluice_concurrency_limit", "Calls that may be under way at once, just now.")
+
 queued_entries = Gauge("sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"])
 queued_tokens = Gauge("sluice_queued_tokens", "Tokens that wait for the model.", ["lane"])
 batch_seconds = Histogram(

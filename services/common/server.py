@@ -26,6 +26,7 @@ from services.common import logs, metrics, tracing
 from services.common.errors import StartupError
 from services.common.interceptors import StageInterceptor
 from services.common.settings import SettingsT, StageSettings, load_settings
+from services.common.shedding import ConcurrencyLimit
 
 _log = logs.get_logger("server")
 _HEALTH_POLL_SECONDS = 0.5
@@ -47,6 +48,10 @@ class Stage:
     """Adds its servicer to a server."""
     problem: Callable[[], str | None] = _nothing_wrong
     """Why it cannot do its work just now, or None. Cheap: it is asked twice a second."""
+    limit: ConcurrencyLimit | None = None
+    """Refuses calls when too many are under way; None where the stage has a better way to know."""
+    bulk_methods: frozenset[str] = frozenset()
+    """Names of the methods that nobody waits for: the limit refuses them first."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it will never work again; the process then ends, so that it is started afresh."""
 
@@ -99,7 +104,9 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
 @asynccontextmanager
 async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[RunningServer]:
     """Serves a stage; on leaving, drains it: NOT_SERVING first, then no new calls, then a grace for those in flight."""
-    server = grpc.aio.server(interceptors=[StageInterceptor()], options=_options(settings))
+    server = grpc.aio.server(
+        interceptors=[StageInterceptor(stage.limit, stage.bulk_methods)], options=_options(settings)
+    )
     stage.register(server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -154,4 +161,7 @@ def _options(settings: StageSettings) -> list[tuple[str, int]]:
         # Clients ping every 20 s (services.common.client); a stricter server would hang up on them.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Clients resolve names anew when a connection ends, and so find replicas that were added. gRPC adds jitter.
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(settings.shutdown_grace_seconds * 1000)),
     ]

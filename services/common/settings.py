@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.errors import StartupError
+from services.common.shedding import LimitBounds
 
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 """A folder, or None; an empty variable is as good as an unset one."""
@@ -43,10 +44,33 @@ class StageSettings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         10, ge=0, le=300, description="After draining, how long calls in flight may still take. Seconds."
     )
+    max_connection_age_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="After this long a client has to connect anew, and may find new replicas. Seconds.",
+    )
     max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
     otel_exporter_otlp_endpoint: str = Field(
         "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
     )
+
+
+class SheddingSettings(StageSettings):
+    """What a stage can be told that refuses calls when too many are under way."""
+
+    concurrency_initial: int = Field(32, ge=1, le=100_000, description="Calls that may be under way at once, at first.")
+    concurrency_lowest: int = Field(8, ge=1, le=100_000, description="The least that the limit shrinks to.")
+    concurrency_highest: int = Field(512, ge=1, le=100_000, description="The most that the limit grows to.")
+    concurrency_bulk_share: float = Field(
+        0.5, gt=0, le=1, description="The part of the limit that calls may use for which nobody waits, as indexing."
+    )
+
+    def limit_bounds(self) -> LimitBounds:
+        """Between what the limit moves."""
+        return LimitBounds(
+            self.concurrency_initial, self.concurrency_lowest, self.concurrency_highest, self.concurrency_bulk_share
+        )
 
 
 SettingsT = TypeVar("SettingsT", bound=StageSettings)

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from services.common.breaker import Breaker
 from services.common.client import StageChannel
+from services.common.metrics import concurrency_limit
 from services.common.server import Stage, run
+from services.common.shedding import ConcurrencyLimit
 from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
@@ -59,6 +61,8 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],
             register=lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server),
+            limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
+            bulk_methods=frozenset({"IndexDocuments", "DeleteDocuments"}),
         )
 
 

@@ -6,12 +6,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from services.common.settings import StageSettings
+from services.common.settings import SheddingSettings
 from services.gateway.features import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
 from services.gateway.pipeline import Weights
 
 
-class GatewaySettings(StageSettings):
+class GatewaySettings(SheddingSettings):
     """Where the stages are, what is on by default, and how evidence is weighed."""
 
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 
 from services.common import logs
 from services.common.errors import SluiceError
+from services.common.metrics import concurrency_limit
 from services.common.server import Stage, run
+from services.common.shedding import ConcurrencyLimit
 from services.retriever.backends import open_qdrant
 from services.retriever.index import Index
 from services.retriever.lexical import Bm25
@@ -63,6 +65,8 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
             register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
+            limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
+            bulk_methods=frozenset({"UpsertPassages", "DeletePassages", "CreateCollection"}),
             problem=lambda: watch.problem,
         )
     finally:

@@ -200,11 +200,13 @@ class Index:
                 return SearchResult((), info.version, 0, 0.0)
             query = to_query(searches, query_filter, limit, k=self._rrf_k, depth=self._fusion_depth)
             started = time.monotonic()
-            found = await self._qdrant.call(
-                lambda client: client.query_points(info.version, **query), deadline=deadline
-            )
-            seconds = time.monotonic() - started
-            self._metrics.search_seconds.observe(seconds)
+            try:
+                found = await self._qdrant.call(
+                    lambda client: client.query_points(info.version, **query), deadline=deadline
+                )
+            finally:
+                seconds = time.monotonic() - started
+                self._metrics.search_seconds.observe(seconds)
             candidates = [Candidate(_passage(point.payload), point.score) for point in found.points]
             return SearchResult(candidates, info.version, len(searches), seconds)
 
@@ -229,7 +231,7 @@ class Index:
         for position, passage in enumerate(passages):
             _check_vector(passage.vector, info, f"passages[{position}].vector", required=True)
         if _undeclared(passages, info.schema):
-            info = await self._declare(collection, passages, deadline)
+            info = await self._declare(info.version, passages, deadline)
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
         await self._qdrant.call(lambda client: client.upsert(info.version, points, wait=True), deadline=deadline)
@@ -336,8 +338,8 @@ class Index:
         self._descriptions[collection] = (time.monotonic(), info)
         return info
 
-    async def _declare(self, collection: str, passages: Sequence[Passage], deadline: float | None) -> CollectionInfo:
-        """Records the types of fields that the collection has not seen; one batch at a time, so that none is lost.
+    async def _declare(self, version: str, passages: Sequence[Passage], deadline: float | None) -> CollectionInfo:
+        """Records the types of fields that a version has not seen yet; one batch at a time, so that none is lost.
 
         Two retrievers that declare the same field with different types in the same instant are not kept apart.
         """
@@ -347,7 +349,7 @@ class Index:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while other new fields were declared") from None
         try:
-            info = await self._describe(collection, deadline)
+            info = await self._describe(version, deadline)
             new = _undeclared(passages, info.schema)
             schema = {**info.schema, **new}
 
@@ -355,8 +357,8 @@ class Index:
                 if not self._qdrant.embedded:
                     for name, kind in new.items():
                         index = models.PayloadSchemaType(kind.value)
-                        await client.create_payload_index(info.version, fields.payload_key(name), index, wait=True)
-                await client.update_collection(info.version, metadata=_schema_metadata(new))
+                        await client.create_payload_index(version, fields.payload_key(name), index, wait=True)
+                await client.update_collection(version, metadata=_schema_metadata(new))
 
             if new:
                 await self._qdrant.call(declare, deadline=deadline)

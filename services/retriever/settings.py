@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from services.common.settings import StageSettings
+from services.common.settings import SheddingSettings
 
 
-class RetrieverSettings(StageSettings):
+class RetrieverSettings(SheddingSettings):
     """The retriever's environment. Which collection to search comes with each call."""
 
     grpc_port: int = Field(50055, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
