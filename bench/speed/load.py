@@ -115,6 +115,10 @@ class LoadProcess:
         """So many clients, each of which sends its next call when the last one is answered."""
         return self._executor.submit(_closed_loop, endpoint, calls, concurrency, seconds, warm_up_seconds)
 
+    def every(self, endpoint: Endpoint, calls: Sequence[Call], *, concurrency: int) -> Future[Report]:
+        """All of the calls, from so many clients."""
+        return self._executor.submit(_closed_loop, endpoint, calls, concurrency, None, 0.0)
+
     def open_loop(
         self,
         endpoint: Endpoint,
@@ -148,14 +152,13 @@ class _GrpcConnection:
     """One connection, for several calls at once."""
 
     def __init__(self, channel: grpc.aio.Channel, method: str) -> None:
-        self._call = channel.unary_unary(method)
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
 
     async def call(self, payload: bytes, timeout: float | None) -> bytes:
         try:
-            reply: bytes = await self._call(payload, timeout=timeout)
+            return await self._call(payload, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise _FailedError(error.code().name) from None
-        return reply
 
 
 class _HttpConnection:
@@ -216,7 +219,7 @@ async def _sample(connection: _Connection, call: Call, due: float, timeout: floa
 
 
 def _closed_loop(
-    endpoint: Endpoint, calls: Sequence[Call], concurrency: int, seconds: float, warm_up_seconds: float
+    endpoint: Endpoint, calls: Sequence[Call], concurrency: int, seconds: float | None, warm_up_seconds: float
 ) -> Report:
     async def run(report: Report) -> None:
         waiting: Iterator[Call] = iter(calls)
@@ -230,9 +233,11 @@ def _closed_loop(
             connections = await _connected(endpoint, concurrency, exits)
             clients = [asyncio.create_task(client(connection)) for connection in connections]
             report.started = time.monotonic() + warm_up_seconds
-            done, pending = await asyncio.wait(
-                clients, timeout=warm_up_seconds + seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            if seconds is None:
+                done, pending = await asyncio.wait(clients)
+            else:
+                timeout = warm_up_seconds + seconds
+                done, pending = await asyncio.wait(clients, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             report.ended = time.monotonic()
             for task in pending:
                 task.cancel()

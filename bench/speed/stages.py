@@ -106,5 +106,7 @@ async def _until_serving(stage: str, address: str, child: subprocess.Popen[bytes
             if (exit_status := child.poll()) is not None:
                 raise failure(stage, exit_status)
             if time.monotonic() > deadline:
-                raise StartupError(f"{stage} was not serving after {_START_SECONDS:.0f} s", remedy=f"Read {log_of(stage)}.")
+                raise StartupError(
+                    f"{stage} was not serving after {_START_SECONDS:.0f} s", remedy=f"Read {log_of(stage)}."
+                )
             await asyncio.sleep(_POLL_SECONDS)

@@ -56,19 +56,26 @@ class Workload:
     def mixed(self, count: int) -> list[Text]:
         """Texts of 4 to 256 tokens, evenly spread over the logarithm of the length."""
         shortest, longest = LENGTHS
-        return [self._text(round(shortest * (longest / shortest) ** spread)) for spread in self._spread(count)]
+        return [self.text(round(shortest * (longest / shortest) ** spread)) for spread in self._spread(count)]
 
     def short(self, count: int) -> list[Text]:
         """Queries of 4 to 16 tokens, evenly spread."""
         shortest, longest = SHORT_LENGTHS
-        return [self._text(round(shortest + (longest - shortest) * spread)) for spread in self._spread(count)]
+        return [self.text(round(shortest + (longest - shortest) * spread)) for spread in self._spread(count)]
 
     def questions(self, count: int, passages: int = PASSAGES) -> list[Question]:
         """Short queries, each with mixed passages."""
         return [
-            Question(query.text, tuple(passage.text for passage in self.mixed(passages)))
-            for query in self.short(count)
+            Question(query.text, tuple(passage.text for passage in self.mixed(passages))) for query in self.short(count)
         ]
+
+    def text(self, token_count: int) -> Text:
+        """A text of exactly so many tokens, at least 3."""
+        while True:
+            text = self._source.cut(self._random, token_count - _SPECIAL_TOKENS)
+            if text not in self._given:
+                self._given.add(text)
+                return Text(text, token_count)
 
     def _spread(self, count: int) -> Iterator[float]:
         """Numbers from 0 to 1, evenly spread within every _STRATUM of them, in random order."""
@@ -77,13 +84,6 @@ class Workload:
             self._random.shuffle(places)
             for place in places[: count - start]:
                 yield (place + self._random.random()) / _STRATUM
-
-    def _text(self, token_count: int) -> Text:
-        while True:
-            text = self._source.cut(self._random, token_count - _SPECIAL_TOKENS)
-            if text not in self._given:
-                self._given.add(text)
-                return Text(text, token_count)
 
 
 class _Source:

@@ -17,6 +17,7 @@ Everything between two awaits happens on one event loop, so no lock is needed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,12 +43,14 @@ class Breaker:
         *,
         failures: int = 5,
         reset_seconds: float = 60,
+        fair_seconds: float = 1.0,
         on_transition: Transition | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`name` is the dependency's, as errors and metrics shall call it."""
         self.name = name
         self._reset_seconds = reset_seconds
+        self._fair_seconds = fair_seconds
         self._clock = clock
         self._opened_at = 0.0
         self._probing = False
@@ -73,12 +76,12 @@ class Breaker:
             self._refuse()
 
     @contextmanager
-    def attempt(self, *, counts: Callable[[SluiceError], bool] = lambda _failure: True) -> Iterator[None]:
-        """Guards one try: `with breaker.attempt(): await ...`.
+    def attempt(self, *, given_seconds: float = math.inf) -> Iterator[None]:
+        """Guards one try, which is given so much time: `with breaker.attempt(given_seconds=timeout): await ...`.
 
         Raises Unavailable (reason BREAKER_OPEN) at once, without waiting, if the breaker is open or a probe is
-        under way. The block must raise the errors of `services.common.errors`; a failure that `counts` denies is
-        neither failure nor success.
+        under way. The block must raise the errors of `services.common.errors`. A deadline missed in less than
+        `fair_seconds` is neither failure nor success: callers in a hurry must not cut everybody off.
         """
         self.check()
         if probe := self.state != pybreaker.STATE_CLOSED:
@@ -89,7 +92,8 @@ class Breaker:
         try:
             yield
         except FAILURES as error:
-            if self._breaker.state is admitted_in and counts(error):
+            hurried = isinstance(error, DeadlineExceeded) and given_seconds < self._fair_seconds
+            if self._breaker.state is admitted_in and not hurried:
                 self._report(error)
             raise
         else:

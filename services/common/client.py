@@ -13,14 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import status, tracing
 from services.common.breaker import Breaker
-from services.common.errors import DeadlineExceeded, SluiceError
+from services.common.errors import SluiceError
 from services.common.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.common.timing import remaining
 
 ReplyT = TypeVar("ReplyT", bound=Message)
-
-# A stage that does not answer within this time is in trouble; one that was given less may just have been busy.
-FAIR_SECONDS = 1.0
 
 
 def _service_config(service: str) -> str:
@@ -100,11 +97,7 @@ class StageChannel:
         timeout = remaining(deadline)
         if self._breaker is None:
             return await self._send(method, request, timeout)
-
-        def counts(failure: SluiceError) -> bool:
-            return timeout >= FAIR_SECONDS or not isinstance(failure, DeadlineExceeded)
-
-        with self._breaker.attempt(counts=counts):
+        with self._breaker.attempt(given_seconds=timeout):
             return await self._send(method, request, timeout)
 
     async def _send(

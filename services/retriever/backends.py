@@ -67,6 +67,7 @@ class QdrantPool:
             "Qdrant",
             failures=settings.qdrant_breaker_failures,
             reset_seconds=settings.qdrant_breaker_reset_seconds,
+            fair_seconds=min(1.0, settings.qdrant_timeout),
             on_transition=metrics.breaker_changed,
         )
         metrics.pool_size.set(len(self._clients))
@@ -101,8 +102,9 @@ class QdrantPool:
     async def _try(self, operation: Operation[T], end: float) -> T:
         self._breaker.check()
         async with self._connection(end) as client:
-            with self._breaker.attempt(), _translated():
-                async with _time_limit(min(end, time.monotonic() + self._settings.qdrant_timeout)):
+            timeout = min(end - time.monotonic(), self._settings.qdrant_timeout)
+            with self._breaker.attempt(given_seconds=timeout), _translated():
+                async with _time_limit(time.monotonic() + timeout):
                     return await operation(client)
 
     @asynccontextmanager

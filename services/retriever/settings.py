@@ -15,7 +15,9 @@ class RetrieverSettings(SheddingSettings):
     grpc_port: int = Field(50055, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
 
     qdrant_url: str = Field(
-        "", description="Qdrant server, as `http://qdrant:6333`; empty uses Qdrant's embedded engine."
+        "",
+        pattern=r"^(https?://[^\s/]+.*)?$",
+        description="Qdrant server, as `http://qdrant:6333`; empty uses Qdrant's embedded engine.",
     )
     qdrant_grpc_port: int = Field(
         6334, ge=0, le=65535, description="gRPC port of the Qdrant server; 0 talks HTTP to QDRANT_URL instead."

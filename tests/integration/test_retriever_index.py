@@ -56,7 +56,9 @@ async def qdrant(request, tmp_path):
         await qdrant.close()
     elif request.param == "protocol":
         async with QdrantServer() as server:
-            qdrant = await open_qdrant(RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port), metrics)
+            qdrant = await open_qdrant(
+                RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1), metrics
+            )
             yield qdrant
             await qdrant.close()
     else:

@@ -359,6 +359,24 @@ async def test_client_faults_and_cancellations_leave_the_breaker_alone(server, p
     await call(pool)
 
 
+async def test_a_caller_in_a_hurry_says_nothing_about_qdrant(server, pool_with, registry):
+    pool = pool_with(qdrant_breaker_failures=2)
+    Gate(server)
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            await call(pool, within=0.02)
+    assert registry.get_sample_value("qdrant_circuit_breaker_open") == 0
+
+
+async def test_a_qdrant_that_does_not_answer_in_a_fair_time_opens_the_breaker(server, pool_with, registry):
+    pool = pool_with(qdrant_breaker_failures=2, qdrant_timeout=0.05)
+    Gate(server)
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await call(pool)
+    assert registry.get_sample_value("qdrant_circuit_breaker_open") == 1
+
+
 async def test_a_qdrant_without_weighted_fusion_is_refused(server, pool_with):
     server.version = "1.16.3"
     index = Index(pool_with(), RetrieverMetrics(CollectorRegistry()), bm25=Bm25(1.2, 0.75, 100))

@@ -113,6 +113,16 @@ async def test_a_cancellation_is_neither_failure_nor_success(breaker):
     assert breaker.state == "open"
 
 
+async def test_a_deadline_missed_by_a_caller_in_a_hurry_is_neither_failure_nor_success(breaker):
+    await fail(breaker, 4)
+    for _ in range(10):
+        with pytest.raises(DeadlineExceeded), breaker.attempt(given_seconds=0.1):
+            raise DeadlineExceeded("in a hurry")
+    assert breaker.state == "closed"
+    await fail(breaker, 1)
+    assert breaker.state == "open"
+
+
 async def test_an_open_breaker_refuses_without_running_the_operation(breaker):
     await fail(breaker, 5)
     refusal = await assert_refused(breaker)

@@ -1,0 +1,144 @@
+"""What the measurements of one run share: servers that stay up, processes that send load, rounds and their lengths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.progress import Progress
+
+from bench.speed.load import Call, Endpoint, LoadProcess
+from bench.speed.raw import RawProcess
+from bench.speed.results import Row
+from bench.speed.stages import Server, serving
+from bench.speed.workload import Question, Workload
+from sluice.embedder.v1 import embedder_pb2
+from sluice.reranker.v1 import reranker_pb2
+
+EMBED = "/sluice.embedder.v1.EmbedderService/EmbedTexts"
+RERANK = "/sluice.reranker.v1.RerankerService/RerankPassages"
+
+T = TypeVar("T")
+Payload = Callable[[str], bytes]
+"""A text to the request for its vector."""
+
+
+class Session:
+    """A run of measurements. What it starts stays up until its end; a context manager.
+
+    `scale` shortens or lengthens every window of time.
+    """
+
+    def __init__(self, *, rounds: int, scale: float, command: str, progress: Progress) -> None:
+        self.rounds = rounds
+        self.scale = scale
+        self.command = command
+        self._progress = progress
+        self._exits = ExitStack()
+        self._servers: dict[tuple[str, tuple[tuple[str, str], ...]], Server] = {}
+        self._raws: dict[tuple[str, tuple[tuple[str, str], ...]], RawProcess] = {}
+        self._loads: list[LoadProcess] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.close()
+
+    def stage(self, name: str, environment: Mapping[str, str] | None = None) -> Server:
+        """A stage with these settings, started at the first call."""
+        key = (name, tuple(sorted((environment or {}).items())))
+        if key not in self._servers:
+            self._servers[key] = self._exits.enter_context(serving(name, environment))
+        return self._servers[key]
+
+    def raw(self, name: str, environment: Mapping[str, str] | None = None) -> RawProcess:
+        """The model of a stage in-process, loaded at the first call."""
+        key = (name, tuple(sorted((environment or {}).items())))
+        if key not in self._raws:
+            self._raws[key] = self._exits.enter_context(RawProcess(name, environment))
+        return self._raws[key]
+
+    def load(self, number: int = 0) -> LoadProcess:
+        """The first or a further process of clients."""
+        while len(self._loads) <= number:
+            self._loads.append(self._exits.enter_context(LoadProcess()))
+        return self._loads[number]
+
+    def described(self, row: Row) -> Row:
+        """The row, with how it was measured."""
+        command = f"{self.command} --only '{row.name.split(' ')[0]}' --rounds {self.rounds}"
+        return replace(row, details={**row.details, "command": command, "scale": self.scale, "load": os.getloadavg()})
+
+    def interleaved(self, title: str, sides: Sequence[Callable[[int], T]]) -> list[tuple[T, ...]]:
+        """Runs every side in every round, each second round backwards, so that drift meets all sides alike.
+
+        Answers one tuple a round, in the order of `sides`. A side gets the number of the round.
+        """
+        bar = self._progress.add_task(title, total=self.rounds * len(sides))
+        rounds = []
+        for number in range(self.rounds):
+            order = range(len(sides)) if number % 2 == 0 else range(len(sides) - 1, -1, -1)
+            answers: dict[int, T] = {}
+            for side in order:
+                answers[side] = sides[side](number)
+                self._progress.advance(bar)
+            rounds.append(tuple(answers[side] for side in range(len(sides))))
+        return rounds
+
+
+def workload(measurement: str, number: int) -> Workload:
+    """The texts of a round: the same in every run, other ones in every round."""
+    return Workload(sum(map(ord, measurement)) * 1000 + number)
+
+
+def embed(server: Server) -> Endpoint:
+    """EmbedTexts of an embedder."""
+    return Endpoint("grpc", server.address, EMBED)
+
+
+def rerank(server: Server) -> Endpoint:
+    """RerankPassages of a reranker."""
+    return Endpoint("grpc", server.address, RERANK)
+
+
+def embed_query(text: str) -> bytes:
+    """A call of EmbedTexts with one query."""
+    return _embed([text], embedder_pb2.TEXT_KIND_QUERY)
+
+
+def embed_document(text: str) -> bytes:
+    """A call of EmbedTexts with one document."""
+    return _embed([text], embedder_pb2.TEXT_KIND_DOCUMENT)
+
+
+def document_calls(texts: Sequence[str], texts_a_call: int, *, bulk: bool = False) -> list[Call]:
+    """Calls of EmbedTexts with several documents each."""
+    priority = embedder_pb2.PRIORITY_BULK if bulk else embedder_pb2.PRIORITY_INTERACTIVE
+    batches = [texts[start : start + texts_a_call] for start in range(0, len(texts), texts_a_call)]
+    return [Call(_embed(batch, embedder_pb2.TEXT_KIND_DOCUMENT, priority), len(batch)) for batch in batches]
+
+
+def rerank_calls(questions: Iterable[Question]) -> list[Call]:
+    """Calls that rerank the passages of one question each."""
+    return [
+        Call(
+            reranker_pb2.RerankPassagesRequest(query=asked.query, passages=asked.passages).SerializeToString(),
+            len(asked.passages),
+        )
+        for asked in questions
+    ]
+
+
+def _embed(
+    texts: Sequence[str],
+    kind: embedder_pb2.TextKind.ValueType,
+    priority: embedder_pb2.Priority.ValueType = embedder_pb2.PRIORITY_INTERACTIVE,
+) -> bytes:
+    return embedder_pb2.EmbedTextsRequest(texts=texts, kind=kind, priority=priority).SerializeToString()

@@ -1,0 +1,67 @@
+"""What a drill is made of: rows that provoke a fault, say what they expect, and return what they saw."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+SettingT = TypeVar("SettingT")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a row observed, with its figures, and whether that is what was expected."""
+
+    ok: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault."""
+
+    fault: str
+    expected: str
+    run: Callable[[Any], Awaitable[Seen]]
+    quick: bool
+    """Whether it takes a second or two and is sure of its outcome on a busy machine: the test suite runs it, too."""
+
+
+@dataclass
+class Group(Generic[SettingT]):
+    """Rows that share what is expensive to set up."""
+
+    name: str
+    setting: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+    rows: list[Row] = field(default_factory=list)
+
+    def row(
+        self, fault: str, expected: str, *, quick: bool = False
+    ) -> Callable[[Callable[[Any], Awaitable[Seen]]], Callable[[Any], Awaitable[Seen]]]:
+        """Adds a coroutine function that gets the setting."""
+
+        def add(run: Callable[[Any], Awaitable[Seen]]) -> Callable[[Any], Awaitable[Seen]]:
+            self.rows.append(Row(fault, expected, run, quick))
+            return run
+
+        return add
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """By the nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds, as people read them."""
+    value = seconds * 1000
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms"
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)

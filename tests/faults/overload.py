@@ -1,0 +1,263 @@
+"""More work than there is machine for: what is refused, who waits, and whether the stage can still say how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from services.common.client import StageChannel
+from services.common.errors import ResourceExhausted, SluiceError
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice_client import SluiceClient
+from sluice_client import SluiceError as ClientError
+from tests.faults.drill import Group, Seen, median, ms, percentile
+from tests.faults.processes import LIGHT, StageProcess, running
+from tests.faults.proxy import Proxy
+from tests.faults.replicas import expanding, words_for
+from tests.faults.scripted import scripted_stages, slow
+
+WORDS = "the storm drove the ship before it over a dark sea until the harbour light came into view".split()
+HEALTH_SECONDS = 1.0
+FLOOD_SECONDS = 12.0
+INTERACTIVE_MARGIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A real model in a process of its own, with a short queue, and a channel to it."""
+
+    process: StageProcess
+    channel: StageChannel
+
+    async def embed(self, texts: list[str], priority: embedder_pb2.Priority.ValueType, seconds: float) -> str:
+        """Embeds; says what came of it."""
+        stub = embedder_pb2_grpc.EmbedderServiceStub(self.channel.channel)
+        request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=priority)
+        try:
+            await self.channel.call(stub.EmbedTexts, request, deadline=time.monotonic() + seconds)
+        except ResourceExhausted as refusal:
+            # A caller that is told when to come back does so, but a drill has no time for the whole of it.
+            await asyncio.sleep(min(0.25, refusal.retry_after or 0))
+            return f"RESOURCE_EXHAUSTED{'' if refusal.retry_after is None else ' with pushback'}"
+        except SluiceError as error:
+            return error.reason
+        return "OK"
+
+
+@asynccontextmanager
+async def platform() -> AsyncIterator[Embedder]:
+    """The embedder."""
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(running("embedder", {"QUEUED_TOKENS": "32768"}))
+        channel = await stack.enter_async_context(StageChannel(process.address))
+        yield Embedder(process, channel)
+
+
+group: Group[Embedder] = Group("overload", platform)
+
+
+def passage(words: int) -> str:
+    """Text that was never seen before."""
+    return " ".join(random.choices(WORDS, k=words)) + f" {random.random()}"
+
+
+@asynccontextmanager
+async def flood(call: Callable[[], Awaitable[str]], callers: int) -> AsyncIterator[Counter[str]]:
+    """So many callers that never let up; how their calls ended."""
+    ended: Counter[str] = Counter()
+
+    async def caller() -> None:
+        while True:
+            ended[await call()] += 1
+
+    tasks = [asyncio.create_task(caller()) for _ in range(callers)]
+    try:
+        yield ended
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def health_for(address: str, seconds: float) -> tuple[int, int, float]:
+    """Asks for health ten times a second, on a connection of its own: how often, how often SERVING, the slowest."""
+    times, serving = [], 0
+    end = time.monotonic() + seconds
+    async with StageChannel(address) as channel:
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            serving += await channel.health("", deadline=time.monotonic() + 5) is None
+            times.append(time.perf_counter() - started)
+            await asyncio.sleep(0.1)
+    return len(times), serving, max(times)
+
+
+@group.row(
+    "saturation",
+    "64 callers with more texts than the queue holds: RESOURCE_EXHAUSTED with a pushback, never anything worse; some are "
+    "served; health says SERVING throughout, each time within 1 s",
+)
+async def saturation(embedder: Embedder) -> Seen:
+    texts = [passage(40) for _ in range(64)]
+
+    async def call() -> str:
+        return await embedder.embed(texts, embedder_pb2.PRIORITY_INTERACTIVE, 20)
+
+    async with flood(call, 64) as ended:
+        asked, serving, slowest = await health_for(embedder.process.address, 6)
+    ok = ended["RESOURCE_EXHAUSTED with pushback"] > 0 and ended["OK"] > 0
+    ok = ok and set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"} and serving == asked and slowest < HEALTH_SECONDS
+    return Seen(ok, f"{words_for(ended)}; health {serving} of {asked} times SERVING, slowest {ms(slowest)}")
+
+
+@group.row(
+    "saturated gateway",
+    "300 callers of a gateway whose stages slowed down: what is over its limit is refused at once (RESOURCE_EXHAUSTED with a pushback), the "
+    "rest is answered; health says SERVING throughout, each time within 1 s",
+)
+async def saturated_gateway(_embedder: Embedder) -> Seen:
+    async with scripted_stages() as stages:
+        addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
+        async with running("gateway", addresses) as gateway, SluiceClient(gateway.address, timeout=5) as client:
+            refusals: list[float] = []
+
+            async def search() -> str:
+                started = time.perf_counter()
+                try:
+                    await client.search("what")
+                except ClientError as error:
+                    if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        return f"{error.code.name} {error.reason}"
+                    refusals.append(time.perf_counter() - started)
+                    await asyncio.sleep(error.retry_after or 0)
+                    return f"RESOURCE_EXHAUSTED{'' if error.retry_after is None else ' with pushback'}"
+                return "OK"
+
+            for _ in range(100):
+                await search()
+            stages["retriever"].behaviour = slow(0.3)
+            async with flood(search, 300) as ended:
+                asked, serving, slowest = await health_for(gateway.address, 6)
+    ok = set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"} and serving == asked and slowest < HEALTH_SECONDS
+    told = f", half of the refusals within {ms(median(refusals))}" if refusals else ""
+    return Seen(ok, f"{words_for(ended)}{told}; health {serving} of {asked} times SERVING, slowest {ms(slowest)}")
+
+
+@group.row(
+    "bulk flood",
+    "24 callers that store in bulk without end: the p99 of single interactive queries is at most 50 ms above that of an "
+    "idle embedder, none of them fails, and bulk calls are shed",
+)
+async def bulk_flood(embedder: Embedder) -> Seen:
+    failed: Counter[str] = Counter()
+
+    async def interactive(seconds: float) -> list[float]:
+        times = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            outcome = await embedder.embed([passage(6)], embedder_pb2.PRIORITY_INTERACTIVE, 5)
+            times.append(time.perf_counter() - started)
+            failed[outcome] += outcome != "OK"
+            await asyncio.sleep(0.02)
+        return times
+
+    async def bulk() -> str:
+        return await embedder.embed([passage(40) for _ in range(64)], embedder_pb2.PRIORITY_BULK, 20)
+
+    await interactive(1)
+    idle = await interactive(FLOOD_SECONDS / 2)
+    async with flood(bulk, 24) as ended:
+        await asyncio.sleep(2)
+        flooded = await interactive(FLOOD_SECONDS)
+    idle += await interactive(FLOOD_SECONDS / 2)
+    before, during = percentile(idle, 99), percentile(flooded, 99)
+    shed = sum(count for outcome, count in ended.items() if outcome.startswith("RESOURCE_EXHAUSTED"))
+    ok = during <= before + INTERACTIVE_MARGIN_SECONDS and shed > 0 and not failed.total()
+    words = f"interactive p99 {ms(before)} idle ({len(idle)} calls), {ms(during)} under the flood ({len(flooded)} calls), "
+    return Seen(ok, f"{words}medians {ms(median(idle))} and {ms(median(flooded))}, {failed.total()} failed; bulk: {words_for(ended)}")
+
+
+@group.row(
+    "CPU-bound work",
+    "while the model computes 1,024 long passages and 64 KiB texts are being tokenized, health answers every time, within 1 s",
+)
+async def cpu_bound(embedder: Embedder) -> Seen:
+    long = "storm " * 10_000
+
+    async def call() -> str:
+        await embedder.embed([long] * 256, embedder_pb2.PRIORITY_BULK, 8)
+        return await embedder.embed([passage(100) for _ in range(1024)], embedder_pb2.PRIORITY_BULK, 8)
+
+    async with flood(call, 3):
+        asked, serving, slowest = await health_for(embedder.process.address, 8)
+    return Seen(
+        serving == asked and slowest < HEALTH_SECONDS,
+        f"health {serving} of {asked} times SERVING, slowest {ms(slowest)}",
+    )
+
+
+class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self) -> None:
+        self.spans = 0
+
+    async def Export(self, request, _context):  # noqa: N802  # gRPC's name
+        self.spans += sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@group.row(
+    "OTLP collector down",
+    "of two replicas that trace, one has a collector and the other a refused and then a swallowed connection: over 3,000 paired "
+    "calls the median differs by less than 0.2 ms, and none fails; the process still ends within its grace",
+)
+async def collector_down(_embedder: Embedder) -> Seen:
+    collector, server = _Collector(), grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with Proxy(f"127.0.0.1:{port}") as proxy:
+        with_collector = LIGHT | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+        without = LIGHT | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{proxy.address}"}
+        await proxy.refuse()
+        async with (
+            running("expander", with_collector) as up,
+            running("expander", without) as down,
+            StageChannel(up.address) as up_channel,
+            StageChannel(down.address) as down_channel,
+        ):
+            calls = (expanding(up_channel), expanding(down_channel))
+            times: tuple[list[float], list[float]] = ([], [])
+            ended: Counter[str] = Counter()
+            for count in range(3300):
+                if count == 1500:
+                    await proxy.accept()
+                    proxy.down.blackhole = True
+                for which in (0, 1) if count % 2 else (1, 0):
+                    started = time.perf_counter()
+                    ended[await calls[which]()] += 1
+                    if count >= 300:
+                        times[which].append(time.perf_counter() - started)
+            stopping = time.monotonic()
+            down.terminate()
+            status = await down.ended()
+            stopped = time.monotonic() - stopping
+            spans = collector.spans
+    await server.stop(grace=None)
+    difference = median([without - within for within, without in zip(*times, strict=True)])
+    ok = set(ended) == {"OK"} and abs(difference) < 0.0002 and spans > 0 and status == 0 and stopped < 6
+    words = f"median {ms(median(times[0]))} with and {ms(median(times[1]))} without, paired difference {difference * 1e6:+.0f} µs"
+    return Seen(
+        ok, f"{words}; p99 {ms(percentile(times[0], 99))} and {ms(percentile(times[1], 99))}; {words_for(ended)}; "
+        f"the collector that is up got {spans:,} spans; stopped in {stopped:.1f} s"
+    )  # fmt: skip
+
+
