@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ from bench.speed.load import Endpoint
 from bench.speed.measurements import INT8, Measurement, int8_exists, mixed_load, short_load
 from bench.speed.results import Row, compared
 from bench.speed.session import Session, document_calls, embed, workload
-from bench.speed.stages import HOST, failure, log_of, reserved_port, spawned
+from bench.speed.stages import HOST, failure, log_of, own_environment, reserved_port, spawned
 from bench.speed.workload import MODEL
 from deploy.local.paths import BUILD
 from services.common.errors import StartupError
@@ -307,7 +306,7 @@ def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **_ENVIRONMENT},
+            env=own_environment(_ENVIRONMENT),
             capture_output=True,
             text=True,
             timeout=_INSTALL_SECONDS,

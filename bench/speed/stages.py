@@ -73,7 +73,7 @@ def spawned(name: str, command: Sequence[str], environment: Mapping[str, str]) -
         child = subprocess.Popen(
             [*leash, *command],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env=own_environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -84,6 +84,11 @@ def spawned(name: str, command: Sequence[str], environment: Mapping[str, str]) -
     finally:
         asyncio.run(stop([Process.of(child.pid)], grace_seconds=_GRACE_SECONDS))
         child.wait()
+
+
+def own_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these variables, and without the packages that only this process was given."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(environment)
 
 
 def log_of(name: str) -> Path:

@@ -220,9 +220,17 @@ async def test_a_storing_that_stops_says_how_far_it_came(gateway: CannedGateway,
     assert "2 documents, 'd3' to 'd4', could not be stored: built by another model" in result.stderr
 
 
+# A shell that runs the tests in the background has them ignore interrupts, and whatever they start.
+HEEDING_INTERRUPTS = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("sluice_cli.main", run_name="__main__", alter_sys=True)
+"""
+
+
 async def _sluice_process(gateway: CannedGateway, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sluice_cli.main", "--gateway", gateway.address, *arguments),
+        *(sys.executable, "-c", HEEDING_INTERRUPTS, "--gateway", gateway.address, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

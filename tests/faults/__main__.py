@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: provokes every fault, and writes what was expected and what was seen to build/faults.json."""
+"""`python -m tests.faults`: provokes every fault; what was expected and what was seen goes to build/faults.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from deploy.local.paths import BUILD, shown
 from tests.faults import connections, models, overload, pipeline, pool, replicas, requests
 from tests.faults.drill import Group, Row, Seen
 
-GROUPS: tuple[Group, ...] = (
+GROUPS: tuple[Group[Any], ...] = (
     pool.group,
     connections.group,
     pipeline.group,
@@ -60,7 +60,7 @@ def main(
     sys.exit(0 if all(seen.ok for _row, seen, _seconds in results) else 1)
 
 
-async def _drill(chosen: Sequence[tuple[Group, Sequence[Row]]], console: Console) -> list[tuple[Row, Seen, float]]:
+async def _drill(chosen: Sequence[tuple[Group[Any], Sequence[Row]]], console: Console) -> list[tuple[Row, Seen, float]]:
     results: list[tuple[Row, Seen, float]] = []
     total = sum(len(rows) for _group, rows in chosen)
     with console.status("") as status:
@@ -120,7 +120,7 @@ def _report(results: Results, console: Console, as_json: bool) -> None:
     console.print(f"{len(results) - failed} of {len(results)} ok, in {took:.0f} s.")
 
 
-def _wanted(only: str, group: Group, row: Row) -> bool:
+def _wanted(only: str, group: Group[Any], row: Row) -> bool:
     return only.lower() in row.fault.lower() or only.lower() in group.name.lower()
 
 

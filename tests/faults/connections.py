@@ -55,4 +55,6 @@ async def always_unavailable(_nothing: None) -> Seen:
     ratio = attempts / 200
     ok = ratio <= 1.1 and before_engaging > 10 and set(others.values()) == {1} and first == {"Unavailable"}
     tried = ", ".join(f"{name} {count}" for name, count in others.items())
-    return Seen(ok, f"{before_engaging} attempts for the first 10 calls, then {ratio:.2f} a call over 200; others: {tried}")
+    return Seen(
+        ok, f"{before_engaging} attempts for the first 10 calls, then {ratio:.2f} a call over 200; others: {tried}"
+    )

@@ -14,18 +14,14 @@ from services.common.client import StageChannel
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice_client import Document, Features, SluiceClient
 from tests.faults.drill import Group, Seen, ms
+from tests.faults.flood import passage
 from tests.faults.pipeline import told
 from tests.faults.processes import StageProcess, running
-
-WORDS = "the storm drove the ship before it over a dark sea until the harbour light came into view".split()
 
 
 def documents(count: int, length: int, name: str) -> list[Document]:
     """Passages, no two alike."""
-    return [
-        Document(f"{name}-{number}", "", " ".join(WORDS[(number * 7 + word * (number % 5 + 1)) % len(WORDS)] for word in range(length)) + f" {number}")
-        for number in range(count)
-    ]  # fmt: skip
+    return [Document(f"{name}-{number}", "", f"{passage(length)} {number}") for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ group: Group[Platform] = Group("models", platform)
 
 @group.row(
     "reranker killed mid-request",
-    "the search is answered in the first stage's order, RERANK FAILED, within its deadline of 10 s; the reranker started again is "
-    "used again",
+    "the search is answered in the first stage's order, RERANK FAILED, within its deadline of 10 s; the reranker "
+    "started again is used again",
 )
 async def reranker_killed(platform: Platform) -> Seen:
     await platform.client.index(documents(60, 250, "long"), collection="long")
@@ -105,9 +101,7 @@ async def embedder_killed(platform: Platform) -> Seen:
         if stored >= 96:
             halfway.set()
 
-    job = asyncio.create_task(
-        platform.client.index_all(jobs, collection="job", batch_size=32, on_progress=progress)
-    )
+    job = asyncio.create_task(platform.client.index_all(jobs, collection="job", batch_size=32, on_progress=progress))
     await halfway.wait()
     at_kill = stored
     embedder.kill()
@@ -131,5 +125,7 @@ async def embedder_killed(platform: Platform) -> Seen:
         )
     total = described.collection.passage_count
     ok = count == 400 and len(reply.passages) == total == 400
-    words = f"killed after {at_kill} documents, back after {down:.1f} s; the job {ended} {resumed:.1f} s after the kill; "
+    words = (
+        f"killed after {at_kill} documents, back after {down:.1f} s; the job {ended} {resumed:.1f} s after the kill; "
+    )
     return Seen(ok, f"{words}{total} documents stored, {len(reply.missing_ids)} missing")

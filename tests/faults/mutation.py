@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-_STRINGS = ("", " \n\t", "\0", "x" * 70_000, "é" * 4_097, "‮💥", "../../etc", "a" * 129, "no such/name", "1")
+_STRINGS = ("", " \n\t", "\0", "x" * 70_000, "é" * 4_097, "\u202e💥", "../../etc", "a" * 129, "no such/name", "1")
 _INTEGERS = (-(2**31), -1, 0, 1, 17, 99, 1001, 2**31 - 1)
 _FLOATS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e38)
 _BYTES = (b"", b"\0", b"\0" * 3, b"\xff" * 1536, b"\0\0\xc0\x7f" * 384, b"\0" * 4 * 383)
@@ -63,7 +63,7 @@ def _garbled(raw: bytes, chance: random.Random) -> bytes:
 
 def _distort(message: Message, chance: random.Random) -> None:
     """Changes one field, here or further in."""
-    fields = list(message.DESCRIPTOR.fields)
+    fields: Any = list(message.DESCRIPTOR.fields)
     if not fields:
         return
     field = chance.choice(fields)

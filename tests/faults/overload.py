@@ -9,22 +9,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from services.common.client import StageChannel
-from services.common.errors import ResourceExhausted, SluiceError
-from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice.embedder.v1 import embedder_pb2
 from sluice_client import SluiceClient
 from sluice_client import SluiceError as ClientError
 from tests.faults.drill import Group, Seen, median, ms, percentile
+from tests.faults.flood import embed, flood, passage
 from tests.faults.processes import LIGHT, StageProcess, running
 from tests.faults.proxy import Proxy
 from tests.faults.replicas import expanding, words_for
 from tests.faults.scripted import scripted_stages, slow
 
-WORDS = "the storm drove the ship before it over a dark sea until the harbour light came into view".split()
 HEALTH_SECONDS = 1.0
 FLOOD_SECONDS = 12.0
 INTERACTIVE_MARGIN_SECONDS = 0.05
@@ -36,20 +36,6 @@ class Embedder:
 
     process: StageProcess
     channel: StageChannel
-
-    async def embed(self, texts: list[str], priority: embedder_pb2.Priority.ValueType, seconds: float) -> str:
-        """Embeds; says what came of it."""
-        stub = embedder_pb2_grpc.EmbedderServiceStub(self.channel.channel)
-        request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=priority)
-        try:
-            await self.channel.call(stub.EmbedTexts, request, deadline=time.monotonic() + seconds)
-        except ResourceExhausted as refusal:
-            # A caller that is told when to come back does so, but a drill has no time for the whole of it.
-            await asyncio.sleep(min(0.25, refusal.retry_after or 0))
-            return f"RESOURCE_EXHAUSTED{'' if refusal.retry_after is None else ' with pushback'}"
-        except SluiceError as error:
-            return error.reason
-        return "OK"
 
 
 @asynccontextmanager
@@ -64,13 +50,8 @@ async def platform() -> AsyncIterator[Embedder]:
 group: Group[Embedder] = Group("overload", platform)
 
 
-def passage(words: int) -> str:
-    """Text that was never seen before."""
-    return " ".join(random.choices(WORDS, k=words)) + f" {random.random()}"
-
-
 @asynccontextmanager
-async def flood(call: Callable[[], Awaitable[str]], callers: int) -> AsyncIterator[Counter[str]]:
+async def calling(call: Callable[[], Awaitable[str]], callers: int) -> AsyncIterator[Counter[str]]:
     """So many callers that never let up; how their calls ended."""
     ended: Counter[str] = Counter()
 
@@ -102,26 +83,27 @@ async def health_for(address: str, seconds: float) -> tuple[int, int, float]:
 
 @group.row(
     "saturation",
-    "64 callers with more texts than the queue holds: RESOURCE_EXHAUSTED with a pushback, never anything worse; some are "
-    "served; health says SERVING throughout, each time within 1 s",
+    "64 callers with more texts than the queue holds: RESOURCE_EXHAUSTED with a pushback, never anything worse; "
+    "some are served; health says SERVING throughout, each time within 1 s",
 )
 async def saturation(embedder: Embedder) -> Seen:
-    texts = [passage(40) for _ in range(64)]
-
-    async def call() -> str:
-        return await embedder.embed(texts, embedder_pb2.PRIORITY_INTERACTIVE, 20)
-
-    async with flood(call, 64) as ended:
+    async with flood(embedder.process.address, 64, 32, 40, embedder_pb2.PRIORITY_INTERACTIVE) as ended:
         asked, serving, slowest = await health_for(embedder.process.address, 6)
     ok = ended["RESOURCE_EXHAUSTED with pushback"] > 0 and ended["OK"] > 0
-    ok = ok and set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"} and serving == asked and slowest < HEALTH_SECONDS
+    ok = (
+        ok
+        and set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"}
+        and serving == asked
+        and slowest < HEALTH_SECONDS
+    )
     return Seen(ok, f"{words_for(ended)}; health {serving} of {asked} times SERVING, slowest {ms(slowest)}")
 
 
 @group.row(
     "saturated gateway",
-    "300 callers of a gateway whose stages slowed down: what is over its limit is refused at once (RESOURCE_EXHAUSTED with a pushback), the "
-    "rest is answered; health says SERVING throughout, each time within 1 s",
+    "300 callers of a gateway whose stages slowed down: what is over its limit is refused at once "
+    "(RESOURCE_EXHAUSTED with a pushback), the rest is answered; health says SERVING throughout, each time within 1 "
+    "s",
 )
 async def saturated_gateway(_embedder: Embedder) -> Seen:
     async with scripted_stages() as stages:
@@ -144,7 +126,7 @@ async def saturated_gateway(_embedder: Embedder) -> Seen:
             for _ in range(100):
                 await search()
             stages["retriever"].behaviour = slow(0.3)
-            async with flood(search, 300) as ended:
+            async with calling(search, 300) as ended:
                 asked, serving, slowest = await health_for(gateway.address, 6)
     ok = set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"} and serving == asked and slowest < HEALTH_SECONDS
     told = f", half of the refusals within {ms(median(refusals))}" if refusals else ""
@@ -153,8 +135,8 @@ async def saturated_gateway(_embedder: Embedder) -> Seen:
 
 @group.row(
     "bulk flood",
-    "24 callers that store in bulk without end: the p99 of single interactive queries is at most 50 ms above that of an "
-    "idle embedder, none of them fails, and bulk calls are shed",
+    "24 callers that store in bulk without end: the p99 of single interactive queries is at most 50 ms above that "
+    "of an idle embedder, none of them fails, and bulk calls are shed",
 )
 async def bulk_flood(embedder: Embedder) -> Seen:
     failed: Counter[str] = Counter()
@@ -164,40 +146,43 @@ async def bulk_flood(embedder: Embedder) -> Seen:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             started = time.perf_counter()
-            outcome = await embedder.embed([passage(6)], embedder_pb2.PRIORITY_INTERACTIVE, 5)
+            outcome = await embed(
+                embedder.channel, [f"{passage(6)} {random.random()}"], embedder_pb2.PRIORITY_INTERACTIVE
+            )
             times.append(time.perf_counter() - started)
             failed[outcome] += outcome != "OK"
             await asyncio.sleep(0.02)
         return times
 
-    async def bulk() -> str:
-        return await embedder.embed([passage(40) for _ in range(64)], embedder_pb2.PRIORITY_BULK, 20)
-
     await interactive(1)
     idle = await interactive(FLOOD_SECONDS / 2)
-    async with flood(bulk, 24) as ended:
+    async with flood(embedder.process.address, 24, 64, 40, embedder_pb2.PRIORITY_BULK) as ended:
         await asyncio.sleep(2)
         flooded = await interactive(FLOOD_SECONDS)
     idle += await interactive(FLOOD_SECONDS / 2)
     before, during = percentile(idle, 99), percentile(flooded, 99)
     shed = sum(count for outcome, count in ended.items() if outcome.startswith("RESOURCE_EXHAUSTED"))
     ok = during <= before + INTERACTIVE_MARGIN_SECONDS and shed > 0 and not failed.total()
-    words = f"interactive p99 {ms(before)} idle ({len(idle)} calls), {ms(during)} under the flood ({len(flooded)} calls), "
-    return Seen(ok, f"{words}medians {ms(median(idle))} and {ms(median(flooded))}, {failed.total()} failed; bulk: {words_for(ended)}")
+    words = (
+        f"interactive p99 {ms(before)} idle ({len(idle)} calls), {ms(during)} under the flood ({len(flooded)} calls), "
+    )
+    return Seen(
+        ok,
+        f"{words}medians {ms(median(idle))} and {ms(median(flooded))}, {failed.total()} failed; bulk: "
+        f"{words_for(ended)}",
+    )
 
 
 @group.row(
     "CPU-bound work",
-    "while the model computes 1,024 long passages and 64 KiB texts are being tokenized, health answers every time, within 1 s",
+    "while the model computes 512 long passages at a time and texts of 60 KiB are tokenized, health answers every "
+    "time, within 1 s",
 )
 async def cpu_bound(embedder: Embedder) -> Seen:
-    long = "storm " * 10_000
-
-    async def call() -> str:
-        await embedder.embed([long] * 256, embedder_pb2.PRIORITY_BULK, 8)
-        return await embedder.embed([passage(100) for _ in range(1024)], embedder_pb2.PRIORITY_BULK, 8)
-
-    async with flood(call, 3):
+    async with (
+        flood(embedder.process.address, 2, 512, 100, embedder_pb2.PRIORITY_BULK),
+        flood(embedder.process.address, 2, 100, 12_000, embedder_pb2.PRIORITY_BULK),
+    ):
         asked, serving, slowest = await health_for(embedder.process.address, 8)
     return Seen(
         serving == asked and slowest < HEALTH_SECONDS,
@@ -209,19 +194,21 @@ class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self.spans = 0
 
-    async def Export(self, request, _context):  # noqa: N802  # gRPC's name
+    async def Export(self, request: Any, _context: Any) -> Any:  # noqa: N802  # gRPC's name
         self.spans += sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
 @group.row(
     "OTLP collector down",
-    "of two replicas that trace, one has a collector and the other a refused and then a swallowed connection: over 3,000 paired "
-    "calls the median differs by less than 0.2 ms, and none fails; the process still ends within its grace",
+    "of two replicas that trace, one has a collector and the other a refused and then a swallowed connection: over "
+    "3,000 paired calls the median differs by less than 0.2 ms, and none fails; the process still ends within its "
+    "grace",
 )
 async def collector_down(_embedder: Embedder) -> Seen:
     collector, server = _Collector(), grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    add_collector: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add_collector(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Proxy(f"127.0.0.1:{port}") as proxy:
@@ -254,10 +241,9 @@ async def collector_down(_embedder: Embedder) -> Seen:
     await server.stop(grace=None)
     difference = median([without - within for within, without in zip(*times, strict=True)])
     ok = set(ended) == {"OK"} and abs(difference) < 0.0002 and spans > 0 and status == 0 and stopped < 6
-    words = f"median {ms(median(times[0]))} with and {ms(median(times[1]))} without, paired difference {difference * 1e6:+.0f} µs"
+    words = f"median {ms(median(times[0]))} with and {ms(median(times[1]))} without, "
+    words += f"paired difference {difference * 1e6:+.0f} µs"
     return Seen(
         ok, f"{words}; p99 {ms(percentile(times[0], 99))} and {ms(percentile(times[1], 99))}; {words_for(ended)}; "
         f"the collector that is up got {spans:,} spans; stopped in {stopped:.1f} s"
     )  # fmt: skip
-
-

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-
 from sluice_client import Answer, Features, Policies, Policy, SluiceClient, SluiceError
 from tests.faults.drill import Group, Seen, ms
 from tests.faults.processes import running
@@ -85,8 +84,9 @@ def told(answer: Answer | SluiceError, stage: str) -> str:
 
 @group.row(
     "stage latency above its budget",
-    "an embedder that is 3 s late leaves 20 searches with deadlines of 500 ms answered in time by words alone: first it "
-    "is given up (FAILED), then left out (SKIPPED, NO_TIME); an expander and a reranker that are late are left out, too",
+    "an embedder that is 3 s late leaves 20 searches with deadlines of 500 ms answered in time by words alone: "
+    "first it is given up (FAILED), then left out (SKIPPED, NO_TIME); an expander and a reranker that are late are "
+    "left out, too",
 )
 async def slow_stage(platform: Platform) -> Seen:
     said: dict[str, Counter[str]] = {}
@@ -115,7 +115,9 @@ async def slow_stage(platform: Platform) -> Seen:
     return Seen(ok, f"{answered} of 60 answered, slowest {ms(slowest)}; {words}")
 
 
-@group.row("caller cancels", "the work of every stage is cancelled within 200 ms of the caller's leaving, 10 times each")
+@group.row(
+    "caller cancels", "the work of every stage is cancelled within 200 ms of the caller's leaving, 10 times each"
+)
 async def caller_cancels(platform: Platform) -> Seen:
     slowest: dict[str, float] = {}
     lost = 0
@@ -143,8 +145,8 @@ async def caller_cancels(platform: Platform) -> Seen:
 
 @group.row(
     "blackhole",
-    "an embedder that swallows everything: the answer comes within the deadline of 1 s, by words alone, DEGRADED; where it "
-    "is REQUIRED, DEADLINE_EXCEEDED at the deadline; a swallowed retriever, too",
+    "an embedder that swallows everything: the answer comes within the deadline of 1 s, by words alone, DEGRADED; "
+    "where it is REQUIRED, DEADLINE_EXCEEDED at the deadline; a swallowed retriever, too",
 )
 async def blackhole(platform: Platform) -> Seen:
     platform.proxies["embedder"].down.blackhole = True
@@ -170,12 +172,12 @@ async def blackhole(platform: Platform) -> Seen:
 
 @group.row(
     "reset mid-call",
-    "a connection that breaks (RST) while a call is under way: the call is tried again on a new one; 20 of 20 searches lack "
-    "nothing",
+    "a connection that breaks (RST) while a call is under way: the call is tried again on a new one; 20 of 20 "
+    "searches lack nothing",
 )
 async def reset(platform: Platform) -> Seen:
     ended: Counter[str] = Counter()
-    broken = slowest = 0
+    broken, slowest = 0, 0.0
     for round_ in range(20):
         name = ("embedder", "retriever", "expander", "reranker")[round_ % 4]
         stage, proxy = platform.stages[name], platform.proxies[name]
@@ -196,8 +198,8 @@ async def reset(platform: Platform) -> Seen:
 
 @group.row(
     "slow drip",
-    "an answer of the embedder that comes at 20 bytes a second: given up in time, the search is answered within its deadline of 1 s by "
-    "words alone; when the drip ends, all is well again",
+    "an answer of the embedder that comes at 20 bytes a second: given up in time, the search is answered within its "
+    "deadline of 1 s by words alone; when the drip ends, all is well again",
 )
 async def slow_drip(platform: Platform) -> Seen:
     way = platform.proxies["embedder"].down
@@ -205,13 +207,15 @@ async def slow_drip(platform: Platform) -> Seen:
     answer, seconds = await platform.search(1.0)
     await platform.healthy()
     ok = told(answer, "retrieve") == "degraded LEXICAL_ONLY" and seconds <= 1.0
-    return Seen(ok, f"{told(answer, 'embed')}, {told(answer, 'retrieve')} after {ms(seconds)}; then everything ran again")
+    return Seen(
+        ok, f"{told(answer, 'embed')}, {told(answer, 'retrieve')} after {ms(seconds)}; then everything ran again"
+    )
 
 
 @group.row(
     "stage down",
-    "an embedder that refuses connections: searches are answered by words alone; after 5 failures the breaker leaves it out "
-    "(BREAKER_OPEN), and when it is back it is used again",
+    "an embedder that refuses connections: searches are answered by words alone; after 5 failures the breaker "
+    "leaves it out (BREAKER_OPEN), and when it is back it is used again",
 )
 async def stage_down(platform: Platform) -> Seen:
     proxy = platform.proxies["embedder"]
@@ -225,6 +229,6 @@ async def stage_down(platform: Platform) -> Seen:
     await platform.healthy()
     back = time.monotonic() - started
     failures = said.index("failed BREAKER_OPEN") if "failed BREAKER_OPEN" in said else len(said)
-    return Seen(failures == 5, f"{failures} failures ({said[0]}), then {said[-1]}; used again {ms(back)} after its return")
-
-
+    return Seen(
+        failures == 5, f"{failures} failures ({said[0]}), then {said[-1]}; used again {ms(back)} after its return"
+    )

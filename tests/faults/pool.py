@@ -48,7 +48,9 @@ async def rise(proxy: Proxy) -> None:
     await proxy.accept()
 
 
-@group.row("pool size N", "N TCP connections at the server, for N = 1, 4 and 8, each under 40 concurrent calls", quick=True)
+@group.row(
+    "pool size N", "N TCP connections at the server, for N = 1, 4 and 8, each under 40 concurrent calls", quick=True
+)
 async def pool_size(proxy: Proxy) -> Seen:
     sizes, seen = (1, 4, 8), []
     for size in sizes:
@@ -79,7 +81,9 @@ async def qdrant_down(proxy: Proxy) -> Seen:
         opened = read(OPEN) == 1
         await rise(proxy)
     ok = up == "OK" and failures == 5 and opened and reasons == {"BREAKER_OPEN"} and max(times) <= FAST_SECONDS
-    words = f"opened after {failures} failures; the next 100 calls: {', '.join(sorted(reasons))}, slowest {ms(max(times))}"
+    words = (
+        f"opened after {failures} failures; the next 100 calls: {', '.join(sorted(reasons))}, slowest {ms(max(times))}"
+    )
     return Seen(ok, words)
 
 
@@ -116,7 +120,8 @@ async def recovery(proxy: Proxy) -> Seen:
 
 @group.row(
     "cancellations through the breaker",
-    "200 cancelled calls (threshold 2) leave it closed; a cancelled probe leaves it half-open, and the next call probes",
+    "200 cancelled calls (threshold 2) leave it closed; a cancelled probe leaves it half-open, and the next call "
+    "probes",
     quick=True,
 )
 async def cancellations(proxy: Proxy) -> Seen:
@@ -143,8 +148,9 @@ async def cancellations(proxy: Proxy) -> Seen:
     ok = still_closed and served == "OK" and half_open and next_one == "OK" and closed
     return Seen(
         ok,
-        f"after 200 cancellations {'closed' if still_closed else 'open'}, next call {served}; after a cancelled probe "
-        f"{'not closed' if half_open else 'closed'}, next call {next_one} and the breaker {'closed' if closed else 'open'}",
+        f"after 200 cancellations {'closed' if still_closed else 'open'}, next call {served}; after a cancelled "
+        f"probe {'not closed' if half_open else 'closed'}, next call {next_one} and the breaker "
+        f"{'closed' if closed else 'open'}",
     )
 
 
@@ -223,7 +229,8 @@ async def _lent_at_once(pool: QdrantPool, size: int) -> int:
 
 @group.row(
     "Qdrant rate limit against storage full",
-    "both RESOURCE_EXHAUSTED: RATE_LIMITED with Qdrant's retry-after, STORAGE_FULL without one; neither counts as an outage",
+    "both RESOURCE_EXHAUSTED: RATE_LIMITED with Qdrant's retry-after, STORAGE_FULL without one; neither counts as "
+    "an outage",
     quick=True,
 )
 async def limited_or_full(_proxy: Proxy) -> Seen:
@@ -241,7 +248,9 @@ async def limited_or_full(_proxy: Proxy) -> Seen:
     return Seen(ok, f"{words}; breaker {'open' if opened else 'closed'}")
 
 
-@group.row("Qdrant blackholed", "DEADLINE_EXCEEDED at the caller's deadline of 300 ms, not later than 100 ms after", quick=True)
+@group.row(
+    "Qdrant blackholed", "DEADLINE_EXCEEDED at the caller's deadline of 300 ms, not later than 100 ms after", quick=True
+)
 async def blackholed(proxy: Proxy) -> Seen:
     async with pool_at(proxy.address) as (pool, _read):
         await reason(pool)

@@ -141,7 +141,7 @@ def reserve(host: str, port: int = 0) -> socket.socket:
 
 
 async def metric(address: str, name: str, **labels: str) -> float:
-    """The sum of the series of a process, whose metrics are at `host:port`, of that name with these labels; 0 where there is none."""
+    """The sum of a process's series of that name with these labels. `address` is that of its metrics."""
 
     def read() -> str:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:

@@ -72,7 +72,7 @@ def storage_full() -> Fault:
 
 @asynccontextmanager
 async def qdrant_behind_a_proxy() -> AsyncIterator[Proxy]:
-    """Qdrant: a real server's gRPC port (`QDRANT_TEST_URL=http://host:6334`), or its protocol over the embedded engine."""
+    """A real Qdrant's gRPC port (`QDRANT_TEST_URL=http://host:6334`), or its protocol over the embedded engine."""
     async with AsyncExitStack() as stack:
         target = os.environ.get("QDRANT_TEST_URL", "").rpartition("/")[2]
         if not target:

@@ -15,7 +15,7 @@ from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice_client import Features, SluiceClient
 from sluice_client import SluiceError as ClientError
 from tests.faults.dns import name_server
-from tests.faults.drill import Group, Seen, ms
+from tests.faults.drill import Group, Seen
 from tests.faults.processes import LIGHT, StageProcess, metric, reserve, running
 from tests.faults.qdrant import slowed
 from tests.faults.scripted import scripted_stages
@@ -77,8 +77,8 @@ def words_for(ended: Counter[str]) -> str:
 
 @group.row(
     "SIGTERM under load with two replicas",
-    "0 failed of >= 2,000 calls to a stage, and of >= 2,000 searches through two gateways, while one replica of each is "
-    "stopped and started again",
+    "0 failed of >= 2,000 calls to a stage, and of >= 2,000 searches through two gateways, while one replica of "
+    "each is stopped and started again",
 )
 async def sigterm(_nothing: None) -> Seen:
     async with running("expander", LIGHT) as first, running("expander", LIGHT) as second:
@@ -87,18 +87,22 @@ async def sigterm(_nothing: None) -> Seen:
             status = await _stop_and_start(second, stage_calls)
     async with scripted_stages() as stages:
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
-        async with running("gateway", addresses) as first, running("gateway", addresses) as second:
+        first, second = StageProcess("gateway", "127.0.0.1", addresses), StageProcess("gateway", "127.0.0.1", addresses)
+        try:
+            await asyncio.gather(first.start(), second.start())
             async with SluiceClient(f"ipv4:{first.address},{second.address}", timeout=5) as client:
 
                 async def search() -> str:
                     try:
                         await client.search("what", features=Features(expansion=False))
                     except ClientError as error:
-                        return f"{error.code.name} {error.reason}"
+                        return f"{error.code.name} {error.reason} ({error.message})"
                     return "OK"
 
                 async with load(search, 4) as searches:
                     gateway_status = await _stop_and_start(second, searches)
+        finally:
+            await asyncio.gather(first.close(), second.close())
     ok = set(stage_calls) == set(searches) == {"OK"} and min(stage_calls.total(), searches.total()) >= 2000
     ok = ok and status == gateway_status == 0
     words = f"stage: {words_for(stage_calls)}; gateways: {words_for(searches)}"
@@ -117,8 +121,8 @@ async def _stop_and_start(replica: StageProcess, ended: Counter[str]) -> int:
 
 @group.row(
     "handler beyond the grace",
-    "a call that Qdrant holds for a minute does not hold up the retriever: 0.5 s after SIGTERM it drains, 2 s later the call ends "
-    "(UNAVAILABLE or CANCELLED) and the process is gone within 1.5 s more, with exit code 0",
+    "a call that Qdrant holds for a minute does not hold up the retriever: 0.5 s after SIGTERM it drains, 2 s later "
+    "the call ends (UNAVAILABLE or CANCELLED) and the process is gone within 1.5 s more, with exit code 0",
 )
 async def beyond_the_grace(_nothing: None) -> Seen:
     async with QdrantServer() as qdrant:
@@ -143,13 +147,15 @@ async def beyond_the_grace(_nothing: None) -> Seen:
             took = time.monotonic() - started
     code = type(outcome).__name__
     ok = code in {"Unavailable", "Cancelled"} and 2.4 <= told <= 4 and took <= 4 and status == 0
-    return Seen(ok, f"the call ended with {code} {told:.1f} s after SIGTERM, the process {took:.1f} s after it (exit {status})")
+    return Seen(
+        ok, f"the call ended with {code} {told:.1f} s after SIGTERM, the process {took:.1f} s after it (exit {status})"
+    )
 
 
 @group.row(
     "a replica added gets traffic",
-    f"a replica that the name server learns of under load is called within the connection age ({CONNECTION_AGE_SECONDS} s, "
-    "give or take gRPC's tenth), and no call fails",
+    "a replica that the name server learns of under load is called within the connection age "
+    f"({CONNECTION_AGE_SECONDS} s, give or take gRPC's tenth), and no call fails",
 )
 async def replica_added(_nothing: None) -> Seen:
     with reserve("127.0.0.2") as one, reserve("127.0.0.3") as other:
@@ -167,7 +173,9 @@ async def replica_added(_nothing: None) -> Seen:
 
             async with load(steadily, 2) as ended:
                 await reached(ended, 20)
-                async with running("expander", environment | {"METRICS_PORT": str(metrics_port)}, host="127.0.0.3") as added:
+                async with running(
+                    "expander", environment | {"METRICS_PORT": str(metrics_port)}, host="127.0.0.3"
+                ) as added:
                     names.addresses.append("127.0.0.3")
                     started = time.monotonic()
                     took = await _called(metrics, CONNECTION_AGE_SECONDS * 1.1 + 2, started)
@@ -197,8 +205,8 @@ async def _handled(metrics: str) -> float:
 
 @group.row(
     "NOT_SERVING replica",
-    "a retriever that has lost its Qdrant says NOT_SERVING and gets none of 500 calls; the other gets all, and none fails; "
-    "once it is well again it gets its share",
+    "a retriever that has lost its Qdrant says NOT_SERVING and gets none of 500 calls; the other gets all, and none "
+    "fails; once it is well again it gets its share",
 )
 async def not_serving(_nothing: None) -> Seen:
     async with QdrantServer() as one, QdrantServer() as other:

@@ -131,7 +131,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             lambda asked, said: len(said.stages) == 4 and _named(asked.collection),
         ),
         Rpc(
-            "embedder", "EmbedTexts", embedder.EmbedTextsRequest(texts=["sea", "ship"], kind=1, priority=1),
+            "embedder", "EmbedTexts", embedder.EmbedTextsRequest(texts=["sea", "ship"], kind=embedder.TEXT_KIND_QUERY),
             embedder.EmbedTextsResponse,
             lambda asked, said: 1 <= len(asked.texts) <= 1024 and all(_text(text, 65_536) for text in asked.texts)
             and asked.kind in {1, 2} and asked.priority in {0, 1, 2}
@@ -144,7 +144,10 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             lambda _asked, said: bool(said.model.fingerprint),
         ),
         Rpc(
-            "expander", "ExpandQuery", expander.ExpandQueryRequest(query="sea", strategy=2, max_variant_count=3),
+            "expander", "ExpandQuery",
+            expander.ExpandQueryRequest(
+                query="sea", strategy=expander.EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=3
+            ),
             expander.ExpandQueryResponse,
             lambda asked, said: _text(asked.query, 8192) and asked.strategy in {0, 1, 2}
             and (not asked.HasField("max_variant_count") or 1 <= asked.max_variant_count <= 16)
@@ -152,7 +155,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         ),
         Rpc(
             "reranker", "RerankPassages",
-            reranker.RerankPassagesRequest(query="sea", passages=["ship", "storm"], priority=1),
+            reranker.RerankPassagesRequest(query="sea", passages=["ship", "storm"]),
             reranker.RerankPassagesResponse,
             lambda asked, said: _text(asked.query, 65_536) and 1 <= len(asked.passages) <= 1024
             and asked.priority in {0, 1, 2}
@@ -276,8 +279,9 @@ SOUND = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECON
 
 @group.row(
     f"{MESSAGES:,} malformed messages on every RPC",
-    f"{MESSAGES:,} mutants (seeded) over all 15 methods: what does not decode is INVALID_ARGUMENT; what does is answered with "
-    "a canonical code; OK only where request and reply keep what the protos promise; no process dies or stops SERVING",
+    f"{MESSAGES:,} mutants (seeded) over all 15 methods: what does not decode is INVALID_ARGUMENT; what does is "
+    "answered with a canonical code; OK only where request and reply keep what the protos promise; no process dies "
+    "or stops SERVING",
 )
 async def malformed(platform: Platform) -> Seen:
     methods = rpcs(platform.fingerprint)
@@ -290,7 +294,7 @@ async def malformed(platform: Platform) -> Seen:
         }
 
         async def send(rpc: Rpc, raw: bytes) -> None:
-            call = channels[rpc.stage].channel.unary_unary(rpc.path)
+            call: Any = channels[rpc.stage].channel.unary_unary(rpc.path)
             asked = decodable(type(rpc.valid), raw)
             try:
                 reply = await call(raw, timeout=20)
@@ -314,23 +318,23 @@ async def malformed(platform: Platform) -> Seen:
 
         await asyncio.gather(*(worker(number) for number in range(CONCURRENCY)))
         alive = [name for name, stage in platform.stages.items() if stage.alive]
-        unwell = [
-            name for name in alive if await channels[name].health("", deadline=time.monotonic() + 5) is not None
-        ]
+        unwell = [name for name in alive if await channels[name].health("", deadline=time.monotonic() + 5) is not None]
         for rpc in methods:
             codes_before = codes.copy()
             await send(rpc, rpc.valid.SerializeToString())
             codes = codes_before
     ok = not wrong and len(alive) == 5 and not unwell
     told = ", ".join(f"{count:,} {code}" for code, count in codes.most_common())
-    words = f"{codes.total():,} messages over {len(methods)} methods: {told}; {len(alive)} of 5 processes live and serve"
+    words = (
+        f"{codes.total():,} messages over {len(methods)} methods: {told}; {len(alive)} of 5 processes live and serve"
+    )
     return Seen(ok, words + (f"; {len(wrong)} wrong, as {wrong[:3]}" if wrong else ""))
 
 
 @group.row(
     "5 MiB and 50 MiB payloads",
-    "5 MiB of documents are stored; 50 MiB are refused (RESOURCE_EXHAUSTED) and cost the gateway less than 100 MiB of memory; "
-    "what comes next is served",
+    "5 MiB of documents are stored; 50 MiB are refused (RESOURCE_EXHAUSTED) and cost the gateway less than 100 MiB "
+    "of memory; what comes next is served",
 )
 async def payloads(platform: Platform) -> Seen:
     gateway_process = platform.stages["gateway"]

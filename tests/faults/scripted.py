@@ -94,7 +94,12 @@ def _rerank(request: Any) -> Message:
 _METHODS: dict[str, tuple[str, str, Any, Callable[[Any], Message]]] = {
     "embedder": ("sluice.embedder.v1.EmbedderService", "EmbedTexts", embedder_pb2.EmbedTextsRequest, _embed),
     "expander": ("sluice.expander.v1.ExpanderService", "ExpandQuery", expander_pb2.ExpandQueryRequest, _expand),
-    "retriever": ("sluice.retriever.v1.RetrieverService", "SearchPassages", retriever_pb2.SearchPassagesRequest, _search),
+    "retriever": (
+        "sluice.retriever.v1.RetrieverService",
+        "SearchPassages",
+        retriever_pb2.SearchPassagesRequest,
+        _search,
+    ),
     "reranker": ("sluice.reranker.v1.RerankerService", "RerankPassages", reranker_pb2.RerankPassagesRequest, _rerank),
 }
 
@@ -122,7 +127,7 @@ class ScriptedStage:
         return f"/{self.service}/{self.method}"
 
     async def __aenter__(self) -> Self:
-        handler = grpc.unary_unary_rpc_method_handler(
+        handler: Any = grpc.unary_unary_rpc_method_handler(
             self._handle,
             request_deserializer=self._request.FromString,
             response_serializer=lambda reply: reply.SerializeToString(),

@@ -1,0 +1,132 @@
+"""The quick rows of the drill (`make test-faults` runs all of them), and the proxy that it leans on."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.faults import connections, pool
+from tests.faults.proxy import Proxy
+
+QUICK = [(group, row) for group in (pool.group, connections.group) for row in group.rows if row.quick]
+
+
+@pytest.mark.parametrize(("group", "row"), QUICK, ids=[row.fault for _group, row in QUICK])
+async def test_a_fault_ends_as_the_drill_expects(group, row):
+    async with group.setting() as setting:
+        seen = await row.run(setting)
+    assert seen.ok, seen.words
+
+
+@pytest.fixture
+async def echo():
+    """A proxy in front of a server that answers what it is sent."""
+
+    async def answer(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, Proxy(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as proxy:
+        yield proxy
+
+
+async def connect(proxy):
+    host, _, port = proxy.address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def exchange(connection, data=b"ping"):
+    reader, writer = connection
+    started = time.monotonic()
+    writer.write(data)
+    async with asyncio.timeout(20):
+        assert await reader.readexactly(len(data)) == data
+    return time.monotonic() - started
+
+
+async def test_the_proxy_hands_on_what_comes_and_counts_it(echo):
+    one, other = await connect(echo), await connect(echo)
+    await exchange(one, b"a" * 1_000_000)
+    await exchange(other)
+    assert (echo.connections, echo.open) == (2, 2)
+    assert echo.up.bytes == echo.down.bytes == 1_000_004
+
+
+async def test_latency_changes_while_a_connection_lives(echo):
+    connection = await connect(echo)
+    await exchange(connection)
+    echo.down.latency, echo.up.latency, echo.up.jitter = 0.1, 0.05, 0.01
+    assert await exchange(connection) >= 0.15
+    echo.heal()
+    await exchange(connection)
+    assert echo.connections == 1
+
+
+async def test_latency_does_not_limit_the_bandwidth(echo):
+    echo.down.latency = 0.2
+    connection = await connect(echo)
+    assert 0.2 <= await exchange(connection, b"a" * 4_000_000) < 5
+
+
+async def test_bandwidth_is_limited(echo):
+    echo.down.bytes_per_second = 100_000
+    assert await exchange(await connect(echo), b"a" * 50_000) >= 0.45
+
+
+async def test_what_a_blackhole_swallowed_arrives_once_it_is_lifted(echo):
+    connection = await connect(echo)
+    echo.up.blackhole = True
+    waiting = asyncio.create_task(exchange(connection))
+    await asyncio.sleep(0.1)
+    assert (waiting.done(), echo.up.bytes) == (False, 0)
+    echo.up.blackhole = False
+    await waiting
+
+
+async def test_a_reset_is_a_reset_and_not_an_end(echo):
+    reader, writer = connection = await connect(echo)
+    await exchange(connection)
+    assert echo.reset() == 1
+    with pytest.raises(ConnectionResetError):
+        await reader.read(1)
+    writer.close()
+    await exchange(await connect(echo))
+
+
+async def test_after_a_half_close_the_client_reads_an_end_and_may_still_write(echo):
+    reader, writer = connection = await connect(echo)
+    await exchange(connection)
+    echo.half_close()
+    assert await reader.read() == b""
+    before = echo.up.bytes
+    writer.write(b"more")
+    async with asyncio.timeout(5):
+        while echo.up.bytes == before:
+            await asyncio.sleep(0.005)
+
+
+async def test_small_slices_drip(echo):
+    echo.down.slice_bytes, echo.down.slice_pause = 1, 0.01
+    assert await exchange(await connect(echo), b"a" * 20) >= 0.19
+
+
+async def test_refused_connections_are_taken_again_on_the_same_port(echo):
+    connection = await connect(echo)
+    address = echo.address
+    await echo.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await connect(echo)
+    await exchange(connection)
+    await echo.accept()
+    assert echo.address == address
+    await exchange(await connect(echo))
+
+
+async def test_a_server_that_is_not_there_resets_its_callers():
+    async with Proxy("127.0.0.1:1") as proxy:
+        reader, writer = await connect(proxy)
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+        writer.close()
