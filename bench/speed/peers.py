@@ -252,7 +252,7 @@ def _asked(running: RunningPeer, text: str) -> NDArray[np.float32]:
     request = urllib.request.Request(
         f"http://{running.endpoint.address}{running.endpoint.path}",
         data=running.peer.payload(text),
-        headers={"content-type": "examples/json"},
+        headers={"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=_START_SECONDS) as reply:
         return np.frombuffer(running.peer.vector(reply.read()), "<f4")
@@ -269,6 +269,9 @@ def _serving(peer: Peer, folder: Path) -> Iterator[RunningPeer]:
             try:
                 _asked(running, "are you there")
                 break
+            except urllib.error.HTTPError as error:
+                problem = f"{peer.name} answers {error.code}: {error.read().decode()[:200]}"
+                raise StartupError(problem, remedy=f"Read {log_of(name)}.") from None
             except (urllib.error.URLError, ConnectionError):
                 if (exit_status := child.poll()) is not None:
                     raise failure(name, exit_status) from None
