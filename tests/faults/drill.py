@@ -27,7 +27,7 @@ class Row:
     expected: str
     run: Callable[[Any], Awaitable[Seen]]
     quick: bool
-    """Whether it takes a second or two and is sure of its outcome on a busy machine: the test suite runs it, too."""
+    """Whether it takes a second or two, and no clock decides: the test suite runs it, too."""
 
 
 @dataclass

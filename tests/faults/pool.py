@@ -64,7 +64,6 @@ async def pool_size(proxy: Proxy) -> Seen:
 @group.row(
     "Qdrant down",
     "the breaker opens after exactly 5 failures, and every call then fails in <= 5 ms without touching Qdrant",
-    quick=True,
 )
 async def qdrant_down(proxy: Proxy) -> Seen:
     async with pool_at(proxy.address) as (pool, read):
@@ -177,7 +176,6 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     "pool exhausted",
     f"RESOURCE_EXHAUSTED (POOL_EXHAUSTED) at the wait timeout of 100 ms; no permit lost over {TRIES:,} tries that time "
     "out, or are cancelled, waiting and in flight",
-    quick=True,
 )
 async def pool_exhausted(proxy: Proxy) -> Seen:
     size = 4
@@ -248,9 +246,7 @@ async def limited_or_full(_proxy: Proxy) -> Seen:
     return Seen(ok, f"{words}; breaker {'open' if opened else 'closed'}")
 
 
-@group.row(
-    "Qdrant blackholed", "DEADLINE_EXCEEDED at the caller's deadline of 300 ms, not later than 100 ms after", quick=True
-)
+@group.row("Qdrant blackholed", "DEADLINE_EXCEEDED at the caller's deadline of 300 ms, not later than 100 ms after")
 async def blackholed(proxy: Proxy) -> Seen:
     async with pool_at(proxy.address) as (pool, _read):
         await reason(pool)

@@ -37,6 +37,7 @@ MESSAGES = int(os.environ.get("FAULT_MESSAGES", "20000"))
 CONCURRENCY = 6
 DIMENSION = 384
 MIB = 2**20
+LARGEST_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -298,17 +299,20 @@ async def malformed(platform: Platform) -> Seen:
             asked = decodable(type(rpc.valid), raw)
             try:
                 reply = await call(raw, timeout=20)
-                code = "OK"
+                code, details = "OK", ""
             except grpc.aio.AioRpcError as error:
-                code = error.code().name
+                code, details = error.code().name, f" ({(error.details() or '')[:160]})"
             codes[code] += 1
             if asked is None:
                 sound = code == "INVALID_ARGUMENT"
             else:
-                sound = code in SOUND and (code != "OK" or rpc.sense(asked, rpc.reply_type.FromString(reply)))
+                too_large = code == "RESOURCE_EXHAUSTED" and len(raw) > LARGEST_BYTES
+                sound = (code in SOUND or too_large) and (
+                    code != "OK" or rpc.sense(asked, rpc.reply_type.FromString(reply))
+                )
             if not sound:
                 shown = str(asked)[:200].replace("\n", " ") if asked is not None else raw[:80].hex()
-                wrong.append(f"{rpc.method}: {code} for {shown}")
+                wrong.append(f"{rpc.method}: {code}{details} for {shown}")
 
         async def worker(number: int) -> None:
             chance = random.Random(f"sluice {number}")
