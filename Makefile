@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload soak bench-setup lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,20 +28,17 @@ test-fast: setup ## Runs the tests that start no processes.
 test-faults: setup ## Breaks everything that can break, one thing at a time; build/faults.json.
 	@$(BIN)/python -m tests.faults
 
-bench-speed: bench-setup ## Measures the model stages against the raw backend; build/bench/speed.json.
+bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
 
-bench-peers: bench-setup ## Measures them against other servers, each installed in a folder of its own.
+bench-peers: setup ## Measures them against other servers, each installed in a folder of its own.
 	@$(BIN)/python -m bench.speed.peers
 
-bench-overload: bench-setup ## Offers more load than there is capacity; build/bench/.
+bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 	@$(BIN)/python -m bench.overload
 
-soak: bench-setup ## Asks the embedder 100,000 times and watches its memory.
+soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak
-
-bench-setup: setup
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 
 lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/ruff check .

@@ -186,6 +186,8 @@ async def _deliver(chunk: bytes, writer: asyncio.StreamWriter, way: Way) -> None
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
+    if writer.is_closing():
+        return
     sock = writer.get_extra_info("socket")
     # Lingering for no time at all makes the kernel send RST instead of FIN.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
