@@ -123,6 +123,7 @@ class Breaker:
         raise Unavailable(
             f"{self.name} failed repeatedly and is not called for now; next try in {wait:.1f} s",
             reason="BREAKER_OPEN",
+            retry_after=wait,
             dependency=self.name,
         )
 

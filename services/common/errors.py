@@ -73,9 +73,15 @@ class ResourceExhausted(SluiceError):
 
 
 class Unavailable(SluiceError):
-    """A dependency is down, or its circuit breaker is open."""
+    """A dependency is down, or its circuit breaker is open; `retry_after` says when it is tried again, if known."""
 
     default_reason = "DEPENDENCY_DOWN"
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, retry_after: float | None = None, **metadata: str
+    ) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(SluiceError):

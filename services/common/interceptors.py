@@ -152,7 +152,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
 
 
 async def _abort(context: Context, error: SluiceError) -> NoReturn:
-    await context.abort(status.code_of(error), error.message, status.trailers_of(error))
+    await context.abort(status.code_of(error), status.message_of(error), status.trailers_of(error))
     raise AssertionError("abort always raises")
 
 

@@ -11,7 +11,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common import errors
-from services.common.errors import InvalidArgument, ResourceExhausted, SluiceError
+from services.common.errors import InvalidArgument, ResourceExhausted, SluiceError, Unavailable
 
 DOMAIN = "sluice"
 DETAILS_TRAILER = "grpc-status-details-bin"
@@ -31,6 +31,9 @@ _CODES: dict[type[SluiceError], grpc.StatusCode] = {
 }
 _ERRORS: dict[grpc.StatusCode, type[SluiceError]] = {code: error for error, code in _CODES.items()}
 
+# gRPC peers take 8 KiB of metadata a call, and a message goes twice; what names a field may quote the caller at length.
+_LONGEST_MESSAGE, _LONGEST_METADATA = 1024, 256
+
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 
@@ -41,24 +44,38 @@ def code_of(error: SluiceError) -> grpc.StatusCode:
 
 def trailers_of(error: SluiceError) -> Trailers:
     """The trailing metadata that carries an error's details."""
+    message = message_of(error)
+    metadata = {key: _cut(value, _LONGEST_METADATA) for key, value in error.metadata.items()}
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
     pushback: Trailers = ()
     if isinstance(error, InvalidArgument):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=_cut(error.field, _LONGEST_METADATA))
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, ResourceExhausted) and error.retry_after is not None:
+    if isinstance(error, ResourceExhausted | Unavailable) and error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(retry)
-        pushback = ((PUSHBACK_TRAILER, str(max(1, round(error.retry_after * 1000)))),)
-    status = status_pb2.Status(code=code_of(error).value[0], message=error.message)
+        # gRPC's own retries know one wait for this trailer: an outage of a minute is not waited for in there (-1).
+        wait = str(max(1, round(error.retry_after * 1000))) if isinstance(error, ResourceExhausted) else "-1"
+        pushback = ((PUSHBACK_TRAILER, wait),)
+    status = status_pb2.Status(code=code_of(error).value[0], message=message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return ((DETAILS_TRAILER, status.SerializeToString()), *pushback)
+
+
+def message_of(error: SluiceError) -> str:
+    """What goes over the wire of an error's message."""
+    return _cut(error.message, _LONGEST_MESSAGE)
+
+
+def _cut(text: str, most: int) -> str:
+    raw = text.encode()
+    return text if len(raw) <= most else f"{raw[:most].decode(errors='ignore')}…"
 
 
 def error_from(call_error: grpc.aio.AioRpcError) -> SluiceError:
@@ -73,6 +90,8 @@ def error_from(call_error: grpc.aio.AioRpcError) -> SluiceError:
         return InvalidArgument(field, message.removeprefix(f"{field}: "), reason=info.reason or None)
     if kind is ResourceExhausted:
         return ResourceExhausted(message, reason=info.reason or None, retry_after=retry_after, **metadata)
+    if kind is Unavailable:
+        return Unavailable(message, reason=info.reason or code.name, retry_after=retry_after, **metadata)
     return kind(message, reason=info.reason or code.name, **metadata)
 
 

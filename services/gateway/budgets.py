@@ -27,12 +27,12 @@ class Pace:
 
     def observe(self, now: float, seconds: float) -> None:
         """Takes one measurement."""
-        if self._seen == -math.inf:
-            self._mean, self._deviation = seconds, seconds / 2
-        else:
-            error = seconds - self._mean
-            self._mean += error / 8
-            self._deviation += (abs(error) - self._deviation) / 4
+        # What is known counts half as much after a half-life: against the new measurement, too.
+        kept = 0.5 ** (max(0.0, now - self._seen) / HALF_LIFE_SECONDS)
+        error = seconds - self._mean
+        self._mean += error * (1 - kept * 7 / 8)
+        spread = kept * abs(error) + (1 - kept) * seconds / 2
+        self._deviation += (spread - self._deviation) * (1 - kept * 3 / 4)
         self._seen = now
 
     def expected(self, now: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from services.common.errors import InvalidArgument, SluiceError, Unavailable
+from services.common.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError, Unavailable
 from services.common.interceptors import request_id
 from services.common.timing import deadline_of, duration
 from services.common.validation import MAX_QUERY_BYTES, check_count, check_text
@@ -212,7 +212,7 @@ async def _collection_config(retriever: RetrieverClient, name: str, deadline: fl
     config = gateway_pb2.CollectionConfig(name=name)
     try:
         card = await retriever.collection(name, deadline=deadline)
-    except Unavailable:
+    except (Unavailable, DeadlineExceeded, ResourceExhausted):
         return config  # the report of the retriever says why
     if card is None:
         return config

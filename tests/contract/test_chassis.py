@@ -78,6 +78,25 @@ async def test_a_shed_call_carries_its_pushback() -> None:
     assert shed.value.retry_after == pytest.approx(0.25)
 
 
+async def test_an_open_breaker_says_when_to_come_back_and_is_not_retried_by_grpc_itself() -> None:
+    async with echo_server(
+        raising(errors.Unavailable("not called", reason="BREAKER_OPEN", retry_after=42.0))
+    ) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ExpandQuery(REQUEST, timeout=5)
+        assert dict(caught.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "-1"
+        with pytest.raises(errors.Unavailable) as refused:
+            await call(channel)
+    assert refused.value.retry_after == pytest.approx(42.0)
+
+
+async def test_a_field_with_an_endless_name_is_still_an_invalid_argument() -> None:
+    async with echo_server(raising(errors.InvalidArgument("metadata." + "é" * 4000, "has no value"))) as channel:
+        with pytest.raises(errors.InvalidArgument, match="metadata"):
+            await call(channel)
+
+
 async def test_an_unexpected_error_keeps_its_details_from_the_caller(caplog: pytest.LogCaptureFixture) -> None:
     async with echo_server(raising(RuntimeError("the secret is swordfish"))) as channel:
         with pytest.raises(errors.Internal) as caught:

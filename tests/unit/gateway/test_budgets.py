@@ -28,6 +28,15 @@ def test_an_old_measurement_loses_its_weight(took: float) -> None:
     assert pace.expected(HALF_LIFE_SECONDS * 20) < took / 1000
 
 
+def test_a_stage_that_became_quick_again_is_trusted_again() -> None:
+    pace = Pace()
+    for moment in range(20):
+        pace.observe(moment, 1.0)
+    for moment in range(20, 60, HALF_LIFE_SECONDS.__ceil__()):
+        pace.observe(moment, 0.01)
+    assert pace.expected(60) < 0.1
+
+
 @given(moments, seconds, seconds, seconds, seconds)
 def test_no_stage_may_use_what_a_later_one_needs(
     now: float, left: float, expand: float, embed: float, retrieve: float
