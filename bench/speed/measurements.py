@@ -63,7 +63,7 @@ def _embed_throughput_vs_raw(session: Session) -> Iterator[Row]:
 
 def _embed_against_raw(session: Session, name: str, environment: Mapping[str, str]) -> Row:
     server, raw = session.stage("embedder", environment), session.raw("embedder", environment)
-    cut, rates = raw.best_cut([text.text for text in workload("cut", 0).mixed(256)])
+    cut, rates = raw.best_cut([text.text for text in workload("cut", 0).mixed(128)])
     clients: list[float] = []
 
     def ours(number: int) -> float:
@@ -203,7 +203,7 @@ def _rerank_throughput_vs_sentence_transformers(session: Session) -> Iterator[Ro
 def _rerank_throughput_vs_raw(session: Session) -> Iterator[Row]:
     name = "rerank/throughput_vs_raw@c8"
     server, raw = session.stage("reranker"), session.raw("reranker")
-    cut, rates = raw.best_cut(workload("cut", 0).questions(3))
+    cut, rates = raw.best_cut(workload("cut", 0).questions(2))
 
     def ours(number: int) -> float:
         return rerank_load(session, rerank(server), number, concurrency=8, seconds=3 * _SECONDS).rate()

@@ -78,10 +78,21 @@ class Inference(Generic[RowT, ResultT]):
         self._tokenizing.shutdown(wait=False)
 
     async def run(
-        self, tokenize: Callable[[], Sequence[RowT]], *, lane: Lane, caller: str, deadline: float | None
+        self,
+        tokenize: Callable[[], Sequence[RowT]],
+        *,
+        least_tokens: int,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
     ) -> Computed[RowT, ResultT]:
-        """Tokenizes and computes by a moment on the monotonic clock. Raises what `Scheduler.submit` raises."""
+        """Tokenizes and computes by a moment on the monotonic clock. Raises what `Scheduler.submit` raises.
+
+        `least_tokens` is what the rows will have at the very least. If not even that can be done in time, nothing is
+        tokenized.
+        """
         started = time.perf_counter()
+        self._scheduler.foresee(least_tokens, lane=lane, caller=caller, deadline=deadline)
         loop = asyncio.get_running_loop()
         works = await loop.run_in_executor(self._tokenizing, self._works, tokenize)
         tokenized = time.perf_counter()
@@ -95,3 +106,9 @@ class Inference(Generic[RowT, ResultT]):
 
     def _works(self, tokenize: Callable[[], Sequence[RowT]]) -> list[Work[RowT]]:
         return [Work(self._key_of(row), row, row.token_count) for row in tokenize()]
+
+
+def least_tokens(texts: Sequence[str], most: int) -> int:
+    """Tokens that texts have at the very least, cut to `most` each: one for every space. A single text counts as
+    none: it is soon tokenized, and may turn out to be in the cache."""
+    return sum(min(text.count(" "), most) for text in texts) if len(texts) > 1 else 0

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-from services.common.inference import Computed, Inference
+from services.common.inference import Computed, Inference, least_tokens
 from services.common.models.info import ModelInfo
 from services.common.models.tokenization import TokenizedText
 from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
@@ -57,7 +57,11 @@ class Encoder:
     ) -> Encoded:
         """Embeds texts by a moment on the monotonic clock. Raises what `Scheduler.submit` raises."""
         return await self.inference.run(
-            lambda: self._backend.tokenize(texts, kind), lane=lane, caller=caller, deadline=deadline
+            lambda: self._backend.tokenize(texts, kind),
+            least_tokens=least_tokens(texts, self.model.max_token_count),
+            lane=lane,
+            caller=caller,
+            deadline=deadline,
         )
 
 

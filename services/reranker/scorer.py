@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-from services.common.inference import Computed, Inference
+from services.common.inference import Computed, Inference, least_tokens
 from services.common.models.info import ModelInfo
 from services.common.models.tokenization import TokenizedPair
 from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
@@ -58,7 +58,11 @@ class Scorer:
     ) -> Scored:
         """Scores passages by a moment on the monotonic clock. Raises what `Scheduler.submit` raises."""
         return await self.inference.run(
-            lambda: self._backend.tokenize(query, passages), lane=lane, caller=caller, deadline=deadline
+            lambda: self._backend.tokenize(query, passages),
+            least_tokens=least_tokens(passages, self.model.max_token_count),
+            lane=lane,
+            caller=caller,
+            deadline=deadline,
         )
 
 

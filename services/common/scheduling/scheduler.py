@@ -133,6 +133,12 @@ class Scheduler(Generic[PayloadT, ResultT]):
             raise submission.error
         return submission.results
 
+    def foresee(self, token_count: int, *, lane: Lane, caller: str, deadline: float | None = None) -> None:
+        """Raises what `submit` would raise now for so many tokens that are nowhere yet: refusing before tokenizing
+        keeps a flood of refused calls from using up what the others are served with."""
+        with self._wake:
+            self._check_room(token_count, self._lanes[lane], caller, math.inf if deadline is None else deadline)
+
     def _give_up(self, submission: Submission, reason: DropReason) -> None:
         with self._wake:
             self._leave(submission, reason)
@@ -152,13 +158,16 @@ class Scheduler(Generic[PayloadT, ResultT]):
 
     def _admit(self, works: Sequence[Work[PayloadT]], queue: LaneQueue, caller: str, expires: float) -> None:
         """Lets all of the works in, or raises."""
+        lengths = {work.key: work.token_count for work in works}
+        demand = sum(length for key, length in lengths.items() if self._needs_room(key, queue))
+        self._check_room(demand, queue, caller, expires)
+
+    def _check_room(self, demand: int, queue: LaneQueue, caller: str, expires: float) -> None:
         now = self._clock()
         if self._not_ready is not None:
             raise _unavailable(self._not_ready)
         if expires <= now:
             raise _late()
-        lengths = {work.key: work.token_count for work in works}
-        demand = sum(length for key, length in lengths.items() if self._needs_room(key, queue))
         if not demand:
             return
         seconds = self._predicted_seconds(queue, caller, demand)

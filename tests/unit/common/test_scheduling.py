@@ -799,3 +799,19 @@ def test_ever_new_callers_do_not_starve_one_that_waits(flood: list[int], lights:
             h.assert_nothing_is_left()
 
     asyncio.run(scenario())
+
+
+async def test_what_submit_would_refuse_is_foreseen_before_anything_is_made() -> None:
+    async with house(rate=100.0, queued_tokens=4000) as h:
+        plugs = await h.occupy()
+        flood = await h.queue(*(f"10:{number}" for number in range(200)), caller="flood")
+        with pytest.raises(ResourceExhausted) as full:
+            h.scheduler.foresee(10, lane=INTERACTIVE, caller="flood")
+        assert full.value.reason == "QUEUE_FULL"
+        with pytest.raises(ResourceExhausted):
+            h.scheduler.foresee(100, lane=INTERACTIVE, caller="ann", deadline=0.5)
+        h.scheduler.foresee(10, lane=INTERACTIVE, caller="ann")
+        h.scheduler.foresee(0, lane=INTERACTIVE, caller="flood")
+        h.model.open()
+        await gathered(*plugs, flood)
+        h.assert_nothing_is_left()
