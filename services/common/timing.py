@@ -12,10 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 from services.common.errors import DeadlineExceeded
 
 
-def deadline_of(context: grpc.aio.ServicerContext[Any, Any], longest_seconds: float = math.inf) -> float:
-    """The moment at which the caller's time is over, at most so many seconds from now."""
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
+    """The moment at which the caller's time is over; so many seconds from now where the caller set no deadline."""
     given = context.time_remaining()
-    return time.monotonic() + (longest_seconds if given is None else min(given, longest_seconds))
+    return time.monotonic() + (default_seconds if given is None else given)
 
 
 def remaining(deadline: float) -> float:

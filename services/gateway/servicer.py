@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -166,7 +167,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.GetConfigRequest, context: Context
     ) -> gateway_pb2.GetConfigResponse:
         """Describes what is in effect. A stage that is down is described as down, not an error."""
-        deadline = deadline_of(context, CONFIG_DEADLINE_SECONDS)
+        deadline = min(deadline_of(context), time.monotonic() + CONFIG_DEADLINE_SECONDS)
         name = request.collection or self._settings.qdrant_collection
         clients = self._clients
         stages, collection = await asyncio.gather(
