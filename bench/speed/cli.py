@@ -23,6 +23,7 @@ from services.common.errors import StartupError
 _QUICK_SCALE = 0.25
 _QUICK_ROUNDS = 2
 _NARROWEST = 150
+_BUSY = 0.1
 
 Only = Annotated[str, typer.Option(help="Measure rows whose name matches, as in 'rerank/*'.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; sides take turns, and medians are kept.")]
@@ -55,6 +56,10 @@ def measure(
                 command=command,
                 progress=progress,
             )
+            if session.busy_before > _BUSY:
+                console.print(
+                    f"[yellow]Others use {session.busy_before:.0%} of this machine: the figures will not mean much.[/]"
+                )
             with session:
                 for each in chosen:
                     for row in each.run(session):

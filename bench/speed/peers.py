@@ -59,7 +59,7 @@ _HERE = Path(__file__).parent
 _INSTALL_SECONDS = 1800
 _START_SECONDS = 180.0
 _POLL_SECONDS = 0.2
-_LEAST_COSINE = 0.97
+_LEAST_COSINE = 0.999  # of fp32; dynamic int8 is far below, and its row says so
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
@@ -148,7 +148,7 @@ def _against_infinity(session: Session) -> Iterator[Row]:
                 yield Row(name, None, None, "texts/s", {"note": f"infinity cannot be had here: {error.message}"})
             return
         agreement = {running.peer.name: _agreement(session, running) for running in peers}
-        probes = {running.peer.name: _probe(session, running) for running in peers}
+        probes = _probes(session, peers)
         fp32 = max((each for each in peers if each.peer.precision == "fp32"), key=lambda each: probes[each.peer.name])
         int8 = next(each for each in peers if each.peer.precision != "fp32")
         about = {"texts": SHORT, "probe@c32": probes, "cosine_to_ours": agreement}
@@ -187,7 +187,7 @@ def _compare(
         "texts/s",
         ours_precision=_best(),
         infinity=int8.peer.name,
-        note="dynamic int8: its vectors depend on their batch-mates, so it passes no quality gate of ours",
+        note="dynamic int8: its vectors depend on their batch-mates, and it fails the quality gate",
     )
 
 
@@ -228,10 +228,11 @@ def _best() -> str:
     return "int8" if int8_exists() else "fp32"
 
 
-def _probe(session: Session, running: RunningPeer) -> float:
-    """Roughly how fast it is, to choose among ways of computing."""
-    rates = [short_load(session, running.endpoint, number, 32, running.peer.payload).rate() for number in range(3)]
-    return round(statistics.median(rates), 1)
+def _probes(session: Session, peers: Sequence[RunningPeer]) -> dict[str, float]:
+    """How fast each is at short queries from 32 clients, to choose among ways of computing."""
+    rounds = session.interleaved("infinity's engines", [_theirs(session, running, 32) for running in peers])
+    medians = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+    return {running.peer.name: round(median, 1) for running, median in zip(peers, medians, strict=True)}
 
 
 def _agreement(session: Session, running: RunningPeer) -> float:
@@ -243,7 +244,7 @@ def _agreement(session: Session, running: RunningPeer) -> float:
     ours = np.frombuffer(reply.vectors, "<f4").reshape(len(texts), reply.dimension)
     theirs = np.stack([_asked(running, text) for text in texts])
     cosine = float((ours * theirs).sum(axis=1).min())
-    if cosine < _LEAST_COSINE:
+    if running.peer.precision == "fp32" and cosine < _LEAST_COSINE:
         raise RuntimeError(f"{running.peer.name} serves something else: cosine {cosine:.3f}")
     return round(cosine, 5)
 

@@ -13,6 +13,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import structlog
+
 from bench.speed.workload import Question
 from services.common.cpu import available_cpus
 from services.common.models.artifacts import default_cache_dir
@@ -54,6 +56,10 @@ def _load() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch  # noqa: PLC0415  in this process alone
     from sentence_transformers import CrossEncoder  # noqa: PLC0415  as above
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415  as above
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
+    disable_progress_bar()
 
     global _model  # noqa: PLW0603  one model a process is what this process is for
     torch.set_num_threads(available_cpus())

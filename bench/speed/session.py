@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -30,7 +31,8 @@ Payload = Callable[[str], bytes]
 class Session:
     """A run of measurements. What it starts stays up until its end; a context manager.
 
-    `scale` shortens or lengthens every window of time.
+    `scale` shortens or lengthens every window of time. `busy_before` is the share of the processors that others used
+    just before the start: with more than a few percent, the figures are theirs as much as ours.
     """
 
     def __init__(self, *, rounds: int, scale: float, command: str, progress: Progress) -> None:
@@ -42,6 +44,7 @@ class Session:
         self._servers: dict[tuple[str, tuple[tuple[str, str], ...]], Server] = {}
         self._raws: dict[tuple[str, tuple[tuple[str, str], ...]], RawProcess] = {}
         self._loads: list[LoadProcess] = []
+        self.busy_before = _busy_share()
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +77,8 @@ class Session:
     def described(self, row: Row) -> Row:
         """The row, with how it was measured."""
         command = f"{self.command} --only '{row.name.split(' ')[0]}' --rounds {self.rounds}"
-        return replace(row, details={**row.details, "command": command, "scale": self.scale, "load": os.getloadavg()})
+        kept = {"command": command, "scale": self.scale, "busy_before": self.busy_before}
+        return replace(row, details={**row.details, **kept})
 
     def interleaved(self, title: str, sides: Sequence[Callable[[int], T]]) -> list[tuple[T, ...]]:
         """Runs every side in every round, each second round backwards, so that drift meets all sides alike.
@@ -91,6 +95,19 @@ class Session:
                 self._progress.advance(bar)
             rounds.append(tuple(answers[side] for side in range(len(sides))))
         return rounds
+
+
+def _busy_share() -> float:
+    """The share of all processors' time that was not idle in one second, time stolen by the host included."""
+    before = _processor_ticks()
+    time.sleep(1.0)
+    spent = [after - earlier for after, earlier in zip(_processor_ticks(), before, strict=True)]
+    return round(1 - (spent[3] + spent[4]) / sum(spent), 3)
+
+
+def _processor_ticks() -> list[int]:
+    """User, nice, system, idle, iowait, irq, softirq, steal: the first line of /proc/stat (proc(5))."""
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
 def workload(measurement: str, number: int) -> Workload:

@@ -49,9 +49,10 @@ def serving(stage: str, environment: Mapping[str, str] | None = None) -> Iterato
             "DRAIN_SECONDS": "0",
             **(environment or {}),
         }
-        with spawned(stage, [sys.executable, "-m", f"services.{stage}"], variables) as child:
+        name = f"{stage}-{port}"
+        with spawned(name, [sys.executable, "-m", f"services.{stage}"], variables) as child:
             address = f"{HOST}:{port}"
-            asyncio.run(_until_serving(stage, address, child))
+            asyncio.run(_until_serving(name, address, child))
             yield Server(address, Process.of(child.pid))
 
 
@@ -104,14 +105,14 @@ def failure(name: str, exit_status: int) -> StartupError:
     )
 
 
-async def _until_serving(stage: str, address: str, child: subprocess.Popen[bytes]) -> None:
+async def _until_serving(name: str, address: str, child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     async with StageChannel(address) as channel:
         while await channel.health("", deadline=time.monotonic() + _HEALTH_SECONDS) is not None:
             if (exit_status := child.poll()) is not None:
-                raise failure(stage, exit_status)
+                raise failure(name, exit_status)
             if time.monotonic() > deadline:
                 raise StartupError(
-                    f"{stage} was not serving after {_START_SECONDS:.0f} s", remedy=f"Read {log_of(stage)}."
+                    f"{name} was not serving after {_START_SECONDS:.0f} s", remedy=f"Read {log_of(name)}."
                 )
             await asyncio.sleep(_POLL_SECONDS)
