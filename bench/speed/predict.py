@@ -59,7 +59,7 @@ def _load() -> None:
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415  as above
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types here
 
     global _model  # noqa: PLW0603  one model a process is what this process is for
     torch.set_num_threads(available_cpus())
