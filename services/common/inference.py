@@ -45,18 +45,21 @@ class Computed(Generic[RowT, ResultT]):
 class Inference(Generic[RowT, ResultT]):
     """One model behind one scheduler. An async context manager; `died` is set when it will never work again.
 
-    `compute` runs a batch in a worker thread; `key_of` names a row, so that the same row is computed once.
+    `compute` runs a batch in a worker thread; `key_of` names a row, so that the same row is computed once; `width_of`
+    says how many tokens a row of so many costs.
     """
 
     def __init__(
         self,
         compute: Compute[RowT, ResultT],
         key_of: Callable[[RowT], Hashable],
+        width_of: Callable[[int], int],
         limits: SchedulerLimits,
         observer: SchedulerObserver,
     ) -> None:
         self.died = asyncio.Event()
         self._key_of = key_of
+        self._width_of = width_of
         self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._scheduler: Scheduler[RowT, ResultT] = Scheduler(
             compute, limits, observer, on_death=lambda _error: self.died.set()
@@ -105,7 +108,7 @@ class Inference(Generic[RowT, ResultT]):
         )
 
     def _works(self, tokenize: Callable[[], Sequence[RowT]]) -> list[Work[RowT]]:
-        return [Work(self._key_of(row), row, row.token_count) for row in tokenize()]
+        return [Work(self._key_of(row), row, self._width_of(row.token_count)) for row in tokenize()]
 
 
 def least_tokens(texts: Sequence[str], most: int) -> int:

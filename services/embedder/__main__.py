@@ -25,6 +25,7 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
         settings.embedding_model,
         device=settings.embedding_device,
         backend=settings.embedding_backend,
+        precision=settings.embedding_precision,
         pseudo_dimension=settings.pseudo_dimension,
         model_dir=settings.model_dir,
         cache_dir=settings.model_cache_dir,
@@ -34,10 +35,14 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
     if backend.model.pseudo:
         _log.warning("pseudo-embeddings serve: EMBEDDING_MODEL is empty, and vectors carry no meaning")
     observer = SchedulerMetrics(metrics.embedding_batch_size)
-    async with Encoder.open(backend, settings.scheduler_limits(), observer) as encoder:
+    async with Encoder.open(backend, settings.scheduler_limits(backend.model), observer) as encoder:
         await encoder.warm_up()
         _log.info(
-            "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
+            "warm",
+            model=backend.model.name,
+            backend=backend.model.backend,
+            precision=backend.model.precision,
+            fingerprint=backend.model.fingerprint,
         )
         servicer = EmbedderServicer(encoder)
         yield Stage(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.models.info import ModelInfo, ModelKind
-from services.common.models.runtime import Backend, Device, Runtime, load_runtime
+from services.common.models.runtime import Backend, Device, Precision, Runtime, load_runtime
 from services.common.models.tokenization import TokenizedText
 
 
@@ -35,6 +35,12 @@ class EmbeddingBackend(Protocol):
     def tokenize(self, texts: Sequence[str], kind: TextKind) -> list[TokenizedText]:
         """Tokens of each text, with the model's prompt for this kind, cut to the model's limit."""
 
+    def width(self, token_count: int) -> int:
+        """Tokens that a text of so many costs, padding included."""
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Makes batches of up to so many padded tokens quick. Seconds."""
+
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """Vectors [texts, dimension] by one forward pass, padded to the longest text. At least one text."""
 
@@ -50,6 +56,14 @@ class ModelBackend:
         """See `EmbeddingBackend.tokenize`."""
         prompt = self._runtime.spec.prompts[kind]
         return self._runtime.tokenizer.texts([prompt + text for text in texts] if prompt else texts)
+
+    def width(self, token_count: int) -> int:
+        """See `EmbeddingBackend.width`."""
+        return self._runtime.width(token_count)
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `EmbeddingBackend.warm_up`."""
+        self._runtime.warm_up(batch_tokens)
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """See `EmbeddingBackend.embed`."""
@@ -89,6 +103,13 @@ class PseudoBackend:
             tokenized.append(TokenizedText(ids, truncated=len(kept) < len(words)))
         return tokenized
 
+    def width(self, token_count: int) -> int:
+        """Words cost what they are."""
+        return token_count
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Nothing is slower the first time."""
+
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """The sum of the words' vectors, brought to length 1."""
         sums = np.stack([np.sum([self._word_vector(word) for word in text.ids], axis=0) for text in texts])
@@ -106,6 +127,7 @@ def load_embedding_backend(
     *,
     device: Device,
     backend: Backend,
+    precision: Precision,
     pseudo_dimension: int,
     model_dir: Path | None,
     cache_dir: Path,
@@ -120,6 +142,7 @@ def load_embedding_backend(
             ModelKind.ENCODER,
             device=device,
             backend=backend,
+            precision=precision,
             model_dir=model_dir,
             cache_dir=cache_dir,
             threads=threads,

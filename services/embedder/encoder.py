@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Sequence
@@ -23,9 +24,12 @@ Encoded = Computed[TokenizedText, bytes]
 class Encoder:
     """Embeds texts with one model."""
 
-    def __init__(self, backend: EmbeddingBackend, inference: Inference[TokenizedText, bytes]) -> None:
+    def __init__(
+        self, backend: EmbeddingBackend, inference: Inference[TokenizedText, bytes], limits: SchedulerLimits
+    ) -> None:
         """Use `open`."""
         self._backend = backend
+        self._limits = limits
         self.inference = inference
 
     @classmethod
@@ -38,8 +42,8 @@ class Encoder:
         def compute(texts: Sequence[TokenizedText]) -> list[bytes]:
             return [row.astype("<f4", copy=False).tobytes() for row in backend.embed(texts)]
 
-        async with Inference(compute, _key, limits, observer) as inference:
-            yield cls(backend, inference)
+        async with Inference(compute, _key, backend.width, limits, observer) as inference:
+            yield cls(backend, inference, limits)
 
     @property
     def model(self) -> ModelInfo:
@@ -48,6 +52,7 @@ class Encoder:
 
     async def warm_up(self) -> None:
         """Runs the shapes that serve once, so that the first caller does not pay, and a rate is known."""
+        await asyncio.to_thread(self._backend.warm_up, self._limits.batch_tokens)
         for words in _WARM_UP_WORDS:
             texts = [f"warm up {number} " + "word " * words for number in range(8)]
             await self.encode(texts, TextKind.DOCUMENT, lane=Lane.INTERACTIVE, caller="warm-up", deadline=None)

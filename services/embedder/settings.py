@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from services.common.models.runtime import Backend, Device, Precision
 from services.common.models.settings import InferenceSettings
 
 
@@ -17,9 +16,15 @@ class EmbedderSettings(InferenceSettings):
         "all-MiniLM-L6-v2",
         description="Model: a short name, a whole name or a folder. Empty serves deterministic pseudo-embeddings.",
     )
-    embedding_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the embedding model computes.")
-    embedding_backend: Literal["auto", "onnx", "torch"] = Field(
-        "auto", description="What computes embeddings; `auto` is `onnx` on cpu and `torch` on cuda."
+    embedding_device: Device = Field("cpu", description="Where the embedding model computes.")
+    embedding_backend: Backend = Field(
+        "auto",
+        description="What computes embeddings; `auto` is `onnx` on cpu (`openvino` for int8) and `torch` on cuda.",
+    )
+    embedding_precision: Precision = Field(
+        "fp32",
+        description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
+        "on cuda also `fp16` and `bf16`.",
     )
     pseudo_dimension: int = Field(
         384, ge=8, le=4096, description="Dimension of pseudo-embeddings, where EMBEDDING_MODEL is empty."

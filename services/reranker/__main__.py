@@ -25,16 +25,21 @@ async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
         settings.rerank_model,
         device=settings.rerank_device,
         backend=settings.rerank_backend,
+        precision=settings.rerank_precision,
         model_dir=settings.model_dir,
         cache_dir=settings.model_cache_dir,
         threads=settings.inference_threads,
     )
     metrics.describe(backend.model)
     observer = SchedulerMetrics(metrics.reranker_batch_size)
-    async with Scorer.open(backend, settings.scheduler_limits(), observer) as scorer:
+    async with Scorer.open(backend, settings.scheduler_limits(backend.model), observer) as scorer:
         await scorer.warm_up()
         _log.info(
-            "warm", model=backend.model.name, backend=backend.model.backend, fingerprint=backend.model.fingerprint
+            "warm",
+            model=backend.model.name,
+            backend=backend.model.backend,
+            precision=backend.model.precision,
+            fingerprint=backend.model.fingerprint,
         )
         servicer = RerankerServicer(scorer)
         yield Stage(

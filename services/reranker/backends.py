@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.models.info import ModelInfo, ModelKind
-from services.common.models.runtime import Backend, Device, Runtime, load_runtime
+from services.common.models.runtime import Backend, Device, Precision, Runtime, load_runtime
 from services.common.models.tokenization import TokenizedPair
 
 
@@ -23,6 +23,12 @@ class CrossEncoderBackend(Protocol):
 
     def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """The query with each passage, cut to the model's limit; the query is tokenized once."""
+
+    def width(self, token_count: int) -> int:
+        """Tokens that a pair of so many costs, padding included."""
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Makes batches of up to so many padded tokens quick. Seconds."""
 
     def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
         """Raw logits [pairs], higher for more relevant, by one forward pass. At least one pair."""
@@ -39,13 +45,28 @@ class ModelBackend:
         """See `CrossEncoderBackend.tokenize`."""
         return self._runtime.tokenizer.pairs(query, passages)
 
+    def width(self, token_count: int) -> int:
+        """See `CrossEncoderBackend.width`."""
+        return self._runtime.width(token_count)
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `CrossEncoderBackend.warm_up`."""
+        self._runtime.warm_up(batch_tokens)
+
     def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
         """See `CrossEncoderBackend.score`."""
         return self._runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0]
 
 
 def load_cross_encoder_backend(
-    name: str, *, device: Device, backend: Backend, model_dir: Path | None, cache_dir: Path, threads: int
+    name: str,
+    *,
+    device: Device,
+    backend: Backend,
+    precision: Precision,
+    model_dir: Path | None,
+    cache_dir: Path,
+    threads: int,
 ) -> CrossEncoderBackend:
     """The backend for a model by its name, see `load_runtime`."""
     return ModelBackend(
@@ -54,6 +75,7 @@ def load_cross_encoder_backend(
             ModelKind.CROSS_ENCODER,
             device=device,
             backend=backend,
+            precision=precision,
             model_dir=model_dir,
             cache_dir=cache_dir,
             threads=threads,

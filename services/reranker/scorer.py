@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Sequence
@@ -23,9 +24,12 @@ Scored = Computed[TokenizedPair, float]
 class Scorer:
     """Scores passages with one cross-encoder."""
 
-    def __init__(self, backend: CrossEncoderBackend, inference: Inference[TokenizedPair, float]) -> None:
+    def __init__(
+        self, backend: CrossEncoderBackend, inference: Inference[TokenizedPair, float], limits: SchedulerLimits
+    ) -> None:
         """Use `open`."""
         self._backend = backend
+        self._limits = limits
         self.inference = inference
 
     @classmethod
@@ -39,8 +43,8 @@ class Scorer:
             scores: list[float] = backend.score(pairs).tolist()
             return scores
 
-        async with Inference(compute, _key, limits, observer) as inference:
-            yield cls(backend, inference)
+        async with Inference(compute, _key, backend.width, limits, observer) as inference:
+            yield cls(backend, inference, limits)
 
     @property
     def model(self) -> ModelInfo:
@@ -49,6 +53,7 @@ class Scorer:
 
     async def warm_up(self) -> None:
         """Runs the shapes that serve once, so that the first caller does not pay, and a rate is known."""
+        await asyncio.to_thread(self._backend.warm_up, self._limits.batch_tokens)
         for words in _WARM_UP_WORDS:
             passages = [f"{number} " + "word " * words for number in range(8)]
             await self.score("warm up", passages, lane=Lane.INTERACTIVE, caller="warm-up", deadline=None)

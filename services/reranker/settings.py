@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from services.common.models.runtime import Backend, Device, Precision
 from services.common.models.settings import InferenceSettings
 
 
@@ -18,7 +17,13 @@ class RerankerSettings(InferenceSettings):
         min_length=1,
         description="Cross-encoder: a short name, a whole name or a folder.",
     )
-    rerank_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the cross-encoder computes.")
-    rerank_backend: Literal["auto", "onnx", "torch"] = Field(
-        "auto", description="What computes scores; `auto` is `onnx` on cpu and `torch` on cuda."
+    rerank_device: Device = Field("cpu", description="Where the cross-encoder computes.")
+    rerank_backend: Backend = Field(
+        "auto",
+        description="What computes scores; `auto` is `onnx` on cpu (`openvino` for int8) and `torch` on cuda.",
+    )
+    rerank_precision: Precision = Field(
+        "fp32",
+        description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
+        "on cuda also `fp16` and `bf16`.",
     )

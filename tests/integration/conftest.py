@@ -30,7 +30,13 @@ ODD_TEXTS = [
 @pytest.fixture(scope="session")
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How tests load models: on cpu, with a cache of their own, so that what they test is made by this code."""
-    return {"device": "cpu", "model_dir": None, "cache_dir": tmp_path_factory.mktemp("models"), "threads": 0}
+    return {
+        "device": "cpu",
+        "precision": "fp32",
+        "model_dir": None,
+        "cache_dir": tmp_path_factory.mktemp("models"),
+        "threads": 0,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -126,13 +126,24 @@ def test_a_damaged_export_is_made_again(options: dict[str, Any], vectors: np.nda
     np.testing.assert_array_equal(embed(again, mixed_texts[:16]), vectors[:16])
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_of_the_torch_backend_points_where_fp32_points(
+    precision: str, vectors: np.ndarray, mixed_texts: list[str], options: dict[str, Any]
+) -> None:
+    half = load_embedding_backend(
+        EMBEDDING_MODEL, backend="torch", pseudo_dimension=0, **options | {"precision": precision}
+    )
+    assert cosines(embed(half, mixed_texts[8:20]), vectors[8:20]).min() > 0.999
+    assert half.model.precision == precision
+
+
 def test_serving_imports_neither_torch_nor_transformers(embedder: EmbeddingBackend, options: dict[str, Any]) -> None:
     program = f"""
 import json, sys
 from pathlib import Path
 from services.embedder.backends import TextKind, load_embedding_backend
 backend = load_embedding_backend(
-    {EMBEDDING_MODEL!r}, device="cpu", backend="auto", pseudo_dimension=0, model_dir=None,
+    {EMBEDDING_MODEL!r}, device="cpu", backend="auto", precision="fp32", pseudo_dimension=0, model_dir=None,
     cache_dir=Path({str(options["cache_dir"])!r}), threads=1,
 )
 backend.embed(backend.tokenize(["a text"], TextKind.QUERY))

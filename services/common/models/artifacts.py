@@ -33,11 +33,20 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sluice" / "models"
 
 
-def built_once(folder: Path, module: str, arguments: Sequence[str], *, needs: Sequence[str]) -> Path:
+def built_once(
+    folder: Path,
+    module: str,
+    arguments: Sequence[str],
+    *,
+    needs: Sequence[str],
+    extra: str = "torch",
+    otherwise: str = "Or set the backend to torch, which needs no export.",
+) -> Path:
     """Returns `folder`, whole and checked; where it is not, `python -m module *arguments FOLDER` makes it first.
 
     Processes that want the same folder at the same time wait for the one that makes it. `needs` names the packages
-    that the module imports. Raises StartupError when the folder cannot be made.
+    that the module imports, and `extra` what of Sluice to install to have them. Raises StartupError when the folder
+    cannot be made; `otherwise` says how to do without it.
     """
     folder = folder.absolute()
     if _is_intact(folder):
@@ -45,14 +54,14 @@ def built_once(folder: Path, module: str, arguments: Sequence[str], *, needs: Se
     if missing := [package for package in needs if find_spec(package) is None]:
         raise StartupError(
             f"{folder} is missing or damaged, and cannot be made without {', '.join(missing)}",
-            remedy="Install sluice[torch] for the first start, or bring the folder from a machine that has made it "
-            "(MODEL_CACHE_DIR).",
+            remedy=f"Install sluice[{extra}] for the first start, or bring the folder from a machine that has made it "
+            f"(MODEL_CACHE_DIR). {otherwise}",
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / f"{folder.name}.lock"):
             if not _is_intact(folder):
-                _build(folder, module, arguments)
+                _build(folder, module, arguments, otherwise)
     except OSError as error:
         raise StartupError(
             f"{folder} cannot be written: {error.strerror or error}",
@@ -61,13 +70,13 @@ def built_once(folder: Path, module: str, arguments: Sequence[str], *, needs: Se
     return folder
 
 
-def _build(folder: Path, module: str, arguments: Sequence[str]) -> None:
+def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) -> None:
     started = time.monotonic()
     _log.info("making what this model needs, once", artifact=folder.name)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
         fresh.mkdir()
-        _run(module, [*arguments, str(fresh)])
+        _run(module, [*arguments, str(fresh)], otherwise)
         files = sorted(fresh.iterdir())
         for file in files:
             file.chmod(0o644)  # some writers keep their files to themselves, but another user may serve them
@@ -78,7 +87,7 @@ def _build(folder: Path, module: str, arguments: Sequence[str]) -> None:
     _log.info("made", artifact=folder.name, seconds=round(time.monotonic() - started, 1))
 
 
-def _run(module: str, arguments: Sequence[str]) -> None:
+def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
     """Runs a module of ours in a child, from the source root, so that it is the same code as here."""
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
@@ -97,8 +106,7 @@ def _run(module: str, arguments: Sequence[str]) -> None:
     if failed:
         raise StartupError(
             f"{module} failed: {problem}",
-            remedy=f"Run `python -m {module} {' '.join(arguments[:-1])} FOLDER` to see all of it. The torch backend "
-            "needs no export.",
+            remedy=f"Run `python -m {module} {' '.join(arguments[:-1])} FOLDER` to see all of it. {otherwise}",
         )
 
 

@@ -40,9 +40,9 @@ class ModelInfo:
     max_token_count: int
     """Tokens of one input, special tokens included, beyond which it is truncated."""
     backend: str
-    """`onnx`, `torch` or `pseudo`."""
+    """`onnx`, `openvino`, `torch` or `pseudo`."""
     precision: str
-    """What is computed with: `fp32`."""
+    """What is computed with: `fp32`, `fp16`, `bf16` or `int8`."""
     device: str
     """`cpu` or `cuda`."""
     pseudo: bool = False

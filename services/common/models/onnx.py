@@ -20,6 +20,7 @@ SPEC_FILE = "spec.json"
 TOKENIZER_FILE = "tokenizer.json"
 # Part of an export's key: raise it when `export` writes something else than before.
 _EXPORT_VERSION = 1
+_SHORT_TOKENS = 16
 
 
 class OnnxRuntime:
@@ -43,15 +44,19 @@ class OnnxRuntime:
     @classmethod
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OnnxRuntime:
         """Opens the model's export, which is made first where there is none; StartupError where that fails."""
-        identity = fingerprint_of(model.folder)
-        short_name = model.name.rsplit("/", 1)[-1]
-        folder = built_once(
-            cache_dir / f"{short_name}-{model.kind}-fp32-v{_EXPORT_VERSION}-{identity[:16]}",
-            "services.common.models.export",
-            [model.kind, str(model.folder)],
-            needs=("torch", "sentence_transformers", "onnx"),
-        )
-        return cls(folder, name=model.name, fingerprint=identity, threads=threads)
+        folder = exported(model, cache_dir)
+        return cls(folder, name=model.name, fingerprint=fingerprint_of(model.folder), threads=threads)
+
+    def width(self, token_count: int) -> int:
+        """See `Runtime.width`. Padding moves nothing by more than fp32's own noise, so rows are as wide as they are."""
+        return token_count
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `Runtime.warm_up`: the memory for the largest batches."""
+        longest = min(batch_tokens, self.spec.max_token_count)
+        for rows in (1, batch_tokens // longest, batch_tokens // _SHORT_TOKENS):
+            width = min(longest, batch_tokens // rows)
+            self.run([[self.spec.pad_token_id] * width] * rows)
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
@@ -59,6 +64,17 @@ class OnnxRuntime:
         rows: NDArray[np.float32]
         (rows,) = self._session.run(None, {name: feed[name] for name in self._inputs})
         return rows
+
+
+def exported(model: ResolvedModel, cache_dir: Path) -> Path:
+    """The folder of the model's export, made first where there is none; StartupError where that fails."""
+    short_name = model.name.rsplit("/", 1)[-1]
+    return built_once(
+        cache_dir / f"{short_name}-{model.kind}-fp32-v{_EXPORT_VERSION}-{fingerprint_of(model.folder)[:16]}",
+        "services.common.models.export",
+        [model.kind, str(model.folder)],
+        needs=("torch", "sentence_transformers", "onnx"),
+    )
 
 
 def _open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:

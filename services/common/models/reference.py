@@ -19,6 +19,10 @@ from services.common.models.tokenization import Tokenizer, feed_for
 _OUTPUT = {ModelKind.ENCODER: "sentence_embedding", ModelKind.CROSS_ENCODER: "scores"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LONGEST_INPUT = 65_536
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# On cuda rows are padded to buckets of this many tokens: matrix units want multiples of 8 (of 16 bit), and memory is
+# then asked for in few sizes.
+_BUCKET_TOKENS = 16
 # The prompts of a model that `encode_query` and `encode_document` look for, in this order.
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -26,10 +30,12 @@ _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 class ReferenceModel(torch.nn.Module):
     """A sentence-transformers model from its token ids to its last output, raw logits for a cross-encoder."""
 
-    def __init__(self, folder: Path, kind: ModelKind, device: str, attention: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, kind: ModelKind, device: str, *, precision: str = "fp32", attention: str | None = None
+    ) -> None:
         super().__init__()
         load = SentenceTransformer if kind is ModelKind.ENCODER else CrossEncoder
-        options = {"dtype": torch.float32} | ({"attn_implementation": attention} if attention else {})
+        options = {"dtype": _DTYPES[precision]} | ({"attn_implementation": attention} if attention else {})
         self.model = load(str(folder), device=device, local_files_only=True, model_kwargs=options).eval()
         self.kind = kind
         self.input_names = [name for name in _INPUTS if name in self.model.tokenizer.model_input_names]
@@ -71,9 +77,9 @@ def _prompts(model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
 
 
 class TorchRuntime:
-    """A sentence-transformers model as it is, fp32."""
+    """A sentence-transformers model as it is."""
 
-    def __init__(self, model: ResolvedModel, *, device: str, threads: int) -> None:
+    def __init__(self, model: ResolvedModel, *, device: str, precision: str, threads: int) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise StartupError(
                 "the device is cuda, but torch sees no GPU",
@@ -81,7 +87,8 @@ class TorchRuntime:
             )
         torch.set_num_threads(threads)
         self._device = device
-        self._model = ReferenceModel(model.folder, model.kind, device)
+        self._model = ReferenceModel(model.folder, model.kind, device, precision=precision)
+        self._bucket_tokens = _BUCKET_TOKENS if device == "cuda" else 1
         self.spec = self._model.spec()
         self.tokenizer = Tokenizer(self._model.tokenizer_definition(), self.spec.max_token_count)
         self.info = ModelInfo(
@@ -90,13 +97,24 @@ class TorchRuntime:
             dimension=self.spec.dimension,
             max_token_count=self.spec.max_token_count,
             backend="torch",
-            precision="fp32",
+            precision=precision,
             device=device,
         )
 
+    def width(self, token_count: int) -> int:
+        """See `Runtime.width`."""
+        bucketed = -(-token_count // self._bucket_tokens) * self._bucket_tokens
+        return max(token_count, min(bucketed, self.spec.max_token_count))
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `Runtime.warm_up`: the kernels, and memory for the largest batch."""
+        width = min(batch_tokens, self.spec.max_token_count)
+        for rows in (1, batch_tokens // width):
+            self.run([[self.spec.pad_token_id] * width] * rows)
+
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
         """See `Runtime.run`."""
-        feed = feed_for(ids, type_ids, self.spec.pad_token_id)
+        feed = feed_for(ids, type_ids, self.spec.pad_token_id, self.width(max(map(len, ids))))
         with torch.inference_mode():
             tensors = (torch.from_numpy(feed[name]).to(self._device) for name in self._model.input_names)
             rows: NDArray[np.float32] = self._model(*tensors).float().cpu().numpy()

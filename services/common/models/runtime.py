@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,7 +18,26 @@ from services.common.models.resolver import resolve_model
 from services.common.models.tokenization import Tokenizer
 
 Device = Literal["cpu", "cuda"]
-Backend = Literal["auto", "onnx", "torch"]
+Backend = Literal["auto", "onnx", "openvino", "torch"]
+Precision = Literal["fp32", "int8", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What a backend can do."""
+
+    devices: tuple[Device, ...]
+    precisions: tuple[Precision, ...]
+    needs: tuple[str, ...]
+    extra: str
+    """What of Sluice to install to have what it needs."""
+
+
+_ENGINES: dict[Backend, _Engine] = {
+    "onnx": _Engine(("cpu",), ("fp32",), ("onnxruntime",), "inference"),
+    "openvino": _Engine(("cpu",), ("int8",), ("openvino",), "int8"),
+    "torch": _Engine(("cuda", "cpu"), ("fp32", "fp16", "bf16"), ("torch", "sentence_transformers"), "torch"),
+}
 
 
 class Runtime(Protocol):
@@ -35,8 +55,14 @@ class Runtime(Protocol):
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
 
+    def width(self, token_count: int) -> int:
+        """Tokens that a row of so many is padded to at least: what it costs."""
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Computes what has to be computed once before batches of up to so many padded tokens are quick. Seconds."""
+
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
-        """One forward pass over `ids`, padded to the longest: [rows, dimension]. `type_ids` unset means all 0."""
+        """One forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
 
 
 def load_runtime(
@@ -45,22 +71,17 @@ def load_runtime(
     *,
     device: Device,
     backend: Backend,
+    precision: Precision,
     model_dir: Path | None,
     cache_dir: Path,
     threads: int,
 ) -> Runtime:
-    """Finds a model (see `resolve_model`) and loads it: minutes where it has to be fetched or exported first.
+    """Finds a model (see `resolve_model`) and loads it: minutes where it has to be fetched or made first.
 
-    `auto` is onnx on cpu and torch on cuda. `threads` is that of one forward pass on cpu; 0 is `available_cpus()`.
-    Raises StartupError.
+    `auto` is the first of onnx, openvino and torch that has this device and precision. `threads` is that of one
+    forward pass on cpu; 0 is `available_cpus()`. Raises StartupError.
     """
-    if backend == "auto":
-        backend = "onnx" if device == "cpu" else "torch"
-    if backend == "onnx" and device != "cpu":
-        raise StartupError(
-            f"the onnx backend runs on cpu, not on {device}",
-            remedy="Set the backend to torch, or to auto, which is torch on cuda.",
-        )
+    backend = _chosen(backend, device, precision)
     threads = threads or available_cpus()
     cache_dir = cache_dir.expanduser()
     model = resolve_model(name, kind, model_dir=model_dir and model_dir.expanduser(), cache_dir=cache_dir)
@@ -68,11 +89,32 @@ def load_runtime(
         from services.common.models.onnx import OnnxRuntime  # noqa: PLC0415  only the engine in use is imported
 
         return OnnxRuntime.load(model, cache_dir=cache_dir, threads=threads)
-    if missing := [package for package in ("torch", "sentence_transformers") if find_spec(package) is None]:
-        raise StartupError(
-            f"the torch backend needs {' and '.join(missing)}",
-            remedy="Install sluice[torch], or set the backend to onnx.",
-        )
+    if backend == "openvino":
+        from services.common.models.openvino import OpenVinoRuntime  # noqa: PLC0415  only the engine in use is imported
+
+        return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads)
     from services.common.models.reference import TorchRuntime  # noqa: PLC0415  only the engine in use is imported
 
-    return TorchRuntime(model, device=device, threads=threads)
+    return TorchRuntime(model, device=device, precision=precision, threads=threads)
+
+
+def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
+    """The engine for this device and precision; StartupError where there is none, or not all it needs."""
+    able = [name for name, engine in _ENGINES.items() if device in engine.devices and precision in engine.precisions]
+    if not able:
+        raise StartupError(
+            f"nothing computes {precision} on {device}", remedy="Set the precision to fp32, or on cuda to fp16 or bf16."
+        )
+    if backend == "auto":
+        backend = able[0]
+    if backend not in able:
+        raise StartupError(
+            f"the {backend} backend does not compute {precision} on {device}",
+            remedy=f"Set the backend to auto, which is {able[0]} here.",
+        )
+    engine = _ENGINES[backend]
+    if missing := [package for package in engine.needs if find_spec(package) is None]:
+        raise StartupError(
+            f"the {backend} backend needs {' and '.join(missing)}", remedy=f"Install sluice[{engine.extra}]."
+        )
+    return backend

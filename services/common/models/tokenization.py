@@ -120,20 +120,21 @@ def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
 
 
 def feed_for(
-    ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None, pad_token_id: int
+    ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None, pad_token_id: int, width: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """All inputs that a transformer may want, each [rows, longest]."""
-    input_ids = _padded(ids, pad_token_id)
+    """All inputs that a transformer may want, each [rows, width]; unset, as wide as the longest row."""
+    width = width or max(map(len, ids))
+    input_ids = _padded(ids, width, pad_token_id)
     return {
         "input_ids": input_ids,
-        "attention_mask": _padded([[1] * len(row) for row in ids], 0),
-        "token_type_ids": np.zeros_like(input_ids) if type_ids is None else _padded(type_ids, 0),
+        "attention_mask": _padded([[1] * len(row) for row in ids], width, 0),
+        "token_type_ids": np.zeros_like(input_ids) if type_ids is None else _padded(type_ids, width, 0),
     }
 
 
-def _padded(rows: Sequence[list[int]], value: int) -> NDArray[np.int64]:
-    """Rows of different length as one array [rows, longest], filled up at the end with `value`."""
-    block = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+def _padded(rows: Sequence[list[int]], width: int, value: int) -> NDArray[np.int64]:
+    """Rows of different length as one array [rows, width], filled up at the end with `value`."""
+    block = np.full((len(rows), width), value, dtype=np.int64)
     for line, row in zip(block, rows, strict=True):
         line[: len(row)] = row
     return block

@@ -18,6 +18,7 @@ def pseudo_backend(dimension: int = 384) -> EmbeddingBackend:
         "",
         device="cpu",
         backend="auto",
+        precision="fp32",
         pseudo_dimension=dimension,
         model_dir=None,
         cache_dir=Path("/nonexistent"),
