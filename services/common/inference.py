@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from services.common.scheduling import Compute, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Work
+from services.common.scheduling import Compute, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Submission, Work
 
 # Tokenizing is fast next to the model; a second thread keeps a query from waiting behind a bulk batch.
 TOKENIZER_THREADS = 2
@@ -96,19 +96,36 @@ class Inference(Generic[RowT, ResultT]):
         """
         started = time.perf_counter()
         self._scheduler.foresee(least_tokens, lane=lane, caller=caller, deadline=deadline)
-        loop = asyncio.get_running_loop()
-        works = await loop.run_in_executor(self._tokenizing, self._works, tokenize)
-        tokenized = time.perf_counter()
-        results = await self._scheduler.submit(works, lane=lane, caller=caller, deadline=deadline)
+        call = _Call[RowT](tokenize, self._scheduler.begin(lane=lane, caller=caller, deadline=deadline), started)
+        # The tokenizing thread queues the rows itself: the event loop is woken once, when all is done.
+        self._tokenizing.submit(self._enter, call)
+        results = await self._scheduler.answer(call.submission)
         return Computed(
-            rows=[work.payload for work in works],
+            rows=call.rows,
             results=results,
-            tokenize_seconds=tokenized - started,
-            compute_seconds=time.perf_counter() - tokenized,
+            tokenize_seconds=call.tokenized - started,
+            compute_seconds=time.perf_counter() - call.tokenized,
         )
 
-    def _works(self, tokenize: Callable[[], Sequence[RowT]]) -> list[Work[RowT]]:
-        return [Work(self._key_of(row), row, self._width_of(row.token_count)) for row in tokenize()]
+    def _enter(self, call: _Call[RowT]) -> None:
+        try:
+            call.rows = call.tokenize()
+            works = [Work(self._key_of(row), row, self._width_of(row.token_count)) for row in call.rows]
+            call.tokenized = time.perf_counter()
+            self._scheduler.enter(call.submission, works)
+        except Exception as error:  # raised where the answer is awaited
+            self._scheduler.fail(call.submission, error)
+
+
+@dataclass(slots=True)
+class _Call(Generic[RowT]):
+    """What the event loop and a tokenizing thread know of one call."""
+
+    tokenize: Callable[[], Sequence[RowT]]
+    submission: Submission
+    tokenized: float
+    """When that was done."""
+    rows: Sequence[RowT] = ()
 
 
 def least_tokens(texts: Sequence[str], most: int) -> int:

@@ -59,6 +59,8 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()) -> None:
         self._limit = limit
         self._bulk_methods = bulk_methods
+        # By method, because gRPC asks at every call.
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -66,8 +68,10 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Replaces a handler of ours by the same handler with everything around it."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if (known := self._wrapped.get(method)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_OURS):
             return handler
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
@@ -80,11 +84,12 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
                 return _Undecodable(raw)
 
         call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
-        return grpc.unary_unary_rpc_method_handler(
+        wrapped = self._wrapped[method] = grpc.unary_unary_rpc_method_handler(
             _wrap(call, method, request_type),
             request_deserializer=decode,
             response_serializer=handler.response_serializer,
         )
+        return wrapped
 
     def _shedding(self, handle: Call, name: str) -> Call:
         limit = self._limit
@@ -102,6 +107,9 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
     service, name = method.strip("/").split("/")
+    in_flight = metrics.rpc_in_flight.labels(service, name)
+    started_count = metrics.rpc_started.labels(service, name)
+    handling_seconds = metrics.rpc_seconds.labels(service, name)
 
     async def call(request: Message | _Undecodable, context: Context) -> Message:
         started = time.perf_counter()
@@ -110,9 +118,8 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
         request_id.set(identity)
         caller.set(_plain(metadata, CALLER) or context.peer())
         structlog.contextvars.bind_contextvars(request_id=identity)
-        in_flight = metrics.rpc_in_flight.labels(service, name)
         in_flight.inc()
-        metrics.rpc_started.labels(service, name).inc()
+        started_count.inc()
         outcome = _Outcome(grpc.StatusCode.CANCELLED)
         with tracing.server_span(method, metadata) as span:
             try:
@@ -138,7 +145,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
                 seconds = time.perf_counter() - started
                 in_flight.dec()
                 metrics.rpc_handled.labels(service, name, outcome.code.name).inc()
-                metrics.rpc_seconds.labels(service, name).observe(seconds)
+                handling_seconds.observe(seconds)
                 tracing.end_with_code(span, outcome.code.name)
                 _log.info(
                     "call",

@@ -43,6 +43,9 @@ def exporting(stage: str, settings: StageSettings) -> Iterator[None]:
 def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Span]:
     """The span of a call that came in, below the caller's span if its metadata names one."""
     carrier = {key: value for key, value in metadata if isinstance(value, str)}
+    if "traceparent" not in carrier and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        yield trace.INVALID_SPAN  # nothing exports it, and nobody will ask for it
+        return
     with _span(method, SpanKind.SERVER, parent=carrier) as span:
         yield span
 

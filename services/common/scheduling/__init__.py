@@ -22,6 +22,7 @@ from services.common.scheduling.contract import (
     Work,
 )
 from services.common.scheduling.scheduler import Scheduler
+from services.common.scheduling.waiting import Submission
 
 __all__ = [
     "BatchReport",
@@ -32,5 +33,6 @@ __all__ = [
     "Scheduler",
     "SchedulerLimits",
     "SchedulerObserver",
+    "Submission",
     "Work",
 ]

@@ -111,24 +111,49 @@ class Scheduler(Generic[PayloadT, ResultT]):
             Internal: A row cannot be computed: `metadata["index"]` says which, `__cause__` says why.
             Unavailable: The scheduler is not ready, or died meanwhile.
         """
-        expires = math.inf if deadline is None else deadline
-        submission = Submission(asyncio.get_running_loop().create_future(), expires, [None] * len(works))
-        queue = self._lanes[lane]
+        submission = self.begin(lane=lane, caller=caller, deadline=deadline)
+        self.enter(submission, works)
+        return await self.answer(submission)
+
+    def begin(self, *, lane: Lane, caller: str, deadline: float | None = None) -> Submission:
+        """The first third of `submit`, in the event loop: a submission whose works are still being made.
+
+        Whoever makes them calls `enter`, or `fail` where they cannot be made; `answer` is awaited meanwhile.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return Submission(done, lane, caller, math.inf if deadline is None else deadline)
+
+    def enter(self, submission: Submission, works: Sequence[Work[PayloadT]]) -> None:
+        """The second third of `submit`, in any thread: queues the works. What it raises, `answer` does not."""
+        queue = self._lanes[submission.lane]
         with self._wake:
-            self._admit(works, queue, caller, expires)
-            self._enqueue(submission, works, queue, caller)
-            waits = bool(submission.pending)
-            self._wake.notify(self._limits.workers)
-        if waits:
-            try:
-                async with asyncio.timeout(None if deadline is None else deadline - self._clock()):
-                    await submission.done
-            except TimeoutError:
-                self._give_up(submission, "expired")
-                raise _late() from None
-            except asyncio.CancelledError:
-                self._give_up(submission, "cancelled")
-                raise
+            if submission.given_up:
+                return
+            self._admit(works, queue, submission.caller, submission.deadline)
+            submission.results = [None] * len(works)
+            self._enqueue(submission, works, queue, submission.caller)
+            if submission.pending:
+                self._wake.notify(self._limits.workers)
+                return
+        self._tell_loop(_resolve, [submission])
+
+    def fail(self, submission: Submission, error: Exception) -> None:
+        """Ends a submission that never entered, in any thread: `answer` raises the error."""
+        submission.error = error
+        self._tell_loop(_resolve, [submission])
+
+    async def answer(self, submission: Submission) -> list[ResultT]:
+        """The last third of `submit`, in the event loop."""
+        expires = submission.deadline
+        try:
+            async with asyncio.timeout(None if expires == math.inf else expires - self._clock()):
+                await submission.done
+        except TimeoutError:
+            self._give_up(submission, "expired")
+            raise _late() from None
+        except asyncio.CancelledError:
+            self._give_up(submission, "cancelled")
+            raise
         if submission.error is not None:
             raise submission.error
         return submission.results
@@ -141,6 +166,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
 
     def _give_up(self, submission: Submission, reason: DropReason) -> None:
         with self._wake:
+            submission.given_up = True
             self._leave(submission, reason)
 
     def _notify_waiters(self) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.errors import SluiceError
 from services.common.scheduling.contract import Lane, SchedulerLimits, Work
 
 
@@ -25,10 +24,14 @@ class Submission:
     """One call of `submit` while it waits."""
 
     done: asyncio.Future[None]
+    lane: Lane
+    caller: str
     deadline: float
-    results: list[Any]
+    results: list[Any] = field(default_factory=list)
     pending: set[Entry] = field(default_factory=set)
-    error: SluiceError | None = None
+    error: Exception | None = None
+    given_up: bool = False
+    """Nobody waits for it any more."""
 
 
 @dataclass(eq=False, slots=True)
