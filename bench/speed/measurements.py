@@ -22,9 +22,9 @@ from bench.speed.session import (
     workload,
 )
 from bench.speed.workload import PASSAGES
-from services.embedder.settings import EmbedderSettings
 
 INT8 = {"EMBEDDING_PRECISION": "int8"}
+RERANK_INT8 = {"RERANK_PRECISION": "int8"}
 
 _SECONDS = 6.0
 # More calls are prepared than any stage here can answer, so that no window runs out of new texts.
@@ -50,15 +50,9 @@ class Measurement:
     run: Callable[[Session], Iterator[Row]]
 
 
-def int8_exists() -> bool:
-    """Whether the embedder knows precisions."""
-    return "embedding_precision" in EmbedderSettings.model_fields
-
-
 def _embed_throughput_vs_raw(session: Session) -> Iterator[Row]:
     yield _embed_against_raw(session, "embed/throughput_vs_raw@c32", {})
-    if int8_exists():
-        yield _embed_against_raw(session, "embed/throughput_vs_raw@c32 (int8)", INT8)
+    yield _embed_against_raw(session, "embed/throughput_vs_raw@c32 (int8)", INT8)
 
 
 def _embed_against_raw(session: Session, name: str, environment: Mapping[str, str]) -> Row:
@@ -114,7 +108,12 @@ def _embed_short_query_overhead(session: Session) -> Iterator[Row]:
 
 
 def _interactive_under_bulk(session: Session) -> Iterator[Row]:
-    server = session.stage("embedder")
+    yield from _under_bulk(session, "", {})
+    yield from _under_bulk(session, " (int8)", INT8)
+
+
+def _under_bulk(session: Session, suffix: str, environment: Mapping[str, str]) -> Iterator[Row]:
+    server = session.stage("embedder", environment)
     seconds = _INTERACTIVE_SECONDS * session.scale
     idle_ms: list[float] = []
     busy_ms: list[float] = []
@@ -155,10 +154,14 @@ def _interactive_under_bulk(session: Session) -> Iterator[Row]:
         busy_ms.extend(report.milliseconds())
         return percentile(report.milliseconds(), 99), running.result().rate(report.started, report.ended)
 
-    rounds = session.interleaved("embed/interactive_p99_under_bulk", [idle, alone, both])
-    kept = compared("embed/bulk_rate_under_interactive", [(busy[1], alone[1]) for _, alone, busy in rounds], "texts/s")
+    rounds = session.interleaved(f"embed/interactive_p99_under_bulk{suffix}", [idle, alone, both])
+    kept = compared(
+        f"embed/bulk_rate_under_interactive{suffix}",
+        [(busy[1], alone[1]) for _, alone, busy in rounds],
+        "texts/s",
+    )
     yield compared(
-        "embed/interactive_p99_under_bulk",
+        f"embed/interactive_p99_under_bulk{suffix}",
         [(busy[0], idle[0]) for idle, _, busy in rounds],
         "ms (p99)",
         idle=percentiles(idle_ms),
@@ -171,7 +174,7 @@ def _interactive_under_bulk(session: Session) -> Iterator[Row]:
 
 def _rerank_throughput_vs_sentence_transformers(session: Session) -> Iterator[Row]:
     name = f"rerank/throughput_vs_sentence_transformers@{PASSAGES}"
-    server = session.stage("reranker")
+    server, int8 = session.stage("reranker"), session.stage("reranker", RERANK_INT8)
     with PredictProcess() as predict:
         questions = workload("batch", 0).questions(2)
         rates = {batch: predict.rate(questions, batch) for batch in BATCHES for _ in range(2)}
@@ -180,19 +183,33 @@ def _rerank_throughput_vs_sentence_transformers(session: Session) -> Iterator[Ro
         def ours(number: int) -> float:
             return rerank_load(session, rerank(server), number, concurrency=1, seconds=2 * _SECONDS).rate()
 
+        def ours_int8(number: int) -> float:
+            return rerank_load(session, rerank(int8), number, concurrency=1, seconds=2 * _SECONDS).rate()
+
         def reference(number: int) -> float:
             return predict.rate(workload(name, number).questions(max(1, int(8 * session.scale))))
 
         def reference_best(number: int) -> float:
             return predict.rate(workload(name, number).questions(max(1, int(8 * session.scale))), best)
 
-        rounds = session.interleaved(name, [ours, reference, reference_best])
+        rounds = session.interleaved(name, [ours, ours_int8, reference, reference_best])
     yield compared(
-        name, [(one, other) for one, other, _ in rounds], "passages/s", concurrency=1, predict_batch_size=DEFAULT_BATCH
+        name,
+        [(one, other) for one, _, other, _ in rounds],
+        "passages/s",
+        concurrency=1,
+        predict_batch_size=DEFAULT_BATCH,
+    )
+    yield compared(
+        f"{name} (int8)",
+        [(one, other) for _, one, other, _ in rounds],
+        "passages/s",
+        concurrency=1,
+        predict_batch_size=DEFAULT_BATCH,
     )
     yield compared(
         f"{name} (its best batch size)",
-        [(one, other) for one, _, other in rounds],
+        [(one, other) for one, _, _, other in rounds],
         "passages/s",
         concurrency=1,
         predict_batch_size=best,
@@ -224,9 +241,6 @@ def _rerank_throughput_vs_raw(session: Session) -> Iterator[Row]:
 
 def _embed_int8_vs_fp32(session: Session) -> Iterator[Row]:
     name = "embed/int8_throughput_vs_fp32@c32"
-    if not int8_exists():
-        yield Row(name, None, None, "texts/s", {"note": "the embedder does not know EMBEDDING_PRECISION"})
-        return
     int8, fp32 = session.stage("embedder", INT8), session.stage("embedder")
     rounds = session.interleaved(
         name,

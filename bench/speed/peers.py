@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bench.speed.cli import AsJson, Only, Quick, Rounds, examples, measure
 from bench.speed.load import Endpoint
-from bench.speed.measurements import INT8, Measurement, int8_exists, mixed_load, short_load
+from bench.speed.measurements import INT8, Measurement, mixed_load, short_load
 from bench.speed.results import Row, compared
 from bench.speed.session import Session, document_calls, embed, workload
 from bench.speed.stages import HOST, failure, log_of, own_environment, reserved_port, spawned
@@ -155,25 +155,26 @@ def _against_infinity(session: Session) -> Iterator[Row]:
         for name, concurrency in zip(names, CONCURRENCIES, strict=True):
             yield from _compare(session, name, concurrency, fp32, int8, about)
         name = "embed/mixed_throughput_vs_infinity@c32"
-        environment = INT8 if int8_exists() else {}
         sides = [
-            lambda number: mixed_load(session, embed(session.stage("embedder", environment)), number).rate(),
+            lambda number: mixed_load(session, embed(session.stage("embedder", INT8)), number).rate(),
             lambda number: mixed_load(session, fp32.endpoint, number, fp32.peer.payload).rate(),
         ]
         rounds = session.interleaved(name, sides)
-        yield compared(name, rounds, "texts/s", infinity=fp32.peer.name, ours_precision=_best())
+        yield compared(name, rounds, "texts/s", infinity=fp32.peer.name, ours_precision="int8")
 
 
 def _compare(
     session: Session, name: str, concurrency: int, fp32: RunningPeer, int8: RunningPeer, about: Mapping[str, object]
 ) -> Iterator[Row]:
-    sides = [_ours(session, concurrency, best=False), _theirs(session, fp32, concurrency)]
-    sides.append(_theirs(session, int8, concurrency))
-    if int8_exists():
-        sides.append(_ours(session, concurrency, best=True))
+    sides = [
+        _ours(session, concurrency, best=False),
+        _theirs(session, fp32, concurrency),
+        _theirs(session, int8, concurrency),
+        _ours(session, concurrency, best=True),
+    ]
     rounds = session.interleaved(name, sides)
-    best = [(each[-1] if int8_exists() else each[0], each[1]) for each in rounds]
-    yield compared(name, best, "texts/s", ours_precision=_best(), infinity=fp32.peer.name, **about)
+    best = [(each[3], each[1]) for each in rounds]
+    yield compared(name, best, "texts/s", ours_precision="int8", infinity=fp32.peer.name, **about)
     yield compared(
         f"{name} (fp32)",
         [(each[0], each[1]) for each in rounds],
@@ -185,7 +186,7 @@ def _compare(
         f"{name} (its dynamic int8)",
         [(ours, each[2]) for (ours, _), each in zip(best, rounds, strict=True)],
         "texts/s",
-        ours_precision=_best(),
+        ours_precision="int8",
         infinity=int8.peer.name,
         note="dynamic int8: its vectors depend on their batch-mates, and it fails the quality gate",
     )
@@ -208,7 +209,7 @@ def _against_sentence_transformers(session: Session) -> Iterator[Row]:
                 name,
                 session.interleaved(name, sides),
                 "texts/s",
-                ours_precision=_best(),
+                ours_precision="int8",
                 texts=SHORT,
                 cosine_to_ours=agreement,
                 note="torch fp32 behind a minimal server",
@@ -216,16 +217,12 @@ def _against_sentence_transformers(session: Session) -> Iterator[Row]:
 
 
 def _ours(session: Session, concurrency: int, *, best: bool) -> Callable[[int], float]:
-    environment = INT8 if best and int8_exists() else {}
+    environment = INT8 if best else {}
     return lambda number: short_load(session, embed(session.stage("embedder", environment)), number, concurrency).rate()
 
 
 def _theirs(session: Session, running: RunningPeer, concurrency: int) -> Callable[[int], float]:
     return lambda number: short_load(session, running.endpoint, number, concurrency, running.peer.payload).rate()
-
-
-def _best() -> str:
-    return "int8" if int8_exists() else "fp32"
 
 
 def _probes(session: Session, peers: Sequence[RunningPeer]) -> dict[str, float]:
