@@ -12,11 +12,6 @@ from services.common.models.info import ModelInfo
 from services.common.scheduling import SchedulerLimits
 from services.common.settings import OptionalFolder, StageSettings
 
-# Tokens with padding in one pass, and padding that costs less than another pass. On cpu measured (see
-# `SchedulerLimits`); on cuda, where a pass of a few thousand tokens takes hardly longer than one of a hundred, set
-# for want of measurements.
-_PASS = {"cpu": (512, 16), "cuda": (16_384, 2_048)}
-
 
 class InferenceSettings(StageSettings):
     """Where models are, how many processors they get, and how much may wait for them."""
@@ -42,11 +37,18 @@ class InferenceSettings(StageSettings):
 
     def scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
         """The scheduler's share of these settings, for the model that it will serve."""
-        batch_tokens, padding_tokens = _PASS[model.device]
+        # Tokens in one pass, and padding that costs less than another pass: measured on cpu (see `SchedulerLimits`);
+        # on cuda, where a pass of thousands takes hardly longer than one of a hundred, set for want of a measurement.
+        batch_tokens, padding_tokens = (16_384, 2_048) if model.device == "cuda" else (512, 16)
+        if model.backend == "openvino":
+            padding_tokens = 0  # a row has its own width, whatever it is computed with: see `OpenVinoRuntime.width`
         return SchedulerLimits(
             batch_tokens=self.batch_tokens or batch_tokens,
-            # A row of int8 has its own width, whatever it is computed with: see `OpenVinoRuntime.width`.
-            padding_tokens=0 if model.precision == "int8" else padding_tokens,
+            padding_tokens=padding_tokens,
+            # ONNX Runtime computes passes side by side. OpenVINO, told to give each all threads, one after the other:
+            # there, shorter passes keep the wait short, and cost little because starting one does.
+            express=model.backend == "onnx",
+            bulk_pass_seconds=0.012 if model.backend == "openvino" else 0.025,
             queued_tokens=self.queued_tokens,
             cache_entries=self.cache_entries,
         )

@@ -54,6 +54,10 @@ class SchedulerLimits:
     """Results kept; the least recently used go first. 0 keeps none."""
     workers: int = 1
     """Threads that call `compute`. One is right where the runtime itself uses all cores."""
+    express: bool = False
+    """Whether one more thread takes from the interactive lane while all workers are in passes of the bulk lane: what
+    arrives then shares the processors with such a pass instead of waiting for its end. Right where the runtime can
+    compute two passes at once."""
     drain_seconds: float = 10.0
     """How long leaving the scheduler waits for what is still queued."""
 

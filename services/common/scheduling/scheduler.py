@@ -66,7 +66,8 @@ class Scheduler(Generic[PayloadT, ResultT]):
         self._rate = _Rate(tokens_per_second)
         self._running_tokens = 0
         self._arrivals = 0
-        self._live_workers = limits.workers
+        self._live_workers = limits.workers + limits.express
+        self._bulk_passes = 0
 
     @property
     def ready(self) -> bool:
@@ -77,8 +78,9 @@ class Scheduler(Generic[PayloadT, ResultT]):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._not_ready = None
-        for number in range(self._limits.workers):
-            threading.Thread(target=self._work, name=f"compute-{number}", daemon=True).start()
+        for number in range(self._live_workers):
+            express = number == self._limits.workers
+            threading.Thread(target=self._work, args=[express], name=f"compute-{number}", daemon=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,7 +135,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
             submission.results = [None] * len(works)
             self._enqueue(submission, works, queue, submission.caller)
             if submission.pending:
-                self._wake.notify(self._limits.workers)
+                self._wake.notify_all()
                 return
         self._tell_loop(_resolve, [submission])
 
@@ -352,9 +354,9 @@ class Scheduler(Generic[PayloadT, ResultT]):
 
     # The worker's part. These take the lock themselves.
 
-    def _work(self) -> None:
+    def _work(self, express: bool) -> None:
         try:
-            while batch := self._next_batch():
+            while batch := self._next_batch(express):
                 self._finish(batch, self._outcomes(batch.entries))
         except BaseException as error:  # whatever ends this thread ends the stage, SystemExit too
             with self._wake:
@@ -371,18 +373,28 @@ class Scheduler(Generic[PayloadT, ResultT]):
         if not self._live_workers:
             self._ended.set()
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self, express: bool) -> _Batch | None:
         """Waits for work and takes a batch of it; None when there is none and none will come."""
         while True:
             with self._wake:
-                while not (waiting := [lane for lane in self._lanes.values() if lane.entries]):
+                while not (waiting := self._takable(express)):
                     if self._not_ready is not None:
                         return None
                     self._wake.wait()
                 batch = self._take(min(waiting, key=lambda lane: lane.used))
+                if batch.lane is Lane.BULK and batch.entries:
+                    self._bulk_passes += 1
+                    self._wake.notify_all()  # the express may go now
             if batch.entries:
                 return batch
             self._notify_waiters()
+
+    def _takable(self, express: bool) -> list[LaneQueue]:
+        """The lanes from which a worker, or the express, may take now."""
+        if express:
+            interactive = self._lanes[Lane.INTERACTIVE]
+            return [interactive] if interactive.entries and self._bulk_passes == self._limits.workers else []
+        return [lane for lane in self._lanes.values() if lane.entries]
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[ResultT | _Failure]:
         """Computes the entries; where that fails, each half alone, until only the culprits have failed."""
@@ -405,6 +417,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
         with self._wake:
             self._rate.add(batch.tokens, seconds)
             self._running_tokens -= batch.tokens
+            self._bulk_passes -= batch.lane is Lane.BULK
             for entry, outcome in zip(batch.entries, outcomes, strict=True):
                 self._settle(entry, outcome)
             self._observer.batch_finished(

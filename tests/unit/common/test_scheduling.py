@@ -248,6 +248,27 @@ async def test_a_row_longer_than_the_budget_runs_alone() -> None:
         assert h.model.batches[1:] == [["400:a"], ["400:b"]]
 
 
+async def test_with_an_express_a_person_does_not_wait_for_the_end_of_a_bulk_pass() -> None:
+    async with house(express=True) as h:
+        job = await h.queue("400:job", lane=BULK)
+        h.model.wait_for_batches(1)
+        person = await h.queue("8:person")
+        h.model.wait_for_batches(2)  # both at the gate at once
+        h.model.open()
+        assert await gathered(job, person) == [["400:JOB"], ["8:PERSON"]]
+        h.assert_nothing_is_left()
+
+
+async def test_the_express_takes_nothing_from_a_person_whose_pass_is_not_a_bulk_one() -> None:
+    async with house(express=True) as h:
+        plugs = await h.occupy()
+        tasks = [await h.queue(f"7:{name}") for name in "abc"]
+        job = await h.queue("7:job", lane=BULK)
+        h.model.open()
+        await gathered(*plugs, *tasks, job)
+        assert h.model.batches[1] == ["7:a", "7:b", "7:c"]  # together, after the pass that they met
+
+
 async def test_a_bulk_pass_is_as_long_as_its_time_allows_at_the_measured_rate() -> None:
     async with house(batch_tokens=512, bulk_pass_seconds=0.025) as h:
         await h.measure(seconds_per_token=1 / 4100)
@@ -627,6 +648,7 @@ LIMITS = st.fixed_dictionaries(
         "queued_tokens": st.sampled_from([150, 10_000]),
         "cache_entries": st.sampled_from([0, 3, 1000]),
         "workers": st.sampled_from([1, 3]),
+        "express": st.booleans(),
     }
 )
 threaded = settings(max_examples=80, deadline=None)
