@@ -51,7 +51,7 @@ def _shingles(text: str) -> frozenset[str]:
 
 
 def _prefix(shingles: frozenset[str]) -> list[str]:
-    """So many of a set's first shingles, in an order that all sets share, that a similar set has one of them first, too.
+    """So many of a set's first shingles, in an order that all sets share, that similar sets have one of them in common.
 
     Only texts with such a shingle in common need to be compared, exactly and without all pairs (Bayardo, Ma and
     Srikant, "Scaling Up All Pairs Similarity Search", 2007).
