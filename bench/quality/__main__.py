@@ -34,7 +34,6 @@ from sluice_client import NotStored, SluiceClient, SluiceError
 
 PROFILE = "development"
 DATA = ROOT.parent / "shared" / "data" / "ir"
-ENVIRONMENT = {"LOG_LEVEL": "WARNING", "OTEL_EXPORTER_OTLP_ENDPOINT": ""}
 EXAMPLES = """
 python -m bench.quality ../shared/data/ir               every collection in there, every configuration
 python -m bench.quality scifact cranfield --only 'all'  some of them
@@ -108,7 +107,7 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
             name="quality",
             profile=PROFILE,
             data=BUILD / "data" / "quality",
-            environment=ENVIRONMENT,
+            environment=asking.ENVIRONMENT,
             on_serving=on_serving,
         )
         await stack.__aenter__()

@@ -18,6 +18,16 @@ from sluice_client.errors import SluiceError
 DEPTH = 100
 """Results asked for: as deep as the deepest measure."""
 
+ENVIRONMENT = {
+    "LOG_LEVEL": "WARNING",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    # Every question is to cost what a new one costs, whichever configuration was asked before.
+    "CACHE_ENTRIES": "0",
+    # One caller and one replica of each stage: nobody has to connect anew to find others.
+    "MAX_CONNECTION_AGE_SECONDS": "86400",
+}
+"""Of the stack that is asked, over its profile."""
+
 _PATIENCE_SECONDS = 300.0
 _WELL = frozenset({"FEATURE_OFF", "NO_CANDIDATES"})
 _LEXICAL_SETTINGS = ("LEXICAL_K1", "LEXICAL_B", "LEXICAL_AVERAGE_LENGTH")

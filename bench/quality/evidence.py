@@ -170,4 +170,5 @@ class Collector:
                     rows += answer.vectors
                     kept.add(vectors=[base64.b64encode(vector).decode() for vector in answer.vectors])
         vectors = np.frombuffer(b"".join(rows), np.float32).reshape(len(texts), -1)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return unit

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from bench.quality.asking import ENVIRONMENT
 from bench.quality.beir import TEST, Dataset, find, has_split, load
 from bench.quality.evidence import Collector, Evidence, Stages
 from bench.quality.measures import NDCG
@@ -41,9 +42,9 @@ from services.retriever.settings import RetrieverSettings
 
 FOLDER = BUILD / "bench" / "quality" / "evidence"
 FILE = BUILD / "bench" / "tune.json"
-# Every candidate that a sensible fusion puts among its first fifty.
-RERANKED = 50
-POOL_K = (2, 10, 60)
+# Every candidate that a sensible fusion puts among its first thirty.
+RERANKED = 30
+POOL_K = (2, 5)
 # The weight that the expander gives a variant without any doubt, while variants are collected.
 EVIDENCE = 0.5
 
@@ -254,7 +255,7 @@ CURVES = (
             ("by words", {"variants_dense": False}),
         )
     ),
-    Curve("RERANK_TOP_K", "rerank_top_k", (10, 20, 30, 40, 50), _RERANKED),
+    Curve("RERANK_TOP_K", "rerank_top_k", (5, 10, 15, 20, 25, 30), _RERANKED),
     *(
         Curve(
             f"RERANK_WEIGHT, {blending}",
@@ -306,7 +307,7 @@ def table(curve: Curve, rows: Sequence[Mapping[str, Any]]) -> Table:
 async def evidence_of(datasets: Sequence[Dataset], reranked: int, console: Console) -> list[Tuned]:
     """Everything that is needed of these collections, asked for where it is not kept."""
     # Weights that give each variant's evidence back.
-    environment = {"LOG_LEVEL": "WARNING", "SYNONYM_WEIGHT": str(EVIDENCE), "TEMPLATE_WEIGHT": str(EVIDENCE)}
+    environment = {**ENVIRONMENT, "SYNONYM_WEIGHT": str(EVIDENCE), "TEMPLATE_WEIGHT": str(EVIDENCE)}
     stack = LocalStack(name="tune", data=BUILD / "data" / "tune", environment=environment)
     tuned = []
     with progress_bars(console) as progress:
