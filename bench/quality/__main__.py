@@ -117,7 +117,7 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
                 return [
                     row
                     for dataset in datasets
-                    for row in results.rows(dataset, await _asked(client, dataset, configs, options, progress))
+                    for row in results.rows(dataset, await _asked(client, dataset, configs, options, progress), configs)
                 ]
     finally:
         await stack.stop()
@@ -145,8 +145,11 @@ async def _asked(
     )
     queries = list(islice(dataset.queries.items(), options.limit))
     asked = {}
-    for name in configs:
+    for name in CONFIGS:
         kept = Kept(results.FOLDER / f"{dataset.name}.{dataset.split}" / f"{name}.jsonl", key)
+        # What is not asked for now is compared with, where an earlier run has asked it.
+        if name not in configs and len(kept.lines) < len(queries):
+            continue
         bar = progress.add_task(f"{dataset.name}: {name}", total=len(queries))
         asked[name] = await asking.ask(
             client,

@@ -17,18 +17,21 @@ class Kept:
         self._path = path
         self.lines: list[dict[str, Any]] = []
         """In the order in which they came."""
-        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-        first, *others = [json.loads(line) for line in whole.split(b"\n")] if whole else [{}]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if first == {"key": key}:
-            self.lines = others
-            with path.open("r+b") as file:
-                file.truncate(len(whole) + 1)
-        else:
-            path.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+        self._fresh = json.dumps({"key": key}).encode() + b"\n"
+        self._whole = 0
+        kept = path.read_bytes() if path.exists() else b""
+        whole = kept[: kept.rfind(b"\n") + 1]
+        if whole.startswith(self._fresh):
+            self.lines = [json.loads(line) for line in whole.splitlines()[1:]]
+            self._fresh, self._whole = b"", len(whole)
 
     def add(self, **content: Any) -> None:
-        """Keeps one more line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
+        """Keeps one more line. Until then the file stays as it is."""
+        line = self._fresh + json.dumps(content).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("r+b" if self._whole else "wb") as file:
+            file.truncate(self._whole)
+            file.seek(self._whole)
+            file.write(line)
+        self._fresh, self._whole = b"", self._whole + len(line)
         self.lines.append(content)

@@ -26,8 +26,8 @@ PLOT = BUILD / "bench" / "quality.png"
 Row = dict[str, Any]
 
 
-def rows(dataset: Dataset, asked: Mapping[str, Asked]) -> list[Row]:
-    """A row for each configuration of one collection.
+def rows(dataset: Dataset, asked: Mapping[str, Asked], wanted: Sequence[str] = tuple(CONFIGS)) -> list[Row]:
+    """A row for each of the wanted configurations of one collection.
 
     `vs_dense` is the difference of nDCG@10 to `dense`, `vs_without` that to the configuration `without`, which lacks
     only the feature that a row is named for: each with the bounds of its 95 % interval, and absent where the other
@@ -47,6 +47,7 @@ def rows(dataset: Dataset, asked: Mapping[str, Asked]) -> list[Row]:
             "vs_without": _against(CONFIGS[config].without, config, values),
         }
         for config, one in asked.items()
+        if config in wanted
     ]
 
 

@@ -53,7 +53,7 @@ class Weights:
 
     dense: float = 1.0
     lexical: float = 1.0
-    rerank: float = 0.5
+    rerank: float = 0.6
 
 
 @dataclass(frozen=True, slots=True)

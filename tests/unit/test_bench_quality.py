@@ -164,7 +164,11 @@ def test_what_was_kept_is_there_in_the_next_run(tmp_path):
 
 def test_what_another_key_kept_is_of_no_use(tmp_path):
     Kept(tmp_path / "run.jsonl", "key").add(query="a")
-    assert Kept(tmp_path / "run.jsonl", "other").lines == []
+    other = Kept(tmp_path / "run.jsonl", "other")
+    assert other.lines == []
+    assert Kept(tmp_path / "run.jsonl", "key").lines, "to look into a file must not cost what it holds"
+    other.add(query="b")
+    assert Kept(tmp_path / "run.jsonl", "other").lines == [{"query": "b"}]
     assert Kept(tmp_path / "run.jsonl", "key").lines == []
 
 
