@@ -120,25 +120,20 @@ class Tuned:
         """Ids of documents in the final order."""
         places, scores = self.first(query, settings)
         if settings.reranked:
-            read = [place for place in places[: settings.rerank_top_k].tolist() if place in self.scores[query]]
-            rest = [place for place in places.tolist() if place not in set(read)]
-            by_place = dict(zip(places.tolist(), scores.tolist(), strict=True))
-            logits = [self.scores[query][place] for place in read]
-            order = BLENDINGS[settings.blending]([by_place[place] for place in read], logits, settings.rerank_weight)
-            places = np.array([read[position] for position in order] + rest)
+            logits = self.scores[query]
+            head = [
+                position
+                for position in range(min(settings.rerank_top_k, len(places)))
+                if int(places[position]) in logits
+            ]
+            blended = BLENDINGS[settings.blending](
+                [float(scores[position]) for position in head],
+                [logits[int(places[position])] for position in head],
+                settings.rerank_weight,
+            )
+            order = [head[position] for position in blended]
+            places = places[order + sorted(set(range(len(places))) - set(head))]
         return [self._ids[place] for place in places[:100].tolist()]
-
-    def ndcg(self, settings: Settings, queries: Sequence[str]) -> float:
-        """nDCG@10, the mean over queries."""
-        return statistics.fmean(ndcg(self.ranking(query, settings), self.dataset.qrels[query]) for query in queries)
-
-    def recall(self, settings: Settings, queries: Sequence[str]) -> float:
-        """Recall@100, the mean over queries."""
-        shares = []
-        for query in queries:
-            relevant = {document for document, grade in self.dataset.qrels[query].items() if grade > 0}
-            shares.append(len(relevant & set(self.ranking(query, settings))) / len(relevant))
-        return statistics.fmean(shares)
 
     def _dense(self, text: str) -> Ranking:
         key = ("dense", text)
@@ -159,6 +154,12 @@ def ndcg(ranking: Sequence[str], grades: Mapping[str, int]) -> float:
     gains = [grades.get(document, 0) / math.log2(place + 2) for place, document in enumerate(ranking[:10])]
     best = sorted(grades.values(), reverse=True)[:10]
     return sum(gains) / sum(grade / math.log2(place + 2) for place, grade in enumerate(best))
+
+
+def recall(ranking: Sequence[str], grades: Mapping[str, int]) -> float:
+    """Recall at the length of the ranking."""
+    relevant = {document for document, grade in grades.items() if grade > 0}
+    return len(relevant & set(ranking)) / len(relevant)
 
 
 def _z(retrieval: Sequence[float], logits: Sequence[float], weight: float) -> list[int]:
@@ -183,11 +184,6 @@ def _min_max(scores: Sequence[float]) -> list[float]:
     return [(score - low) / ((high - low) or 1.0) for score in scores]
 
 
-def _standard(scores: Sequence[float]) -> list[float]:
-    center, spread = statistics.fmean(scores), statistics.pstdev(scores) or 1.0
-    return [(score - center) / spread for score in scores]
-
-
 def _logistic(scores: Sequence[float]) -> list[float]:
     return [1 / (1 + math.exp(-score)) for score in scores]
 
@@ -208,9 +204,6 @@ BLENDINGS: Mapping[str, Callable[[Sequence[float], Sequence[float], float], list
     "min-max, logistic": _by(_min_max, _logistic),
     "RRF of ranks, k = 10": _by(_reciprocal(10), _reciprocal(10)),
     "RRF of ranks, k = 60": _by(_reciprocal(60), _reciprocal(60)),
-    "z of 1/(10 + rank), z": _by(lambda scores: _standard(_reciprocal(10)(scores)), _standard),
-    "z of 1/(60 + rank), z": _by(lambda scores: _standard(_reciprocal(60)(scores)), _standard),
-    "z of log score, z": _by(lambda scores: _standard([math.log(score) for score in scores]), _standard),
 }
 """Ways to join the first stage's scores and the cross-encoder's: the new order of what was read."""
 
@@ -276,6 +269,7 @@ def measured(curve: Curve, tuned: Sequence[Tuned], base: Settings) -> list[dict[
         settings = replace(around, **{curve.field: value})
         for one in tuned:
             queries = list(one.scores) if settings.reranked else list(one.dataset.queries)
+            ranked = [(one.ranking(query, settings), one.dataset.qrels[query]) for query in queries]
             rows.append(
                 {
                     "curve": curve.name,
@@ -283,8 +277,8 @@ def measured(curve: Curve, tuned: Sequence[Tuned], base: Settings) -> list[dict[
                     "default": value == getattr(base, curve.field),
                     "dataset": one.dataset.name,
                     "split": one.dataset.split,
-                    NDCG: round(one.ndcg(settings, queries), 4),
-                    "recall@100": round(one.recall(settings, queries), 4),
+                    NDCG: round(statistics.fmean(ndcg(*each) for each in ranked), 4),
+                    "recall@100": round(statistics.fmean(recall(*each) for each in ranked), 4),
                     "queries": len(queries),
                 }
             )

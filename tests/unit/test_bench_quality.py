@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.quality import beir
@@ -172,6 +172,7 @@ def test_what_another_key_kept_is_of_no_use(tmp_path):
     assert Kept(tmp_path / "run.jsonl", "key").lines == []
 
 
+@settings(max_examples=30)  # each writes a file
 @given(cut=st.integers(1, 200))
 def test_a_sudden_end_costs_no_more_than_the_line_that_was_being_written(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("kept") / "run.jsonl"

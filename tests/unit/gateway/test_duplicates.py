@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.duplicates import SHINGLE_WORDS, SIMILARITY, collapse
@@ -56,6 +56,7 @@ def test_what_has_no_duplicates_stays_as_it_is(given_texts: list[str]) -> None:
     assert collapse(distinct) == dict.fromkeys(range(len(distinct)), 0)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.sampled_from("ab"), min_size=20, max_size=60).map(" ".join), min_size=1, max_size=6))
 def test_long_texts_are_compared_by_their_shingles_alone(given_texts: list[str]) -> None:
     assert list(collapse(given_texts)) == list(collapse([text.upper() + "!" for text in given_texts]))
