@@ -137,7 +137,7 @@ async def _asked(
         settings,
         on_progress=lambda count: progress.advance(bar, count),
         on_rejected=lambda document, error: progress.console.print(
-            f"[dim]{dataset.name}: document {document.id!r} cannot be found: {error.message}[/]", highlight=False
+            f"[dim]{dataset.name}: document {document.id!r} is not stored: {error.message}[/]", highlight=False
         ),
     )
     key = options.key or _digest(
