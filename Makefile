@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ bench-peers: setup ## Measures them against other servers, each installed in a f
 bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 	@$(BIN)/python -m bench.overload
 
+DATA ?= ../shared/data/ir
+bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOLDER; build/bench/quality.json.
+	@$(BIN)/python -m bench.quality $(DATA)
+
 soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak
 
@@ -59,8 +63,9 @@ protos-check: setup ## Fails if the stubs are not those of the protos, or break 
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py --check
 	@$(BIN)/python tools/breaking.py
 
-docs: setup ## Regenerates the settings table in README.md.
+docs: setup ## Regenerates the tables in README.md: settings, and quality where it was measured.
 	@$(BIN)/python tools/settings_table.py
+	@$(BIN)/python tools/quality_table.py
 
 up: setup ## Starts the five services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import enum
-import re
-import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
+from sections import write
 
 from services.common.models.settings import InferenceSettings
 from services.common.settings import SheddingSettings, StageSettings
@@ -21,8 +20,6 @@ from services.gateway.settings import GatewaySettings
 from services.reranker.settings import RerankerSettings
 from services.retriever.settings import RetrieverSettings
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- settings: made by `make docs` -->", "<!-- /settings -->"
 SECTIONS: list[tuple[str, type[StageSettings], type[StageSettings] | None]] = [
     ("Every stage", StageSettings, None),
     ("Embedder and reranker", InferenceSettings, StageSettings),
@@ -81,15 +78,7 @@ def main() -> None:
     """Writes or checks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
-    check = parser.parse_args().check
-    before = README.read_text()
-    section = f"{BEGIN}\n{table()}\n{END}"
-    after = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: section, before, flags=re.DOTALL)
-    if section not in after:
-        sys.exit(f"README.md has no `{BEGIN}` ... `{END}`")
-    if check and after != before:
-        sys.exit("README.md's settings table is out of date; run `make docs`")
-    README.write_text(after)
+    write("settings", table(), check=parser.parse_args().check)
 
 
 if __name__ == "__main__":

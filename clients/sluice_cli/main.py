@@ -72,6 +72,9 @@ def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         list[str] | None,
         typer.Option("--filter", metavar="CONDITION", help="Keep what matches; may be given again, all must hold."),
     ] = None,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="Let the best of several near-duplicates stand for them.")
+    ] = False,
     page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")] = "",
     explain: Annotated[bool, typer.Option("--explain", help="Show what every stage thought and did.")] = False,
     as_json: AsJson = False,
@@ -109,6 +112,7 @@ def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         expand=expand,
         strategy=strategy,
         rerank=rerank,
+        collapse=collapse,
     )
     calls.run(context, command.search, options)
 

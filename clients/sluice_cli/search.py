@@ -34,6 +34,7 @@ class Options:
     expand: bool | None
     strategy: str | None
     rerank: bool | None
+    collapse: bool
 
 
 async def search(connection: Connection, options: Options) -> int:
@@ -52,6 +53,7 @@ async def search(connection: Connection, options: Options) -> int:
                 expansion_strategy=None if options.strategy is None else Strategy(options.strategy),
                 rerank=options.rerank,
             ),
+            collapse_duplicates=options.collapse,
             page_token=options.page_token,
         )
     if options.as_json:
@@ -79,6 +81,8 @@ def _result_view(result: Result) -> RenderableType:
     title = plain(result.title) or plain(result.id)
     about = [] if title == result.id else [plain(result.id)]
     about += [f"{plain(name)}={plain(str(value))}" for name, value in sorted(result.metadata.items())]
+    if result.duplicate_count:
+        about.append(f"and {result.duplicate_count} near-duplicate{'s' if result.duplicate_count > 1 else ''}")
     text = plain(result.text)
     snippet = text if len(text) <= SNIPPET_CHARACTERS else text[:SNIPPET_CHARACTERS].rsplit(" ", 1)[0] + " …"
     lines = [Text.assemble((title, "bold"), "  ", (f"{result.score:.3f}", "cyan"))]

@@ -107,6 +107,8 @@ class Result:
     rank: int
     """Rank in the whole answer, from 1, over all pages."""
     scores: Scores
+    duplicate_count: int = 0
+    """Near-duplicates that it stands for, where the search collapsed them."""
 
 
 @dataclass(frozen=True, slots=True)

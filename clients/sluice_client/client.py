@@ -56,6 +56,7 @@ class SearchOptions(TypedDict, total=False):
     user_id: str
     features: Features
     policies: Policies
+    collapse_duplicates: bool
     timeout: float | None
 
 
@@ -97,6 +98,7 @@ class SluiceClient:
         user_id: str = "",
         features: Features = Features(),  # noqa: B008  # frozen
         policies: Policies = Policies(),  # noqa: B008  # frozen
+        collapse_duplicates: bool = False,
         page_token: str = "",
         timeout: float | None = None,
     ) -> Answer:
@@ -110,6 +112,7 @@ class SluiceClient:
             user_id: Who asks; keeps a user on one side of a rollout. Neither stored nor logged.
             features: What to switch on or off for this question.
             policies: What happens when a stage fails.
+            collapse_duplicates: Lets the best of several passages that share nearly all of their words stand for them.
             page_token: `next_page_token` of the page before; all else must be as it was then.
             timeout: Deadline in seconds.
 
@@ -126,6 +129,7 @@ class SluiceClient:
             features=wire.to_features(features),
             policies=wire.to_policies(policies),
             page_token=wire.sendable("page_token", page_token),
+            collapse_duplicates=collapse_duplicates,
         )
         return wire.from_search(await self._call(self._stub.Search, request, timeout))
 

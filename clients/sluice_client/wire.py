@@ -207,6 +207,7 @@ def _result(result: pb.Result) -> Result:
             retrieval_rank=scores.retrieval_rank,
             rerank=scores.rerank if scores.HasField("rerank") else None,
         ),
+        duplicate_count=result.duplicate_count,
     )
 
 

@@ -29,7 +29,7 @@ class ExpanderSettings(StageSettings):
         description="Weight of a variant by a synonym beyond doubt; doubt lowers it. The query weighs 1.",
     )
     template_weight: float = Field(
-        0.5, gt=0, lt=1, description="Weight of the variant by the closest template; others weigh less."
+        0.3, gt=0, lt=1, description="Weight of the variant by the closest template; others weigh less."
     )
     wordnet_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(  # empty is unset, too
         None,

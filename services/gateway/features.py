@@ -33,7 +33,7 @@ class Features:
     expansion_strategy: ExpansionStrategy = ExpansionStrategy.SYNONYMS
     max_variant_count: int = 5
     rerank: bool = False
-    rerank_candidate_count: int = 50
+    rerank_candidate_count: int = 20
 
 
 @dataclass(frozen=True, slots=True)

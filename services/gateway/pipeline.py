@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 from services.common.errors import DeadlineExceeded, SluiceError
 from services.gateway.budgets import Budgets, Pace, last_moment
-from services.gateway.ranking import blend
+from services.gateway.duplicates import collapse
+from services.gateway.ranking import Ranked, blend
 from services.gateway.stages import (
     Answer,
     Candidate,
@@ -42,6 +43,8 @@ ResultT = TypeVar("ResultT")
 
 # The deepest that pages and reranking reach into the candidates.
 MAX_CANDIDATES = 1000
+# How much further to reach where near-duplicates are collapsed, so that a page is full unless most are duplicates.
+_COLLAPSED_REACH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Weights:
 
     dense: float = 1.0
     lexical: float = 1.0
-    rerank: float = 0.5
+    rerank: float = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,9 @@ class _Run:
         scores = await self._rerank(retrieved.candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         ranked = blend([candidate.score for candidate in retrieved.candidates], scores, self._weights.rerank)
+        stands_for = [0] * len(ranked)
+        if self._question.collapse_duplicates:
+            ranked, stands_for = await self._collapsed(ranked, retrieved.candidates)
         results = [
             Result(
                 passage=retrieved.candidates[item.position].passage,
@@ -130,11 +136,20 @@ class _Run:
                 retrieval_score=retrieved.candidates[item.position].score,
                 retrieval_rank=item.position + 1,
                 rerank_score=item.rerank_score,
+                duplicate_count=stands_for[rank - 1],
             )
             for rank, item in enumerate(ranked[first:last], start=first + 1)
         ]
         reports = [self._reports[stage] for stage in Stage]
         return Answer(results, reports, retrieved.index_version, more=len(ranked) > last)
+
+    @staticmethod
+    async def _collapsed(ranked: Sequence[Ranked], candidates: Sequence[Candidate]) -> tuple[list[Ranked], list[int]]:
+        """The best of each kind, and how many others of its kind it stands for."""
+        readings = [candidates[item.position].passage.reading for item in ranked]
+        # Hundreds of long passages take long enough to hold up everybody else.
+        stands_for = await asyncio.to_thread(collapse, readings)
+        return [ranked[place] for place in stands_for], list(stands_for.values())
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expansion and embedding: the variants with their vectors, and the fingerprint of what made the vectors.
@@ -207,6 +222,8 @@ class _Run:
         features = self._features
         started = time.perf_counter()
         reach = self._question.offset + self._question.limit
+        if self._question.collapse_duplicates:
+            reach *= _COLLAPSED_REACH
         retrieved = await self._stages.retriever.search(
             self._question.collection,
             variants,

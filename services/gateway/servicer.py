@@ -95,6 +95,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             request.user_id.encode(),
             request.features.SerializeToString(deterministic=True),
             request.policies.SerializeToString(deterministic=True),
+            *([b"collapse_duplicates"] if request.collapse_duplicates else []),
         )
         page = paging.decode(request.page_token, digest)
         layers = [page.pinned, _overrides(request.features)]
@@ -111,6 +112,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             filter=request.filter.SerializeToString(),
             offset=page.offset,
             limit=_limit(request),
+            collapse_duplicates=request.collapse_duplicates,
         )
         answer = await self._pipeline.search(question, deadline=deadline)
         metrics.observe_search(answer.reports, len(answer.results))
@@ -288,6 +290,7 @@ def _result(result: Result) -> gateway_pb2.Result:
             retrieval_rank=result.retrieval_rank,
             rerank=result.rerank_score,
         ),
+        duplicate_count=result.duplicate_count,
     )
 
 

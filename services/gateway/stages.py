@@ -64,6 +64,8 @@ class Question:
     """Results to pass over: the pages before."""
     limit: int
     """Most results to return."""
+    collapse_duplicates: bool = False
+    """Whether the best of several near-duplicates stands for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ class Result:
     retrieval_score: float
     retrieval_rank: int
     rerank_score: float | None
+    duplicate_count: int = 0
+    """Near-duplicates, further down, that it stands for."""
 
 
 @dataclass(frozen=True, slots=True)

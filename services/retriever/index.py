@@ -148,7 +148,7 @@ class Index:
     """The retriever's domain. Every `deadline` is a moment on the monotonic clock."""
 
     def __init__(
-        self, qdrant: Qdrant, metrics: RetrieverMetrics, *, bm25: Bm25, rrf_k: int = 2, fusion_depth: int = 100
+        self, qdrant: Qdrant, metrics: RetrieverMetrics, *, bm25: Bm25, rrf_k: int = 3, fusion_depth: int = 100
     ) -> None:
         """`bm25` is for new collections; `fusion_depth` is the fewest candidates each search puts into the fusion."""
         self._qdrant = qdrant
@@ -396,9 +396,9 @@ def to_query(
     """The arguments of `query_points`: a plain query for one search, weighted reciprocal rank fusion for several.
 
     A passage at position p (from 0) of a search with weight w adds 1 / ((p + 1) / w + k - 1) to its score, on the
-    server (1.17 and newer) as in the embedded engine. So with k = 2 the weight is a factor far down the ranking and
-    less than that at its top; with the k = 61 of the paper (Cormack, Clarke and Buettcher, 2009, counts 60 from rank
-    1) a weight hardly moves the top at all.
+    server (1.17 and newer) as in the embedded engine. So with a small k the weight is a factor far down the ranking
+    and less than that at its top; with the k = 61 of the paper (Cormack, Clarke and Buettcher, 2009, counts 60 from
+    rank 1) a weight hardly moves the top at all.
 
     Equal scores are the rule in rank fusion, and the server orders them by chance. A thousandth less weight for each
     search than for the one before settles most ties the same way every time: dense before lexical, and the first

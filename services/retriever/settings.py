@@ -53,13 +53,17 @@ class RetrieverSettings(SheddingSettings):
         1.2, ge=0, le=10, description="BM25's k1 of new collections: how fast repeated words stop counting."
     )
     lexical_b: float = Field(
-        0.75, ge=0, le=1, description="BM25's b of new collections: how much long passages are marked down."
+        0.6, ge=0, le=1, description="BM25's b of new collections: how much long passages are marked down."
     )
     lexical_average_length: float = Field(
         128, gt=0, le=1_000_000, description="Typical length of a passage in new collections, in terms."
     )
     rrf_k: int = Field(
-        2, ge=1, le=1000, description="k of reciprocal rank fusion as Qdrant counts it: one more than the paper's."
+        3,
+        ge=1,
+        le=1000,
+        description="k of reciprocal rank fusion as Qdrant counts it: one more than the paper's. The larger it is, the "
+        "less the first ranks stand out, and the less the weights of searches and variants do.",
     )
     fusion_depth: int = Field(
         100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."

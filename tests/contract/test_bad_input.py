@@ -47,6 +47,15 @@ async def count(platform: Platform) -> int:
     return config.collection.document_count
 
 
+async def test_near_duplicates_are_collapsed_on_request_and_pages_belong_to_that_request(platform: Platform) -> None:
+    copies = [pb.Document(id=f"copy-{number}", title="Volume 1", text=BOOKS[1].text.upper()) for number in range(2)]
+    await index(platform, *BOOKS, *copies)
+    answer = await search(platform, query="sea storm", limit=5, collapse_duplicates=True)
+    assert sorted(result.duplicate_count for result in answer.results) == [0, 0, 0, 0, 2]
+    with pytest.raises(InvalidArgument, match="another question"):
+        await search(platform, query="sea storm", limit=5, page_token=answer.next_page_token)
+
+
 async def test_documents_go_in_and_come_out(platform: Platform) -> None:
     indexed = await index(platform, *BOOKS)
     assert indexed.indexed_count == len(BOOKS)

@@ -80,6 +80,7 @@ async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGatewa
         user_id="ada",
         features=Features(dense=False, rerank=True, expansion_strategy=Strategy.MULTI_QUERY, max_variant_count=4),
         policies=Policies(rerank=Policy.REQUIRED, embedding=Policy.BEST_EFFORT),
+        collapse_duplicates=True,
         page_token="7",
     )
     expected = pb.SearchRequest(
@@ -110,6 +111,7 @@ async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGatewa
         ),
         policies=pb.StagePolicies(rerank=pb.STAGE_POLICY_REQUIRED, embedding=pb.STAGE_POLICY_BEST_EFFORT),
         page_token="7",
+        collapse_duplicates=True,
     )
     assert gateway.requests == [expected]
 

@@ -51,6 +51,7 @@ def corpus(tmp_path: Path) -> Path:
 async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice) -> None:
     assert (await sluice("search", "why?")).exit_code == calls.DONE
     said = "search why? --rerank --no-expand --strategy multi_query --no-dense --limit 3 --collection c --page-token 0"
+    said += " --collapse"
     assert (await sluice(*said.split(), "--filter", "year>=2020", "--filter", "kind!=a")).exit_code == calls.DONE
     assert gateway.requests == [
         pb.SearchRequest(query="why?", limit=10, features=pb.Features(), policies=pb.StagePolicies()),
@@ -67,6 +68,7 @@ async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice)
             ),
             policies=pb.StagePolicies(),
             page_token="0",
+            collapse_duplicates=True,
         ),
     ]
 

@@ -76,3 +76,14 @@ def test_a_rank_change_shows_direction_distance_and_origin() -> None:
         "▼2 from 1",
         "=",
     ]
+
+
+def test_a_result_that_stands_for_others_says_for_how_many() -> None:
+    results = [
+        replace(_RESULT, duplicate_count=2),
+        replace(_RESULT, rank=2, duplicate_count=1),
+        replace(_RESULT, rank=3),
+    ]
+    shown = _shown(answer_view(replace(_ANSWER, results=results), explain=False))
+    assert shown.count("near-duplicate") == 2
+    assert "and 2 near-duplicates" in shown

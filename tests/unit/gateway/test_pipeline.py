@@ -236,6 +236,24 @@ async def test_pages_follow_one_another_without_gap_or_repeat() -> None:
     assert len({identity for _, identity in pages}) == 8
 
 
+async def test_near_duplicates_are_collapsed_on_request_after_reranking_and_pages_stay_full() -> None:
+    copies = [Passage(f"{kind}{number}", "", f"what is said of {kind}", {}) for number in range(3) for kind in "abc"]
+    question = replace(QUESTION, limit=2, features=replace(QUESTION.features, rerank_candidate_count=9))
+    assert ids(await World(found=copies).answer(question)) == ["c2", "b2"]
+    question = replace(question, collapse_duplicates=True)
+    first = await World(found=copies).answer(question)
+    last = await World(found=copies).answer(replace(question, offset=2))
+    assert [(ids(page), page.more) for page in (first, last)] == [(["c2", "b2"], True), (["a2"], False)]
+    assert [result.duplicate_count for result in [*first.results, *last.results]] == [2, 2, 2]
+    assert last.results[0].rank == 3
+
+
+async def test_nothing_is_collapsed_unless_it_is_asked_for() -> None:
+    copies = [Passage(str(number), "", "the same", {}) for number in range(3)]
+    answer = await World(found=copies).answer()
+    assert [result.duplicate_count for result in answer.results] == [0, 0, 0]
+
+
 async def test_the_reranker_reads_title_and_text() -> None:
     world = World()
     await world.answer()

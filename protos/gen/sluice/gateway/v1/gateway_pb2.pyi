@@ -466,6 +466,7 @@ class SearchRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COLLAPSE_DUPLICATES_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, non-empty, at most 8,192 bytes of UTF-8."""
     limit: _builtins.int
@@ -476,6 +477,8 @@ class SearchRequest(_message.Message):
     """Who asks: keeps a user on one side of a percentage rollout. Not stored, not logged."""
     page_token: _builtins.str
     """From the previous page's next_page_token; everything else in the request must be the same as then."""
+    collapse_duplicates: _builtins.bool
+    """Lets the best of several near-duplicates (passages that share nearly all of their words) stand for all of them."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Keeps only matching documents."""
@@ -499,10 +502,11 @@ class SearchRequest(_message.Message):
         features: Global___Features | None = ...,
         policies: Global___StagePolicies | None = ...,
         page_token: _builtins.str = ...,
+        collapse_duplicates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "features", b"features", "filter", b"filter", "limit", b"limit", "policies", b"policies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "features", b"features", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collapse_duplicates", b"collapse_duplicates", "collection", b"collection", "features", b"features", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -596,6 +600,7 @@ class Result(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The document's id."""
     title: _builtins.str
@@ -606,6 +611,8 @@ class Result(_message.Message):
     """Final score: higher is better, comparable only within one answer."""
     rank: _builtins.int
     """Rank in the whole answer, from 1, over all pages."""
+    duplicate_count: _builtins.int
+    """Number of near-duplicates that it stands for; 0 unless SearchRequest.collapse_duplicates is set."""
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
         """Typed metadata."""
@@ -624,10 +631,11 @@ class Result(_message.Message):
         score: _builtins.float = ...,
         rank: _builtins.int = ...,
         scores: Global___StageScores | None = ...,
+        duplicate_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "rank", b"rank", "score", b"score", "scores", b"scores", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "id", b"id", "metadata", b"metadata", "rank", b"rank", "score", b"score", "scores", b"scores", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

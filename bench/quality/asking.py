@@ -1,0 +1,135 @@
+"""The questions of a collection, asked of the running gateway one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bench.quality.beir import Dataset
+from bench.quality.configs import Config
+from bench.quality.kept import Kept
+from deploy.local.paths import ROOT
+from services.common.errors import StartupError
+from sluice_client import Answer, Document, Outcome, SluiceClient, Stage
+from sluice_client.errors import SluiceError
+
+DEPTH = 100
+"""Results asked for: as deep as the deepest measure."""
+
+ENVIRONMENT = {
+    "LOG_LEVEL": "WARNING",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    # Every question is to cost what a new one costs, whichever configuration was asked before.
+    "CACHE_ENTRIES": "0",
+    # One caller and one replica of each stage: nobody has to connect anew to find others.
+    "MAX_CONNECTION_AGE_SECONDS": "86400",
+}
+"""Of the stack that is asked, over its profile."""
+
+_PATIENCE_SECONDS = 300.0
+_WELL = frozenset({"FEATURE_OFF", "NO_CANDIDATES"})
+_LEXICAL_SETTINGS = ("LEXICAL_K1", "LEXICAL_B", "LEXICAL_AVERAGE_LENGTH")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one configuration found."""
+
+    run: Mapping[str, list[str]]
+    """Ids of documents, best first, by query."""
+    milliseconds: Mapping[str, float]
+    """From question to answer, by query."""
+
+
+def code_digest() -> str:
+    """Changes with the code of the services: rankings of other code are not these."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "services").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+async def models_of(client: SluiceClient) -> str:
+    """What computes, by fingerprint."""
+    config = await client.config()
+    return " ".join(stage.model_fingerprint for stage in config.stages if stage.model_fingerprint)
+
+
+async def store(
+    client: SluiceClient,
+    dataset: Dataset,
+    settings: Mapping[str, str],
+    on_progress: Callable[[int], None],
+    on_rejected: Callable[[Document, SluiceError], None],
+) -> str:
+    """Stores the documents through the gateway unless they are there, and answers the name of their collection.
+
+    A collection belongs to the documents, the model and the lexical settings that it was made with.
+    """
+    config = await client.config()
+    fingerprint = next(stage.model_fingerprint for stage in config.stages if stage.stage is Stage.EMBED)
+    parts = [dataset.corpus_digest, fingerprint, *(settings[name] for name in _LEXICAL_SETTINGS)]
+    collection = f"{_plain(dataset.name)}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+    whole = [document for document in dataset.documents if document.title.strip() or document.text.strip()]
+    stored = (await client.config(collection=collection)).collection
+    if stored.exists and stored.document_count == len(whole):
+        on_progress(len(dataset.documents))
+        return collection
+    await client.index_all(
+        dataset.documents,
+        collection=collection,
+        batch_size=64,
+        on_progress=lambda batch, _indexed: on_progress(len(batch)),
+        on_rejected=on_rejected,
+    )
+    return collection
+
+
+async def ask(
+    client: SluiceClient,
+    collection: str,
+    queries: Iterable[tuple[str, str]],
+    config: Config,
+    kept: Kept,
+    on_progress: Callable[[], None],
+) -> Asked:
+    """Asks the queries (id and text) that were not answered yet, one after the other.
+
+    Raises StartupError where a stage that is on did not do its part.
+    """
+    run: dict[str, list[str]] = {line["query"]: line["results"] for line in kept.lines}
+    milliseconds: dict[str, float] = {line["query"]: line["ms"] for line in kept.lines}
+    wanted = dict(queries)
+    for query, text in wanted.items():
+        if query not in run:
+            started = time.perf_counter()
+            answer = await client.search(
+                text,
+                limit=DEPTH,
+                collection=collection,
+                features=config.features,
+                policies=config.policies,
+                timeout=_PATIENCE_SECONDS,
+            )
+            milliseconds[query] = (time.perf_counter() - started) * 1000
+            _check(answer)
+            run[query] = [result.id for result in answer.results]
+            kept.add(query=query, results=run[query], ms=round(milliseconds[query], 2))
+        on_progress()
+    return Asked({query: run[query] for query in wanted}, {query: milliseconds[query] for query in wanted})
+
+
+def _check(answer: Answer) -> None:
+    for report in answer.stages:
+        if report.outcome is not Outcome.RAN and report.reason not in _WELL:
+            raise StartupError(
+                f"the stage {report.stage} {report.outcome}: {report.reason} {report.detail}".rstrip(),
+                remedy="A figure would hide that. Set the stage right (`make setup` fetches models and WordNet) and "
+                "start again: what was answered so far is kept.",
+            )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "_-" else "-" for letter in name)[:64]

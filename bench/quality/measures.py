@@ -1,0 +1,63 @@
+"""How good a ranking is: trec_eval's measures by way of ir-measures, one more of ours, and how sure the means are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, R, nDCG
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""How relevant which documents are, by query; 0 is not at all."""
+Run = Mapping[str, Sequence[str]]
+"""Ids of documents, best first, by query."""
+
+NDCG, ALL_GOLD = "ndcg@10", "all_gold@10"
+_MEASURES = {NDCG: nDCG @ 10, "recall@100": R @ 100, "recall@5": R @ 5, "mrr@10": RR @ 10}
+NAMES = (*_MEASURES, ALL_GOLD)
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean difference, and between which bounds it would lie in 95 of 100 samples of such queries."""
+
+    difference: float
+    lower: float
+    upper: float
+
+
+def by_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
+    """Every measure for every query of the run, by measure and query.
+
+    nDCG takes the grade as the gain; recall and the reciprocal rank take every grade above 0 for relevant.
+    `all_gold@10` is 1 for a query that has all of its relevant documents among the first ten, else 0: whoever answers
+    from ten passages has then all that the answer takes.
+    """
+    answered = {query: qrels[query] for query in run}
+    scored = {
+        query: {document: float(-place) for place, document in enumerate(ranking)} for query, ranking in run.items()
+    }
+    values: dict[str, dict[str, float]] = {name: dict.fromkeys(run, 0.0) for name in NAMES}
+    names = {measure: name for name, measure in _MEASURES.items()}
+    for metric in ir_measures.iter_calc(list(names), answered, scored):
+        values[names[metric.measure]][metric.query_id] = float(metric.value)
+    for query, ranking in run.items():
+        relevant = {document for document, grade in qrels[query].items() if grade > 0}
+        values[ALL_GOLD][query] = float(relevant <= set(ranking[:10]))
+    return values
+
+
+def interval(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interval:
+    """By how much our mean over queries exceeds theirs: the paired bootstrap (Efron and Tibshirani, 1993).
+
+    Both are for the same queries; queries are drawn with replacement, always the same way.
+    """
+    differences = np.array([ours[query] - theirs[query] for query in sorted(ours)])
+    generator = np.random.default_rng(20)
+    means = differences[generator.integers(0, len(differences), (RESAMPLES, len(differences)))].mean(axis=1)
+    lower, upper = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(differences.mean()), float(lower), float(upper))

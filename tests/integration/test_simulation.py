@@ -1,0 +1,56 @@
+"""What `bench.quality` tunes with is what the retriever does: the same order and scores as Qdrant's own engine."""
+
+import random
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bench.quality.simulate import FirstStage, fuse
+from services.retriever.backends import open_qdrant
+from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
+from services.retriever.lexical import Bm25
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+
+BM25 = Bm25(k1=0.9, b=0.6, average_length=20)
+MODEL = CollectionModel(name="random", fingerprint="random@1", dimension=8, precision="fp32")
+WORDS = [f"word{number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(("k", "dense_weight", "lexical_weight"), [(2, 1.0, 1.0), (10, 1.0, 0.5), (61, 0.3, 2.0)])
+async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_path, k, dense_weight, lexical_weight):
+    chance = random.Random(k)
+    vectors = np.random.default_rng(k).normal(size=(200, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Every length is another, so that no two passages have the same score by words.
+    texts = [" ".join(chance.choices(WORDS, k=5 + place)) for place in range(len(vectors))]
+    variants = [QueryVariant(" ".join(chance.choices(WORDS, k=4)), vectors[place], 0.3**place) for place in range(3)]
+
+    metrics = RetrieverMetrics(CollectorRegistry())
+    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    index = Index(qdrant, metrics, bm25=BM25, rrf_k=k, fusion_depth=50)
+    await index.create_collection("random", MODEL)
+    passages = [Passage(str(place), text, vector=vectors[place]) for place, text in enumerate(texts)]
+    await index.upsert("random", passages, model_fingerprint="random@1")
+    found = await index.search(
+        "random",
+        variants,
+        limit=40,
+        dense_weight=dense_weight,
+        lexical_weight=lexical_weight,
+        model_fingerprint="random@1",
+    )
+    await qdrant.close()
+
+    stage = FirstStage([f"\n{text}" for text in texts], vectors)
+    searches = []
+    for variant in variants:
+        searches.append((stage.dense(variant.vector, 50), variant.weight * dense_weight))
+        searches.append((stage.lexical(variant.text, BM25, 50), variant.weight * lexical_weight))
+    places, scores = fuse(searches, k, 50)
+    assert [candidate.score for candidate in found.candidates] == pytest.approx(scores[:40].tolist(), rel=1e-4)
+    # Equal scores are in any order.
+    theirs = {candidate.passage.id: candidate.score for candidate in found.candidates}
+    ours = {str(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)}
+    assert theirs == pytest.approx({name: ours[name] for name in theirs}, rel=1e-4)
