@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from services.common.errors import DeadlineExceeded, SluiceError
 from services.gateway.budgets import Budgets, Pace, last_moment
+from services.gateway.grouping import best_of_each
 from services.gateway.ranking import blend
 from services.gateway.stages import (
     Answer,
@@ -42,6 +43,8 @@ ResultT = TypeVar("ResultT")
 
 # The deepest that pages and reranking reach into the candidates.
 MAX_CANDIDATES = 1000
+# How many chunks of a document are allowed for where its best one alone is wanted; more may leave a page short.
+CHUNKS_A_RESULT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,9 @@ class _Run:
         scores = await self._rerank(retrieved.candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         ranked = blend([candidate.score for candidate in retrieved.candidates], scores, self._weights.rerank)
+        if self._question.group_by_document:
+            documents = [candidate.passage.document_id for candidate in retrieved.candidates]
+            ranked = best_of_each(ranked, lambda item: documents[item.position])
         results = [
             Result(
                 passage=retrieved.candidates[item.position].passage,
@@ -207,6 +213,8 @@ class _Run:
         features = self._features
         started = time.perf_counter()
         reach = self._question.offset + self._question.limit
+        if self._question.group_by_document:
+            reach *= CHUNKS_A_RESULT
         retrieved = await self._stages.retriever.search(
             self._question.collection,
             variants,

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -48,6 +48,7 @@ MAX_BATCH = 1000
 MAX_ID_BYTES = 512
 MAX_DIMENSION = 65_536
 MAX_FIELDS = 256
+MAX_CHUNKS = 100_000
 
 DENSE, LEXICAL = "dense", "lexical"
 
@@ -60,6 +61,21 @@ _OLDEST_QDRANT = (1, 17)
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Which part of a document a passage is: the characters of its text from `start` up to `end`.
+
+    Number 1 has the document's own id, and says how many chunks there are. So no document has a chunk that its first
+    one does not know of: the first is stored before the others, and goes after them.
+    """
+
+    document_id: str
+    number: int
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """What is stored and found. `vector` is needed to store it, and is not read back."""
 
@@ -68,6 +84,13 @@ class Passage:
     title: str = ""
     metadata: Mapping[str, Value] = field(default_factory=dict)
     vector: Vector | None = None
+    chunk: Chunk | None = None
+    """None where it is a whole document."""
+
+    @property
+    def document_id(self) -> str:
+        """The id of the document that it is, or is a part of."""
+        return self.chunk.document_id if self.chunk else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +243,13 @@ class Index:
         model_fingerprint: str,
         deadline: float | None = None,
     ) -> UpsertResult:
-        """Stores passages, durably, replacing those with the same ids. All are valid, or none goes."""
+        """Stores passages, durably, replacing those with the same ids. All are valid, or none goes.
+
+        Chunks that a document had before and has no more are deleted.
+        """
         _check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
+        _check_chunks(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
         # Not the trusted description: what is written to a version that an alias has just left would be lost.
@@ -234,22 +261,33 @@ class Index:
             info = await self._declare(info.version, passages, deadline)
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
-        await self._qdrant.call(lambda client: client.upsert(info.version, points, wait=True), deadline=deadline)
+        known = await self._parts(info.version, [passage.id for passage in passages], deadline)
+        outdated = _outdated(passages, known)
+
+        async def store(client: AsyncQdrantClient) -> None:
+            if outdated:
+                await client.delete(info.version, models.PointIdsList(points=outdated), wait=True)
+            await client.upsert(info.version, points, wait=True)
+
+        await self._qdrant.call(store, deadline=deadline)
         return UpsertResult(len(passages), info.version)
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> int:
-        """Deletes passages; returns how many of them existed."""
+        """Deletes documents with all their chunks; returns how many of them existed."""
         _check_batch(ids, "ids")
         info = await self._describe(collection, deadline)
-        points = [_point_id(passage_id) for passage_id in dict.fromkeys(ids)]
+        known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
+        documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
+        chunks = [point for document in documents for point in _later_chunks(document, documents[document], 1)]
+        firsts: list[models.ExtendedPointId] = [_point_id(document) for document in documents]
 
-        async def delete(client: AsyncQdrantClient) -> int:
-            existing = await client.retrieve(info.version, points, with_payload=False)
-            if existing:
-                await client.delete(info.version, models.PointIdsList(points=points), wait=True)
-            return len(existing)
+        async def delete(client: AsyncQdrantClient) -> None:
+            for points in (chunks, firsts):
+                if points:
+                    await client.delete(info.version, models.PointIdsList(points=points), wait=True)
 
-        return await self._qdrant.call(delete, deadline=deadline)
+        await self._qdrant.call(delete, deadline=deadline)
+        return len(documents)
 
     async def get(
         self, collection: str, ids: Sequence[str], *, deadline: float | None = None
@@ -304,6 +342,14 @@ class Index:
     async def get_collection(self, collection: str, *, deadline: float | None = None) -> CollectionInfo:
         """Describes a collection, or the one behind an alias."""
         return await self._describe(collection, deadline)
+
+    async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Chunk | None]:
+        """Which of these passages exist, and which part of which document each of them is."""
+        points = [_point_id(passage_id) for passage_id in ids]
+        records = await self._qdrant.call(
+            lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]), deadline=deadline
+        )
+        return {payload["id"]: _chunk(payload) for payload in (record.payload or {} for record in records)}
 
     async def _with_description(
         self, collection: str, use: Callable[[CollectionInfo], Awaitable[T]], deadline: float | None
@@ -448,12 +494,54 @@ def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
         "text": passage.text,
         "metadata": {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()},
     }
+    if passage.chunk:
+        payload["chunk"] = asdict(passage.chunk)
     return models.PointStruct(id=_point_id(passage.id), vector=vectors, payload=payload)
 
 
 def _passage(payload: Mapping[str, Any] | None) -> Passage:
     payload = payload or {}
-    return Passage(id=payload["id"], title=payload["title"], text=payload["text"], metadata=payload["metadata"])
+    return Passage(
+        id=payload["id"],
+        title=payload["title"],
+        text=payload["text"],
+        metadata=payload["metadata"],
+        chunk=_chunk(payload),
+    )
+
+
+def _chunk(payload: Mapping[str, Any]) -> Chunk | None:
+    return Chunk(**payload["chunk"]) if payload.get("chunk") else None
+
+
+def chunk_id(document_id: str, number: int) -> str:
+    """The id of a chunk of a document."""
+    return document_id if number == 1 else f"{document_id}#{number}"
+
+
+def _later_chunks(document_id: str, chunk: Chunk | None, number: int) -> list[models.ExtendedPointId]:
+    """The points of a document's chunks after this number; `chunk` is its first, if it has chunks."""
+    last = chunk.count if chunk else 1
+    return [_point_id(chunk_id(document_id, later)) for later in range(number + 1, last + 1)]
+
+
+def _outdated(passages: Sequence[Passage], known: Mapping[str, Chunk | None]) -> list[models.ExtendedPointId]:
+    """The points of chunks that documents had and have no more; InvalidArgument if an id is that of something else."""
+    outdated: list[models.ExtendedPointId] = []
+    for position, passage in enumerate(passages):
+        if passage.id not in known:
+            continue
+        before = known[passage.id]
+        owner = before.document_id if before else passage.id
+        if owner != passage.document_id:
+            raise InvalidArgument(
+                f"passages[{position}].id",
+                f"is taken by a part of document {owner!r}; choose another id",
+                reason="ID_TAKEN",
+            )  # fmt: skip
+        if passage.id == passage.document_id:
+            outdated += _later_chunks(passage.id, before, passage.chunk.count if passage.chunk else 1)
+    return outdated
 
 
 def _to_metadata(info: CollectionInfo) -> dict[str, Any]:
@@ -580,6 +668,20 @@ def _check_unique(passages: Sequence[Passage]) -> None:
                 f"passages[{position}].id", f"is that of passages[{before}] too; send each id once",
                 reason="DUPLICATE_ID",
             )  # fmt: skip
+
+
+def _check_chunks(passages: Sequence[Passage]) -> None:
+    for position, passage in enumerate(passages):
+        chunk = passage.chunk
+        if chunk is None:
+            continue
+        path = f"passages[{position}]"
+        if not (2 <= chunk.count <= MAX_CHUNKS and 1 <= chunk.number <= chunk.count):
+            raise InvalidArgument(
+                f"{path}.chunk", f"is number {chunk.number} of {chunk.count}; send 1 to count of 2 to {MAX_CHUNKS}"
+            )
+        if passage.id != chunk_id(chunk.document_id, chunk.number):
+            raise InvalidArgument(f"{path}.id", f"must be {chunk_id(chunk.document_id, chunk.number)!r} for this chunk")
 
 
 def _undeclared(passages: Sequence[Passage], schema: Schema) -> dict[str, FieldType]:
