@@ -26,6 +26,7 @@ class Options:
     limit: int
     collection: str
     conditions: Sequence[str]
+    by_document: bool
     page_token: str
     explain: bool
     as_json: bool
@@ -52,6 +53,7 @@ async def search(connection: Connection, options: Options) -> int:
                 expansion_strategy=None if options.strategy is None else Strategy(options.strategy),
                 rerank=options.rerank,
             ),
+            group_by_document=options.by_document,
             page_token=options.page_token,
         )
     if options.as_json:
@@ -78,6 +80,8 @@ def answer_view(answer: Answer, *, explain: bool) -> RenderableType:
 def _result_view(result: Result) -> RenderableType:
     title = plain(result.title) or plain(result.id)
     about = [] if title == result.id else [plain(result.id)]
+    if part := result.chunk:
+        about.append(f"chunk {part.number} of {part.count}")
     about += [f"{plain(name)}={plain(str(value))}" for name, value in sorted(result.metadata.items())]
     text = plain(result.text)
     snippet = text if len(text) <= SNIPPET_CHARACTERS else text[:SNIPPET_CHARACTERS].rsplit(" ", 1)[0] + " …"
