@@ -40,8 +40,8 @@ class Chunk:
 def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Chunk]:
     """Chunks of at most `room` tokens, each sharing at most `overlap` tokens with the one before.
 
-    They cover the text, blanks included, and each goes beyond the one before. `words` are all words of the text in
-    their order; a word that is longer than `room` is cut anywhere.
+    They cover the text, blanks included, and each begins and ends after the one before. `words` are all words of the
+    text in their order; a word that is longer than `room` is cut anywhere.
     """
     words = [piece for word in words for piece in _pieces(word, room)]
     if not words:
@@ -62,8 +62,8 @@ def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Ch
         end = _last_pause(text, starts, least, most) if most < len(words) else most
         chunks.append(Chunk(characters(first), characters(end), before[end] - before[first]))
         if end < len(words):
-            shared = min(overlap, room - words[end].token_count)
-            first = _first_pause(text, starts, bisect_left(before, before[end] - shared), end)
+            shared = min(overlap, room // 2, room - words[end].token_count)
+            first = _first_pause(text, starts, max(first + 1, bisect_left(before, before[end] - shared)), end)
     return chunks
 
 

@@ -43,8 +43,9 @@ ResultT = TypeVar("ResultT")
 
 # The deepest that pages and reranking reach into the candidates.
 MAX_CANDIDATES = 1000
-# How many chunks of a document are allowed for where its best one alone is wanted; more may leave a page short.
-CHUNKS_A_RESULT = 4
+# Where only the best chunk of a document is wanted, so many times the candidates are asked for, and again if that is
+# too few.
+CHUNKS_A_DOCUMENT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +214,25 @@ class _Run:
         features = self._features
         started = time.perf_counter()
         reach = self._question.offset + self._question.limit
-        if self._question.group_by_document:
-            reach *= CHUNKS_A_RESULT
-        retrieved = await self._stages.retriever.search(
-            self._question.collection,
-            variants,
-            filter=self._question.filter,
-            # One more than the page needs tells whether there is another page.
-            limit=min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0)),
-            dense_weight=self._weights.dense if features.dense else 0.0,
-            lexical_weight=self._weights.lexical if features.lexical else 0.0,
-            model_fingerprint=fingerprint,
-            deadline=last_moment(self._deadline),
-        )
+        # One more than the page needs tells whether there is another page.
+        limit = min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0))
+        while True:
+            if self._question.group_by_document:
+                limit = min(MAX_CANDIDATES, limit * CHUNKS_A_DOCUMENT)
+            retrieved = await self._stages.retriever.search(
+                self._question.collection,
+                variants,
+                filter=self._question.filter,
+                limit=limit,
+                dense_weight=self._weights.dense if features.dense else 0.0,
+                lexical_weight=self._weights.lexical if features.lexical else 0.0,
+                model_fingerprint=fingerprint,
+                deadline=last_moment(self._deadline),
+            )
+            documents = {candidate.passage.document_id for candidate in retrieved.candidates}
+            all_there = len(retrieved.candidates) < limit or limit == MAX_CANDIDATES
+            if not self._question.group_by_document or len(documents) > reach or all_there:
+                break
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
         blind = features.dense and not any(variant.vector for variant in variants)

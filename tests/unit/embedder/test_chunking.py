@@ -11,7 +11,7 @@ from services.common.models.tokenization import Word
 from services.embedder.chunking import Chunk, cut
 
 texts = st.text(st.sampled_from("ab.!? \n\té。"), max_size=300)
-cuts = st.tuples(st.integers(8, 40), st.integers(0, 15)).filter(lambda cut: cut[1] < cut[0] / 2)
+cuts = st.tuples(st.integers(8, 40), st.integers(0, 50))
 
 
 def words_of(text: str) -> list[Word]:
