@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload bench-index soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench-peers: setup ## Measures them against other servers, each installed in a f
 
 bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 	@$(BIN)/python -m bench.overload
+
+bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
+	@$(BIN)/python -m bench.index
 
 soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak

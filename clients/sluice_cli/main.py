@@ -147,7 +147,7 @@ def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         typer.Option(metavar="FILE", help="Where it says how far it is, if not in SOURCE.checkpoint.json."),
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, max=512, help="Documents a call.")] = 128,
-    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Calls at once.")] = 2,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Calls at once.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Store documents, or replace those with the same id.

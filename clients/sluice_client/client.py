@@ -187,7 +187,7 @@ class SluiceClient:
         collection: str = "",
         chunking: Chunking | None = None,
         batch_size: int = 128,
-        concurrency: int = 2,
+        concurrency: int = 4,
         on_progress: Callable[[Sequence[DocumentT], Indexed], None] | None = None,
         on_rejected: Callable[[DocumentT, SluiceError], None] | None = None,
         timeout: float | None = None,

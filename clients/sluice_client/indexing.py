@@ -17,8 +17,8 @@ from sluice_client.errors import NotStored, SluiceError
 DocumentT = TypeVar("DocumentT", bound=Document)
 Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
 
-# Some 250 chunks, which take seconds to embed, and far below the 16 MiB that a gateway takes in one message.
-BATCH_CHARACTERS = 250_000
+# Some hundred chunks, which take seconds to embed; even a few calls at once leave room in the embedder's queue.
+BATCH_CHARACTERS = 100_000
 READ_AHEAD = 128
 MAX_ATTEMPTS = 8
 FIRST_BACKOFF_SECONDS = 0.25

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,8 +32,6 @@ _STRATEGIES = {
 }
 # Passages are embedded in slices, so that one call stays far below the message limit and a slice can be retried.
 EMBED_SLICE = 128
-# Few at once, so that a call with very many chunks does not fill the embedder's queue.
-EMBED_SLICES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +80,16 @@ class EmbedderClient:
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Vectors of documents, in bulk."""
-        slices = [texts[start : start + EMBED_SLICE] for start in range(0, len(texts), EMBED_SLICE)]
-        under_way = asyncio.Semaphore(EMBED_SLICES_AT_ONCE)
-
-        async def embed(part: Sequence[str]) -> Embedded:
-            async with under_way:
-                return await self._embed(part, embedder_pb2.TEXT_KIND_DOCUMENT, embedder_pb2.PRIORITY_BULK, deadline)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(embed(part)) for part in slices]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        parts = [task.result() for task in tasks]
+        # One slice after the other: a call with very many chunks must not fill the embedder's queue.
+        parts = [
+            await self._embed(
+                texts[start : start + EMBED_SLICE],
+                embedder_pb2.TEXT_KIND_DOCUMENT,
+                embedder_pb2.PRIORITY_BULK,
+                deadline,
+            )
+            for start in range(0, len(texts), EMBED_SLICE)
+        ]
         return Embedded(
             vectors=[vector for part in parts for vector in part.vectors],
             model=parts[0].model,
