@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from deploy.local.paths import BUILD, ROOT
 from sluice_client import SluiceClient, SluiceError
 from tests.faults.processes import StageProcess, running
 
-DOCUMENTS = 5000
+STAGES = ("gateway", "embedder", "retriever")
 # Some documents are long enough for several chunks of 64 words, some are the same document in another version, and
 # some lines are none.
 _OPTIONS = ("--chunk-tokens", "64", "--batch-size", "64")
@@ -31,8 +32,9 @@ _STAGE_PAUSE_SECONDS = 0.5
 class Drill:
     """The stages that indexing takes, and the sources and collections that it is tried with."""
 
-    def __init__(self, folder: Path, stages: dict[str, StageProcess]) -> None:
+    def __init__(self, folder: Path, documents: int, stages: dict[str, StageProcess]) -> None:
         self.folder = folder
+        self.documents = documents
         self.stages = stages
         self.seconds = 0.0
         """What an uninterrupted run takes."""
@@ -80,7 +82,7 @@ class Drill:
         """The command under way, for this collection."""
         source = self.folder / f"{collection}.jsonl"
         if not source.exists():
-            await asyncio.to_thread(_write, source)
+            await asyncio.to_thread(_write, source, self.documents)
         with (self.folder / f"{collection}.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "sluice_cli.main", "--gateway", self.stages["gateway"].address),
@@ -116,8 +118,8 @@ class Drill:
         return sorted(lines, key=lambda line: json.loads(line)["line"])
 
 
-async def drill(kills: int) -> list[dict[str, Any]]:
-    """Kills the command so many times, and every stage under it a tenth as often; a row for each of them."""
+async def drill(kills: int, documents: int = 5000, stages: Sequence[str] = STAGES) -> list[dict[str, Any]]:
+    """Kills the command so many times, and these stages under it a tenth as often; a row for each of them."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=BUILD, prefix="crash-index-") as name:
         folder = Path(name)
@@ -137,7 +139,7 @@ async def drill(kills: int) -> list[dict[str, Any]]:
                 },
             ) as gateway,
         ):
-            trial = Drill(folder, {"gateway": gateway, "embedder": embedder, "retriever": retriever})
+            trial = Drill(folder, documents, {"gateway": gateway, "embedder": embedder, "retriever": retriever})
             await trial.uninterrupted()
             done: dict[str, tuple[int, list[str]]] = {}
             made, collections = 0, []
@@ -145,7 +147,7 @@ async def drill(kills: int) -> list[dict[str, Any]]:
                 collections.append(f"killed-{len(collections)}")
                 made += await trial.killed(collections[-1], kills - made)
             done["command"] = (made, collections)
-            for stage in trial.stages:
+            for stage in stages:
                 collection = f"without-{stage}"
                 done[stage] = (await trial.with_stage_killed(stage, collection, max(1, kills // 10)), [collection])
             points = await trial.points()
@@ -164,12 +166,12 @@ def _row(
     rejects = sum(trial.rejects(name) != rejected for name in collections)
     leftovers = sum((trial.folder / f"{name}.jsonl.checkpoint.json").exists() for name in collections)
     return {
-        "drill": f"index of {DOCUMENTS:,} documents, SIGKILL of the {killed}",
+        "drill": f"index of {trial.documents:,} documents, SIGKILL of the {killed}",
         "kills": kills,
         "expected": f"{len(collections)} times the {len(wanted):,} points of an uninterrupted run, and its rejects",
         "observed": f"{lost} lost, {extra} too many, {other} different, {rejects} other rejects files, "
         f"{leftovers} checkpoints left",
-        "ok": not (lost or extra or other or rejects or leftovers) and len(wanted) > DOCUMENTS,
+        "ok": not (lost or extra or other or rejects or leftovers) and len(wanted) > trial.documents,
     }
 
 
@@ -184,12 +186,12 @@ async def _points(engine: AsyncQdrantClient, collection: str) -> dict[str, Any]:
     return points
 
 
-def _write(source: Path) -> None:
+def _write(source: Path, documents: int) -> None:
     """The same every time."""
     chance = random.Random(5)
     words = ["".join(chance.choices("abcdefghij", k=5)) for _ in range(500)]
     with source.open("w", encoding="utf-8") as stream:
-        for place in range(DOCUMENTS):
+        for place in range(documents):
             identity = place if place % _AGAIN else place // 2
             length = chance.randint(80, 300) if place % _LONG == 0 else 20
             record = {
