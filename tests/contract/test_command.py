@@ -341,7 +341,7 @@ async def test_a_full_disk_of_the_index_is_told_with_how_to_go_on(
     stopped = await sluice("index", str(corpus))
     assert stopped.exit_code == calls.NOT_DONE
     assert "Qdrant's storage is full" in stopped.stderr
-    assert "remedy: " in stopped.stderr
+    assert "remedy: free some space" in stopped.stderr
     assert "same command again" in stopped.stderr.replace("\n", " ")
 
 

@@ -20,6 +20,7 @@ from services.common.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     StartupError,
 )
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
@@ -606,6 +607,32 @@ async def test_the_embedded_engine_keeps_what_was_stored(tmp_path):
         result = await search(index, "docs", QueryVariant("options", near(NORTH)))
         assert ids(result)[0] == "argparse"
         await qdrant.close()
+
+
+async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(tmp_path):
+    metrics = RetrieverMetrics(CollectorRegistry())
+    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    index = Index(qdrant, metrics, bm25=BM25)
+    await index.create_collection("docs", MODEL)
+    await index.upsert("docs", PASSAGES, model_fingerprint=MODEL.fingerprint)
+
+    async def fill_the_disk(client):
+        database = client._client.collections["docs"].storage.storage
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+
+    await qdrant.call(fill_the_disk)
+    more = [Passage(f"more-{number}", "x" * 10_000, vector=EAST) for number in range(50)]
+    with pytest.raises(ResourceExhausted) as full:
+        await index.upsert("docs", more, model_fingerprint=MODEL.fingerprint)
+    assert full.value.reason == "STORAGE_FULL"
+    assert "submit" in ids(await search(index, "docs", QueryVariant("callable", EAST)))
+    await qdrant.close()
+    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    index = Index(qdrant, metrics, bm25=BM25)
+    found, missing = await index.get("docs", [passage.id for passage in PASSAGES])
+    assert (len(found), missing) == (len(PASSAGES), [])
+    await qdrant.close()
 
 
 async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(tmp_path):
