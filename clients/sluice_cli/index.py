@@ -312,8 +312,13 @@ class Rejects:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
+        if self._stream is None:
+            return
+        try:
             self._stream.close()
+        except OSError as failure:
+            if error is None:
+                raise self._unwritable(failure) from None
 
     def add(self, reject: Reject) -> None:
         """Writes one down."""

@@ -176,6 +176,8 @@ def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     from sluice_cli.tables import Columns
     from sluice_client import Chunking
 
+    if whole and (chunk_tokens is not None or overlap_tokens is not None):
+        raise typer.BadParameter("it cuts nothing; leave --chunk-tokens and --overlap-tokens out", param_hint="--whole")
     options = command.Options(
         source=source,
         kind=kind,

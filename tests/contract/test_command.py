@@ -334,6 +334,12 @@ async def test_long_documents_are_cut_unless_they_are_to_stay_whole(
     ]
 
 
+async def test_whole_documents_have_no_chunks_to_speak_of(sluice: Sluice, corpus: Path) -> None:
+    refused = await sluice("index", str(corpus), "--whole", "--chunk-tokens", "64")
+    assert refused.exit_code == calls.WRONG_COMMAND_LINE
+    assert "--whole" in refused.stderr
+
+
 async def test_a_full_disk_of_the_index_is_told_with_how_to_go_on(
     gateway: CannedGateway, sluice: Sluice, corpus: Path
 ) -> None:

@@ -45,3 +45,5 @@ def test_a_full_disk_is_told_with_a_remedy() -> None:
     with pytest.raises(Problem, match="/dev/full cannot be written: No space left") as caught:
         rejects.sync()
     assert "--rejects" in caught.value.remedy
+    with pytest.raises(Problem, match="No space left"):
+        rejects.__exit__(None, None, None)  # without entering it, which would take the file away
