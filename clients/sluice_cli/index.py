@@ -337,12 +337,13 @@ class Rejects:
             return
         try:
             self._stream.flush()
-            os.fsync(self._stream.fileno())
+            if self.path.is_file():
+                os.fsync(self._stream.fileno())
         except OSError as error:
             raise self._unwritable(error) from None
 
     def _keep_earlier(self) -> None:
-        if not self.path.exists():
+        if not self.path.is_file():  # possibly /dev/null, which is to stay
             return
         if self._after == BEGINNING:
             self.path.unlink()  # what an earlier run rejected says nothing about this one

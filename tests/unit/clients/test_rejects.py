@@ -46,4 +46,11 @@ def test_a_full_disk_is_told_with_a_remedy() -> None:
         rejects.sync()
     assert "--rejects" in caught.value.remedy
     with pytest.raises(Problem, match="No space left"):
-        rejects.__exit__(None, None, None)  # without entering it, which would take the file away
+        rejects.__exit__(None, None, None)
+
+
+def test_what_is_no_file_is_written_to_and_stays() -> None:
+    with Rejects(Path("/dev/null"), BEGINNING) as rejects:
+        rejects.add(Reject(1, "", "bad"))
+        rejects.sync()
+    assert Path("/dev/null").is_char_device()
