@@ -17,7 +17,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -33,7 +33,8 @@ from services.common.errors import (
     InvalidArgument,
     NotFound,
 )
-from services.retriever import fields, lexical
+from services.retriever import chunks, fields, lexical
+from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType, Filter, Schema, Value
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
@@ -48,7 +49,6 @@ MAX_BATCH = 1000
 MAX_ID_BYTES = 512
 MAX_DIMENSION = 65_536
 MAX_FIELDS = 256
-MAX_CHUNKS = 100_000
 
 DENSE, LEXICAL = "dense", "lexical"
 
@@ -58,21 +58,6 @@ _TRUSTED_SECONDS = 5.0
 _POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OLDEST_QDRANT = (1, 17)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Which part of a document a passage is: the characters of its text from `start` up to `end`.
-
-    Number 1 has the document's own id, and says how many chunks there are. So no document has a chunk that its first
-    one does not know of: the first is stored before the others, and goes after them.
-    """
-
-    document_id: str
-    number: int
-    count: int
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +71,6 @@ class Passage:
     vector: Vector | None = None
     chunk: Chunk | None = None
     """None where it is a whole document."""
-
-    @property
-    def document_id(self) -> str:
-        """The id of the document that it is, or is a part of."""
-        return self.chunk.document_id if self.chunk else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +229,7 @@ class Index:
         """
         _check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
-        _check_chunks(passages)
+        chunks.check(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
         # Not the trusted description: what is written to a version that an alias has just left would be lost.
@@ -262,7 +242,7 @@ class Index:
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
         known = await self._parts(info.version, [passage.id for passage in passages], deadline)
-        outdated = _outdated(passages, known)
+        outdated = _point_ids(chunks.outdated_ids(passages, known))
 
         async def store(client: AsyncQdrantClient) -> None:
             if outdated:
@@ -278,11 +258,10 @@ class Index:
         info = await self._describe(collection, deadline)
         known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
         documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
-        chunks = [point for document in documents for point in _later_chunks(document, documents[document], 1)]
-        firsts: list[models.ExtendedPointId] = [_point_id(document) for document in documents]
+        later = [later for document, first in documents.items() for later in chunks.later_ids(document, first)]
 
         async def delete(client: AsyncQdrantClient) -> None:
-            for points in (chunks, firsts):
+            for points in (_point_ids(later), _point_ids(documents)):
                 if points:
                     await client.delete(info.version, models.PointIdsList(points=points), wait=True)
 
@@ -345,7 +324,7 @@ class Index:
 
     async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Chunk | None]:
         """Which of these passages exist, and which part of which document each of them is."""
-        points = [_point_id(passage_id) for passage_id in ids]
+        points = _point_ids(ids)
         records = await self._qdrant.call(
             lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]), deadline=deadline
         )
@@ -482,6 +461,10 @@ def _point_id(passage_id: str) -> str:
     return str(uuid.uuid5(_POINT_IDS, passage_id))
 
 
+def _point_ids(passage_ids: Iterable[str]) -> list[models.ExtendedPointId]:
+    return [_point_id(passage_id) for passage_id in passage_ids]
+
+
 def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
     assert passage.vector is not None  # noqa: S101  checked before
     vectors: dict[str, Any] = {DENSE: _unit(passage.vector)}
@@ -512,36 +495,6 @@ def _passage(payload: Mapping[str, Any] | None) -> Passage:
 
 def _chunk(payload: Mapping[str, Any]) -> Chunk | None:
     return Chunk(**payload["chunk"]) if payload.get("chunk") else None
-
-
-def chunk_id(document_id: str, number: int) -> str:
-    """The id of a chunk of a document."""
-    return document_id if number == 1 else f"{document_id}#{number}"
-
-
-def _later_chunks(document_id: str, chunk: Chunk | None, number: int) -> list[models.ExtendedPointId]:
-    """The points of a document's chunks after this number; `chunk` is its first, if it has chunks."""
-    last = chunk.count if chunk else 1
-    return [_point_id(chunk_id(document_id, later)) for later in range(number + 1, last + 1)]
-
-
-def _outdated(passages: Sequence[Passage], known: Mapping[str, Chunk | None]) -> list[models.ExtendedPointId]:
-    """The points of chunks that documents had and have no more; InvalidArgument if an id is that of something else."""
-    outdated: list[models.ExtendedPointId] = []
-    for position, passage in enumerate(passages):
-        if passage.id not in known:
-            continue
-        before = known[passage.id]
-        owner = before.document_id if before else passage.id
-        if owner != passage.document_id:
-            raise InvalidArgument(
-                f"passages[{position}].id",
-                f"is taken by a part of document {owner!r}; choose another id",
-                reason="ID_TAKEN",
-            )  # fmt: skip
-        if passage.id == passage.document_id:
-            outdated += _later_chunks(passage.id, before, passage.chunk.count if passage.chunk else 1)
-    return outdated
 
 
 def _to_metadata(info: CollectionInfo) -> dict[str, Any]:
@@ -668,20 +621,6 @@ def _check_unique(passages: Sequence[Passage]) -> None:
                 f"passages[{position}].id", f"is that of passages[{before}] too; send each id once",
                 reason="DUPLICATE_ID",
             )  # fmt: skip
-
-
-def _check_chunks(passages: Sequence[Passage]) -> None:
-    for position, passage in enumerate(passages):
-        chunk = passage.chunk
-        if chunk is None:
-            continue
-        path = f"passages[{position}]"
-        if not (2 <= chunk.count <= MAX_CHUNKS and 1 <= chunk.number <= chunk.count):
-            raise InvalidArgument(
-                f"{path}.chunk", f"is number {chunk.number} of {chunk.count}; send 1 to count of 2 to {MAX_CHUNKS}"
-            )
-        if passage.id != chunk_id(chunk.document_id, chunk.number):
-            raise InvalidArgument(f"{path}.id", f"must be {chunk_id(chunk.document_id, chunk.number)!r} for this chunk")
 
 
 def _undeclared(passages: Sequence[Passage], schema: Schema) -> dict[str, FieldType]:

@@ -12,6 +12,7 @@ import numpy as np
 from services.common.errors import InvalidArgument
 from services.common.timing import deadline_of, duration
 from services.retriever import fields, index
+from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType
 from services.retriever.index import Index
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -189,11 +190,11 @@ def _passage_message(passage: index.Passage) -> retriever_pb2.Passage:
     return message
 
 
-def _chunk(message: retriever_pb2.Passage) -> index.Chunk | None:
+def _chunk(message: retriever_pb2.Passage) -> Chunk | None:
     if not message.HasField("chunk"):
         return None
     chunk = message.chunk
-    return index.Chunk(chunk.document_id, chunk.number, chunk.count, chunk.start, chunk.end)
+    return Chunk(chunk.document_id, chunk.number, chunk.count, chunk.start, chunk.end)
 
 
 def _metadata_message(metadata: Mapping[str, fields.Value]) -> dict[str, retriever_pb2.Value]:

@@ -24,8 +24,9 @@ from services.common.errors import (
     StartupError,
 )
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
+from services.retriever.chunks import Chunk, chunk_id
 from services.retriever.fields import AnyOf, Equals, Exists, FieldType, Filter, Range
-from services.retriever.index import Chunk, CollectionModel, Index, Passage, QueryVariant, chunk_id
+from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
