@@ -35,7 +35,7 @@ def main(
 ) -> None:
     """Measures `sluice index` through running stages. Leave the machine alone meanwhile.
 
-    Rows go to build/bench/index.json, over earlier ones of the same name.
+    Rows go to build/bench/index.json, over earlier ones of the same name; with a --share they have names of their own.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
     console = wide_console(stderr=as_json)

@@ -52,7 +52,7 @@ def rate(session: Session, count: int) -> Row:
 
         rounds = session.interleaved("rate", [ours, lambda number: raw.rate(passages[number], best)])
     return compared(
-        f"index/rate_vs_raw@{PASSAGES}", rounds, "passages/s", passages=count, raw_cut=str(best), raw_rates=rates
+        f"index/rate_vs_raw@{count}", rounds, "passages/s", passages=count, raw_cut=str(best), raw_rates=rates
     )
 
 
@@ -72,7 +72,7 @@ def memory(session: Session, count: int) -> Row:
             return measure
 
         rounds = session.interleaved("memory", [side(0), side(1)])
-    return compared(f"index/memory_mb@{LINES}", rounds, "MiB", lines=[count, fewer])
+    return compared(f"index/memory_mb@{count}", rounds, "MiB", lines=[count, fewer])
 
 
 def _synthetic(path: Path, lines: int) -> Path:
