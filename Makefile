@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 DATA ?= ../shared/data/ir
 bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOLDER; build/bench/quality.json.
 	@$(BIN)/python -m bench.quality $(DATA)
+
+bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
+	@$(BIN)/python -m bench.index
 
 soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak

@@ -119,6 +119,8 @@ def remedy_of(error: SluiceError, gateway: str) -> str:
     """What to do about a call that failed."""
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after is not None:
         return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after))} s"
+    if error.reason == "STORAGE_FULL":
+        return "free some space where Qdrant keeps its data, then give the same command again; searching goes on"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{gateway} is no Sluice gateway, or one of an older release; name another with --gateway"
     if error.reason == "UNREACHABLE":

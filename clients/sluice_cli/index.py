@@ -1,20 +1,20 @@
-"""`sluice index`: from a source into a collection, telling how far it is."""
+"""`sluice index`: from a source into a collection, telling how far it is; killed and started again, it goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO, TypeVar
+from typing import Self, TextIO
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -30,11 +30,15 @@ from sluice_cli.calls import (
     stderr,
     stdout,
 )
-from sluice_cli.sources import Reject, Source, SourceDocument, open_source
-from sluice_client import Indexed, SluiceClient, SluiceError
+from sluice_cli.checkpoint import Checkpoint, Counts, Ledger, Settled
+from sluice_cli.records import BEGINNING, Mark, Record, Reject, Source, SourceDocument
+from sluice_cli.sources import Format, open_source
+from sluice_cli.tables import Columns
+from sluice_client import Chunking, Config, Indexed, SluiceClient, SluiceError, Stage
 
-ItemT = TypeVar("ItemT")
 READ_AHEAD = 64
+READ_AHEAD_CHARACTERS = 500_000
+SAVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,79 +46,243 @@ class Options:
     """The command line."""
 
     source: str
+    kind: Format | None
+    columns: Columns
     collection: str
+    chunking: Chunking | None
     rejects: Path | None
+    checkpoint: Path | None
     batch_size: int
     concurrency: int
     as_json: bool
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What has been done so far."""
-
-    stored: int = 0
-    truncated: int = 0
-    index_version: str = ""
-    model: str = ""
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, indexed: Indexed) -> None:
-        self.stored += indexed.count
-        self.truncated += len(indexed.truncated_ids)
-        self.index_version, self.model = indexed.index_version, indexed.model
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-
 async def index(connection: Connection, options: Options) -> int:
     """Stores all that can be stored; the exit code."""
-    source = await asyncio.to_thread(open_source, options.source)
-    tally = _Tally()
+    source = await asyncio.to_thread(open_source, options.source, options.kind, options.columns)
     async with connection.client() as client:
-        await _warn_of_pseudo_embeddings(client, options.collection)
-        with Rejects(_rejects_path(options)) as rejects:
+        config = await client.config(options.collection)
+        if any(stage.pseudo for stage in config.stages):
+            say_warning("pseudo-embeddings serve here: what is stored will be found by words, not by meaning")
+        checkpoint = _checkpoint(source, options, connection.gateway, config)
+        run = _Run(client, source, options, checkpoint, _taken_up(checkpoint, source, config))
+        await run.to_its_end()
+    run.tell()
+    return NEEDS_A_LOOK if run.rejects.count else DONE
+
+
+def _checkpoint(source: Source, options: Options, gateway: str, config: Config) -> Checkpoint | None:
+    """Where this run is written down; None where its source cannot be read from the middle."""
+    if source.state is None:
+        if options.checkpoint is not None:
+            raise Problem(
+                "standard input cannot be read again, so there is no going on from a checkpoint",
+                "leave --checkpoint out, or name a file instead of -",
+                exit_code=WRONG_COMMAND_LINE,
+            )
+        return None
+    run = {
+        "source": str(Path(options.source).absolute()),
+        "kind": options.kind,
+        "columns": asdict(options.columns),
+        "gateway": gateway,
+        "collection": options.collection,
+        "chunking": None if options.chunking is None else asdict(options.chunking),
+        "state": source.state,
+        "index": _index_of(config),
+    }
+    return Checkpoint(_beside(options.source, options.checkpoint, "--checkpoint", "checkpoint.json"), run)
+
+
+def _index_of(config: Config) -> str | None:
+    """What tells a collection from another of the same name; None where there is none."""
+    found = config.collection
+    return f"{found.index_version} of {found.created} by {found.model_fingerprint}" if found.exists else None
+
+
+def _taken_up(checkpoint: Checkpoint | None, source: Source, config: Config) -> Settled:
+    """What an earlier run has settled of this one."""
+    if checkpoint is None:
+        return Settled()
+    down = next((stage for stage in config.stages if stage.stage is Stage.RETRIEVE and not stage.serving), None)
+    if down is not None and checkpoint.path.exists():
+        raise Problem(
+            f"whether {checkpoint.path} still holds cannot be told, as the retriever does not serve: {down.problem}",
+            "`sluice doctor` says what to do; then give the same command again",
+        )
+    settled, why_not = checkpoint.load()
+    if why_not:
+        say_warning(f"{why_not}: starting from the beginning")
+    elif settled.mark != BEGINNING:
+        said = "going on" if source.size is None else f"going on at {settled.mark.position / (source.size or 1):.0%}"
+        stderr.print(f"{said}, after {settled.counts.documents:,} documents that were stored before", soft_wrap=True)
+    return settled
+
+
+class _Run:
+    """One run of the command, from a mark in the source to its end."""
+
+    def __init__(
+        self,
+        client: SluiceClient,
+        source: Source,
+        options: Options,
+        checkpoint: Checkpoint | None,
+        settled: Settled,
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._options = options
+        self._checkpoint = checkpoint
+        self._begun = settled
+        self._ledger = Ledger(settled)
+        self._saved: Settled | None = None
+        self._stored = Counts()
+        self._started = time.monotonic()
+        self._indexed: Indexed | None = None
+        self.rejects = Rejects(_beside(options.source, options.rejects, "--rejects", "rejects.jsonl"), settled.mark)
+
+    async def to_its_end(self) -> None:
+        """Stores all that can be stored, and writes down how far that is once a second."""
+        with self.rejects:
+            await self._save()
+            stopping = asyncio.Event()
+            saving = asyncio.create_task(self._keep_saving(stopping))
             try:
-                await _store(client, source, rejects, tally, options)
+                await self._store()
             except (SluiceError, Problem, asyncio.CancelledError):
-                say_warning(f"stopped with {tally.stored:,} documents stored; the same command again replaces them")
+                say_warning(f"stopped with {self._counts.documents:,} documents stored; {self._what_now()}")
                 raise
-    _tell(source, rejects, tally, options)
-    return NEEDS_A_LOOK if rejects.count else DONE
+            finally:
+                stopping.set()
+                await saving
+        if self._checkpoint is not None:
+            self._checkpoint.clear()
 
+    async def _store(self) -> None:
+        async def documents() -> AsyncIterator[SourceDocument]:
+            async for record in _in_background(self._source.read(self._begun.mark)):
+                if isinstance(record, Reject):
+                    self.rejects.add(record)
+                    self._ledger.pass_over(record.mark)
+                else:
+                    self._ledger.take(record.mark)
+                    yield record
 
-async def _store(client: SluiceClient, source: Source, rejects: Rejects, tally: _Tally, options: Options) -> None:
-    async def documents() -> AsyncIterator[SourceDocument]:
-        async for record in _in_background(source.read()):
-            if isinstance(record, Reject):
-                rejects.add(record)
-            else:
-                yield record
-
-    with _progress() as progress:
-        bar = progress.add_task(plain(source.name), total=source.size, stored=0, rate=0.0)
-
-        def stored(batch: Sequence[SourceDocument], indexed: Indexed) -> None:
-            tally.add(indexed)
-            progress.update(
-                bar,
-                completed=max(progress.tasks[0].completed, batch[-1].position),
-                stored=tally.stored,
-                rate=tally.stored / tally.seconds,
+        with _progress() as progress:
+            bar = progress.add_task(
+                plain(self._source.name),
+                total=self._source.size,
+                completed=self._begun.mark.position,
+                stored=self._begun.counts.documents,
+                rate=0.0,
             )
 
-        await client.index_all(
-            documents(),
-            collection=options.collection,
-            batch_size=options.batch_size,
-            concurrency=options.concurrency,
-            on_progress=stored,
-            on_rejected=lambda document, error: rejects.add(Reject(document.line, document.id, _reason(error))),
+            def stored(batch: Sequence[SourceDocument], indexed: Indexed) -> None:
+                counts = Counts(indexed.count, indexed.passage_count, len(indexed.truncated_ids))
+                self._ledger.end([document.mark.place for document in batch], counts)
+                self._stored += counts
+                self._indexed = indexed
+                progress.update(
+                    bar,
+                    completed=max(progress.tasks[0].completed, batch[-1].position),
+                    stored=self._counts.documents,
+                    rate=self._stored.documents / self._seconds,
+                )
+
+            def refused(document: SourceDocument, error: SluiceError) -> None:
+                self.rejects.add(Reject(document.line, document.id, _reason(error), document.position))
+                self._ledger.end([document.mark.place], Counts())
+
+            await self._client.index_all(
+                documents(),
+                collection=self._options.collection,
+                chunking=self._options.chunking,
+                batch_size=self._options.batch_size,
+                concurrency=self._options.concurrency,
+                on_progress=stored,
+                on_rejected=refused,
+            )
+            if self._source.size is not None:
+                progress.update(bar, completed=self._source.size)
+
+    async def _keep_saving(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), SAVE_SECONDS)
+            await self._save()
+
+    async def _save(self) -> None:
+        """Writes down what is settled, after the rejects that are part of it."""
+        settled, checkpoint = self._ledger.settled, self._checkpoint
+        if checkpoint is None or settled == self._saved:
+            return
+        if checkpoint.run["index"] is None and settled.counts.documents:
+            with contextlib.suppress(SluiceError):  # then the next time
+                checkpoint.run["index"] = _index_of(await self._client.config(self._options.collection))
+        self.rejects.sync()
+        try:
+            await asyncio.to_thread(checkpoint.save, settled)
+        except OSError as error:
+            message = f"the checkpoint {checkpoint.path} cannot be written: {error.strerror}"
+            if self._options.checkpoint is not None and self._saved is None:
+                raise Problem(message, "name another file with --checkpoint, or leave it out") from None
+            say_warning(
+                f"{message}; this run cannot be taken up again where it stops, unless --checkpoint names a file"
+            )
+            self._checkpoint = None
+        self._saved = settled
+
+    def _what_now(self) -> str:
+        if self._source.state is None:
+            return "standard input cannot be taken up again: from its beginning, the same command replaces them"
+        if self._checkpoint is None:
+            return "the same command again replaces them"
+        return f"the same command again goes on from there ({self._checkpoint.path})"
+
+    @property
+    def _counts(self) -> Counts:
+        """Of this run and the settled part of those before."""
+        return self._begun.counts + self._stored
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def tell(self) -> None:
+        """How it ended."""
+        counts, rejects, seconds = self._counts, self.rejects, self._seconds
+        index_version, model = (self._indexed.index_version, self._indexed.model) if self._indexed else ("", "")
+        if self._options.as_json:
+            print_json(
+                {
+                    "stored": counts.documents,
+                    "passages": counts.passages,
+                    "rejected": rejects.count,
+                    "rejects_file": str(rejects.path) if rejects.count else None,
+                    "passed_over": self._source.passed_over,
+                    "truncated": counts.truncated,
+                    "stored_before": self._begun.counts.documents,
+                    "index_version": index_version,
+                    "model": model,
+                    "seconds": round(seconds, 3),
+                }
+            )
+            return
+        where = f" in {plain(index_version)} by {plain(model)}" if self._indexed else ""
+        parts = f" as {counts.passages:,} passages" if counts.passages > counts.documents else ""
+        rate = self._stored.documents / seconds
+        stdout.print(
+            f"{counts.documents:,} documents stored{parts}{where}, {seconds:.1f} s, {rate:.0f}/s", markup=False
         )
-        if source.size is not None:
-            progress.update(bar, completed=source.size)
+        if counts.truncated:
+            stdout.print(
+                f"{counts.truncated:,} are longer than the model reads: found by words whole, by meaning in part"
+            )
+        if self._source.passed_over:
+            stdout.print(f"{self._source.passed_over:,} files of other kinds passed over")
+        if rejects.count:
+            say_warning(f"{rejects.count:,} records rejected; {rejects.path} says why")
 
 
 def _reason(error: SluiceError) -> str:
@@ -123,16 +291,20 @@ def _reason(error: SluiceError) -> str:
 
 
 class Rejects:
-    """The file of what could not be stored, and why: one JSON object a line. There is none where all was stored."""
+    """The file of what could not be stored, and why: one JSON object a line. There is none where all was stored.
 
-    def __init__(self, path: Path) -> None:
+    Those up to the mark, of an earlier run, are kept; all others are written anew.
+    """
+
+    def __init__(self, path: Path, after: Mark) -> None:
         self.path = path
         self.count = 0
+        self._after = after
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
         try:
-            self.path.unlink(missing_ok=True)  # what an earlier run rejected says nothing about this one
+            self._keep_earlier()
         except OSError as error:
             raise self._unwritable(error) from None
         return self
@@ -140,42 +312,81 @@ class Rejects:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
+        if self._stream is None:
+            return
+        try:
             self._stream.close()
+        except OSError as failure:
+            if error is None:
+                raise self._unwritable(failure) from None
 
     def add(self, reject: Reject) -> None:
         """Writes one down."""
-        entry = {"line": reject.line, "id": reject.id, "reason": reject.reason}
+        where = {"file": reject.position} if reject.line is None else {"line": reject.line}
         try:
             if self._stream is None:
-                self._stream = self.path.open("w", encoding="utf-8")
-            self._stream.write(json.dumps({name: value for name, value in entry.items() if value is not None}) + "\n")
+                self._stream = self.path.open("a", encoding="utf-8")
+            self._stream.write(json.dumps({**where, "id": reject.id, "reason": reject.reason}) + "\n")
         except OSError as error:
             raise self._unwritable(error) from None
         self.count += 1
+
+    def sync(self) -> None:
+        """All that was written down outlives this process, and the machine."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.flush()
+            if self.path.is_file():
+                os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _keep_earlier(self) -> None:
+        if not self.path.is_file():  # possibly /dev/null, which is to stay
+            return
+        if self._after == BEGINNING:
+            self.path.unlink()  # what an earlier run rejected says nothing about this one
+            return
+        kept = self.path.with_name(f"{self.path.name}.new")
+        with self.path.open(encoding="utf-8", errors="replace") as earlier, kept.open("w", encoding="utf-8") as stream:
+            for line in earlier:
+                with contextlib.suppress(ValueError, TypeError, AttributeError):  # the last one may be half written
+                    reject = json.loads(line)
+                    if reject.get("line", reject.get("file")) <= self._after.place:
+                        stream.write(line)
+                        self.count += 1
+            stream.flush()
+            os.fsync(stream.fileno())
+        if self.count:
+            kept.replace(self.path)
+        else:
+            kept.unlink()
+            self.path.unlink()
 
     def _unwritable(self, error: OSError) -> Problem:
         return Problem(f"{self.path} cannot be written: {error.strerror}", "name another file with --rejects")
 
 
-def _rejects_path(options: Options) -> Path:
-    if options.rejects is None:
-        source = Path("stdin" if options.source == "-" else options.source).absolute()
-        return source.with_name(f"{source.name}.rejects.jsonl")
-    if options.source != "-" and options.rejects.resolve() == Path(options.source).resolve():
-        raise Problem("--rejects names the source itself", "name another file", exit_code=WRONG_COMMAND_LINE)
-    return options.rejects
+def _beside(source: str, named: Path | None, option: str, ending: str) -> Path:
+    """The file that an option names, else one beside the source."""
+    if named is None:
+        path = Path("stdin" if source == "-" else source).absolute()
+        return path.with_name(f"{path.name}.{ending}")
+    if source != "-" and named.resolve() == Path(source).resolve():
+        raise Problem(f"{option} names the source itself", "name another file", exit_code=WRONG_COMMAND_LINE)
+    return named.absolute()
 
 
-async def _in_background(items: Iterator[ItemT]) -> AsyncIterator[ItemT]:
+async def _in_background(items: Iterator[Record]) -> AsyncIterator[Record]:
     """Reads an iterator a little ahead, in a thread of its own.
 
     It is a daemon: waiting for a pipe or a terminal must not keep the command from ending.
     """
     loop = asyncio.get_running_loop()
-    ready: asyncio.Queue[list[ItemT] | Exception] = asyncio.Queue(2)
+    ready: asyncio.Queue[list[Record] | Exception] = asyncio.Queue(2)
 
-    def hand_over(some: list[ItemT] | Exception) -> None:
+    def hand_over(some: list[Record] | Exception) -> None:
         handing = ready.put(some)
         try:
             asyncio.run_coroutine_threadsafe(handing, loop).result()
@@ -183,11 +394,11 @@ async def _in_background(items: Iterator[ItemT]) -> AsyncIterator[ItemT]:
             handing.close()
 
     def read() -> None:
-        some: list[ItemT] | Exception = []
+        some: list[Record] | Exception = []
         with contextlib.suppress(futures.CancelledError):  # nobody wants more
             while True:
                 try:
-                    some = list(islice(items, READ_AHEAD))
+                    some = _some(items)
                 except Exception as error:  # raised where the items are wanted
                     some = error
                 hand_over(some)
@@ -202,10 +413,14 @@ async def _in_background(items: Iterator[ItemT]) -> AsyncIterator[ItemT]:
             yield item
 
 
-async def _warn_of_pseudo_embeddings(client: SluiceClient, collection: str) -> None:
-    config = await client.config(collection)
-    if any(stage.pseudo for stage in config.stages):
-        say_warning("pseudo-embeddings serve here: what is stored will be found by words, not by meaning")
+def _some(items: Iterator[Record]) -> list[Record]:
+    """The next few: not many, and not much text."""
+    some: list[Record] = []
+    characters = 0
+    while len(some) < READ_AHEAD and characters < READ_AHEAD_CHARACTERS and (item := next(items, None)) is not None:
+        some.append(item)
+        characters += 0 if isinstance(item, Reject) else len(item.text)
+    return some
 
 
 def _progress() -> Progress:
@@ -218,29 +433,3 @@ def _progress() -> Progress:
         console=stderr,
         disable=not stderr.is_terminal,
     )
-
-
-def _tell(source: Source, rejects: Rejects, tally: _Tally, options: Options) -> None:
-    if options.as_json:
-        print_json(
-            {
-                "stored": tally.stored,
-                "rejected": rejects.count,
-                "rejects_file": str(rejects.path) if rejects.count else None,
-                "passed_over": source.passed_over,
-                "truncated": tally.truncated,
-                "index_version": tally.index_version,
-                "model": tally.model,
-                "seconds": round(tally.seconds, 3),
-            }
-        )
-        return
-    where = f" in {plain(tally.index_version)} by {plain(tally.model)}" if tally.stored else ""
-    rate = tally.stored / tally.seconds
-    stdout.print(f"{tally.stored:,} documents stored{where}, {tally.seconds:.1f} s, {rate:.0f}/s", markup=False)
-    if tally.truncated:
-        stdout.print(f"{tally.truncated:,} are longer than the model reads: found by words whole, by meaning in part")
-    if source.passed_over:
-        stdout.print(f"{source.passed_over:,} files of other kinds passed over")
-    if rejects.count:
-        say_warning(f"{rejects.count:,} records rejected; {rejects.path} says why")

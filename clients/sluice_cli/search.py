@@ -26,6 +26,7 @@ class Options:
     limit: int
     collection: str
     conditions: Sequence[str]
+    by_document: bool
     page_token: str
     explain: bool
     as_json: bool
@@ -54,6 +55,7 @@ async def search(connection: Connection, options: Options) -> int:
                 rerank=options.rerank,
             ),
             collapse_duplicates=options.collapse,
+            group_by_document=options.by_document,
             page_token=options.page_token,
         )
     if options.as_json:
@@ -80,6 +82,8 @@ def answer_view(answer: Answer, *, explain: bool) -> RenderableType:
 def _result_view(result: Result) -> RenderableType:
     title = plain(result.title) or plain(result.id)
     about = [] if title == result.id else [plain(result.id)]
+    if part := result.chunk:
+        about.append(f"chunk {part.number} of {part.count}")
     about += [f"{plain(name)}={plain(str(value))}" for name, value in sorted(result.metadata.items())]
     if result.duplicate_count:
         about.append(f"and {result.duplicate_count} near-duplicate{'s' if result.duplicate_count > 1 else ''}")

@@ -1,136 +1,111 @@
-"""Where documents come from: folders, JSONL files, standard input. Read as they are wanted, in bounded memory."""
+"""Where documents come from: folders, JSON lines, tables, standard input. Read as wanted, in bounded memory."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
-from sluice_cli.calls import Problem
+from sluice_cli.calls import WRONG_COMMAND_LINE, Problem
 from sluice_cli.markup import html_content, markdown_title
-from sluice_client import Document
+from sluice_cli.records import (
+    BEGINNING,
+    MAX_RECORD_BYTES,
+    Mark,
+    Record,
+    Reject,
+    Rejected,
+    Source,
+    SourceDocument,
+    check_beginning,
+    decoded,
+    lines,
+    state_of,
+    unreadable,
+)
+from sluice_cli.tables import Columns, Table
 
 MemberT = TypeVar("MemberT")
 
-# Well below what a gateway takes in one message.
-MAX_RECORD_BYTES = 8 * 2**20
 _HTML = {".html", ".htm"}
 _MARKDOWN = {".md", ".markdown"}
 _PLAIN = {".txt", ".text", ".rst"}
 _KINDS = "text (.txt, .text, .rst), Markdown (.md, .markdown) or HTML (.html, .htm)"
-_OTHER_UNICODE = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
+Format: TypeAlias = Literal["jsonl", "csv", "tsv"]
+_FORMATS: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
 
 
-@dataclass(frozen=True, slots=True)
-class SourceDocument(Document):
-    """A document, and where it stood."""
+def open_source(argument: str, kind: Format | None = None, columns: Columns = Columns()) -> Source:  # noqa: B008  # frozen
+    """The source that a command line names; without `kind`, a file's name tells. Raises Problem when it cannot be read.
 
-    line: int | None = None
-    """Its line, from 1; None in a source without lines."""
-    position: int = 0
-    """How much of the source was read with it, in the unit of the source's size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A record that is no document, and why."""
-
-    line: int | None
-    id: str
-    """Its id, as far as it is known."""
-    reason: str
-
-
-Record: TypeAlias = SourceDocument | Reject
-
-
-class Source(Protocol):
-    """Something that documents can be read from, once."""
-
-    name: str
-    """For people."""
-    size: int | None
-    """How much there is to read; None where nobody knows."""
-    passed_over: int
-    """Files that are of no kind that can be read."""
-
-    def read(self) -> Iterator[Record]:
-        """The records, one after the other. Raises Problem when there is no going on."""
-
-
-class _Rejected(Exception):
-    """Why a record is no document."""
-
-    def __init__(self, reason: str, identity: str = "") -> None:
-        super().__init__(reason)
-        self.id = identity
-
-
-def open_source(argument: str) -> Source:
-    """The source that a command line names. Raises Problem when it cannot be read."""
-    if argument == "-":
-        # A reader of our own: a thread that waits in the interpreter's would keep it from ending.
-        return JsonLines("standard input", open(0, "rb", closefd=False), None)
+    A folder with a `corpus.jsonl` is a collection in BEIR's layout, and that file is the source.
+    """
     path = Path(argument)
     try:
+        if argument == "-":
+            # A reader of our own: a thread that waits in the interpreter's would keep it from ending.
+            return _opened("standard input", open(0, "rb", closefd=False), None, None, kind or "jsonl", columns)
+        if path.is_dir() and (path / "corpus.jsonl").is_file():
+            path = path / "corpus.jsonl"
         if path.is_dir():
             return Folder(path)
-        if path.suffix.lower() in _HTML | _MARKDOWN | _PLAIN:
+        suffix = path.suffix.lower()
+        if kind is None and suffix in _HTML | _MARKDOWN | _PLAIN:
             raise Problem(f"{path} is a single text file", f"name its folder: sluice index {path.parent}")
-        return JsonLines(str(path), path.open("rb"), path.stat().st_size)
+        kind = kind or _FORMATS.get(suffix, "jsonl")
+        return _opened(str(path), path.open("rb"), path.stat().st_size, state_of(path), kind, columns)
     except OSError as error:
-        raise _unreadable(str(path), error) from None
+        raise unreadable(str(path), error) from None
+
+
+def _opened(name: str, stream: BinaryIO, size: int | None, state: str | None, kind: Format, columns: Columns) -> Source:
+    if kind != "jsonl":
+        return Table(name, stream, size, state, delimiter="\t" if kind == "tsv" else None, columns=columns)
+    if columns != Columns():
+        raise Problem("JSON lines have no columns", "leave the names of columns out", exit_code=WRONG_COMMAND_LINE)
+    return JsonLines(name, stream, size, state)
 
 
 class JsonLines:
     """One JSON object a line, with `id` (or `_id`), `title`, `text` and `metadata`."""
 
-    def __init__(self, name: str, stream: BinaryIO, size: int | None) -> None:
+    def __init__(self, name: str, stream: BinaryIO, size: int | None, state: str | None) -> None:
         self.name = name
         self.size: int | None = size
         self.passed_over = 0
+        self.state = state
         self._stream = stream
 
-    def read(self) -> Iterator[Record]:
+    def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
         """See Source."""
-        position = 0
+        position = after.position
         try:
             with self._stream as stream:
-                for number, (raw, length) in enumerate(_lines(stream), start=1):
+                if position:
+                    stream.seek(position)
+                for number, (raw, length) in enumerate(lines(stream), start=after.place + 1):
                     position += length
                     if number == 1:
+                        check_beginning(self.name, raw)
                         self._check_beginning(raw)
                         raw = raw.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901  # the same line
                     if not raw.strip():
                         continue
                     try:
                         yield _document(_parsed(raw, length), number, position)
-                    except _Rejected as rejected:
-                        yield Reject(number, rejected.id, str(rejected))
+                    except Rejected as rejected:
+                        yield Reject(number, rejected.id, str(rejected), position)
         except OSError as error:
-            raise _unreadable(self.name, error) from None
+            raise unreadable(self.name, error) from None
 
     def _check_beginning(self, raw: bytes) -> None:
         """Tells at once what would otherwise be told for every line."""
-        if raw.startswith(b"\x1f\x8b"):
-            raise Problem(f"{self.name} is compressed", "unpack it on the way: zcat FILE | sluice index -")
-        for mark, encoding in _OTHER_UNICODE.items():
-            if raw.startswith(mark):
-                raise Problem(
-                    f"{self.name} is in {encoding}, not UTF-8",
-                    f"convert it on the way: iconv -f {encoding} -t UTF-8 FILE | sluice index -",
-                )
-        if b"\0" in raw:
-            raise Problem(f"{self.name} is no text", "give a file of JSON objects, one a line, in UTF-8")
         if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             raise Problem(
                 f"{self.name} is one JSON array, not one object a line",
@@ -147,35 +122,40 @@ class Folder:
         self.passed_over = 0
         with os.scandir(root):  # fails here and now if it cannot be read
             pass
-        size = 0
+        size, digest = 0, hashlib.sha256()
         for found in self._walk():
-            if isinstance(found, Reject) or _is_text(found):
+            if isinstance(found, Reject):
                 size += 1
+            elif is_text_file(found):
+                size += 1
+                with contextlib.suppress(OSError):  # told when it is read
+                    digest.update(f"{found}: {state_of(found)}\n".encode(errors="surrogateescape"))
             else:
                 self.passed_over += 1
         self.size: int | None = size
+        self.state: str | None = digest.hexdigest()
         if not size:
             raise Problem(
                 f"{root} holds no {_KINDS} file",
-                "name another folder, or a file of JSON lines: sluice index FOLDER/corpus.jsonl",
+                "name another folder, or a file of JSON lines: sluice index FOLDER/FILE.jsonl",
             )
 
-    def read(self) -> Iterator[Record]:
+    def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
         """See Source."""
-        position = 0
-        for found in self._walk():
+        readable = (found for found in self._walk() if isinstance(found, Reject) or is_text_file(found))
+        for position, found in enumerate(readable, start=1):
+            if position <= after.position:
+                continue
             if isinstance(found, Reject):
-                position += 1
-                yield found
-            elif _is_text(found):
-                position += 1
+                yield replace(found, position=position)
+            else:
                 identity = found.relative_to(self._root).as_posix()
                 try:
                     title, text = _content(found)
                 except OSError as error:
-                    yield Reject(None, identity, f"cannot be read: {error.strerror}")
-                except _Rejected as rejected:
-                    yield Reject(None, identity, str(rejected))
+                    yield Reject(None, identity, f"cannot be read: {error.strerror}", position)
+                except Rejected as rejected:
+                    yield Reject(None, identity, str(rejected), position)
                 else:
                     yield SourceDocument(identity, title, text, position=position)
 
@@ -190,7 +170,8 @@ class Folder:
             yield Reject(None, name, f"this folder cannot be read: {error.strerror}")
 
 
-def _is_text(path: Path) -> bool:
+def is_text_file(path: Path) -> bool:
+    """Whether a folder's file is read."""
     return path.suffix.lower() in _HTML | _MARKDOWN | _PLAIN and path.is_file()
 
 
@@ -198,43 +179,25 @@ def _content(path: Path) -> tuple[str, str]:
     """Title and text of a file."""
     with path.open("rb") as stream:
         raw = stream.read(MAX_RECORD_BYTES + 1)
-    text = _decoded(raw, len(raw)).removeprefix("\ufeff")
+    text = decoded(raw, len(raw)).removeprefix("\ufeff")
     title = ""
     if path.suffix.lower() in _HTML:
         title, text = html_content(text)
     elif path.suffix.lower() in _MARKDOWN:
         title = markdown_title(text)
     if not text.strip():
-        raise _Rejected("holds no text")
+        raise Rejected("holds no text")
     return title or path.name, text
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Every line and its length; of one that is too long only the beginning."""
-    while beginning := stream.readline(MAX_RECORD_BYTES + 1):
-        length, part = len(beginning), beginning
-        while length > MAX_RECORD_BYTES and not part.endswith(b"\n") and (part := stream.readline(MAX_RECORD_BYTES)):
-            length += len(part)
-        yield beginning, length
 
 
 def _parsed(raw: bytes, length: int) -> dict[str, Any]:
     try:
-        record = json.loads(_decoded(raw, length))
+        record = json.loads(decoded(raw, length))
     except (ValueError, RecursionError) as error:
-        raise _Rejected(f"is not JSON: {error}") from None
+        raise Rejected(f"is not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise _Rejected("is not a JSON object")
+        raise Rejected("is not a JSON object")
     return record
-
-
-def _decoded(raw: bytes, length: int) -> str:
-    if length > MAX_RECORD_BYTES:
-        raise _Rejected(f"is longer than {MAX_RECORD_BYTES // 2**20} MiB; split it")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise _Rejected(f"is not UTF-8 (at byte {error.start}); convert it with iconv") from None
 
 
 def _document(record: dict[str, Any], line: int, position: int) -> SourceDocument:
@@ -242,12 +205,12 @@ def _document(record: dict[str, Any], line: int, position: int) -> SourceDocumen
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
-        raise _Rejected('has no "id" (or "_id"): a string or a whole number')
+        raise Rejected('has no "id" (or "_id"): a string or a whole number')
     title = _member(record, "title", str, identity) or ""
     text = _member(record, "text", str, identity) or ""
     metadata = _member(record, "metadata", dict, identity) or {}
     if not f"{title}{text}".strip():
-        raise _Rejected("has neither title nor text", identity)
+        raise Rejected("has neither title nor text", identity)
     known = {name: value for name, value in metadata.items() if value is not None}
     return SourceDocument(identity, title, text, known, line=line, position=position)
 
@@ -257,8 +220,4 @@ def _member(record: dict[str, Any], name: str, kind: type[MemberT], identity: st
     value = record.get(name)
     if value is None or isinstance(value, kind):
         return value
-    raise _Rejected(f'has a "{name}" that is no {"object" if kind is dict else "string"}', identity)
-
-
-def _unreadable(name: str, error: OSError) -> Problem:
-    return Problem(f"{name} cannot be read: {error.strerror or error}", "check its path and that you may read it")
+    raise Rejected(f'has a "{name}" that is no {"object" if kind is dict else "string"}', identity)

@@ -30,6 +30,7 @@ Every call has a deadline. Whatever fails, fails as a `SluiceError`.
 
 from sluice_client.answers import (
     Answer,
+    Chunk,
     Features,
     Outcome,
     Policies,
@@ -42,12 +43,14 @@ from sluice_client.answers import (
 )
 from sluice_client.client import SluiceClient
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
-from sluice_client.documents import Document, Indexed, MetadataValue
+from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
 from sluice_client.filters import Condition, Filter, field
 
 __all__ = [
     "Answer",
+    "Chunk",
+    "Chunking",
     "CollectionConfig",
     "Condition",
     "Config",

@@ -95,10 +95,22 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Which part of a document a result is: the characters of its text from `start` up to `end`."""
+
+    number: int
+    """Its place among the document's chunks, from 1."""
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """A document that was found."""
+    """A document, or a chunk of one, that was found."""
 
     id: str
+    """The document's; of chunks beyond the first, that with "#" and the chunk's number."""
     title: str
     text: str
     metadata: Mapping[str, MetadataValue]
@@ -109,6 +121,9 @@ class Result:
     scores: Scores
     duplicate_count: int = 0
     """Near-duplicates that it stands for, where the search collapsed them."""
+    document_id: str = ""
+    chunk: Chunk | None = None
+    """None where it is the whole document."""
 
 
 @dataclass(frozen=True, slots=True)

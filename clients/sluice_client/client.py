@@ -17,7 +17,7 @@ from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice_client import indexing, wire
 from sluice_client.answers import Answer, Features, Policies, Result
 from sluice_client.configuration import Config
-from sluice_client.documents import Document, Indexed
+from sluice_client.documents import Chunking, Document, Indexed
 from sluice_client.errors import SluiceError, error_from
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
@@ -57,6 +57,7 @@ class SearchOptions(TypedDict, total=False):
     features: Features
     policies: Policies
     collapse_duplicates: bool
+    group_by_document: bool
     timeout: float | None
 
 
@@ -64,7 +65,8 @@ class SluiceClient:
     """A gateway's caller. Made for use as `async with SluiceClient(address) as client:`, in any number of tasks.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own; storing has its own,
-    `index_timeout`, because embedding a batch on a small machine takes its time.
+    `index_timeout`, because embedding a batch on a small machine takes its time: the more of it, the longer its text is
+    beyond that of a usual batch.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class SluiceClient:
         features: Features = Features(),  # noqa: B008  # frozen
         policies: Policies = Policies(),  # noqa: B008  # frozen
         collapse_duplicates: bool = False,
+        group_by_document: bool = False,
         page_token: str = "",
         timeout: float | None = None,
     ) -> Answer:
@@ -113,6 +116,7 @@ class SluiceClient:
             features: What to switch on or off for this question.
             policies: What happens when a stage fails.
             collapse_duplicates: Lets the best of several passages that share nearly all of their words stand for them.
+            group_by_document: Keeps only the best chunk of a document.
             page_token: `next_page_token` of the page before; all else must be as it was then.
             timeout: Deadline in seconds.
 
@@ -128,6 +132,7 @@ class SluiceClient:
             user_id=wire.sendable("user_id", user_id),
             features=wire.to_features(features),
             policies=wire.to_policies(policies),
+            group_by_document=group_by_document,
             page_token=wire.sendable("page_token", page_token),
             collapse_duplicates=collapse_duplicates,
         )
@@ -154,10 +159,17 @@ class SluiceClient:
                 yield result
 
     async def index(
-        self, documents: Sequence[Document], *, collection: str = "", timeout: float | None = None
+        self,
+        documents: Sequence[Document],
+        *,
+        collection: str = "",
+        chunking: Chunking | None = None,
+        timeout: float | None = None,
     ) -> Indexed:
         """Stores one batch of 1 to 512 documents, or replaces those with the same id: all of them or none.
 
+        With `chunking`, documents that are too long for one vector are cut; without, their end is found by words alone.
+        Chunks that a document had before and has no more are deleted.
         A collection that does not exist is made. Raises SluiceError; its `field` names the document to blame, as in
         `documents[3].metadata.year`.
         """
@@ -165,9 +177,11 @@ class SluiceClient:
             collection=wire.sendable("collection", collection),
             documents=[wire.to_document(f"documents[{place}]", document) for place, document in enumerate(documents)],
         )
-        reply = await self._call(
-            self._stub.IndexDocuments, request, self._index_timeout if timeout is None else timeout
-        )
+        if chunking is not None:
+            request.chunking.CopyFrom(wire.to_chunking(chunking))
+        if timeout is None:
+            timeout = self._index_timeout * indexing.share_of_a_batch(documents)
+        reply = await self._call(self._stub.IndexDocuments, request, timeout)
         return wire.from_indexed(reply)
 
     async def index_all(
@@ -175,8 +189,9 @@ class SluiceClient:
         documents: Iterable[DocumentT] | AsyncIterable[DocumentT],
         *,
         collection: str = "",
+        chunking: Chunking | None = None,
         batch_size: int = 128,
-        concurrency: int = 2,
+        concurrency: int = 4,
         on_progress: Callable[[Sequence[DocumentT], Indexed], None] | None = None,
         on_rejected: Callable[[DocumentT, SluiceError], None] | None = None,
         timeout: float | None = None,
@@ -194,6 +209,7 @@ class SluiceClient:
         Args:
             documents: A plain iterable is read in a worker thread; an asynchronous one in the event loop.
             collection: Where to; the gateway's default if empty.
+            chunking: How documents that are too long for one vector are cut; None stores them whole.
             batch_size: Documents a call, 1 to 512; fewer where they are long.
             concurrency: Batches under way at once.
             on_progress: Called with every batch that is stored, and what became of it.
@@ -205,7 +221,7 @@ class SluiceClient:
             NotStored: The first batch that cannot be stored, with its documents.
         """
         return await indexing.index_all(
-            partial(self.index, collection=collection, timeout=timeout),
+            partial(self.index, collection=collection, chunking=chunking, timeout=timeout),
             documents,
             batch_size=batch_size,
             concurrency=concurrency,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sluice_client.answers import Features, Stage
 
@@ -38,8 +39,11 @@ class CollectionConfig:
     model_fingerprint: str
     dimension: int
     document_count: int
+    """Passages: documents, and chunks of documents."""
     fields: Mapping[str, str]
     """Metadata fields that can be filtered on, with their types in words."""
+    created: datetime | None = None
+    """When the index version was made; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

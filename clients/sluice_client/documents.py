@@ -25,6 +25,17 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunking:
+    """How documents that are too long for one vector are cut. What fits into one chunk is stored whole."""
+
+    chunk_tokens: int = 0
+    """Most tokens of a chunk, by the embedding model's tokenizer, the title that goes with it included: 32 up to the
+    model's window; 0 is the window."""
+    overlap_tokens: int | None = None
+    """Most tokens that a chunk shares with the one before, below half of a chunk; None is an eighth of a chunk."""
+
+
+@dataclass(frozen=True, slots=True)
 class Indexed:
     """What became of a batch of documents: all of it is stored, durably."""
 
@@ -33,3 +44,5 @@ class Indexed:
     """Documents whose end did not fit the model's window: found by words whole, by vector in part."""
     index_version: str
     model: str
+    passage_count: int = 0
+    """Passages stored for them: more than documents where some were cut into chunks."""

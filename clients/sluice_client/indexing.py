@@ -17,8 +17,8 @@ from sluice_client.errors import NotStored, SluiceError
 DocumentT = TypeVar("DocumentT", bound=Document)
 Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
 
-# Far below the 16 MiB that a gateway takes in one message, whatever the script: a character is up to 4 bytes.
-BATCH_CHARACTERS = 2_000_000
+# Some hundred chunks, which take seconds to embed; even a few calls at once leave room in the embedder's queue.
+BATCH_CHARACTERS = 100_000
 READ_AHEAD = 128
 MAX_ATTEMPTS = 8
 FIRST_BACKOFF_SECONDS = 0.25
@@ -72,6 +72,15 @@ async def index_all(
     return stored
 
 
+def share_of_a_batch(documents: Sequence[Document]) -> float:
+    """How many times the text of a full batch this is; at least 1."""
+    return max(1.0, sum(_characters(document) for document in documents) / BATCH_CHARACTERS)
+
+
+def _characters(document: Document) -> int:
+    return len(document.title) + len(document.text)
+
+
 async def _batches(
     documents: Iterable[DocumentT] | AsyncIterable[DocumentT], batch_size: int
 ) -> AsyncIterator[list[DocumentT]]:
@@ -80,7 +89,7 @@ async def _batches(
     ids: set[str] = set()
     characters = 0
     async for document in _each(documents):
-        size = len(document.title) + len(document.text)
+        size = _characters(document)
         if batch and (len(batch) >= batch_size or characters + size > BATCH_CHARACTERS or document.id in ids):
             yield batch
             batch, ids, characters = [], set(), 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_client.answers import (
     Answer,
+    Chunk,
     Features,
     Outcome,
     Policies,
@@ -18,7 +20,7 @@ from sluice_client.answers import (
     Strategy,
 )
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
-from sluice_client.documents import Document, Indexed, MetadataValue
+from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import invalid
 from sluice_client.filters import Condition, Filter
 
@@ -110,6 +112,13 @@ def to_document(path: str, document: Document) -> pb.Document:
     )
 
 
+def to_chunking(chunking: Chunking) -> pb.Chunking:
+    """How long documents are cut."""
+    chunk_tokens = sendable_number("chunking.chunk_tokens", chunking.chunk_tokens)
+    overlap_tokens = sendable_number("chunking.overlap_tokens", chunking.overlap_tokens)
+    return pb.Chunking(chunk_tokens=chunk_tokens or 0, overlap_tokens=overlap_tokens)
+
+
 def to_filter(given: Filter) -> pb.Filter:
     """A filter."""
 
@@ -193,7 +202,7 @@ def from_search(reply: pb.SearchResponse) -> Answer:
 
 
 def _result(result: pb.Result) -> Result:
-    scores = result.scores
+    scores, part = result.scores, result.chunk
     values = {name: from_value(value) for name, value in result.metadata.items()}
     return Result(
         id=result.id,
@@ -208,6 +217,8 @@ def _result(result: pb.Result) -> Result:
             rerank=scores.rerank if scores.HasField("rerank") else None,
         ),
         duplicate_count=result.duplicate_count,
+        document_id=result.document_id or result.id,
+        chunk=Chunk(part.number, part.count, part.start, part.end) if result.HasField("chunk") else None,
     )
 
 
@@ -225,7 +236,13 @@ def _report(report: pb.StageReport) -> StageReport:
 
 def from_indexed(reply: pb.IndexDocumentsResponse) -> Indexed:
     """What was stored."""
-    return Indexed(reply.indexed_count, list(reply.truncated_ids), reply.index_version, reply.model)
+    return Indexed(
+        count=reply.indexed_count,
+        truncated_ids=list(reply.truncated_ids),
+        index_version=reply.index_version,
+        model=reply.model,
+        passage_count=reply.passage_count,
+    )
 
 
 def from_config(reply: pb.GetConfigResponse) -> Config:
@@ -255,6 +272,7 @@ def from_config(reply: pb.GetConfigResponse) -> Config:
             dimension=collection.dimension,
             document_count=collection.document_count,
             fields=dict(collection.fields),
+            created=collection.create_time.ToDatetime(UTC) if collection.HasField("create_time") else None,
         ),
         release=reply.release,
     )

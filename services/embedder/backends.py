@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.common.models.info import ModelInfo, ModelKind
 from services.common.models.runtime import Backend, Device, Precision, Runtime, load_runtime
-from services.common.models.tokenization import TokenizedText
+from services.common.models.tokenization import TokenizedText, Word
 
 
 class TextKind(StrEnum):
@@ -26,7 +26,7 @@ class TextKind(StrEnum):
 
 
 class EmbeddingBackend(Protocol):
-    """What the encoder needs of an engine. Both calls block and are thread safe."""
+    """What the encoder needs of an engine. All calls block and are thread safe."""
 
     @property
     def model(self) -> ModelInfo:
@@ -40,6 +40,9 @@ class EmbeddingBackend(Protocol):
 
     def warm_up(self, batch_tokens: int) -> None:
         """Makes batches of up to so many padded tokens quick. Seconds."""
+
+    def words(self, text: str) -> list[Word]:
+        """All words of a text of any length; their tokens add up to those of the text, less what is around it."""
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """Vectors [texts, dimension] by one forward pass, padded to the longest text. At least one text."""
@@ -64,6 +67,10 @@ class ModelBackend:
     def warm_up(self, batch_tokens: int) -> None:
         """See `EmbeddingBackend.warm_up`."""
         self._runtime.warm_up(batch_tokens)
+
+    def words(self, text: str) -> list[Word]:
+        """See `EmbeddingBackend.words`."""
+        return self._runtime.tokenizer.words(text)
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """See `EmbeddingBackend.embed`."""
@@ -109,6 +116,10 @@ class PseudoBackend:
 
     def warm_up(self, batch_tokens: int) -> None:
         """Nothing is slower the first time."""
+
+    def words(self, text: str) -> list[Word]:
+        """See `EmbeddingBackend.words`."""
+        return [Word(found.start(), found.end(), 1) for found in self._WORDS.finditer(text)]
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """The sum of the words' vectors, brought to length 1."""

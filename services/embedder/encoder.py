@@ -7,6 +7,7 @@ import hashlib
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Self
 
 from services.common.inference import Computed, Inference, least_tokens
@@ -14,11 +15,27 @@ from services.common.models.info import ModelInfo
 from services.common.models.tokenization import TokenizedText
 from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.embedder.backends import EmbeddingBackend, TextKind
+from services.embedder.chunking import Chunk, cut
 
 _WARM_UP_WORDS = (1, 8, 24, 60, 120, 240)
+# Far more than any window holds: what comes after it in a title or a text is not looked at to see whether it fits.
+_BEYOND_ANY_WINDOW = 16_384
 
 Encoded = Computed[TokenizedText, bytes]
 """Texts as the model read them, and a vector for each: its float32 values, little-endian."""
+
+
+@dataclass(frozen=True, slots=True)
+class TitledText:
+    """A text, and what stands on a line before each of its chunks when they are embedded."""
+
+    title: str
+    text: str
+
+    @property
+    def reading(self) -> str:
+        """Both together."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
 
 
 class Encoder:
@@ -68,6 +85,23 @@ class Encoder:
             caller=caller,
             deadline=deadline,
         )
+
+    async def split(self, texts: Sequence[TitledText], *, chunk_tokens: int, overlap_tokens: int) -> list[list[Chunk]]:
+        """Cuts each text into chunks of at most `chunk_tokens`, title and special tokens included.
+
+        A title longer than half a chunk leaves the text half a chunk all the same; then they are longer together.
+        """
+        return await asyncio.to_thread(lambda: [self._cut(text, chunk_tokens, overlap_tokens) for text in texts])
+
+    def _cut(self, text: TitledText, chunk_tokens: int, overlap_tokens: int) -> list[Chunk]:
+        if len(text.reading) <= _BEYOND_ANY_WINDOW:
+            (whole,) = self._backend.tokenize([text.reading], TextKind.DOCUMENT)
+            if not whole.truncated and whole.token_count <= chunk_tokens:
+                return [Chunk(0, len(text.text), whole.token_count)]
+        empty, title = self._backend.tokenize(["", text.title[:_BEYOND_ANY_WINDOW]], TextKind.DOCUMENT)
+        room = max(chunk_tokens - title.token_count, (chunk_tokens - empty.token_count) // 2)
+        chunks = cut(text.text, self._backend.words(text.text), room=room, overlap=overlap_tokens)
+        return [replace(chunk, token_count=title.token_count + chunk.token_count) for chunk in chunks]
 
 
 def _key(text: TokenizedText) -> bytes:

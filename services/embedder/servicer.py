@@ -15,13 +15,16 @@ from services.common.timing import deadline_of, duration
 from services.common.validation import check_count, check_text
 from services.embedder import metrics
 from services.embedder.backends import TextKind
-from services.embedder.encoder import Encoder
+from services.embedder.encoder import Encoder, TitledText
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_TEXTS = 1024
 MAX_TEXT_BYTES = 65_536
+MIN_CHUNK_TOKENS = 32
+OVERLAP_SHARE = 8
+"""The part of a chunk that it shares with the one before, where the caller leaves that to us."""
 
 _KINDS = {
     embedder_pb2.TEXT_KIND_QUERY: TextKind.QUERY,
@@ -71,6 +74,41 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
                 tokenize_duration=duration(encoded.tokenize_seconds),
                 compute_duration=duration(encoded.compute_seconds),
             ),
+        )
+
+    async def SplitTexts(  # noqa: N802  # gRPC's name
+        self, request: embedder_pb2.SplitTextsRequest, context: Context
+    ) -> embedder_pb2.SplitTextsResponse:
+        """Says where to cut texts."""
+        check_count("texts", len(request.texts), MAX_TEXTS)
+        window = self._model.max_token_count
+        chunk_tokens = request.chunk_tokens or window
+        if not min(MIN_CHUNK_TOKENS, window) <= chunk_tokens <= window:
+            raise InvalidArgument(
+                "chunk_tokens",
+                f"is {chunk_tokens}; send {MIN_CHUNK_TOKENS} to {window}, the window of {self._model.name}, or 0",
+            )
+        overlap_tokens = request.overlap_tokens if request.HasField("overlap_tokens") else chunk_tokens // OVERLAP_SHARE
+        if not 0 <= overlap_tokens < chunk_tokens / 2:
+            raise InvalidArgument(
+                "overlap_tokens", f"is {overlap_tokens}; send less than half of a chunk of {chunk_tokens}"
+            )
+        split = await self._encoder.split(
+            [TitledText(text.title, text.text) for text in request.texts],
+            chunk_tokens=chunk_tokens,
+            overlap_tokens=overlap_tokens,
+        )
+        return embedder_pb2.SplitTextsResponse(
+            texts=[
+                embedder_pb2.TextChunks(
+                    chunks=[
+                        embedder_pb2.TextChunk(start=chunk.start, end=chunk.end, token_count=chunk.token_count)
+                        for chunk in chunks
+                    ]
+                )
+                for chunks in split
+            ],
+            model=self._model,
         )
 
     async def GetModel(  # noqa: N802  # gRPC's name

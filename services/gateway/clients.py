@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from services.common.client import StageChannel
-from services.common.errors import InvalidArgument, NotFound, SluiceError
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.gateway.features import ExpansionStrategy
 from services.gateway.stages import (
     Candidate,
+    Chunk,
     Embedded,
     Expanded,
     Passage,
@@ -79,13 +80,16 @@ class EmbedderClient:
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Vectors of documents, in bulk."""
-        slices = [texts[start : start + EMBED_SLICE] for start in range(0, len(texts), EMBED_SLICE)]
-        parts = await asyncio.gather(
-            *(
-                self._embed(part, embedder_pb2.TEXT_KIND_DOCUMENT, embedder_pb2.PRIORITY_BULK, deadline)
-                for part in slices
+        # One slice after the other: a call with very many chunks must not fill the embedder's queue.
+        parts = [
+            await self._embed(
+                texts[start : start + EMBED_SLICE],
+                embedder_pb2.TEXT_KIND_DOCUMENT,
+                embedder_pb2.PRIORITY_BULK,
+                deadline,
             )
-        )
+            for start in range(0, len(texts), EMBED_SLICE)
+        ]
         return Embedded(
             vectors=[vector for part in parts for vector in part.vectors],
             model=parts[0].model,
@@ -95,6 +99,22 @@ class EmbedderClient:
             dimension=parts[0].dimension,
             precision=parts[0].precision,
         )
+
+    async def split_documents(
+        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
+    ) -> list[list[tuple[int, int]]]:
+        """Start and end of the chunks of every document."""
+        request = embedder_pb2.SplitTextsRequest(
+            texts=[embedder_pb2.TitledText(title=document.title, text=document.text) for document in documents],
+            chunk_tokens=chunk_tokens,
+            overlap_tokens=overlap_tokens,
+        )
+        try:
+            reply = await self.channel.call(self._stub.SplitTexts, request, deadline=deadline)
+        except InvalidArgument as error:
+            field = error.field
+            raise InvalidArgument(f"chunking.{field}", error.message.removeprefix(f"{field}: ")) from None
+        return [[(chunk.start, chunk.end) for chunk in text.chunks] for text in reply.texts]
 
     async def model(self, *, deadline: float) -> ModelCard:
         """The model that serves."""
@@ -159,6 +179,7 @@ class CollectionCard:
     dimension: int
     passage_count: int
     fields: dict[str, str]
+    created: datetime
 
 
 class RetrieverClient:
@@ -234,7 +255,11 @@ class RetrieverClient:
         try:
             reply = await self.channel.call(self._stub.UpsertPassages, request, deadline=deadline)
         except InvalidArgument as error:
-            raise _in_callers_words(error, "passages", "documents") from None
+            if error.field.endswith(".vector"):  # no caller's fault
+                raise FailedPrecondition(
+                    f"the embedder's vectors do not fit the collection: {error.message}", reason=error.reason
+                ) from None
+            raise
         return Upserted(reply.upserted_count, reply.index_version)
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> int:
@@ -262,20 +287,24 @@ class RetrieverClient:
             found.model.dimension,
             found.passage_count,
             fields,
+            found.create_time.ToDatetime(UTC),
         )
 
 
 def _passage(message: retriever_pb2.Passage) -> Passage:
     metadata = {field: value.SerializeToString() for field, value in message.metadata.items()}
-    return Passage(message.id, message.title, message.text, metadata)
+    part = message.chunk
+    chunk = (
+        Chunk(part.document_id, part.number, part.count, part.start, part.end) if message.HasField("chunk") else None
+    )
+    return Passage(message.id, message.title, message.text, metadata, chunk)
 
 
 def _passage_message(passage: Passage) -> retriever_pb2.Passage:
     metadata = {field: retriever_pb2.Value.FromString(value) for field, value in passage.metadata.items()}
-    return retriever_pb2.Passage(id=passage.id, title=passage.title, text=passage.text, metadata=metadata)
-
-
-def _in_callers_words(error: InvalidArgument, theirs: str, ours: str) -> SluiceError:
-    """The same error about the field that the gateway's caller knows."""
-    field = error.field.replace(theirs, ours, 1) if error.field.startswith(theirs) else error.field
-    return InvalidArgument(field, error.message.removeprefix(f"{error.field}: "), reason=error.reason)
+    message = retriever_pb2.Passage(id=passage.id, title=passage.title, text=passage.text, metadata=metadata)
+    if chunk := passage.chunk:
+        message.chunk.document_id = chunk.document_id
+        message.chunk.number, message.chunk.count = chunk.number, chunk.count
+        message.chunk.start, message.chunk.end = chunk.start, chunk.end
+    return message

@@ -1,14 +1,29 @@
-"""From documents to an index: embed, make the collection if there is none yet, store."""
+"""From documents to an index: cut what is too long, embed, make the collection if there is none yet, store."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
-from services.gateway.stages import Embedded, Passage, Upserted
+from services.gateway.stages import Chunk, Embedded, Passage, Upserted
+
+# The retriever takes up to 1000 passages in a call.
+UPSERT_SLICE = 512
+MAX_ID_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How long documents are cut."""
+
+    chunk_tokens: int
+    """Most tokens of a chunk; 0 is the window of the model that serves."""
+    overlap_tokens: int | None
+    """Most tokens that a chunk shares with the one before; None leaves that to the embedder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +34,15 @@ class Indexed:
     truncated_ids: Sequence[str]
     index_version: str
     model: str
+    passage_count: int
 
 
 class DocumentEmbedder(Protocol):
     """Documents to vectors, in bulk."""
+
+    async def split_documents(  # noqa: D102
+        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
+    ) -> Sequence[Sequence[tuple[int, int]]]: ...
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded: ...  # noqa: D102
 
@@ -50,34 +70,97 @@ class Indexing:
         self._embedder = embedder
         self._store = store
 
-    async def index(self, collection: str, documents: Sequence[Passage], *, deadline: float) -> Indexed:
+    async def index(
+        self, collection: str, documents: Sequence[Passage], *, chunking: Chunking | None = None, deadline: float
+    ) -> Indexed:
         """Embeds and stores documents by a moment on the monotonic clock.
 
         A collection that does not exist is created for the model that serves. Raises InvalidArgument naming the
         field of a document that cannot be stored; nothing is stored then.
         """
         _check(documents)
-        embedded = await self._embedder.embed_documents([document.reading for document in documents], deadline=deadline)
+        passages = list(documents) if chunking is None else await self._chunks(documents, chunking, deadline)
+        embedded = await self._embedder.embed_documents([passage.reading for passage in passages], deadline=deadline)
+        places = {document.id: place for place, document in enumerate(documents)}
         try:
-            stored = await self._upsert(collection, documents, embedded, deadline)
+            index_version = await self._upsert(collection, passages, embedded, places, deadline)
         except NotFound:
             # Where somebody else was first, theirs serves as well.
             with contextlib.suppress(AlreadyExists):
                 await self._store.create_collection(collection, embedded, deadline=deadline)
-            stored = await self._upsert(collection, documents, embedded, deadline)
-        truncated = [document.id for document, cut in zip(documents, embedded.truncated, strict=True) if cut]
-        return Indexed(stored.count, truncated, stored.index_version, embedded.model)
+            index_version = await self._upsert(collection, passages, embedded, places, deadline)
+        truncated = {
+            passage.document_id: None for passage, cut in zip(passages, embedded.truncated, strict=True) if cut
+        }
+        in_order = sorted(truncated, key=places.__getitem__)
+        return Indexed(len(documents), in_order, index_version, embedded.model, len(passages))
+
+    async def _chunks(self, documents: Sequence[Passage], chunking: Chunking, deadline: float) -> list[Passage]:
+        """The documents, those that are too long cut: whole ones and first chunks before all others.
+
+        So the first call to the store has something of every document, and finds what is wrong with any of them before
+        anything is stored; and the chunk that says how many there are is there before the others.
+        """
+        ranges = await self._embedder.split_documents(
+            documents, chunk_tokens=chunking.chunk_tokens, overlap_tokens=chunking.overlap_tokens, deadline=deadline
+        )
+        first: list[Passage] = []
+        others: list[Passage] = []
+        for place, (document, parts) in enumerate(zip(documents, ranges, strict=True)):
+            if len(parts) == 1:
+                first.append(document)
+                continue
+            chunks = [
+                replace(
+                    document,
+                    id=document.id if number == 1 else f"{document.id}#{number}",
+                    text=document.text[start:end],
+                    chunk=Chunk(document.id, number, len(parts), start, end),
+                )
+                for number, (start, end) in enumerate(parts, start=1)
+            ]
+            if len(chunks[-1].id.encode()) > MAX_ID_BYTES:
+                raise InvalidArgument(
+                    f"documents[{place}].id", "is too long for the number of a chunk to be added to it"
+                )
+            first.append(chunks[0])
+            others += chunks[1:]
+        return first + others
 
     async def _upsert(
-        self, collection: str, documents: Sequence[Passage], embedded: Embedded, deadline: float
-    ) -> Upserted:
-        return await self._store.upsert(
-            collection,
-            documents,
-            embedded.vectors,
-            model_fingerprint=embedded.fingerprint,
-            deadline=deadline,
-        )
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        embedded: Embedded,
+        places: Mapping[str, int],
+        deadline: float,
+    ) -> str:
+        """The index version that took them."""
+        for start in range(0, len(passages), UPSERT_SLICE):
+            part = passages[start : start + UPSERT_SLICE]
+            try:
+                stored = await self._store.upsert(
+                    collection,
+                    part,
+                    embedded.vectors[start : start + UPSERT_SLICE],
+                    model_fingerprint=embedded.fingerprint,
+                    deadline=deadline,
+                )
+            except InvalidArgument as error:
+                raise _in_callers_words(error, part, places) from None
+        return stored.index_version
+
+
+def _in_callers_words(
+    error: InvalidArgument, passages: Sequence[Passage], places: Mapping[str, int]
+) -> InvalidArgument:
+    """The same error about the field that the gateway's caller knows."""
+    found = re.match(r"passages\[(\d+)\]", error.field)
+    if found is None:
+        return error
+    place = places[passages[int(found[1])].document_id]
+    field = f"documents[{place}]{error.field[found.end() :]}"
+    return InvalidArgument(field, error.message.removeprefix(f"{error.field}: "), reason=error.reason)
 
 
 def _check(documents: Sequence[Passage]) -> None:

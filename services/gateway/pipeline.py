@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from services.common.errors import DeadlineExceeded, SluiceError
 from services.gateway.budgets import Budgets, Pace, last_moment
 from services.gateway.duplicates import collapse
+from services.gateway.grouping import best_of_each
 from services.gateway.ranking import Ranked, blend
 from services.gateway.stages import (
     Answer,
@@ -45,6 +46,9 @@ ResultT = TypeVar("ResultT")
 MAX_CANDIDATES = 1000
 # How much further to reach where near-duplicates are collapsed, so that a page is full unless most are duplicates.
 _COLLAPSED_REACH = 3
+# Where only the best chunk of a document is wanted, so many times the candidates are asked for, and again if that is
+# too few.
+CHUNKS_A_DOCUMENT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,9 @@ class _Run:
         scores = await self._rerank(retrieved.candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         ranked = blend([candidate.score for candidate in retrieved.candidates], scores, self._weights.rerank)
+        if self._question.group_by_document:
+            documents = [candidate.passage.document_id for candidate in retrieved.candidates]
+            ranked = best_of_each(ranked, lambda item: documents[item.position])
         stands_for = [0] * len(ranked)
         if self._question.collapse_duplicates:
             ranked, stands_for = await self._collapsed(ranked, retrieved.candidates)
@@ -224,17 +231,25 @@ class _Run:
         reach = self._question.offset + self._question.limit
         if self._question.collapse_duplicates:
             reach *= _COLLAPSED_REACH
-        retrieved = await self._stages.retriever.search(
-            self._question.collection,
-            variants,
-            filter=self._question.filter,
-            # One more than the page needs tells whether there is another page.
-            limit=min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0)),
-            dense_weight=self._weights.dense if features.dense else 0.0,
-            lexical_weight=self._weights.lexical if features.lexical else 0.0,
-            model_fingerprint=fingerprint,
-            deadline=last_moment(self._deadline),
-        )
+        # One more than the page needs tells whether there is another page.
+        limit = min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0))
+        while True:
+            if self._question.group_by_document:
+                limit = min(MAX_CANDIDATES, limit * CHUNKS_A_DOCUMENT)
+            retrieved = await self._stages.retriever.search(
+                self._question.collection,
+                variants,
+                filter=self._question.filter,
+                limit=limit,
+                dense_weight=self._weights.dense if features.dense else 0.0,
+                lexical_weight=self._weights.lexical if features.lexical else 0.0,
+                model_fingerprint=fingerprint,
+                deadline=last_moment(self._deadline),
+            )
+            documents = {candidate.passage.document_id for candidate in retrieved.candidates}
+            all_there = len(retrieved.candidates) < limit or limit == MAX_CANDIDATES
+            if not self._question.group_by_document or len(documents) > reach or all_there:
+                break
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
         blind = features.dense and not any(variant.vector for variant in variants)

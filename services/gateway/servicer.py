@@ -22,7 +22,7 @@ from services.gateway.clients import (
     RetrieverClient,
 )
 from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
-from services.gateway.indexing import Indexing
+from services.gateway.indexing import Chunking, Indexing
 from services.gateway.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
@@ -96,6 +96,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             request.features.SerializeToString(deterministic=True),
             request.policies.SerializeToString(deterministic=True),
             *([b"collapse_duplicates"] if request.collapse_duplicates else []),
+            b"by document" if request.group_by_document else b"",
         )
         page = paging.decode(request.page_token, digest)
         layers = [page.pinned, _overrides(request.features)]
@@ -113,6 +114,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             offset=page.offset,
             limit=_limit(request),
             collapse_duplicates=request.collapse_duplicates,
+            group_by_document=request.group_by_document,
         )
         answer = await self._pipeline.search(question, deadline=deadline)
         metrics.observe_search(answer.reports, len(answer.results))
@@ -144,6 +146,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         indexed = await self._indexing.index(
             request.collection or self._settings.qdrant_collection,
             documents,
+            chunking=_chunking(request.chunking) if request.HasField("chunking") else None,
             deadline=deadline_of(context, self._settings.index_deadline_seconds),
         )
         return gateway_pb2.IndexDocumentsResponse(
@@ -151,6 +154,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             truncated_ids=indexed.truncated_ids,
             index_version=indexed.index_version,
             model=indexed.model,
+            passage_count=indexed.passage_count,
         )
 
     async def DeleteDocuments(  # noqa: N802  # gRPC's name
@@ -219,7 +223,7 @@ async def _collection_config(retriever: RetrieverClient, name: str, deadline: fl
         return config  # the report of the retriever says why
     if card is None:
         return config
-    return gateway_pb2.CollectionConfig(
+    config = gateway_pb2.CollectionConfig(
         name=name,
         exists=True,
         index_version=card.index_version,
@@ -229,6 +233,12 @@ async def _collection_config(retriever: RetrieverClient, name: str, deadline: fl
         document_count=card.passage_count,
         fields=card.fields,
     )
+    config.create_time.FromDatetime(card.created)
+    return config
+
+
+def _chunking(chunking: gateway_pb2.Chunking) -> Chunking:
+    return Chunking(chunking.chunk_tokens, chunking.overlap_tokens if chunking.HasField("overlap_tokens") else None)
 
 
 def _limit(request: gateway_pb2.SearchRequest) -> int:
@@ -277,8 +287,11 @@ def _features(features: Features) -> gateway_pb2.Features:
 
 
 def _result(result: Result) -> gateway_pb2.Result:
+    part = result.passage.chunk
     return gateway_pb2.Result(
         id=result.passage.id,
+        document_id=result.passage.document_id,
+        chunk=gateway_pb2.Chunk(number=part.number, count=part.count, start=part.start, end=part.end) if part else None,
         title=result.passage.title,
         text=result.passage.text,
         # The retriever's values and the gateway's are the same on the wire.

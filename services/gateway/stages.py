@@ -66,6 +66,8 @@ class Question:
     """Most results to return."""
     collapse_duplicates: bool = False
     """Whether the best of several near-duplicates stands for them."""
+    group_by_document: bool = False
+    """Whether only the best chunk of a document is a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,18 @@ class SearchVariant:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Which part of a document a passage is: the characters of its text from `start` up to `end`."""
+
+    document_id: str
+    number: int
+    """From 1."""
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """What is stored and found."""
 
@@ -116,6 +130,13 @@ class Passage:
     text: str
     metadata: Mapping[str, bytes]
     """Serialized values by field; the gateway never looks inside."""
+    chunk: Chunk | None = None
+    """None where it is a whole document."""
+
+    @property
+    def document_id(self) -> str:
+        """The id of the document that it is, or is a part of."""
+        return self.chunk.document_id if self.chunk else self.id
 
     @property
     def reading(self) -> str:

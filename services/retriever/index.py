@@ -17,8 +17,8 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -33,7 +33,8 @@ from services.common.errors import (
     InvalidArgument,
     NotFound,
 )
-from services.retriever import fields, lexical
+from services.retriever import chunks, fields, lexical
+from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType, Filter, Schema, Value
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
@@ -68,6 +69,8 @@ class Passage:
     title: str = ""
     metadata: Mapping[str, Value] = field(default_factory=dict)
     vector: Vector | None = None
+    chunk: Chunk | None = None
+    """None where it is a whole document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +223,13 @@ class Index:
         model_fingerprint: str,
         deadline: float | None = None,
     ) -> UpsertResult:
-        """Stores passages, durably, replacing those with the same ids. All are valid, or none goes."""
+        """Stores passages, durably, replacing those with the same ids. All are valid, or none goes.
+
+        Chunks that a document had before and has no more are deleted.
+        """
         _check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
+        chunks.check(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
         # Not the trusted description: what is written to a version that an alias has just left would be lost.
@@ -234,22 +241,32 @@ class Index:
             info = await self._declare(info.version, passages, deadline)
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
-        await self._qdrant.call(lambda client: client.upsert(info.version, points, wait=True), deadline=deadline)
+        known = await self._parts(info.version, [passage.id for passage in passages], deadline)
+        outdated = _point_ids(chunks.outdated_ids(passages, known))
+
+        async def store(client: AsyncQdrantClient) -> None:
+            if outdated:
+                await client.delete(info.version, models.PointIdsList(points=outdated), wait=True)
+            await client.upsert(info.version, points, wait=True)
+
+        await self._qdrant.call(store, deadline=deadline)
         return UpsertResult(len(passages), info.version)
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> int:
-        """Deletes passages; returns how many of them existed."""
+        """Deletes documents with all their chunks; returns how many of them existed."""
         _check_batch(ids, "ids")
         info = await self._describe(collection, deadline)
-        points = [_point_id(passage_id) for passage_id in dict.fromkeys(ids)]
+        known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
+        documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
+        later = [later for document, first in documents.items() for later in chunks.later_ids(document, first)]
 
-        async def delete(client: AsyncQdrantClient) -> int:
-            existing = await client.retrieve(info.version, points, with_payload=False)
-            if existing:
-                await client.delete(info.version, models.PointIdsList(points=points), wait=True)
-            return len(existing)
+        async def delete(client: AsyncQdrantClient) -> None:
+            for points in (_point_ids(later), _point_ids(documents)):
+                if points:
+                    await client.delete(info.version, models.PointIdsList(points=points), wait=True)
 
-        return await self._qdrant.call(delete, deadline=deadline)
+        await self._qdrant.call(delete, deadline=deadline)
+        return len(documents)
 
     async def get(
         self, collection: str, ids: Sequence[str], *, deadline: float | None = None
@@ -304,6 +321,14 @@ class Index:
     async def get_collection(self, collection: str, *, deadline: float | None = None) -> CollectionInfo:
         """Describes a collection, or the one behind an alias."""
         return await self._describe(collection, deadline)
+
+    async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Chunk | None]:
+        """Which of these passages exist, and which part of which document each of them is."""
+        points = _point_ids(ids)
+        records = await self._qdrant.call(
+            lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]), deadline=deadline
+        )
+        return {payload["id"]: _chunk(payload) for payload in (record.payload or {} for record in records)}
 
     async def _with_description(
         self, collection: str, use: Callable[[CollectionInfo], Awaitable[T]], deadline: float | None
@@ -436,6 +461,10 @@ def _point_id(passage_id: str) -> str:
     return str(uuid.uuid5(_POINT_IDS, passage_id))
 
 
+def _point_ids(passage_ids: Iterable[str]) -> list[models.ExtendedPointId]:
+    return [_point_id(passage_id) for passage_id in passage_ids]
+
+
 def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
     assert passage.vector is not None  # noqa: S101  checked before
     vectors: dict[str, Any] = {DENSE: _unit(passage.vector)}
@@ -448,12 +477,24 @@ def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
         "text": passage.text,
         "metadata": {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()},
     }
+    if passage.chunk:
+        payload["chunk"] = asdict(passage.chunk)
     return models.PointStruct(id=_point_id(passage.id), vector=vectors, payload=payload)
 
 
 def _passage(payload: Mapping[str, Any] | None) -> Passage:
     payload = payload or {}
-    return Passage(id=payload["id"], title=payload["title"], text=payload["text"], metadata=payload["metadata"])
+    return Passage(
+        id=payload["id"],
+        title=payload["title"],
+        text=payload["text"],
+        metadata=payload["metadata"],
+        chunk=_chunk(payload),
+    )
+
+
+def _chunk(payload: Mapping[str, Any]) -> Chunk | None:
+    return Chunk(**payload["chunk"]) if payload.get("chunk") else None
 
 
 def _to_metadata(info: CollectionInfo) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import numpy as np
 from services.common.errors import InvalidArgument
 from services.common.timing import deadline_of, duration
 from services.retriever import fields, index
+from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType
 from services.retriever.index import Index
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -73,6 +75,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                     for name, value in entry.passage.metadata.items()
                 },
                 vector=_vector(entry.vector, f"passages[{position}].vector"),
+                chunk=_chunk(entry.passage),
             )
             for position, entry in enumerate(request.passages)
         ]
@@ -179,9 +182,19 @@ def _condition(message: retriever_pb2.Condition, path: str) -> fields.Condition:
 
 
 def _passage_message(passage: index.Passage) -> retriever_pb2.Passage:
-    return retriever_pb2.Passage(
+    message = retriever_pb2.Passage(
         id=passage.id, title=passage.title, text=passage.text, metadata=_metadata_message(passage.metadata)
     )
+    if passage.chunk:
+        message.chunk.CopyFrom(retriever_pb2.Chunk(**asdict(passage.chunk)))
+    return message
+
+
+def _chunk(message: retriever_pb2.Passage) -> Chunk | None:
+    if not message.HasField("chunk"):
+        return None
+    chunk = message.chunk
+    return Chunk(chunk.document_id, chunk.number, chunk.count, chunk.start, chunk.end)
 
 
 def _metadata_message(metadata: Mapping[str, fields.Value]) -> dict[str, retriever_pb2.Value]:

@@ -31,6 +31,8 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         """How the next calls end, one after the other; None is well."""
         self.refused_ids: set[str] = set()
         """Documents that no batch may hold."""
+        self.chunked_ids: set[str] = set()
+        """Documents that were cut to a length that the caller named."""
         self.hang = False
         self.hanging = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -83,6 +85,8 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
                     metadata=document.metadata,
                     score=1 / rank,
                     rank=rank,
+                    document_id=document.id,
+                    chunk=pb.Chunk(number=1, count=2, start=0, end=1) if document.id in self.chunked_ids else None,
                     scores=pb.StageScores(
                         retrieval=0.5 / rank, retrieval_rank=rank + 2, rerank=4.5 if rank == 1 else None
                     ),
@@ -111,6 +115,8 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         for place, document in enumerate(request.documents):
             if document.id in self.refused_ids:
                 await self._fail(InvalidArgument(f"documents[{place}].metadata.year", "is of another type"), context)
+        if request.chunking.chunk_tokens:
+            self.chunked_ids |= {document.id for document in request.documents}
         self.documents |= {document.id: document for document in request.documents}
         return pb.IndexDocumentsResponse(
             indexed_count=len(request.documents),

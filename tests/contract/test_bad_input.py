@@ -281,3 +281,23 @@ async def test_deleted_documents_are_gone(platform: Platform) -> None:
     reply = await platform["gateway"].call(stub.DeleteDocuments, request, deadline=soon())
     assert reply.deleted_count == 2
     assert await count(platform) == len(BOOKS) - 2
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "dimension", "reason"), [(None, 8, "WRONG_DIMENSION"), ("other", 384, "MODEL_MISMATCH")]
+)
+async def test_a_collection_that_the_vectors_do_not_fit_takes_none_of_them(
+    platform: Platform, fingerprint: str | None, dimension: int, reason: str
+) -> None:
+    embedder = embedder_pb2_grpc.EmbedderServiceStub(platform["embedder"].channel)
+    served = await platform["embedder"].call(embedder.GetModel, embedder_pb2.GetModelRequest(), deadline=soon())
+    model = retriever_pb2.CollectionModel(
+        name="mini", fingerprint=fingerprint or served.model.fingerprint, dimension=dimension, precision="fp32"
+    )
+    retriever = retriever_pb2_grpc.RetrieverServiceStub(platform["retriever"].channel)
+    request = retriever_pb2.CreateCollectionRequest(collection="documents", model=model)
+    await platform["retriever"].call(retriever.CreateCollection, request, deadline=soon())
+    with pytest.raises(FailedPrecondition) as refused:
+        await index(platform, *BOOKS)
+    assert refused.value.reason == reason
+    assert await count(platform) == 0

@@ -16,6 +16,8 @@ import sluice_client
 from services.common import errors
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_client import (
+    Chunk,
+    Chunking,
     Document,
     Features,
     Filter,
@@ -339,6 +341,22 @@ async def test_one_batch_says_what_became_of_it(client: SluiceClient) -> None:
     assert indexed == Indexed(2, ["long"], "documents@1", "all-MiniLM-L6-v2")
 
 
+async def test_how_documents_are_cut_is_said_and_results_say_which_part_they_are(
+    gateway: CannedGateway, client: SluiceClient
+) -> None:
+    await client.index([Document("a", text="x")], chunking=Chunking(64, 0))
+    await client.index_all([Document("b", text="x")], chunking=Chunking())
+    answer = await client.search("why?", group_by_document=True)
+    first, second, question = gateway.requests
+    assert first.chunking == pb.Chunking(chunk_tokens=64, overlap_tokens=0)
+    assert second.HasField("chunking")
+    assert not second.chunking.HasField("overlap_tokens")
+    assert question.group_by_document
+    part, whole = answer.results
+    assert (part.id, part.document_id, part.chunk) == ("a", "a", Chunk(1, 2, 0, 1))
+    assert (whole.document_id, whole.chunk) == ("b", None)
+
+
 async def test_deleting_tells_how_many_there_were(client: SluiceClient) -> None:
     await client.index(_documents(2))
     assert await client.delete(["d0", "d1", "d9"]) == 2
@@ -409,8 +427,15 @@ async def test_no_more_is_read_than_is_about_to_be_sent(gateway: CannedGateway, 
 
 
 async def test_long_documents_make_small_batches(gateway: CannedGateway, client: SluiceClient) -> None:
-    await client.index_all([Document(f"d{number}", text="x" * 900_000) for number in range(5)])
+    await client.index_all([Document(f"d{number}", text="x" * 45_000) for number in range(5)])
     assert sorted(len(request.documents) for request in gateway.requests) == [1, 2, 2]
+
+
+async def test_a_batch_with_very_long_text_has_longer_time(gateway: CannedGateway, client: SluiceClient) -> None:
+    await client.index([Document("short", text="x"), Document("long", text="x" * 1_000_000)])
+    await client.index([Document("long", text="x" * 1_000_000)], timeout=30)
+    assert gateway.deadlines[0] > 1000
+    assert gateway.deadlines[1] < 31
 
 
 async def test_a_document_that_comes_again_replaces_the_one_before(

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -220,6 +221,136 @@ async def test_a_storing_that_stops_says_how_far_it_came(gateway: CannedGateway,
     assert result.exit_code == calls.NOT_DONE
     assert "stopped with 3 documents stored" in result.stderr
     assert "2 documents, 'd3' to 'd4', could not be stored: built by another model" in result.stderr
+
+
+async def test_a_run_that_stopped_is_taken_up_where_it_was(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"id": f"d{number}", "text": "text"}) for number in range(6)]
+    corpus.write_text("\n".join(["nonsense", *lines, "more nonsense"]))
+    gateway.refused_ids = {"d1"}
+    # How things are, two batches without d1, and then no more.
+    gateway.failures.extend([None, None, None, errors.FailedPrecondition("built by another model")])
+    once = ("index", str(corpus), "--batch-size", "2", "--concurrency", "1", "--json")
+    stopped = await sluice(*once)
+    assert stopped.exit_code == calls.NOT_DONE
+    assert "goes on from there" in stopped.stderr.replace("\n", " ")
+    stored = set(gateway.documents)
+    assert 0 < len(stored) < 5
+
+    del gateway.requests[:]
+    resumed = await sluice(*once)
+    assert resumed.exit_code == calls.NEEDS_A_LOOK
+    assert "going on at" in resumed.stderr
+    told = json.loads(resumed.stdout)
+    assert (told["stored"], told["rejected"], told["stored_before"]) == (5, 3, len(stored))
+    sent = [
+        document.id
+        for request in gateway.requests
+        if "Index" in type(request).__name__
+        for document in request.documents
+    ]
+    assert sent == [f"d{number}" for number in range(6) if f"d{number}" not in stored | gateway.refused_ids]
+    rejects = (tmp_path / "corpus.jsonl.rejects.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["line"] for line in rejects) == [1, 3, 8]
+    assert not corpus.with_name("corpus.jsonl.checkpoint.json").exists()
+
+
+async def _stop(gateway: CannedGateway, sluice: Sluice, corpus: Path, *options: str) -> None:
+    gateway.failures.extend([None, None, errors.FailedPrecondition("built by another model")])
+    stopped = await sluice("index", str(corpus), "--batch-size", "2", "--concurrency", "1", *options)
+    assert stopped.exit_code == calls.NOT_DONE
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda gateway, corpus: corpus.write_text(corpus.read_text() + "\n"), "the source has changed"),
+        (
+            lambda gateway, corpus: gateway.config.collection.create_time.FromSeconds(1),
+            "the collection is another one",
+        ),
+        (
+            lambda gateway, corpus: corpus.with_name("corpus.jsonl.checkpoint.json").write_text(
+                '{"sluice_checkpoint": 1, "run'
+            ),
+            "is damaged",
+        ),
+    ],
+    ids=["source", "collection", "checkpoint"],
+)
+async def test_a_run_is_not_taken_up_where_something_has_changed_since(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path, change: Any, why: str
+) -> None:
+    await _stop(gateway, sluice, corpus)
+    change(gateway, corpus)
+    again = await sluice("index", str(corpus), "--json")
+    assert why in again.stderr
+    assert "starting from the beginning" in again.stderr.replace("\n", " ")
+    assert json.loads(again.stdout)["stored_before"] == 0
+    assert len(gateway.documents) == 5
+
+
+async def test_a_foreign_checkpoint_is_left_alone(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "notes.json"
+    foreign.write_text("{}")
+    refused = await sluice("index", str(corpus), "--checkpoint", str(foreign))
+    assert refused.exit_code == calls.NOT_DONE
+    assert "is no checkpoint of sluice" in refused.stderr
+    assert (foreign.read_text(), gateway.documents) == ("{}", {})
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_told_before_anything_is_stored(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path
+) -> None:
+    refused = await sluice("index", str(corpus), "--checkpoint", "/dev/full/checkpoint.json")
+    assert refused.exit_code == calls.NOT_DONE
+    assert "cannot be" in refused.stderr
+    assert "--checkpoint" in refused.stderr
+    assert not gateway.documents
+
+
+async def test_without_knowing_the_collection_nothing_is_taken_up(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path
+) -> None:
+    await _stop(gateway, sluice, corpus)
+    gateway.config.stages[2].serving = False
+    refused = await sluice("index", str(corpus))
+    assert refused.exit_code == calls.NOT_DONE
+    assert "the retriever does not serve" in refused.stderr
+
+
+async def test_long_documents_are_cut_unless_they_are_to_stay_whole(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path
+) -> None:
+    for options in ([], ["--chunk-tokens", "64", "--overlap-tokens", "0"], ["--whole"]):
+        assert (await sluice("index", str(corpus), *options)).exit_code == calls.NEEDS_A_LOOK
+    sent = [request for request in gateway.requests if isinstance(request, pb.IndexDocumentsRequest)]
+    assert [request.chunking if request.HasField("chunking") else None for request in sent] == [
+        pb.Chunking(),
+        pb.Chunking(chunk_tokens=64, overlap_tokens=0),
+        None,
+    ]
+
+
+async def test_whole_documents_have_no_chunks_to_speak_of(sluice: Sluice, corpus: Path) -> None:
+    refused = await sluice("index", str(corpus), "--whole", "--chunk-tokens", "64")
+    assert refused.exit_code == calls.WRONG_COMMAND_LINE
+    assert "--whole" in refused.stderr
+
+
+async def test_a_full_disk_of_the_index_is_told_with_how_to_go_on(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path
+) -> None:
+    gateway.failures.extend([None, errors.ResourceExhausted("Qdrant's storage is full", reason="STORAGE_FULL")])
+    stopped = await sluice("index", str(corpus))
+    assert stopped.exit_code == calls.NOT_DONE
+    assert "Qdrant's storage is full" in stopped.stderr
+    assert "remedy: free some space" in stopped.stderr
+    assert "same command again" in stopped.stderr.replace("\n", " ")
 
 
 # A shell that runs the tests in the background has them ignore interrupts, and whatever they start.

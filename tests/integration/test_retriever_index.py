@@ -20,9 +20,11 @@ from services.common.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     StartupError,
 )
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
+from services.retriever.chunks import Chunk, chunk_id
 from services.retriever.fields import AnyOf, Equals, Exists, FieldType, Filter, Range
 from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
 from services.retriever.lexical import Bm25
@@ -466,6 +468,71 @@ async def test_deleting_tells_how_many_were_there(index, collection):
     assert await index.delete(collection, ["submit"]) == 0
 
 
+def chunked(document, count):
+    """A document cut into so many chunks, or whole."""
+    if count == 1:
+        return [Passage(document, f"all of {document}", vector=EAST)]
+    return [
+        Passage(chunk_id(document, number), f"{number} of {document}", vector=EAST,
+                chunk=Chunk(document, number, count, 10 * number, 10 * number + 12))
+        for number in range(1, count + 1)
+    ]  # fmt: skip
+
+
+async def stored(index, collection):
+    """Ids of all passages of documents a and b."""
+    found, _ = await index.get(collection, [chunk_id(document, number) for document in "ab" for number in range(1, 9)])
+    assert (await index.get_collection(collection)).passage_count == len(found)
+    return [passage.id for passage in found]
+
+
+@pytest.mark.parametrize("before", [1, 2, 5])
+@pytest.mark.parametrize("after", [1, 3])
+async def test_a_document_that_is_stored_again_leaves_no_chunk_behind(index, new_collection, before, after):
+    collection = await new_collection(passages=[*chunked("a", before), *chunked("b", 2)])
+    await index.upsert(collection, chunked("a", after), model_fingerprint=MODEL.fingerprint)
+    wanted = [passage.id for passage in [*chunked("a", after), *chunked("b", 2)]]
+    assert await stored(index, collection) == wanted
+
+
+async def test_a_found_chunk_says_which_part_of_what_it_is(index, new_collection):
+    collection = await new_collection(passages=chunked("a", 2))
+    found = [candidate.passage for candidate in (await search(index, collection, QueryVariant("", EAST))).candidates]
+    assert {passage.id: passage.chunk for passage in found} == {
+        "a": Chunk("a", 1, 2, 10, 22),
+        "a#2": Chunk("a", 2, 2, 20, 32),
+    }
+
+
+async def test_deleting_a_document_deletes_its_chunks_and_a_later_chunk_is_no_document(index, new_collection):
+    collection = await new_collection(passages=[*chunked("a", 3), *chunked("b", 1)])
+    assert await index.delete(collection, ["a#2"]) == 0
+    assert await index.delete(collection, ["a", "gone"]) == 1
+    assert await stored(index, collection) == ["b"]
+
+
+async def test_a_document_and_a_chunk_of_another_never_share_an_id(index, new_collection):
+    collection = await new_collection(passages=chunked("a", 2))
+    with pytest.raises(InvalidArgument, match=r"passages\[0\]\.id: is taken by a part of document 'a'"):
+        await index.upsert(collection, chunked("a#2", 1), model_fingerprint=MODEL.fingerprint)
+    await index.upsert(collection, chunked("b#2", 1), model_fingerprint=MODEL.fingerprint)
+    with pytest.raises(InvalidArgument, match=r"passages\[1\]\.id"):
+        await index.upsert(collection, chunked("b", 2), model_fingerprint=MODEL.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("passage", "field"),
+    [
+        (replace(PASSAGES[0], chunk=Chunk("submit", 1, 1, 0, 1)), "chunk"),
+        (replace(PASSAGES[0], chunk=Chunk("submit", 3, 2, 0, 1)), "chunk"),
+        (replace(PASSAGES[0], chunk=Chunk("submit", 2, 2, 0, 1)), "id"),
+    ],
+)
+async def test_a_chunk_that_makes_no_sense_is_refused(index, collection, passage, field):
+    with pytest.raises(InvalidArgument, match=rf"passages\[0\]\.{field}"):
+        await index.upsert(collection, [passage], model_fingerprint=MODEL.fingerprint)
+
+
 async def test_passages_are_returned_in_the_order_asked_for(index, collection):
     found, missing = await index.get(collection, ["ndiff", "zzz", "submit", "aaa"])
     assert [passage.id for passage in found] == ["ndiff", "submit"]
@@ -541,6 +608,32 @@ async def test_the_embedded_engine_keeps_what_was_stored(tmp_path):
         result = await search(index, "docs", QueryVariant("options", near(NORTH)))
         assert ids(result)[0] == "argparse"
         await qdrant.close()
+
+
+async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(tmp_path):
+    metrics = RetrieverMetrics(CollectorRegistry())
+    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    index = Index(qdrant, metrics, bm25=BM25)
+    await index.create_collection("docs", MODEL)
+    await index.upsert("docs", PASSAGES, model_fingerprint=MODEL.fingerprint)
+
+    async def fill_the_disk(client):
+        database = client._client.collections["docs"].storage.storage
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+
+    await qdrant.call(fill_the_disk)
+    more = [Passage(f"more-{number}", "x" * 10_000, vector=EAST) for number in range(50)]
+    with pytest.raises(ResourceExhausted) as full:
+        await index.upsert("docs", more, model_fingerprint=MODEL.fingerprint)
+    assert full.value.reason == "STORAGE_FULL"
+    assert "submit" in ids(await search(index, "docs", QueryVariant("callable", EAST)))
+    await qdrant.close()
+    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    index = Index(qdrant, metrics, bm25=BM25)
+    found, missing = await index.get("docs", [passage.id for passage in PASSAGES])
+    assert (len(found), missing) == (len(PASSAGES), [])
+    await qdrant.close()
 
 
 async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(tmp_path):

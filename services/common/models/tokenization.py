@@ -7,9 +7,11 @@ to length is done here. So a query is tokenized once for all its passages, and a
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 
 # The tokenizers' own thread pool is sized by the host and would compete with inference for our processors.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# What is tokenized at once of a long text, up to a blank where there is one: an encoding is a hundred times its text.
+_BLOCK = re.compile(r".{1,65536}(?!\S)|.{1,65536}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ class TokenizedText:
     def token_count(self) -> int:
         """Tokens after truncation, special tokens included."""
         return len(self.ids)
+
+
+class Word(NamedTuple):
+    """A word as a tokenizer sees it: the characters from `start` up to `end`, and the tokens that it becomes."""
+
+    start: int
+    end: int
+    token_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,21 @@ class Tokenizer:
             for pieces in self._pieces(texts)
         ]
 
+    def words(self, text: str) -> list[Word]:
+        """All words of a text of any length, without special tokens. Their tokens add up to those of the text."""
+        words: list[Word] = []
+        for block in _BLOCK.finditer(text):
+            (encoding,) = self._tokenizer().encode_batch([block[0]], add_special_tokens=False)
+            number = None
+            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+                if word is not None and word == number:
+                    last = words.pop()
+                    words.append(Word(last.start, block.start() + end, last.token_count + 1))
+                else:
+                    words.append(Word(block.start() + start, block.start() + end, 1))
+                number = word
+        return words
+
     def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """Tokenizes the query with every passage; where both are too long together, the longer gives way first."""
         query_pieces, *passages_pieces = self._pieces([query, *passages])
@@ -81,11 +109,15 @@ class Tokenizer:
         return TokenizedPair(ids, type_ids, truncated=query_length + passage_length < len(query) + len(passage))
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
+        return [encoding.ids for encoding in self._tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        """This thread's own."""
         tokenizer: tokenizers.Tokenizer | None = getattr(self._local, "tokenizer", None)
         if tokenizer is None:
             tokenizer = self._local.tokenizer = self._clone()
-        # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
-        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return tokenizer
 
     def _clone(self) -> tokenizers.Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(self._definition)

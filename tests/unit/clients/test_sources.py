@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_cli import sources
+from sluice_cli import records, sources
 from sluice_cli.calls import Problem
-from sluice_cli.sources import JsonLines, Record, Reject, SourceDocument, open_source
+from sluice_cli.records import BEGINNING, Record, Reject, SourceDocument
+from sluice_cli.sources import JsonLines, open_source
+from sluice_cli.tables import Columns
 
 
 def _read(path: Path) -> list[Record]:
@@ -47,8 +49,8 @@ def test_a_line_is_a_document(tmp_path: Path) -> None:
 
 
 def test_beirs_ids_and_whole_numbers_are_ids_too(tmp_path: Path) -> None:
-    records = _lines(tmp_path, '{"_id": "4983", "text": "x"}', '{"id": 5836, "text": "x", "title": null}')
-    assert [record.id for record in records] == ["4983", "5836"]
+    found = _lines(tmp_path, '{"_id": "4983", "text": "x"}', '{"id": 5836, "text": "x", "title": null}')
+    assert [record.id for record in found] == ["4983", "5836"]
 
 
 def test_the_line_and_position_of_a_document_are_those_in_the_file(tmp_path: Path) -> None:
@@ -83,22 +85,22 @@ def test_a_line_that_is_no_document_is_rejected_with_its_reason(tmp_path: Path, 
 
 def test_a_bad_line_does_not_spoil_its_neighbours(tmp_path: Path) -> None:
     good = '{"id": "a", "text": "x"}'
-    records = _lines(tmp_path, good, b"\xff", good)
-    assert [type(record) for record in records] == [SourceDocument, Reject, SourceDocument]
-    assert [record.line for record in records] == [1, 2, 3]
+    found = _lines(tmp_path, good, b"\xff", good)
+    assert [type(record) for record in found] == [SourceDocument, Reject, SourceDocument]
+    assert [record.line for record in found] == [1, 2, 3]
 
 
 def test_a_line_that_is_too_long_is_rejected_without_being_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1000)
     good = '{"id": "a", "text": "x"}'
     exact = json.dumps({"id": "b", "text": "x" * (999 - len('{"id": "b", "text": ""}'))})
-    records = _lines(tmp_path, good, "x" * 5000, exact, good)
-    assert [type(record) for record in records] == [SourceDocument, Reject, SourceDocument, SourceDocument]
-    assert isinstance(records[1], Reject)
-    assert "is longer than" in records[1].reason
-    last = records[-1]
+    found = _lines(tmp_path, good, "x" * 5000, exact, good)
+    assert [type(record) for record in found] == [SourceDocument, Reject, SourceDocument, SourceDocument]
+    assert isinstance(found[1], Reject)
+    assert "is longer than" in found[1].reason
+    last = found[-1]
     assert isinstance(last, SourceDocument)
     assert last.position == (tmp_path / "corpus.jsonl").stat().st_size
 
@@ -158,12 +160,143 @@ def test_whatever_the_lines_hold_each_is_a_document_a_reject_or_empty(content: l
     raw = b"\n".join(content)
 
     try:
-        records = list(JsonLines("lines", io.BytesIO(raw), None).read())
+        found = list(JsonLines("lines", io.BytesIO(raw), None, None).read())
     except Problem:
         return
-    numbers = [record.line for record in records]
+    numbers = [record.line for record in found]
     lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
     assert numbers == [number for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+# Tables
+
+
+def _table(tmp_path: Path, content: str | bytes, name: str = "films.csv", columns: Columns = Columns()) -> list[Record]:  # noqa: B008  # frozen
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(open_source(str(tmp_path / name), None, columns).read())
+
+
+def test_a_row_is_a_document_and_its_other_columns_are_typed_metadata(tmp_path: Path) -> None:
+    content = (
+        ",id,title,text,year,rating,seen,zip,Country of Origin\r\n"
+        '0,a,Alien,"In space, no one\ncan hear ""you"".",1979,8.5,TRUE,02139,US\r\n'
+        "1,b,Brazil,Paperwork.,1985,8,false,,\r\n"
+    )
+    first = '0,a,Alien,"In space, no one\ncan hear ""you"".",1979,8.5,TRUE,02139,US\r\n'
+    assert _table(tmp_path, codecs.BOM_UTF8 + content.encode()) == [
+        SourceDocument(
+            "a",
+            "Alien",
+            'In space, no one\ncan hear "you".',
+            {"year": 1979, "rating": 8.5, "seen": True, "zip": "02139", "Country_of_Origin": "US"},
+            line=2,
+            position=len(codecs.BOM_UTF8) + content.index(first) + len(first),
+        ),
+        SourceDocument(
+            "b",
+            "Brazil",
+            "Paperwork.",
+            {"year": 1985, "rating": 8.0, "seen": False},
+            line=4,
+            position=len(codecs.BOM_UTF8) + len(content),
+        ),
+    ]
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    (found,) = _table(tmp_path, "imdb;plot\n7;Long ago.\n", columns=Columns(id="imdb", text="plot"))
+    assert found == SourceDocument("7", "", "Long ago.", {}, line=2, position=22)
+
+
+def test_in_tab_separated_values_quotes_are_letters(tmp_path: Path) -> None:
+    found = _table(tmp_path, 'id\ttext\na\t"so\nb\tfine"\n', "films.tsv")
+    assert [(record.id, record.text) for record in found if isinstance(record, SourceDocument)] == [
+        ("a", '"so'),
+        ("b", 'fine"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("b,x", "has 2 cells, and the header has 3"),
+        (",x,1", "has no id"),
+        ("b, ,1", "has neither title nor text"),
+        ("b,x,soon", "is not a whole number in column 'year'"),
+        (b"b,\xff,1", "is not UTF-8"),
+        ('b,"x"y,1', "is no row of a table"),
+        ('b,"x,1', "is no row of a table"),
+    ],
+)
+def test_a_row_that_is_no_document_is_rejected_with_its_line(tmp_path: Path, row: str | bytes, reason: str) -> None:
+    # Types are told by the first rows, so what differs comes after them.
+    good = "".join(f"a{number},x,1979\n" for number in range(1000))
+    raw = row if isinstance(row, bytes) else row.encode()
+    found = _table(tmp_path, b"id,text,year\n" + good.encode() + raw)
+    assert len(found) == 1001
+    assert isinstance(found[-1], Reject)
+    assert reason in found[-1].reason
+    assert found[-1].line == 1002
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "remedy"),
+    [
+        ("", "is empty", "first row"),
+        ("name,text\na,b\n", "has no column 'id'", "--id-column; the columns are: 'name', 'text'"),
+        ("id,plot\na,b\n", "has no column 'text'", "--text-column"),
+        ("id,text,a b,a_b\n", "two columns 'a_b'", "rename"),
+    ],
+)
+def test_a_table_without_what_is_needed_says_what_there_is(
+    tmp_path: Path, content: str, problem: str, remedy: str
+) -> None:
+    with pytest.raises(Problem, match=problem) as caught:
+        _table(tmp_path, content)
+    assert remedy in caught.value.remedy
+
+
+def test_json_lines_have_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").touch()
+    with pytest.raises(Problem, match="no columns"):
+        open_source(str(tmp_path / "corpus.jsonl"), None, Columns(id="x"))
+
+
+# Reading on
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "films.csv", "docs"])
+def test_reading_can_go_on_after_any_record(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "docs":
+        path.mkdir()
+        for letter in "cab":
+            (path / f"{letter}.txt").write_text(letter)
+        (path / "b.md").touch()
+    elif name == "films.csv":
+        path.write_text('id,text,year\n\na,"x\ny",1979\nb,x\nc,"z",1\nd,w,2\n')
+    else:
+        path.write_text('\n{"id": "a", "text": "é"}\nnonsense\n\n{"id": "b", "text": "x"}\n{"id": "c", "text": "y"}')
+    everything = _read(path)
+    assert len(everything) == 4
+    for number, mark in enumerate([BEGINNING, *(record.mark for record in everything)]):
+        assert list(open_source(str(path)).read(mark)) == everything[number:]
+
+
+def test_a_source_that_was_changed_is_in_another_state(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("a")
+    (tmp_path / "corpus.jsonl").write_text("{}")
+
+    def states() -> list[str | None]:
+        return [open_source(str(tmp_path / name)).state for name in ("docs", "corpus.jsonl")]
+
+    before = states()
+    assert before == states()
+    (tmp_path / "docs" / "b.txt").write_text("b")
+    (tmp_path / "corpus.jsonl").write_text("{ }")
+    assert all(now != then for now, then in zip(states(), before, strict=True))
+    assert open_source("-").state is None
 
 
 # Folders
@@ -191,6 +324,7 @@ def test_the_texts_below_a_folder_are_documents(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_documents_are_rejected_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1000)
     (tmp_path / "empty.md").touch()
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
@@ -242,10 +376,17 @@ def test_files_and_folders_that_may_not_be_read_are_rejected() -> None:
 
 
 def test_a_folder_without_texts_says_what_it_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "corpus.jsonl").write_text("{}")
+    (tmp_path / "lines.jsonl").write_text("{}")
     with pytest.raises(Problem, match=r"\.md") as caught:
         open_source(str(tmp_path))
-    assert "corpus.jsonl" in caught.value.remedy
+    assert "FILE.jsonl" in caught.value.remedy
+
+
+def test_of_a_folder_in_beirs_layout_the_corpus_is_read(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "4983", "title": "A", "text": "x", "metadata": {}}')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "why?"}')
+    (tmp_path / "README.md").write_text("about")
+    assert [record.id for record in _read(tmp_path)] == ["4983"]
 
 
 def test_a_single_text_file_is_pointed_to_its_folder(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console, RenderableType
 
 from sluice_cli.search import answer_view, rank_change
-from sluice_client import Answer, Features, Outcome, Result, Scores, Stage, StageReport, Strategy
+from sluice_client import Answer, Chunk, Features, Outcome, Result, Scores, Stage, StageReport, Strategy
 
 _RESULT = Result(
     id="argparse.md",
@@ -43,6 +43,11 @@ def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
     assert "argparse.md  tags=['cli', 'stdlib']  year=2011" in shown
     assert "2. getopt" in shown
     assert "Stages" not in shown
+
+
+def test_a_chunk_says_which_part_of_its_document_it_is() -> None:
+    result = replace(_RESULT, id="argparse.md#2", document_id="argparse.md", chunk=Chunk(2, 5, 900, 1800))
+    assert "argparse.md#2  chunk 2 of 5" in _shown(answer_view(replace(_ANSWER, results=[result]), explain=False))
 
 
 def test_text_of_documents_neither_styles_nor_steers_the_terminal() -> None:

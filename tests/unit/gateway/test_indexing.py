@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound
-from services.gateway.indexing import Indexing
+from services.gateway.indexing import Chunking, Indexing
 from services.gateway.stages import Embedded, Passage, Upserted
 
 
@@ -17,6 +17,16 @@ class Shelf:
         self.taken_meanwhile = taken_meanwhile
         self.stored: dict[str, bytes] = {}
         self.embedded = 0
+        self.calls: list[list[str]] = []
+        self.refused: set[str] = set()
+
+    async def split_documents(
+        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
+    ) -> list[list[tuple[int, int]]]:
+        def ranges(text: str) -> list[tuple[int, int]]:
+            return [(start, min(start + chunk_tokens, len(text))) for start in range(0, len(text), chunk_tokens)]
+
+        return [ranges(document.text) for document in documents]
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         self.embedded += len(texts)
@@ -39,6 +49,10 @@ class Shelf:
     ) -> Upserted:
         if not self.exists:
             raise NotFound("no such collection")
+        self.calls.append([passage.id for passage in passages])
+        for place, passage in enumerate(passages):
+            if passage.document_id in self.refused:
+                raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
         self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
         return Upserted(len(passages), "docs-v1")
 
@@ -74,3 +88,34 @@ async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(batch: 
     with pytest.raises(InvalidArgument, match=field):
         await Indexing(shelf, shelf).index("docs", batch, deadline=0)
     assert (shelf.embedded, shelf.stored) == (0, {})
+
+
+CHUNKING = Chunking(chunk_tokens=5, overlap_tokens=None)
+
+
+async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chunks() -> None:
+    shelf = Shelf()
+    long, short = Passage("long", "", "12345678901", {}), Passage("short", "", "1234", {})
+    indexed = await Indexing(shelf, shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
+    assert shelf.calls == [["long", "short", "long#2", "long#3"]]
+    assert [vector.decode() for vector in shelf.stored.values()] == ["12345", "1234", "67890", "1"]
+    assert (indexed.count, indexed.passage_count) == (2, 4)
+
+
+async def test_very_many_chunks_take_several_calls_the_first_with_something_of_every_document() -> None:
+    shelf = Shelf()
+    batch = [Passage(identity, "", "x" * 5000, {}) for identity in ("a", "b")]
+    await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+    assert len(shelf.calls) == 4
+    assert shelf.calls[0][:2] == ["a", "b"]
+    assert len(shelf.stored) == 2000
+
+
+async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
+    shelf = Shelf()
+    shelf.refused = {"b"}
+    batch = [Passage(identity, "", "x" * 50, {}) for identity in ("a", "b")]
+    with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year: is of another type") as refused:
+        await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+    assert refused.value.field == "documents[1].metadata.year"
+    assert not shelf.stored

@@ -255,6 +255,152 @@ class EmbeddingModel(_message.Message):
 Global___EmbeddingModel: _TypeAlias = EmbeddingModel  # noqa: Y015
 
 @_typing.final
+class SplitTextsRequest(_message.Message):
+    """SplitTextsRequest asks where texts are to be cut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    CHUNK_TOKENS_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    chunk_tokens: _builtins.int
+    """Most tokens of a chunk, its title and special tokens included: 32 up to the model's window; 0 means the window."""
+    overlap_tokens: _builtins.int
+    """Most tokens that a chunk shares with the one before, below half of a chunk; unset means an eighth of a chunk."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TitledText]:
+        """The texts, 1 to 1024 of them."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[Global___TitledText] | None = ...,
+        chunk_tokens: _builtins.int = ...,
+        overlap_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens", "overlap_tokens", b"overlap_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens", "chunk_tokens", b"chunk_tokens", "overlap_tokens", b"overlap_tokens", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap_tokens: _TypeAlias = _typing.Literal["overlap_tokens"]  # noqa: Y015
+    _WhichOneofArgType__overlap_tokens: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_tokens) -> _WhichOneofReturnType__overlap_tokens | None: ...
+
+Global___SplitTextsRequest: _TypeAlias = SplitTextsRequest  # noqa: Y015
+
+@_typing.final
+class TitledText(_message.Message):
+    """TitledText is a text and the title that every one of its chunks is embedded with, on a line before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TITLE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    title: _builtins.str
+    """Title, possibly empty. Beyond half of a chunk it leaves no less room for the text."""
+    text: _builtins.str
+    """Text of any length, possibly empty."""
+    def __init__(
+        self,
+        *,
+        title: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TitledText: _TypeAlias = TitledText  # noqa: Y015
+
+@_typing.final
+class SplitTextsResponse(_message.Message):
+    """SplitTextsResponse says where to cut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextChunks]:
+        """The chunks of each text, in the order of the request."""
+
+    @_builtins.property
+    def model(self) -> Global___EmbeddingModel:
+        """The model whose tokens were counted."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[Global___TextChunks] | None = ...,
+        model: Global___EmbeddingModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitTextsResponse: _TypeAlias = SplitTextsResponse  # noqa: Y015
+
+@_typing.final
+class TextChunks(_message.Message):
+    """TextChunks are the chunks of one text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextChunk]:
+        """In the order of the text, at least one. Together they cover it; where cuts can be chosen they lie between
+        sentences, else between words.
+        """
+
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___TextChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextChunks: _TypeAlias = TextChunks  # noqa: Y015
+
+@_typing.final
+class TextChunk(_message.Message):
+    """TextChunk is a part of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Where it starts, in characters (Unicode code points) from the start of the text."""
+    end: _builtins.int
+    """Where it ends: the first character after it."""
+    token_count: _builtins.int
+    """Tokens of the chunk, its title and special tokens included."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextChunk: _TypeAlias = TextChunk  # noqa: Y015
+
+@_typing.final
 class GetModelRequest(_message.Message):
     """GetModelRequest has no parameters."""
 

@@ -40,6 +40,11 @@ class EmbedderServiceStub:
                 request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.SerializeToString,
                 response_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.FromString,
                 _registered_method=True)
+        self.SplitTexts = channel.unary_unary(
+                '/sluice.embedder.v1.EmbedderService/SplitTexts',
+                request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/sluice.embedder.v1.EmbedderService/GetModel',
                 request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.GetModelRequest.SerializeToString,
@@ -53,6 +58,13 @@ class EmbedderServiceServicer:
 
     def EmbedTexts(self, request, context):
         """EmbedTexts embeds a batch of texts. The whole batch succeeds or the whole call fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitTexts(self, request, context):
+        """SplitTexts cuts texts into chunks that fit the model's window, counted by the model's own tokenizer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.EmbedTexts,
                     request_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.FromString,
                     response_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.SerializeToString,
+            ),
+            'SplitTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitTexts,
+                    request_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsRequest.FromString,
+                    response_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -107,6 +124,33 @@ class EmbedderService:
             '/sluice.embedder.v1.EmbedderService/EmbedTexts',
             sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.SerializeToString,
             sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedder.v1.EmbedderService/SplitTexts',
+            sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsRequest.SerializeToString,
+            sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,

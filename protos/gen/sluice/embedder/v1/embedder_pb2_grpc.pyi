@@ -18,6 +18,8 @@ class EmbedderServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     EmbedTexts: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedTextsRequest, _embedder_pb2.EmbedTextsResponse]
     """EmbedTexts embeds a batch of texts. The whole batch succeeds or the whole call fails."""
+    SplitTexts: _aio.UnaryUnaryMultiCallable[_embedder_pb2.SplitTextsRequest, _embedder_pb2.SplitTextsResponse]
+    """SplitTexts cuts texts into chunks that fit the model's window, counted by the model's own tokenizer."""
     GetModel: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
     """GetModel describes the model that serves."""
 
@@ -31,6 +33,14 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_embedder_pb2.EmbedTextsRequest, _abc.Awaitable[_embedder_pb2.EmbedTextsResponse]],
     ) -> _abc.Awaitable[_embedder_pb2.EmbedTextsResponse]:
         """EmbedTexts embeds a batch of texts. The whole batch succeeds or the whole call fails."""
+
+    @_abc_1.abstractmethod
+    def SplitTexts(
+        self,
+        request: _embedder_pb2.SplitTextsRequest,
+        context: _aio.ServicerContext[_embedder_pb2.SplitTextsRequest, _abc.Awaitable[_embedder_pb2.SplitTextsResponse]],
+    ) -> _abc.Awaitable[_embedder_pb2.SplitTextsResponse]:
+        """SplitTexts cuts texts into chunks that fit the model's window, counted by the model's own tokenizer."""
 
     @_abc_1.abstractmethod
     def GetModel(

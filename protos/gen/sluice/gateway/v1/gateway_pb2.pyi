@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -467,6 +468,7 @@ class SearchRequest(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     COLLAPSE_DUPLICATES_FIELD_NUMBER: _builtins.int
+    GROUP_BY_DOCUMENT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, non-empty, at most 8,192 bytes of UTF-8."""
     limit: _builtins.int
@@ -479,6 +481,8 @@ class SearchRequest(_message.Message):
     """From the previous page's next_page_token; everything else in the request must be the same as then."""
     collapse_duplicates: _builtins.bool
     """Lets the best of several near-duplicates (passages that share nearly all of their words) stand for all of them."""
+    group_by_document: _builtins.bool
+    """Returns no more than one result a document: the best of its chunks."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Keeps only matching documents."""
@@ -503,10 +507,11 @@ class SearchRequest(_message.Message):
         policies: Global___StagePolicies | None = ...,
         page_token: _builtins.str = ...,
         collapse_duplicates: _builtins.bool = ...,
+        group_by_document: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "features", b"features", "filter", b"filter", "limit", b"limit", "policies", b"policies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collapse_duplicates", b"collapse_duplicates", "collection", b"collection", "features", b"features", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collapse_duplicates", b"collapse_duplicates", "collection", b"collection", "features", b"features", "filter", b"filter", "group_by_document", b"group_by_document", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -568,7 +573,7 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
-    """Result is a document that was found."""
+    """Result is a document, or a chunk of one, that was found."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -601,8 +606,10 @@ class Result(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The document's id."""
+    """The document's id; of chunks beyond the first, that id with "#" and the chunk's number."""
     title: _builtins.str
     """Title, possibly empty."""
     text: _builtins.str
@@ -613,6 +620,8 @@ class Result(_message.Message):
     """Rank in the whole answer, from 1, over all pages."""
     duplicate_count: _builtins.int
     """Number of near-duplicates that it stands for; 0 unless SearchRequest.collapse_duplicates is set."""
+    document_id: _builtins.str
+    """Id of the document: the same as `id` but for chunks beyond the first."""
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
         """Typed metadata."""
@@ -620,6 +629,10 @@ class Result(_message.Message):
     @_builtins.property
     def scores(self) -> Global___StageScores:
         """What the stages thought."""
+
+    @_builtins.property
+    def chunk(self) -> Global___Chunk:
+        """Which part of the document it is; unset where it is the whole document."""
 
     def __init__(
         self,
@@ -632,14 +645,50 @@ class Result(_message.Message):
         rank: _builtins.int = ...,
         scores: Global___StageScores | None = ...,
         duplicate_count: _builtins.int = ...,
+        document_id: _builtins.str = ...,
+        chunk: Global___Chunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "id", b"id", "metadata", b"metadata", "rank", b"rank", "score", b"score", "scores", b"scores", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "duplicate_count", b"duplicate_count", "id", b"id", "metadata", b"metadata", "rank", b"rank", "score", b"score", "scores", b"scores", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class Chunk(_message.Message):
+    """Chunk says which part of a document a result is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its place among the document's chunks, from 1."""
+    count: _builtins.int
+    """Number of the document's chunks, at least 2."""
+    start: _builtins.int
+    """Where it starts in the document's text, in characters (Unicode code points)."""
+    end: _builtins.int
+    """Where it ends: the first character after it."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        count: _builtins.int = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "end", b"end", "number", b"number", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 
 @_typing.final
 class StageScores(_message.Message):
@@ -786,25 +835,61 @@ class IndexDocumentsRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    CHUNKING_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection; empty means the gateway's default."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """The documents, 1 to 512 of them, without duplicate ids."""
 
+    @_builtins.property
+    def chunking(self) -> Global___Chunking:
+        """Cuts documents that are too long for one vector; unset stores every document whole."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         documents: _abc.Iterable[Global___Document] | None = ...,
+        chunking: Global___Chunking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "collection", b"collection", "documents", b"documents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IndexDocumentsRequest: _TypeAlias = IndexDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class Chunking(_message.Message):
+    """Chunking says how long documents are cut. A document that fits into one chunk is stored as without chunking."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_TOKENS_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    chunk_tokens: _builtins.int
+    """Most tokens of a chunk, the title that goes with it and special tokens included: 32 up to the embedding model's
+    window; 0 means the window.
+    """
+    overlap_tokens: _builtins.int
+    """Most tokens that a chunk shares with the one before, below half of a chunk; unset means an eighth of a chunk."""
+    def __init__(
+        self,
+        *,
+        chunk_tokens: _builtins.int = ...,
+        overlap_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens", "overlap_tokens", b"overlap_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens", "chunk_tokens", b"chunk_tokens", "overlap_tokens", b"overlap_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap_tokens: _TypeAlias = _typing.Literal["overlap_tokens"]  # noqa: Y015
+    _WhichOneofArgType__overlap_tokens: _TypeAlias = _typing.Literal["_overlap_tokens", b"_overlap_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_tokens) -> _WhichOneofReturnType__overlap_tokens | None: ...
+
+Global___Chunking: _TypeAlias = Chunking  # noqa: Y015
 
 @_typing.final
 class IndexDocumentsResponse(_message.Message):
@@ -816,12 +901,15 @@ class IndexDocumentsResponse(_message.Message):
     TRUNCATED_IDS_FIELD_NUMBER: _builtins.int
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
     indexed_count: _builtins.int
     """Number of documents stored; durable when the call returns."""
     index_version: _builtins.str
     """The index version that took them."""
     model: _builtins.str
     """The model that embedded them."""
+    passage_count: _builtins.int
+    """Number of passages stored for them: more than there are documents where some were cut into chunks."""
     @_builtins.property
     def truncated_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of documents of which the end did not fit the model's window: searched by words whole, by vector in part."""
@@ -833,10 +921,11 @@ class IndexDocumentsResponse(_message.Message):
         truncated_ids: _abc.Iterable[_builtins.str] | None = ...,
         index_version: _builtins.str = ...,
         model: _builtins.str = ...,
+        passage_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "indexed_count", b"indexed_count", "model", b"model", "truncated_ids", b"truncated_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "indexed_count", b"indexed_count", "model", b"model", "passage_count", b"passage_count", "truncated_ids", b"truncated_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,6 +1127,7 @@ class CollectionConfig(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that was asked for."""
     exists: _builtins.bool
@@ -1051,10 +1141,14 @@ class CollectionConfig(_message.Message):
     dimension: _builtins.int
     """Number of float32 values in each vector."""
     document_count: _builtins.int
-    """Number of documents."""
+    """Number of passages: documents, and chunks of documents."""
     @_builtins.property
     def fields(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Metadata fields that can be filtered on, with their types in words."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the index version was created; unset where there is none."""
 
     def __init__(
         self,
@@ -1067,10 +1161,11 @@ class CollectionConfig(_message.Message):
         dimension: _builtins.int = ...,
         document_count: _builtins.int = ...,
         fields: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "document_count", b"document_count", "exists", b"exists", "fields", b"fields", "index_version", b"index_version", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "document_count", b"document_count", "exists", b"exists", "fields", b"fields", "index_version", b"index_version", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

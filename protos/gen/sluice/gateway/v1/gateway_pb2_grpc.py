@@ -77,7 +77,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """DeleteDocuments deletes documents by id; an id that does not exist is no error.
+        """DeleteDocuments deletes documents by id, with all their chunks; an id that does not exist is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,7 @@ class GatewayServiceStub:
     A collection that does not exist is created for the model that serves.
     """
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DeleteDocumentsRequest, _gateway_pb2.DeleteDocumentsResponse]
-    """DeleteDocuments deletes documents by id; an id that does not exist is no error."""
+    """DeleteDocuments deletes documents by id, with all their chunks; an id that does not exist is no error."""
     GetConfig: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetConfigRequest, _gateway_pb2.GetConfigResponse]
     """GetConfig says what is on by default here, and which models and which index version serve."""
 
@@ -54,7 +54,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.DeleteDocumentsRequest,
         context: _aio.ServicerContext[_gateway_pb2.DeleteDocumentsRequest, _abc.Awaitable[_gateway_pb2.DeleteDocumentsResponse]],
     ) -> _abc.Awaitable[_gateway_pb2.DeleteDocumentsResponse]:
-        """DeleteDocuments deletes documents by id; an id that does not exist is no error."""
+        """DeleteDocuments deletes documents by id, with all their chunks; an id that does not exist is no error."""
 
     @_abc_1.abstractmethod
     def GetConfig(

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/retriever/v1/retriever.proto\x12\x13sluice.retriever.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12<\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1f.sluice.retriever.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x98\x01\n\x06\x46ilter\x12,\n\x04must\x18\x01 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\x12.\n\x06should\x18\x02 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\x12\x30\n\x08must_not\x18\x03 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\"\xc1\x01\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12,\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x1a.sluice.retriever.v1.ValueH\x00\x12\x30\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1e.sluice.retriever.v1.ValueListH\x00\x12+\n\x05range\x18\x04 \x01(\x0b\x32\x1a.sluice.retriever.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x42\x06\n\x04test\"7\n\tValueList\x12*\n\x06values\x18\x01 \x03(\x0b\x32\x1a.sluice.retriever.v1.Value\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"<\n\x0cQueryVariant\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"\x93\x02\n\x15SearchPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x08variants\x18\x02 \x03(\x0b\x32!.sluice.retriever.v1.QueryVariant\x12+\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1b.sluice.retriever.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x19\n\x0c\x64\x65nse_weight\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0elexical_weight\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x11model_fingerprint\x18\x07 \x01(\tB\x0f\n\r_dense_weightB\x11\n\x0f_lexical_weight\"I\n\tCandidate\x12-\n\x07passage\x18\x01 \x01(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\r\n\x05score\x18\x02 \x01(\x02\"\xb3\x01\n\x16SearchPassagesResponse\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.sluice.retriever.v1.Candidate\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x1a\n\x12\x66used_search_count\x18\x03 \x01(\x05\x12\x32\n\x0fsearch_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbd\x01\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12<\n\x08metadata\x18\x04 \x03(\x0b\x32*.sluice.retriever.v1.Passage.MetadataEntry\x1aK\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sluice.retriever.v1.Value:\x02\x38\x01\"N\n\rPassageVector\x12-\n\x07passage\x18\x01 \x01(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"|\n\x15UpsertPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x34\n\x08passages\x18\x02 \x03(\x0b\x32\".sluice.retriever.v1.PassageVector\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\"G\n\x16UpsertPassagesResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x05\x12\x15\n\rindex_version\x18\x02 \x01(\t\"8\n\x15\x44\x65letePassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"/\n\x16\x44\x65letePassagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"5\n\x12GetPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"Z\n\x13GetPassagesResponse\x12.\n\x08passages\x18\x01 \x03(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"b\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x05model\x18\x02 \x01(\x0b\x32$.sluice.retriever.v1.CollectionModel\"Z\n\x0f\x43ollectionModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x11\n\tprecision\x18\x04 \x01(\t\"O\n\x18\x43reateCollectionResponse\x12\x33\n\ncollection\x18\x01 \x01(\x0b\x32\x1f.sluice.retriever.v1.Collection\"*\n\x14GetCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"L\n\x15GetCollectionResponse\x12\x33\n\ncollection\x18\x01 \x01(\x0b\x32\x1f.sluice.retriever.v1.Collection\"\xba\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x33\n\x05model\x18\x03 \x01(\x0b\x32$.sluice.retriever.v1.CollectionModel\x12\x15\n\rpassage_count\x18\x04 \x01(\x03\x12;\n\x06\x66ields\x18\x05 \x03(\x0b\x32+.sluice.retriever.v1.Collection.FieldsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.sluice.retriever.v1.FieldType:\x02\x38\x01*\x82\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x02\x12\x14\n\x10\x46IELD_TYPE_FLOAT\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x32\x8e\x05\n\x10RetrieverService\x12i\n\x0eSearchPassages\x12*.sluice.retriever.v1.SearchPassagesRequest\x1a+.sluice.retriever.v1.SearchPassagesResponse\x12i\n\x0eUpsertPassages\x12*.sluice.retriever.v1.UpsertPassagesRequest\x1a+.sluice.retriever.v1.UpsertPassagesResponse\x12i\n\x0e\x44\x65letePassages\x12*.sluice.retriever.v1.DeletePassagesRequest\x1a+.sluice.retriever.v1.DeletePassagesResponse\x12`\n\x0bGetPassages\x12\'.sluice.retriever.v1.GetPassagesRequest\x1a(.sluice.retriever.v1.GetPassagesResponse\x12o\n\x10\x43reateCollection\x12,.sluice.retriever.v1.CreateCollectionRequest\x1a-.sluice.retriever.v1.CreateCollectionResponse\x12\x66\n\rGetCollection\x12).sluice.retriever.v1.GetCollectionRequest\x1a*.sluice.retriever.v1.GetCollectionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/retriever/v1/retriever.proto\x12\x13sluice.retriever.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12<\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1f.sluice.retriever.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x98\x01\n\x06\x46ilter\x12,\n\x04must\x18\x01 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\x12.\n\x06should\x18\x02 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\x12\x30\n\x08must_not\x18\x03 \x03(\x0b\x32\x1e.sluice.retriever.v1.Condition\"\xc1\x01\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12,\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x1a.sluice.retriever.v1.ValueH\x00\x12\x30\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1e.sluice.retriever.v1.ValueListH\x00\x12+\n\x05range\x18\x04 \x01(\x0b\x32\x1a.sluice.retriever.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x42\x06\n\x04test\"7\n\tValueList\x12*\n\x06values\x18\x01 \x03(\x0b\x32\x1a.sluice.retriever.v1.Value\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"<\n\x0cQueryVariant\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"\x93\x02\n\x15SearchPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x08variants\x18\x02 \x03(\x0b\x32!.sluice.retriever.v1.QueryVariant\x12+\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1b.sluice.retriever.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x19\n\x0c\x64\x65nse_weight\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0elexical_weight\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x11model_fingerprint\x18\x07 \x01(\tB\x0f\n\r_dense_weightB\x11\n\x0f_lexical_weight\"I\n\tCandidate\x12-\n\x07passage\x18\x01 \x01(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\r\n\x05score\x18\x02 \x01(\x02\"\xb3\x01\n\x16SearchPassagesResponse\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.sluice.retriever.v1.Candidate\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x1a\n\x12\x66used_search_count\x18\x03 \x01(\x05\x12\x32\n\x0fsearch_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe8\x01\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12<\n\x08metadata\x18\x04 \x03(\x0b\x32*.sluice.retriever.v1.Passage.MetadataEntry\x12)\n\x05\x63hunk\x18\x1e \x01(\x0b\x32\x1a.sluice.retriever.v1.Chunk\x1aK\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sluice.retriever.v1.Value:\x02\x38\x01\"W\n\x05\x43hunk\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\r\n\x05start\x18\x04 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x05\"N\n\rPassageVector\x12-\n\x07passage\x18\x01 \x01(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"|\n\x15UpsertPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x34\n\x08passages\x18\x02 \x03(\x0b\x32\".sluice.retriever.v1.PassageVector\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\"G\n\x16UpsertPassagesResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x05\x12\x15\n\rindex_version\x18\x02 \x01(\t\"8\n\x15\x44\x65letePassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"/\n\x16\x44\x65letePassagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"5\n\x12GetPassagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"Z\n\x13GetPassagesResponse\x12.\n\x08passages\x18\x01 \x03(\x0b\x32\x1c.sluice.retriever.v1.Passage\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"b\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x05model\x18\x02 \x01(\x0b\x32$.sluice.retriever.v1.CollectionModel\"Z\n\x0f\x43ollectionModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x11\n\tprecision\x18\x04 \x01(\t\"O\n\x18\x43reateCollectionResponse\x12\x33\n\ncollection\x18\x01 \x01(\x0b\x32\x1f.sluice.retriever.v1.Collection\"*\n\x14GetCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"L\n\x15GetCollectionResponse\x12\x33\n\ncollection\x18\x01 \x01(\x0b\x32\x1f.sluice.retriever.v1.Collection\"\xba\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x33\n\x05model\x18\x03 \x01(\x0b\x32$.sluice.retriever.v1.CollectionModel\x12\x15\n\rpassage_count\x18\x04 \x01(\x03\x12;\n\x06\x66ields\x18\x05 \x03(\x0b\x32+.sluice.retriever.v1.Collection.FieldsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0e\x32\x1e.sluice.retriever.v1.FieldType:\x02\x38\x01*\x82\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x02\x12\x14\n\x10\x46IELD_TYPE_FLOAT\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x32\x8e\x05\n\x10RetrieverService\x12i\n\x0eSearchPassages\x12*.sluice.retriever.v1.SearchPassagesRequest\x1a+.sluice.retriever.v1.SearchPassagesResponse\x12i\n\x0eUpsertPassages\x12*.sluice.retriever.v1.UpsertPassagesRequest\x1a+.sluice.retriever.v1.UpsertPassagesResponse\x12i\n\x0e\x44\x65letePassages\x12*.sluice.retriever.v1.DeletePassagesRequest\x1a+.sluice.retriever.v1.DeletePassagesResponse\x12`\n\x0bGetPassages\x12\'.sluice.retriever.v1.GetPassagesRequest\x1a(.sluice.retriever.v1.GetPassagesResponse\x12o\n\x10\x43reateCollection\x12,.sluice.retriever.v1.CreateCollectionRequest\x1a-.sluice.retriever.v1.CreateCollectionResponse\x12\x66\n\rGetCollection\x12).sluice.retriever.v1.GetCollectionRequest\x1a*.sluice.retriever.v1.GetCollectionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PASSAGE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_COLLECTION_FIELDSENTRY']._loaded_options = None
   _globals['_COLLECTION_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_FIELDTYPE']._serialized_start=2881
-  _globals['_FIELDTYPE']._serialized_end=3011
+  _globals['_FIELDTYPE']._serialized_start=3013
+  _globals['_FIELDTYPE']._serialized_end=3143
   _globals['_VALUE']._serialized_start=126
   _globals['_VALUE']._serialized_end=297
   _globals['_STRINGLIST']._serialized_start=299
@@ -60,37 +60,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHPASSAGESRESPONSE']._serialized_start=1262
   _globals['_SEARCHPASSAGESRESPONSE']._serialized_end=1441
   _globals['_PASSAGE']._serialized_start=1444
-  _globals['_PASSAGE']._serialized_end=1633
-  _globals['_PASSAGE_METADATAENTRY']._serialized_start=1558
-  _globals['_PASSAGE_METADATAENTRY']._serialized_end=1633
-  _globals['_PASSAGEVECTOR']._serialized_start=1635
-  _globals['_PASSAGEVECTOR']._serialized_end=1713
-  _globals['_UPSERTPASSAGESREQUEST']._serialized_start=1715
-  _globals['_UPSERTPASSAGESREQUEST']._serialized_end=1839
-  _globals['_UPSERTPASSAGESRESPONSE']._serialized_start=1841
-  _globals['_UPSERTPASSAGESRESPONSE']._serialized_end=1912
-  _globals['_DELETEPASSAGESREQUEST']._serialized_start=1914
-  _globals['_DELETEPASSAGESREQUEST']._serialized_end=1970
-  _globals['_DELETEPASSAGESRESPONSE']._serialized_start=1972
-  _globals['_DELETEPASSAGESRESPONSE']._serialized_end=2019
-  _globals['_GETPASSAGESREQUEST']._serialized_start=2021
-  _globals['_GETPASSAGESREQUEST']._serialized_end=2074
-  _globals['_GETPASSAGESRESPONSE']._serialized_start=2076
-  _globals['_GETPASSAGESRESPONSE']._serialized_end=2166
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=2168
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=2266
-  _globals['_COLLECTIONMODEL']._serialized_start=2268
-  _globals['_COLLECTIONMODEL']._serialized_end=2358
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=2360
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=2439
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=2441
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=2483
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=2485
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2561
-  _globals['_COLLECTION']._serialized_start=2564
-  _globals['_COLLECTION']._serialized_end=2878
-  _globals['_COLLECTION_FIELDSENTRY']._serialized_start=2801
-  _globals['_COLLECTION_FIELDSENTRY']._serialized_end=2878
-  _globals['_RETRIEVERSERVICE']._serialized_start=3014
-  _globals['_RETRIEVERSERVICE']._serialized_end=3668
+  _globals['_PASSAGE']._serialized_end=1676
+  _globals['_PASSAGE_METADATAENTRY']._serialized_start=1601
+  _globals['_PASSAGE_METADATAENTRY']._serialized_end=1676
+  _globals['_CHUNK']._serialized_start=1678
+  _globals['_CHUNK']._serialized_end=1765
+  _globals['_PASSAGEVECTOR']._serialized_start=1767
+  _globals['_PASSAGEVECTOR']._serialized_end=1845
+  _globals['_UPSERTPASSAGESREQUEST']._serialized_start=1847
+  _globals['_UPSERTPASSAGESREQUEST']._serialized_end=1971
+  _globals['_UPSERTPASSAGESRESPONSE']._serialized_start=1973
+  _globals['_UPSERTPASSAGESRESPONSE']._serialized_end=2044
+  _globals['_DELETEPASSAGESREQUEST']._serialized_start=2046
+  _globals['_DELETEPASSAGESREQUEST']._serialized_end=2102
+  _globals['_DELETEPASSAGESRESPONSE']._serialized_start=2104
+  _globals['_DELETEPASSAGESRESPONSE']._serialized_end=2151
+  _globals['_GETPASSAGESREQUEST']._serialized_start=2153
+  _globals['_GETPASSAGESREQUEST']._serialized_end=2206
+  _globals['_GETPASSAGESRESPONSE']._serialized_start=2208
+  _globals['_GETPASSAGESRESPONSE']._serialized_end=2298
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=2300
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=2398
+  _globals['_COLLECTIONMODEL']._serialized_start=2400
+  _globals['_COLLECTIONMODEL']._serialized_end=2490
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=2492
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=2571
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=2573
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=2615
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=2617
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2693
+  _globals['_COLLECTION']._serialized_start=2696
+  _globals['_COLLECTION']._serialized_end=3010
+  _globals['_COLLECTION_FIELDSENTRY']._serialized_start=2933
+  _globals['_COLLECTION_FIELDSENTRY']._serialized_end=3010
+  _globals['_RETRIEVERSERVICE']._serialized_start=3146
+  _globals['_RETRIEVERSERVICE']._serialized_end=3800
 # @@protoc_insertion_point(module_scope)

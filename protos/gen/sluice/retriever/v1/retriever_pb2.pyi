@@ -460,6 +460,7 @@ class Passage(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's id, unique in its collection, 1 to 512 bytes."""
     title: _builtins.str
@@ -470,6 +471,10 @@ class Passage(_message.Message):
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
         """Typed metadata to filter on."""
 
+    @_builtins.property
+    def chunk(self) -> Global___Chunk:
+        """Which part of which document it is; unset where it is a whole document."""
+
     def __init__(
         self,
         *,
@@ -477,14 +482,53 @@ class Passage(_message.Message):
         title: _builtins.str = ...,
         text: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
+        chunk: Global___Chunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class Chunk(_message.Message):
+    """Chunk says which part of a document a passage is. The id of chunk 1 is that of the document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Id of the document."""
+    number: _builtins.int
+    """Its place among the document's chunks, from 1."""
+    count: _builtins.int
+    """Number of the document's chunks, at least 2."""
+    start: _builtins.int
+    """Where it starts in the document's text, in characters (Unicode code points)."""
+    end: _builtins.int
+    """Where it ends: the first character after it."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        count: _builtins.int = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "document_id", b"document_id", "end", b"end", "number", b"number", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 
 @_typing.final
 class PassageVector(_message.Message):
@@ -529,7 +573,9 @@ class UpsertPassagesRequest(_message.Message):
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the collection was built by another."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageVector]:
-        """The passages, 1 to 1000 of them, without duplicate ids."""
+        """The passages, 1 to 1000 of them, without duplicate ids. Where a document's chunks take several calls, the first
+        call holds its chunk 1.
+        """
 
     def __init__(
         self,
@@ -574,7 +620,7 @@ Global___UpsertPassagesResponse: _TypeAlias = UpsertPassagesResponse  # noqa: Y0
 
 @_typing.final
 class DeletePassagesRequest(_message.Message):
-    """DeletePassagesRequest names passages to delete."""
+    """DeletePassagesRequest names documents to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -584,7 +630,7 @@ class DeletePassagesRequest(_message.Message):
     """Name of the collection, or an alias of it."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the passages, 1 to 1000 of them."""
+        """Ids of the documents, 1 to 1000 of them."""
 
     def __init__(
         self,
@@ -608,7 +654,7 @@ class DeletePassagesResponse(_message.Message):
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """Number of passages that existed and are gone."""
+    """Number of documents that existed and are gone."""
     def __init__(
         self,
         *,

@@ -80,13 +80,14 @@ class RetrieverServiceServicer:
 
     def UpsertPassages(self, request, context):
         """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
+        A document that had more chunks than it has now loses those that it has no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePassages(self, request, context):
-        """DeletePassages deletes passages by id; an id that does not exist is no error.
+        """DeletePassages deletes documents by id, with all their chunks; an id that does not exist is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,9 +19,11 @@ class RetrieverServiceStub:
     SearchPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SearchPassagesRequest, _retriever_pb2.SearchPassagesResponse]
     """SearchPassages searches all variants, dense and lexical, and fuses them in one round trip to Qdrant."""
     UpsertPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.UpsertPassagesRequest, _retriever_pb2.UpsertPassagesResponse]
-    """UpsertPassages inserts passages, or replaces those with the same id. All are written or none."""
+    """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
+    A document that had more chunks than it has now loses those that it has no more.
+    """
     DeletePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeletePassagesRequest, _retriever_pb2.DeletePassagesResponse]
-    """DeletePassages deletes passages by id; an id that does not exist is no error."""
+    """DeletePassages deletes documents by id, with all their chunks; an id that does not exist is no error."""
     GetPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetPassagesRequest, _retriever_pb2.GetPassagesResponse]
     """GetPassages returns passages by id."""
     CreateCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateCollectionRequest, _retriever_pb2.CreateCollectionResponse]
@@ -46,7 +48,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.UpsertPassagesRequest,
         context: _aio.ServicerContext[_retriever_pb2.UpsertPassagesRequest, _abc.Awaitable[_retriever_pb2.UpsertPassagesResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.UpsertPassagesResponse]:
-        """UpsertPassages inserts passages, or replaces those with the same id. All are written or none."""
+        """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
+        A document that had more chunks than it has now loses those that it has no more.
+        """
 
     @_abc_1.abstractmethod
     def DeletePassages(
@@ -54,7 +58,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.DeletePassagesRequest,
         context: _aio.ServicerContext[_retriever_pb2.DeletePassagesRequest, _abc.Awaitable[_retriever_pb2.DeletePassagesResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.DeletePassagesResponse]:
-        """DeletePassages deletes passages by id; an id that does not exist is no error."""
+        """DeletePassages deletes documents by id, with all their chunks; an id that does not exist is no error."""
 
     @_abc_1.abstractmethod
     def GetPassages(

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from services.common.models.tokenization import Word
+from services.embedder.chunking import Chunk, cut
+
+texts = st.text(st.sampled_from("ab.!? \n\té。"), max_size=300)
+cuts = st.tuples(st.integers(8, 40), st.integers(0, 50))
+
+
+def words_of(text: str) -> list[Word]:
+    """Runs of letters, a token a letter, and single marks."""
+    return [
+        Word(found.start(), found.end(), found.end() - found.start()) for found in re.finditer(r"[abé]+|[^\sabé]", text)
+    ]
+
+
+def tokens_in(text: str, start: int, end: int) -> int:
+    return sum(len(word) for word in text[start:end].split())
+
+
+@given(text=texts, sizes=cuts)
+@example(text="", sizes=(8, 0))
+@example(text="a" * 100, sizes=(8, 3))
+@example(text="aaa " * 50 + "b" * 39 + " a", sizes=(40, 15))
+def test_chunks_cover_the_text_overlap_as_asked_and_never_exceed_their_room(text: str, sizes: tuple[int, int]) -> None:
+    room, overlap = sizes
+    chunks = cut(text, words_of(text), room=room, overlap=overlap)
+    assert (chunks[0].start, chunks[-1].end) == (0, len(text))
+    for before, after in pairwise(chunks):
+        assert before.start < after.start <= before.end < after.end
+        assert tokens_in(text, after.start, before.end) <= overlap
+    for chunk in chunks:
+        assert tokens_in(text, chunk.start, chunk.end) <= chunk.token_count or chunk.token_count % room == 0
+        assert tokens_in(text, chunk.start, chunk.end) <= room
+        assert chunk.token_count <= room
+
+
+def parts(text: str, room: int, overlap: int = 0) -> list[str]:
+    return [text[chunk.start : chunk.end] for chunk in cut(text, words_of(text), room=room, overlap=overlap)]
+
+
+def test_a_text_with_room_enough_is_one_chunk() -> None:
+    assert cut("ab ab", words_of("ab ab"), room=4, overlap=1) == [Chunk(0, 5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("aa aa. aa\n\naa bb. bb bb bb", ["aa aa. aa\n\n", "aa bb. bb bb bb"]),
+        ("aa aa aa aa. bb bb bb bb", ["aa aa aa aa. ", "bb bb bb bb"]),
+        ('aa aa aa a." bb bb bb bb', ['aa aa aa a." ', "bb bb bb bb"]),
+        ("aa aa aa aa\nbb bb bb bb", ["aa aa aa aa\n", "bb bb bb bb"]),
+        ("aa aa.aa aa.bb bb bb bb", ["aa aa.aa ", "aa.bb bb bb bb"]),
+    ],
+    ids=["paragraph", "sentence", "sentence in quotes", "line", "word"],
+)
+def test_a_cut_lies_where_a_reader_would_pause(text: str, expected: list[str]) -> None:
+    assert parts(text, 11) == expected
+
+
+def test_a_cut_leaves_more_than_half_of_the_room_used() -> None:
+    assert parts("a. " + "bb " * 9, 10)[0] == "a. bb bb bb bb "
+
+
+def test_the_overlap_begins_with_a_sentence_where_one_begins() -> None:
+    assert parts("aa aa aa. a a a. bb bb bb bb bb", 12, overlap=5)[1] == "a a a. bb bb bb bb "
+
+
+def test_a_word_longer_than_a_chunk_is_cut_anywhere() -> None:
+    assert "".join(parts("ab" * 20, 9)) == "ab" * 20
