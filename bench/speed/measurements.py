@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.speed.load import OK, Call, Endpoint, Report
+from bench.speed.loss import ndcg_loss
 from bench.speed.predict import BATCHES, DEFAULT_BATCH, PredictProcess
 from bench.speed.results import Row, compared, percentile, percentiles
 from bench.speed.session import (
@@ -249,7 +250,8 @@ def _embed_int8_vs_fp32(session: Session) -> Iterator[Row]:
             lambda number: mixed_load(session, embed(fp32), number).rate(),
         ],
     )
-    yield compared(name, rounds, "texts/s")
+    loss = ndcg_loss(session.raw("embedder"), session.raw("embedder", INT8))
+    yield compared(name, rounds, "texts/s", **loss)
 
 
 def _rejected_within(session: Session) -> Iterator[Row]:

@@ -15,6 +15,9 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.speed.workload import Question
 
 ROWS = (1, 2, 4, 8, 16, 32)
@@ -43,6 +46,7 @@ class Cut:
         return f"{self.rows} rows" if self.rows < 1_000_000 else f"{self.padded_tokens} padded tokens"
 
 
+_CUT_FOR_VECTORS = Cut(padded_tokens=512)
 CUTS = (*(Cut(rows=rows) for rows in ROWS), *(Cut(padded_tokens=tokens) for tokens in PADDED_TOKENS))
 
 
@@ -71,6 +75,10 @@ class RawProcess:
         """Rows a second, tokenization included."""
         return self._executor.submit(_rate, inputs, cut).result()
 
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The embedder's vectors, in the order of the texts."""
+        return self._executor.submit(_vectors, texts).result()
+
     def milliseconds(self, texts: Sequence[str]) -> list[float]:
         """Of each text alone, tokenization included."""
         return self._executor.submit(_milliseconds, texts).result()
@@ -86,7 +94,7 @@ class _Row(Protocol):
 class _Model:
     tokenize: Callable[[Any], list[Any]]
     """A text, or a question, to its rows."""
-    compute: Callable[[Sequence[Any]], object]
+    compute: Callable[[Sequence[Any]], NDArray[np.float32]]
 
 
 _model: _Model
@@ -156,6 +164,15 @@ def _rate(inputs: Sequence[Any], cut: Cut) -> float:
     for batch in cut.batches([row.token_count for row in rows]):
         _model.compute(rows[batch])
     return len(rows) / (time.perf_counter() - started)
+
+
+def _vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+    rows = _model.tokenize(texts)
+    order = sorted(range(len(rows)), key=lambda position: rows[position].token_count)
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for batch in _CUT_FOR_VECTORS.batches([rows[position].token_count for position in order]):
+        vectors.update(zip(order[batch], _model.compute([rows[position] for position in order[batch]]), strict=True))
+    return np.stack([vectors[position] for position in range(len(rows))])
 
 
 def _best_cut(inputs: Sequence[Any]) -> tuple[Cut, dict[str, float]]:
