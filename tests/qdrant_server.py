@@ -9,6 +9,8 @@ called. A test may put a fault in front of every call.
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -33,6 +35,9 @@ class QdrantServer:
         self.cancelled: Counter[str] = Counter()
         self.peers: set[str] = set()
         self.version = "1.20.0"
+        self.snapshots: dict[tuple[str, str], tuple[models.CollectionConfig, list[models.PointStruct]]] = {}
+        self.rest_port = 0
+        self._rest: asyncio.Server | None = None
         self.fault: Fault | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -53,15 +58,48 @@ class QdrantServer:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
         api.add_PointsServicer_to_server(_Points(self), self._server)
         api.add_CollectionsServicer_to_server(_Collections(self), self._server)
+        api.add_SnapshotsServicer_to_server(_Snapshots(self), self._server)
         api.add_QdrantServicer_to_server(_Root(self), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
+        self._rest = await asyncio.start_server(self._answer_rest, "127.0.0.1", self.rest_port)
+        self.rest_port = self._rest.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Goes away at once; calls under way fail."""
         if self._server is not None:
             await self._server.stop(grace=None)
             self._server = None
+        if self._rest is not None:
+            self._rest.close()
+            self._rest = None
+
+    @property
+    def rest_url(self) -> str:
+        """Of the few calls that Qdrant has over HTTP alone."""
+        return f"http://127.0.0.1:{self.rest_port}"
+
+    async def _answer_rest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """`PUT /collections/NAME/snapshots/recover`, and nothing else: a snapshot that is found by its address."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:"))
+        location = json.loads(await reader.readexactly(length))["location"]
+        name = head.split()[1].split("/")[2]
+        _, _, _, _, version, _, snapshot = location.split("/")
+        config, points = self.snapshots[version, snapshot]
+        if not await self.engine.collection_exists(name):
+            await self.engine.create_collection(
+                name,
+                vectors_config=config.params.vectors,
+                sparse_vectors_config=config.params.sparse_vectors,
+                metadata=config.metadata,
+            )
+        await self.engine.upsert(name, points)
+        body = b'{"result": true, "status": "ok", "time": 0.0}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
 
 
 def _rpc(handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -112,7 +150,27 @@ class _Points(_Servicer, api.PointsServicer):
     @_rpc
     async def Upsert(self, request: api.UpsertPoints) -> api.PointsOperationResponse:
         points = [GrpcToRest.convert_point_struct(point) for point in request.points]
-        return _operation(await self.engine.upsert(request.collection_name, points))
+        condition = GrpcToRest.convert_filter(request.update_filter) if request.HasField("update_filter") else None
+        mode = GrpcToRest.convert_update_mode(request.update_mode) if request.HasField("update_mode") else None
+        return _operation(
+            await self.engine.upsert(request.collection_name, points, update_filter=condition, update_mode=mode)
+        )
+
+    @_rpc
+    async def Scroll(self, request: api.ScrollPoints) -> api.ScrollResponse:
+        records, following = await self.engine.scroll(
+            request.collection_name,
+            limit=request.limit,
+            offset=GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None,
+            with_payload=GrpcToRest.convert_with_payload_selector(request.with_payload),
+            with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+        )
+        for record in records:
+            record.payload = record.payload or {}
+        return api.ScrollResponse(
+            result=map(RestToGrpc.convert_record, records),
+            next_page_offset=None if following is None else RestToGrpc.convert_extended_point_id(following),
+        )
 
     @_rpc
     async def Delete(self, request: api.DeletePoints) -> api.PointsOperationResponse:
@@ -191,10 +249,37 @@ class _Collections(_Servicer, api.CollectionsServicer):
         return api.CollectionOperationResponse(result=await self.engine.update_collection_aliases(operations))
 
 
+class _Snapshots(_Servicer, api.SnapshotsServicer):
+    @_rpc
+    async def Create(self, request: api.CreateSnapshotRequest) -> api.CreateSnapshotResponse:
+        config = (await self.engine.get_collection(request.collection_name)).config
+        records, _ = await self.engine.scroll(request.collection_name, limit=1_000_000, with_vectors=True)
+        points = [models.PointStruct(id=kept.id, payload=kept.payload, vector=kept.vector) for kept in records]
+        name = f"{request.collection_name}-{len(self.server.snapshots)}.snapshot"
+        self.server.snapshots[request.collection_name, name] = (copy.deepcopy(config), points)
+        return api.CreateSnapshotResponse(snapshot_description=_snapshot(name))
+
+    @_rpc
+    async def List(self, request: api.ListSnapshotsRequest) -> api.ListSnapshotsResponse:
+        found = [name for version, name in self.server.snapshots if version == request.collection_name]
+        return api.ListSnapshotsResponse(snapshot_descriptions=map(_snapshot, found))
+
+    @_rpc
+    async def Delete(self, request: api.DeleteSnapshotRequest) -> api.DeleteSnapshotResponse:
+        del self.server.snapshots[request.collection_name, request.snapshot_name]
+        return api.DeleteSnapshotResponse()
+
+
 class _Root(_Servicer, api.QdrantServicer):
     @_rpc
     async def HealthCheck(self, _request: api.HealthCheckRequest) -> api.HealthCheckReply:
         return api.HealthCheckReply(title="qdrant (embedded engine)", version=self.server.version)
+
+
+def _snapshot(name: str) -> api.SnapshotDescription:
+    description = api.SnapshotDescription(name=name, size=1)
+    description.creation_time.GetCurrentTime()
+    return description
 
 
 def _operation(result: models.UpdateResult) -> api.PointsOperationResponse:

@@ -39,6 +39,18 @@ _REMEDIES = {
 }
 
 
+_REMEDIES_BY_REASON = {
+    "NOT_BUILDING": "the same command again goes on with what is built already",
+    "BUILD_UNDER_WAY": "`sluice collections` shows it; `sluice collections --drop VERSION` gives it up",
+    "VERSION_NOT_READY": "`sluice reindex` finishes it; `sluice collections` shows which versions are ready",
+    "NO_PREVIOUS_VERSION": "`sluice collections` shows what there is; --to names a version",
+    "VERSION_LIVE": "switch to another first: `sluice rollback`, or `sluice reindex`",
+    "MODEL_NOT_SERVED": "`sluice collections` shows whose models are served, `sluice config` by whom",
+    "SNAPSHOT_NOT_FOUND": "`sluice snapshot list` names those there are",
+    "STORAGE_FULL": "free some space: `sluice collections --drop VERSION`, `sluice snapshot prune --keep N`",
+}
+
+
 class Problem(Exception):
     """Something that stands in the way, and what to do about it."""
 
@@ -125,4 +137,6 @@ def remedy_of(error: SluiceError, gateway: str) -> str:
         return f"{gateway} is no Sluice gateway, or one of an older release; name another with --gateway"
     if error.reason == "UNREACHABLE":
         return "start it here with `make up`, or name another with --gateway or SLUICE_GATEWAY"
+    if error.reason in _REMEDIES_BY_REASON:
+        return _REMEDIES_BY_REASON[error.reason]
     return _REMEDIES.get(error.code) or f"the gateway's log has it under request {error.request_id}"

@@ -104,18 +104,22 @@ def stage_checks(config: Config) -> Iterator[Check]:
 def collection_check(config: Config) -> Check:
     """Whether the collection is there, holds something, and was built by the model that serves."""
     collection = config.collection
-    embedder, retriever = _stage(config, Stage.EMBED), _stage(config, Stage.RETRIEVE)
+    retriever = _stage(config, Stage.RETRIEVE)
+    served = {stage.model_fingerprint: stage for stage in config.stages if stage.stage is Stage.EMBED}
     if retriever is None or not retriever.serving:
         return warn("collection", f"{collection.name}: nobody to ask", "bring the retriever up first")
     if not collection.exists:
         return warn("collection", f"{collection.name} does not exist yet", "store something: sluice index FOLDER")
     made_by = f"{collection.name} ({collection.index_version}), vectors by {collection.model}"
-    if embedder and embedder.model_fingerprint and embedder.model_fingerprint != collection.model_fingerprint:
+    served.pop("", None)  # an embedder that is down does not tell
+    if served and collection.model_fingerprint not in served:
+        embedder = next(iter(served.values()))
         return fail(
             "collection",
             f"{made_by}, but the embedder serves {embedder.model} ({embedder.model_fingerprint[:8]}, not "
             f"{collection.model_fingerprint[:8]})",
-            "serve the model that made it (EMBEDDING_MODEL), or index again into another collection",
+            "serve the model that made it beside (EMBEDDER_ADDITIONAL_ADDRESSES), then: "
+            f"sluice reindex --model {embedder.model}",
         )
     if not collection.document_count:
         return warn("collection", f"{made_by}, is empty", "store something: sluice index FOLDER")

@@ -46,12 +46,23 @@ from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
 from sluice_client.filters import Condition, Filter, field
+from sluice_client.versions import (
+    CollectionVersion,
+    ReindexPhase,
+    ReindexProgress,
+    Snapshot,
+    Switched,
+    Verified,
+    VersionCheck,
+    VersionState,
+)
 
 __all__ = [
     "Answer",
     "Chunk",
     "Chunking",
     "CollectionConfig",
+    "CollectionVersion",
     "Condition",
     "Config",
     "Document",
@@ -63,13 +74,20 @@ __all__ = [
     "Outcome",
     "Policies",
     "Policy",
+    "ReindexPhase",
+    "ReindexProgress",
     "Result",
     "Scores",
     "SluiceClient",
     "SluiceError",
+    "Snapshot",
     "Stage",
     "StageConfig",
     "StageReport",
     "Strategy",
+    "Switched",
+    "Verified",
+    "VersionCheck",
+    "VersionState",
     "field",
 ]

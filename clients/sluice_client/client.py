@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from sluice_client.documents import Chunking, Document, Indexed
 from sluice_client.errors import SluiceError, error_from
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
+from sluice_client.versions import CollectionVersion, ReindexProgress, Snapshot, Switched, Verified
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
@@ -241,6 +243,105 @@ class SluiceClient:
         """What is on by default, which models and which index version serve, and how every stage is."""
         request = pb.GetConfigRequest(collection=wire.sendable("collection", collection))
         return wire.from_config(await self._call(self._stub.GetConfig, request, timeout))
+
+    async def collections(self, *, timeout: float | None = None) -> list[CollectionVersion]:
+        """All versions of all collections, by collection, then oldest first."""
+        reply = await self._call(self._stub.ListCollections, pb.ListCollectionsRequest(), timeout)
+        return [wire.from_version(version) for version in reply.versions]
+
+    async def reindex(
+        self, model: str, *, collection: str = "", timeout: float | None = None
+    ) -> AsyncIterator[ReindexProgress]:
+        """Builds a version by another model beside the live one and switches to it, as long as it is iterated over.
+
+        Whoever stops in the middle, or is stopped, begins again: what is done already is passed over. The last step
+        says SWITCHED, or has a check that failed. A gateway that is down or busy is asked again, as by `index_all`.
+
+            async for step in client.reindex("all-mpnet-base-v2"):
+                print(step.phase, step.done, "of", step.total)
+
+        Args:
+            model: Short or whole name; one of the gateway's embedders has to serve it.
+            collection: The gateway's default if empty.
+            timeout: Deadline of each step in seconds.
+
+        Raises:
+            SluiceError: What kept a step from being done; the live version is untouched.
+        """
+        request = pb.ReindexCollectionRequest(
+            collection=wire.sendable("collection", collection), model=wire.sendable("model", model)
+        )
+        attempt = 1
+        while True:
+            try:
+                reply = await self._call(self._stub.ReindexCollection, request, self._long(timeout))
+            except SluiceError as error:
+                if (pause := indexing.pause_before(error, attempt)) is None:
+                    raise
+                await asyncio.sleep(pause)
+                attempt += 1
+                continue
+            yield wire.from_reindex(reply)
+            if not reply.next_page_token:
+                return
+            request.page_token, attempt = reply.next_page_token, 1
+
+    async def verify(
+        self, version: str = "", *, collection: str = "", sample_size: int | None = None, timeout: float | None = None
+    ) -> Verified:
+        """Checks a version, by default the live one: counts, vectors computed again, and what it finds."""
+        request = pb.VerifyCollectionRequest(
+            collection=wire.sendable("collection", collection),
+            version=wire.sendable("version", version),
+            sample_size=wire.sendable_number("sample_size", sample_size),
+        )
+        return wire.from_verify(await self._call(self._stub.VerifyCollection, request, self._long(timeout)))
+
+    async def rollback(self, version: str = "", *, collection: str = "", timeout: float | None = None) -> Switched:
+        """Makes a ready version live, by default the one that was live before.
+
+        What was stored or deleted since the switch is in the version that is left, not in the one gone back to.
+        """
+        request = pb.RollbackCollectionRequest(
+            collection=wire.sendable("collection", collection), version=wire.sendable("version", version)
+        )
+        reply = await self._call(self._stub.RollbackCollection, request, self._long(timeout))
+        return wire.from_switch(reply)
+
+    async def drop_version(self, version: str, *, timeout: float | None = None) -> None:
+        """Deletes a version that is not live, for good."""
+        request = pb.DropVersionRequest(version=wire.sendable("version", version))
+        await self._call(self._stub.DropVersion, request, self._long(timeout))
+
+    async def create_snapshot(self, collection: str = "", *, timeout: float | None = None) -> Snapshot:
+        """Keeps a consistent copy of the live version, or of the version that is named."""
+        request = pb.CreateSnapshotRequest(collection=wire.sendable("collection", collection))
+        reply = await self._call(self._stub.CreateSnapshot, request, self._long(timeout))
+        return wire.from_snapshot(reply.snapshot)
+
+    async def snapshots(self, collection: str = "", *, timeout: float | None = None) -> list[Snapshot]:
+        """The copies of all versions of a collection, newest first."""
+        request = pb.ListSnapshotsRequest(collection=wire.sendable("collection", collection))
+        reply = await self._call(self._stub.ListSnapshots, request, timeout)
+        return [wire.from_snapshot(snapshot) for snapshot in reply.snapshots]
+
+    async def restore_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> Switched:
+        """Makes a new version from a copy, and makes it live; the one before stays for a rollback."""
+        request = pb.RestoreSnapshotRequest(
+            collection=wire.sendable("collection", collection), snapshot=wire.sendable("snapshot", name)
+        )
+        reply = await self._call(self._stub.RestoreSnapshot, request, self._long(timeout))
+        return wire.from_switch(reply)
+
+    async def delete_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> None:
+        """Deletes a copy, for good."""
+        request = pb.DeleteSnapshotRequest(
+            collection=wire.sendable("collection", collection), snapshot=wire.sendable("snapshot", name)
+        )
+        await self._call(self._stub.DeleteSnapshot, request, self._long(timeout))
+
+    def _long(self, timeout: float | None) -> float:
+        return self._index_timeout if timeout is None else timeout
 
     @property
     def _stub(self) -> gateway_pb2_grpc.GatewayServiceStub:

@@ -116,14 +116,14 @@ async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
         try:
             return await store(batch)
         except SluiceError as error:
-            pause = _pause(error, attempt)
+            pause = pause_before(error, attempt)
             if pause is None:
                 raise
         await asyncio.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def _pause(error: SluiceError, attempt: int) -> float | None:
+def pause_before(error: SluiceError, attempt: int) -> float | None:
     """Seconds until the next attempt; None when there is to be none."""
     pushback = error.retry_after
     busy = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and pushback is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC
 
 from sluice.gateway.v1 import gateway_pb2 as pb
@@ -23,6 +23,16 @@ from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import invalid
 from sluice_client.filters import Condition, Filter
+from sluice_client.versions import (
+    CollectionVersion,
+    ReindexPhase,
+    ReindexProgress,
+    Snapshot,
+    Switched,
+    Verified,
+    VersionCheck,
+    VersionState,
+)
 
 _STRATEGIES = {
     Strategy.SYNONYMS: pb.EXPANSION_STRATEGY_SYNONYMS,
@@ -44,6 +54,16 @@ _OUTCOMES = {
     pb.STAGE_OUTCOME_SKIPPED: Outcome.SKIPPED,
     pb.STAGE_OUTCOME_DEGRADED: Outcome.DEGRADED,
     pb.STAGE_OUTCOME_FAILED: Outcome.FAILED,
+}
+_VERSION_STATES = {
+    pb.VERSION_STATE_BUILDING: VersionState.BUILDING,
+    pb.VERSION_STATE_READY: VersionState.READY,
+}
+_PHASES = {
+    pb.REINDEX_PHASE_COPY: ReindexPhase.COPY,
+    pb.REINDEX_PHASE_SWEEP: ReindexPhase.SWEEP,
+    pb.REINDEX_PHASE_VERIFY: ReindexPhase.VERIFY,
+    pb.REINDEX_PHASE_SWITCHED: ReindexPhase.SWITCHED,
 }
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
@@ -276,3 +296,56 @@ def from_config(reply: pb.GetConfigResponse) -> Config:
         ),
         release=reply.release,
     )
+
+
+def from_version(version: pb.CollectionVersion) -> CollectionVersion:
+    """One version."""
+    return CollectionVersion(
+        collection=version.collection,
+        version=version.version,
+        live=version.live,
+        state=_VERSION_STATES.get(version.state, VersionState.UNKNOWN),
+        model=version.model,
+        model_fingerprint=version.model_fingerprint,
+        model_served=version.model_served,
+        dimension=version.dimension,
+        precision=version.precision,
+        lexical_settings=version.lexical_settings,
+        source=version.source,
+        document_count=version.document_count,
+        created=version.create_time.ToDatetime(UTC),
+        building_version=version.building_version,
+        previous_version=version.previous_version,
+    )
+
+
+def from_reindex(reply: pb.ReindexCollectionResponse) -> ReindexProgress:
+    """How far a rebuild is."""
+    return ReindexProgress(
+        version=reply.version,
+        phase=_PHASES.get(reply.phase, ReindexPhase.UNKNOWN),
+        done=reply.done_count,
+        total=reply.total_count,
+        copied=reply.copied_count,
+        checks=_checks(reply.checks),
+        previous_version=reply.previous_version,
+    )
+
+
+def from_verify(reply: pb.VerifyCollectionResponse) -> Verified:
+    """What the checks found."""
+    return Verified(reply.version, _checks(reply.checks))
+
+
+def from_switch(reply: pb.RollbackCollectionResponse | pb.RestoreSnapshotResponse) -> Switched:
+    """What is live, and was."""
+    return Switched(from_version(reply.live), reply.previous_version)
+
+
+def from_snapshot(snapshot: pb.Snapshot) -> Snapshot:
+    """One copy."""
+    return Snapshot(snapshot.name, snapshot.version, snapshot.create_time.ToDatetime(UTC), snapshot.size_bytes)
+
+
+def _checks(checks: Iterable[pb.VersionCheck]) -> list[VersionCheck]:
+    return [VersionCheck(check.name, check.passed, check.detail) for check in checks]

@@ -129,6 +129,7 @@ class LocalStack:
         wiring = {
             "GRPC_HOST": _HOST,
             "QDRANT_PATH": str(self.data / "qdrant"),
+            "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
             **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES[1:]},
         }
         for stage, (grpc_port, metrics_port) in ports.items():

@@ -14,10 +14,14 @@ from services.common.shedding import ConcurrencyLimit
 from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
+from services.gateway.embedders import Embedders
 from services.gateway.indexing import Indexing
+from services.gateway.life import BULK_METHODS, Life
 from services.gateway.pipeline import Pipeline, Stages
+from services.gateway.reindexing import Following, Reindexing, Writing
 from services.gateway.servicer import GatewayServicer, StageClients
 from services.gateway.settings import GatewaySettings
+from services.gateway.verification import Verification
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 ClientT = TypeVar("ClientT", ExpanderClient, EmbedderClient, RetrieverClient, RerankerClient)
@@ -50,19 +54,32 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             embedder=await connect(settings.embedder_address, EmbedderClient),
             retriever=await connect(settings.retriever_address, RetrieverClient),
             reranker=await connect(settings.reranker_address, RerankerClient),
+            additional_embedders=[
+                await connect(address, EmbedderClient)
+                for address in settings.embedder_additional_addresses.split(",")
+                if address
+            ],
         )
-        stages = Stages(clients.expander, clients.embedder, clients.retriever, clients.reranker)
+        embedders = Embedders([clients.embedder, *clients.additional_embedders], clients.retriever)
+        stages = Stages(clients.expander, embedders, clients.retriever, clients.reranker)
+        following = Following(clients.retriever, embedders)
+        writing = Writing(clients.retriever, clients.retriever, following)
+        verification = Verification(clients.retriever, embedders)
+        life = Life(
+            embedders,
+            clients.retriever,
+            writing,
+            Reindexing(clients.retriever, clients.retriever, embedders, following, verification),
+            verification,
+        )
         servicer = GatewayServicer(
-            Pipeline(stages, settings.weights(), Budgets()),
-            Indexing(clients.embedder, clients.retriever),
-            clients,
-            settings,
+            Pipeline(stages, settings.weights(), Budgets()), Indexing(embedders, writing), clients, life, settings
         )
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],
             register=lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server),
             limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
-            bulk_methods=frozenset({"IndexDocuments", "DeleteDocuments"}),
+            bulk_methods=frozenset({"IndexDocuments", "DeleteDocuments"}) | BULK_METHODS,
         )
 
 

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 
 from services.common.client import StageChannel
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.gateway.embedders import EmbeddingModel, ModelOfIndex
 from services.gateway.features import ExpansionStrategy
+from services.gateway.reindexing import PAGE, Begun, Comparison, Deleted, Difference
 from services.gateway.stages import (
     Candidate,
     Chunk,
@@ -21,6 +23,7 @@ from services.gateway.stages import (
     Upserted,
     Variant,
 )
+from services.gateway.verification import Sample, Sampled
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
@@ -32,6 +35,7 @@ _STRATEGIES = {
 }
 # Passages are embedded in slices, so that one call stays far below the message limit and a slice can be retried.
 EMBED_SLICE = 128
+IDS_A_CALL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,6 @@ class ModelCard:
     name: str
     fingerprint: str
     runtime: str
-    pseudo: bool = False
 
 
 class ExpanderClient:
@@ -116,12 +119,14 @@ class EmbedderClient:
             raise InvalidArgument(f"chunking.{field}", error.message.removeprefix(f"{field}: ")) from None
         return [[(chunk.start, chunk.end) for chunk in text.chunks] for text in reply.texts]
 
-    async def model(self, *, deadline: float) -> ModelCard:
+    async def model(self, *, deadline: float) -> EmbeddingModel:
         """The model that serves."""
         reply = await self.channel.call(self._stub.GetModel, embedder_pb2.GetModelRequest(), deadline=deadline)
         model = reply.model
         runtime = f"{model.backend} {model.precision} on {model.device}"
-        return ModelCard(model.name, model.fingerprint, runtime, model.pseudo)
+        return EmbeddingModel(
+            model.name, model.fingerprint, model.dimension, model.precision, runtime, pseudo=model.pseudo
+        )
 
     async def _embed(
         self,
@@ -260,13 +265,181 @@ class RetrieverClient:
                     f"the embedder's vectors do not fit the collection: {error.message}", reason=error.reason
                 ) from None
             raise
-        return Upserted(reply.upserted_count, reply.index_version)
+        return Upserted(reply.upserted_count, reply.index_version, reply.building_version, list(reply.changed_ids))
 
-    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> int:
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Deleted:
         """Deletes passages; how many existed."""
         request = retriever_pb2.DeletePassagesRequest(collection=collection, ids=ids)
         reply = await self.channel.call(self._stub.DeletePassages, request, deadline=deadline)
-        return reply.deleted_count
+        return Deleted(reply.deleted_count, reply.building_version, list(reply.changed_ids))
+
+    async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
+        """What made the vectors of a collection's live version."""
+        request = retriever_pb2.GetCollectionRequest(collection=collection)
+        found = (await self.channel.call(self._stub.GetCollection, request, deadline=deadline)).collection
+        return ModelOfIndex(found.index_version, found.model.name, found.model.fingerprint)
+
+    async def versions(self, *, deadline: float) -> Sequence[retriever_pb2.Collection]:
+        """All versions, as the retriever describes them."""
+        request = retriever_pb2.ListCollectionsRequest()
+        return (await self.channel.call(self._stub.ListCollections, request, deadline=deadline)).versions
+
+    async def create_version(self, collection: str, model: EmbeddingModel, *, deadline: float) -> Begun:
+        """The version to be filled by a model, new or begun before."""
+        request = retriever_pb2.CreateVersionRequest(
+            collection=collection,
+            model=retriever_pb2.CollectionModel(
+                name=model.name,
+                fingerprint=model.fingerprint,
+                dimension=model.dimension,
+                precision=model.precision,
+            ),
+        )
+        reply = await self.channel.call(self._stub.CreateVersion, request, deadline=deadline)
+        return Begun(reply.version.index_version, reply.live.index_version, reply.live.passage_count)
+
+    async def compare(
+        self,
+        collection: str,
+        version: str,
+        *,
+        ids: Sequence[str] = (),
+        of_building: bool = False,
+        token: str = "",
+        limit: int = PAGE,
+        deadline: float,
+    ) -> Comparison:
+        """What a version that is being built does not have as the live version has it."""
+        if not ids:
+            return await self._compare(collection, version, (), of_building, token, limit, deadline)
+        parts = [
+            await self._compare(collection, version, ids[start : start + IDS_A_CALL], False, "", limit, deadline)
+            for start in range(0, len(ids), IDS_A_CALL)
+        ]
+        return Comparison([difference for part in parts for difference in part.differences], len(ids), "")
+
+    async def _compare(
+        self,
+        collection: str,
+        version: str,
+        ids: Sequence[str],
+        of_building: bool,
+        token: str,
+        limit: int,
+        deadline: float,
+    ) -> Comparison:
+        request = retriever_pb2.ComparePassagesRequest(
+            collection=collection,
+            version=version,
+            ids=ids,
+            side=retriever_pb2.SIDE_BUILDING if of_building else retriever_pb2.SIDE_LIVE,
+            page_token=token,
+            page_size=limit,
+        )
+        reply = await self.channel.call(self._stub.ComparePassages, request, deadline=deadline)
+        differences = [
+            Difference(
+                difference.id,
+                _passage(difference.passage).reading,
+                difference.passage.SerializeToString() if difference.HasField("passage") else b"",
+                difference.revision,
+                difference.building_revision,
+            )
+            for difference in reply.differences
+        ]
+        return Comparison(differences, reply.compared_count, reply.next_page_token)
+
+    async def copy(
+        self,
+        version: str,
+        differences: Sequence[Difference],
+        vectors: Sequence[bytes],
+        gone: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        """Brings differences into a version that is being built."""
+        request = retriever_pb2.CopyPassagesRequest(
+            version=version,
+            passages=[
+                retriever_pb2.PassageCopy(
+                    passage=retriever_pb2.PassageVector(
+                        passage=retriever_pb2.Passage.FromString(difference.passage), vector=vector
+                    ),
+                    revision=difference.revision,
+                    building_revision=difference.building_revision,
+                )
+                for difference, vector in zip(differences, vectors, strict=True)
+            ],
+            removals=[
+                retriever_pb2.PassageRemoval(id=difference.id, building_revision=difference.building_revision)
+                for difference in gone
+            ],
+            model_fingerprint=model_fingerprint,
+        )
+        await self.channel.call(self._stub.CopyPassages, request, deadline=deadline)
+
+    async def complete_version(self, version: str, *, deadline: float) -> None:
+        """Records that a version is complete."""
+        request = retriever_pb2.CompleteVersionRequest(version=version)
+        await self.channel.call(self._stub.CompleteVersion, request, deadline=deadline)
+
+    async def abandon_version(self, version: str, *, deadline: float) -> None:
+        """Ends the building of a version."""
+        request = retriever_pb2.AbandonVersionRequest(version=version)
+        await self.channel.call(self._stub.AbandonVersion, request, deadline=deadline)
+
+    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
+        """Passages chosen by chance, with their vectors."""
+        request = retriever_pb2.SamplePassagesRequest(collection=collection, limit=limit)
+        reply = await self.channel.call(self._stub.SamplePassages, request, deadline=deadline)
+        return Sample(
+            [Sampled(_passage(sampled.passage), sampled.vector) for sampled in reply.passages], reply.passage_count
+        )
+
+    async def get(self, collection: str, ids: Sequence[str], *, deadline: float) -> Sequence[Passage]:
+        """The passages that exist."""
+        request = retriever_pb2.GetPassagesRequest(collection=collection, ids=ids)
+        reply = await self.channel.call(self._stub.GetPassages, request, deadline=deadline)
+        return [_passage(passage) for passage in reply.passages]
+
+    async def switched(
+        self, collection: str, version: str, *, deadline: float
+    ) -> retriever_pb2.SwitchCollectionResponse:
+        """Makes a version live, by default the one before."""
+        request = retriever_pb2.SwitchCollectionRequest(collection=collection, version=version)
+        return await self.channel.call(self._stub.SwitchCollection, request, deadline=deadline)
+
+    async def switch(self, collection: str, version: str, *, deadline: float) -> str:
+        """Makes a version live; the one that was live before."""
+        return (await self.switched(collection, version, deadline=deadline)).previous_version
+
+    async def drop_version(self, version: str, *, deadline: float) -> None:
+        """Deletes a version that is not live."""
+        request = retriever_pb2.DropVersionRequest(version=version)
+        await self.channel.call(self._stub.DropVersion, request, deadline=deadline)
+
+    async def create_snapshot(self, collection: str, *, deadline: float) -> retriever_pb2.Snapshot:
+        """Copies a version."""
+        request = retriever_pb2.CreateSnapshotRequest(collection=collection)
+        return (await self.channel.call(self._stub.CreateSnapshot, request, deadline=deadline)).snapshot
+
+    async def snapshots(self, collection: str, *, deadline: float) -> Sequence[retriever_pb2.Snapshot]:
+        """The copies of a collection's versions."""
+        request = retriever_pb2.ListSnapshotsRequest(collection=collection)
+        return (await self.channel.call(self._stub.ListSnapshots, request, deadline=deadline)).snapshots
+
+    async def restore_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> str:
+        """The new version that a copy was made into."""
+        request = retriever_pb2.RestoreSnapshotRequest(collection=collection, snapshot=snapshot)
+        reply = await self.channel.call(self._stub.RestoreSnapshot, request, deadline=deadline)
+        return reply.version.index_version
+
+    async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
+        """Deletes a copy."""
+        request = retriever_pb2.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)
+        await self.channel.call(self._stub.DeleteSnapshot, request, deadline=deadline)
 
     async def collection(self, name: str, *, deadline: float) -> CollectionCard | None:
         """A collection, or None where there is none of that name."""

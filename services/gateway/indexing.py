@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.gateway.stages import Chunk, Embedded, Passage, Upserted
 
 # The retriever takes up to 1000 passages in a call.
@@ -38,13 +38,22 @@ class Indexed:
 
 
 class DocumentEmbedder(Protocol):
-    """Documents to vectors, in bulk."""
+    """Documents to vectors, in bulk, by the model that made a collection's."""
 
     async def split_documents(  # noqa: D102
-        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
+        self,
+        documents: Sequence[Passage],
+        *,
+        collection: str,
+        chunk_tokens: int,
+        overlap_tokens: int | None,
+        deadline: float,
     ) -> Sequence[Sequence[tuple[int, int]]]: ...
 
-    async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded: ...  # noqa: D102
+
+    def forget(self, collection: str) -> None:
+        """Looks anew, the next time, which model made a collection's vectors."""
 
 
 class Store(Protocol):
@@ -79,8 +88,24 @@ class Indexing:
         field of a document that cannot be stored; nothing is stored then.
         """
         _check(documents)
-        passages = list(documents) if chunking is None else await self._chunks(documents, chunking, deadline)
-        embedded = await self._embedder.embed_documents([passage.reading for passage in passages], deadline=deadline)
+        try:
+            return await self._index(collection, documents, chunking, deadline)
+        except FailedPrecondition as mismatch:
+            if mismatch.reason != "MODEL_MISMATCH":
+                raise
+        # The collection was switched to another model between the look at it and the storing.
+        self._embedder.forget(collection)
+        return await self._index(collection, documents, chunking, deadline)
+
+    async def _index(
+        self, collection: str, documents: Sequence[Passage], chunking: Chunking | None, deadline: float
+    ) -> Indexed:
+        passages = (
+            list(documents) if chunking is None else await self._chunks(collection, documents, chunking, deadline)
+        )
+        embedded = await self._embedder.embed_documents(
+            [passage.reading for passage in passages], collection=collection, deadline=deadline
+        )
         places = {document.id: place for place, document in enumerate(documents)}
         try:
             index_version = await self._upsert(collection, passages, embedded, places, deadline)
@@ -95,14 +120,20 @@ class Indexing:
         in_order = sorted(truncated, key=places.__getitem__)
         return Indexed(len(documents), in_order, index_version, embedded.model, len(passages))
 
-    async def _chunks(self, documents: Sequence[Passage], chunking: Chunking, deadline: float) -> list[Passage]:
+    async def _chunks(
+        self, collection: str, documents: Sequence[Passage], chunking: Chunking, deadline: float
+    ) -> list[Passage]:
         """The documents, those that are too long cut: whole ones and first chunks before all others.
 
         So the first call to the store has something of every document, and finds what is wrong with any of them before
         anything is stored; and the chunk that says how many there are is there before the others.
         """
         ranges = await self._embedder.split_documents(
-            documents, chunk_tokens=chunking.chunk_tokens, overlap_tokens=chunking.overlap_tokens, deadline=deadline
+            documents,
+            collection=collection,
+            chunk_tokens=chunking.chunk_tokens,
+            overlap_tokens=chunking.overlap_tokens,
+            deadline=deadline,
         )
         first: list[Passage] = []
         others: list[Passage] = []

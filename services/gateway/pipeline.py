@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.common.errors import DeadlineExceeded, SluiceError
+from services.common.errors import DeadlineExceeded, FailedPrecondition, SluiceError
 from services.gateway.budgets import Budgets, Pace, last_moment
 from services.gateway.duplicates import collapse
 from services.gateway.grouping import best_of_each
@@ -83,6 +83,13 @@ class Pipeline:
 
         Raises the error of a required stage; what went wrong in the others is in the answer's reports.
         """
+        try:
+            return await _Run(self._stages, self._weights, self._budgets, question, deadline).answer()
+        except FailedPrecondition as mismatch:
+            if mismatch.reason != "MODEL_MISMATCH":
+                raise
+        # The collection was switched to another model between the look at it and the search.
+        self._stages.embedder.forget(question.collection)
         return await _Run(self._stages, self._weights, self._budgets, question, deadline).answer()
 
 
@@ -175,6 +182,8 @@ class _Run:
         if own is not None:
             self._report_embedding(own, rest)
         embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, _Done)]
+        if any(result.fingerprint != embedded[0].fingerprint for result in embedded):
+            raise FailedPrecondition("the collection was switched to another model", reason="MODEL_MISMATCH")
         vectors = [vector for result in embedded for vector in result.vectors]
         vectors += [b""] * (len(variants) - len(vectors))
         search = [
@@ -219,7 +228,9 @@ class _Run:
             return None
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
         return await self._attempt(
-            lambda until: self._stages.embedder.embed_queries(texts, deadline=until),
+            lambda until: self._stages.embedder.embed_queries(
+                texts, collection=self._question.collection, deadline=until
+            ),
             self._question.policies.embedding or default,
             self._budgets.embedding,
             self._budgets.embedding_until(time.monotonic(), self._deadline),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,12 +22,14 @@ from services.gateway.clients import (
     RerankerClient,
     RetrieverClient,
 )
+from services.gateway.embedders import EmbeddingModel
 from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
 from services.gateway.indexing import Chunking, Indexing
+from services.gateway.life import Life, LifeServicer
 from services.gateway.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
-from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from sluice.gateway.v1 import gateway_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -69,18 +72,19 @@ class StageClients:
     embedder: EmbedderClient
     retriever: RetrieverClient
     reranker: RerankerClient
+    additional_embedders: Sequence[EmbedderClient] = ()
 
 
-class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
+class GatewayServicer(LifeServicer):
     """The one door."""
 
     def __init__(
-        self, pipeline: Pipeline, indexing: Indexing, clients: StageClients, settings: GatewaySettings
+        self, pipeline: Pipeline, indexing: Indexing, clients: StageClients, life: Life, settings: GatewaySettings
     ) -> None:
+        super().__init__(life, settings)
         self._pipeline = pipeline
         self._indexing = indexing
         self._clients = clients
-        self._settings = settings
 
     async def Search(  # noqa: N802  # gRPC's name
         self, request: gateway_pb2.SearchRequest, context: Context
@@ -162,12 +166,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.DeleteDocumentsResponse:
         """Deletes documents."""
         check_count("ids", len(request.ids), MAX_IDS)
-        deleted = await self._clients.retriever.delete(
+        deleted = await self._life.writing.delete(
             request.collection or self._settings.qdrant_collection,
             request.ids,
             deadline=deadline_of(context, self._settings.default_deadline_seconds),
         )
-        return gateway_pb2.DeleteDocumentsResponse(deleted_count=deleted)
+        return gateway_pb2.DeleteDocumentsResponse(deleted_count=deleted.count)
 
     async def GetConfig(  # noqa: N802  # gRPC's name
         self, request: gateway_pb2.GetConfigRequest, context: Context
@@ -182,6 +186,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 _stage_config(Stage.EMBED, clients.embedder, deadline),
                 _stage_config(Stage.RETRIEVE, clients.retriever, deadline),
                 _stage_config(Stage.RERANK, clients.reranker, deadline),
+                *(_stage_config(Stage.EMBED, embedder, deadline) for embedder in clients.additional_embedders),
             ),
             _collection_config(clients.retriever, name, deadline),
         )
@@ -211,7 +216,7 @@ async def _stage_config(
         config.model = card.name
         config.model_fingerprint = card.fingerprint
         config.runtime = card.runtime
-        config.pseudo = card.pseudo
+        config.pseudo = isinstance(card, EmbeddingModel) and card.pseudo
     return config
 
 

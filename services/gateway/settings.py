@@ -16,6 +16,12 @@ class GatewaySettings(SheddingSettings):
 
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
     embedder_address: str = Field("127.0.0.1:50052", description="Address of the embedder, as `host:port`.")
+    embedder_additional_addresses: str = Field(
+        "",
+        pattern=r"^([^\s,]+(,[^\s,]+)*)?$",
+        description="Addresses of further embedders, each with another model, separated by commas: for collections "
+        "by these models, and for reindexing to them.",
+    )
     reranker_address: str = Field("127.0.0.1:50053", description="Address of the reranker, as `host:port`.")
     expander_address: str = Field("127.0.0.1:50054", description="Address of the expander, as `host:port`.")
     retriever_address: str = Field("127.0.0.1:50055", description="Address of the retriever, as `host:port`.")

@@ -163,10 +163,13 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
-    """How many passages were stored, and the index version that took them."""
+    """How many passages were stored, the index version that took them, and the one that has to follow, if any."""
 
     count: int
     index_version: str
+    building_version: str = ""
+    changed_ids: Sequence[str] = ()
+    """Ids of the passages that have to follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +227,12 @@ class Expander(Protocol):
 
 
 class Embedder(Protocol):
-    """Queries to vectors."""
+    """Queries to vectors, by the model that made a collection's."""
 
-    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded: ...  # noqa: D102
+
+    def forget(self, collection: str) -> None:
+        """Looks anew, the next time, which model made a collection's vectors: it is not what it was."""
 
 
 class Retriever(Protocol):

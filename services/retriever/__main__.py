@@ -19,6 +19,8 @@ from services.retriever.lexical import Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
+from services.retriever.snapshots import FolderSnapshots, ServerSnapshots, Snapshots, SnapshotStore
+from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 CHECK_SECONDS = 2.0
@@ -60,13 +62,28 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     await watch.look()
     _log.info("opened", embedded=qdrant.embedded, problem=watch.problem)
     watching = asyncio.create_task(watch.keep_looking())
-    servicer = RetrieverServicer(passages)
+    versions = Versions(qdrant, passages)
+    copies: SnapshotStore = FolderSnapshots(qdrant, settings.qdrant_snapshot_path)
+    if settings.qdrant_url:
+        copies = ServerSnapshots(qdrant, settings.qdrant_url, settings.qdrant_api_key.get_secret_value())
+    servicer = RetrieverServicer(passages, versions, Snapshots(copies, passages, versions))
     try:
         yield Stage(
             service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
             register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
             limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
-            bulk_methods=frozenset({"UpsertPassages", "DeletePassages", "CreateCollection"}),
+            bulk_methods=frozenset(
+                {
+                    "UpsertPassages",
+                    "DeletePassages",
+                    "CreateCollection",
+                    "ComparePassages",
+                    "CopyPassages",
+                    "SamplePassages",
+                    "CreateSnapshot",
+                    "RestoreSnapshot",
+                }
+            ),
             problem=lambda: watch.problem,
         )
     finally:

@@ -5,14 +5,16 @@ for all variants of a question at once, each by vector and by words, and Qdrant 
 trip.
 
 A collection keeps in its own metadata what it takes to use it rightly: the model that made its vectors, its lexical
-settings, and the types of the fields that its passages carry. A name may be an alias; reading goes to the version
-behind it that the description was read from, so that what is checked (model, dimension, fields) and what is searched
-are the same collection even while the alias moves.
+settings, and the types of the fields that its passages carry. A name is an alias of a version, as `documents` of
+`documents-v3` (see `versions`), or that of a collection from a release without versions. Reading goes to the version
+that the description was read from, so that what is checked (model, dimension, fields) and what is searched are the
+same collection even while the alias moves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 import re
 import time
@@ -51,6 +53,7 @@ MAX_DIMENSION = 65_536
 MAX_FIELDS = 256
 
 DENSE, LEXICAL = "dense", "lexical"
+REVISION = "revision"
 
 # How long a description of a collection is trusted for reading. A call that does not fit it has it read again first.
 _TRUSTED_SECONDS = 5.0
@@ -100,6 +103,13 @@ class CollectionModel:
     precision: str
 
 
+class VersionState(enum.StrEnum):
+    """How far a version is; nothing is switched to one that is being built."""
+
+    BUILDING = "building"
+    READY = "ready"
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """What a collection says of itself."""
@@ -113,6 +123,17 @@ class CollectionInfo:
     bm25: Bm25
     schema: Schema
     created: datetime
+    collection: str
+    """What it is a version of; its own name where a release without versions made it."""
+    state: VersionState = VersionState.READY
+    source: str = ""
+    """What it was made from, for people."""
+    built_from: str = ""
+    """The live version that it is, or was, filled from."""
+    building: str = ""
+    """The version that is being filled from it: whatever is written here has to get there, too."""
+    previous: str = ""
+    """The version that was live before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +151,23 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class UpsertResult:
-    """How many passages were stored, and the collection that took them."""
+    """How many passages were stored, the version that took them, and the one that has to follow, if any."""
 
     count: int
     version: str
+    building: str
+    changed: Sequence[str]
+    """Ids of the passages that are not as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """How many passages were deleted, and the version that has to follow, if any."""
+
+    count: int
+    building: str
+    changed: Sequence[str]
+    """Ids of the passages that are not as they were."""
 
 
 class Qdrant(Protocol):
@@ -194,7 +228,7 @@ class Index:
         _check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
 
         async def search(info: CollectionInfo) -> SearchResult:
-            _check_model(info, model_fingerprint)
+            check_model(info, model_fingerprint)
             for position, variant in enumerate(variants):
                 _check_vector(variant.vector, info, f"variants[{position}].vector")
             query_filter = fields.to_qdrant(condition or Filter(), info.schema)
@@ -210,7 +244,7 @@ class Index:
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.search_seconds.observe(seconds)
-            candidates = [Candidate(_passage(point.payload), point.score) for point in found.points]
+            candidates = [Candidate(to_passage(point.payload), point.score) for point in found.points]
             return SearchResult(candidates, info.version, len(searches), seconds)
 
         return await self._with_description(collection, search, deadline)
@@ -227,59 +261,92 @@ class Index:
 
         Chunks that a document had before and has no more are deleted.
         """
-        _check_batch([passage.id for passage in passages], "passages", suffix=".id")
+        check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
         chunks.check(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
         # Not the trusted description: what is written to a version that an alias has just left would be lost.
-        info = await self._describe(collection, deadline)
-        _check_model(info, model_fingerprint)
-        for position, passage in enumerate(passages):
-            _check_vector(passage.vector, info, f"passages[{position}].vector", required=True)
-        if _undeclared(passages, info.schema):
-            info = await self._declare(info.version, passages, deadline)
+        info = await self.get_collection(collection, deadline=deadline)
+        while True:
+            outdated = await self._store(info, passages, model_fingerprint, deadline)
+            # Read after the writing: a version whose building begins later than this is filled from what is written
+            # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
+            after = await self.get_collection(collection, deadline=deadline)
+            if after.version == info.version:
+                changed = [*(passage.id for passage in passages), *outdated]
+                return UpsertResult(len(passages), info.version, after.building, changed)
+            info = after
+
+    async def _store(
+        self, info: CollectionInfo, passages: Sequence[Passage], model_fingerprint: str, deadline: float | None
+    ) -> list[str]:
+        """Returns the ids of chunks that were deleted."""
+        check_model(info, model_fingerprint)
+        info = await self.prepared(info, passages, deadline=deadline)
+        revision = uuid.uuid4().hex
         # Weighing the words of a large batch takes long enough to hold up everybody else.
-        points = await asyncio.to_thread(lambda: [_point(passage, info) for passage in passages])
+        points = await asyncio.to_thread(lambda: [to_point(passage, info, revision) for passage in passages])
         known = await self._parts(info.version, [passage.id for passage in passages], deadline)
-        outdated = _point_ids(chunks.outdated_ids(passages, known))
+        outdated = chunks.outdated_ids(passages, known)
 
         async def store(client: AsyncQdrantClient) -> None:
             if outdated:
-                await client.delete(info.version, models.PointIdsList(points=outdated), wait=True)
+                await client.delete(info.version, models.PointIdsList(points=_point_ids(outdated)), wait=True)
             await client.upsert(info.version, points, wait=True)
 
         await self._qdrant.call(store, deadline=deadline)
-        return UpsertResult(len(passages), info.version)
+        return outdated
 
-    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> int:
-        """Deletes documents with all their chunks; returns how many of them existed."""
-        _check_batch(ids, "ids")
-        info = await self._describe(collection, deadline)
-        known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
-        documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
-        later = [later for document, first in documents.items() for later in chunks.later_ids(document, first)]
+    async def prepared(
+        self, info: CollectionInfo, passages: Sequence[Passage], *, deadline: float | None
+    ) -> CollectionInfo:
+        """The description with all fields of these passages declared; InvalidArgument if one of them does not fit."""
+        for position, passage in enumerate(passages):
+            _check_vector(passage.vector, info, f"passages[{position}].vector", required=True)
+        if _undeclared(passages, info.schema):
+            return await self._declare(info.version, passages, deadline)
+        return info
 
-        async def delete(client: AsyncQdrantClient) -> None:
-            for points in (_point_ids(later), _point_ids(documents)):
-                if points:
-                    await client.delete(info.version, models.PointIdsList(points=points), wait=True)
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float | None = None) -> DeleteResult:
+        """Deletes documents with all their chunks; tells how many of them existed."""
+        check_batch(ids, "ids")
+        info = await self.get_collection(collection, deadline=deadline)
+        deleted, changed = 0, dict.fromkeys(ids)
+        while True:
+            known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
+            documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
+            later = [later for document, first in documents.items() for later in chunks.later_ids(document, first)]
 
-        await self._qdrant.call(delete, deadline=deadline)
-        return len(documents)
+            async def delete(
+                client: AsyncQdrantClient,
+                version: str = info.version,
+                groups: Sequence[Iterable[str]] = (later, documents),
+            ) -> None:
+                for points in map(_point_ids, groups):
+                    if points:
+                        await client.delete(version, models.PointIdsList(points=points), wait=True)
+
+            await self._qdrant.call(delete, deadline=deadline)
+            deleted = max(deleted, len(documents))
+            changed |= dict.fromkeys(later)
+            after = await self.get_collection(collection, deadline=deadline)
+            if after.version == info.version:
+                return DeleteResult(deleted, after.building, list(changed))
+            info = after
 
     async def get(
         self, collection: str, ids: Sequence[str], *, deadline: float | None = None
     ) -> tuple[list[Passage], list[str]]:
         """The passages that exist, and the ids that do not, both in the order of `ids`."""
-        _check_batch(ids, "ids")
-        points = [_point_id(passage_id) for passage_id in dict.fromkeys(ids)]
+        check_batch(ids, "ids")
+        points = [point_id(passage_id) for passage_id in dict.fromkeys(ids)]
 
         async def get(info: CollectionInfo) -> tuple[list[Passage], list[str]]:
             records = await self._qdrant.call(
                 lambda client: client.retrieve(info.version, points, with_payload=True), deadline=deadline
             )
-            found = {passage.id: passage for passage in (_passage(record.payload) for record in records)}
+            found = {passage.id: passage for passage in (to_passage(record.payload) for record in records)}
             missing = [passage_id for passage_id in ids if passage_id not in found]
             return [found[passage_id] for passage_id in ids if passage_id in found], missing
 
@@ -288,38 +355,67 @@ class Index:
     async def create_collection(
         self, collection: str, model: CollectionModel, *, deadline: float | None = None
     ) -> CollectionInfo:
-        """Creates an empty collection for the vectors of one model; AlreadyExists if the name is taken."""
+        """Creates the empty first version of a collection and its alias; AlreadyExists if the name is taken.
+
+        Of several that create it at once, one succeeds, or all find its version.
+        """
+        try:
+            await self.get_collection(collection, deadline=deadline)
+        except NotFound:
+            pass
+        else:
+            raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
+        first = self.described(collection, 1, model)
+        try:
+            await self.make(first, deadline=deadline)
+        except AlreadyExists:
+            # Somebody creates it in this moment, or died before the alias was made.
+            found = await self.get_collection(first.version, deadline=deadline)
+            check_model(found, model.fingerprint)
+        alias = models.CreateAlias(alias_name=collection, collection_name=first.version)
+
+        async def point(client: AsyncQdrantClient) -> None:
+            if all(known.alias_name != collection for known in (await client.get_aliases()).aliases):
+                await client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+
+        await self._qdrant.call(point, deadline=deadline)
+        return replace(first, name=collection)
+
+    def described(self, collection: str, number: int, model: CollectionModel) -> CollectionInfo:
+        """An empty version of a collection with this retriever's lexical settings, not yet made."""
         _check_name(collection)
         if not model.fingerprint:
             raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
         if not 1 <= model.dimension <= MAX_DIMENSION:
             raise InvalidArgument("model.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
-        info = CollectionInfo(
-            name=collection,
-            version=collection,
+        version = version_name(collection, number)
+        return CollectionInfo(
+            name=version,
+            version=version,
             model=model,
             passage_count=0,
             bm25=self._bm25,
             schema={},
             created=datetime.now(UTC),
+            collection=collection,
+            source="written",
         )
-        try:
-            await self._qdrant.call(
-                lambda client: client.create_collection(
-                    collection,
-                    # Of unit vectors, the dot product is the cosine, and the embedded engine ten times faster at it.
-                    vectors_config={DENSE: models.VectorParams(size=model.dimension, distance=models.Distance.DOT)},
-                    sparse_vectors_config={LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-                    metadata=_to_metadata(info),
-                ),
-                deadline=deadline,
+
+    async def make(self, info: CollectionInfo, *, deadline: float | None = None) -> None:
+        """Makes the collection that `info` describes; AlreadyExists if there is one of the name."""
+
+        async def make(client: AsyncQdrantClient) -> None:
+            await client.create_collection(
+                info.version,
+                **collection_layout(info.model.dimension),
+                metadata={**_to_metadata(info), **_schema_metadata(info.schema)},
             )
-        except AlreadyExists:
-            raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS") from None
-        return info
+            await self._index_fields(client, info.version, info.schema)
+
+        await self._qdrant.call(make, deadline=deadline)
 
     async def get_collection(self, collection: str, *, deadline: float | None = None) -> CollectionInfo:
-        """Describes a collection, or the one behind an alias."""
+        """Describes the version that a name stands for now; of a version's own name, that version."""
         return await self._describe(collection, deadline)
 
     async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Chunk | None]:
@@ -329,6 +425,17 @@ class Index:
             lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]), deadline=deadline
         )
         return {payload["id"]: _chunk(payload) for payload in (record.payload or {} for record in records)}
+
+    async def note(self, version: str, notes: Mapping[str, str], *, deadline: float | None = None) -> None:
+        """Records something in the metadata of a version."""
+        await self._qdrant.call(
+            lambda client: client.update_collection(version, metadata=dict(notes)), deadline=deadline
+        )
+        self.forget()
+
+    def forget(self) -> None:
+        """Trusts no description any more."""
+        self._descriptions.clear()
 
     async def _with_description(
         self, collection: str, use: Callable[[CollectionInfo], Awaitable[T]], deadline: float | None
@@ -340,7 +447,11 @@ class Index:
                 return await use(info)
             except (InvalidArgument, FailedPrecondition, NotFound):
                 pass
-        return await use(await self._describe(collection, deadline))
+        info = await self._describe(collection, deadline)
+        try:
+            return await use(info)
+        except NotFound:  # deleted between the look and the use: another version has taken over
+            return await use(await self._describe(collection, deadline))
 
     async def _describe(self, collection: str, deadline: float | None) -> CollectionInfo:
         _check_name(collection)
@@ -353,15 +464,31 @@ class Index:
         try:
             version, described = await self._qdrant.call(describe, deadline=deadline)
         except NotFound:
+            version, described = await self._heir(collection, deadline)
+        info = _from_metadata(collection, version, described)
+        self._descriptions[collection] = (time.monotonic(), info)
+        return info
+
+    async def _heir(self, collection: str, deadline: float | None) -> tuple[str, models.CollectionInfo]:
+        """The version that is just taking the name over from a collection of an earlier release, see `versions`."""
+
+        async def find(client: AsyncQdrantClient) -> tuple[str, models.CollectionInfo] | None:
+            for known in (await client.get_collections()).collections:
+                if number_of(collection, known.name):
+                    described = await client.get_collection(known.name)
+                    if (described.config.metadata or {}).get("heir_of") == collection:
+                        return known.name, described
+            return None
+
+        found = await self._qdrant.call(find, deadline=deadline)
+        if found is None:
             self._descriptions.pop(collection, None)
             raise NotFound(
                 f"collection {collection!r} does not exist; create it with CreateCollection",
                 reason="COLLECTION_NOT_FOUND",
                 collection=collection,
             ) from None
-        info = _from_metadata(collection, version, described)
-        self._descriptions[collection] = (time.monotonic(), info)
-        return info
+        return found
 
     async def _declare(self, version: str, passages: Sequence[Passage], deadline: float | None) -> CollectionInfo:
         """Records the types of fields that a version has not seen yet; one batch at a time, so that none is lost.
@@ -379,18 +506,22 @@ class Index:
             schema = {**info.schema, **new}
 
             async def declare(client: AsyncQdrantClient) -> None:
-                if not self._qdrant.embedded:
-                    for name, kind in new.items():
-                        index = models.PayloadSchemaType(kind.value)
-                        await client.create_payload_index(version, fields.payload_key(name), index, wait=True)
+                await self._index_fields(client, version, new)
                 await client.update_collection(version, metadata=_schema_metadata(new))
 
             if new:
                 await self._qdrant.call(declare, deadline=deadline)
-                self._descriptions.clear()
+                self.forget()
             return replace(info, schema=schema)
         finally:
             self._declaring.release()
+
+    async def _index_fields(self, client: AsyncQdrantClient, version: str, schema: Schema) -> None:
+        if self._qdrant.embedded:
+            return
+        for name, kind in schema.items():
+            index = models.PayloadSchemaType(kind.value)
+            await client.create_payload_index(version, fields.payload_key(name), index, wait=True)
 
 
 class Search(NamedTuple):
@@ -457,15 +588,39 @@ def _unit(vector: Vector) -> list[float]:
     return unit
 
 
-def _point_id(passage_id: str) -> str:
+def collection_layout(dimension: int) -> dict[str, Any]:
+    """The arguments of `create_collection` that say which vectors passages have."""
+    return {
+        # Of unit vectors, the dot product is the cosine, and the embedded engine ten times faster at it.
+        "vectors_config": {DENSE: models.VectorParams(size=dimension, distance=models.Distance.DOT)},
+        "sparse_vectors_config": {LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+    }
+
+
+def version_name(collection: str, number: int) -> str:
+    """The name of a version, counted from 1."""
+    name = f"{collection}-v{number}"
+    _check_name(name)
+    return name
+
+
+def number_of(collection: str, version: str) -> int:
+    """The number in a version's name; 0 where it is not the name of a version of this collection."""
+    found = re.fullmatch(re.escape(collection) + r"-v([1-9]\d{0,8})", version)
+    return int(found[1]) if found else 0
+
+
+def point_id(passage_id: str) -> str:
+    """Qdrant's id of a passage: the same in every version."""
     return str(uuid.uuid5(_POINT_IDS, passage_id))
 
 
 def _point_ids(passage_ids: Iterable[str]) -> list[models.ExtendedPointId]:
-    return [_point_id(passage_id) for passage_id in passage_ids]
+    return [point_id(passage_id) for passage_id in passage_ids]
 
 
-def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
+def to_point(passage: Passage, info: CollectionInfo, revision: str) -> models.PointStruct:
+    """The point for a passage; `revision` identifies the write that made it."""
     assert passage.vector is not None  # noqa: S101  checked before
     vectors: dict[str, Any] = {DENSE: _unit(passage.vector)}
     indices, values = info.bm25.passage_vector(f"{passage.title}\n{passage.text}")
@@ -476,19 +631,22 @@ def _point(passage: Passage, info: CollectionInfo) -> models.PointStruct:
         "title": passage.title,
         "text": passage.text,
         "metadata": {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()},
+        REVISION: revision,
     }
     if passage.chunk:
         payload["chunk"] = asdict(passage.chunk)
-    return models.PointStruct(id=_point_id(passage.id), vector=vectors, payload=payload)
+    return models.PointStruct(id=point_id(passage.id), vector=vectors, payload=payload)
 
 
-def _passage(payload: Mapping[str, Any] | None) -> Passage:
+def to_passage(payload: Mapping[str, Any] | None, vector: Vector | None = None) -> Passage:
+    """The passage of a point."""
     payload = payload or {}
     return Passage(
         id=payload["id"],
         title=payload["title"],
         text=payload["text"],
         metadata=payload["metadata"],
+        vector=vector,
         chunk=_chunk(payload),
     )
 
@@ -510,6 +668,10 @@ def _to_metadata(info: CollectionInfo) -> dict[str, Any]:
         "average_length": info.bm25.average_length,
         "created": info.created.isoformat(),
         "index_version": info.version,
+        "collection": info.collection,
+        "state": info.state.value,
+        "source": info.source,
+        "built_from": info.built_from,
     }
 
 
@@ -546,6 +708,12 @@ def _from_metadata(name: str, version: str, described: models.CollectionInfo) ->
             key.removeprefix("field:"): FieldType(kind) for key, kind in metadata.items() if key.startswith("field:")
         },
         created=datetime.fromisoformat(metadata["created"]),
+        collection=metadata.get("collection", version),
+        state=VersionState(metadata.get("state", VersionState.READY)),
+        source=metadata.get("source", ""),
+        built_from=metadata.get("built_from", ""),
+        building=metadata.get("building", ""),
+        previous=metadata.get("previous", ""),
     )
 
 
@@ -578,7 +746,8 @@ def _check_search(
         raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
 
 
-def _check_model(info: CollectionInfo, fingerprint: str) -> None:
+def check_model(info: CollectionInfo, fingerprint: str) -> None:
+    """Raises FailedPrecondition (MODEL_MISMATCH) if a collection holds vectors of another model; none is any."""
     if fingerprint and fingerprint != info.model.fingerprint:
         raise FailedPrecondition(
             f"collection {info.name!r} holds vectors of {info.model.name} (fingerprint {info.model.fingerprint}), "
@@ -605,7 +774,8 @@ def _check_vector(vector: Vector | None, info: CollectionInfo, path: str, *, req
         raise InvalidArgument(path, "has a value that is not a finite number")
 
 
-def _check_batch(ids: Sequence[str], path: str, suffix: str = "") -> None:
+def check_batch(ids: Sequence[str], path: str, suffix: str = "") -> None:
+    """Raises InvalidArgument unless there are 1 to 1000 ids of a length that is stored."""
     if not 1 <= len(ids) <= MAX_BATCH:
         raise InvalidArgument(path, f"has {len(ids)} entries; send 1 to {MAX_BATCH}")
     for position, passage_id in enumerate(ids):

@@ -14,7 +14,10 @@ from services.common.timing import deadline_of, duration
 from services.retriever import fields, index
 from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType
-from services.retriever.index import Index
+from services.retriever.index import Index, VersionState
+from services.retriever.lexical import ANALYZER
+from services.retriever.snapshots import Snapshot, Snapshots
+from services.retriever.versions import Copy, Removal, Side, Versions
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,11 +30,24 @@ _FIELD_TYPES = {
 }
 
 
-class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
-    """Stores and finds."""
+_STATES = {
+    VersionState.BUILDING: retriever_pb2.VERSION_STATE_BUILDING,
+    VersionState.READY: retriever_pb2.VERSION_STATE_READY,
+}
+_SIDES = {
+    retriever_pb2.SIDE_UNSPECIFIED: Side.LIVE,
+    retriever_pb2.SIDE_LIVE: Side.LIVE,
+    retriever_pb2.SIDE_BUILDING: Side.BUILDING,
+}
 
-    def __init__(self, passages: Index) -> None:
+
+class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
+    """Stores and finds, and keeps versions."""
+
+    def __init__(self, passages: Index, versions: Versions, snapshots: Snapshots) -> None:
         self._index = passages
+        self._versions = versions
+        self._snapshots = snapshots
 
     async def SearchPassages(  # noqa: N802  # gRPC's name
         self, request: retriever_pb2.SearchPassagesRequest, context: Context
@@ -65,34 +81,30 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self, request: retriever_pb2.UpsertPassagesRequest, context: Context
     ) -> retriever_pb2.UpsertPassagesResponse:
         """Stores passages."""
-        passages = [
-            index.Passage(
-                id=entry.passage.id,
-                text=entry.passage.text,
-                title=entry.passage.title,
-                metadata={
-                    name: _value(value, f"passages[{position}].metadata.{name}")
-                    for name, value in entry.passage.metadata.items()
-                },
-                vector=_vector(entry.vector, f"passages[{position}].vector"),
-                chunk=_chunk(entry.passage),
-            )
-            for position, entry in enumerate(request.passages)
-        ]
+        passages = [_passage(entry, f"passages[{position}]") for position, entry in enumerate(request.passages)]
         stored = await self._index.upsert(
             request.collection,
             passages,
             model_fingerprint=request.model_fingerprint,
             deadline=deadline_of(context),
         )
-        return retriever_pb2.UpsertPassagesResponse(upserted_count=stored.count, index_version=stored.version)
+        return retriever_pb2.UpsertPassagesResponse(
+            upserted_count=stored.count,
+            index_version=stored.version,
+            building_version=stored.building,
+            changed_ids=stored.changed if stored.building else (),
+        )
 
     async def DeletePassages(  # noqa: N802  # gRPC's name
         self, request: retriever_pb2.DeletePassagesRequest, context: Context
     ) -> retriever_pb2.DeletePassagesResponse:
         """Deletes passages."""
         deleted = await self._index.delete(request.collection, request.ids, deadline=deadline_of(context))
-        return retriever_pb2.DeletePassagesResponse(deleted_count=deleted)
+        return retriever_pb2.DeletePassagesResponse(
+            deleted_count=deleted.count,
+            building_version=deleted.building,
+            changed_ids=deleted.changed if deleted.building else (),
+        )
 
     async def GetPassages(  # noqa: N802  # gRPC's name
         self, request: retriever_pb2.GetPassagesRequest, context: Context
@@ -107,21 +119,179 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self, request: retriever_pb2.CreateCollectionRequest, context: Context
     ) -> retriever_pb2.CreateCollectionResponse:
         """Creates a collection."""
-        model = index.CollectionModel(
-            name=request.model.name,
-            fingerprint=request.model.fingerprint,
-            dimension=request.model.dimension,
-            precision=request.model.precision,
+        created = await self._index.create_collection(
+            request.collection, _model(request.model), deadline=deadline_of(context)
         )
-        created = await self._index.create_collection(request.collection, model, deadline=deadline_of(context))
-        return retriever_pb2.CreateCollectionResponse(collection=_collection_message(created))
+        return retriever_pb2.CreateCollectionResponse(collection=_collection_message(created, live=True))
 
     async def GetCollection(  # noqa: N802  # gRPC's name
         self, request: retriever_pb2.GetCollectionRequest, context: Context
     ) -> retriever_pb2.GetCollectionResponse:
         """Describes a collection."""
         found = await self._index.get_collection(request.collection, deadline=deadline_of(context))
-        return retriever_pb2.GetCollectionResponse(collection=_collection_message(found))
+        live = found.name == found.collection
+        return retriever_pb2.GetCollectionResponse(collection=_collection_message(found, live=live))
+
+    async def ListCollections(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.ListCollectionsRequest, context: Context
+    ) -> retriever_pb2.ListCollectionsResponse:
+        """Describes all versions."""
+        versions = await self._versions.all(deadline=deadline_of(context))
+        return retriever_pb2.ListCollectionsResponse(
+            versions=[_collection_message(info, live=live) for info, live in versions]
+        )
+
+    async def CreateVersion(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.CreateVersionRequest, context: Context
+    ) -> retriever_pb2.CreateVersionResponse:
+        """Creates a version, or goes on with one."""
+        version, live = await self._versions.create(
+            request.collection, _model(request.model), deadline=deadline_of(context)
+        )
+        return retriever_pb2.CreateVersionResponse(
+            version=_collection_message(version, live=False), live=_collection_message(live, live=True)
+        )
+
+    async def ComparePassages(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.ComparePassagesRequest, context: Context
+    ) -> retriever_pb2.ComparePassagesResponse:
+        """Compares a version with the live one."""
+        side = _SIDES.get(request.side)
+        if side is None:
+            raise InvalidArgument("side", f"is unknown ({request.side})")
+        compared = await self._versions.compare(
+            request.collection,
+            request.version,
+            ids=request.ids,
+            side=side,
+            token=request.page_token,
+            limit=request.page_size,
+            deadline=deadline_of(context),
+        )
+        return retriever_pb2.ComparePassagesResponse(
+            differences=[
+                retriever_pb2.Difference(
+                    id=difference.id,
+                    passage=None if difference.passage is None else _passage_message(difference.passage),
+                    revision=difference.revision,
+                    building_revision=difference.building_revision,
+                )
+                for difference in compared.differences
+            ],
+            compared_count=compared.compared,
+            next_page_token=compared.next_token,
+        )
+
+    async def CopyPassages(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.CopyPassagesRequest, context: Context
+    ) -> retriever_pb2.CopyPassagesResponse:
+        """Brings differences into a version."""
+        await self._versions.copy(
+            request.version,
+            [
+                Copy(_passage(entry.passage, f"passages[{position}]"), entry.revision, entry.building_revision)
+                for position, entry in enumerate(request.passages)
+            ],
+            [Removal(entry.id, entry.building_revision) for entry in request.removals],
+            model_fingerprint=request.model_fingerprint,
+            deadline=deadline_of(context),
+        )
+        return retriever_pb2.CopyPassagesResponse()
+
+    async def SamplePassages(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.SamplePassagesRequest, context: Context
+    ) -> retriever_pb2.SamplePassagesResponse:
+        """Returns some passages with their vectors."""
+        sample = await self._versions.sample(request.collection, request.limit, deadline=deadline_of(context))
+        return retriever_pb2.SamplePassagesResponse(
+            passages=[
+                retriever_pb2.PassageVector(
+                    passage=_passage_message(passage),
+                    vector=b"" if passage.vector is None else passage.vector.astype("<f4").tobytes(),
+                )
+                for passage in sample.passages
+            ],
+            index_version=sample.version,
+            passage_count=sample.count,
+        )
+
+    async def CompleteVersion(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.CompleteVersionRequest, context: Context
+    ) -> retriever_pb2.CompleteVersionResponse:
+        """Records that a version is complete."""
+        version = await self._versions.complete(request.version, deadline=deadline_of(context))
+        return retriever_pb2.CompleteVersionResponse(version=_collection_message(version, live=False))
+
+    async def AbandonVersion(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.AbandonVersionRequest, context: Context
+    ) -> retriever_pb2.AbandonVersionResponse:
+        """Ends the building of a version."""
+        await self._versions.abandon(request.version, deadline=deadline_of(context))
+        return retriever_pb2.AbandonVersionResponse()
+
+    async def SwitchCollection(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.SwitchCollectionRequest, context: Context
+    ) -> retriever_pb2.SwitchCollectionResponse:
+        """Makes another version live."""
+        live, previous = await self._versions.switch(request.collection, request.version, deadline=deadline_of(context))
+        return retriever_pb2.SwitchCollectionResponse(
+            live=_collection_message(live, live=True), previous_version=previous
+        )
+
+    async def DropVersion(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.DropVersionRequest, context: Context
+    ) -> retriever_pb2.DropVersionResponse:
+        """Deletes a version."""
+        await self._versions.drop(request.version, deadline=deadline_of(context))
+        return retriever_pb2.DropVersionResponse()
+
+    async def CreateSnapshot(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.CreateSnapshotRequest, context: Context
+    ) -> retriever_pb2.CreateSnapshotResponse:
+        """Copies a version."""
+        made = await self._snapshots.create(request.collection, deadline=deadline_of(context))
+        return retriever_pb2.CreateSnapshotResponse(snapshot=_snapshot_message(made))
+
+    async def ListSnapshots(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.ListSnapshotsRequest, context: Context
+    ) -> retriever_pb2.ListSnapshotsResponse:
+        """Lists copies."""
+        found = await self._snapshots.of(request.collection, deadline=deadline_of(context))
+        return retriever_pb2.ListSnapshotsResponse(snapshots=map(_snapshot_message, found))
+
+    async def RestoreSnapshot(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.RestoreSnapshotRequest, context: Context
+    ) -> retriever_pb2.RestoreSnapshotResponse:
+        """Makes a version from a copy."""
+        version = await self._snapshots.restore(request.collection, request.snapshot, deadline=deadline_of(context))
+        return retriever_pb2.RestoreSnapshotResponse(version=_collection_message(version, live=False))
+
+    async def DeleteSnapshot(  # noqa: N802  # gRPC's name
+        self, request: retriever_pb2.DeleteSnapshotRequest, context: Context
+    ) -> retriever_pb2.DeleteSnapshotResponse:
+        """Deletes a copy."""
+        await self._snapshots.delete(request.collection, request.snapshot, deadline=deadline_of(context))
+        return retriever_pb2.DeleteSnapshotResponse()
+
+
+def _model(message: retriever_pb2.CollectionModel) -> index.CollectionModel:
+    return index.CollectionModel(
+        name=message.name,
+        fingerprint=message.fingerprint,
+        dimension=message.dimension,
+        precision=message.precision,
+    )
+
+
+def _passage(entry: retriever_pb2.PassageVector, path: str) -> index.Passage:
+    return index.Passage(
+        id=entry.passage.id,
+        text=entry.passage.text,
+        title=entry.passage.title,
+        metadata={name: _value(value, f"{path}.metadata.{name}") for name, value in entry.passage.metadata.items()},
+        vector=_vector(entry.vector, f"{path}.vector"),
+        chunk=_chunk(entry.passage),
+    )
 
 
 def _vector(raw: bytes, field: str) -> index.Vector | None:
@@ -214,7 +384,8 @@ def _value_message(value: fields.Value) -> retriever_pb2.Value:
     return retriever_pb2.Value(string_list_value=retriever_pb2.StringList(values=value))
 
 
-def _collection_message(info: index.CollectionInfo) -> retriever_pb2.Collection:
+def _collection_message(info: index.CollectionInfo, *, live: bool) -> retriever_pb2.Collection:
+    bm25 = info.bm25
     message = retriever_pb2.Collection(
         name=info.name,
         index_version=info.version,
@@ -226,6 +397,19 @@ def _collection_message(info: index.CollectionInfo) -> retriever_pb2.Collection:
         ),
         passage_count=info.passage_count,
         fields={name: _FIELD_TYPES[kind] for name, kind in info.schema.items()},
+        collection=info.collection,
+        state=_STATES[info.state],
+        live=live,
+        source=info.source,
+        building_version=info.building,
+        previous_version=info.previous,
+        lexical_settings=f"{ANALYZER}, k1 {bm25.k1:g}, b {bm25.b:g}, average length {bm25.average_length:g}",
     )
     message.create_time.FromDatetime(info.created)
+    return message
+
+
+def _snapshot_message(snapshot: Snapshot) -> retriever_pb2.Snapshot:
+    message = retriever_pb2.Snapshot(name=snapshot.name, version=snapshot.version, size_bytes=snapshot.size_bytes)
+    message.create_time.FromDatetime(snapshot.created)
     return message

@@ -26,6 +26,10 @@ class RetrieverSettings(SheddingSettings):
     qdrant_path: Path = Field(
         Path("data/qdrant"), description="Data folder of the embedded engine, which one process owns at a time."
     )
+    qdrant_snapshot_path: Path = Field(
+        Path("data/snapshots"),
+        description="Folder for snapshots of the embedded engine's collections; a server keeps its own.",
+    )
     qdrant_timeout: float = Field(
         10, gt=0, le=600, description="Longest call to Qdrant where the caller's deadline leaves more. Seconds."
     )

@@ -170,9 +170,15 @@ async def create(platform: Platform, fingerprint: str, dimension: int = 384) -> 
     await platform["retriever"].call(stub.CreateCollection, request, deadline=soon())
 
 
-async def test_an_index_built_by_another_model_is_refused_before_any_result(platform: Platform) -> None:
+async def test_an_index_built_by_another_model_gets_none_of_this_model_s_vectors(platform: Platform) -> None:
     await create(platform, fingerprint="made-by-another-model")
-    for call in (search(platform, query="sea"), index(platform, *BOOKS)):
+    by_words_alone = await search(platform, query="sea")
+    assert [(stage.stage, stage.reason) for stage in by_words_alone.stages if stage.reason != "FEATURE_OFF"] == [
+        (pb.STAGE_EMBED, "MODEL_MISMATCH"),
+        (pb.STAGE_RETRIEVE, "LEXICAL_ONLY"),
+    ]
+    required = pb.StagePolicies(embedding=pb.STAGE_POLICY_REQUIRED)
+    for call in (search(platform, query="sea", policies=required), index(platform, *BOOKS)):
         with pytest.raises(FailedPrecondition) as caught:
             await call
         assert caught.value.reason == "MODEL_MISMATCH"

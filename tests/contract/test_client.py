@@ -491,7 +491,7 @@ async def test_what_does_not_pass_by_itself_is_not_tried_again(
 def test_a_pause_is_never_shorter_than_the_pushback_and_grows_without_one() -> None:
     def pause(attempt: int, retry_after: float | None) -> float | None:
         error = SluiceError(grpc.StatusCode.UNAVAILABLE, "DOWN", "down", retry_after=retry_after)
-        return indexing._pause(error, attempt)
+        return indexing.pause_before(error, attempt)
 
     assert (pause(1, 5) or 0) >= 5
     for attempt in range(1, indexing.MAX_ATTEMPTS):

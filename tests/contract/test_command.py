@@ -433,9 +433,15 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
     assert "models" not in checks
 
 
-@pytest.mark.parametrize("command", ["search", "index", "delete", "config", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("search", "index", "delete", "config", "doctor", "reindex", "rollback", "verify", "collections"),
+        *("snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
+    ],
+)
 def test_the_help_of_every_command_has_examples(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"  sluice {command}" in result.stdout
 

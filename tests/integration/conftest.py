@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import AsyncIterator
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.embedder.backends import EmbeddingBackend, load_embedding_backend
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
+from services.retriever.backends import EmbeddedQdrant, QdrantPool, open_qdrant
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+from tests.qdrant_server import QdrantServer
+
+# A real server takes part where QDRANT_TEST_URL names one (its gRPC port: QDRANT_TEST_GRPC_PORT, 6334 by default).
+ENGINES = ["embedded", "protocol", *(["server"] if "QDRANT_TEST_URL" in os.environ else [])]
 
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 RERANK_MODEL = "ms-marco-MiniLM-L-12-v2"
@@ -62,3 +73,28 @@ def mixed_texts() -> list[str]:
         *ODD_TEXTS,
         *(" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)),
     ]
+
+
+@pytest.fixture(params=ENGINES)
+async def qdrant(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QdrantPool | EmbeddedQdrant]:
+    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server."""
+    metrics = RetrieverMetrics(CollectorRegistry())
+    if request.param == "embedded":
+        qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+        yield qdrant
+        await qdrant.close()
+    elif request.param == "protocol":
+        async with QdrantServer() as server:
+            qdrant = await open_qdrant(
+                RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1), metrics
+            )
+            yield qdrant
+            await qdrant.close()
+    else:
+        settings = RetrieverSettings(
+            qdrant_url=os.environ["QDRANT_TEST_URL"],
+            qdrant_grpc_port=int(os.environ.get("QDRANT_TEST_GRPC_PORT", "6334")),
+        )
+        qdrant = await open_qdrant(settings, metrics)
+        yield qdrant
+        await qdrant.close()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.common.errors import AlreadyExists, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.gateway.indexing import Chunking, Indexing
 from services.gateway.stages import Embedded, Passage, Upserted
 
@@ -12,26 +12,37 @@ from services.gateway.stages import Embedded, Passage, Upserted
 class Shelf:
     """Embedder and store in one, in memory."""
 
-    def __init__(self, *, exists: bool = True, taken_meanwhile: bool = False) -> None:
+    def __init__(self, *, exists: bool = True, taken_meanwhile: bool = False, moves: int = 0) -> None:
         self.exists = exists
         self.taken_meanwhile = taken_meanwhile
         self.stored: dict[str, bytes] = {}
         self.embedded = 0
         self.calls: list[list[str]] = []
         self.refused: set[str] = set()
+        self.forgotten: list[str] = []
+        self.moves = moves
 
     async def split_documents(
-        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
+        self,
+        documents: Sequence[Passage],
+        *,
+        collection: str,
+        chunk_tokens: int,
+        overlap_tokens: int | None,
+        deadline: float,
     ) -> list[list[tuple[int, int]]]:
         def ranges(text: str) -> list[tuple[int, int]]:
             return [(start, min(start + chunk_tokens, len(text))) for start in range(0, len(text), chunk_tokens)]
 
         return [ranges(document.text) for document in documents]
 
-    async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         self.embedded += len(texts)
         vectors = [text.encode() for text in texts]
         return Embedded(vectors, "mini", "f00d", 4, "fp32", False, [len(text) > 20 for text in texts])
+
+    def forget(self, collection: str) -> None:
+        self.forgotten = [*self.forgotten, collection]
 
     async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
         self.exists = True
@@ -47,6 +58,9 @@ class Shelf:
         model_fingerprint: str,
         deadline: float,
     ) -> Upserted:
+        if self.moves:
+            self.moves -= 1
+            raise FailedPrecondition("switched", reason="MODEL_MISMATCH")
         if not self.exists:
             raise NotFound("no such collection")
         self.calls.append([passage.id for passage in passages])
@@ -66,6 +80,14 @@ async def test_the_first_documents_create_the_collection(taken_meanwhile: bool) 
     shelf = Shelf(exists=False, taken_meanwhile=taken_meanwhile)
     indexed = await Indexing(shelf, shelf).index("docs", documents("a", "b"), deadline=0)
     assert (indexed.count, set(shelf.stored)) == (2, {"a", "b"})
+
+
+async def test_a_switch_to_another_model_between_embedding_and_storing_is_followed_once() -> None:
+    shelf = Shelf(moves=1)
+    indexed = await Indexing(shelf, shelf).index("docs", documents("a"), deadline=0)
+    assert (indexed.count, shelf.embedded, shelf.forgotten) == (1, 2, ["docs"])
+    with pytest.raises(FailedPrecondition):
+        await Indexing(Shelf(moves=2), Shelf(moves=2)).index("docs", documents("a"), deadline=0)
 
 
 async def test_documents_that_did_not_fit_the_model_are_named() -> None:

@@ -62,6 +62,9 @@ class World:
     expanding: asyncio.Event = field(default_factory=asyncio.Event)
     budgets: Budgets = field(default_factory=Budgets)
     deadline_seconds: float = 30.0
+    model: str = "f00d"
+    index_model: str = "f00d"
+    switched_while_expanding: bool = False
 
     async def expand(
         self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
@@ -72,14 +75,20 @@ class World:
             raise self.expand_error
         return Expanded([Variant(query, 1.0), Variant("another way", 0.3)])
 
-    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+    def forget(self, collection: str) -> None:
+        self.model = self.index_model
+
+    async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         self.embedding.set()
         if self.embed_error:
             raise self.embed_error
         if self.variant_embed_error and QUESTION.query not in texts:
             raise self.variant_embed_error
         vectors = [text.encode() for text in texts]
-        return Embedded(vectors, "mini", "f00d", 4, "fp32", self.pseudo, [False] * len(texts))
+        if QUESTION.query not in texts and self.switched_while_expanding:
+            self.switched_while_expanding = False
+            self.model = self.index_model = "beef"
+        return Embedded(vectors, "mini", self.model, 4, "fp32", self.pseudo, [False] * len(texts))
 
     async def search(
         self,
@@ -95,6 +104,8 @@ class World:
     ) -> Retrieved:
         if self.retrieve_error:
             raise self.retrieve_error
+        if model_fingerprint and model_fingerprint != self.index_model:
+            raise FailedPrecondition("other model", reason="MODEL_MISMATCH")
         self.searched = list(variants)
         self.fingerprint = model_fingerprint
         self.weights = (dense_weight, lexical_weight)
@@ -222,6 +233,18 @@ async def test_a_required_stage_fails_the_call_with_its_own_error(policies: Poli
 async def test_retrieval_is_always_required() -> None:
     with pytest.raises(FailedPrecondition):
         await World(retrieve_error=FailedPrecondition("other model", reason="MODEL_MISMATCH")).answer()
+
+
+async def test_a_search_that_a_switch_overtakes_is_made_again_with_the_new_model() -> None:
+    world = World(index_model="beef")
+    answer = await world.answer()
+    assert (world.fingerprint, reports(answer)[Stage.EMBED].outcome) == ("beef", Outcome.RAN)
+
+
+async def test_a_query_and_its_variants_are_never_embedded_by_different_models() -> None:
+    world = World(switched_while_expanding=True)
+    await world.answer(with_features(expansion=True))
+    assert world.fingerprint == "beef"
 
 
 async def test_pages_follow_one_another_without_gap_or_repeat() -> None:

@@ -133,6 +133,62 @@ STAGE_OUTCOME_FAILED: StageOutcome.ValueType  # 4
 """It failed, and the answer was made without it."""
 Global___StageOutcome: _TypeAlias = StageOutcome  # noqa: Y015
 
+class _VersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_STATE_UNSPECIFIED: _VersionState.ValueType  # 0
+    """Never sent."""
+    VERSION_STATE_BUILDING: _VersionState.ValueType  # 1
+    """It is being filled, or was left unfinished; no collection can be switched to it."""
+    VERSION_STATE_READY: _VersionState.ValueType  # 2
+    """It is complete."""
+
+class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
+    """VersionState says how far a version is."""
+
+VERSION_STATE_UNSPECIFIED: VersionState.ValueType  # 0
+"""Never sent."""
+VERSION_STATE_BUILDING: VersionState.ValueType  # 1
+"""It is being filled, or was left unfinished; no collection can be switched to it."""
+VERSION_STATE_READY: VersionState.ValueType  # 2
+"""It is complete."""
+Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
+
+class _ReindexPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReindexPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REINDEX_PHASE_UNSPECIFIED: _ReindexPhase.ValueType  # 0
+    """Never sent."""
+    REINDEX_PHASE_COPY: _ReindexPhase.ValueType  # 1
+    """Passages are embedded and copied."""
+    REINDEX_PHASE_SWEEP: _ReindexPhase.ValueType  # 2
+    """What was deleted meanwhile is looked for."""
+    REINDEX_PHASE_VERIFY: _ReindexPhase.ValueType  # 3
+    """The new version is checked."""
+    REINDEX_PHASE_SWITCHED: _ReindexPhase.ValueType  # 4
+    """The alias stands for the new version. Where it did so before, this comes at once, without a previous version."""
+
+class ReindexPhase(_ReindexPhase, metaclass=_ReindexPhaseEnumTypeWrapper):
+    """ReindexPhase is a part of the way."""
+
+REINDEX_PHASE_UNSPECIFIED: ReindexPhase.ValueType  # 0
+"""Never sent."""
+REINDEX_PHASE_COPY: ReindexPhase.ValueType  # 1
+"""Passages are embedded and copied."""
+REINDEX_PHASE_SWEEP: ReindexPhase.ValueType  # 2
+"""What was deleted meanwhile is looked for."""
+REINDEX_PHASE_VERIFY: ReindexPhase.ValueType  # 3
+"""The new version is checked."""
+REINDEX_PHASE_SWITCHED: ReindexPhase.ValueType  # 4
+"""The alias stands for the new version. Where it did so before, this comes at once, without a previous version."""
+Global___ReindexPhase: _TypeAlias = ReindexPhase  # noqa: Y015
+
 @_typing.final
 class Value(_message.Message):
     """Value is one metadata value. The first value stored for a field fixes that field's type in the collection."""
@@ -1170,3 +1226,614 @@ class CollectionConfig(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CollectionConfig: _TypeAlias = CollectionConfig  # noqa: Y015
+
+@_typing.final
+class CollectionVersion(_message.Message):
+    """CollectionVersion is one version of a collection: the passages, and their vectors by one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    LEXICAL_SETTINGS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_SERVED_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection that it is a version of."""
+    version: _builtins.str
+    """Its own name."""
+    live: _builtins.bool
+    """Whether the collection's name stands for it now."""
+    state: Global___VersionState.ValueType
+    """How far it is."""
+    model: _builtins.str
+    """The model whose vectors it holds."""
+    model_fingerprint: _builtins.str
+    """Fingerprint of that model."""
+    dimension: _builtins.int
+    """Number of float32 values in each vector."""
+    precision: _builtins.str
+    """Arithmetic that made the vectors, as in "fp32"."""
+    lexical_settings: _builtins.str
+    """How passages are found by words, for people."""
+    source: _builtins.str
+    """What it was made from, for people."""
+    document_count: _builtins.int
+    """Number of passages."""
+    building_version: _builtins.str
+    """The version that is being built from it; empty where there is none."""
+    previous_version: _builtins.str
+    """The version that was live before it; empty where there was none."""
+    model_served: _builtins.bool
+    """Whether one of this gateway's embedders serves its model."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        version: _builtins.str = ...,
+        live: _builtins.bool = ...,
+        state: Global___VersionState.ValueType = ...,
+        model: _builtins.str = ...,
+        model_fingerprint: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+        precision: _builtins.str = ...,
+        lexical_settings: _builtins.str = ...,
+        source: _builtins.str = ...,
+        document_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        building_version: _builtins.str = ...,
+        previous_version: _builtins.str = ...,
+        model_served: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "create_time", b"create_time", "dimension", b"dimension", "document_count", b"document_count", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "model_fingerprint", b"model_fingerprint", "model_served", b"model_served", "precision", b"precision", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionVersion: _TypeAlias = CollectionVersion  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """ListCollectionsRequest has no parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    """ListCollectionsResponse describes all versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionVersion]:
+        """By collection, then oldest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___CollectionVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class ReindexCollectionRequest(_message.Message):
+    """ReindexCollectionRequest asks for the next part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    model: _builtins.str
+    """The model, by its short or whole name; one of the gateway's embedders has to serve it."""
+    page_token: _builtins.str
+    """The next_page_token of the answer before; empty begins, or goes on with what an earlier run has left."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        model: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexCollectionRequest: _TypeAlias = ReindexCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ReindexCollectionResponse(_message.Message):
+    """ReindexCollectionResponse tells how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    COPIED_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that is being built."""
+    phase: Global___ReindexPhase.ValueType
+    """What was just done."""
+    done_count: _builtins.int
+    """Passages gone through in this phase so far."""
+    total_count: _builtins.int
+    """Passages to go through in this phase, about."""
+    copied_count: _builtins.int
+    """Passages embedded and copied by this call."""
+    next_page_token: _builtins.str
+    """Asks for the next part; empty when the collection is switched, or a check has failed."""
+    previous_version: _builtins.str
+    """The version that was live before the switch, once it is done."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionCheck]:
+        """The checks, once they are made."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        phase: Global___ReindexPhase.ValueType = ...,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+        copied_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        checks: _abc.Iterable[Global___VersionCheck] | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "copied_count", b"copied_count", "done_count", b"done_count", "next_page_token", b"next_page_token", "phase", b"phase", "previous_version", b"previous_version", "total_count", b"total_count", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexCollectionResponse: _TypeAlias = ReindexCollectionResponse  # noqa: Y015
+
+@_typing.final
+class VersionCheck(_message.Message):
+    """VersionCheck is one thing that was checked of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What was checked, as one UPPER_SNAKE_CASE word."""
+    passed: _builtins.bool
+    """Whether it is as it should be."""
+    detail: _builtins.str
+    """What was found, for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionCheck: _TypeAlias = VersionCheck  # noqa: Y015
+
+@_typing.final
+class VerifyCollectionRequest(_message.Message):
+    """VerifyCollectionRequest says what to check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    version: _builtins.str
+    """A version of it; empty means the live one."""
+    sample_size: _builtins.int
+    """Passages to sample, 1 to 500; unset means 64."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        version: _builtins.str = ...,
+        sample_size: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "sample_size", b"sample_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size", "collection", b"collection", "sample_size", b"sample_size", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sample_size: _TypeAlias = _typing.Literal["sample_size"]  # noqa: Y015
+    _WhichOneofArgType__sample_size: _TypeAlias = _typing.Literal["_sample_size", b"_sample_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_size) -> _WhichOneofReturnType__sample_size | None: ...
+
+Global___VerifyCollectionRequest: _TypeAlias = VerifyCollectionRequest  # noqa: Y015
+
+@_typing.final
+class VerifyCollectionResponse(_message.Message):
+    """VerifyCollectionResponse tells what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that was checked."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionCheck]:
+        """The checks."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        checks: _abc.Iterable[Global___VersionCheck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyCollectionResponse: _TypeAlias = VerifyCollectionResponse  # noqa: Y015
+
+@_typing.final
+class RollbackCollectionRequest(_message.Message):
+    """RollbackCollectionRequest says what to go back to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    version: _builtins.str
+    """A ready version of it; empty means the one that was live before."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackCollectionRequest: _TypeAlias = RollbackCollectionRequest  # noqa: Y015
+
+@_typing.final
+class RollbackCollectionResponse(_message.Message):
+    """RollbackCollectionResponse tells what was and what is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIVE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """The version that was live before; it stays."""
+    @_builtins.property
+    def live(self) -> Global___CollectionVersion:
+        """The version that is live now."""
+
+    def __init__(
+        self,
+        *,
+        live: Global___CollectionVersion | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackCollectionResponse: _TypeAlias = RollbackCollectionResponse  # noqa: Y015
+
+@_typing.final
+class DropVersionRequest(_message.Message):
+    """DropVersionRequest names a version to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version. FAILED_PRECONDITION if it is live."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropVersionRequest: _TypeAlias = DropVersionRequest  # noqa: Y015
+
+@_typing.final
+class DropVersionResponse(_message.Message):
+    """DropVersionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropVersionResponse: _TypeAlias = DropVersionResponse  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    """Snapshot is a copy of a version as it was at a moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    version: _builtins.str
+    """The version that it was taken of."""
+    size_bytes: _builtins.int
+    """Size in bytes."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotRequest(_message.Message):
+    """CreateSnapshotRequest names what to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for its live version, or of a version; empty means the gateway's default."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotResponse(_message.Message):
+    """CreateSnapshotResponse describes the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """The snapshot."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    """ListSnapshotsRequest says whose snapshots to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsResponse(_message.Message):
+    """ListSnapshotsResponse lists them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class RestoreSnapshotRequest(_message.Message):
+    """RestoreSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    snapshot: _builtins.str
+    """Name of the snapshot."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreSnapshotRequest: _TypeAlias = RestoreSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class RestoreSnapshotResponse(_message.Message):
+    """RestoreSnapshotResponse tells what was and what is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIVE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """The version that was live before; it stays."""
+    @_builtins.property
+    def live(self) -> Global___CollectionVersion:
+        """The version that was made from the snapshot, live now."""
+
+    def __init__(
+        self,
+        *,
+        live: Global___CollectionVersion | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreSnapshotResponse: _TypeAlias = RestoreSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotRequest(_message.Message):
+    """DeleteSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    snapshot: _builtins.str
+    """Name of the snapshot."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotResponse(_message.Message):
+    """DeleteSnapshotResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015

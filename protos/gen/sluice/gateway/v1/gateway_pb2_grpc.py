@@ -55,6 +55,51 @@ class GatewayServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigResponse.FromString,
                 _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/ListCollections',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
+        self.ReindexCollection = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/ReindexCollection',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionResponse.FromString,
+                _registered_method=True)
+        self.VerifyCollection = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/VerifyCollection',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionResponse.FromString,
+                _registered_method=True)
+        self.RollbackCollection = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/RollbackCollection',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionResponse.FromString,
+                _registered_method=True)
+        self.DropVersion = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/DropVersion',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionResponse.FromString,
+                _registered_method=True)
+        self.CreateSnapshot = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/CreateSnapshot',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/ListSnapshots',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.RestoreSnapshot = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/RestoreSnapshot',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/DeleteSnapshot',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -90,6 +135,71 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCollections(self, request, context):
+        """ListCollections describes all versions of all collections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexCollection(self, request, context):
+        """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+        to it: begin with an empty page token, and call again with each next_page_token until there is none. All that is
+        known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyCollection(self, request, context):
+        """VerifyCollection checks a version against the model that made it and against the live version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackCollection(self, request, context):
+        """RollbackCollection makes the version live again that was live before, or any other that is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropVersion(self, request, context):
+        """DropVersion deletes a version that is not live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """CreateSnapshot keeps a consistent copy of a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """ListSnapshots lists what is kept, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSnapshot(self, request, context):
+        """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """DeleteSnapshot deletes a snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +222,51 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetConfig,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'ReindexCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReindexCollection,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionResponse.SerializeToString,
+            ),
+            'VerifyCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyCollection,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionResponse.SerializeToString,
+            ),
+            'RollbackCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackCollection,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionResponse.SerializeToString,
+            ),
+            'DropVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropVersion,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'RestoreSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSnapshot,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +378,249 @@ class GatewayService:
             '/sluice.gateway.v1.GatewayService/GetConfig',
             sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_gateway__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/ListCollections',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/ReindexCollection',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ReindexCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/VerifyCollection',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.VerifyCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/RollbackCollection',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.RollbackCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/DropVersion',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.DropVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/CreateSnapshot',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/ListSnapshots',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/RestoreSnapshot',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/DeleteSnapshot',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

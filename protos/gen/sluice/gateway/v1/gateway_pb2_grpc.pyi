@@ -26,6 +26,27 @@ class GatewayServiceStub:
     """DeleteDocuments deletes documents by id, with all their chunks; an id that does not exist is no error."""
     GetConfig: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetConfigRequest, _gateway_pb2.GetConfigResponse]
     """GetConfig says what is on by default here, and which models and which index version serve."""
+    ListCollections: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListCollectionsRequest, _gateway_pb2.ListCollectionsResponse]
+    """ListCollections describes all versions of all collections."""
+    ReindexCollection: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ReindexCollectionRequest, _gateway_pb2.ReindexCollectionResponse]
+    """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+    to it: begin with an empty page token, and call again with each next_page_token until there is none. All that is
+    known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+    """
+    VerifyCollection: _aio.UnaryUnaryMultiCallable[_gateway_pb2.VerifyCollectionRequest, _gateway_pb2.VerifyCollectionResponse]
+    """VerifyCollection checks a version against the model that made it and against the live version."""
+    RollbackCollection: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RollbackCollectionRequest, _gateway_pb2.RollbackCollectionResponse]
+    """RollbackCollection makes the version live again that was live before, or any other that is ready."""
+    DropVersion: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DropVersionRequest, _gateway_pb2.DropVersionResponse]
+    """DropVersion deletes a version that is not live."""
+    CreateSnapshot: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CreateSnapshotRequest, _gateway_pb2.CreateSnapshotResponse]
+    """CreateSnapshot keeps a consistent copy of a version."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListSnapshotsRequest, _gateway_pb2.ListSnapshotsResponse]
+    """ListSnapshots lists what is kept, newest first."""
+    RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RestoreSnapshotRequest, _gateway_pb2.RestoreSnapshotResponse]
+    """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback."""
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DeleteSnapshotRequest, _gateway_pb2.DeleteSnapshotResponse]
+    """DeleteSnapshot deletes a snapshot."""
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """GatewayService turns a question into ranked passages, and keeps the passages."""
@@ -63,5 +84,80 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_gateway_pb2.GetConfigRequest, _abc.Awaitable[_gateway_pb2.GetConfigResponse]],
     ) -> _abc.Awaitable[_gateway_pb2.GetConfigResponse]:
         """GetConfig says what is on by default here, and which models and which index version serve."""
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _gateway_pb2.ListCollectionsRequest,
+        context: _aio.ServicerContext[_gateway_pb2.ListCollectionsRequest, _abc.Awaitable[_gateway_pb2.ListCollectionsResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.ListCollectionsResponse]:
+        """ListCollections describes all versions of all collections."""
+
+    @_abc_1.abstractmethod
+    def ReindexCollection(
+        self,
+        request: _gateway_pb2.ReindexCollectionRequest,
+        context: _aio.ServicerContext[_gateway_pb2.ReindexCollectionRequest, _abc.Awaitable[_gateway_pb2.ReindexCollectionResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.ReindexCollectionResponse]:
+        """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+        to it: begin with an empty page token, and call again with each next_page_token until there is none. All that is
+        known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyCollection(
+        self,
+        request: _gateway_pb2.VerifyCollectionRequest,
+        context: _aio.ServicerContext[_gateway_pb2.VerifyCollectionRequest, _abc.Awaitable[_gateway_pb2.VerifyCollectionResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.VerifyCollectionResponse]:
+        """VerifyCollection checks a version against the model that made it and against the live version."""
+
+    @_abc_1.abstractmethod
+    def RollbackCollection(
+        self,
+        request: _gateway_pb2.RollbackCollectionRequest,
+        context: _aio.ServicerContext[_gateway_pb2.RollbackCollectionRequest, _abc.Awaitable[_gateway_pb2.RollbackCollectionResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.RollbackCollectionResponse]:
+        """RollbackCollection makes the version live again that was live before, or any other that is ready."""
+
+    @_abc_1.abstractmethod
+    def DropVersion(
+        self,
+        request: _gateway_pb2.DropVersionRequest,
+        context: _aio.ServicerContext[_gateway_pb2.DropVersionRequest, _abc.Awaitable[_gateway_pb2.DropVersionResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.DropVersionResponse]:
+        """DropVersion deletes a version that is not live."""
+
+    @_abc_1.abstractmethod
+    def CreateSnapshot(
+        self,
+        request: _gateway_pb2.CreateSnapshotRequest,
+        context: _aio.ServicerContext[_gateway_pb2.CreateSnapshotRequest, _abc.Awaitable[_gateway_pb2.CreateSnapshotResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.CreateSnapshotResponse]:
+        """CreateSnapshot keeps a consistent copy of a version."""
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _gateway_pb2.ListSnapshotsRequest,
+        context: _aio.ServicerContext[_gateway_pb2.ListSnapshotsRequest, _abc.Awaitable[_gateway_pb2.ListSnapshotsResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.ListSnapshotsResponse]:
+        """ListSnapshots lists what is kept, newest first."""
+
+    @_abc_1.abstractmethod
+    def RestoreSnapshot(
+        self,
+        request: _gateway_pb2.RestoreSnapshotRequest,
+        context: _aio.ServicerContext[_gateway_pb2.RestoreSnapshotRequest, _abc.Awaitable[_gateway_pb2.RestoreSnapshotResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.RestoreSnapshotResponse]:
+        """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback."""
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _gateway_pb2.DeleteSnapshotRequest,
+        context: _aio.ServicerContext[_gateway_pb2.DeleteSnapshotRequest, _abc.Awaitable[_gateway_pb2.DeleteSnapshotResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.DeleteSnapshotResponse]:
+        """DeleteSnapshot deletes a snapshot."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _aio.Server) -> None: ...

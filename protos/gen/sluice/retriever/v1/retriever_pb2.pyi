@@ -53,6 +53,54 @@ FIELD_TYPE_BOOL: FieldType.ValueType  # 4
 """True or false."""
 Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
 
+class _VersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_STATE_UNSPECIFIED: _VersionState.ValueType  # 0
+    """Never sent."""
+    VERSION_STATE_BUILDING: _VersionState.ValueType  # 1
+    """It is being filled, or was left unfinished; no collection can be switched to it."""
+    VERSION_STATE_READY: _VersionState.ValueType  # 2
+    """It is complete."""
+
+class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
+    """VersionState says how far a version is."""
+
+VERSION_STATE_UNSPECIFIED: VersionState.ValueType  # 0
+"""Never sent."""
+VERSION_STATE_BUILDING: VersionState.ValueType  # 1
+"""It is being filled, or was left unfinished; no collection can be switched to it."""
+VERSION_STATE_READY: VersionState.ValueType  # 2
+"""It is complete."""
+Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
+
+class _Side:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Side.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SIDE_UNSPECIFIED: _Side.ValueType  # 0
+    """Means SIDE_LIVE."""
+    SIDE_LIVE: _Side.ValueType  # 1
+    """Those of the live version: finds what is missing or older in the version that is being built."""
+    SIDE_BUILDING: _Side.ValueType  # 2
+    """Those of the version that is being built: finds what the live version does not have any more."""
+
+class Side(_Side, metaclass=_SideEnumTypeWrapper):
+    """Side says whose passages a comparison goes through."""
+
+SIDE_UNSPECIFIED: Side.ValueType  # 0
+"""Means SIDE_LIVE."""
+SIDE_LIVE: Side.ValueType  # 1
+"""Those of the live version: finds what is missing or older in the version that is being built."""
+SIDE_BUILDING: Side.ValueType  # 2
+"""Those of the version that is being built: finds what the live version does not have any more."""
+Global___Side: _TypeAlias = Side  # noqa: Y015
+
 @_typing.final
 class Value(_message.Message):
     """Value is one metadata value. The first value stored for a field fixes that field's type in the collection."""
@@ -600,19 +648,29 @@ class UpsertPassagesResponse(_message.Message):
 
     UPSERTED_COUNT_FIELD_NUMBER: _builtins.int
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGED_IDS_FIELD_NUMBER: _builtins.int
     upserted_count: _builtins.int
     """Number of passages stored; durable when the call returns."""
     index_version: _builtins.str
     """The index version that took them: the name of the collection behind an alias."""
+    building_version: _builtins.str
+    """The version that is being built from it and has to follow; empty where there is none. Read after the writing."""
+    @_builtins.property
+    def changed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the passages that are not as they were, and have to follow; empty where there is no such version."""
+
     def __init__(
         self,
         *,
         upserted_count: _builtins.int = ...,
         index_version: _builtins.str = ...,
+        building_version: _builtins.str = ...,
+        changed_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "upserted_count", b"upserted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "changed_ids", b"changed_ids", "index_version", b"index_version", "upserted_count", b"upserted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,16 +711,26 @@ class DeletePassagesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGED_IDS_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
     """Number of documents that existed and are gone."""
+    building_version: _builtins.str
+    """The version that is being built and has to follow; empty where there is none. Read after the deleting."""
+    @_builtins.property
+    def changed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the passages that are not as they were, and have to follow; empty where there is no such version."""
+
     def __init__(
         self,
         *,
         deleted_count: _builtins.int = ...,
+        building_version: _builtins.str = ...,
+        changed_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "changed_ids", b"changed_ids", "deleted_count", b"deleted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -890,12 +958,33 @@ class Collection(_message.Message):
     PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    LEXICAL_SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that was asked for."""
     index_version: _builtins.str
     """The index version behind the name: the name of the collection itself where `name` is an alias."""
     passage_count: _builtins.int
     """Number of passages."""
+    collection: _builtins.str
+    """The collection that it is a version of; its own name where it was made by a release without versions."""
+    state: Global___VersionState.ValueType
+    """How far it is."""
+    live: _builtins.bool
+    """Whether the collection's name stands for it now."""
+    source: _builtins.str
+    """What it was made from, for people."""
+    building_version: _builtins.str
+    """The version that is being built from it; empty where there is none."""
+    previous_version: _builtins.str
+    """The version that was live before it; empty where there was none."""
+    lexical_settings: _builtins.str
+    """How passages are found by words, for people: analyzer and parameters."""
     @_builtins.property
     def model(self) -> Global___CollectionModel:
         """The model whose vectors it holds."""
@@ -917,11 +1006,799 @@ class Collection(_message.Message):
         passage_count: _builtins.int = ...,
         fields: _abc.Mapping[_builtins.str, Global___FieldType.ValueType] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        collection: _builtins.str = ...,
+        state: Global___VersionState.ValueType = ...,
+        live: _builtins.bool = ...,
+        source: _builtins.str = ...,
+        building_version: _builtins.str = ...,
+        previous_version: _builtins.str = ...,
+        lexical_settings: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fields", b"fields", "index_version", b"index_version", "model", b"model", "name", b"name", "passage_count", b"passage_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "create_time", b"create_time", "fields", b"fields", "index_version", b"index_version", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "name", b"name", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """ListCollectionsRequest has no parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    """ListCollectionsResponse describes all versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
+        """By collection, then oldest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___Collection] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class CreateVersionRequest(_message.Message):
+    """CreateVersionRequest says what the next version is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection. NOT_FOUND if there is none yet."""
+    @_builtins.property
+    def model(self) -> Global___CollectionModel:
+        """The model whose vectors the version will hold. FAILED_PRECONDITION while one is built for another model."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        model: Global___CollectionModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateVersionRequest: _TypeAlias = CreateVersionRequest  # noqa: Y015
+
+@_typing.final
+class CreateVersionResponse(_message.Message):
+    """CreateVersionResponse describes the version to fill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___Collection:
+        """The version, new or begun before; the live one itself where that is by the same model already."""
+
+    @_builtins.property
+    def live(self) -> Global___Collection:
+        """The live version that it is filled from."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___Collection | None = ...,
+        live: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateVersionResponse: _TypeAlias = CreateVersionResponse  # noqa: Y015
+
+@_typing.final
+class ComparePassagesRequest(_message.Message):
+    """ComparePassagesRequest says what to compare: passages by their ids, or else the next ones of one side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection."""
+    version: _builtins.str
+    """The version that is being built. FAILED_PRECONDITION with reason NOT_BUILDING if it is not, or not any more."""
+    side: Global___Side.ValueType
+    """The side to go through."""
+    page_token: _builtins.str
+    """From the answer before; empty begins."""
+    page_size: _builtins.int
+    """Most passages to compare, 1 to 1000, where a side is gone through."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids to compare, at most 1000; empty goes through a side instead."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        version: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        side: Global___Side.ValueType = ...,
+        page_token: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "page_size", b"page_size", "page_token", b"page_token", "side", b"side", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparePassagesRequest: _TypeAlias = ComparePassagesRequest  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """Difference is a passage that the version being built does not have as the live version has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BUILDING_REVISION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The passage's id."""
+    revision: _builtins.str
+    """Identifies the write that made the passage; empty where it is not in the live version."""
+    building_revision: _builtins.str
+    """The same of the version being built; empty where it is not there."""
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """The passage as it is in the live version; unset where it is not there."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        passage: Global___Passage | None = ...,
+        revision: _builtins.str = ...,
+        building_revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_revision", b"building_revision", "id", b"id", "passage", b"passage", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015
+
+@_typing.final
+class ComparePassagesResponse(_message.Message):
+    """ComparePassagesResponse tells what differs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    COMPARED_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    compared_count: _builtins.int
+    """Number of passages compared."""
+    next_page_token: _builtins.str
+    """Asks for the next ones; empty when there are none."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
+        """What differs, in no order."""
+
+    def __init__(
+        self,
+        *,
+        differences: _abc.Iterable[Global___Difference] | None = ...,
+        compared_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_count", b"compared_count", "differences", b"differences", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparePassagesResponse: _TypeAlias = ComparePassagesResponse  # noqa: Y015
+
+@_typing.final
+class PassageCopy(_message.Message):
+    """PassageCopy is a passage with its vector, on its way into a version that is being built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BUILDING_REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Difference.revision."""
+    building_revision: _builtins.str
+    """Difference.building_revision: the passage is written only if the version has this revision of it, or none."""
+    @_builtins.property
+    def passage(self) -> Global___PassageVector:
+        """The passage and its vector."""
+
+    def __init__(
+        self,
+        *,
+        passage: Global___PassageVector | None = ...,
+        revision: _builtins.str = ...,
+        building_revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_revision", b"building_revision", "passage", b"passage", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassageCopy: _TypeAlias = PassageCopy  # noqa: Y015
+
+@_typing.final
+class PassageRemoval(_message.Message):
+    """PassageRemoval names a passage that is to go from a version that is being built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    BUILDING_REVISION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The passage's id."""
+    building_revision: _builtins.str
+    """Difference.building_revision: it goes only if the version has this revision of it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        building_revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_revision", b"building_revision", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassageRemoval: _TypeAlias = PassageRemoval  # noqa: Y015
+
+@_typing.final
+class CopyPassagesRequest(_message.Message):
+    """CopyPassagesRequest brings differences into a version that is being built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that is being built."""
+    model_fingerprint: _builtins.str
+    """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the version is for another."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageCopy]:
+        """Passages to write, at most 1000."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageRemoval]:
+        """Passages to remove, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        passages: _abc.Iterable[Global___PassageCopy] | None = ...,
+        removals: _abc.Iterable[Global___PassageRemoval] | None = ...,
+        model_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "passages", b"passages", "removals", b"removals", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyPassagesRequest: _TypeAlias = CopyPassagesRequest  # noqa: Y015
+
+@_typing.final
+class CopyPassagesResponse(_message.Message):
+    """CopyPassagesResponse is empty: what was written meanwhile by others is for the next comparison to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyPassagesResponse: _TypeAlias = CopyPassagesResponse  # noqa: Y015
+
+@_typing.final
+class SamplePassagesRequest(_message.Message):
+    """SamplePassagesRequest asks for passages chosen by chance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection or of a version."""
+    limit: _builtins.int
+    """Most passages, 1 to 1000."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplePassagesRequest: _TypeAlias = SamplePassagesRequest  # noqa: Y015
+
+@_typing.final
+class SamplePassagesResponse(_message.Message):
+    """SamplePassagesResponse carries the passages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    index_version: _builtins.str
+    """The version that they are from."""
+    passage_count: _builtins.int
+    """Number of passages of that version, counted exactly."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageVector]:
+        """The passages, with unit vectors."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[Global___PassageVector] | None = ...,
+        index_version: _builtins.str = ...,
+        passage_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "passage_count", b"passage_count", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplePassagesResponse: _TypeAlias = SamplePassagesResponse  # noqa: Y015
+
+@_typing.final
+class CompleteVersionRequest(_message.Message):
+    """CompleteVersionRequest names a version that is built and verified."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteVersionRequest: _TypeAlias = CompleteVersionRequest  # noqa: Y015
+
+@_typing.final
+class CompleteVersionResponse(_message.Message):
+    """CompleteVersionResponse describes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___Collection:
+        """The version."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteVersionResponse: _TypeAlias = CompleteVersionResponse  # noqa: Y015
+
+@_typing.final
+class AbandonVersionRequest(_message.Message):
+    """AbandonVersionRequest names a version that is being built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbandonVersionRequest: _TypeAlias = AbandonVersionRequest  # noqa: Y015
+
+@_typing.final
+class AbandonVersionResponse(_message.Message):
+    """AbandonVersionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbandonVersionResponse: _TypeAlias = AbandonVersionResponse  # noqa: Y015
+
+@_typing.final
+class SwitchCollectionRequest(_message.Message):
+    """SwitchCollectionRequest says what a name is to stand for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection."""
+    version: _builtins.str
+    """A ready version of it; empty means the one that was live before. FAILED_PRECONDITION if it is not ready."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchCollectionRequest: _TypeAlias = SwitchCollectionRequest  # noqa: Y015
+
+@_typing.final
+class SwitchCollectionResponse(_message.Message):
+    """SwitchCollectionResponse tells what was and what is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIVE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """The version that was live before."""
+    @_builtins.property
+    def live(self) -> Global___Collection:
+        """The version that is live now."""
+
+    def __init__(
+        self,
+        *,
+        live: Global___Collection | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchCollectionResponse: _TypeAlias = SwitchCollectionResponse  # noqa: Y015
+
+@_typing.final
+class DropVersionRequest(_message.Message):
+    """DropVersionRequest names a version to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version. FAILED_PRECONDITION if it is live."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropVersionRequest: _TypeAlias = DropVersionRequest  # noqa: Y015
+
+@_typing.final
+class DropVersionResponse(_message.Message):
+    """DropVersionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropVersionResponse: _TypeAlias = DropVersionResponse  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    """Snapshot is a copy of a version as it was at a moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique within its version."""
+    version: _builtins.str
+    """The version that it was taken of."""
+    size_bytes: _builtins.int
+    """Size in bytes."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotRequest(_message.Message):
+    """CreateSnapshotRequest names what to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for its live version, or of a version."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotResponse(_message.Message):
+    """CreateSnapshotResponse describes the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """The snapshot."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    """ListSnapshotsRequest says whose snapshots to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for all of its versions, or of a version."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsResponse(_message.Message):
+    """ListSnapshotsResponse lists them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class RestoreSnapshotRequest(_message.Message):
+    """RestoreSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection that gets a new version."""
+    snapshot: _builtins.str
+    """Name of the snapshot."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreSnapshotRequest: _TypeAlias = RestoreSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class RestoreSnapshotResponse(_message.Message):
+    """RestoreSnapshotResponse describes the new version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___Collection:
+        """The version, ready to be switched to."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreSnapshotResponse: _TypeAlias = RestoreSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotRequest(_message.Message):
+    """DeleteSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection."""
+    snapshot: _builtins.str
+    """Name of the snapshot."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotResponse(_message.Message):
+    """DeleteSnapshotResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015

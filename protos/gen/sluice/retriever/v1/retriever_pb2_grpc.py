@@ -65,6 +65,71 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
                 _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ListCollections',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
+        self.CreateVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CreateVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionResponse.FromString,
+                _registered_method=True)
+        self.ComparePassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ComparePassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesResponse.FromString,
+                _registered_method=True)
+        self.CopyPassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CopyPassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesResponse.FromString,
+                _registered_method=True)
+        self.SamplePassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/SamplePassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesResponse.FromString,
+                _registered_method=True)
+        self.CompleteVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CompleteVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionResponse.FromString,
+                _registered_method=True)
+        self.AbandonVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/AbandonVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionResponse.FromString,
+                _registered_method=True)
+        self.SwitchCollection = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/SwitchCollection',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionResponse.FromString,
+                _registered_method=True)
+        self.DropVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DropVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.FromString,
+                _registered_method=True)
+        self.CreateSnapshot = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CreateSnapshot',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ListSnapshots',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.RestoreSnapshot = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/RestoreSnapshot',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DeleteSnapshot',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -101,14 +166,107 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateCollection(self, request, context):
-        """CreateCollection creates an empty collection for the vectors of one model.
+        """CreateCollection creates the empty first version of a collection, `NAME-v1`, and the alias NAME for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """GetCollection describes a collection.
+        """GetCollection describes the version that a collection's name stands for now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """ListCollections describes all versions of all collections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateVersion(self, request, context):
+        """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
+        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
+        writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ComparePassages(self, request, context):
+        """ComparePassages tells which passages of a version that is being built are not as they are in the live version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyPassages(self, request, context):
+        """CopyPassages writes to a version that is being built, each passage only if it is there as it was compared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SamplePassages(self, request, context):
+        """SamplePassages returns passages with their vectors, chosen by chance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteVersion(self, request, context):
+        """CompleteVersion records that a version is built and verified, so that the collection may be switched to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonVersion(self, request, context):
+        """AbandonVersion ends the building of a version: writing goes to the live one alone. CreateVersion takes it up again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchCollection(self, request, context):
+        """SwitchCollection moves the alias to a ready version, in one request to Qdrant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropVersion(self, request, context):
+        """DropVersion deletes a version that is not live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """CreateSnapshot keeps a consistent copy of a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """ListSnapshots lists what is kept, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSnapshot(self, request, context):
+        """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """DeleteSnapshot deletes a snapshot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +304,71 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.GetCollection,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'CreateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionResponse.SerializeToString,
+            ),
+            'ComparePassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComparePassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesResponse.SerializeToString,
+            ),
+            'CopyPassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyPassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesResponse.SerializeToString,
+            ),
+            'SamplePassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.SamplePassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesResponse.SerializeToString,
+            ),
+            'CompleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionResponse.SerializeToString,
+            ),
+            'AbandonVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionResponse.SerializeToString,
+            ),
+            'SwitchCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchCollection,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionResponse.SerializeToString,
+            ),
+            'DropVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'RestoreSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSnapshot,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +534,357 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/GetCollection',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ListCollections',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CreateVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComparePassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ComparePassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ComparePassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyPassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CopyPassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CopyPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SamplePassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/SamplePassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.SamplePassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CompleteVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/AbandonVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.AbandonVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/SwitchCollection',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/DropVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CreateSnapshot',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ListSnapshots',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/RestoreSnapshot',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/DeleteSnapshot',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

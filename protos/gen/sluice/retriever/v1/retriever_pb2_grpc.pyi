@@ -27,9 +27,38 @@ class RetrieverServiceStub:
     GetPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetPassagesRequest, _retriever_pb2.GetPassagesResponse]
     """GetPassages returns passages by id."""
     CreateCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateCollectionRequest, _retriever_pb2.CreateCollectionResponse]
-    """CreateCollection creates an empty collection for the vectors of one model."""
+    """CreateCollection creates the empty first version of a collection, `NAME-v1`, and the alias NAME for it."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetCollectionRequest, _retriever_pb2.GetCollectionResponse]
-    """GetCollection describes a collection."""
+    """GetCollection describes the version that a collection's name stands for now."""
+    ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
+    """ListCollections describes all versions of all collections."""
+    CreateVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateVersionRequest, _retriever_pb2.CreateVersionResponse]
+    """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
+    that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
+    writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+    """
+    ComparePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ComparePassagesRequest, _retriever_pb2.ComparePassagesResponse]
+    """ComparePassages tells which passages of a version that is being built are not as they are in the live version."""
+    CopyPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CopyPassagesRequest, _retriever_pb2.CopyPassagesResponse]
+    """CopyPassages writes to a version that is being built, each passage only if it is there as it was compared."""
+    SamplePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SamplePassagesRequest, _retriever_pb2.SamplePassagesResponse]
+    """SamplePassages returns passages with their vectors, chosen by chance."""
+    CompleteVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CompleteVersionRequest, _retriever_pb2.CompleteVersionResponse]
+    """CompleteVersion records that a version is built and verified, so that the collection may be switched to it."""
+    AbandonVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.AbandonVersionRequest, _retriever_pb2.AbandonVersionResponse]
+    """AbandonVersion ends the building of a version: writing goes to the live one alone. CreateVersion takes it up again."""
+    SwitchCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SwitchCollectionRequest, _retriever_pb2.SwitchCollectionResponse]
+    """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
+    DropVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DropVersionRequest, _retriever_pb2.DropVersionResponse]
+    """DropVersion deletes a version that is not live."""
+    CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]
+    """CreateSnapshot keeps a consistent copy of a version."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListSnapshotsRequest, _retriever_pb2.ListSnapshotsResponse]
+    """ListSnapshots lists what is kept, newest first."""
+    RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RestoreSnapshotRequest, _retriever_pb2.RestoreSnapshotResponse]
+    """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is."""
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteSnapshotRequest, _retriever_pb2.DeleteSnapshotResponse]
+    """DeleteSnapshot deletes a snapshot."""
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words."""
@@ -74,7 +103,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.CreateCollectionRequest,
         context: _aio.ServicerContext[_retriever_pb2.CreateCollectionRequest, _abc.Awaitable[_retriever_pb2.CreateCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.CreateCollectionResponse]:
-        """CreateCollection creates an empty collection for the vectors of one model."""
+        """CreateCollection creates the empty first version of a collection, `NAME-v1`, and the alias NAME for it."""
 
     @_abc_1.abstractmethod
     def GetCollection(
@@ -82,6 +111,113 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.GetCollectionRequest,
         context: _aio.ServicerContext[_retriever_pb2.GetCollectionRequest, _abc.Awaitable[_retriever_pb2.GetCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.GetCollectionResponse]:
-        """GetCollection describes a collection."""
+        """GetCollection describes the version that a collection's name stands for now."""
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _retriever_pb2.ListCollectionsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ListCollectionsRequest, _abc.Awaitable[_retriever_pb2.ListCollectionsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ListCollectionsResponse]:
+        """ListCollections describes all versions of all collections."""
+
+    @_abc_1.abstractmethod
+    def CreateVersion(
+        self,
+        request: _retriever_pb2.CreateVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CreateVersionRequest, _abc.Awaitable[_retriever_pb2.CreateVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CreateVersionResponse]:
+        """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
+        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
+        writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+        """
+
+    @_abc_1.abstractmethod
+    def ComparePassages(
+        self,
+        request: _retriever_pb2.ComparePassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ComparePassagesRequest, _abc.Awaitable[_retriever_pb2.ComparePassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ComparePassagesResponse]:
+        """ComparePassages tells which passages of a version that is being built are not as they are in the live version."""
+
+    @_abc_1.abstractmethod
+    def CopyPassages(
+        self,
+        request: _retriever_pb2.CopyPassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CopyPassagesRequest, _abc.Awaitable[_retriever_pb2.CopyPassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CopyPassagesResponse]:
+        """CopyPassages writes to a version that is being built, each passage only if it is there as it was compared."""
+
+    @_abc_1.abstractmethod
+    def SamplePassages(
+        self,
+        request: _retriever_pb2.SamplePassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.SamplePassagesRequest, _abc.Awaitable[_retriever_pb2.SamplePassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.SamplePassagesResponse]:
+        """SamplePassages returns passages with their vectors, chosen by chance."""
+
+    @_abc_1.abstractmethod
+    def CompleteVersion(
+        self,
+        request: _retriever_pb2.CompleteVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CompleteVersionRequest, _abc.Awaitable[_retriever_pb2.CompleteVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CompleteVersionResponse]:
+        """CompleteVersion records that a version is built and verified, so that the collection may be switched to it."""
+
+    @_abc_1.abstractmethod
+    def AbandonVersion(
+        self,
+        request: _retriever_pb2.AbandonVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.AbandonVersionRequest, _abc.Awaitable[_retriever_pb2.AbandonVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.AbandonVersionResponse]:
+        """AbandonVersion ends the building of a version: writing goes to the live one alone. CreateVersion takes it up again."""
+
+    @_abc_1.abstractmethod
+    def SwitchCollection(
+        self,
+        request: _retriever_pb2.SwitchCollectionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.SwitchCollectionRequest, _abc.Awaitable[_retriever_pb2.SwitchCollectionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.SwitchCollectionResponse]:
+        """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
+
+    @_abc_1.abstractmethod
+    def DropVersion(
+        self,
+        request: _retriever_pb2.DropVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DropVersionRequest, _abc.Awaitable[_retriever_pb2.DropVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DropVersionResponse]:
+        """DropVersion deletes a version that is not live."""
+
+    @_abc_1.abstractmethod
+    def CreateSnapshot(
+        self,
+        request: _retriever_pb2.CreateSnapshotRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CreateSnapshotRequest, _abc.Awaitable[_retriever_pb2.CreateSnapshotResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CreateSnapshotResponse]:
+        """CreateSnapshot keeps a consistent copy of a version."""
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _retriever_pb2.ListSnapshotsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ListSnapshotsRequest, _abc.Awaitable[_retriever_pb2.ListSnapshotsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ListSnapshotsResponse]:
+        """ListSnapshots lists what is kept, newest first."""
+
+    @_abc_1.abstractmethod
+    def RestoreSnapshot(
+        self,
+        request: _retriever_pb2.RestoreSnapshotRequest,
+        context: _aio.ServicerContext[_retriever_pb2.RestoreSnapshotRequest, _abc.Awaitable[_retriever_pb2.RestoreSnapshotResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.RestoreSnapshotResponse]:
+        """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is."""
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _retriever_pb2.DeleteSnapshotRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DeleteSnapshotRequest, _abc.Awaitable[_retriever_pb2.DeleteSnapshotResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DeleteSnapshotResponse]:
+        """DeleteSnapshot deletes a snapshot."""
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: _aio.Server) -> None: ...
