@@ -48,7 +48,7 @@ PASSAGES = [
 
 @pytest.fixture
 def index(qdrant):
-    return Index(qdrant, RetrieverMetrics(CollectorRegistry()), bm25=BM25)
+    return Index(qdrant, RetrieverMetrics(CollectorRegistry()), bm25=BM25, rrf_k=2)
 
 
 @pytest.fixture
@@ -591,7 +591,7 @@ async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(tmp_path):
     await index.upsert("docs", PASSAGES, model_fingerprint=MODEL.fingerprint)
 
     async def fill_the_disk(client):
-        database = client._client.collections["docs"].storage.storage
+        database = client._client.collections["docs-v1"].storage.storage
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")
 
