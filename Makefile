@@ -69,9 +69,10 @@ protos-check: setup ## Fails if the stubs are not those of the protos, or break 
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py --check
 	@$(BIN)/python tools/breaking.py
 
-docs: setup ## Regenerates the tables in README.md: settings, and quality where it was measured.
+docs: setup ## Regenerates tables: settings, and speed and quality where they were measured.
 	@$(BIN)/python tools/settings_table.py
 	@$(BIN)/python tools/quality_table.py
+	@$(BIN)/python tools/speed_table.py
 
 up: setup ## Starts the five services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)

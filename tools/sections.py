@@ -1,4 +1,4 @@
-"""Parts of README.md that are made by a tool: they lie between two comments."""
+"""Parts of Markdown files that are made by a tool: they lie between two comments."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 
 
-def write(name: str, content: str, *, check: bool = False) -> None:
+def write(name: str, content: str, *, file: Path = README, check: bool = False) -> None:
     """Writes the section, or with `check` ends the program where it is not up to date."""
     begin, end = f"<!-- {name}: made by `make docs` -->", f"<!-- /{name} -->"
-    before = README.read_text()
+    before = file.read_text()
     section = f"{begin}\n{content}\n{end}"
     after = re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: section, before, flags=re.DOTALL)
     if section not in after:
-        sys.exit(f"README.md has no `{begin}` ... `{end}`")
+        sys.exit(f"{file.name} has no `{begin}` ... `{end}`")
     if check and after != before:
-        sys.exit(f"README.md's table of {name} is out of date; run `make docs`")
-    README.write_text(after)
+        sys.exit(f"{file.name}'s table of {name} is out of date; run `make docs`")
+    file.write_text(after)
