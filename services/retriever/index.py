@@ -383,7 +383,7 @@ class Index:
 
     def described(self, collection: str, number: int, model: CollectionModel) -> CollectionInfo:
         """An empty version of a collection with this retriever's lexical settings, not yet made."""
-        _check_name(collection)
+        check_name(collection)
         if not model.fingerprint:
             raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
         if not 1 <= model.dimension <= MAX_DIMENSION:
@@ -454,7 +454,7 @@ class Index:
             return await use(await self._describe(collection, deadline))
 
     async def _describe(self, collection: str, deadline: float | None) -> CollectionInfo:
-        _check_name(collection)
+        check_name(collection)
 
         async def describe(client: AsyncQdrantClient) -> tuple[str, models.CollectionInfo]:
             aliases = {alias.alias_name: alias.collection_name for alias in (await client.get_aliases()).aliases}
@@ -600,7 +600,7 @@ def collection_layout(dimension: int) -> dict[str, Any]:
 def version_name(collection: str, number: int) -> str:
     """The name of a version, counted from 1."""
     name = f"{collection}-v{number}"
-    _check_name(name)
+    check_name(name)
     return name
 
 
@@ -717,7 +717,8 @@ def _from_metadata(name: str, version: str, described: models.CollectionInfo) ->
     )
 
 
-def _check_name(collection: str) -> None:
+def check_name(collection: str) -> None:
+    """Raises InvalidArgument for what cannot be the name of a collection or a version."""
     if not _NAME.fullmatch(collection):
         raise InvalidArgument("collection", 'must be 1 to 128 letters, digits, "_" or "-"')
 

@@ -25,6 +25,7 @@ from services.retriever.index import (
     Index,
     Qdrant,
     VersionState,
+    check_name,
     collection_layout,
     number_of,
     version_name,
@@ -77,6 +78,7 @@ class Snapshots:
 
     async def of(self, collection: str, *, deadline: float | None = None) -> list[Snapshot]:
         """The snapshots of all versions of a collection, or of a version, newest first."""
+        check_name(collection)
         versions = await self._store.versions(deadline=deadline)
         found = [
             snapshot

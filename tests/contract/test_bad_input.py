@@ -119,6 +119,14 @@ async def test_a_filter_that_fits_keeps_what_it_says(platform: Platform) -> None
     assert {result.id for result in answer.results} == {"book-4", "book-5"}
 
 
+async def test_snapshots_of_what_cannot_be_a_collection_are_refused_by_the_field(platform: Platform) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    with pytest.raises(InvalidArgument) as caught:
+        request = pb.ListSnapshotsRequest(collection="no such/name")
+        await platform["gateway"].call(stub.ListSnapshots, request, deadline=soon())
+    assert caught.value.field == "collection"
+
+
 async def test_an_unknown_collection_is_not_found_by_name(platform: Platform) -> None:
     with pytest.raises(NotFound, match="atlantis"):
         await search(platform, query="sea", collection="atlantis")
