@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,6 +77,18 @@ print(json.dumps([name for name in ("torch", "transformers", "onnx", "nncf", "sk
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_an_int8_model_that_was_brought_along_needs_no_export(
+    int8: EmbeddingBackend, options: dict[str, Any], tmp_path: Path
+) -> None:
+    (made,) = Path(options["cache_dir"]).glob("*-encoder-int8-*/")
+    shutil.copytree(made, tmp_path / made.name)
+    brought = load_embedding_backend(
+        EMBEDDING_MODEL, backend="auto", pseudo_dimension=0, **options | {"precision": "int8", "cache_dir": tmp_path}
+    )
+    assert brought.model == int8.model
+    assert [entry.name for entry in tmp_path.iterdir()] == [made.name]
 
 
 @pytest.mark.parametrize("lost", [{"likeness": 0.98}, {"int8_ndcg": 0.593}, {"likeness": float("nan")}])

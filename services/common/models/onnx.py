@@ -20,7 +20,6 @@ SPEC_FILE = "spec.json"
 TOKENIZER_FILE = "tokenizer.json"
 # Part of an export's key: raise it when `export` writes something else than before.
 _EXPORT_VERSION = 1
-_SHORT_TOKENS = 16
 
 
 class OnnxRuntime:
@@ -44,19 +43,16 @@ class OnnxRuntime:
     @classmethod
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OnnxRuntime:
         """Opens the model's export, which is made first where there is none; StartupError where that fails."""
-        folder = exported(model, cache_dir)
-        return cls(folder, name=model.name, fingerprint=fingerprint_of(model.folder), threads=threads)
+        fingerprint = fingerprint_of(model.folder)
+        folder = exported(model, fingerprint, cache_dir)
+        return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
 
     def width(self, token_count: int) -> int:
         """See `Runtime.width`. Padding moves nothing by more than fp32's own noise, so rows are as wide as they are."""
         return token_count
 
     def warm_up(self, batch_tokens: int) -> None:
-        """See `Runtime.warm_up`: the memory for the largest batches."""
-        longest = min(batch_tokens, self.spec.max_token_count)
-        for rows in (1, batch_tokens // longest, batch_tokens // _SHORT_TOKENS):
-            width = min(longest, batch_tokens // rows)
-            self.run([[self.spec.pad_token_id] * width] * rows)
+        """See `Runtime.warm_up`: no shape is compiled."""
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
@@ -66,11 +62,10 @@ class OnnxRuntime:
         return rows
 
 
-def exported(model: ResolvedModel, cache_dir: Path) -> Path:
+def exported(model: ResolvedModel, fingerprint: str, cache_dir: Path) -> Path:
     """The folder of the model's export, made first where there is none; StartupError where that fails."""
-    short_name = model.name.rsplit("/", 1)[-1]
     return built_once(
-        cache_dir / f"{short_name}-{model.kind}-fp32-v{_EXPORT_VERSION}-{fingerprint_of(model.folder)[:16]}",
+        cache_dir / model.artifact("fp32", _EXPORT_VERSION, fingerprint),
         "services.common.models.export",
         [model.kind, str(model.folder)],
         needs=("torch", "sentence_transformers", "onnx"),

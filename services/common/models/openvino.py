@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from services.common.models.artifacts import built_once
 from services.common.models.info import ModelInfo, ModelSpec, fingerprint_of
-from services.common.models.onnx import SPEC_FILE, TOKENIZER_FILE, exported
+from services.common.models.onnx import SPEC_FILE, TOKENIZER_FILE
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
 
@@ -50,17 +50,16 @@ class OpenVinoRuntime:
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OpenVinoRuntime:
         """Opens the quantized export, which is made first where there is none; StartupError where that fails, or
         where the quantized model does not pass the quality gate."""
-        identity = fingerprint_of(model.folder)
-        short_name = model.name.rsplit("/", 1)[-1]
+        fingerprint = fingerprint_of(model.folder)
         folder = built_once(
-            cache_dir / f"{short_name}-{model.kind}-int8-v{_QUANTIZATION_VERSION}-{identity[:16]}",
+            cache_dir / model.artifact("int8", _QUANTIZATION_VERSION, fingerprint),
             "services.common.models.quantize",
-            [model.kind, str(exported(model, cache_dir))],
+            [model.kind, model.name, str(model.folder), str(cache_dir)],
             needs=("nncf",),
             extra="int8",
             otherwise="Or set the precision to fp32.",
         )
-        return cls(folder, name=model.name, fingerprint=identity, threads=threads)
+        return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
 
     def width(self, token_count: int) -> int:
         """See `Runtime.width`. What a row is rounded to hangs on its width, so the width hangs on nothing but the row.

@@ -1,6 +1,7 @@
 """Turns an fp32 export into static int8, and refuses the result where it has lost too much.
 
-Called as `python -m services.common.models.quantize KIND EXPORT TARGET`. Needs nncf, but no torch.
+Called as `python -m services.common.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs nncf; torch only where
+the cache does not hold the fp32 export yet.
 
 The scales of activations are fixed here, on real text, so a row never depends on its batch. Outliers of single
 channels, which would spoil the scale of all the others, are moved into the weights first (SmoothQuant, Xiao et al.,
@@ -31,11 +32,12 @@ import openvino
 
 from services.common.cpu import available_cpus
 from services.common.errors import StartupError
-from services.common.models.info import ModelKind
+from services.common.models.info import ModelKind, fingerprint_of
 from services.common.models.known_items import KnownItem, known_items
 from services.common.models.onnx import GRAPH_FILE as ONNX_FILE
-from services.common.models.onnx import SPEC_FILE, TOKENIZER_FILE, OnnxRuntime
+from services.common.models.onnx import SPEC_FILE, TOKENIZER_FILE, OnnxRuntime, exported
 from services.common.models.openvino import GRAPH_FILE, OpenVinoRuntime
+from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import TokenizedPair, TokenizedText, feed_for
 
 QUALITY_FILE = "quality.json"
@@ -184,7 +186,9 @@ def _mean_ndcg(scores: NDArray[np.float32], relevant: Sequence[int]) -> float:
 
 
 if __name__ == "__main__":
+    kind, folder = ModelKind(sys.argv[1]), Path(sys.argv[3])
     try:
-        quantize(ModelKind(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+        found = ResolvedModel(sys.argv[2], kind, folder, "path")
+        quantize(kind, exported(found, fingerprint_of(folder), Path(sys.argv[4])), Path(sys.argv[5]))
     except StartupError as error:
         sys.exit(error.message)

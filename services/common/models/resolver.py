@@ -36,6 +36,10 @@ class ResolvedModel:
     source: str
     """Where it was found, for people."""
 
+    def artifact(self, precision: str, version: int, fingerprint: str) -> str:
+        """Name of the folder for what is made of it once."""
+        return f"{self.name.rsplit('/', 1)[-1]}-{self.kind}-{precision}-v{version}-{fingerprint[:16]}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Carrier:

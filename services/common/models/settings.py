@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from services.common.models.artifacts import default_cache_dir
 from services.common.models.info import ModelInfo
 from services.common.scheduling import SchedulerLimits
 from services.common.settings import OptionalFolder, StageSettings
+
+_LEAST_BATCH_TOKENS = 16
 
 
 class InferenceSettings(StageSettings):
@@ -28,12 +30,19 @@ class InferenceSettings(StageSettings):
         0,
         ge=0,
         le=1_048_576,
-        description="Largest batch for the model, in tokens with padding; 0 means 512 on cpu and 16,384 on cuda.",
+        description="Largest batch for the model, in padded tokens, 16 or more; 0 means 512 on cpu and 16,384 on cuda.",
     )
     queued_tokens: int = Field(
         262_144, ge=1024, description="Tokens that may wait for the model in each lane; more is refused."
     )
     cache_entries: int = Field(4096, ge=0, description="Results kept for texts that come again; 0 keeps none.")
+
+    @field_validator("batch_tokens")
+    @classmethod
+    def _a_batch_holds_a_text(cls, value: int) -> int:
+        if 0 < value < _LEAST_BATCH_TOKENS:
+            raise ValueError(f"is {value}; set 0, or at least {_LEAST_BATCH_TOKENS}")
+        return value
 
     def scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
         """The scheduler's share of these settings, for the model that it will serve."""
