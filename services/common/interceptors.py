@@ -120,7 +120,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
         structlog.contextvars.bind_contextvars(request_id=identity)
         counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
         outcome = _Outcome(grpc.StatusCode.CANCELLED)
-        with tracing.server_span(path, metadata) as span:
+        with tracing.server_span(path, metadata, identity) as span:
             try:
                 if isinstance(request, _Undecodable):
                     raise wire.explain(request_type, request.raw)

@@ -143,7 +143,7 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> _Current | _Nothing:
+def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str) -> _Current | _Nothing:
     """The span of a call that came in, below the caller's span if its metadata names one."""
     carrier = {key: value for key, value in metadata if key in _HEADERS and isinstance(value, str)}
     if not carrier and _recorder is None:
@@ -151,7 +151,7 @@ def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> _Cu
     parent = _W3C.extract(carrier, Context()) if carrier else Context()
     if _recorder is None:
         return _Current(trace.get_current_span(parent))
-    attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+    attributes = {"rpc.system.name": "grpc", "rpc.method": method, "sluice.request_id": request_id}
     return _Current(_recorder.tracer.start_span(method, parent, SpanKind.SERVER, attributes))
 
 

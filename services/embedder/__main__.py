@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.common import logs
-from services.common.metrics import SchedulerTelemetry
+from services.common.inference_metrics import SchedulerTelemetry
 from services.common.server import Stage, run
 from services.embedder import metrics
 from services.embedder.backends import load_embedding_backend

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.common import logs
-from services.common.metrics import SchedulerTelemetry
+from services.common.inference_metrics import SchedulerTelemetry
 from services.common.server import Stage, run
 from services.reranker import metrics
 from services.reranker.backends import load_cross_encoder_backend
