@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.common import inference_metrics
+from services.common import inference_metrics, shedding_metrics
 from services.common import metrics as common
 from services.embedder import metrics as embedder
 from services.expander import metrics as expander
@@ -36,10 +36,9 @@ class Series:
 
 def declared() -> dict[str, list[Series]]:
     """All series by who has them."""
-    limited = [common.concurrency_limit]
     return {
-        "Every stage": _series(each for each in _of(common) if each not in limited),
-        "Gateway and retriever": _series(limited),
+        "Every stage": _series(_of(common)),
+        "Gateway and retriever": _series(_of(shedding_metrics)),
         "Embedder and reranker": _series(_of(inference_metrics)),
         "Gateway": _series(_of(gateway)),
         "Embedder": _series(_of(embedder)),

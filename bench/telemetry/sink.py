@@ -21,7 +21,7 @@ async def main(address: str) -> None:
         return b""
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(export)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(export)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_EXPORT, {"Export": handler})])
     server.add_insecure_port(address)
     await server.start()

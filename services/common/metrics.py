@@ -85,8 +85,6 @@ class MethodMetrics:
         self._seconds.observe(seconds, tracing.exemplar())
 
 
-concurrency_limit = Gauge("sluice_concurrency_limit", "Calls that may be under way at once, just now.")
-
 spans = Counter(
     "sluice_spans_total",
     "Spans that the collector took (`exported`), and that it did not take or that found no room (`lost`).",

@@ -262,7 +262,7 @@ class _Bounded(SpanProcessor):
     def shutdown(self) -> None:
         """Exports what is left, unless the collector fails once more."""
         self._export.closing = True
-        self._batches.shutdown()
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
 
     def _exported(self, fate: Fate, spans: int) -> None:
         with self._lock:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from services.common.breaker import Breaker
 from services.common.client import StageChannel
-from services.common.metrics import concurrency_limit
 from services.common.server import Stage, run
 from services.common.shedding import ConcurrencyLimit
+from services.common.shedding_metrics import concurrency_limit
 from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient

@@ -12,8 +12,8 @@ from typing import Any
 from deploy.local.paths import ROOT
 
 FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
-# What Grafana puts in by itself, for windows that a check of a minute can fill.
-_WINDOWS = {"__rate_interval": "1m", "__interval": "15s", "__range": "5m", "interval": "1m"}
+# What Grafana puts in by itself, as long as all of a check takes.
+_WINDOWS = {"__rate_interval": "10m", "__interval": "15s", "__range": "10m"}
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ async def _flood(platform: Platform) -> None:
     texts = [f"{SECRET} {number} " + "word " * (number % 40) for number in range(200)]
     waiting = asyncio.create_task(_embed(platform, texts, bulk=True))
     await platform.prometheus.scraped(1)
-    leaving = asyncio.create_task(_embed(platform, [f"{text} again" for text in texts], bulk=True))
+    leaving = asyncio.create_task(_embed(platform, [f"{text} again" for text in texts]))
     await asyncio.sleep(0.2)
     leaving.cancel()
     too_large = _embed(platform, ["word " * 250 + str(number) for number in range(100)])

@@ -427,7 +427,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
                 waited,
                 seconds,
                 failed_rows=sum(isinstance(outcome, _Failure) for outcome in outcomes),
-                origins=[waiter.origin for waiter in waiters if waiter.origin is not None],
+                origins=tuple(waiter.origin for waiter in waiters if waiter.origin is not None),
             )
         )
         with self._wake:
