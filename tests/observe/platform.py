@@ -21,7 +21,7 @@ from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2_grpc
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from tests.faults.processes import reserve, running
+from tests.faults.processes import metric, reserve, running
 from tests.faults.qdrant import Gate, failing
 from tests.observe.collector import Collector
 from tests.observe.prometheus import Prometheus
@@ -44,7 +44,7 @@ _ENVIRONMENT = {
     "LOG_QUERY_KEY": QUERY_KEY,
     "DRAIN_SECONDS": "0",
     # Small enough for a few calls to fill, open or exhaust.
-    "QUEUED_TOKENS": "8192",
+    "QUEUED_TOKENS": "32768",
     "QDRANT_POOL_SIZE": "2",
     "QDRANT_POOL_RETRY_DELAY": "0.05",
     "QDRANT_BREAKER_FAILURES": "3",
@@ -195,13 +195,16 @@ async def _leave(platform: Platform) -> None:
 
 async def _flood(platform: Platform) -> None:
     """Texts that wait, a call that leaves its place in the queue, and one that is too large for it."""
-    texts = [f"{SECRET} {number} " + "word " * (number % 40) for number in range(200)]
+    texts = [f"{SECRET} {number} " + "word " * (number % 80) for number in range(300)]
     waiting = asyncio.create_task(_embed(platform, texts, bulk=True))
     await platform.prometheus.scraped(1)
     leaving = asyncio.create_task(_embed(platform, [f"{text} again" for text in texts]))
-    await asyncio.sleep(0.2)
+    address = platform.stack.metrics_url("embedder").split("/")[2]
+    async with asyncio.timeout(_SECONDS):
+        while not await metric(address, "sluice_queue_depth", lane="interactive"):
+            await asyncio.sleep(0.05)
     leaving.cancel()
-    too_large = _embed(platform, ["word " * 250 + str(number) for number in range(100)])
+    too_large = _embed(platform, ["word " * 250 + str(number) for number in range(200)])
     await asyncio.gather(leaving, too_large, waiting, return_exceptions=True)
 
 
@@ -220,9 +223,14 @@ async def _hold_up_qdrant(platform: Platform) -> None:
 async def _break_qdrant(platform: Platform) -> None:
     """Qdrant fails until the breakers open, and comes back."""
     platform.qdrant.fault = failing(grpc.StatusCode.UNAVAILABLE, "gone")
-    for _ in range(6):
-        await platform.searches(2, features=pb.Features(expansion=True, rerank=True), timeout=5.0)
-    await platform.prometheus.scraped(2)
+    async with asyncio.timeout(_SECONDS):
+        while not (
+            await platform.prometheus.total("sluice_stage_breaker_open")
+            and await platform.prometheus.total("qdrant_circuit_breaker_open")
+            and await platform.prometheus.total("grpc_server_retried_total")
+        ):
+            await platform.searches(2, features=pb.Features(dense=False, lexical=True))
+            await asyncio.sleep(0.3)
     platform.qdrant.fault = None
     async with asyncio.timeout(60):
         while isinstance((await platform.searches(1))[0], BaseException):
