@@ -20,7 +20,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace import RandomIdGenerator, ReadableSpan, SpanProcessor, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -42,7 +42,7 @@ SPANS_AN_EXPORT = 32
 
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
-_UNSAMPLED = NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT)))
+_IDS = RandomIdGenerator()
 
 _log = logs.get_logger("tracing")
 
@@ -65,8 +65,8 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
     if not settings.otel_exporter_otlp_endpoint:
         yield
         return
-    for name in ("opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.sdk._shared_internal"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they repeat themselves; `_Export` says it once
+    # It repeats itself; `_Export` says it once.
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
     otlp = OTLPSpanExporter(endpoint=settings.otel_exporter_otlp_endpoint, insecure=True, timeout=EXPORT_SECONDS)
     processor = _Bounded(otlp, count)
     with recording(stage, processor, sampler_of(settings)):
@@ -173,7 +173,9 @@ def qdrant_span(operation: str) -> _Current | _Nothing:
 
 def untraced() -> _Current:
     """While the block runs, calls go out that are in no trace: what a stage asks by itself, every few seconds."""
-    return _Current(_UNSAMPLED)
+    unsampled = TraceFlags(TraceFlags.DEFAULT)
+    nowhere = SpanContext(_IDS.generate_trace_id(), _IDS.generate_span_id(), is_remote=False, trace_flags=unsampled)
+    return _Current(NonRecordingSpan(nowhere))
 
 
 def headers() -> dict[str, str]:
@@ -283,10 +285,12 @@ class _Export(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Exports, in the processor's thread."""
         result = SpanExportResult.FAILURE
-        if self._reachable or not self.closing:
-            result = self._exporter.export(spans)
-        reachable = result is SpanExportResult.SUCCESS
-        self._count("exported" if reachable else "lost", len(spans))
+        try:
+            if self._reachable or not self.closing:
+                result = self._exporter.export(spans)
+        finally:
+            reachable = result is SpanExportResult.SUCCESS
+            self._count("exported" if reachable else "lost", len(spans))
         if reachable != self._reachable:
             self._reachable = reachable
             _log.warning("spans are exported again" if reachable else "the collector takes no spans; they are lost")

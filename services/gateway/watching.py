@@ -14,6 +14,7 @@ from services.common import logs, tracing
 from services.common.errors import SluiceError
 from services.gateway import metrics
 from services.gateway.clients import CollectionCard, EmbedderClient, RetrieverClient
+from services.gateway.embedders import Embedders
 
 LOOK_SECONDS = 10.0
 # A stage that does not say in this time what it has is looked at again the next time.
@@ -28,8 +29,9 @@ class IndexWatch:
     def __init__(self, collection: str, retriever: RetrieverClient, embedders: Sequence[EmbedderClient]) -> None:
         self._collection = collection
         self._retriever = retriever
-        self._embedders = embedders
+        self._embedders = Embedders(embedders, retriever)
         self._mismatch = False
+        self._shown: tuple[str, ...] = ()
         metrics.fingerprint_mismatch.set(0)
 
     async def keep_looking(self) -> None:
@@ -43,18 +45,21 @@ class IndexWatch:
     async def _look(self) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         card = await self._retriever.collection(self._collection, deadline=deadline)
-        _show(self._collection, card)
-        models = await asyncio.gather(*(embedder.model(deadline=deadline) for embedder in self._embedders))
-        served = {model.fingerprint for model in models}
-        mismatch = card is not None and card.model_fingerprint not in served
+        self._show(card)
+        served, unreachable = await self._embedders.served(deadline=deadline)
+        mismatch = card is not None and all(model.fingerprint != card.model_fingerprint for model in served)
+        if mismatch and unreachable:
+            return  # one of these may serve it
         metrics.fingerprint_mismatch.set(mismatch)
         if mismatch != self._mismatch:
             self._mismatch = mismatch
             _log.warning("no embedder serves the index's model" if mismatch else "the index's model is served again")
 
-
-def _show(collection: str, card: CollectionCard | None) -> None:
-    metrics.index_info.clear()
-    metrics.index_passages.set(card.passage_count if card else 0)
-    if card:
-        metrics.index_info.labels(collection, card.index_version, card.model, card.model_fingerprint).set(1)
+    def _show(self, card: CollectionCard | None) -> None:
+        metrics.index_passages.set(card.passage_count if card else 0)
+        version = (card.index_version, card.model, card.model_fingerprint) if card else ()
+        if version != self._shown:
+            self._shown = version
+            metrics.index_info.clear()
+            if version:
+                metrics.index_info.labels(self._collection, *version).set(1)
