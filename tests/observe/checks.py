@@ -26,6 +26,8 @@ SERVICES = {f"sluice-{stage}" for stage in STAGES}
 _CODES = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "UNAVAILABLE"}
 _SEARCH = 'grpc_service="sluice.gateway.v1.GatewayService", grpc_method="Search"'
 _WINDOW = "10m"
+# A stage that was too busy to be scraped has no series until it is again.
+_SCRAPES = 10
 
 
 @dataclass(frozen=True)
@@ -287,19 +289,25 @@ async def panels(platform: Platform) -> AsyncIterator[Row]:
     for query in queries:
         if query in left_out:
             continue
-        try:
-            samples = await platform.prometheus.query(query.expression)
-            data = [sample for sample in samples if not math.isnan(sample.value)]
-            ok, seen = bool(data), f"{len(data)} of {len(samples)} series"
-        except ValueError as error:
-            ok, seen = False, str(error)
-        if not ok:
-            seen = f"{seen}: {query.expression}"
+        for _ in range(_SCRAPES):
+            ok, seen = await _answered(platform, query.expression)
+            if ok:
+                break
+            await platform.prometheus.scraped(1)
         yield Row("dashboards", f"{query.dashboard}: {query.panel}", ok, seen)
     if left_out:
         yield Row(
             "dashboards", "rollouts are left out: no rollout service runs", ok=True, seen=f"{len(left_out)} queries"
         )
+
+
+async def _answered(platform: Platform, expression: str) -> tuple[bool, str]:
+    try:
+        samples = await platform.prometheus.query(expression)
+    except ValueError as error:
+        return False, f"{error}: {expression}"
+    data = [sample for sample in samples if not math.isnan(sample.value)]
+    return bool(data), f"{len(data)} of {len(samples)} series" + ("" if data else f": {expression}")
 
 
 Check = Callable[[Platform], AsyncIterator[Row]]

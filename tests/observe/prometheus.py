@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes the stages every second, and promtool."""
+"""A real Prometheus that scrapes the stages every two seconds, and promtool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.debian import FetchError
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "tests"
-SCRAPE_SECONDS = 1
+SCRAPE_SECONDS = 2
 _START_SECONDS = 60.0
 
 
