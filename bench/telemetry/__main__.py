@@ -25,7 +25,7 @@ from bench.speed.cli import examples, progress_bars
 from bench.speed.load import Call, Endpoint, LoadProcess
 from bench.speed.session import EMBED, embed_query
 from bench.speed.workload import Workload
-from bench.telemetry.platform import Side, sides
+from bench.telemetry.platform import Side, sides, sink
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.common.errors import StartupError
@@ -101,13 +101,13 @@ class Figure:
 
 
 async def _measure(
-    console: Console, progress: Progress, only: str, rounds: int, seconds: float
+    collector: str, progress: Progress, only: str, rounds: int, seconds: float
 ) -> tuple[list[Figure], dict[str, Any]]:
     loads = [load for load in LOADS if fnmatchcase(load.name, only)]
     starting = progress.add_task("starting three stacks", total=15)
     figures: list[Figure] = []
     kept: dict[str, Any] = {}
-    async with sides(lambda _stage: progress.advance(starting)) as stacks:
+    async with sides(collector, lambda _stage: progress.advance(starting)) as stacks:
         with LoadProcess() as clients:
             for load in loads:
                 bar = progress.add_task(load.name, total=rounds * len(stacks))
@@ -179,8 +179,8 @@ def main(
     if quick:
         rounds, seconds = 2, 2.0
     try:
-        with progress_bars(console) as progress:
-            figures, windows = asyncio.run(_measure(console, progress, only, rounds, seconds))
+        with progress_bars(console) as progress, sink() as collector:
+            figures, windows = asyncio.run(_measure(collector, progress, only, rounds, seconds))
     except StartupError as error:
         say(error, console)
         sys.exit(3)

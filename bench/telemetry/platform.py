@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,15 +49,19 @@ class Side:
         return ticks / _TICKS
 
 
+@contextmanager
+def sink() -> Iterator[str]:
+    """A collector in a process of its own; its endpoint."""
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "bench.telemetry.sink", f"{HOST}:{port}"]
+        with spawned("telemetry-sink", command, {}):
+            yield f"http://{HOST}:{port}"
+
+
 @asynccontextmanager
-async def sides(on_serving: Callable[[str], None]) -> AsyncIterator[list[Side]]:
+async def sides(collector: str, on_serving: Callable[[str], None]) -> AsyncIterator[list[Side]]:
     """Without telemetry, with it as in production, and with every trace recorded."""
     async with AsyncExitStack() as stack:
-        port = stack.enter_context(reserved_port())
-        stack.enter_context(
-            spawned("telemetry-sink", [sys.executable, "-m", "bench.telemetry.sink", f"{HOST}:{port}"], {})
-        )
-        collector = f"http://{HOST}:{port}"
         telemetry = {
             "off": {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "PYTHONPATH": str(_BARE)},
             "production": {
