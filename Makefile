@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test-faults: setup ## Breaks everything that can break, one thing at a time; bui
 
 test-crash: setup ## Kills what builds and switches indexes, at random moments; build/crash.json.
 	@$(BIN)/python -m tests.crash
+
+observe-check: setup ## Shows that operators see what happens: metrics, traces, logs, rules, dashboards; build/observe.json.
+	@$(BIN)/python -m tests.observe
+
+bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
+	@$(BIN)/python -m bench.telemetry
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
@@ -57,6 +63,7 @@ lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
 	@$(BIN)/python tools/settings_table.py --check
+	@$(BIN)/python tools/metrics_table.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -69,8 +76,9 @@ protos-check: setup ## Fails if the stubs are not those of the protos, or break 
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py --check
 	@$(BIN)/python tools/breaking.py
 
-docs: setup ## Regenerates tables: settings, and speed and quality where they were measured.
+docs: setup ## Regenerates tables: settings, metrics, and speed and quality where they were measured.
 	@$(BIN)/python tools/settings_table.py
+	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 

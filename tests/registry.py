@@ -41,7 +41,7 @@ STAGES = (
         name="embedder",
         settings="EmbedderSettings",
         environment={"EMBEDDING_MODEL": ""},
-        metrics=("embedding_latency_seconds", "embedding_batch_size"),
+        metrics=("embedding_latency_seconds", "embedding_batch_size", "embedding_model_info"),
         light=False,
     ),
     Registered(
@@ -70,5 +70,11 @@ STAGES = (
         ),
         light=True,
     ),
-    Registered(name="gateway", settings="GatewaySettings", environment={}, metrics=(), light=True),
+    Registered(
+        name="gateway",
+        settings="GatewaySettings",
+        environment={},
+        metrics=("sluice_search_latency_seconds", "sluice_searches_total", "sluice_stage_latency_seconds"),
+        light=True,
+    ),
 )

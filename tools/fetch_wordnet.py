@@ -7,8 +7,6 @@ own apt and unpacked, not installed. Standard library only: this runs before the
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,13 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from services.common.errors import StartupError
 from services.expander.backends import WordNetThesaurus, locate_wordnet, private_folder
+from tools.debian import FetchError, unpacked
 
 PACKAGE = "wordnet-base"
-_TIMEOUT = 300  # seconds for each command: a slow mirror is waited for, a dead one not forever
-
-
-class FetchError(Exception):
-    """Why WordNet could not be had from here."""
 
 
 def main() -> int:
@@ -73,16 +67,13 @@ def _whole_wordnet(folder: Path | None) -> Path | None:
 
 
 def _fetch(target: Path) -> None:
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise FetchError("there is no apt-get or dpkg here")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that one rename puts everything in place at once.
     with tempfile.TemporaryDirectory(prefix=".wordnet-", dir=target.parent) as folder:
         work = Path(folder)
-        unpacked = work / "unpacked"
-        _run(["dpkg", "-x", str(_download(work)), str(unpacked)], work)
-        database = unpacked / "usr" / "share" / "wordnet"
-        shutil.copy(unpacked / "usr" / "share" / "doc" / PACKAGE / "copyright", database / "LICENSE")
+        package = unpacked(PACKAGE, "6 MB", work)
+        database = package / "usr" / "share" / "wordnet"
+        shutil.copy(package / "usr" / "share" / "doc" / PACKAGE / "copyright", database / "LICENSE")
         try:
             WordNetThesaurus(locate_wordnet(database))
         except StartupError as error:
@@ -92,42 +83,6 @@ def _fetch(target: Path) -> None:
                 raise FetchError(f"{target} holds other files, too; empty it or name another folder")
             target.rename(work / "replaced")
         database.rename(target)
-
-
-def _download(work: Path) -> Path:
-    """The package file, by the machine's package lists, or by fresh ones of our own where it has none."""
-    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    print(f"Downloading {PACKAGE} (6 MB) ...")
-    try:
-        _run(["apt-get", "download", *options, PACKAGE], work)
-    except FetchError:
-        print("This machine's package lists do not have it; reading fresh ones (a minute) ...")
-        options += _private_apt(work)
-        with contextlib.suppress(FetchError):  # one broken source of many; the download tells whether it matters
-            _run(["apt-get", "update", *options], work)
-        _run(["apt-get", "download", *options, PACKAGE], work)
-    return next(work.glob("*.deb"))
-
-
-def _private_apt(work: Path) -> list[str]:
-    """Options that keep all that apt writes in a folder of ours; its sources and settings stay the machine's."""
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (work / name).mkdir(parents=True)
-    settings = {
-        "Dir::State": work / "state",
-        "Dir::State::Lists": work / "state" / "lists",
-        "Dir::State::status": "/var/lib/dpkg/status",
-        "Dir::Cache": work / "cache",
-        "Debug::NoLocking": 1,
-    }
-    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-
-
-def _run(command: list[str], work: Path) -> None:
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise FetchError(f"`{' '.join(command[:2])}` failed: {said[-1] if said else done.returncode}")
 
 
 if __name__ == "__main__":

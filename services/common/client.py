@@ -105,9 +105,9 @@ class StageChannel:
     ) -> ReplyT:
         name: bytes | str = method._method  # type: ignore[attr-defined]  # has no public way to say it
         path = name.decode() if isinstance(name, bytes) else name
-        with tracing.client_span(path) as (span, trace_metadata):
+        with tracing.client_span(path.strip("/")) as span:
             code = grpc.StatusCode.CANCELLED
-            metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *trace_metadata)
+            metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
             pending = method(request, timeout=timeout, metadata=metadata)
             try:
                 reply = await pending

@@ -31,6 +31,8 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 _log = logs.get_logger("rpc")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
 _OURS = "/sluice."
+# What gRPC itself adds to a call that it sends again (gRFC A6).
+_RETRIES = "grpc-previous-rpc-attempts"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Any]]
@@ -106,10 +108,8 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
-    service, name = method.strip("/").split("/")
-    in_flight = metrics.rpc_in_flight.labels(service, name)
-    started_count = metrics.rpc_started.labels(service, name)
-    handling_seconds = metrics.rpc_seconds.labels(service, name)
+    path = method.strip("/")
+    counted = metrics.MethodMetrics(*path.split("/"))
 
     async def call(request: Message | _Undecodable, context: Context) -> Message:
         started = time.perf_counter()
@@ -118,10 +118,9 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
         request_id.set(identity)
         caller.set(_plain(metadata, CALLER) or context.peer())
         structlog.contextvars.bind_contextvars(request_id=identity)
-        in_flight.inc()
-        started_count.inc()
+        counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
         outcome = _Outcome(grpc.StatusCode.CANCELLED)
-        with tracing.server_span(method, metadata) as span:
+        with tracing.server_span(path, metadata, identity) as span:
             try:
                 if isinstance(request, _Undecodable):
                     raise wire.explain(request_type, request.raw)
@@ -143,9 +142,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
                 await _abort(context, error)
             finally:
                 seconds = time.perf_counter() - started
-                in_flight.dec()
-                metrics.rpc_handled.labels(service, name, outcome.code.name).inc()
-                handling_seconds.observe(seconds)
+                counted.ended(outcome.code.name, seconds)
                 tracing.end_with_code(span, outcome.code.name)
                 _log.info(
                     "call",

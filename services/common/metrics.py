@@ -1,20 +1,32 @@
-"""The series that every stage has, and the endpoint that shows them. A stage's own series are in its `metrics.py`."""
+"""The series that every stage has, and the endpoint that shows them. A stage's own series are in its `metrics.py`.
+
+docs/metrics.md lists all of them. What is counted at every call is looked up once and kept: `labels` costs more than
+counting does. What is only looked at when somebody scrapes is a number that the gauge reads then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 
+from services.common import tracing
 from services.common.errors import StartupError
-from services.common.scheduling import BatchReport, DropReason, Lane, RefusalReason, SchedulerObserver
+from services.common.tracing import Fate
 
 # Milliseconds to seconds: from a cache hit to a deadline.
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.35,
     0.5, 0.75, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 30.0,
 )  # fmt: skip
+_DEADLINE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+# When a counter was made, as a series of its own for each: nobody asks.
+disable_created_metrics()
+
+build_info = Gauge("sluice_build_info", "The stage and its release; always 1.", ["stage", "release"])
 
 rpc_started = Counter("grpc_server_started_total", "Calls started.", ["grpc_service", "grpc_method"])
 rpc_handled = Counter(
@@ -29,11 +41,66 @@ rpc_seconds = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 rpc_in_flight = Gauge("grpc_server_in_flight", "Calls under way.", ["grpc_service", "grpc_method"])
+rpc_retried = Counter(
+    "grpc_server_retried_total",
+    "Calls that are a retry of an earlier one by the caller's gRPC. Retry rate: this over `grpc_server_started_total`.",
+    ["grpc_service", "grpc_method"],
+)
+rpc_deadline = Histogram(
+    "sluice_deadline_left_seconds",
+    "Time that a call's deadline left when it arrived; calls without a deadline are left out.",
+    ["grpc_service", "grpc_method"],
+    buckets=_DEADLINE_BUCKETS,
+)
+
+
+class MethodMetrics:
+    """The series of one RPC."""
+
+    def __init__(self, service: str, method: str) -> None:
+        self._names = service, method
+        self._started = rpc_started.labels(service, method)
+        self._retried = rpc_retried.labels(service, method)
+        self._deadline = rpc_deadline.labels(service, method)
+        self._seconds = rpc_seconds.labels(service, method)
+        self._handled: dict[str, Counter] = {}
+        self._in_flight = 0
+        rpc_in_flight.labels(service, method).set_function(lambda: self._in_flight)
+
+    def started(self, *, retried: bool, time_left: float | None) -> None:
+        """A call began, as a retry of another perhaps, with so many seconds until its deadline, if it has one."""
+        self._in_flight += 1
+        self._started.inc()
+        if retried:
+            self._retried.inc()
+        if time_left is not None:
+            self._deadline.observe(time_left)
+
+    def ended(self, code: str, seconds: float) -> None:
+        """A call ended, however."""
+        self._in_flight -= 1
+        if (handled := self._handled.get(code)) is None:
+            handled = self._handled[code] = rpc_handled.labels(*self._names, code)
+        handled.inc()
+        self._seconds.observe(seconds, tracing.exemplar())
+
+
+spans = Counter(
+    "sluice_spans_total",
+    "Spans that the collector took (`exported`), and that it did not take or that found no room (`lost`).",
+    ["result"],
+)
+
+
+def count_spans(fate: Fate, number: int) -> None:
+    """Counts what became of spans."""
+    spans.labels(fate).inc(number)
 
 
 @contextmanager
-def exposed(host: str, port: int) -> Iterator[None]:
+def exposed(stage: str, host: str, port: int) -> Iterator[None]:
     """Serves `/metrics` while the stage lives; port 0 serves nothing."""
+    build_info.labels(stage, version("sluice")).set(1)
     if port == 0:
         yield
         return
@@ -54,54 +121,3 @@ def exposed(host: str, port: int) -> Iterator[None]:
 
 def _plain(host: str) -> str:
     return host.strip("[]")
-
-
-concurrency_limit = Gauge("sluice_concurrency_limit", "Calls that may be under way at once, just now.")
-
-queued_entries = Gauge("sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"])
-queued_tokens = Gauge("sluice_queued_tokens", "Tokens that wait for the model.", ["lane"])
-batch_seconds = Histogram(
-    "sluice_batch_compute_seconds", "Time of one pass through the model.", ["lane"], buckets=LATENCY_BUCKETS
-)
-batch_wait_seconds = Histogram(
-    "sluice_batch_wait_seconds", "Time that the leader of a batch waited.", ["lane"], buckets=LATENCY_BUCKETS
-)
-computed_tokens = Counter("sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"])
-padding_tokens = Counter("sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"])
-reused_results = Counter("sluice_reused_results_total", "Results not computed again.", ["source"])
-dropped_work = Counter("sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"])
-refused_calls = Counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
-
-
-class SchedulerMetrics(SchedulerObserver):
-    """Counts what a scheduler does; `batch_size` is the stage's own histogram of rows a pass."""
-
-    def __init__(self, batch_size: Histogram) -> None:
-        self._batch_size = batch_size
-
-    def queue_changed(self, lane: Lane, entries: int, tokens: int) -> None:
-        """So much waits in this lane now."""
-        queued_entries.labels(lane.value).set(entries)
-        queued_tokens.labels(lane.value).set(tokens)
-
-    def batch_finished(self, report: BatchReport) -> None:
-        """A pass ended."""
-        lane = report.lane.value
-        self._batch_size.observe(report.rows)
-        batch_seconds.labels(lane).observe(report.compute_seconds)
-        batch_wait_seconds.labels(lane).observe(report.waited_seconds)
-        computed_tokens.labels(lane).inc(report.tokens)
-        padding_tokens.labels(lane).inc(report.padded_tokens - report.tokens)
-
-    def reused(self, cached: int, shared: int) -> None:
-        """Results that came from the cache, or from the same work in flight."""
-        reused_results.labels("cache").inc(cached)
-        reused_results.labels("in_flight").inc(shared)
-
-    def dropped(self, lane: Lane, reason: DropReason) -> None:
-        """Nobody waits for it any more."""
-        dropped_work.labels(lane.value, reason).inc()
-
-    def refused(self, lane: Lane, reason: RefusalReason) -> None:
-        """A whole call was turned away."""
-        refused_calls.labels(lane.value, reason).inc()

@@ -87,8 +87,8 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stopping.set)
     with (
-        metrics.exposed(settings.grpc_host, settings.metrics_port),
-        tracing.exporting(name, settings),
+        metrics.exposed(name, settings.grpc_host, settings.metrics_port),
+        tracing.exporting(name, settings, metrics.count_spans),
     ):
         async with compose(settings) as stage, serving(stage, settings) as server:
             _log.info("serving", host=settings.grpc_host, port=server.port, metrics_port=settings.metrics_port)

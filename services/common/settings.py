@@ -54,6 +54,21 @@ class StageSettings(BaseSettings):
     otel_exporter_otlp_endpoint: str = Field(
         "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
     )
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        "parentbased_traceidratio",
+        description="Which traces are recorded, by OpenTelemetry's names; `parentbased_` samplers do as the caller "
+        "does, where it says.",
+    )
+    otel_traces_sampler_arg: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that the `traceidratio` samplers record."
+    )
 
 
 class SheddingSettings(StageSettings):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.common import logs
-from services.common.metrics import SchedulerMetrics
+from services.common.inference_metrics import SchedulerTelemetry
 from services.common.server import Stage, run
 from services.embedder import metrics
 from services.embedder.backends import load_embedding_backend
@@ -34,7 +34,7 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
     metrics.describe(backend.model)
     if backend.model.pseudo:
         _log.warning("pseudo-embeddings serve: EMBEDDING_MODEL is empty, and vectors carry no meaning")
-    observer = SchedulerMetrics(metrics.embedding_batch_size)
+    observer = SchedulerTelemetry(metrics.embedding_batch_size)
     async with Encoder.open(backend, settings.scheduler_limits(backend.model), observer) as encoder:
         await encoder.warm_up()
         _log.info(

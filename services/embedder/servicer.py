@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from services.common import tracing
 from services.common.errors import InvalidArgument
 from services.common.interceptors import caller
 from services.common.models.info import ModelInfo
@@ -60,7 +61,17 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         encoded = await self._encoder.encode(
             list(request.texts), kind, lane=lane, caller=caller.get(), deadline=deadline_of(context)
         )
-        metrics.embedding_latency_seconds.labels(lane.value).observe(time.perf_counter() - started)
+        metrics.observe_embedding(lane, time.perf_counter() - started)
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes(
+                {
+                    "sluice.model": self._model.name,
+                    "sluice.lane": lane.value,
+                    "sluice.texts": len(encoded.rows),
+                    "sluice.tokens": sum(text.token_count for text in encoded.rows),
+                    "sluice.truncated": sum(text.truncated for text in encoded.rows),
+                }
+            )
         return embedder_pb2.EmbedTextsResponse(
             vectors=b"".join(encoded.results),
             row_count=len(encoded.rows),

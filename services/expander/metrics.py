@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
+from services.common import tracing
 from services.common.metrics import LATENCY_BUCKETS
 from services.expander.expansion import Strategy
 
 query_expansion_variants_total = Counter(
-    "query_expansion_variants_total", "Variants returned, the original counted.", ["strategy"]
+    "query_expansion_variants_total",
+    "Variants returned, the original counted. Variants a query: this over `query_expansion_latency_seconds_count`.",
+    ["strategy"],
 )
 query_expansion_latency_seconds = Histogram(
     "query_expansion_latency_seconds",
@@ -19,3 +22,9 @@ query_expansion_latency_seconds = Histogram(
 for _strategy in Strategy:  # what is there from the start has a rate from the start
     query_expansion_variants_total.labels(_strategy.value)
     query_expansion_latency_seconds.labels(_strategy.value)
+
+
+def observe_expansion(strategy: Strategy, variant_count: int, seconds: float) -> None:
+    """Counts one call."""
+    query_expansion_latency_seconds.labels(strategy.value).observe(seconds, tracing.exemplar())
+    query_expansion_variants_total.labels(strategy.value).inc(variant_count)

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from services.common import tracing
 from services.common.errors import InvalidArgument
 from services.common.timing import duration
 from services.common.validation import MAX_QUERY_BYTES, check_text
@@ -50,8 +51,15 @@ class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
         # A long query takes long enough to hold up health checks.
         expansion = await asyncio.to_thread(self._expander.expand, request.query, strategy, count)
         seconds = time.perf_counter() - started
-        metrics.query_expansion_latency_seconds.labels(expansion.strategy_used).observe(seconds)
-        metrics.query_expansion_variants_total.labels(expansion.strategy_used).inc(len(expansion.variants))
+        metrics.observe_expansion(expansion.strategy_used, len(expansion.variants), seconds)
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes(
+                {
+                    "sluice.strategy": expansion.strategy_used.value,
+                    "sluice.variants": len(expansion.variants),
+                    "sluice.outcome": "degraded" if expansion.degraded_reason else "ran",
+                }
+            )
         return expander_pb2.ExpandQueryResponse(
             variants=[
                 expander_pb2.Variant(text=variant.text, weight=variant.weight, source=_SOURCES[variant.source])

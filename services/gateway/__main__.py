@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.common.breaker import Breaker
 from services.common.client import StageChannel
-from services.common.metrics import concurrency_limit
 from services.common.server import Stage, run
 from services.common.shedding import ConcurrencyLimit
+from services.common.shedding_metrics import concurrency_limit
 from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
@@ -22,6 +24,7 @@ from services.gateway.reindexing import Following, Reindexing, Writing
 from services.gateway.servicer import GatewayServicer, StageClients
 from services.gateway.settings import GatewaySettings
 from services.gateway.verification import Verification
+from services.gateway.watching import IndexWatch
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 ClientT = TypeVar("ClientT", ExpanderClient, EmbedderClient, RetrieverClient, RerankerClient)
@@ -49,6 +52,10 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             )
             return client(await stack.enter_async_context(channel))
 
+        async def watched(address: str, client: type[ClientT]) -> ClientT:
+            channel = StageChannel(address, service=client.service, max_message_mib=settings.max_message_mib)
+            return client(await stack.enter_async_context(channel))
+
         clients = StageClients(
             expander=await connect(settings.expander_address, ExpanderClient),
             embedder=await connect(settings.embedder_address, EmbedderClient),
@@ -73,14 +80,38 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             verification,
         )
         servicer = GatewayServicer(
-            Pipeline(stages, settings.weights(), Budgets()), Indexing(embedders, writing), clients, life, settings
+            Pipeline(stages, settings.weights(), Budgets(), metrics.observe_stages),
+            Indexing(embedders, writing),
+            clients,
+            life,
+            settings,
         )
+        watch = IndexWatch(
+            settings.qdrant_collection,
+            await watched(settings.retriever_address, RetrieverClient),
+            [
+                await watched(embedder.channel.address, EmbedderClient)
+                for embedder in (clients.embedder, *clients.additional_embedders)
+            ],
+        )
+        await stack.enter_async_context(_in_background(watch.keep_looking()))
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],
             register=lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server),
             limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
             bulk_methods=frozenset({"IndexDocuments", "DeleteDocuments"}) | BULK_METHODS,
         )
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 if __name__ == "__main__":

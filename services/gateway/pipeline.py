@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from services.common.errors import DeadlineExceeded, FailedPrecondition, SluiceError
 from services.gateway.budgets import Budgets, Pace, last_moment
 from services.gateway.duplicates import collapse
+from services.gateway.features import Features
 from services.gateway.grouping import best_of_each
 from services.gateway.ranking import Ranked, blend
 from services.gateway.stages import (
@@ -42,6 +43,7 @@ from services.gateway.stages import (
 )
 
 ResultT = TypeVar("ResultT")
+StageObserver = Callable[[Features, Sequence[StageReport]], None]
 
 # The deepest that pages and reranking reach into the candidates.
 MAX_CANDIDATES = 1000
@@ -77,10 +79,18 @@ class Stages:
 class Pipeline:
     """Answers questions with the stages. Between requests it keeps nothing but how long the stages take of late."""
 
-    def __init__(self, stages: Stages, weights: Weights, budgets: Budgets) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        weights: Weights,
+        budgets: Budgets,
+        observe: StageObserver = lambda _features, _reports: None,
+    ) -> None:
+        """`observe` is told how the stages fared, of failed and cancelled searches too."""
         self._stages = stages
         self._weights = weights
         self._budgets = budgets
+        self._observe = observe
 
     async def search(self, question: Question, *, deadline: float) -> Answer:
         """Answers one question by a moment on the monotonic clock.
@@ -89,13 +99,20 @@ class Pipeline:
         """
         for switches in itertools.count():
             try:
-                return await _Run(self._stages, self._weights, self._budgets, question, deadline).answer()
+                return await self._run(question, deadline)
             except FailedPrecondition as mismatch:
                 if mismatch.reason != "MODEL_MISMATCH" or switches == _MOST_SWITCHES:
                     raise
             # The collection was switched to another model between the look at it and the search.
             self._stages.embedder.forget(question.collection)
         raise AssertionError("the loop ends by an answer or an error")
+
+    async def _run(self, question: Question, deadline: float) -> Answer:
+        run = _Run(self._stages, self._weights, self._budgets, question, deadline)
+        try:
+            return await run.answer()
+        finally:
+            self._observe(question.features, list(run.reports.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +150,7 @@ class _Run:
         self._question = question
         self._features = question.features
         self._deadline = deadline
-        self._reports: dict[Stage, StageReport] = {}
+        self.reports: dict[Stage, StageReport] = {}
 
     async def answer(self) -> Answer:
         variants, fingerprint = await self._variants()
@@ -159,7 +176,7 @@ class _Run:
             )
             for rank, item in enumerate(ranked[first:last], start=first + 1)
         ]
-        reports = [self._reports[stage] for stage in Stage]
+        reports = [self.reports[stage] for stage in Stage]
         return Answer(results, reports, retrieved.index_version, more=len(ranked) > last)
 
     @staticmethod
@@ -203,6 +220,7 @@ class _Run:
             self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
             return [query]
         attempt = await self._attempt(
+            Stage.EXPAND,
             lambda until: self._stages.expander.expand(
                 query.text, self._features.expansion_strategy, self._features.max_variant_count, deadline=until
             ),
@@ -233,6 +251,7 @@ class _Run:
             return None
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
         return await self._attempt(
+            Stage.EMBED,
             lambda until: self._stages.embedder.embed_queries(
                 texts, collection=self._question.collection, deadline=until
             ),
@@ -242,8 +261,16 @@ class _Run:
         )
 
     async def _retrieve(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
-        features = self._features
         started = time.perf_counter()
+        try:
+            return await self._retrieved(variants, fingerprint, started)
+        except SluiceError as failure:
+            seconds = time.perf_counter() - started
+            self._report(StageReport(Stage.RETRIEVE, Outcome.FAILED, failure.reason, failure.message, seconds))
+            raise
+
+    async def _retrieved(self, variants: Sequence[SearchVariant], fingerprint: str, started: float) -> Retrieved:
+        features = self._features
         reach = self._question.offset + self._question.limit
         if self._question.collapse_duplicates:
             reach *= _COLLAPSED_REACH
@@ -299,6 +326,7 @@ class _Run:
             return []
         passages = passages[:count]
         attempt = await self._attempt(
+            Stage.RERANK,
             lambda until: self._stages.reranker.rerank(self._question.query, passages, deadline=until),
             policy,
             self._budgets.rerank_character,
@@ -323,6 +351,7 @@ class _Run:
 
     async def _attempt(
         self,
+        stage: Stage,
         call: Callable[[float], Awaitable[ResultT]],
         policy: Policy,
         pace: Pace,
@@ -341,15 +370,17 @@ class _Run:
             seconds = time.perf_counter() - started
             if isinstance(failure, DeadlineExceeded):
                 pace.observe(time.monotonic(), seconds / parts)
+            missing = _Missing(Outcome.FAILED, failure.reason, failure.message, seconds)
             if policy is Policy.REQUIRED:
+                self._report(missing.report(stage))
                 raise
-            return _Missing(Outcome.FAILED, failure.reason, failure.message, seconds)
+            return missing
         seconds = time.perf_counter() - started
         pace.observe(time.monotonic(), seconds / parts)
         return _Done(result, seconds)
 
     def _report(self, report: StageReport) -> None:
-        self._reports[report.stage] = report
+        self.reports[report.stage] = report
 
     def _skip(self, stage: Stage, reason: str, detail: str) -> None:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))

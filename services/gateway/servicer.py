@@ -27,6 +27,7 @@ from services.gateway.features import ExpansionStrategy, FeatureOverrides, Featu
 from services.gateway.indexing import Chunking, Indexing
 from services.gateway.life import Life, LifeServicer
 from services.gateway.pipeline import Pipeline
+from services.gateway.query_log import QueryLog
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
 from sluice.gateway.v1 import gateway_pb2
@@ -85,6 +86,7 @@ class GatewayServicer(LifeServicer):
         self._pipeline = pipeline
         self._indexing = indexing
         self._clients = clients
+        self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
 
     async def Search(  # noqa: N802  # gRPC's name
         self, request: gateway_pb2.SearchRequest, context: Context
@@ -120,8 +122,10 @@ class GatewayServicer(LifeServicer):
             collapse_duplicates=request.collapse_duplicates,
             group_by_document=request.group_by_document,
         )
-        answer = await self._pipeline.search(question, deadline=deadline)
-        metrics.observe_search(answer.reports, len(answer.results))
+        self._query_log.note(request.query)
+        with metrics.ObservedSearch(features, deadline) as observed:
+            answer = await self._pipeline.search(question, deadline=deadline)
+            observed.answered(answer)
         last = question.offset + len(answer.results)
         return gateway_pb2.SearchResponse(
             results=[_result(result) for result in answer.results],

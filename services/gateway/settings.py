@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.settings import SheddingSettings
 from services.gateway.features import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
 from services.gateway.pipeline import Weights
+from services.gateway.query_log import LoggedQueries
 
 
 class GatewaySettings(SheddingSettings):
@@ -36,6 +37,16 @@ class GatewaySettings(SheddingSettings):
     )
     breaker_reset_seconds: float = Field(
         60, gt=0, le=3600, description="How long a stage is left alone, until one call probes it. Seconds."
+    )
+    log_queries: LoggedQueries = Field(
+        "off",
+        description="What the log line and the span of a search show of its query: nothing (`off`), or a `hash` of it "
+        "(BLAKE2b). Never its text.",
+    )
+    log_query_key: SecretStr = Field(
+        SecretStr(""),
+        max_length=64,
+        description="Key of that hash, 64 characters at most. Without one, whoever guesses a query can tell its hash.",
     )
     qdrant_collection: str = Field(
         "documents",

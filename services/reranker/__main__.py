@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.common import logs
-from services.common.metrics import SchedulerMetrics
+from services.common.inference_metrics import SchedulerTelemetry
 from services.common.server import Stage, run
 from services.reranker import metrics
 from services.reranker.backends import load_cross_encoder_backend
@@ -31,7 +31,7 @@ async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
         threads=settings.inference_threads,
     )
     metrics.describe(backend.model)
-    observer = SchedulerMetrics(metrics.reranker_batch_size)
+    observer = SchedulerTelemetry(metrics.reranker_batch_size)
     async with Scorer.open(backend, settings.scheduler_limits(backend.model), observer) as scorer:
         await scorer.warm_up()
         _log.info(

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from services.common import tracing
 from services.common.errors import InvalidArgument
 from services.common.interceptors import caller
 from services.common.models.info import ModelInfo
@@ -51,10 +52,17 @@ class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
         scored = await self._scorer.score(
             request.query, list(request.passages), lane=lane, caller=caller.get(), deadline=deadline_of(context)
         )
-        metrics.reranker_latency_seconds.observe(time.perf_counter() - started)
-        metrics.reranker_candidates_total.inc(len(scored.results))
-        for score in scored.results:
-            metrics.reranker_score_distribution.observe(score)
+        metrics.observe_reranking(scored.results, time.perf_counter() - started)
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes(
+                {
+                    "sluice.model": self._model.name,
+                    "sluice.lane": lane.value,
+                    "sluice.passages": len(scored.rows),
+                    "sluice.tokens": sum(pair.token_count for pair in scored.rows),
+                    "sluice.truncated": sum(pair.truncated for pair in scored.rows),
+                }
+            )
         return reranker_pb2.RerankPassagesResponse(
             scores=scored.results,
             truncated_count=sum(pair.truncated for pair in scored.rows),

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 
 from services.common import logs
 from services.common.errors import SluiceError
-from services.common.metrics import concurrency_limit
 from services.common.server import Stage, run
 from services.common.shedding import ConcurrencyLimit
+from services.common.shedding_metrics import concurrency_limit
 from services.retriever.backends import open_qdrant
 from services.retriever.index import Index
 from services.retriever.lexical import Bm25

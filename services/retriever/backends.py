@@ -24,8 +24,10 @@ import grpc
 import httpx
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.context_headers import headers
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from services.common import status, tracing
 from services.common.breaker import Breaker
 from services.common.errors import (
     AlreadyExists,
@@ -73,13 +75,17 @@ class QdrantPool:
         metrics.pool_size.set(len(self._clients))
         metrics.breaker_open.set(0)
 
-    async def call(self, operation: Operation[T], *, deadline: float | None = None) -> T:
+    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
         """Runs the operation, again if it met an outage and the deadline (monotonic clock) leaves time for it.
 
-        Whatever it does must bear being done twice. Raises Unavailable (reason BREAKER_OPEN at once while the
-        breaker is open), DeadlineExceeded, or ResourceExhausted: POOL_EXHAUSTED, RATE_LIMITED, STORAGE_FULL.
+        `name` is what traces call it; by default the operation's own. Whatever it does must bear being done twice.
+        Raises Unavailable (reason BREAKER_OPEN at once while the breaker is open), DeadlineExceeded, or
+        ResourceExhausted: POOL_EXHAUSTED, RATE_LIMITED, STORAGE_FULL.
         """
-        end = math.inf if deadline is None else deadline
+        with _observed(self._metrics, name or operation.__name__):
+            return await self._persist(operation, math.inf if deadline is None else deadline)
+
+    async def _persist(self, operation: Operation[T], end: float) -> T:
         retries = self._settings.qdrant_pool_max_retries if self._settings.qdrant_pool_retry_enabled else 0
         tried = 0
         while True:
@@ -92,6 +98,8 @@ class QdrantPool:
                     raise
             tried += 1
             self._metrics.retries.inc()
+            if (span := tracing.recorded()) is not None:
+                span.add_event("retry", {"sluice.retry": tried})
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
@@ -109,13 +117,18 @@ class QdrantPool:
 
     @asynccontextmanager
     async def _connection(self, end: float) -> AsyncIterator[AsyncQdrantClient]:
-        if self._permits.locked():
-            await self._wait_for_permit(end)
-        else:
-            await self._permits.acquire()
+        started = time.monotonic()
+        try:
+            if self._permits.locked():
+                await self._wait_for_permit(end)
+            else:
+                await self._permits.acquire()
+        finally:
+            self._metrics.pool_wait_seconds.observe(time.monotonic() - started)
         client = self._free.popleft()
         try:
-            yield client
+            with self._metrics.pool_in_use.track_inprogress():
+                yield client
         finally:
             self._free.append(client)
             self._permits.release()
@@ -144,14 +157,17 @@ class EmbeddedQdrant:
 
     embedded = True
 
-    def __init__(self, client: AsyncQdrantClient, thread: ThreadPoolExecutor, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, client: AsyncQdrantClient, thread: ThreadPoolExecutor, runner: asyncio.Runner, metrics: RetrieverMetrics
+    ) -> None:
         """Use `open`."""
         self._client = client
+        self._metrics = metrics
         self._thread = thread
         self._runner = runner
 
     @classmethod
-    async def open(cls, folder: Path) -> EmbeddedQdrant:
+    async def open(cls, folder: Path, metrics: RetrieverMetrics) -> EmbeddedQdrant:
         """Opens the data folder, or creates it. Raises StartupError if it cannot be had."""
         thread = ThreadPoolExecutor(1, "qdrant")
 
@@ -169,21 +185,29 @@ class EmbeddedQdrant:
                 remedy="One process owns a data folder at a time: stop the other one (`make down`), choose another "
                 "QDRANT_PATH, or run a Qdrant server and set QDRANT_URL.",
             ) from error
-        return cls(client, thread, asyncio.Runner())
+        return cls(client, thread, asyncio.Runner(), metrics)
 
-    async def call(self, operation: Operation[T], *, deadline: float | None = None) -> T:
+    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
         """Runs the operation in the engine's thread; one that has begun runs to its end, whatever the deadline."""
 
         async def run() -> T:
             return await operation(self._client)
 
-        try:
-            async with _time_limit(math.inf if deadline is None else deadline):
-                return await self._in_thread(lambda: self._runner.run(run()))
-        except TimeoutError as error:
-            raise DeadlineExceeded("the embedded Qdrant did not answer in time") from error
-        except (ValueError, OSError, sqlite3.Error) as error:
-            raise _embedded_error(error) from error
+        submitted = time.monotonic()
+
+        def work() -> T:
+            self._metrics.pool_wait_seconds.observe(time.monotonic() - submitted)
+            with self._metrics.pool_in_use.track_inprogress():
+                return self._runner.run(run())
+
+        with _observed(self._metrics, name or operation.__name__):
+            try:
+                async with _time_limit(math.inf if deadline is None else deadline):
+                    return await self._in_thread(work)
+            except TimeoutError as error:
+                raise DeadlineExceeded("the embedded Qdrant did not answer in time") from error
+            except (ValueError, OSError, sqlite3.Error) as error:
+                raise _embedded_error(error) from error
 
     async def close(self) -> None:
         """Waits for the operation under way and frees the folder."""
@@ -204,7 +228,7 @@ async def open_qdrant(settings: RetrieverSettings, metrics: RetrieverMetrics) ->
     if settings.qdrant_url:
         return QdrantPool(settings, metrics)
     metrics.pool_size.set(1)
-    return await EmbeddedQdrant.open(settings.qdrant_path)
+    return await EmbeddedQdrant.open(settings.qdrant_path, metrics)
 
 
 def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
@@ -225,6 +249,22 @@ def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
             "grpc.max_reconnect_backoff_ms": 5_000,
         },
     )
+
+
+@contextmanager
+def _observed(metrics: RetrieverMetrics, name: str) -> Iterator[None]:
+    """Counts and traces one call to Qdrant, however it ends; its requests carry the trace along."""
+    code = grpc.StatusCode.CANCELLED
+    with tracing.qdrant_span(name) as span, headers(tracing.headers()):
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except SluiceError as error:
+            code = status.code_of(error)
+            raise
+        finally:
+            metrics.calls.labels(code.name).inc()
+            tracing.end_with_code(span, code.name, "db.response.status_code")
 
 
 @asynccontextmanager

@@ -177,8 +177,13 @@ class Qdrant(Protocol):
     def embedded(self) -> bool:
         """Whether this is the embedded engine, which has no payload indexes."""
 
-    async def call(self, operation: Callable[[AsyncQdrantClient], Awaitable[T]], *, deadline: float | None = None) -> T:
-        """Runs an operation with Qdrant's client, perhaps twice, and raises the errors of `common.errors`."""
+    async def call(
+        self, operation: Callable[[AsyncQdrantClient], Awaitable[T]], *, name: str = "", deadline: float | None = None
+    ) -> T:
+        """Runs an operation with Qdrant's client, perhaps twice, and raises the errors of `common.errors`.
+
+        `name` is what traces call it; by default the operation's own.
+        """
 
 
 class Index:
@@ -200,7 +205,7 @@ class Index:
         """Raises what keeps Qdrant from answering, or FailedPrecondition if it is too old to weigh a fusion."""
         if self._qdrant.embedded:
             return  # part of this process: a question would only queue behind the work
-        version = (await self._qdrant.call(lambda client: client.info(), deadline=deadline)).version
+        version = (await self._qdrant.call(lambda client: client.info(), name="info", deadline=deadline)).version
         if tuple(map(int, version.split(".")[:2])) < _OLDEST_QDRANT:
             wanted = ".".join(map(str, _OLDEST_QDRANT))
             raise FailedPrecondition(
@@ -239,11 +244,11 @@ class Index:
             started = time.monotonic()
             try:
                 found = await self._qdrant.call(
-                    lambda client: client.query_points(info.version, **query), deadline=deadline
+                    lambda client: client.query_points(info.version, **query), name="query_points", deadline=deadline
                 )
             finally:
                 seconds = time.monotonic() - started
-                self._metrics.search_seconds.observe(seconds)
+                self._metrics.observe_search(seconds)
             candidates = [Candidate(to_passage(point.payload), point.score) for point in found.points]
             return SearchResult(candidates, info.version, len(searches), seconds)
 
@@ -344,7 +349,9 @@ class Index:
 
         async def get(info: CollectionInfo) -> tuple[list[Passage], list[str]]:
             records = await self._qdrant.call(
-                lambda client: client.retrieve(info.version, points, with_payload=True), deadline=deadline
+                lambda client: client.retrieve(info.version, points, with_payload=True),
+                name="retrieve",
+                deadline=deadline,
             )
             found = {passage.id: passage for passage in (to_passage(record.payload) for record in records)}
             missing = [passage_id for passage_id in ids if passage_id not in found]
@@ -422,14 +429,18 @@ class Index:
         """Which of these passages exist, and which part of which document each of them is."""
         points = _point_ids(ids)
         records = await self._qdrant.call(
-            lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]), deadline=deadline
+            lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]),
+            name="retrieve",
+            deadline=deadline,
         )
         return {payload["id"]: _chunk(payload) for payload in (record.payload or {} for record in records)}
 
     async def note(self, version: str, notes: Mapping[str, str], *, deadline: float | None = None) -> None:
         """Records something in the metadata of a version."""
         await self._qdrant.call(
-            lambda client: client.update_collection(version, metadata=dict(notes)), deadline=deadline
+            lambda client: client.update_collection(version, metadata=dict(notes)),
+            name="update_collection",
+            deadline=deadline,
         )
         self.forget()
 

@@ -6,6 +6,7 @@ from functools import cache
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from services.common import tracing
 from services.common.metrics import LATENCY_BUCKETS
 
 
@@ -14,7 +15,14 @@ class RetrieverMetrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.pool_size = Gauge("qdrant_pool_size", "Connections to Qdrant.", registry=registry)
+        self.pool_in_use = Gauge("qdrant_pool_in_use", "Connections that carry a call.", registry=registry)
         self.pool_waiting = Gauge("qdrant_pool_waiting", "Calls that wait for a connection.", registry=registry)
+        self.pool_wait_seconds = Histogram(
+            "qdrant_pool_wait_seconds",
+            "Time that calls waited for a connection.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
         self.breaker_open = Gauge(
             "qdrant_circuit_breaker_open",
             "1 while calls to Qdrant fail fast: the breaker is open, or one call is probing; else 0.",
@@ -26,8 +34,16 @@ class RetrieverMetrics:
             ["state"],
             registry=registry,
         )
+        self.calls = Counter(
+            "qdrant_calls_total",
+            "Calls to Qdrant that ended, by status code; a call that was retried is one call.",
+            ["code"],
+            registry=registry,
+        )
         self.retries = Counter(
-            "qdrant_retry_attempts_total", "Tries of a call to Qdrant beyond its first.", registry=registry
+            "qdrant_retry_attempts_total",
+            "Tries of a call to Qdrant beyond its first. Retry rate: this over `qdrant_calls_total`.",
+            registry=registry,
         )
         self.search_seconds = Histogram(
             "qdrant_search_seconds",
@@ -35,6 +51,10 @@ class RetrieverMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+
+    def observe_search(self, seconds: float) -> None:
+        """Counts one search."""
+        self.search_seconds.observe(seconds, tracing.exemplar())
 
     def breaker_changed(self, _name: str, _old: str, new: str) -> None:
         """Takes a `services.common.breaker.Transition`."""

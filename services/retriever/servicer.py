@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from services.common import tracing
 from services.common.errors import InvalidArgument
 from services.common.timing import deadline_of, duration
 from services.retriever import fields, index
@@ -67,6 +68,15 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             model_fingerprint=request.model_fingerprint,
             deadline=deadline_of(context),
         )
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes(
+                {
+                    "sluice.variants": len(variants),
+                    "sluice.searches": found.fused_searches,
+                    "sluice.candidates": len(found.candidates),
+                    "sluice.index": found.version,
+                }
+            )
         return retriever_pb2.SearchPassagesResponse(
             candidates=[
                 retriever_pb2.Candidate(passage=_passage_message(candidate.passage), score=candidate.score)

@@ -128,25 +128,33 @@ class ServerSnapshots:
 
     async def create(self, version: str, *, deadline: float | None) -> Snapshot:
         """See `SnapshotStore`."""
-        made = await self._qdrant.call(lambda client: client.create_snapshot(version, wait=True), deadline=deadline)
+        made = await self._qdrant.call(
+            lambda client: client.create_snapshot(version, wait=True), name="create_snapshot", deadline=deadline
+        )
         if made is None:
             raise NotFound(f"Qdrant made no snapshot of {version!r}")
         return _of_server(version, made)
 
     async def list(self, version: str, *, deadline: float | None) -> Sequence[Snapshot]:
         """See `SnapshotStore`."""
-        found = await self._qdrant.call(lambda client: client.list_snapshots(version), deadline=deadline)
+        found = await self._qdrant.call(
+            lambda client: client.list_snapshots(version), name="list_snapshots", deadline=deadline
+        )
         return [_of_server(version, snapshot) for snapshot in found]
 
     async def delete(self, snapshot: Snapshot, *, deadline: float | None) -> None:
         """See `SnapshotStore`."""
         await self._qdrant.call(
-            lambda client: client.delete_snapshot(snapshot.version, snapshot.name, wait=True), deadline=deadline
+            lambda client: client.delete_snapshot(snapshot.version, snapshot.name, wait=True),
+            name="delete_snapshot",
+            deadline=deadline,
         )
 
     async def versions(self, *, deadline: float | None) -> Sequence[str]:
         """See `SnapshotStore`."""
-        known = await self._qdrant.call(lambda client: client.get_collections(), deadline=deadline)
+        known = await self._qdrant.call(
+            lambda client: client.get_collections(), name="get_collections", deadline=deadline
+        )
         return [found.name for found in known.collections]
 
     async def restore(self, snapshot: Snapshot, into: str, *, deadline: float | None) -> None:
@@ -154,6 +162,7 @@ class ServerSnapshots:
         location = f"{self._url}/collections/{snapshot.version}/snapshots/{snapshot.name}"
         await self._qdrant.call(
             lambda client: client.recover_snapshot(into, location, api_key=self._api_key or None, wait=True),
+            name="recover_snapshot",
             deadline=deadline,
         )
 

@@ -346,12 +346,16 @@ class Versions:
         """Deletes a version that is not live."""
         info = await self._index.get_collection(version, deadline=deadline)
         await self.abandon(info.version, deadline=deadline)
-        await self._qdrant.call(lambda client: client.delete_collection(info.version), deadline=deadline)
+        await self._qdrant.call(
+            lambda client: client.delete_collection(info.version), name="delete_collection", deadline=deadline
+        )
         self._index.forget()
 
     async def next_number(self, collection: str, *, deadline: float | None = None) -> int:
         """The number after those of all versions of a collection; a collection without versions counts as the first."""
-        known = await self._qdrant.call(lambda client: client.get_collections(), deadline=deadline)
+        known = await self._qdrant.call(
+            lambda client: client.get_collections(), name="get_collections", deadline=deadline
+        )
         numbers = [number_of(collection, found.name) or found.name == collection for found in known.collections]
         return max([0, *map(int, numbers)]) + 1
 
@@ -417,7 +421,9 @@ class Versions:
         except ValueError:
             raise InvalidArgument("page_token", "is not one that an answer gave") from None
         records, following = await self._qdrant.call(
-            lambda client: client.scroll(version, limit=limit, offset=offset, with_payload=False), deadline=deadline
+            lambda client: client.scroll(version, limit=limit, offset=offset, with_payload=False),
+            name="scroll",
+            deadline=deadline,
         )
         return [str(record.id) for record in records], "" if following is None else str(following)
 
@@ -426,7 +432,9 @@ class Versions:
     ) -> dict[str, tuple[str, str]]:
         """Id and revision of the passages that exist, by their points."""
         records = await self._qdrant.call(
-            lambda client: client.retrieve(version, points, with_payload=["id", REVISION]), deadline=deadline
+            lambda client: client.retrieve(version, points, with_payload=["id", REVISION]),
+            name="retrieve",
+            deadline=deadline,
         )
         return {str(record.id): ((record.payload or {})["id"], _revision(record)) for record in records}
 
@@ -442,6 +450,7 @@ class Versions:
             some = points[start : start + _POINTS_AT_ONCE]
             records = await self._qdrant.call(
                 lambda client, some=some: client.retrieve(version, some, with_payload=True),  # type: ignore[misc]
+                name="retrieve",
                 deadline=deadline,
             )
             found |= {str(record.id): (to_passage(record.payload), _revision(record)) for record in records}
@@ -468,7 +477,9 @@ class Versions:
         nothing, until nobody can mean the old collection by it any more; its heir is found by the note meanwhile.
         """
         await self._index.note(heir.version, {"heir_of": heir.collection}, deadline=deadline)
-        await self._qdrant.call(lambda client: client.delete_collection(heir.collection), deadline=deadline)
+        await self._qdrant.call(
+            lambda client: client.delete_collection(heir.collection), name="delete_collection", deadline=deadline
+        )
         self._index.forget()
         await asyncio.sleep(TAKE_OVER_SECONDS)
         await self._point(heir, deadline)

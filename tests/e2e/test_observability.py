@@ -8,13 +8,9 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector_pb2
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collector_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from deploy.local.stack import STAGES as PROCESSES
@@ -22,56 +18,23 @@ from deploy.local.stack import LocalStack
 from services.common.client import StageChannel
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
+from tests.observe.collector import Collector
 from tests.registry import STAGES
 
 SECRET = "zanzibar"
 LIGHT_STAGE_MIB = 200
 
 
-class Collector(collector_grpc.TraceServiceServicer):
-    """Receives spans over OTLP, as Jaeger would."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Span]] = []
-
-    async def Export(  # noqa: N802
-        self, request: collector_pb2.ExportTraceServiceRequest, context: Any
-    ) -> collector_pb2.ExportTraceServiceResponse:
-        for resource in request.resource_spans:
-            names = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans += [(names["service.name"], span) for span in scope.spans]
-        return collector_pb2.ExportTraceServiceResponse()
-
-    async def trace_of(self, method: str, services: set[str]) -> list[tuple[str, Span]]:
-        """The spans of the newest call of a method, once all those services have reported theirs."""
-        async with asyncio.timeout(30):
-            while True:
-                roots = [span for _, span in self.spans if span.name == method and not span.parent_span_id]
-                if roots:
-                    found = [(name, span) for name, span in self.spans if span.trace_id == roots[-1].trace_id]
-                    if services <= {name for name, _ in found}:
-                        return found
-                await asyncio.sleep(0.1)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def collector() -> AsyncIterator[Collector]:
+    async with Collector() as collector:
+        yield collector
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def collector() -> AsyncIterator[tuple[Collector, str]]:
-    server = grpc.aio.server()
-    collector = Collector()
-    collector_grpc.add_TraceServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield collector, f"http://127.0.0.1:{port}"
-    await server.stop(0)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(
-    collector: tuple[Collector, str], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[LocalStack]:
+async def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[1],
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "INFO",
@@ -106,19 +69,17 @@ async def test_every_stage_runs_on_the_real_models(answer: pb.SearchResponse) ->
     assert len(answer.results) == 10
 
 
-async def test_one_search_is_one_trace_through_all_stages(
-    collector: tuple[Collector, str], answer: pb.SearchResponse
-) -> None:
+async def test_one_search_is_one_trace_through_all_stages(collector: Collector, answer: pb.SearchResponse) -> None:
     services = {f"sluice-{stage}" for stage in PROCESSES}
-    spans = await collector[0].trace_of("sluice.gateway.v1.GatewayService/Search", services)
-    by_id = {span.span_id: (name, span) for name, span in spans}
-    served = {name: span for name, span in spans if span.kind == Span.SPAN_KIND_SERVER}
+    spans = await collector.trace_of(answer.request_id, lambda found: {each.service for each in found} >= services)
+    by_id = {each.span.span_id: each for each in spans}
+    served = {each.service: each for each in spans if each.span.kind == Span.SPAN_KIND_SERVER}
     assert set(served) == services
-    for name, span in served.items():
+    for name, each in served.items():
         if name != "sluice-gateway":
-            caller, parent = by_id[span.parent_span_id]
-            assert (caller, parent.kind) == ("sluice-gateway", Span.SPAN_KIND_CLIENT)
-            assert by_id[parent.parent_span_id][1] == served["sluice-gateway"]
+            parent = by_id[each.span.parent_span_id]
+            assert (parent.service, parent.span.kind) == ("sluice-gateway", Span.SPAN_KIND_CLIENT)
+            assert by_id[parent.span.parent_span_id] is served["sluice-gateway"]
 
 
 async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchResponse) -> None:

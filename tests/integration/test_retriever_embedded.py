@@ -72,7 +72,7 @@ from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 
 async def main():
-    qdrant = await EmbeddedQdrant.open(pathlib.Path(sys.argv[1]))
+    qdrant = await EmbeddedQdrant.open(pathlib.Path(sys.argv[1]), RetrieverMetrics(CollectorRegistry()))
     index = Index(qdrant, RetrieverMetrics(CollectorRegistry()), bm25=Bm25(1.2, 0.75, 100))
     if sys.argv[2] == "write":
         await index.create_collection("docs", CollectionModel("m", "m@1", 2, "fp32"))

@@ -573,7 +573,7 @@ async def test_qdrant_answers_the_health_check(index):
 
 async def test_the_embedded_engine_keeps_what_was_stored(tmp_path):
     for round_ in ("first", "second"):
-        qdrant = await EmbeddedQdrant.open(tmp_path)
+        qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
         index = Index(qdrant, RetrieverMetrics(CollectorRegistry()), bm25=BM25)
         if round_ == "first":
             await index.create_collection("docs", MODEL)
@@ -610,17 +610,17 @@ async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(tmp_path):
 
 
 async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(tmp_path):
-    qdrant = await EmbeddedQdrant.open(tmp_path)
+    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
     try:
         with pytest.raises(StartupError, match="QDRANT_PATH") as failure:
-            await EmbeddedQdrant.open(tmp_path)
+            await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
         assert "QDRANT_URL" in failure.value.remedy
     finally:
         await qdrant.close()
 
 
 async def test_the_loop_stays_free_while_the_embedded_engine_works(tmp_path):
-    qdrant = await EmbeddedQdrant.open(tmp_path)
+    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
 
     async def busy(_client):
         time.sleep(0.2)  # noqa: ASYNC251  stands for a brute-force search

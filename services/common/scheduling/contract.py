@@ -73,6 +73,9 @@ class BatchReport:
     waited_seconds: float
     """How long the row that led the batch had waited."""
     compute_seconds: float
+    failed_rows: int = 0
+    origins: Sequence[object] = ()
+    """What `SchedulerObserver.call_began` answered for the calls that waited for these rows."""
 
 
 DropReason = Literal["cancelled", "expired", "failed"]
@@ -80,17 +83,21 @@ RefusalReason = Literal["late", "full", "too_large"]
 
 
 class SchedulerObserver:
-    """Told what happens; this one looks away. Called by the event loop and by workers with the scheduler's lock held:
-    what overrides these is quick and never raises."""
+    """Told what happens; this one looks away. Called by the event loop and by workers, mostly with the scheduler's lock
+    held: what overrides these is quick and never raises."""
+
+    def call_began(self) -> object | None:
+        """A call began, in whose context this is called; the answer, if any, comes back in its batches' reports."""
+        return None
 
     def queue_changed(self, lane: Lane, entries: int, tokens: int) -> None:
         """So much waits in this lane now."""
 
     def batch_finished(self, report: BatchReport) -> None:
-        """A pass ended, well or not."""
+        """A pass ended, well or not; nobody knows the results yet, and the lock is not held."""
 
-    def reused(self, cached: int, shared: int) -> None:
-        """Works of one submit that the cache answered, and that joined the same key in flight."""
+    def reused(self, requested: int, cached: int, shared: int) -> None:
+        """Works of one submit: all, those that the cache answered, and those that joined the same key in flight."""
 
     def dropped(self, lane: Lane, reason: DropReason) -> None:
         """An entry that nobody waits for any more will not be computed."""

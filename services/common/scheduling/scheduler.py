@@ -123,7 +123,8 @@ class Scheduler(Generic[PayloadT, ResultT]):
         Whoever makes them calls `enter`, or `fail` where they cannot be made; `answer` is awaited meanwhile.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return Submission(done, lane, caller, math.inf if deadline is None else deadline)
+        expires = math.inf if deadline is None else deadline
+        return Submission(done, lane, caller, expires, self._observer.call_began())
 
     def enter(self, submission: Submission, works: Sequence[Work[PayloadT]]) -> None:
         """The second third of `submit`, in any thread: queues the works. What it raises, `answer` does not."""
@@ -263,7 +264,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
                 self._hasten(entry, queue, caller)
             entry.waiters.setdefault(submission, []).append(index)
             submission.pending.add(entry)
-        self._observer.reused(cached, shared)
+        self._observer.reused(len(works), cached, shared)
         self._report_queue(queue)
 
     def _add(self, entry: Entry, queue: LaneQueue, caller: str) -> None:
@@ -415,14 +416,26 @@ class Scheduler(Generic[PayloadT, ResultT]):
         seconds = self._clock() - batch.started
         waited = batch.started - batch.entries[0].since
         with self._wake:
+            waiters = dict.fromkeys(waiter for entry in batch.entries for waiter in entry.waiters)
+        # Before anybody is told, so that the calls are still under way when they learn of their batch.
+        self._observer.batch_finished(
+            BatchReport(
+                batch.lane,
+                len(outcomes),
+                batch.tokens,
+                batch.padded_tokens,
+                waited,
+                seconds,
+                failed_rows=sum(isinstance(outcome, _Failure) for outcome in outcomes),
+                origins=tuple(waiter.origin for waiter in waiters if waiter.origin is not None),
+            )
+        )
+        with self._wake:
             self._rate.add(batch.tokens, seconds)
             self._running_tokens -= batch.tokens
             self._bulk_passes -= batch.lane is Lane.BULK
             for entry, outcome in zip(batch.entries, outcomes, strict=True):
                 self._settle(entry, outcome)
-            self._observer.batch_finished(
-                BatchReport(batch.lane, len(outcomes), batch.tokens, batch.padded_tokens, waited, seconds)
-            )
         self._notify_waiters()
 
 

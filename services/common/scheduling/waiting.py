@@ -27,6 +27,8 @@ class Submission:
     lane: Lane
     caller: str
     deadline: float
+    origin: object | None = None
+    """What the observer knows the call by."""
     results: list[Any] = field(default_factory=list)
     pending: set[Entry] = field(default_factory=set)
     error: Exception | None = None

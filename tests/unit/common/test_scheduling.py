@@ -96,7 +96,8 @@ class Record(SchedulerObserver):
     def batch_finished(self, report: BatchReport) -> None:
         self.reports.append(report)
 
-    def reused(self, cached: int, shared: int) -> None:
+    def reused(self, requested: int, cached: int, shared: int) -> None:
+        self.counts["requested"] += requested
         self.counts["cached"] += cached
         self.counts["shared"] += shared
 

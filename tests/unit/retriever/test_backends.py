@@ -82,7 +82,7 @@ async def test_nothing_listening_over_http_is_an_outage():
     ],
 )
 async def test_errors_of_the_embedded_engine_become_ours(tmp_path, raised, expected):
-    qdrant = await EmbeddedQdrant.open(tmp_path)
+    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
     with pytest.raises(expected):
         await qdrant.call(lambda _client: failing(raised))
     await qdrant.close()

@@ -1,0 +1,51 @@
+"""Whether the series that the stages declare move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.observe.prometheus import Prometheus
+from tools.metrics_table import Series, declared
+
+# What cannot be provoked by five stages, and why.
+STILL = {
+    "sluice_rollout_": "no rollout service is configured",
+    "sluice_shadow_": "no rollout service is configured",
+}
+# What says something by being there.
+_CONSTANT = ("_info", "qdrant_pool_size")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a series moves."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+async def verdicts(prometheus: Prometheus, window: str) -> list[Verdict]:
+    """One verdict for every series, over a time such as `10m`."""
+    return [
+        await _verdict(prometheus, series, f"[{window}]")
+        for group in declared().values()
+        for series in group
+        if not series.name.startswith(tuple(STILL))
+    ]
+
+
+async def _verdict(prometheus: Prometheus, series: Series, window: str) -> Verdict:
+    if series.kind in {"counter", "histogram"}:
+        name = series.name + ("_count" if series.kind == "histogram" else "")
+        grown = await prometheus.total(f"max_over_time({name}{window})")
+        return Verdict(series.name, grown > 0, f"{grown:g}")
+    if series.name.endswith(_CONSTANT):
+        there = await prometheus.query(f"last_over_time({series.name}{window}) > 0")
+        return Verdict(series.name, bool(there), f"{len(there)} series")
+    lowest = await prometheus.query(f"min(min_over_time({series.name}{window}))")
+    highest = await prometheus.query(f"max(max_over_time({series.name}{window}))")
+    if not (lowest and highest):
+        return Verdict(series.name, ok=False, seen="no data")
+    low, high = lowest[0].value, highest[0].value
+    return Verdict(series.name, high > low, f"{low:g} to {high:g}")
