@@ -66,7 +66,7 @@ def known_metrics() -> set[str]:
     """Series of docs/metrics.md and of the stages' sources, with what a histogram is made of, and what is recorded."""
     named = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     for source in (ROOT / "services").glob("*/metrics.py"):
-        named |= set(re.findall(r'(?:Counter|Gauge|Histogram)\(\s*"(\w+)"', source.read_text()))
+        named |= set(re.findall(r'(?:Counter|Gauge|Histogram|GaugeMetricFamily)\(\s*"(\w+)"', source.read_text()))
     parts = {f"{name}_{part}" for name in named for part in ("bucket", "sum", "count")}
     recorded = {rule["record"] for rules in RULES_OF.values() for rule in rules if "record" in rule}
     return named | parts | recorded | FOREIGN
