@@ -242,7 +242,7 @@ def _quality() -> list[Panel]:
         ),
         lines(
             "Spread of scores",
-            "Highest less lowest score of a call. Near 0 the reranker tells nothing apart.",
+            "Highest less lowest score of a call. Where even P90 is near 0, the reranker tells nothing apart.",
             *(Query(quantile(share, "reranker_score_spread"), f"P{share * 100:.0f}") for share in (0.1, 0.5, 0.9)),
             unit="short",
             limits=Limits(0.25, below=True),
