@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ observe-check: setup ## Shows that operators see what happens: metrics, traces, 
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry
+
+alerts-check: setup ## Checks alert rules by their tests, and the queries of dashboards and runbook, with promtool.
+	@$(BIN)/python tools/alerts_check.py
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
@@ -76,9 +79,10 @@ protos-check: setup ## Fails if the stubs are not those of the protos, or break 
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tools/protos.py --check
 	@$(BIN)/python tools/breaking.py
 
-docs: setup ## Regenerates tables: settings, metrics, and speed and quality where they were measured.
+docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed and quality where they were measured.
 	@$(BIN)/python tools/settings_table.py
 	@$(BIN)/python tools/metrics_table.py
+	@$(BIN)/python -m deploy.grafana
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 

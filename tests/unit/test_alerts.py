@@ -1,0 +1,183 @@
+"""What operators are told: rules, dashboards and the runbook speak of what exists, and of one another."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from deploy.grafana import runbook
+from deploy.grafana.__main__ import FOLDER, SOURCES, rendered
+from sluice_cli.main import app
+from tools.alerts_check import DASHBOARDS, RULES, RUNBOOK, TESTS, queries_of_dashboard, queries_of_runbook
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = runbook.sections()
+RULES_OF = {
+    file.stem: [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    for file in RULES
+}
+ALERTS: list[dict[str, Any]] = [rule for rules in RULES_OF.values() for rule in rules if "alert" in rule]
+SEVERITIES = {
+    "SluiceSearchFailures": {"warning", "critical"},
+    "SluiceSearchP95": {"warning", "critical"},
+    "SluiceSearchP99": {"warning", "critical"},
+    "SluiceRetrievalP99": {"warning", "critical"},
+    "SluiceEmbeddingP99": {"warning"},
+    "SluiceRerankP99": {"warning"},
+    "SluiceBreakerOpen": {"warning"},
+    "SluicePoolWaiting": {"warning"},
+    "SluiceQdrantRetries": {"warning"},
+    "SluiceRerankWithoutCandidates": {"warning"},
+    "SluiceFewVariants": {"warning"},
+    "SluiceScoresCollapsed": {"critical"},
+    "SluicePseudoEmbeddings": {"critical"},
+    "SluiceFingerprintMismatch": {"critical"},
+    "SluiceStageDown": {"warning", "critical"},
+    "SluiceSnapshotStale": {"warning"},
+    "SluiceRollbackUnacknowledged": {"critical"},
+    "SluiceSampleRatioMismatch": {"warning"},
+    "SluiceFeatureQuarantined": {"warning"},
+}
+
+# What is not ours, but Prometheus' own and that of its client library.
+FOREIGN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"}
+QUESTIONS = ("Means", "Users see", "First look", "Causes", "Do.", "Back out")
+WORDS = {"and", "or", "unless", "by", "on", "without", "group_left", "group_right", "bool", "offset", "ignoring"}
+ROLLOUT_IS_HERE = (ROOT / "services" / "rollout").is_dir() and (ROOT / "clients" / "sluice_cli" / "rollout").is_dir()
+
+
+def metrics_in(query: str) -> set[str]:
+    """Names of series in a query: what is left without strings, labels, functions and PromQL's words."""
+    bare = re.sub(r'"[^"]*"', "", query)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", bare)
+    bare = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
+    return set(re.findall(r"(?<![\w:.])[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - WORDS
+
+
+def known_metrics() -> set[str]:
+    """Series of docs/metrics.md and of the stages' sources, with what a histogram is made of, and what is recorded."""
+    named = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    for source in (ROOT / "services").glob("*/metrics.py"):
+        named |= set(re.findall(r'(?:Counter|Gauge|Histogram|GaugeMetricFamily)\(\s*"(\w+)"', source.read_text()))
+    parts = {f"{name}_{part}" for name in named for part in ("bucket", "sum", "count")}
+    recorded = {rule["record"] for rules in RULES_OF.values() for rule in rules if "record" in rule}
+    return named | parts | recorded | FOREIGN
+
+
+def said_commands() -> Iterator[tuple[str, str]]:
+    """Section and command, for all commands of ours in the runbook."""
+    for heading, body in SECTIONS.items():
+        blocks = "\n".join(re.findall(r"```console\n(.*?)```", body, re.DOTALL))
+        prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
+        for line in [*re.findall(r"^\$ (.+)$", blocks, re.MULTILINE), *re.findall(r"`([^`]+)`", prose)]:
+            if line.startswith(("sluice ", "make ")):
+                yield heading, line
+
+
+def about_rollouts(text: str) -> bool:
+    return "rollout" in text or "loadtest" in text
+
+
+def test_every_alert_of_the_table_is_there_in_every_severity() -> None:
+    found: dict[str, set[str]] = {}
+    for alert in ALERTS:
+        found.setdefault(alert["alert"], set()).add(alert["labels"]["severity"])
+    assert found == SEVERITIES
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert['alert']}-{alert['labels']['severity']}")
+def test_an_alert_says_what_is_wrong_and_links_to_its_section_of_the_runbook(alert: dict[str, Any]) -> None:
+    assert alert["annotations"]["summary"] and alert["annotations"]["description"]
+    assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+    assert f"## {alert['alert']}\n" in RUNBOOK.read_text()
+
+
+@pytest.mark.parametrize("name", SEVERITIES)
+def test_a_section_of_the_runbook_answers_the_same_questions_as_the_others(name: str) -> None:
+    body = SECTIONS[name]
+    asked = [
+        body.find(f"**{question}") for question in ("Means", "Users see", "First look", "Causes", "Do.", "Back out")
+    ]
+    assert -1 not in asked and asked == sorted(asked)
+    assert queries_of_runbook_section(body), "the first look has at least one query"
+
+
+def queries_of_runbook_section(body: str) -> list[str]:
+    return re.findall(r"```promql\n(.*?)\n```", body, re.DOTALL)
+
+
+def test_every_alert_is_tested_where_it_fires_and_where_it_does_not() -> None:
+    fires: dict[str, set[str]] = {}
+    quiet = set()
+    for file in TESTS:
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for case in test["alert_rule_test"]:
+                for expected in case["exp_alerts"]:
+                    fires.setdefault(case["alertname"], set()).add(expected["exp_labels"]["severity"])
+                if not case["exp_alerts"]:
+                    quiet.add(case["alertname"])
+    assert fires == SEVERITIES
+    assert quiet == set(SEVERITIES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_dashboards_are_those_of_their_source(name: str) -> None:
+    assert (FOLDER / name).read_text() == rendered(name), "run `make docs`"
+
+
+def test_every_panel_has_words_a_unit_and_a_data_source_that_can_be_chosen() -> None:
+    for file in DASHBOARDS:
+        dashboard = json.loads(file.read_text())
+        for panel in dashboard["panels"]:
+            if panel["type"] in {"row", "text"}:
+                continue
+            assert panel["title"] and panel["description"], panel["title"]
+            assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+            for target in panel["targets"]:
+                assert target["datasource"]["uid"] == "${datasource}", panel["title"]
+            if panel["type"] == "timeseries":
+                assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+                assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def test_the_stages_have_four_rows() -> None:
+    panels = json.loads((FOLDER / "sluice.json").read_text())["panels"]
+    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
+    assert rows == ["Latency by stage", "Pool health", "Quality indicators", "Resources"]
+
+
+@pytest.mark.parametrize("file", [*RULES, *DASHBOARDS], ids=lambda file: file.name)
+def test_rules_and_dashboards_ask_for_series_that_exist(file: Path) -> None:
+    if file.stem == "rollouts" and not ROLLOUT_IS_HERE:
+        pytest.skip("the rollout service is not in this checkout")
+    queries = [rule["expr"] for rule in RULES_OF[file.stem]] if file in RULES else queries_of_dashboard(file)
+    assert {name for query in queries for name in metrics_in(query)} <= known_metrics()
+
+
+def test_the_runbook_asks_for_series_that_exist() -> None:
+    used = {name for query in queries_of_runbook(RUNBOOK) for name in metrics_in(query)}
+    unknown = used - known_metrics()
+    assert not {name for name in unknown if ROLLOUT_IS_HERE or not about_rollouts(name)}
+
+
+@pytest.mark.parametrize(("section", "command"), list(said_commands()))
+def test_commands_of_the_runbook_exist(section: str, command: str) -> None:
+    if about_rollouts(command) and not ROLLOUT_IS_HERE:
+        pytest.skip("the rollout service is not in this checkout")
+    program, *words = shlex.split(re.split(r" [>|] ", command)[0])
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    found: Any = typer.main.get_command(app)
+    context = found.make_context(program, words)  # reads the options, and calls nothing
+    while hasattr(found, "resolve_command"):
+        name, found, words = found.resolve_command(context, [*context._protected_args, *context.args])
+        context = found.make_context(name, words, parent=context)
