@@ -44,6 +44,7 @@ FEATURES = frozenset({"expansion", "rerank"})
 CAPACITY_SECONDS = 20.0
 RESULT = BUILD / "plan.json"
 MEASUREMENTS = BUILD / "plan-measurements.json"
+SAMPLES = BUILD / "plan-samples.json"
 PLOT = BUILD / "plan.png"
 ENVIRONMENT = {
     "LOG_LEVEL": "WARNING",
@@ -137,6 +138,8 @@ async def _compared(console: Console, ways: _Ways, drill: Drill, measurements: M
             most.append((await drill.most(capacity, min(CAPACITY_SECONDS, ways.seconds))).rate)
             progress.advance(bar)
             await asyncio.sleep(2)
+    samples = {f"{load:g}": [measured.milliseconds for measured in rounds[place]] for place, load in enumerate(LOADS)}
+    SAMPLES.write_text(json.dumps(samples) + "\n", encoding="utf-8")
     rows = [_row(load, predictions[place], rounds[place]) for place, load in enumerate(LOADS)]
     result = {
         "bar": {"p99_error": WANTED_ERROR, "loads": list(LOADS)},

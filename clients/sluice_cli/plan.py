@@ -314,13 +314,12 @@ def _plan_view(plan: Plan) -> RenderableType:
 def _states_table(prediction: Prediction, title: str) -> Table:
     table = _table(title)
     table.add_column("stage")
-    for name in ("used", "slowed down", "mean ms", "p99 ms", "alone ms"):
+    for name in ("used", "mean ms", "p99 ms", "alone ms"):
         table.add_column(name, justify="right")
     for state in prediction.stages.values():
         table.add_row(
             state.stage,
             f"{state.use:.0%}",
-            f"{state.slowdown:.2f}",
             _ms(state.mean_seconds),
             _ms(state.p99_seconds),
             _ms(state.alone_seconds),
@@ -389,7 +388,6 @@ def _prediction_json(prediction: Prediction) -> dict[str, Any]:
             stage: {
                 "replicas": state.replicas,
                 "use": round(state.use, 4),
-                "slowdown": round(state.slowdown, 4),
                 "mean_ms": round(state.mean_seconds * 1000, 3),
                 "p99_ms": _finite(state.p99_seconds * 1000, 3),
                 "in_flight": round(state.in_flight, 3),

@@ -3,7 +3,7 @@
 measurements.py   what was measured, and its file
 times.py          distributions of durations
 queues.py         how long one waits: for servers, and for a model that batches
-contention.py     what stages cost one another on one machine
+    simulation.py     searches played through, where stages share one machine
 network.py        searches on their way through all stages
 sizing.py         replicas, aims of the autoscaler, what features cost
 """

@@ -4,9 +4,10 @@
              └─▶ embedder (query) ───┘
 
 The gateway and the expander are event loops that do one thing at a time, the retriever has so many connections, the
-model stages compute whatever waits. The stages are taken as independent of one another, each with Poisson arrivals (as
-in Jackson's networks; Whitt's decomposition with all variability set to 1), so durations one after the other are
-convolved, and what runs side by side is waited for until the later one.
+model stages compute whatever waits. With processors of their own the stages are taken as independent of one another,
+each with Poisson arrivals (as in Jackson's networks; Whitt's decomposition with all variability set to 1), so durations
+one after the other are convolved, and what runs side by side is waited for until the later one. On one machine they
+slow one another down, and searches are simulated instead (`simulation.py`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sluice_plan import contention
-from sluice_plan.contention import Worker
-from sluice_plan.measurements import MODEL_STAGES, STAGES, Feature, Measurements, SearchCost, Stage, StageCost
-from sluice_plan.queues import BatchServer, servers_wait
+from sluice_plan.measurements import MODEL_STAGES, Feature, Measurements, SearchCost, Stage, StageCost
+from sluice_plan.queues import NEARLY_SATURATED, BatchServer, endless, servers_wait
+from sluice_plan.simulation import Outcome, Work, simulate
 from sluice_plan.times import Grid, Times, sequence
 
 PLACES = 4096
 _GRID_REACH = 16.0  # times an undisturbed search
-_CALLER = "caller"
+_SIMULATED, _WARM_UP = 20_000, 300  # searches
+_CALLERS = 12  # at once, who find out how much a machine can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,6 @@ class StageState:
     calls_per_second: float
     use: float
     """Of its capacity; from 1 on it cannot keep up."""
-    slowdown: float
-    """How many times as long it takes for sharing the machine."""
     mean_seconds: float
     """All of a search's time in this stage, waiting included."""
     p99_seconds: float
@@ -97,6 +96,7 @@ class Network:
     def __init__(self, measurements: Measurements) -> None:
         self.measurements = measurements
         self._state = lru_cache(maxsize=4096)(self._compute_state)
+        self._most = lru_cache(maxsize=64)(self._compute_most)
 
     def alone(self, search: Search) -> Prediction:
         """A search that is alone with everything to itself."""
@@ -106,21 +106,15 @@ class Network:
         """What becomes of so many searches a second. Raises UnfitMeasurementsError for features not measured."""
         cost = self._cost(search)
         grid = Grid(cost.wall_seconds * _GRID_REACH / PLACES, PLACES)
-        workers = _workers(cost)
-        slow = dict.fromkeys(workers, 1.0)
         if layout.shared_cores is not None:
-            slow = contention.slowdowns(workers, qps, layout.shared_cores)
+            return self._played(search, qps, layout.shared_cores, grid)
         states: dict[Stage, StageState] = {}
         parts: dict[Stage, tuple[Times, ...]] = {}
         for stage in cost.stages:
             states[stage], parts[stage] = self._state(
-                search, stage, qps, layout.replicas.get(stage, 1), layout.cores.get(stage), slow[stage], grid
+                search, stage, qps, layout.replicas.get(stage, 1), layout.cores.get(stage), grid
             )
-        if layout.shared_cores is None:
-            capacity, saturating = self.capacity(search, layout)
-        else:
-            capacity, name = contention.capacity(workers, layout.shared_cores)
-            saturating = next((stage for stage in STAGES if stage == name), "gateway")  # who asks weighs on it
+        capacity, saturating = self.capacity(search, layout)
         return Prediction(qps, _whole(parts), states, capacity, saturating)
 
     def capacity(self, search: Search, layout: Layout) -> tuple[float, Stage]:
@@ -144,27 +138,25 @@ class Network:
         return self.measurements.cost(search.features, search.candidates)
 
     def _compute_state(
-        self, search: Search, stage: Stage, qps: float, replicas: int, cores: float | None, slow: float, grid: Grid
+        self, search: Search, stage: Stage, qps: float, replicas: int, cores: float | None, grid: Grid
     ) -> tuple[StageState, tuple[Times, ...]]:
         """One stage, and the times of a search's calls of it."""
         cost = self._cost(search).stages[stage]
         rate = qps / replicas
         if stage in MODEL_STAGES:
-            pace = slow * self._time_factor(stage, cores)
-            return self._model_state(search, stage, cost, rate, replicas, pace, slow, grid)
+            pace = self._time_factor(stage, cores)
+            return self._model_state(search, stage, cost, rate, replicas, pace, grid)
         servers = self._servers(stage)
         # The gateway's loop is asked at the start and after each of the stages; what it has to do then is a part.
         bursts = 2 + len(self._cost(search).stages) if stage == "gateway" else 1
-        busy = cost.busy_seconds * slow
-        wait = servers_wait(grid, rate * bursts, busy / bursts, min(1.0, cost.wall_cv), servers)
-        times = Times.gamma(grid, cost.wall_seconds * slow, cost.wall_cv)
+        wait = servers_wait(grid, rate * bursts, cost.busy_seconds / bursts, min(1.0, cost.wall_cv), servers)
+        times = Times.gamma(grid, cost.wall_seconds, cost.wall_cv)
         spent = wait.times(bursts).then(times)
         state = StageState(
             stage=stage,
             replicas=replicas,
             calls_per_second=rate,
-            use=rate * slow / self.replica_capacity(search, stage),
-            slowdown=slow,
+            use=rate / self.replica_capacity(search, stage),
             mean_seconds=spent.mean,
             p99_seconds=spent.percentile(99),
             alone_seconds=cost.wall_seconds,
@@ -182,13 +174,12 @@ class Network:
         rate: float,
         replicas: int,
         pace: float,
-        slow: float,
         grid: Grid,
     ) -> tuple[StageState, tuple[Times, ...]]:
         calls = cost.calls
         server = self._batch_server(stage, cost, pace)
         answer = server.answer(grid, rate * calls)
-        around = (cost.wall_seconds - cost.busy_seconds) * slow
+        around = cost.wall_seconds - cost.busy_seconds
         walls = self._walls(search, stage, cost)
         times = tuple(answer.sojourn.then(Times.exactly(grid, around * wall / cost.wall_seconds)) for wall in walls)
         spent = sequence(times)
@@ -197,15 +188,67 @@ class Network:
             replicas=replicas,
             calls_per_second=rate * calls,
             use=rate * calls / server.capacity,
-            slowdown=slow,
             mean_seconds=spent.mean,
             p99_seconds=spent.percentile(99),
-            alone_seconds=cost.wall_seconds - cost.busy_seconds + cost.busy_seconds * pace / slow,
+            alone_seconds=cost.wall_seconds - cost.busy_seconds + cost.busy_seconds * pace,
             in_flight=rate * spent.mean,
             queued_tokens=rate * answer.wait.mean * cost.tokens,
             cpu=rate * cost.cpu_seconds,
         )
         return state, times
+
+    def _played(self, search: Search, qps: float, cores: float, grid: Grid) -> Prediction:
+        """One machine for everything, who asks included: simulated, at the rate and at the most that it can do."""
+        cost = self._cost(search)
+        capacity, saturating = self._most(search, cores)
+        if qps >= NEARLY_SATURATED * capacity:
+            times = endless(grid)
+            outcome = None
+        else:
+            steps = self._steps(search)
+            outcome = simulate(steps, cores, rate=qps, searches=_SIMULATED, warm_up=_WARM_UP)
+            times = Times.seen(grid, outcome.seconds)
+        states = {stage: _played_state(stage, one, qps, capacity, outcome, grid) for stage, one in cost.stages.items()}
+        return Prediction(qps, times, states, capacity, saturating)
+
+    def _compute_most(self, search: Search, cores: float) -> tuple[float, Stage]:
+        """Searches a second that a machine answers to callers who ask again at once, and the stage busiest then."""
+        outcome = simulate(self._steps(search), cores, callers=_CALLERS, searches=_SIMULATED // 4, warm_up=_WARM_UP)
+        stages = self._cost(search).stages
+        return outcome.per_second, max(stages, key=lambda stage: outcome.busy[stage])
+
+    def _steps(self, search: Search) -> list[list[list[Work]]]:
+        """A search as works: what holds a stage, and what goes on around it."""
+        cost = self._cost(search)
+        walls = self._walls(search, "embedder", cost.stages["embedder"])
+        fork = [self._chain("embedder", cost, walls[0] / sum(walls))]
+        if "expander" in cost.stages:
+            fork.append(self._chain("expander", cost))
+        calls = [fork, *([self._chain("embedder", cost, wall / sum(walls))] for wall in walls[1:])]
+        calls += [[self._chain(stage, cost)] for stage in ("retriever", "reranker") if stage in cost.stages]
+        gateway = cost.stages["gateway"]
+        bursts = len(calls) + 1
+        # Between two calls the gateway has its part to do, and so has whoever asked, who waits for the whole of it.
+        threads = (gateway.cpu_seconds + cost.caller_cpu_seconds) / gateway.wall_seconds
+        between = [[Work("gateway", gateway.wall_seconds / bursts, gateway.wall_cv, threads)]]
+        steps: list[list[list[Work]]] = [between]
+        for call in calls:
+            steps += [call, between]
+        return steps
+
+    def _chain(self, stage: Stage, search: SearchCost, part: float = 1.0) -> list[Work]:
+        """One call, or a part of all calls, of a stage."""
+        cost = search.stages[stage]
+        busy = min(cost.busy_seconds, cost.wall_seconds)
+        around = cost.wall_seconds - busy
+        threads = cost.cpu_seconds / busy
+        if stage in MODEL_STAGES:
+            threads = min(threads, self.measurements.models[stage].cores)
+        works = [Work(stage, busy * part, min(1.0, cost.wall_cv), threads)]
+        if around > 0:
+            left = max(0.0, cost.cpu_seconds - busy * threads) / around
+            works.insert(0, Work(stage, around * part, 0.0, left, queues=False))
+        return works
 
     def _batch_server(self, stage: Stage, cost: StageCost, pace: float) -> BatchServer:
         """The model as a server of calls; `pace` is how many times as long it takes as measured."""
@@ -236,9 +279,22 @@ class Network:
         return (1 - parallel) + parallel * measured / cores
 
 
-def _workers(cost: SearchCost) -> dict[str, Worker]:
-    workers = {stage: Worker(one.busy_seconds, one.cpu_seconds) for stage, one in cost.stages.items()}
-    return {**workers, _CALLER: Worker(cost.caller_cpu_seconds, cost.caller_cpu_seconds)}
+def _played_state(
+    stage: Stage, cost: StageCost, qps: float, capacity: float, outcome: Outcome | None, grid: Grid
+) -> StageState:
+    times = Times.seen(grid, outcome.station_seconds[stage]) if outcome else endless(grid)
+    return StageState(
+        stage=stage,
+        replicas=1,
+        calls_per_second=qps * cost.calls,
+        use=outcome.busy[stage] if outcome else qps / capacity,
+        mean_seconds=times.mean,
+        p99_seconds=times.percentile(99),
+        alone_seconds=cost.wall_seconds,
+        in_flight=qps * times.mean,
+        queued_tokens=0.0,
+        cpu=qps * cost.cpu_seconds,
+    )
 
 
 def _whole(parts: Mapping[Stage, tuple[Times, ...]]) -> Times:

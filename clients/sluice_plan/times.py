@@ -65,6 +65,12 @@ class Times:
         below = gammainc((mean / spread) ** 2, edges * (mean / spread**2))
         return cls(grid, np.diff(below, prepend=0.0, append=1.0))
 
+    @classmethod
+    def seen(cls, grid: Grid, seconds: Sequence[float]) -> Self:
+        """As often as they were seen."""
+        places = np.minimum(np.rint(np.asarray(seconds) / grid.step), grid.places - 1).astype(int)
+        return cls(grid, np.bincount(places, minlength=grid.places) / len(places))
+
     @property
     def mean(self) -> float:
         """Seconds."""

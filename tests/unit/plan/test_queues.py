@@ -1,14 +1,16 @@
 """Queues against what is known of them, and against a simulation that shares no code with them."""
 
+import itertools
 import math
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.plan.simulation import Work, simulate, simulate_batches
 from sluice_plan.queues import BatchServer, erlang_c, servers_wait
+from sluice_plan.simulation import Work, simulate
 from sluice_plan.times import Grid, Times, geometric_sum
 
 GRID = Grid(0.001, 4096)
@@ -89,6 +91,23 @@ def test_a_model_that_batches_holds_what_comes_by_littles_law_and_is_busy_for_it
     assert rate / answer.calls_a_pass * (once + each * answer.calls_a_pass) < 1.0 + 1e-6
 
 
+def simulate_batches(rate, passes, cv, *, calls, seed):
+    """How long calls take of a model that computes whatever waits, and calls a pass."""
+    chance = random.Random(seed)
+    arrivals = list(itertools.accumulate(chance.expovariate(rate) for _ in range(calls)))
+    now, first, count, seconds = 0.0, 0, 0, []
+    while first < calls:
+        now = max(now, arrivals[first])
+        last = first
+        while last < calls and last - first < len(passes) and arrivals[last] <= now:
+            last += 1
+        mean = passes[last - first - 1]
+        now += chance.gammavariate(cv**-2, mean * cv**2) if cv else mean
+        seconds += [now - arrived for arrived in arrivals[first:last]]
+        first, count = last, count + 1
+    return seconds, calls / count
+
+
 @pytest.mark.parametrize(
     ("limit", "once", "each", "cv", "use"),
     [(1, 0.04, 0.0, 0.3, 0.6), (1, 0.04, 0.0, 0.3, 0.85), (8, 0.01, 0.002, 0.2, 0.5), (32, 0.01, 0.001, 0.0, 0.8)],
@@ -105,9 +124,7 @@ def test_a_model_that_batches_takes_as_long_as_in_a_simulation(limit, once, each
 
 
 def test_the_simulation_itself_obeys_littles_law_and_pollaczek_and_khinchine():
-    outcome = simulate(
-        [[Work("only", 0.05, 0.5, 1.0)]], rate=12.0, cores=float("inf"), searches=30_000, seed=3, warm_up=100
-    )
+    outcome = simulate([[[Work("only", 0.05, 0.5, 1.0)]]], math.inf, rate=12.0, searches=30_000, seed=3, warm_up=100)
     mean = np.mean(outcome.seconds)
     assert outcome.in_system == pytest.approx(12.0 * mean, rel=0.05)
     assert mean == pytest.approx(0.05 + 12 * 0.05**2 * 1.25 / (2 * 0.4), rel=0.06)
