@@ -24,7 +24,7 @@ from sluice_plan.times import Grid, Times, sequence
 
 PLACES = 4096
 _GRID_REACH = 16.0  # times an undisturbed search
-_SIMULATED, _WARM_UP = 20_000, 300  # searches
+_SIMULATED, _WARM_UP = 12_000, 300  # searches
 _CALLERS = 12  # at once, who find out how much a machine can do
 
 
