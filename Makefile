@@ -47,7 +47,7 @@ bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOL
 bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
 	@$(BIN)/python -m bench.index
 
-plan-check: setup ## Compares `sluice plan` with the stack on this machine, about 14 minutes; build/plan.json.
+plan-check: setup ## Compares `sluice plan` with the stack on this machine, about 11 minutes; build/plan.json.
 	@$(BIN)/python -m bench.plan
 
 soak: setup ## Asks the embedder 100,000 times and watches its memory.

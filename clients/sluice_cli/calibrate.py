@@ -25,7 +25,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from sluice_cli.calls import Problem
-from sluice_client import Answer, Config, Features, Outcome, SluiceClient, Stage, Strategy
+from sluice_client import Answer, Config, Features, Outcome, SluiceClient, Stage, StageConfig, Strategy
 from sluice_plan.measurements import MODEL_STAGES, STAGES, Feature, Measurements, ModelPace, SearchCost, StageCost
 from sluice_plan.measurements import Stage as PlanStage
 
@@ -270,12 +270,16 @@ async def _scraped(url: str) -> str:
 def _measurements(
     config: Config, wanted: Wanted, spent: Mapping[_Kind, Spent], connections: int, busy: float
 ) -> Measurements:
-    costs = {kind: _search_cost(kind, done, connections) for kind, done in spent.items()}
-    models = {stage: _pace(stage, config, wanted, spent) for stage in MODEL_STAGES}
+    cores = len(os.sched_getaffinity(0))
+    # OpenVINO computes as many passes at once as there are processors (docs/adr/0017-int8-streams.md). Such a model is
+    # planned with as one that is so many times as quick.
+    at_once = {stage: cores if "openvino" in _about(stage, config).runtime else 1 for stage in MODEL_STAGES}
+    costs = {kind: _search_cost(kind, done, connections, at_once) for kind, done in spent.items()}
+    models = {stage: _pace(stage, _about(stage, config), wanted, spent, at_once[stage]) for stage in MODEL_STAGES}
     return Measurements(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=_machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=cores,
         release=config.release,
         passages=config.collection.document_count,
         connections=connections,
@@ -286,7 +290,7 @@ def _measurements(
     )
 
 
-def _search_cost(kind: _Kind, spent: Spent, connections: int) -> SearchCost:
+def _search_cost(kind: _Kind, spent: Spent, connections: int, at_once: Mapping[PlanStage, int]) -> SearchCost:
     searches = len(spent.walls)
     stages: dict[PlanStage, StageCost] = {}
     others = [sum(seconds) for seconds in zip(*_critical(spent), strict=True)]
@@ -301,7 +305,9 @@ def _search_cost(kind: _Kind, spent: Spent, connections: int) -> SearchCost:
             continue
         wall = statistics.fmean(walls)
         held = cpu  # an event loop, or an engine that one thread runs
-        if stage in MODEL_STAGES or (stage == "retriever" and connections > 1):
+        if stage in MODEL_STAGES:
+            held = counters.held_seconds / searches / at_once[stage]
+        elif stage == "retriever" and connections > 1:
             held = counters.held_seconds / searches
         stages[stage] = StageCost(
             wall_seconds=wall,
@@ -327,16 +333,21 @@ def _critical(spent: Spent) -> list[list[float]]:
     return [walls for stage, walls in spent.stage_walls.items() if stage != "expander"]
 
 
-def _pace(stage: PlanStage, config: Config, wanted: Wanted, spent: Mapping[_Kind, Spent]) -> ModelPace:
+def _about(stage: PlanStage, config: Config) -> StageConfig:
+    step = next(step for step, name in _STEPS.items() if name == stage)
+    return next(found for found in config.stages if found.stage is step)
+
+
+def _pace(
+    stage: PlanStage, about: StageConfig, wanted: Wanted, spent: Mapping[_Kind, Spent], at_once: int
+) -> ModelPace:
     """The line through all kinds of searches: their time in the model by their passes and tokens."""
     used = [(done.counters[stage], len(done.walls)) for done in spent.values() if done.counters[stage].passes]
-    per_search = np.array([[one.passes / n, one.tokens / n, one.held_seconds / n] for one, n in used])
+    per_search = np.array([[one.passes / n, one.tokens / n, one.held_seconds / n / at_once] for one, n in used])
     pass_seconds, token_seconds = _nonnegative(per_search[:, :2], per_search[:, 2])
     # Processor time by searches and by time in the model: the second is how many processors a pass keeps busy.
-    cpu = np.array([[1.0, one.held_seconds / n] for one, n in used])
+    cpu = np.array([[1.0, one.held_seconds / n / at_once] for one, n in used])
     _call, cores = _nonnegative(cpu, np.array([one.cpu_seconds / n for one, n in used]))
-    step = next(step for step, name in _STEPS.items() if name == stage)
-    about = next(found for found in config.stages if found.stage is step)
     return ModelPace(
         name=about.model,
         runtime=about.runtime,
