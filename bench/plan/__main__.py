@@ -10,7 +10,7 @@ import json
 import os
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,13 +132,12 @@ async def _compared(console: Console, ways: _Ways, drill: Drill, measurements: M
             order = range(len(LOADS)) if number % 2 == 0 else range(len(LOADS) - 1, -1, -1)
             for place in order:
                 rounds[place].append(await drill.offered(LOADS[place] * capacity, LONGER[place] * ways.seconds))
+                _keep(rounds)
                 progress.advance(bar)
                 await asyncio.sleep(1)
             most.append((await drill.most(capacity, min(CAPACITY_SECONDS, ways.seconds))).rate)
             progress.advance(bar)
             await asyncio.sleep(2)
-    samples = {f"{load:g}": [measured.milliseconds for measured in rounds[place]] for place, load in enumerate(LOADS)}
-    SAMPLES.write_text(json.dumps(samples) + "\n", encoding="utf-8")
     rows = [_row(load, predictions[place], rounds[place]) for place, load in enumerate(LOADS)]
     result = {
         "bar": {"p99_error": WANTED_ERROR, "loads": list(LOADS)},
@@ -177,8 +176,16 @@ def _row(load: float, predicted: Prediction, rounds: list[Measured]) -> dict[str
         "measured_saturating": saturating,
         "measured_busy": {stage: round(share, 3) for stage, share in busy.items()},
         "measured_cpu": {stage: round(statistics.fmean(one.cpu[stage] for one in rounds), 3) for stage in STAGES},
-        "ok": abs(error) <= WANTED_ERROR and saturating == row["predicted_saturating"],
+        "ok": abs(error) <= WANTED_ERROR
+        and saturating == row["predicted_saturating"]
+        and not any(one.failed for one in rounds),
     }
+
+
+def _keep(rounds: list[list[Measured]]) -> None:
+    """What was measured so far: an hour of quiet is hard to come by."""
+    kept = {f"{load:g}": [asdict(measured) for measured in rounds[place]] for place, load in enumerate(LOADS)}
+    SAMPLES.write_text(json.dumps(kept) + "\n", encoding="utf-8")
 
 
 def _write(result: dict[str, Any]) -> None:

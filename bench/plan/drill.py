@@ -19,6 +19,12 @@ from sluice_plan.measurements import MODEL_STAGES, Stage
 SEARCH = "/sluice.gateway.v1.GatewayService/Search"
 PATIENCE_SECONDS = 30.0
 _CALLERS = 12
+# An answer that lacks a stage would be a quick one: it is to count as a failure.
+_EVERYTHING = gateway_pb2.StagePolicies(
+    expansion=gateway_pb2.STAGE_POLICY_REQUIRED,
+    embedding=gateway_pb2.STAGE_POLICY_REQUIRED,
+    rerank=gateway_pb2.STAGE_POLICY_REQUIRED,
+)
 _SPARE = 1.5  # calls made beforehand, of those expected
 
 
@@ -27,7 +33,7 @@ class Measured:
     """What became of the searches at one rate, in one round."""
 
     rate: float
-    """Searches a second that came."""
+    """Searches a second that were answered."""
     milliseconds: Sequence[float]
     """Of all searches, from when they were due."""
     failed: int
@@ -57,20 +63,24 @@ class Drill:
         """Searches at random moments (Poisson), however the earlier ones fare."""
         calls = self._calls(int(rate * seconds * _SPARE) + 50)
         seed = self._chance.randrange(2**31)
-        return await self._measured(
+        measured, ran_dry = await self._measured(
             lambda: self._load.open_loop(
                 self._endpoint, calls, per_second=rate, seconds=seconds, timeout=PATIENCE_SECONDS, seed=seed
             ).result()
         )
+        if ran_dry:
+            raise StartupError("there were too few questions for the time", remedy="This is a fault of the drill.")
+        return measured
 
     async def most(self, expected: float, seconds: float) -> Measured:
         """As many as a dozen callers get answered that ask again at once: what the stack can do."""
         calls = self._calls(int(expected * seconds * 3) + 50)
-        return await self._measured(
+        measured, _ = await self._measured(
             lambda: self._load.closed_loop(
                 self._endpoint, calls, concurrency=_CALLERS, seconds=seconds, warm_up_seconds=1.0
             ).result()
         )
+        return measured
 
     def _calls(self, count: int) -> list[Call]:
         return [
@@ -80,27 +90,27 @@ class Drill:
                     collection=self._collection,
                     limit=10,
                     features=self._features,
+                    policies=_EVERYTHING,
                 ).SerializeToString(),
                 1,
             )
             for _ in range(count)
         ]
 
-    async def _measured(self, run: Callable[[], Report]) -> Measured:
+    async def _measured(self, run: Callable[[], Report]) -> tuple[Measured, bool]:
         before = await read_counters(self._metrics)
         report = await asyncio.to_thread(run)
         after = await read_counters(self._metrics)
-        if report.ran_dry:
-            raise StartupError("there were too few questions for the time", remedy="This is a fault of the drill.")
         seconds = report.ended - report.started
         spent = {stage: after[stage].since(before[stage]) for stage in STAGES}
-        return Measured(
-            rate=len(report.samples) / seconds,
+        measured = Measured(
+            rate=report.rate(),
             milliseconds=report.milliseconds(),
             failed=sum(count for code, count in report.codes().items() if code != OK),
             busy={stage: _held(stage, spent[stage]) / seconds for stage in STAGES},
             cpu={stage: spent[stage].cpu_seconds / seconds for stage in STAGES},
         )
+        return measured, report.ran_dry
 
 
 def _held(stage: Stage, spent: Counters) -> float:

@@ -201,12 +201,11 @@ class Network:
         """One machine for everything, who asks included: simulated, at the rate and at the most that it can do."""
         cost = self._cost(search)
         capacity, saturating = self._most(search, cores)
-        if qps >= NEARLY_SATURATED * capacity:
-            times = endless(grid)
-            outcome = None
-        else:
-            steps = self._steps(search)
-            outcome = simulate(steps, cores, rate=qps, searches=_SIMULATED, warm_up=_WARM_UP)
+        outcome = None
+        times = endless(grid)
+        if qps < NEARLY_SATURATED * capacity:
+            outcome = simulate(self._steps(search), cores, rate=qps, searches=_SIMULATED, warm_up=_WARM_UP)
+            grid = Grid(max(outcome.seconds) / (PLACES - 2), PLACES)  # as long as was seen
             times = Times.seen(grid, outcome.seconds)
         states = {stage: _played_state(stage, one, qps, capacity, outcome, grid) for stage, one in cost.stages.items()}
         return Prediction(qps, times, states, capacity, saturating)
