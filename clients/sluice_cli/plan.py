@@ -164,6 +164,11 @@ def _measurements(path: Path | None) -> Measurements:
         say_warning(
             f"planned from times measured on another machine: {_origin(found)}. Measure yours: `sluice plan calibrate`"
         )
+    if found.busy_before > _BUSY:
+        say_warning(
+            f"these times were measured while others used {found.busy_before:.0%} of the machine, so stages look "
+            "slower than they are: measure again when it is idle"
+        )
     return found
 
 
