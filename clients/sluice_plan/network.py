@@ -24,7 +24,8 @@ from sluice_plan.times import Grid, Times, sequence
 
 PLACES = 4096
 _GRID_REACH = 16.0  # times an undisturbed search
-_SIMULATED, _WARM_UP = 12_000, 300  # searches
+SIMULATED = 12_000  # searches: a p99 at 0.8 of saturation is then told to some 20 %, means to 5 %
+_WARM_UP = 300
 _CALLERS = 12  # at once, who find out how much a machine can do
 
 
@@ -93,8 +94,9 @@ class Prediction:
 class Network:
     """Predicts from measurements. Keeps what it has worked out, since sizing changes one stage at a time."""
 
-    def __init__(self, measurements: Measurements) -> None:
+    def __init__(self, measurements: Measurements, simulated: int = SIMULATED) -> None:
         self.measurements = measurements
+        self._simulated = simulated
         self._state = lru_cache(maxsize=4096)(self._compute_state)
         self._most = lru_cache(maxsize=64)(self._compute_most)
 
@@ -204,7 +206,7 @@ class Network:
         outcome = None
         times = endless(grid)
         if qps < NEARLY_SATURATED * capacity:
-            outcome = simulate(self._steps(search), cores, rate=qps, searches=_SIMULATED, warm_up=_WARM_UP)
+            outcome = simulate(self._steps(search), cores, rate=qps, searches=self._simulated, warm_up=_WARM_UP)
             grid = Grid(max(outcome.seconds) / (PLACES - 2), PLACES)  # as long as was seen
             times = Times.seen(grid, outcome.seconds)
         states = {stage: _played_state(stage, one, qps, capacity, outcome, grid) for stage, one in cost.stages.items()}
@@ -212,7 +214,9 @@ class Network:
 
     def _compute_most(self, search: Search, cores: float) -> tuple[float, Stage]:
         """Searches a second that a machine answers to callers who ask again at once, and the stage busiest then."""
-        outcome = simulate(self._steps(search), cores, callers=_CALLERS, searches=_SIMULATED // 4, warm_up=_WARM_UP)
+        outcome = simulate(
+            self._steps(search), cores, callers=_CALLERS, searches=self._simulated // 4, warm_up=_WARM_UP
+        )
         stages = self._cost(search).stages
         return outcome.per_second, max(stages, key=lambda stage: outcome.busy[stage])
 
