@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality plan-check soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOL
 
 bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
 	@$(BIN)/python -m bench.index
+
+plan-check: setup ## Compares `sluice plan` with the stack on this machine, about 11 minutes; build/plan.json.
+	@$(BIN)/python -m bench.plan
 
 soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak

@@ -1,0 +1,104 @@
+"""`sluice plan` as it is typed."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sluice_cli import calls
+from sluice_cli.calibrate import _nonnegative, _summed
+from sluice_cli.main import app
+from tests.unit.plan.samples import measurements
+
+
+@pytest.fixture
+def sluice(tmp_path):
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(measurements().as_json()))
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["plan", "--measurements", str(path), *arguments])
+
+    return run
+
+
+def test_a_plan_names_replicas_aims_percentiles_and_what_features_cost(sluice):
+    result = sluice(*["--qps", "200", "--p99-ms", "200", "--features", "rerank,expansion", "--json"])
+    assert result.exit_code == calls.DONE, result.output
+    told = json.loads(result.stdout)
+    assert [stage["stage"] for stage in told["stages"]] == ["gateway", "expander", "embedder", "retriever", "reranker"]
+    assert all(stage["replicas"] >= 1 for stage in told["stages"])
+    assert told["prediction"]["p99_ms"] <= 200
+    assert told["prediction"]["saturating"] in told["prediction"]["stages"]
+    assert {cost["feature"] for cost in told["feature_costs"]} == {"rerank", "expansion"}
+    assert told["measured"]["machine"] == "sample, 2 processors"
+
+
+def test_without_features_there_is_no_reranker_to_pay(sluice):
+    told = json.loads(sluice(*["--qps", "50", "--p99-ms", "200", "--features", "none", "--json"]).stdout)
+    assert [stage["stage"] for stage in told["stages"]] == ["gateway", "embedder", "retriever"]
+    assert told["feature_costs"] == []
+
+
+def test_people_get_a_table(sluice):
+    result = sluice(*["--qps", "50", "--p99-ms", "200"])
+    assert result.exit_code == calls.DONE
+    for word in ("reranker", "autoscaler", "gives way first", "What each feature costs", "cores in all"):
+        assert word in result.stdout
+
+
+def test_one_machine_is_predicted_and_the_exit_code_says_whether_it_holds(sluice):
+    fine = sluice(*["--qps", "2", "--shared-cores", "2", "--p99-ms", "1000", "--json"])
+    assert (fine.exit_code, json.loads(fine.stdout)["holds"]) == (calls.DONE, True)
+    too_late = sluice(*["--qps", "2", "--shared-cores", "2", "--p99-ms", "50"])
+    assert too_late.exit_code == calls.NEEDS_A_LOOK
+    too_many = sluice(*["--qps", "500", "--shared-cores", "2", "--json"])
+    assert too_many.exit_code == calls.NEEDS_A_LOOK
+    assert json.loads(too_many.stdout)["p99_ms"] is None
+    assert "the queues only grow" in too_many.stderr
+
+
+def test_the_sample_that_comes_with_it_is_announced_as_anothers(tmp_path):
+    result = CliRunner().invoke(app, ["plan", "--qps", "5", "--shared-cores", "2", "--json"])
+    assert "measured on another machine" in result.stderr
+    assert "sluice plan calibrate" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ("--p99-ms 150", calls.WRONG_COMMAND_LINE, "--qps 2000"),
+        ("--qps 20", calls.WRONG_COMMAND_LINE, "--p99-ms 150"),
+        ("--qps 20 --p99-ms 150 --features telepathy", calls.WRONG_COMMAND_LINE, "rerank"),
+        ("--qps 20 --p99-ms 150 --cores gateway=4", calls.WRONG_COMMAND_LINE, "reranker=8"),
+        ("--qps 20 --p99-ms 150 --cores many", calls.WRONG_COMMAND_LINE, "reranker=8"),
+        ("--qps 20 --p99-ms 60", calls.NEEDS_A_LOOK, "--candidates"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_with_a_remedy(sluice, arguments, code, told):
+    result = sluice(*arguments.split())
+    assert result.exit_code == code
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\udcff"])
+def test_a_file_that_holds_no_measurements_is_named(tmp_path, content):
+    path = tmp_path / "mine.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    result = CliRunner().invoke(app, ["plan", "--qps", "1", "--p99-ms", "9", "--measurements", str(path)])
+    assert result.exit_code == calls.NOT_DONE
+    assert "mine.json" in result.stderr
+    assert "remedy: make it" in result.stderr
+
+
+def test_counters_are_summed_over_their_labels():
+    scrape = '# TYPE a counter\na_total{lane="x"} 2\na_total{lane="y"} 3\n# TYPE b gauge\nb 7\n'
+    assert _summed(scrape, "a_total") == 5
+    assert _summed(scrape, "c_total") == 0
+
+
+def test_a_pass_and_a_token_are_told_apart_and_neither_takes_less_than_nothing():
+    factors = np.array([[1, 10], [1, 40], [2, 90]], dtype=float)
+    assert _nonnegative(factors, factors @ [3.0, 0.5]) == pytest.approx((3.0, 0.5))
+    assert min(_nonnegative(factors, factors @ [-3.0, 0.5])) == 0.0
