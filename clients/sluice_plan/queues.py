@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from sluice_plan.times import Array, Grid, Times, geometric_sum, mixture
 
 NEARLY_SATURATED = 0.985
 """Beyond this use of its capacity a queue counts as endless: what is left is within the error of any measurement."""
+
+Counts = NDArray[np.int64]
 
 _MOST_CALLS = 128  # that a pass is planned to hold: more wait only in stages that are about to be overrun
 _LONGEST_QUEUE = 256  # calls, beyond one pass
@@ -96,7 +99,7 @@ class BatchServer:
         limit = min(self.limit, _MOST_CALLS)
         longest = limit + _LONGEST_QUEUE
         passes = np.array([0.0, *(self.pass_seconds(calls) for calls in range(1, limit + 1))])
-        waiting = np.arange(1, longest + 1)
+        waiting = np.arange(1, longest + 1, dtype=np.int64)
         taken = np.minimum(waiting, limit)
         during = [self._arrivals(rate * seconds, longest) for seconds in passes]
         shares = _stationary(waiting, taken, during)
@@ -106,7 +109,8 @@ class BatchServer:
 
         # Who finds it idle is computed at once; who finds a pass waits for what is left of it, for the full passes of
         # those ahead, and then for their own, in which others may take part who come later.
-        rows, lefts, extras, weights = [[0]], [[0.0]], [[0.0]], [[idle / cycle]]
+        rows: list[Array] = [np.zeros(1)]
+        lefts, extras, weights = [np.zeros(1)], [np.zeros(1)], [np.full(1, idle / cycle)]
         met = passes * (1 + self.cv**2)  # a pass that is met is longer than others (length bias)
         moments = (np.arange(_MOMENTS) + 0.5) / _MOMENTS
         earlier: dict[int, list[Array]] = {}
@@ -146,7 +150,7 @@ class BatchServer:
         return np.asarray(chances)
 
 
-def _stationary(waiting: Array, taken: Array, during: Sequence[Array]) -> Array:
+def _stationary(waiting: Counts, taken: Counts, during: Sequence[Array]) -> Array:
     """How often each number of calls waits at the start of a pass."""
     longest = len(waiting)
     moves = np.zeros((longest, longest))

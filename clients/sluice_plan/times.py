@@ -35,7 +35,7 @@ class Grid:
     @property
     def durations(self) -> Array:
         """All of them, in seconds."""
-        return np.arange(self.places) * self.step
+        return np.arange(self.places, dtype=np.float64) * self.step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
