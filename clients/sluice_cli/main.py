@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sluice_cli.rollout.app import app as rollout
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -311,6 +313,7 @@ def collections(
 
 snapshot = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep copies of versions, and restore them.")
 app.add_typer(snapshot, name="snapshot")
+app.add_typer(rollout, name="rollout")
 
 
 @snapshot.command("create")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -17,36 +15,15 @@ from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice_client import indexing, wire
 from sluice_client.answers import Answer, Features, Policies, Result
+from sluice_client.channel import ReplyT, call, open_channel
 from sluice_client.configuration import Config
 from sluice_client.documents import Chunking, Document, Indexed
-from sluice_client.errors import SluiceError, error_from
+from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
 from sluice_client.versions import CollectionVersion, ReindexProgress, Snapshot, Switched, Verified
 
-ReplyT = TypeVar("ReplyT", bound=Message)
-
-_REQUEST_ID = "x-request-id"
-_OPTIONS = [
-    # The gateway limits what it sends.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # Gateways in turn, and only those that say SERVING: one that stops says so before it hangs up.
-    (
-        "grpc.service_config",
-        json.dumps(
-            {
-                "loadBalancingConfig": [{"round_robin": {}}],
-                "healthCheckConfig": {"serviceName": "sluice.gateway.v1.GatewayService"},
-            }
-        ),
-    ),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-    # A gateway is near; a proxy that the environment names for the web is not on the way to it.
-    ("grpc.enable_http_proxy", 0),
-]
+_SERVICE = "sluice.gateway.v1.GatewayService"
 
 
 class SearchOptions(TypedDict, total=False):
@@ -80,8 +57,7 @@ class SluiceClient:
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        # Made here and not before: a channel belongs to the event loop that runs when it is made.
-        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        self._channel = open_channel(self.address, _SERVICE)
         self._gateway = gateway_pb2_grpc.GatewayServiceStub(self._channel)
         return self
 
@@ -352,9 +328,5 @@ class SluiceClient:
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float | None
     ) -> ReplyT:
-        request_id = uuid.uuid4().hex
         deadline = self._timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
-        except grpc.aio.AioRpcError as error:
-            raise error_from(error, self.address, request_id) from None
+        return await call(method, request, timeout=deadline, server=f"the gateway at {self.address}")
