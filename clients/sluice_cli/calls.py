@@ -60,9 +60,9 @@ _ROLLOUT_REMEDIES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "look with `sluice rollout list` whether it was done; giving it again is safe",
 }
 _ROLLOUT_REMEDIES_BY_REASON = {
-    "UNREACHABLE": "name another with `sluice rollout --service` or SLUICE_ROLLOUT. Gateways go on without it: ramps fall "
-    "back to standard when their lease ends; to kill a feature at once, write ROLLOUT_KILL=NAME into each gateway's "
-    "ROLLOUT_OVERRIDES_PATH",
+    "UNREACHABLE": "name another with `sluice rollout --service` or SLUICE_ROLLOUT. Gateways go on without it: ramps "
+    "fall back to standard when their lease ends; to kill a feature at once, write ROLLOUT_KILL=NAME into each "
+    "gateway's ROLLOUT_OVERRIDES_PATH",
     "FEATURE_NOT_FOUND": "`sluice rollout list` names those there are",
     "FEATURE_EXISTS": "`sluice rollout show NAME` tells what it switches; a new feature needs a new name",
     "NEEDS_REARM": "find out why with `sluice rollout report NAME`, then `sluice rollout rearm NAME`",

@@ -17,7 +17,7 @@ from sluice_client.answers import Features
 from sluice_client.channel import ReplyT, call, open_channel
 from sluice_client.errors import SluiceError
 from sluice_client.rollouts import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
-from sluice_client.wire import sendable, sendable_number
+from sluice_client.wire import sendable
 
 _SERVICE = "sluice.rollout.v1.RolloutService"
 _ATTEMPTS = 4
@@ -102,7 +102,7 @@ class RolloutClient:
         request = pb.SetPercentageRequest(
             command=self._command(reason),
             name=sendable("name", name),
-            treatment_ppm=sendable_number("treatment_ppm", treatment_ppm),
+            treatment_ppm=wire.sendable_ppm("treatment_ppm", treatment_ppm),
         )
         return wire.from_feature((await self._call(self._stub.SetPercentage, request)).feature)
 

@@ -13,6 +13,7 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice_client.answers import Features, Strategy
 from sluice_client.errors import invalid
 from sluice_client.rollouts import (
+    EVERYBODY_PPM,
     Arm,
     ArmTotals,
     Criteria,
@@ -64,6 +65,13 @@ def to_overrides(overrides: Features) -> pb.Overrides:
     )
 
 
+def sendable_ppm(path: str, ppm: int) -> int:
+    """The share, if it is one."""
+    if not 0 <= ppm <= EVERYBODY_PPM:
+        raise invalid(path, f"{ppm} is not between 0 and {EVERYBODY_PPM:,} parts per million")
+    return ppm
+
+
 def from_overrides(overrides: pb.Overrides) -> Features:
     """What a feature switches."""
     given = {name: getattr(overrides, name) for name in Features.__slots__ if overrides.HasField(name)}  # type: ignore[arg-type]  # names of fields, all optional
@@ -78,7 +86,7 @@ def to_plan(plan: Plan) -> pb.Plan:
         name=sendable("plan.name", plan.name),
         steps=[
             pb.PlanStep(
-                treatment_ppm=sendable_number(f"plan.steps[{place}].treatment_ppm", step.treatment_ppm),
+                treatment_ppm=sendable_ppm(f"plan.steps[{place}].treatment_ppm", step.treatment_ppm),
                 dwell=_duration(f"plan.steps[{place}].dwell", step.dwell),
                 automatic=step.automatic,
             )
@@ -93,8 +101,8 @@ def to_plan(plan: Plan) -> pb.Plan:
             quality_score_min=criteria.quality_score_min,
             allowed_ratio=criteria.allowed_ratio,
         ),
-        holdback_ppm=sendable_number("plan.holdback_ppm", plan.holdback_ppm),
-        shadow_ppm=sendable_number("plan.shadow_ppm", plan.shadow_ppm),
+        holdback_ppm=sendable_ppm("plan.holdback_ppm", plan.holdback_ppm),
+        shadow_ppm=sendable_ppm("plan.shadow_ppm", plan.shadow_ppm),
     )
 
 

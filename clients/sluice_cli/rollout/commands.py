@@ -130,10 +130,11 @@ def _under_way(feature: Feature, file: PlanFile, wish: Wish) -> int:
     else:
         stdout.print(f"{_words(feature)}: nothing was changed", markup=False)
     if not going_on:
+        taken_back = f"`sluice rollout history {feature.name}` tells why; then `rearm`, and this again"
         then = {
             FeatureState.HELD: f"`sluice rollout promote {feature.name}` goes on",
-            FeatureState.ROLLED_BACK: f"`sluice rollout history {feature.name}` tells why; then `rearm`, and this again",
-            FeatureState.KILLED: f"`sluice rollout history {feature.name}` tells why; then `rearm`, and this again",
+            FeatureState.ROLLED_BACK: taken_back,
+            FeatureState.KILLED: taken_back,
         }
         say_warning(f"{feature.name} is not on its way: {then.get(feature.state, 'it follows another plan')}")
     return DONE if going_on else NEEDS_A_LOOK
@@ -228,7 +229,7 @@ async def _acknowledged(client: RolloutClient, name: str, wish: Wish) -> int:
         return NEEDS_A_LOOK
     if not gateways:
         say_warning(
-            "no gateway is connected; each learns of it when it is, and until then its lease ends what it serves"
+            "no gateway is connected; each learns of it when it is, and its lease ends what it serves till then"
         )
     elif not wish.as_json:
         count = f"all {len(gateways)} gateways serve" if len(gateways) > 1 else "the gateway serves"
@@ -239,6 +240,7 @@ async def _acknowledged(client: RolloutClient, name: str, wish: Wish) -> int:
 def _behind(behind: list[Replica], newest: int) -> str:
     named = ", ".join(f"{plain(replica.name)} (snapshot {replica.version})" for replica in behind)
     return (
-        f"not served yet (snapshot {newest}) by {named}: a gateway that is cut off falls back to standard when its lease "
-        f"ends; to be sure now, write ROLLOUT_KILL=NAME into its ROLLOUT_OVERRIDES_PATH. `sluice rollout status` goes on looking"
+        f"not served yet (snapshot {newest}) by {named}: a gateway that is cut off falls back to standard when its "
+        f"lease ends; to be sure now, write ROLLOUT_KILL=NAME into its ROLLOUT_OVERRIDES_PATH. "
+        f"`sluice rollout status` goes on looking"
     )

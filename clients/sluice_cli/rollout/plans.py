@@ -98,7 +98,7 @@ class CriteriaFile(_Table):
     p95_max: Seconds | None = None
     p99_max: Seconds | None = None
     quality_score_min: Annotated[float, Field(gt=0, lt=1)] | None = None
-    allowed_ratio: Annotated[float, Field(gt=1, le=10)] | None = None
+    allowed_ratio: Annotated[float, Field(ge=1, le=10)] | None = None
 
 
 class OverridesFile(_Table):
@@ -281,9 +281,9 @@ class _PlainLoader(yaml.BaseLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # has no types yet
             raise yaml.MarkedYAMLError(problem="references (*name) have no place in a plan", problem_mark=mark)
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call, no-any-return]  # PyYAML has no types for it
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         mapping = super().construct_mapping(node, deep=deep)

@@ -76,7 +76,7 @@ def overrides_words(overrides: Features) -> str:
     named = {name: getattr(overrides, name) for name in Features.__slots__}
     words = {True: "on", False: "off"}
     return ", ".join(
-        f"{name} {words[value] if isinstance(value, bool) else value}"
+        f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
         for name, value in named.items()
         if value is not None
     )
@@ -228,20 +228,25 @@ def history_view(entries: Sequence[HistoryEntry]) -> Table:
     """What happened, oldest first."""
     table = _table("#", "when", "feature", "what", "users", "by", "on all gateways", "why")
     for entry in entries:
-        share = percent(entry.new_treatment_ppm)
-        if entry.old_treatment_ppm != entry.new_treatment_ppm:
-            share = f"{percent(entry.old_treatment_ppm)} -> {share}"
         table.add_row(
             str(entry.number),
             clock(entry.time),
             plain(entry.feature),
             entry.action.lower().replace("_", " "),
-            share,
+            share_words(entry),
             plain(entry.actor),
             done_words(entry),
             plain(entry.reason),
         )
     return table
+
+
+def share_words(entry: HistoryEntry) -> str:
+    """The share that something left, and the one before where it was another."""
+    share = percent(entry.new_treatment_ppm)
+    if entry.old_treatment_ppm == entry.new_treatment_ppm:
+        return share
+    return f"{percent(entry.old_treatment_ppm)} -> {share}"
 
 
 def done_words(entry: HistoryEntry) -> str:
