@@ -8,6 +8,7 @@ never honesty: it does not depend on the arm.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,8 @@ class Ending:
     failed: bool = False
     """By a fault of ours, not the caller's."""
     timed_out: bool = False
+    given_up: bool = False
+    """By the caller, before it was answered."""
     empty: bool = False
     """Answered without a result."""
     quality: float | None = None
@@ -137,7 +140,14 @@ class Evidence:
         """Adds a request to every arm that it was in and that is measured."""
         for arm in arms:
             ramp = arm.ramp
-            if ramp is None or not ramp.measured or (totals := self._totals(arm, arm.arm)) is None:
+            if ramp is None or not ramp.measured:
+                continue
+            slow = ramp.slow_seconds * (TREATMENT_SLACK if arm.arm is Arm.TREATMENT else 1.0)
+            # Who leaves in time tells nothing of the arm; who leaves late has found it slow.
+            if ending.given_up and ending.seconds <= slow:
+                continue
+            totals = self._totals(arm, arm.arm)
+            if totals is None:
                 continue
             totals.request_count += 1
             totals.latency_counts[latency_bucket(ending.seconds)] += 1
@@ -147,8 +157,7 @@ class Evidence:
                 totals.units.append(arm.unit)
             if ending.failed:
                 self._bad(totals, Guardrail.ERRORS, arm.unit)
-            slow = ramp.slow_seconds * (TREATMENT_SLACK if arm.arm is Arm.TREATMENT else 1.0)
-            if ending.seconds > slow or (ending.timed_out and slow < float("inf")):
+            if ending.seconds > slow or (ending.timed_out and slow < math.inf):
                 self._bad(totals, Guardrail.LATENCY, arm.unit)
             if ending.empty:
                 self._bad(totals, Guardrail.EMPTY_RESULTS, arm.unit)

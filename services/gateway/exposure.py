@@ -6,19 +6,27 @@ Nothing here waits for anything. Whatever brings a snapshot (`rollout_client.py`
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from services.common import logs
 from services.common.bucketing import Arm
+from services.common.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, Unimplemented
 from services.gateway import metrics
-from services.gateway.evidence import Evidence
+from services.gateway.evidence import Ending, Evidence
 from services.gateway.features import NOTHING, Decision, FeatureOverrides, Features, Kill, RolloutTable
 from services.gateway.local_overrides import LocalOverrides
 from services.gateway.rollout_snapshot import Served
 
 _log = logs.get_logger("rollout")
 _MOST_UNCOUNTED = 10_000
+
+
+# The caller's own mistakes say nothing of a feature.
+_OF_THE_CALLER = (InvalidArgument, NotFound, AlreadyExists, Unimplemented)
 
 
 class Exposure:
@@ -33,8 +41,8 @@ class Exposure:
     ) -> None:
         self.evidence = evidence
         self.served: Served | None = None
+        self.local = local
         self._defaults = defaults
-        self._local = local
         self._clock = clock
         self._confirmed = -float("inf")
         self._decided: list[Decision] = []
@@ -44,11 +52,6 @@ class Exposure:
     def table(self) -> RolloutTable:
         """What decides now."""
         return self._table
-
-    @property
-    def locally_killed(self) -> Sequence[str]:
-        """Features that this machine holds, whatever the service says."""
-        return self._local.killed
 
     def silence(self) -> float:
         """Seconds since the service last confirmed what is served; infinite for a snapshot from disk."""
@@ -84,7 +87,7 @@ class Exposure:
 
     def override(self, local: LocalOverrides) -> None:
         """From now on this machine decides so."""
-        self._local = local
+        self.local = local
         self._table = self._make_table()
 
     def count(self) -> None:
@@ -103,10 +106,10 @@ class Exposure:
 
     def _make_table(self) -> RolloutTable:
         served = self.served
-        ramps = [*(served.ramps if served else ()), *self._local.ramps()]
+        ramps = [*(served.ramps if served else ()), *self.local.ramps()]
         kills = list(served.kills if served else ())
         known = {kill.name for kill in kills}
-        held = set(self._local.killed)
+        held = set(self.local.killed)
         kills += [Kill(ramp.name, ramp.overrides, ramp.ramp_id) for ramp in ramps if ramp.name in held - known]
         quarantined = served.quarantined if served else ()
         kills += [Kill(entry.name, entry.overrides) for entry in quarantined if entry.name in held - known]
@@ -123,3 +126,46 @@ class Exposure:
             kills,
             served.version if served else 0,
         )
+
+
+class Observed:
+    """A request under way, which is evidence when it ends: `with Observed(...) as observed: ...`."""
+
+    def __init__(self, evidence: Evidence, decision: Decision, deadline: float) -> None:
+        """`deadline` is a moment on the monotonic clock."""
+        self._evidence = evidence
+        self._decision = decision
+        self._deadline = deadline
+        self._started = time.perf_counter()
+        self._empty = False
+        self._quality: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken."""
+        return time.perf_counter() - self._started
+
+    def answered(self, *, empty: bool, quality: float | None) -> None:
+        """It has its answer."""
+        self._empty, self._quality = empty, quality
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, _OF_THE_CALLER):
+            return
+        late = time.monotonic() >= self._deadline
+        timed_out = isinstance(error, DeadlineExceeded) or (isinstance(error, asyncio.CancelledError) and late)
+        given_up = isinstance(error, asyncio.CancelledError) and not late
+        ending = Ending(
+            seconds=self.seconds,
+            failed=error is not None and not given_up,
+            timed_out=timed_out,
+            given_up=given_up,
+            empty=self._empty,
+            quality=self._quality,
+        )
+        self._evidence.request(self._decision.arms, ending)

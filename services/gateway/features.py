@@ -208,6 +208,13 @@ def resolve(layers: Sequence[FeatureOverrides], defaults: Features) -> Features:
     return features
 
 
+def combine(stronger: FeatureOverrides, weaker: FeatureOverrides) -> FeatureOverrides:
+    """Two layers as one."""
+    return FeatureOverrides(
+        *(weak if strong is None else strong for strong, weak in zip(_values(stronger), _values(weaker), strict=True))
+    )
+
+
 class RolloutTable:
     """All that decides for requests that come now: the kills, the ramps, the defaults. Immutable but for its memory.
 

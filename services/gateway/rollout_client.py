@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ from services.gateway import metrics
 from services.gateway.evidence import ArmTotals, Guardrail, Judgement, lost_with
 from services.gateway.exposure import Exposure
 from services.gateway.features import Features
-from services.gateway.local_overrides import OverridesFile
+from services.gateway.local_overrides import ENRICHMENT, LocalOverrides, OverridesFile
 from services.gateway.rollout_snapshot import Refused, SnapshotFile, serve
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
@@ -109,10 +109,12 @@ class RolloutClient:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
-        tasks = [asyncio.create_task(work()) for work in (self._watch, self._acknowledge, self._report)]
+        metrics.snapshot_age.seconds = self._exposure.silence
+        tasks = [asyncio.create_task(_keep_on(work)) for work in (self._watch, self._acknowledge, self._report)]
         try:
             yield
         finally:
+            metrics.snapshot_age.seconds = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -134,9 +136,6 @@ class RolloutClient:
                 problem = f"{error.code().name}: {error.details()}"
             except TimeoutError:
                 problem = f"it said nothing for {QUIET_SECONDS:.0f} s"
-            except Exception as fault:
-                # Whatever it is, the next snapshot may be a kill.
-                _log.error("unexpected error", exc_info=fault)
             if heard is not False:
                 _log.warning(
                     "rollout service not heard; what ramps falls back when its lease ends",
@@ -220,7 +219,7 @@ class RolloutClient:
                 quarantined=[
                     pb.QuarantinedFeature(name=entry.name, reason=entry.reason) for entry in served.quarantined
                 ],
-                locally_killed=self._exposure.locally_killed,
+                locally_killed=self._exposure.local.killed,
             )
             try:
                 await self._channel.call(self._stub.AcknowledgeSnapshot, request, deadline=deadline_in(_CALL_SECONDS))
@@ -272,11 +271,26 @@ class RolloutClient:
         return self._exposure.served.version if self._exposure.served else 0
 
 
-async def look_for_overrides(file: OverridesFile, exposure: Exposure, client: RolloutClient | None) -> None:
-    """Applies what a file of local overrides says, for ever."""
-    while True:
-        await look_once(file, exposure, client)
-        await asyncio.sleep(_LOOK_SECONDS)
+@asynccontextmanager
+async def housekeeping(
+    file: OverridesFile | None, exposure: Exposure, client: RolloutClient | None
+) -> AsyncIterator[None]:
+    """Applies what a file of local overrides says, and counts what was decided, in the meantime."""
+
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            exposure.count()
+            if file is not None:
+                await look_once(file, exposure, client)
+
+    warn_of_enrichment(exposure.local)
+    task = asyncio.create_task(_keep_on(work))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClient | None) -> None:
@@ -288,9 +302,26 @@ async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClie
     for problem in problems:
         _log.error("local overrides ignored, but for kills", path=str(file.path), problem=problem)
     exposure.override(overrides)
+    warn_of_enrichment(overrides)
     if client is not None:
         client.acknowledge_soon()
     _log.info("local overrides", killed=list(overrides.killed), percentages=dict(overrides.percentages))
+
+
+def warn_of_enrichment(overrides: LocalOverrides) -> None:
+    """Says that a share of enrichment reaches nobody, if one was given."""
+    if overrides.percentages.get(ENRICHMENT):
+        _log.warning("enrichment is not built yet: its percentage has no effect", variable=ENRICHMENT)
+
+
+async def _keep_on(work: Callable[[], Awaitable[None]]) -> None:
+    """Does what never ends, again where a fault of ours ended it: the next snapshot may be a kill."""
+    while True:
+        try:
+            await work()
+        except Exception as fault:
+            _log.error("unexpected error", exc_info=fault)
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
 
 def _evidence(totals: ArmTotals) -> pb.ArmEvidence:
