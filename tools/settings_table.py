@@ -55,6 +55,8 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{member.value}`" for member in kind)
     if kind is bool:
         return "`0`, `1`"
+    if kind is Path and (field.description or "").startswith("File"):
+        return "file"
     words = {int: "whole number", float: "number", Path: "folder"}.get(kind, "text")
     bounds = {
         sign: getattr(rule, name)

@@ -6,6 +6,8 @@ All moments and durations are in seconds on the monotonic clock, which the calle
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 # Left over for the reply itself to be built and sent.
 REPLY_MARGIN_SECONDS = 0.01
@@ -48,8 +50,8 @@ class Budgets:
         self.expansion = Pace()
         self.embedding = Pace()
         self.retrieval = Pace()
-        self.rerank_candidate = Pace()
-        """One candidate's part of a reranking."""
+        self.rerank_character = Pace()
+        """One character's part of a reranking: passages differ in length, and its time goes by that."""
 
     def expansion_until(self, now: float, deadline: float) -> float | None:
         """The moment by which expansion has to be done, or None if it will hardly be: others need the time."""
@@ -60,11 +62,11 @@ class Budgets:
         """The moment by which embedding has to be done, or None if it will hardly be: retrieval needs the time."""
         return _until(now, deadline, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
 
-    def rerank_count(self, now: float, deadline: float, wanted: int) -> int:
-        """How many candidates there is time to rerank: all that are wanted, fewer, or none."""
-        each = self.rerank_candidate.expected(now)
+    def rerank_count(self, now: float, deadline: float, lengths: Sequence[int]) -> int:
+        """How many candidates, of these lengths in characters, there is time to rerank: all, the first few, or none."""
+        each = self.rerank_character.expected(now)
         left = max(0.0, last_moment(deadline) - now)
-        return wanted if each * wanted <= left else int(left / each)
+        return sum(characters * each <= left for characters in accumulate(lengths))
 
 
 def last_moment(deadline: float) -> float:

@@ -285,20 +285,20 @@ class _Run:
             self._skip(Stage.RERANK, "NO_CANDIDATES", "nothing was found to rerank")
             return []
         policy = self._question.policies.rerank or Policy.BEST_EFFORT
-        wanted = min(self._features.rerank_candidate_count, len(candidates))
-        count = wanted
+        passages = [candidate.passage.reading for candidate in candidates[: self._features.rerank_candidate_count]]
+        wanted = count = len(passages)
         if policy is Policy.BEST_EFFORT:
-            count = self._budgets.rerank_count(time.monotonic(), self._deadline, wanted)
+            count = self._budgets.rerank_count(time.monotonic(), self._deadline, [len(passage) for passage in passages])
         if count < min(wanted, _FEWEST_TO_RERANK):
             self._report(_NO_TIME.report(Stage.RERANK))
             return []
-        passages = [candidate.passage.reading for candidate in candidates[:count]]
+        passages = passages[:count]
         attempt = await self._attempt(
             lambda until: self._stages.reranker.rerank(self._question.query, passages, deadline=until),
             policy,
-            self._budgets.rerank_candidate,
+            self._budgets.rerank_character,
             last_moment(self._deadline),
-            parts=count,
+            parts=max(1, sum(map(len, passages))),
         )
         if isinstance(attempt, _Missing):
             self._report(attempt.report(Stage.RERANK))

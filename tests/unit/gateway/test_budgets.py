@@ -54,23 +54,30 @@ def test_no_stage_may_use_what_a_later_one_needs(
         assert now < until <= last_moment(deadline) - budgets.retrieval.expected(now) + 1e-6
 
 
-@given(moments, seconds, st.floats(0.0001, 1), st.integers(1, 1000))
-def test_the_reranker_gets_as_many_candidates_as_there_is_time_for(
-    now: float, left: float, each: float, wanted: int
+@given(moments, seconds, st.floats(0.00001, 0.01), st.lists(st.integers(0, 3000), min_size=1, max_size=100))
+def test_the_reranker_gets_the_first_candidates_that_there_is_time_for(
+    now: float, left: float, each: float, lengths: list[int]
 ) -> None:
     budgets = Budgets()
-    budgets.rerank_candidate.observe(now, each)
-    count = budgets.rerank_count(now, now + left, wanted)
-    assert 0 <= count <= wanted
-    expected = budgets.rerank_candidate.expected(now)
-    assert count * expected <= max(0.0, left) + 1e-6
-    if count < wanted:
-        assert (count + 1) * expected > last_moment(now + left) - now - 1e-6
+    budgets.rerank_character.observe(now, each)
+    count = budgets.rerank_count(now, now + left, lengths)
+    expected = budgets.rerank_character.expected(now)
+    available = max(0.0, last_moment(now + left) - now)
+    assert sum(lengths[:count]) * expected <= available
+    if count < len(lengths):
+        assert sum(lengths[: count + 1]) * expected > available
+
+
+def test_long_candidates_take_the_place_of_several_short_ones() -> None:
+    budgets = Budgets()
+    budgets.rerank_character.observe(0, 0.0005)
+    assert budgets.rerank_count(0, 1.01, [100] * 20) == 10
+    assert budgets.rerank_count(0, 1.01, [900, *[100] * 20]) == 2
 
 
 def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
     budgets = Budgets()
-    budgets.rerank_candidate.observe(10, 0.001)
+    budgets.rerank_character.observe(10, 0.001)
     assert budgets.expansion_until(10, 9) is None
     assert budgets.embedding_until(10, 9) is None
-    assert budgets.rerank_count(10, 9, 50) == 0
+    assert budgets.rerank_count(10, 9, [50]) == 0

@@ -287,7 +287,7 @@ async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> Non
     world = World(deadline_seconds=0.5)
     world.embedding.set()
     now = time.monotonic()
-    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_candidate):
+    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_character):
         pace.observe(now, 60.0)
     answer = await world.answer()
     skipped = {stage: report.reason for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
@@ -297,14 +297,14 @@ async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> Non
 
 async def test_a_required_stage_is_asked_however_little_time_there_is() -> None:
     world = World(deadline_seconds=0.5)
-    world.budgets.rerank_candidate.observe(time.monotonic(), 60.0)
+    world.budgets.rerank_character.observe(time.monotonic(), 60.0)
     required = replace(QUESTION, policies=Policies(rerank=Policy.REQUIRED))
     assert reports(await world.answer(required))[Stage.RERANK].outcome is Outcome.RAN
 
 
 async def test_the_reranker_reads_fewer_candidates_where_time_is_short() -> None:
     world = World(deadline_seconds=1.0)
-    world.budgets.rerank_candidate.observe(time.monotonic(), 0.1)
+    world.budgets.rerank_character.observe(time.monotonic(), 0.1 / len("title 0\ntext 0"))
     report = reports(await world.answer())[Stage.RERANK]
     assert (report.outcome, report.reason) == (Outcome.DEGRADED, "FEWER_CANDIDATES")
     assert 0 < len(world.reranked) == report.item_count < 5
