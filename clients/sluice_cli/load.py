@@ -16,7 +16,7 @@ Asking = Callable[[], Awaitable[None]]
 
 
 class Zipf(Generic[T]):
-    """Draws from things so that the one in place r is drawn about 1 / r**exponent as often as the first (Zipf's law)."""
+    """Draws from things by Zipf's law: the one in place r comes about 1 / r**exponent as often as the first."""
 
     def __init__(self, things: Sequence[T], exponent: float, chance: random.Random) -> None:
         self._things = things

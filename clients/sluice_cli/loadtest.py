@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -28,7 +29,8 @@ from sluice_cli.calls import (
     stdout,
 )
 from sluice_cli.load import Zipf, closed
-from sluice_client import Arm, Features, Outcome, SluiceClient, SluiceError
+from sluice_cli.rollout.plans import parse_share
+from sluice_client import EVERYBODY_PPM, Arm, Features, Outcome, SluiceClient, SluiceError
 
 _MOST_QUESTION_BYTES = 8192
 _QUESTIONS = resources.files("sluice_cli") / "questions.txt"
@@ -47,7 +49,8 @@ class Options:
     features: Features
     seed: int
     plot: Path | None
-    max_error_rate: float | None
+    max_error_rate: str | None
+    """As it is written: a percentage."""
     max_p95_ms: float | None
     max_p99_ms: float | None
     as_json: bool
@@ -64,11 +67,11 @@ class Asked:
     """How long it took."""
     code: str
     """OK, or the error's code and reason."""
-    degraded: bool
-    empty: bool
-    snapshot_version: int
-    arms: dict[str, Arm]
-    """By feature."""
+    degraded: bool = False
+    empty: bool = False
+    snapshot_version: int = 0
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+    """By feature; nobody knows of a request that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,8 @@ class Outcomes:
 
 async def loadtest(connection: Connection, options: Options) -> int:
     """Asks and tells; the exit code: 1 if a limit was passed."""
-    questions = read_questions(options.questions)
-    chance = random.Random(options.seed)
+    questions, limits = read_questions(options.questions), _limits(options)
+    chance = random.Random(options.seed)  # noqa: S311  # no secret
     users = Zipf([f"user-{number}" for number in range(1, options.users + 1)], options.skew, chance)
     popular = Zipf(questions, options.skew, chance)
     asked: list[Asked] = []
@@ -145,7 +148,7 @@ async def loadtest(connection: Connection, options: Options) -> int:
 
             await closed(ask, requests=options.requests, concurrency=options.concurrency)
         seconds = time.perf_counter() - started
-    outcomes = summed(asked, seconds, options)
+    outcomes = summed(asked, seconds, limits)
     if options.as_json:
         print_json({**asdict(outcomes), "rate": outcomes.rate, "error_rate": outcomes.total.error_rate})
     else:
@@ -162,9 +165,7 @@ async def _ask(client: SluiceClient, user: str, question: str, options: Options,
     except SluiceError as error:
         ended = time.perf_counter()
         code = error.code.name if error.reason == error.code.name else f"{error.code.name} {error.reason}"
-        return Asked(
-            user, ended - began, ended - started, code, degraded=False, empty=False, snapshot_version=0, arms={}
-        )
+        return Asked(user, ended - began, ended - started, code)
     ended = time.perf_counter()
     return Asked(
         user,
@@ -178,7 +179,18 @@ async def _ask(client: SluiceClient, user: str, question: str, options: Options,
     )
 
 
-def summed(asked: Sequence[Asked], seconds: float, options: Options) -> Outcomes:
+def _limits(options: Options) -> dict[str, float]:
+    """What is asked of the load, by name."""
+    most = options.max_error_rate
+    limits = {
+        "error rate": None if most is None else parse_share(most) / EVERYBODY_PPM,
+        "P95 in ms": options.max_p95_ms,
+        "P99 in ms": options.max_p99_ms,
+    }
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def summed(asked: Sequence[Asked], seconds: float, allowed: Mapping[str, float]) -> Outcomes:
     """What the requests come to, and whether that is within the limits."""
     features = sorted({feature for one in asked for feature in one.arms})
     arms = {
@@ -189,14 +201,11 @@ def summed(asked: Sequence[Asked], seconds: float, options: Options) -> Outcomes
         for feature in features
     }
     total = _side(asked)
+    seen = {"error rate": total.error_rate, "P95 in ms": total.p95_ms, "P99 in ms": total.p99_ms}
     limits = [
-        Limit(name, allowed, seen, seen is not None and seen <= allowed)
-        for name, allowed, seen in (
-            ("error rate", options.max_error_rate, total.error_rate),
-            ("P95 in ms", options.max_p95_ms, total.p95_ms),
-            ("P99 in ms", options.max_p99_ms, total.p99_ms),
-        )
-        if allowed is not None
+        Limit(name, most, found, found is not None and found <= most)
+        for name, most in allowed.items()
+        for found in (seen[name],)
     ]
     codes = Counter(one.code for one in asked)
     snapshots = Counter(one.snapshot_version for one in asked if one.code == "OK")
@@ -222,7 +231,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float | None:
     """By the nearest rank; None of nothing."""
     if not ordered:
         return None
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def read_questions(path: Path | None) -> list[str]:

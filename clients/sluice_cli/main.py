@@ -385,6 +385,64 @@ def snapshot_prune(
 
 
 @app.command()
+def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    requests: Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Requests in all.")] = 1000,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Requests at once.")] = 100,
+    users: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Users who ask.")] = 1000,
+    skew: Annotated[
+        float, typer.Option(metavar="S", min=0, max=3, help="Of users and questions: the r-th is r^S times rarer.")
+    ] = 1.0,
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A question a line, or a BEIR queries.jsonl.")
+    ] = None,
+    collection: Collection = "",
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="For all requests.")] = None,
+    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="For all requests.")] = None,
+    max_error_rate: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Exit code 1 if more fail, as in 2%.")
+    ] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(metavar="MS", help="Exit code 1 if P95 is above.")] = None,
+    max_p99_ms: Annotated[float | None, typer.Option(metavar="MS", help="Exit code 1 if P99 is above.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed asks the same in the same order.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it, as .png or .svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask as many users do at once, and see how the gateways bear it: failures, percentiles, arms of rollouts.
+
+    The acceptance load before and during a rollout. Some users and questions come much more often than others, by
+    Zipf's law. Several gateways are asked in turn: --gateway ipv4:10.0.0.1:50051,10.0.0.2:50051.
+
+    \b
+    Examples:
+      sluice loadtest
+      sluice loadtest --max-error-rate 2% --max-p95-ms 3500 --max-p99-ms 5000
+      sluice loadtest --requests 10000 --concurrency 50 --questions queries.jsonl --plot load.png
+      sluice loadtest --json | jq '.arms.rerank.treatment.requests'
+    """
+    from sluice_cli import calls
+    from sluice_cli import loadtest as command
+    from sluice_client import Features
+
+    options = command.Options(
+        requests=requests,
+        concurrency=concurrency,
+        users=users,
+        skew=skew,
+        questions=questions,
+        collection=collection,
+        features=Features(rerank=rerank, expansion=expand),
+        seed=seed,
+        plot=plot,
+        max_error_rate=max_error_rate,
+        max_p95_ms=max_p95_ms,
+        max_p99_ms=max_p99_ms,
+        as_json=as_json,
+    )
+    calls.run(context, command.loadtest, options)
+
+
+@app.command()
 def config(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> None:
     """Show what is on by default, which models and which index serve, and how every stage is.
 

@@ -30,7 +30,9 @@ Every call has a deadline. Whatever fails, fails as a `SluiceError`.
 
 from sluice_client.answers import (
     Answer,
+    Arm,
     Chunk,
+    FeatureArm,
     Features,
     Outcome,
     Policies,
@@ -49,7 +51,6 @@ from sluice_client.filters import Condition, Filter, field
 from sluice_client.rollout_client import RolloutClient
 from sluice_client.rollouts import (
     EVERYBODY_PPM,
-    Arm,
     ArmTotals,
     Criteria,
     EvidencePoint,
@@ -93,6 +94,7 @@ __all__ = [
     "Document",
     "EvidencePoint",
     "Feature",
+    "FeatureArm",
     "FeatureList",
     "FeatureState",
     "FeatureStatus",

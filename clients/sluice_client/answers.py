@@ -144,6 +144,30 @@ class StageReport:
     """What came out: variants, vectors, candidates or scores."""
 
 
+class Arm(enum.StrEnum):
+    """One side of a feature's rollout."""
+
+    TREATMENT = "treatment"
+    """Users that the feature reaches."""
+    CONTROL = "control"
+    """As many that it does not reach."""
+    STANDARD = "standard"
+    """All others, who are not compared."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureArm:
+    """Which side of a feature's rollout a request was on."""
+
+    feature: str
+    arm: Arm
+    ramp_id: str
+    """Names the run of evidence that it counts in."""
+    reason: str
+    """Why it is not compared, for machines: NO_USER, NOT_SELECTED, KILLED, ...; empty where it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One page of results, best first, and what every stage did for it."""
@@ -159,3 +183,7 @@ class Answer:
     index_version: str
     request_id: str
     """Finds the request in logs and traces."""
+    snapshot_version: int = 0
+    """The snapshot of rollouts that decided; 0 where there is none."""
+    arms: Sequence[FeatureArm] = ()
+    """For every feature on its way to users."""

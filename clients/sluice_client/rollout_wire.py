@@ -10,11 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sluice.rollout.v1 import rollout_pb2 as pb
-from sluice_client.answers import Features, Strategy
+from sluice_client.answers import Arm, Features, Strategy
 from sluice_client.errors import invalid
 from sluice_client.rollouts import (
     EVERYBODY_PPM,
-    Arm,
     ArmTotals,
     Criteria,
     EvidencePoint,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sluice_client.answers import Features
+from sluice_client.answers import Arm, Features
 
 EVERYBODY_PPM = 1_000_000
 
@@ -32,18 +32,6 @@ class FeatureState(enum.StrEnum):
     """It is off for everybody, for requests that ask for it, too."""
     UNKNOWN = "unknown"
     """One that a newer service has and this client does not know."""
-
-
-class Arm(enum.StrEnum):
-    """One side of a comparison."""
-
-    TREATMENT = "treatment"
-    """Users that a feature reaches."""
-    CONTROL = "control"
-    """As many that it does not reach."""
-    STANDARD = "standard"
-    """All others, who are not compared."""
-    UNKNOWN = "unknown"
 
 
 class Guardrail(enum.StrEnum):

@@ -8,7 +8,9 @@ from datetime import UTC
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_client.answers import (
     Answer,
+    Arm,
     Chunk,
+    FeatureArm,
     Features,
     Outcome,
     Policies,
@@ -55,6 +57,7 @@ _OUTCOMES = {
     pb.STAGE_OUTCOME_DEGRADED: Outcome.DEGRADED,
     pb.STAGE_OUTCOME_FAILED: Outcome.FAILED,
 }
+_ARMS = {pb.ARM_TREATMENT: Arm.TREATMENT, pb.ARM_CONTROL: Arm.CONTROL, pb.ARM_STANDARD: Arm.STANDARD}
 _VERSION_STATES = {
     pb.VERSION_STATE_BUILDING: VersionState.BUILDING,
     pb.VERSION_STATE_READY: VersionState.READY,
@@ -218,6 +221,8 @@ def from_search(reply: pb.SearchResponse) -> Answer:
         collection=reply.collection,
         index_version=reply.index_version,
         request_id=reply.request_id,
+        snapshot_version=reply.snapshot_version,
+        arms=[FeatureArm(arm.feature, _ARMS.get(arm.arm, Arm.UNKNOWN), arm.ramp_id, arm.reason) for arm in reply.arms],
     )
 
 

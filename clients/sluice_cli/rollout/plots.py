@@ -22,7 +22,7 @@ _GUARDRAIL_COLOURS = {
     Guardrail.EMPTY_RESULTS: _PURPLE,
     Guardrail.QUALITY: "#1a7f37",
 }
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -185,9 +185,9 @@ def _plot(figure: Figure, axes: Any, report: RolloutReport, name: str, title: st
     times, _shares = exposure_of(report.history)
     if times:  # all pictures share their time
         axes.set_xlim(times[0], max([times[-1], *(point.time for point in report.points)]))
-    locator = dates.AutoDateLocator(minticks=3, maxticks=7)
+    locator = dates.AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     picture = io.StringIO()
     figure.savefig(picture, format="svg", metadata={"Date": None})
     return Plot(name, title, caption, picture.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sluice_client import (
     Arm,
@@ -47,9 +48,7 @@ def histogram(count: int, median: float) -> list[LatencyBucket]:
     edges = [0.0, *EDGES]
     shares = [below(edge) for edge in EDGES]
     counts = [round(count * (high - low)) for low, high in zip([0.0, *shares], shares, strict=False)]
-    return [
-        LatencyBucket(low, high, one) for low, high, one in zip(edges, edges[1:], counts, strict=False) if one
-    ]
+    return [LatencyBucket(low, high, one) for low, high, one in zip(edges, edges[1:], counts, strict=False) if one]
 
 
 def totals(arm: Arm, count: int, errors: int, median: float) -> ArmTotals:
@@ -76,10 +75,12 @@ def evidence(errors: float) -> list[GuardrailEvidence]:
     ]
 
 
-def entry(number: int, minutes: float, action: str, change: tuple[int, int], state: FeatureState, **more: object) -> HistoryEntry:
+def entry(
+    number: int, minutes: float, action: str, change: tuple[int, int], state: FeatureState, **more: Any
+) -> HistoryEntry:
     """Something that happened so many minutes after the start."""
     time = START + timedelta(minutes=minutes)
-    given: dict[str, object] = {"actor": "ann", "reason": "as planned", **more}
+    given: dict[str, Any] = {"actor": "ann", "reason": "as planned", **more}
     return HistoryEntry(
         number=number,
         time=time,
@@ -90,7 +91,7 @@ def entry(number: int, minutes: float, action: str, change: tuple[int, int], sta
         state=state,
         snapshot_version=number,
         done=time + timedelta(seconds=0.42) if change[0] != change[1] else None,
-        **given,  # type: ignore[arg-type]
+        **given,
     )
 
 
@@ -135,14 +136,28 @@ def rolled_back() -> RolloutReport:
             entry(2, 0, "STARTED", (0, 100_000), FeatureState.RAMPING, reason="week 2: rerank"),
             entry(3, 125, "PROMOTED", (100_000, 500_000), FeatureState.RAMPING, reason="nothing to complain about"),
             entry(
-                4, 160, "HALVED", (500_000, 250_000), FeatureState.RAMPING, actor="sluice", reason=reason,
-                guardrails=evidence(5.1), arms=[totals(Arm.TREATMENT, 1450, 20, 0.14)],
+                4,
+                160,
+                "HALVED",
+                (500_000, 250_000),
+                FeatureState.RAMPING,
+                actor="sluice",
+                reason=reason,
+                guardrails=evidence(5.1),
+                arms=[totals(Arm.TREATMENT, 1450, 20, 0.14)],
             ),
             entry(
-                5, 175, "ROLLED_BACK", (250_000, 0), FeatureState.ROLLED_BACK, actor="sluice", reason=reason,
-                guardrails=evidence(4.6), arms=[totals(Arm.TREATMENT, 612, 14, 0.14)],
+                5,
+                175,
+                "ROLLED_BACK",
+                (250_000, 0),
+                FeatureState.ROLLED_BACK,
+                actor="sluice",
+                reason=reason,
+                guardrails=evidence(4.6),
+                arms=[totals(Arm.TREATMENT, 612, 14, 0.14)],
             ),
-        ],  # fmt: skip
+        ],
         steps=[
             StepReport(
                 ramp_id=ramp_id,
