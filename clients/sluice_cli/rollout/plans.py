@@ -73,7 +73,7 @@ Ratio = Annotated[float, BeforeValidator(_ratio)]
 Rate = Annotated[float, BeforeValidator(_ratio), Field(gt=0, le=1)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 Words = Annotated[str, StringConstraints(max_length=1000)]
 
 
@@ -302,7 +302,7 @@ def _told(problem: Any) -> str:
     elif problem["type"] == "missing":
         message = "is missing"
     elif problem["type"] == "string_pattern_mismatch":
-        message = "must be 1 to 64 lower case letters, digits and dashes"
+        message = "must be 1 to 64 lower case letters, digits and dashes, no dash at either end"
     return f"{path}: {message}" if path else message
 
 
