@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-drill bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test-faults: setup ## Breaks everything that can break, one thing at a time; bui
 
 test-crash: setup ## Kills what builds and switches indexes, at random moments; build/crash.json.
 	@$(BIN)/python -m tests.crash
+
+rollout-drill: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
+	@$(BIN)/python -m tests.rollout_drill
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
