@@ -59,11 +59,10 @@ class Pair:
 
     overlap: float
     """Share of the first ten results that both have, 0 to 1."""
-    judgement: Judgement | None = None
-    """None where the judge did not answer."""
+    judgement: Judgement
     control_quality: float = 0.0
     treatment_quality: float = 0.0
-    """0 to 1; meaningless without a judgement."""
+    """0 to 1."""
 
 
 @dataclass(slots=True)
@@ -171,8 +170,6 @@ class Evidence:
         if control is None or treatment is None:
             return
         control.overlap_sum += pair.overlap
-        if pair.judgement is None:
-            return
         control.judgements[pair.judgement] += 1
         if pair.judgement is not Judgement.TIE:
             self._bad(treatment if pair.judgement is Judgement.LOSS else control, Guardrail.QUALITY, arm.unit)

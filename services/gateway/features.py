@@ -76,6 +76,11 @@ class FeatureOverrides:
         _check_count("rerank_candidate_count", self.rerank_candidate_count, MAX_RERANK_CANDIDATES)
 
 
+def _check_count(name: str, given: int | None, most: int) -> None:
+    if given is not None and not 1 <= given <= most:
+        raise InvalidArgument(f"features.{name}", f"must be between 1 and {most}, not {given}")
+
+
 NOTHING = FeatureOverrides()
 """A layer that leaves everything to the next."""
 
@@ -413,8 +418,3 @@ def _held(kills: Sequence[Kill], defaults: Features) -> FeatureOverrides:
     elif lexical is False:
         held["dense"] = True
     return FeatureOverrides(**held)
-
-
-def _check_count(name: str, given: int | None, most: int) -> None:
-    if given is not None and not 1 <= given <= most:
-        raise InvalidArgument(f"features.{name}", f"must be between 1 and {most}, not {given}")

@@ -239,11 +239,12 @@ class RolloutClient:
                 _log.debug("evidence not reported", problem=error.message)
 
     async def _send_report(self) -> None:
-        """Sends what waits; what may pass is sent again as it was, with the same number."""
+        """Sends what waits, and be it nothing: silence would mean a gateway that is cut off.
+
+        What fails in a way that may pass is sent again as it was, with the same number.
+        """
         if self._unsent is None:
             self._unsent_totals = self._exposure.evidence.take()
-            if not self._unsent_totals:
-                return
             self._sequence += 1
             self._unsent = pb.ReportEvidenceRequest(
                 gateway=self._gateway,

@@ -141,7 +141,7 @@ class Shadow:
             _log.error("unexpected error", feature=arm.feature, exc_info=fault)
         else:
             metrics.shadow_searches.labels("run").inc()
-            metrics.shadow_judgements.labels(pair.judgement.value if pair.judgement else "none").inc()
+            metrics.shadow_judgements.labels(pair.judgement.value).inc()
             self._evidence.pair(arm, pair)
 
     async def _compare(self, answered: Answered, treatment: Answer, deadline: float) -> Pair:
@@ -151,12 +151,7 @@ class Shadow:
         readings = {result.passage.id: result.passage.reading for result in (*ours, *theirs)}
         if not readings:
             return Pair(shared, Judgement.TIE)
-        try:
-            judged = await self._judge.rerank(answered.question.query, list(readings.values()), deadline=deadline)
-        except SluiceError as error:
-            self._rest()
-            _log.debug("shadow not judged", problem=error.message)
-            return Pair(shared)
+        judged = await self._judge.rerank(answered.question.query, list(readings.values()), deadline=deadline)
         chances = dict(zip(readings, map(satisfaction, judged.scores), strict=True))
         control = expected_reciprocal_rank([chances[identity] for identity in own_ids])
         treated = expected_reciprocal_rank([chances[identity] for identity in other_ids])
