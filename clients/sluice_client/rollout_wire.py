@@ -24,6 +24,8 @@ from sluice_client.rollouts import (
     Guardrail,
     GuardrailEvidence,
     HistoryEntry,
+    LatencyBucket,
+    LimitEvidence,
     Plan,
     PlanStep,
     Replica,
@@ -99,6 +101,7 @@ def to_plan(plan: Plan) -> pb.Plan:
             p99_max=_seconds("plan.criteria.p99_max", criteria.p99_max),
             quality_score_min=criteria.quality_score_min,
             allowed_ratio=criteria.allowed_ratio,
+            non_inferiority_ratio=criteria.non_inferiority_ratio,
         ),
         holdback_ppm=sendable_ppm("plan.holdback_ppm", plan.holdback_ppm),
         shadow_ppm=sendable_ppm("plan.shadow_ppm", plan.shadow_ppm),
@@ -122,6 +125,7 @@ def from_plan(plan: pb.Plan) -> Plan:
             p99_max=_optional_seconds(criteria, "p99_max"),
             quality_score_min=_optional(criteria, "quality_score_min"),
             allowed_ratio=_optional(criteria, "allowed_ratio"),
+            non_inferiority_ratio=_optional(criteria, "non_inferiority_ratio"),
         ),
         holdback_ppm=plan.holdback_ppm,
         shadow_ppm=plan.shadow_ppm,
@@ -168,6 +172,15 @@ def from_status(reply: pb.GetFeatureResponse) -> FeatureStatus:
             )
             for gateway in reply.gateways
         ],
+        limits=[
+            LimitEvidence(limit.name, limit.share, limit.bad_count, limit.log_evidence, limit.log_threshold)
+            for limit in reply.limits
+        ],
+        log_mismatch=reply.log_mismatch,
+        log_mismatch_threshold=reply.log_mismatch_threshold,
+        obstacles=list(reply.obstacles),
+        watched=timedelta(seconds=_of_duration(reply.watched_duration)),
+        latency_threshold=_optional_seconds(reply, "latency_threshold"),
     )
 
 
@@ -249,6 +262,10 @@ def _arms(messages: Iterable[pb.ArmTotals]) -> Sequence[ArmTotals]:
             p99=_optional_seconds(message, "p99"),
             quality_score=_optional(message, "quality_score"),
             shadow_overlap=_optional(message, "shadow_overlap"),
+            latency=[
+                LatencyBucket(_of_duration(bucket.lower), _optional_seconds(bucket, "upper"), bucket.count)
+                for bucket in message.latency
+            ],
         )
         for message in messages
     ]

@@ -71,6 +71,8 @@ class Criteria:
     quality_score_min: float | None = None
     allowed_ratio: float | None = None
     """How many times as many bad events as control treatment may have, before that is a breach."""
+    non_inferiority_ratio: float | None = None
+    """How many times as many it must be shown not to have, before it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,21 @@ class GuardrailEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitEvidence:
+    """What speaks for a hard limit being passed, as the log of an e-value."""
+
+    name: str
+    """For people: "P95 3 s"."""
+    share: float
+    """Share of requests that may be beyond it."""
+    bad_count: int
+    """Requests of treatment beyond it."""
+    log_evidence: float
+    log_threshold: float
+    """Passed from here on."""
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyBucket:
     """How many requests took from `lower` up to `upper` seconds; None is without bound."""
 
@@ -193,6 +210,17 @@ class FeatureStatus:
     """Of the current step."""
     arms: Sequence[ArmTotals] = ()
     gateways: Sequence[Replica] = ()
+    limits: Sequence[LimitEvidence] = ()
+    """Hard limits of the current step."""
+    log_mismatch: float = 0.0
+    """Log of the e-value against users falling into arms as they must."""
+    log_mismatch_threshold: float = 0.0
+    obstacles: Sequence[str] = ()
+    """What keeps it from the next step, for people."""
+    watched: timedelta = timedelta()
+    """How long the step was watched; time without evidence does not count."""
+    latency_threshold: float | None = None
+    """Seconds beyond which a request of control is slow; None while that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

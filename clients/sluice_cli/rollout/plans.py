@@ -98,7 +98,8 @@ class CriteriaFile(_Table):
     p95_max: Seconds | None = None
     p99_max: Seconds | None = None
     quality_score_min: Annotated[float, Field(gt=0, lt=1)] | None = None
-    allowed_ratio: Annotated[float, Field(ge=1, le=10)] | None = None
+    allowed_ratio: Annotated[float, Field(ge=0.5, le=10)] | None = None
+    non_inferiority_ratio: Annotated[float, Field(gt=1, le=10)] | None = None
 
 
 class OverridesFile(_Table):

@@ -51,9 +51,7 @@ def _view(found: Sequence[FeatureStatus], newest: int, address: str) -> Renderab
     if not found:
         return Group(head, Text("no features yet; `sluice rollout start weekly` begins a rollout"))
     quiet = [status.feature.name for status in found if status.feature.state in _QUIET_STATES and len(found) > 1]
-    blocks: list[RenderableType] = [
-        views.status_view(status, now) for status in found if status.feature.name not in quiet
-    ]
+    blocks: list[RenderableType] = [views.status_view(status) for status in found if status.feature.name not in quiet]
     if quiet:
         blocks.append(Text(f"ready to be started: {', '.join(map(plain, quiet))}\n", style="dim"))
     replicas: dict[str, Replica] = {replica.name: replica for status in found for replica in status.gateways}

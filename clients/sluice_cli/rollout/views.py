@@ -20,7 +20,6 @@ from sluice_client import (
     FeatureState,
     FeatureStatus,
     Guardrail,
-    GuardrailEvidence,
     HistoryEntry,
     Plan,
     Replica,
@@ -104,7 +103,7 @@ def step_words(feature: Feature) -> str:
     return f"{feature.step} of {len(feature.plan.steps)} ({plain(feature.plan.name)})"
 
 
-def status_view(status: FeatureStatus, now: datetime | None = None) -> RenderableType:
+def status_view(status: FeatureStatus) -> RenderableType:
     """One feature with its arms and its evidence."""
     feature = status.feature
     head = Text.assemble(
@@ -115,7 +114,7 @@ def status_view(status: FeatureStatus, now: datetime | None = None) -> Renderabl
         (percent(feature.treatment_ppm), "bold"),
         " of the users",
     )
-    about = [step_progress(feature, now or datetime.now(UTC))]
+    about = [step_progress(status)]
     if feature.breach_count:
         about.append(f"{feature.breach_count} breach{'es' if feature.breach_count > 1 else ''} since it was armed")
     if feature.reason:
@@ -128,18 +127,22 @@ def status_view(status: FeatureStatus, now: datetime | None = None) -> Renderabl
     if any(totals.request_count for totals in status.arms):
         blocks.append(arms_view(status.arms))
     if status.guardrails:
-        blocks.append(guardrails_view(status.guardrails))
+        blocks.append(guardrails_view(status))
+    if status.obstacles and feature.state in {FeatureState.RAMPING, FeatureState.HELD}:
+        blocks.append(Text(f"before the next step: {'; '.join(map(plain, status.obstacles))}", style="dim"))
     return Padding(Group(*blocks), (0, 0, 1, 0), expand=False)
 
 
-def step_progress(feature: Feature, now: datetime) -> str:
-    """How long a feature has been in its step, of how long it has to be."""
+def step_progress(status: FeatureStatus) -> str:
+    """How long a feature was watched in its step, of how long it has to be."""
+    feature = status.feature
     if feature.plan is None or not 1 <= feature.step <= len(feature.plan.steps):
         return ""
     step = feature.plan.steps[feature.step - 1]
     words = f"step {feature.step} of {len(feature.plan.steps)} of {plain(feature.plan.name)}"
-    if feature.step_started is not None:
-        words += f", {span(now - feature.step_started)} of {span(step.dwell)}"
+    if feature.state is not FeatureState.RAMPING:
+        return words
+    words += f", watched {span(status.watched)} of {span(step.dwell)}"
     return f"{words}, {'goes on by itself' if step.automatic else 'then waits for a promote'}"
 
 
@@ -175,19 +178,32 @@ def arms_view(arms: Sequence[ArmTotals]) -> Table:
     return table
 
 
-def guardrails_view(guardrails: Sequence[GuardrailEvidence]) -> Table:
+def guardrails_view(status: FeatureStatus) -> Table:
     """Evidence against a feature on its way to a breach, and for it on its way to being shown."""
+    against = ("green", "yellow", "bold red")
     table = _table("guardrail", "users hit: treatment", "control", "evidence against it", "shown not worse")
-    for evidence in guardrails:
+    for evidence in status.guardrails:
         table.add_row(
             evidence.guardrail,
             f"{evidence.treatment_count:,}",
             f"{evidence.control_count:,}",
-            _bar(evidence.log_evidence, evidence.log_threshold, ("green", "yellow", "bold red")),
+            _bar(evidence.log_evidence, evidence.log_threshold, against),
             _bar(
                 evidence.log_non_inferiority, evidence.log_non_inferiority_threshold, ("dim", "dim green", "bold green")
             ),
         )
+    for limit in status.limits:
+        allowed = f"{share_of(limit.share, 1)} may be beyond"
+        table.add_row(
+            f"limit: {plain(limit.name)}",
+            f"{limit.bad_count:,}",
+            "",
+            _bar(limit.log_evidence, limit.log_threshold, against),
+            Text(allowed, style="dim"),
+        )
+    if status.log_mismatch_threshold > 0:
+        bar = _bar(status.log_mismatch, status.log_mismatch_threshold, against)
+        table.add_row("users in each arm", "", "", bar, "")
     return table
 
 
@@ -283,6 +299,7 @@ def criteria_words(plan: Plan) -> str:
         (criteria.p99_max, "P99 at most {:.3g} s", 1),
         (criteria.quality_score_min, "quality at least {:.3g}", 1),
         (criteria.allowed_ratio, "at most {:.3g} times control's bad events", 1),
+        (criteria.non_inferiority_ratio, "shown to be less than {:.3g} times before it goes on", 1),
     )
     return "; ".join(words.format(value * scale) for value, words, scale in named if value is not None) or "nothing"
 
