@@ -105,7 +105,14 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             collection=request.collection or "documents",
             index_version="documents@1",
             request_id=self.request_ids[-1],
+            snapshot_version=7,
+            arms=[self.arm_of(request.user_id)] if request.user_id else [],
         )
+
+    def arm_of(self, user: str) -> pb.FeatureArm:
+        """Every third user has the feature, every third is compared with them."""
+        arms = (pb.ARM_TREATMENT, pb.ARM_CONTROL, pb.ARM_STANDARD)
+        return pb.FeatureArm(feature="rerank", arm=arms[int(user.rpartition("-")[2]) % 3], ramp_id="rerank.1")
 
     async def IndexDocuments(  # noqa: N802  # gRPC's name
         self, request: pb.IndexDocumentsRequest, context: Context

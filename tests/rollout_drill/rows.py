@@ -143,7 +143,9 @@ async def kill(platform: Platform, progress: Progress) -> Seen:
     await _begin(platform, name)
     given = time.time()
     await platform.rollout.kill(name, reason="to see how long it takes")
-    return await _killed(platform, progress, name, given, "")
+    seen = await _killed(platform, progress, name, given, "")
+    await _rearm(platform, name)
+    return seen
 
 
 async def kill_cut_off(platform: Platform, progress: Progress) -> Seen:
@@ -161,6 +163,7 @@ async def kill_cut_off(platform: Platform, progress: Progress) -> Seen:
     finally:
         deaf.way.heal()
         deaf.way.reset()
+    await _rearm(platform, name)
     ok = seen.ok and stale.version < newest
     return Seen(ok, seen.words, name, seconds_to_zero=seen.seconds_to_zero)
 
@@ -187,6 +190,7 @@ async def kill_by_override(platform: Platform, progress: Progress) -> Seen:
         deaf.way.heal()
         deaf.way.reset()
         deaf.overrides.write_text("")
+    await _rearm(platform, name)
     return Seen(seen.ok and still, seen.words, name, seconds_to_zero=seen.seconds_to_zero)
 
 
@@ -207,6 +211,7 @@ async def service_dead(platform: Platform, progress: Progress) -> Seen:
     finally:
         await platform.service.start()
     await platform.rollout.kill(name, reason="it hears again")
+    await _rearm(platform, name)
     ok = seen.ok and failed <= asked * 0.02
     words = f"{seen.words}; {failed} of {asked:,} requests failed meanwhile (the usual share is 0.5 %)"
     return Seen(ok, words, name, seconds_to_zero=seen.seconds_to_zero)
@@ -233,7 +238,13 @@ async def dead_and_override(platform: Platform, progress: Progress) -> Seen:
     await platform.rollout.kill(name, reason="for good")
     for replica in platform.replicas:
         replica.overrides.write_text("")
+    await _rearm(platform, name)
     return seen
+
+
+async def _rearm(platform: Platform, name: str) -> None:
+    """A feature that is killed keeps what it switches from all others, too."""
+    await platform.rollout.rearm(name, reason="the next row has a feature of the same kind")
 
 
 async def _killed(platform: Platform, progress: Progress, name: str, given: float, words: str) -> Seen:

@@ -19,6 +19,7 @@ from sluice_client import LatencyBucket
 Z = 1.959963984540054
 """The normal distribution's 97.5th percentile: 2.5 % are left out on either side."""
 DRAWS = 2000
+FEWEST_BEYOND = 5
 _OPEN_BUCKET_GROWTH = 1.1  # the last bucket has no end: as wide as its neighbours
 
 
@@ -58,6 +59,10 @@ class Latencies:
     counts: NDArray[np.int64]
     drawn: NDArray[np.int64]
 
+    def tells(self, percent: float) -> bool:
+        """Whether enough requests lie beyond a percentile to say anything of it; draws of fewer tell of themselves."""
+        return bool(self.counts.sum() * (100 - percent) / 100 >= FEWEST_BEYOND)
+
     def percentile(self, percent: float) -> Estimate:
         """A percentile in seconds."""
         return _between(self._at(self.counts[None, :], percent)[0], self._at(self.drawn, percent))
@@ -79,8 +84,12 @@ class Latencies:
         return at
 
 
-def latencies(buckets: Sequence[LatencyBucket], seed: int = 0) -> Latencies | None:
-    """What a histogram says; None where it is empty. The same seed draws the same: a report does not change."""
+def latencies(buckets: Sequence[LatencyBucket], seed: int) -> Latencies | None:
+    """What a histogram says; None where it is empty.
+
+    The same seed draws the same, so that a report does not change. Histograms that are compared need different ones:
+    draws that move together would hide how far apart they may be.
+    """
     counts = np.array([bucket.count for bucket in buckets], dtype=np.int64)
     if counts.sum() <= 0:
         return None

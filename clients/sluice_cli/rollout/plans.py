@@ -23,6 +23,7 @@ from sluice_client import EVERYBODY_PPM, Criteria, Features, Plan, PlanStep, Str
 LAST_LINE = "# end of plan"
 MOST_BYTES = 64 * 1024
 _MOST_PROBLEMS = 5
+_DEEPEST = 20
 _TEMPLATES = resources.files("sluice_cli.rollout") / "templates"
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _PERCENT = re.compile(rf"({_NUMBER}) ?%", re.ASCII)
@@ -270,7 +271,7 @@ def _parsed(raw: bytes, *, toml: bool) -> Mapping[str, Any]:
         raise ValueError(f"{place}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    except RecursionError:
+    except RecursionError:  # TOML's parser has no bound of its own
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("it is no table of names and values")
@@ -280,11 +281,19 @@ def _parsed(raw: bytes, *, toml: bool) -> Mapping[str, Any]:
 class _PlainLoader(yaml.BaseLoader):
     """YAML without its surprises: all values are text, nothing refers to another place, no name comes twice."""
 
+    _depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # has no types yet
             raise yaml.MarkedYAMLError(problem="references (*name) have no place in a plan", problem_mark=mark)
-        return super().compose_node(parent, index)
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError("it is nested too deeply")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         mapping = super().construct_mapping(node, deep=deep)

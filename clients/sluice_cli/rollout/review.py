@@ -196,7 +196,7 @@ def _comparisons(treatment: ArmTotals, control: ArmTotals | None, criteria: Crit
         _rates("Failed requests", Guardrail.ERRORS, treatment, control, criteria.error_rate_max),
         _rates("Answers without a result", Guardrail.EMPTY_RESULTS, treatment, control, None),
     ]
-    ours, theirs = latencies(treatment.latency), latencies(control.latency) if control else None
+    ours, theirs = latencies(treatment.latency, 1), latencies(control.latency, 2) if control else None
     named: tuple[tuple[str, float, float | None, float | None], ...] = (
         ("P50", 50, None, None),
         ("P95", 95, criteria.p95_max, criteria.p95_increase_max),
@@ -235,8 +235,9 @@ def _percentiles(
     plain: tuple[float | None, float | None],
     allowed: tuple[float | None, float | None],
 ) -> Comparison:
-    ours, theirs = (histogram.percentile(percent) if histogram else None for histogram in histograms)
-    increase = histograms[0].increase(histograms[1], percent) if histograms[0] and histograms[1] else None
+    told = [histogram if histogram and histogram.tells(percent) else None for histogram in histograms]
+    ours, theirs = (histogram.percentile(percent) if histogram else None for histogram in told)
+    increase = told[0].increase(told[1], percent) if told[0] and told[1] else None
     words = [
         f"at most {allowed[0]:.3g} s" if allowed[0] is not None else "",
         f"at most {allowed[1] * 100:.3g} % over control" if allowed[1] is not None else "",

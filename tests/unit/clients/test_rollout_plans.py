@@ -129,7 +129,8 @@ def test_what_is_wrong_is_named(old: str, new: str, said: str) -> None:
         (b"\xff\xfe\x00\n# end of plan", "byte 1 is not UTF-8"),
         (b"a: \x00\n# end of plan", "special characters are not allowed"),
         (b"{" * 20_000 + b"\n# end of plan", "nested too deeply"),
-        (b"[" * 20_000 + b"\n# end of plan", "nested too deeply"),
+        (b"[" * 60_000 + b"\n# end of plan", "nested too deeply"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(200)).encode() + b"# end of plan", "nested too deeply"),
         (b"a: [\n# end of plan", "line"),
         (b"? [a]\n: 1\n# end of plan", "line 1"),
         (b"x" * 70_000, "larger than 64 KiB"),
@@ -199,7 +200,7 @@ def check(file: plans.PlanFile) -> None:
         assert plans.overrides_of(feature) != Features()
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_refused_in_words(raw: bytes) -> None:
     for source in ("a.yaml", "a.toml"):

@@ -57,7 +57,7 @@ def test_percentiles_of_a_histogram_are_near_those_of_the_values_and_their_inter
             LatencyBucket(EDGES[place - 1] if place else 0.0, EDGES[place], int(count))
             for place, count in zip(*np.unique(places, return_counts=True), strict=True)
         ]
-        found = latencies(buckets)
+        found = latencies(buckets, 1)
         assert found is not None
         estimate = found.percentile(95)
         assert estimate.value == pytest.approx(np.percentile(values, 95), rel=0.05)
@@ -66,13 +66,20 @@ def test_percentiles_of_a_histogram_are_near_those_of_the_values_and_their_inter
 
 
 def test_an_increase_is_seen_where_there_is_one_and_not_where_there_is_none() -> None:
-    slow, usual, same = (latencies(histogram(3000, median)) for median in (0.15, 0.1, 0.1))
+    slow, usual, same = (latencies(histogram(3000, median), seed) for seed, median in ((1, 0.15), (2, 0.1), (3, 0.1)))
     assert slow is not None
     assert usual is not None
     assert same is not None
     assert slow.increase(usual, 95).low > 0.3
     assert same.increase(usual, 95).low < 0 < same.increase(usual, 95).high
-    assert latencies([]) is None
+    assert latencies([], 1) is None
+
+
+def test_a_percentile_with_hardly_a_request_beyond_it_has_no_interval() -> None:
+    few, enough = latencies(histogram(90, 0.1), 1), latencies(histogram(120, 0.1), 1)
+    assert few is not None
+    assert enough is not None
+    assert (few.tells(50), few.tells(95), enough.tells(95), enough.tells(99)) == (True, False, True, False)
 
 
 def test_a_review_tells_the_story_in_order() -> None:
