@@ -122,9 +122,7 @@ async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
             await client.restore()
         file = None
         if settings.rollout_overrides_path:
-            file = OverridesFile(
-                settings.rollout_overrides_path, local, defaults, service=bool(settings.rollout_address)
-            )
+            file = OverridesFile(settings.rollout_overrides_path, local, defaults)
             # Before the first request: it may hold a kill.
             await look_once(file, exposure, client)
         if client is not None:

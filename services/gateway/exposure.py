@@ -106,7 +106,7 @@ class Exposure:
 
     def _make_table(self) -> RolloutTable:
         served = self.served
-        ramps = [*(served.ramps if served else ()), *self.local.ramps()]
+        ramps = [*self.local.ramps(), *(served.ramps if served else ())]
         kills = list(served.kills if served else ())
         known = {kill.name for kill in kills}
         held = set(self.local.killed)

@@ -16,10 +16,10 @@ from pathlib import Path
 from services.gateway.features import FeatureOverrides, Features, Ramp
 
 KILL = "ROLLOUT_KILL"
-# What each share switches, by the name that its feature goes by in replies, metrics and ROLLOUT_KILL.
+# For each share: its feature's name in replies, metrics and ROLLOUT_KILL; what gives it to everybody; what it switches.
 KNOBS = {
-    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", FeatureOverrides(rerank=True)),
-    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", FeatureOverrides(expansion=True)),
+    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", "RERANK_ENABLED", FeatureOverrides(rerank=True)),
+    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", "QUERY_EXPANSION_ENABLED", FeatureOverrides(expansion=True)),
 }
 ENRICHMENT = "ENRICHMENT_ROLLOUT_PERCENTAGE"
 PERCENTAGES = (*KNOBS, ENRICHMENT)
@@ -39,41 +39,34 @@ class LocalOverrides:
     """Share of users, 0 to 100, by the variable's name."""
 
     def ramps(self) -> list[Ramp]:
-        """A feature for every share above zero. Enrichment is not built, so its share reaches nobody."""
+        """A feature for every share above zero. Enrichment is not built, so its share reaches nobody.
+
+        They count as created before all features of a rollout service, which win where both set the same.
+        """
         return [
             Ramp(name=name, salt=name, overrides=overrides, treatment_ppm=self.percentages.get(variable, 0) * 10_000)
-            for variable, (name, overrides) in KNOBS.items()
+            for variable, (name, _, overrides) in KNOBS.items()
             if self.percentages.get(variable, 0)
         ]
 
 
-def problems_of(overrides: LocalOverrides, defaults: Features, *, service: bool) -> list[str]:
-    """What does not go together, for people; `service` tells whether a rollout service decides on shares."""
-    problems = []
-    for variable in PERCENTAGES:
-        percentage = overrides.percentages.get(variable, 0)
-        if percentage and service:
-            problems.append(
-                f"{variable} is {percentage}, but ROLLOUT_ADDRESS names a service that decides on shares; "
-                "set one of them to nothing"
-            )
-    for variable, (name, _), switch in zip(
-        KNOBS, KNOBS.values(), ("RERANK_ENABLED", "QUERY_EXPANSION_ENABLED"), strict=True
-    ):
-        if 0 < overrides.percentages.get(variable, 0) < 100 and getattr(defaults, name):
-            problems.append(f"{variable} is below 100, but {switch} gives {name} to everybody; set {switch}=0")
-    return problems
+def problems_of(overrides: LocalOverrides, defaults: Features) -> list[str]:
+    """What does not go together, for people."""
+    return [
+        f"{variable} is below 100, but {switch} gives {name} to everybody; set {switch}=0"
+        for variable, (name, switch, _) in KNOBS.items()
+        if 0 < overrides.percentages.get(variable, 0) < 100 and getattr(defaults, name)
+    ]
 
 
 class OverridesFile:
     """A file that is looked at again and again."""
 
-    def __init__(self, path: Path, environment: LocalOverrides, defaults: Features, *, service: bool) -> None:
+    def __init__(self, path: Path, environment: LocalOverrides, defaults: Features) -> None:
         """`environment` is what holds without the file."""
         self.path = path
         self._environment = environment
         self._defaults = defaults
-        self._service = service
         self._last: bytes | None = None
         self._unreadable = False
         self._current = environment
@@ -109,7 +102,7 @@ class OverridesFile:
             killed=self._environment.killed if given.killed is None else given.killed,
             percentages={**self._environment.percentages, **given.percentages},
         )
-        problems += problems_of(said, self._defaults, service=self._service)
+        problems += problems_of(said, self._defaults)
         if problems:
             kills = dict.fromkeys([*self._current.killed, *(given.killed or ())])
             return replace(self._current, killed=tuple(kills)), problems

@@ -103,14 +103,14 @@ class GatewaySettings(SheddingSettings):
         0,
         ge=0,
         le=100,
-        description="Share of users that get reranking, where no rollout service decides and `RERANK_ENABLED` is 0.",
+        description="Share of users that get reranking where `RERANK_ENABLED` is 0, for a machine without the rollout service.",
     )
     expansion_rollout_percentage: int = Field(
         0,
         ge=0,
         le=100,
-        description="Share of users that get expansion, where no rollout service decides and "
-        "`QUERY_EXPANSION_ENABLED` is 0.",
+        description="Share of users that get expansion where `QUERY_EXPANSION_ENABLED` is 0, for a machine without the "
+        "rollout service.",
     )
     enrichment_rollout_percentage: int = Field(
         0,
@@ -132,7 +132,7 @@ class GatewaySettings(SheddingSettings):
     @model_validator(mode="after")
     def _refuse_what_does_not_go_together(self) -> Self:
         problems = killed_names(self.rollout_kill)[1]
-        problems += problems_of(self.local_overrides(), self.default_features(), service=bool(self.rollout_address))
+        problems += problems_of(self.local_overrides(), self.default_features())
         if problems:
             raise ValueError("; ".join(problems))
         return self

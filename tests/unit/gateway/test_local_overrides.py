@@ -17,7 +17,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(path: Path) -> OverridesFile:
-    return OverridesFile(path, ENVIRONMENT, Features(), service=False)
+    return OverridesFile(path, ENVIRONMENT, Features())
 
 
 def looked(file: OverridesFile) -> tuple[list[str], dict[str, int], list[str]]:
@@ -90,20 +90,15 @@ def test_an_emptied_file_takes_nothing_back(file: OverridesFile, path: Path, con
 def test_a_file_that_cannot_be_read_takes_nothing_back_and_is_told_once(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    file = OverridesFile(folder, ENVIRONMENT, Features(), service=False)
+    file = OverridesFile(folder, ENVIRONMENT, Features())
     killed, _, problems = looked(file)
     assert killed == ["old"]
     assert "cannot be read" in problems[0]
     assert file.look() is None
 
 
-def test_shares_beside_a_service_that_decides_on_shares_are_refused() -> None:
-    (problem,) = problems_of(ENVIRONMENT, Features(), service=True)
-    assert "ROLLOUT_ADDRESS names a service" in problem
-
-
 def test_a_share_of_what_everybody_has_is_refused() -> None:
-    (problem,) = problems_of(ENVIRONMENT, Features(rerank=True), service=False)
+    (problem,) = problems_of(ENVIRONMENT, Features(rerank=True))
     assert "set RERANK_ENABLED=0" in problem
     whole = LocalOverrides(percentages={"RERANK_ROLLOUT_PERCENTAGE": 100})
-    assert problems_of(whole, Features(rerank=True), service=False) == []
+    assert problems_of(whole, Features(rerank=True)) == []
