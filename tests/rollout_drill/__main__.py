@@ -21,6 +21,7 @@ from rich.text import Text
 
 from deploy.local.paths import BUILD, shown
 from sluice_cli.rollout import report
+from tests.faults.processes import LOGS
 from tests.rollout_drill.platform import Platform, platform
 from tests.rollout_drill.rows import ROWS, Row, Seen
 
@@ -53,6 +54,10 @@ def main(
     except KeyboardInterrupt:
         console.print("Stopped; nothing is written.")
         sys.exit(130)
+    except (TimeoutError, RuntimeError) as error:
+        reason = str(error) or "a stage did not serve in time; is the machine busy with something else?"
+        console.print(f"The platform did not start: {reason} Logs are in {shown(LOGS)}.", markup=False)
+        sys.exit(3)
     told = [_told(*result) for result in results]
     if as_json:
         print(json.dumps(told, indent=2))  # noqa: T201  # what --json is for

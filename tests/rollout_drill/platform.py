@@ -17,7 +17,7 @@ from deploy.local.paths import BUILD
 from sluice_cli.load import Zipf
 from sluice_cli.loadtest import read_questions
 from sluice_client import Arm, Document, RolloutClient, SluiceClient, SluiceError
-from tests.faults.processes import StageProcess, running
+from tests.faults.processes import StageProcess
 from tests.faults.proxy import Proxy
 from tests.rollout_drill.regressions import SpoilingRetriever
 
@@ -105,22 +105,22 @@ async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
     BUILD.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=BUILD, prefix="rollout-drill-")))
-        embedder = await stack.enter_async_context(
-            running("embedder", {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"})
-        )
-        index = await stack.enter_async_context(running("retriever", {"QDRANT_PATH": str(folder / "qdrant")}))
-        reranker = await stack.enter_async_context(running("reranker", {"INFERENCE_THREADS": "1"}))
-        retriever = await stack.enter_async_context(SpoilingRetriever(index.address))
         database = {"ROLLOUT_DATABASE_URL": f"sqlite:///{folder / 'rollout.db'}"}
-        service = await stack.enter_async_context(running("rollout", SERVICE_ENVIRONMENT | database))
+        embedder, index, reranker, service = await _started(
+            stack,
+            ("embedder", {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"}),
+            ("retriever", {"QDRANT_PATH": str(folder / "qdrant")}),
+            ("reranker", {"INFERENCE_THREADS": "1"}),
+            ("rollout", SERVICE_ENVIRONMENT | database),
+        )
+        retriever = await stack.enter_async_context(SpoilingRetriever(index.address))
         stages = {
             "EMBEDDER_ADDRESS": embedder.address,
             "RETRIEVER_ADDRESS": retriever.address,
             "RERANKER_ADDRESS": reranker.address,
         }
         replicas = [
-            await stack.enter_async_context(_replica(f"gateway-{number}", service, stages, folder))
-            for number in range(1, GATEWAYS + 1)
+            await _replica(stack, f"gateway-{number}", service, stages, folder) for number in range(1, GATEWAYS + 1)
         ]
         await replicas[0].client.index_all(_documents())
         rollout = await stack.enter_async_context(RolloutClient(service.address, actor=ACTOR))
@@ -129,21 +129,33 @@ async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
             yield made
 
 
-@asynccontextmanager
-async def _replica(name: str, service: StageProcess, stages: dict[str, str], folder: Path) -> AsyncIterator[Replica]:
+async def _started(stack: AsyncExitStack, *wanted: tuple[str, dict[str, str]]) -> list[StageProcess]:
+    """Stages that serve, started beside one another."""
+    processes = [StageProcess(stage, "127.0.0.1", environment) for stage, environment in wanted]
+    for process in processes:
+        stack.push_async_callback(process.close)
+        process.spawn()
+    await asyncio.gather(*(process.serving() for process in processes))
+    return processes
+
+
+async def _replica(
+    stack: AsyncExitStack, name: str, service: StageProcess, stages: dict[str, str], folder: Path
+) -> Replica:
     overrides = folder / f"{name}.env"
     overrides.write_text("")
-    async with Proxy(service.address) as way:
-        environment = {
-            **GATEWAY_ENVIRONMENT,
-            **stages,
-            "ROLLOUT_ADDRESS": way.address,
-            "ROLLOUT_GATEWAY_NAME": name,
-            "ROLLOUT_SNAPSHOT_PATH": str(folder / f"{name}.json"),
-            "ROLLOUT_OVERRIDES_PATH": str(overrides),
-        }
-        async with running("gateway", environment) as process, SluiceClient(process.address, timeout=10) as client:
-            yield Replica(name, process, way, overrides, client)
+    way = await stack.enter_async_context(Proxy(service.address))
+    environment = {
+        **GATEWAY_ENVIRONMENT,
+        **stages,
+        "ROLLOUT_ADDRESS": way.address,
+        "ROLLOUT_GATEWAY_NAME": name,
+        "ROLLOUT_SNAPSHOT_PATH": str(folder / f"{name}.json"),
+        "ROLLOUT_OVERRIDES_PATH": str(overrides),
+    }
+    (process,) = await _started(stack, ("gateway", environment))
+    client = await stack.enter_async_context(SluiceClient(process.address, timeout=10))
+    return Replica(name, process, way, overrides, client)
 
 
 def _documents() -> list[Document]:

@@ -328,9 +328,13 @@ def report(
       sluice rollout report rerank | less
     """
     from sluice_cli import calls
-    from sluice_cli.rollout import report as command
 
-    calls.run(context, command.report, name, html=html, markdown=markdown, as_json=as_json)
+    try:
+        from sluice_cli.rollout.report import report as command
+    except ModuleNotFoundError as missing:
+        calls.say_problem(f"a report needs {missing.name}, which is not installed", "pip install 'sluice[report]'")
+        raise typer.Exit(calls.NOT_DONE) from None
+    calls.run(context, command, name, html=html, markdown=markdown, as_json=as_json)
 
 
 @app.command()
