@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from sluice.rollout.v1 import rollout_pb2 as pb
@@ -24,9 +26,12 @@ Rollout = Callable[..., Awaitable[Result]]
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Platform]:
+    # The command speaks on the same standard output.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     async with AsyncExitStack() as stack:
         settings = {"rollout_database_url": f"sqlite:///{tmp_path / 'rollout.db'}", "rollout_decision_seconds": 0.1}
         yield await start(stack, {"rollout"}, rollout=settings)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -76,9 +81,9 @@ async def test_a_feature_goes_from_a_plan_to_its_review(service: Platform, rollo
         assert "remedy: wait for more evidence" in early.stderr
 
         for said, share in (
+            (("hold", "enrichment", "--reason", "a freeze"), 100_000),
             (("set", "enrichment", "20%", "--yes", "--reason", "by hand"), 200_000),
             (("halve", "enrichment"), 100_000),
-            (("hold", "enrichment", "--reason", "a freeze"), 100_000),
             (("rollback", "enrichment"), 0),
             (("rearm", "enrichment", "--reason", "mended"), 0),
             (("start", "ramp", "--reason", "again"), 100_000),
@@ -91,7 +96,7 @@ async def test_a_feature_goes_from_a_plan_to_its_review(service: Platform, rollo
         assert again.exit_code == calls.NEEDS_A_LOOK
 
         actions = [entry["action"] for entry in json.loads((await rollout("history", "--json")).stdout)]
-        wanted = "CREATED STARTED SET HALVED HELD ROLLED_BACK REARMED STARTED KILLED"
+        wanted = "CREATED STARTED HELD SET HALVED ROLLED_BACK REARMED STARTED KILLED"
         assert [action for action in actions if action in wanted] == wanted.split()
     page, text = tmp_path / "r.html", tmp_path / "r.md"
     assert (await rollout("report", "enrichment", "--html", str(page), "--markdown", str(text))).exit_code == calls.DONE

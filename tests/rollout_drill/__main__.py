@@ -28,7 +28,7 @@ from tests.rollout_drill.rows import ROWS, Row, Seen
 RESULT = BUILD / "rollout.json"
 REVIEW = BUILD / "rollout-review.html"
 REVIEWED = "words-errors"
-LONGEST_SECONDS = 240.0
+LONGEST_SECONDS = 300.0
 _NARROWEST = 150
 
 Results = list[tuple[Row, Seen, float]]

@@ -30,7 +30,7 @@ WORDS_ALONE = Features(dense=False)
 CRITERIA = Criteria(
     error_rate_max=0.02, p95_increase_max=0.3, p99_increase_max=0.4, p95_max=3.5, p99_max=5.0, quality_score_min=None
 )
-DETECTED_WITHIN_SECONDS = 150.0
+DETECTED_WITHIN_SECONDS = 240.0
 AS_GOOD_REQUESTS = 4000
 AS_GOOD_SECONDS = 90.0
 
