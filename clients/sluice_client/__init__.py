@@ -30,7 +30,9 @@ Every call has a deadline. Whatever fails, fails as a `SluiceError`.
 
 from sluice_client.answers import (
     Answer,
+    Arm,
     Chunk,
+    FeatureArm,
     Features,
     Outcome,
     Policies,
@@ -42,6 +44,7 @@ from sluice_client.answers import (
     Strategy,
 )
 from sluice_client.client import SluiceClient
+from sluice_client.comparisons import Comparison
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
@@ -59,13 +62,16 @@ from sluice_client.versions import (
 
 __all__ = [
     "Answer",
+    "Arm",
     "Chunk",
     "Chunking",
     "CollectionConfig",
     "CollectionVersion",
+    "Comparison",
     "Condition",
     "Config",
     "Document",
+    "FeatureArm",
     "Features",
     "Filter",
     "Indexed",
