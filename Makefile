@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-drill bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ test-crash: setup ## Kills what builds and switches indexes, at random moments; 
 
 rollout-drill: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
 	@$(BIN)/python -m tests.rollout_drill
+
+rollout-aa: setup ## Simulates ramps that change nothing, and some that do; build/rollout-aa.json.
+	@$(BIN)/python -m tests.rollout.aa
+
+rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
+	@$(BIN)/python -m tests.rollout.crash
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed

@@ -124,6 +124,61 @@ def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 
 
 @app.command()
+def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="Enhanced: reorder.")] = None,
+    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="Enhanced: search for variants.")] = None,
+    strategy: Annotated[
+        Literal["synonyms", "multi_query"] | None, typer.Option(help="Enhanced: how variants are made.")
+    ] = None,
+    feature: Annotated[
+        str, typer.Option(metavar="NAME", help="Enhanced: what users of this feature of the rollout get.")
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", help="Results of each answer, 1 to 100.")] = 10,
+    collection: Collection = "",
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="CONDITION", help="Keep what matches, as for sluice search."),
+    ] = None,
+    by_document: Annotated[bool, typer.Option("--by-document", help="No more than the best chunk of each.")] = False,
+    persistence: Annotated[
+        float | None, typer.Option(metavar="P", help="Of the rank-biased overlap, above 0 and below 1; else 0.9.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show side by side what a question gets now, and what it gets with more switched on.
+
+    Without a switch and without --feature, the enhanced answer has expansion and reranking on. It counts for no
+    rollout and changes nothing. The standard answer is made first; vectors that both need may then come from a cache.
+
+    \b
+    Examples:
+      sluice compare "parse command line options"
+      sluice compare "parse command line options" --rerank --limit 5
+      sluice compare "roll back" --feature rerank-v1
+      sluice compare "roll back" --json | jq .rank_biased_overlap
+    """
+    from sluice_cli import calls
+    from sluice_cli import compare as command
+
+    options = command.Options(
+        question=question,
+        rerank=rerank,
+        expand=expand,
+        strategy=strategy,
+        feature=feature,
+        limit=limit,
+        collection=collection,
+        conditions=conditions or [],
+        by_document=by_document,
+        persistence=persistence,
+        as_json=as_json,
+    )
+    calls.run(context, command.compare, options)
+
+
+@app.command()
 def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     source: Annotated[

@@ -44,6 +44,7 @@ from sluice_client.answers import (
     Strategy,
 )
 from sluice_client.client import SluiceClient
+from sluice_client.comparisons import Comparison
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
@@ -89,6 +90,7 @@ __all__ = [
     "Chunking",
     "CollectionConfig",
     "CollectionVersion",
+    "Comparison",
     "Condition",
     "Config",
     "Criteria",

@@ -148,24 +148,25 @@ class Arm(enum.StrEnum):
     """One side of a feature's rollout."""
 
     TREATMENT = "treatment"
-    """Users that the feature reaches."""
+    """The feature took effect."""
     CONTROL = "control"
-    """As many that it does not reach."""
+    """It did not, and the request is what treatment is compared with."""
     STANDARD = "standard"
-    """All others, who are not compared."""
+    """It did not, and the request is not compared."""
     UNKNOWN = "unknown"
+    """One that a newer gateway has and this client does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureArm:
-    """Which side of a feature's rollout a request was on."""
+    """On which side of a feature's rollout a request was."""
 
     feature: str
     arm: Arm
     ramp_id: str
-    """Names the run of evidence that it counts in."""
+    """Names the run of evidence that the request counts for."""
     reason: str
-    """Why it is not compared, for machines: NO_USER, NOT_SELECTED, KILLED, ...; empty where it is."""
+    """Why it is STANDARD, for machines: an UPPER_SNAKE_CASE word such as NO_USER or KILLED; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,6 @@ class Answer:
     request_id: str
     """Finds the request in logs and traces."""
     snapshot_version: int = 0
-    """The snapshot of rollouts that decided; 0 where there is none."""
+    """Of the rollout's snapshot that decided; 0 where none did."""
     arms: Sequence[FeatureArm] = ()
-    """For every feature on its way to users."""
+    """Of every feature that is rolled out."""

@@ -84,6 +84,7 @@ class RolloutClient:
         self._file = file
         self._report_seconds = report_seconds
         self._to_acknowledge = asyncio.Event()
+        self._to_save = asyncio.Event()
         self._refused = ""
         self._unsent: pb.ReportEvidenceRequest | None = None
         self._unsent_totals: Sequence[ArmTotals] = ()
@@ -110,7 +111,9 @@ class RolloutClient:
     async def running(self) -> AsyncIterator[None]:
         """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
         metrics.snapshot_age.seconds = self._exposure.silence
-        tasks = [asyncio.create_task(_keep_on(work)) for work in (self._watch, self._acknowledge, self._report)]
+        tasks = [
+            asyncio.create_task(_keep_on(work)) for work in (self._watch, self._acknowledge, self._save, self._report)
+        ]
         try:
             yield
         finally:
@@ -159,17 +162,17 @@ class RolloutClient:
                     response = await stream.read()
                 if response is grpc.aio.EOF:
                     return
-                in_step = await self._hear(response)
+                in_step = self._hear(response)
                 yield in_step
                 if not in_step:
                     return
         finally:
             stream.cancel()
 
-    async def _hear(self, response: pb.WatchSnapshotResponse) -> bool:
+    def _hear(self, response: pb.WatchSnapshotResponse) -> bool:
         """Takes what it says; False where this stream does not bring what is newest, and another may."""
         if response.HasField("snapshot"):
-            await self._take(response.snapshot)
+            self._take(response.snapshot)
         newest = response.content_hash or response.snapshot.content_hash
         served = self._exposure.served
         if served is not None and newest == served.content_hash:
@@ -178,12 +181,12 @@ class RolloutClient:
                 again = pb.Snapshot()
                 again.CopyFrom(served.snapshot)
                 again.version = response.version
-                await self._take(again)
+                self._take(again)
             self._exposure.confirm()
             return True
         return newest == self._refused
 
-    async def _take(self, snapshot: pb.Snapshot) -> None:
+    def _take(self, snapshot: pb.Snapshot) -> None:
         before = self._exposure.served
         try:
             served = serve(snapshot, self._defaults, before=before)
@@ -198,11 +201,21 @@ class RolloutClient:
             _log.warning("the rollout service's store was reset", version=served.version, before=before.version)
         self._exposure.take(served)
         self.acknowledge_soon()
+        self._to_save.set()
         _log.info("snapshot served", version=served.version, features=len(served.snapshot.features))
-        try:
-            await asyncio.to_thread(self._file.save, served)
-        except OSError as error:
-            _log.error("snapshot not saved", path=str(self._file.path), problem=error.strerror or str(error))
+
+    async def _save(self) -> None:
+        """Beside the stream, where a slow disk would hold up a kill."""
+        while True:
+            await self._to_save.wait()
+            self._to_save.clear()
+            served = self._exposure.served
+            if served is None:
+                continue
+            try:
+                await asyncio.to_thread(self._file.save, served)
+            except OSError as error:
+                _log.error("snapshot not saved", path=str(self._file.path), problem=error.strerror or str(error))
 
     async def _acknowledge(self) -> None:
         pause = _FIRST_PAUSE_SECONDS

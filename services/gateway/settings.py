@@ -103,7 +103,8 @@ class GatewaySettings(SheddingSettings):
         0,
         ge=0,
         le=100,
-        description="Share of users that get reranking where `RERANK_ENABLED` is 0, for a machine without the rollout service.",
+        description="Share of users that get reranking where `RERANK_ENABLED` is 0, for a machine without the rollout "
+        "service.",
     )
     expansion_rollout_percentage: int = Field(
         0,

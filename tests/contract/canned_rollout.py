@@ -1,167 +1,112 @@
-"""A rollout service of canned answers: it records what it is asked, and fails when it is told to."""
+"""A rollout service of canned snapshots: it sends what it is given, and records what it is told."""
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from services.common import status
-from services.common.errors import NotFound, SluiceError
+from services.common.errors import SluiceError
+from services.common.snapshots import content_hash
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+RENEWAL_SECONDS = 0.05
 
 
-@dataclasses.dataclass
-class CannedRollout:
-    """Does what commands say, without thinking."""
+def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
+    """A feature that ramps; by default it switches expansion on, which needs no model."""
+    given: dict[str, Any] = {
+        "salt": name,
+        "overrides": pb.Overrides(expansion=True),
+        "ramp_id": f"{name}.1",
+        "lease_duration": Duration(seconds=60),
+    }
+    return pb.SnapshotFeature(name=name, **given | fields)
 
-    address: str = ""
-    requests: list[Any] = dataclasses.field(default_factory=list)
-    """All of them, in their order."""
-    features: dict[str, pb.Feature] = dataclasses.field(default_factory=dict)
-    history: list[pb.HistoryEntry] = dataclasses.field(default_factory=list)
-    failures: deque[SluiceError | None] = dataclasses.field(default_factory=deque)
-    """How the next calls end, one after the other; None is well."""
-    version: int = 1
-    """Of the newest snapshot."""
-    gateways: list[pb.Gateway] = dataclasses.field(default_factory=list)
-    acknowledging: bool = True
-    """Whether the gateways serve every new snapshot at once."""
 
-    @property
-    def commands(self) -> list[Any]:
-        """What was commanded."""
-        return [request for request in self.requests if hasattr(request, "command")]
+class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
+    """Serves one snapshot at a time."""
 
-    def handler(self, name: str) -> Any:
-        """The method of one RPC."""
+    def __init__(self) -> None:
+        self.address = ""
+        self.snapshot: pb.Snapshot | None = None
+        self.watches: list[pb.WatchSnapshotRequest] = []
+        self.acknowledged: list[pb.AcknowledgeSnapshotRequest] = []
+        self.reports: list[pb.ReportEvidenceRequest] = []
+        self.failures: deque[SluiceError] = deque()
+        """How the next reports end, one after the other."""
+        self.silent = False
+        """Says nothing more, and leaves the connection as it is."""
+        self._changed = asyncio.Event()
 
-        async def handle(request: Any, context: Context) -> Any:
-            self.requests.append(request)
-            failure = self.failures.popleft() if self.failures else None
-            try:
-                if failure is not None:
-                    raise failure
-                return getattr(self, f"_{name}", self._command)(name, request)
-            except SluiceError as error:
-                await context.abort(status.code_of(error), error.message, status.trailers_of(error))
+    def publish(
+        self, *features: pb.SnapshotFeature, version: int | None = None, made: int | None = None
+    ) -> pb.Snapshot:
+        """Makes a snapshot, and sends it to whoever watches."""
+        number = version or (self.snapshot.version + 1 if self.snapshot else 1)
+        snapshot = pb.Snapshot(version=number, content_hash=content_hash(features), features=features)
+        snapshot.create_time.FromSeconds(1_000_000 + (number if made is None else made))
+        self.send(snapshot)
+        return snapshot
 
-        return handle
+    def send(self, snapshot: pb.Snapshot) -> None:
+        """Sends a snapshot as it is."""
+        self.snapshot = snapshot
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def _ListFeatures(self, _name: str, _request: Any) -> Any:  # noqa: N802  # gRPC's name
-        features = [self.features[name] for name in sorted(self.features)]
-        return pb.ListFeaturesResponse(features=features, snapshot_version=self.version)
-
-    def _GetFeature(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        return pb.GetFeatureResponse(
-            feature=self._feature(request.name),
-            guardrails=[
-                pb.GuardrailEvidence(
-                    guardrail=pb.GUARDRAIL_ERRORS,
-                    treatment_count=9,
-                    control_count=2,
-                    log_evidence=3.1,
-                    log_threshold=4.38,
-                    log_non_inferiority=-0.5,
-                    log_non_inferiority_threshold=4.38,
+    async def WatchSnapshot(  # noqa: N802  # gRPC's name
+        self, request: pb.WatchSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.WatchSnapshotResponse]:
+        """The snapshot where it is new to the caller, else a renewal."""
+        self.watches.append(request)
+        sent = request.content_hash
+        while True:
+            changed = self._changed
+            if self.snapshot is not None and not self.silent:
+                new = self.snapshot.content_hash != sent
+                sent = self.snapshot.content_hash
+                yield pb.WatchSnapshotResponse(
+                    snapshot=self.snapshot if new else None, content_hash=sent, version=self.snapshot.version
                 )
-            ],
-            arms=[_totals(pb.ARM_TREATMENT, 120, 9), _totals(pb.ARM_CONTROL, 118, 2)],
-            gateways=self.gateways,
-        )
+            try:
+                await asyncio.wait_for(changed.wait(), RENEWAL_SECONDS)
+            except TimeoutError:
+                continue
 
-    def _ListHistory(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        start = int(request.page_token or 0)
-        end = start + 2  # a page is small here
-        more = str(end) if end < len(self.history) else ""
-        return pb.ListHistoryResponse(entries=self.history[start:end], next_page_token=more)
+    async def AcknowledgeSnapshot(  # noqa: N802  # gRPC's name
+        self, request: pb.AcknowledgeSnapshotRequest, context: Context
+    ) -> pb.AcknowledgeSnapshotResponse:
+        """Takes note."""
+        self.acknowledged.append(request)
+        return pb.AcknowledgeSnapshotResponse()
 
-    def _GetReport(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        return pb.GetReportResponse(feature=self._feature(request.name), history=self.history)
-
-    def _CreateFeature(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        self.features[request.name] = pb.Feature(
-            name=request.name,
-            description=request.description,
-            salt=request.salt or request.name,
-            overrides=request.overrides,
-            state=pb.FEATURE_STATE_READY,
-        )
-        return pb.CreateFeatureResponse(feature=self.features[request.name])
-
-    def _StartRamp(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        feature = self._feature(request.name)
-        feature.plan.CopyFrom(request.plan)
-        feature.step = 1
-        self._change(feature, pb.FEATURE_STATE_RAMPING, request.plan.steps[0].treatment_ppm)
-        return pb.StartRampResponse(feature=feature)
-
-    def _SetPercentage(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
-        feature = self._feature(request.name)
-        self._change(feature, pb.FEATURE_STATE_HELD, request.treatment_ppm)
-        return pb.SetPercentageResponse(feature=feature)
-
-    def _command(self, name: str, request: Any) -> Any:
-        feature = self._feature(request.name)
-        state, share = {
-            "PromoteFeature": (pb.FEATURE_STATE_RAMPING, 500_000),
-            "HoldFeature": (pb.FEATURE_STATE_HELD, feature.treatment_ppm),
-            "HalveFeature": (pb.FEATURE_STATE_HELD, feature.treatment_ppm // 2),
-            "RollBackFeature": (pb.FEATURE_STATE_ROLLED_BACK, 0),
-            "KillFeature": (pb.FEATURE_STATE_KILLED, 0),
-            "RearmFeature": (pb.FEATURE_STATE_READY, 0),
-        }[name]
-        self._change(feature, state, share)
-        return getattr(pb, f"{name}Response")(feature=feature)
-
-    def _feature(self, name: str) -> pb.Feature:
-        if name not in self.features:
-            raise NotFound(f"there is no feature {name!r}", reason="FEATURE_NOT_FOUND")
-        return self.features[name]
-
-    def _change(self, feature: pb.Feature, state: pb.FeatureState.ValueType, share: int) -> None:
-        feature.state, feature.treatment_ppm = state, share
-        self.version += 1
-        if self.acknowledging:
-            for gateway in self.gateways:
-                gateway.version = self.version
-
-
-def _totals(arm: pb.Arm.ValueType, count: int, errors: int) -> pb.ArmTotals:
-    totals = pb.ArmTotals(
-        arm=arm,
-        request_count=count,
-        unit_count=count // 2,
-        bad_events=[pb.BadEventCount(guardrail=pb.GUARDRAIL_ERRORS, event_count=errors)],
-        quality_score=0.7,
-    )
-    totals.p50.FromMilliseconds(40)
-    totals.p95.FromMilliseconds(95)
-    totals.p99.FromMilliseconds(1500)
-    return totals
+    async def ReportEvidence(  # noqa: N802  # gRPC's name
+        self, request: pb.ReportEvidenceRequest, context: Context
+    ) -> pb.ReportEvidenceResponse:
+        """Takes note, and fails where it was told to."""
+        self.reports.append(request)
+        if self.failures:
+            error = self.failures.popleft()
+            await context.abort(status.code_of(error), error.message, status.trailers_of(error))
+        return pb.ReportEvidenceResponse()
 
 
 @asynccontextmanager
-async def canned_rollout() -> AsyncIterator[CannedRollout]:
-    """A canned rollout service that listens on a free port, and three gateways that follow it."""
-    canned = CannedRollout()
-    for number in range(1, 4):
-        canned.gateways.append(pb.Gateway(name=f"gateway-{number}", version=1, live=True))
-        canned.gateways[-1].last_seen_time.GetCurrentTime()
-    methods = [method.name for method in pb.DESCRIPTOR.services_by_name["RolloutService"].methods]
-    servicer = type("Servicer", (rollout_pb2_grpc.RolloutServiceServicer,), {})()
-    for name in methods:
-        setattr(servicer, name, canned.handler(name))
+async def canned_rollout(port: int = 0, canned: CannedRollout | None = None) -> AsyncIterator[CannedRollout]:
+    """A canned rollout service that listens."""
+    canned = canned or CannedRollout()
     server = grpc.aio.server()
-    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, server)
-    canned.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(canned, server)  # type: ignore[no-untyped-call]
+    canned.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
     try:
         yield canned

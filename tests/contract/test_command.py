@@ -108,6 +108,36 @@ async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGatew
     assert not result.stderr
 
 
+# Comparing
+
+
+async def test_a_comparison_is_shown_side_by_side_and_as_json(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents |= {name: pb.Document(id=name, title=f"Title {name}") for name in ("d0", "d1", "d2")}
+    said = "compare why? --rerank --limit 3 --collection c --feature rerank-v1 --persistence 0.5"
+    result = await sluice(*said.split())
+    assert result.exit_code == calls.DONE
+    assert gateway.requests[-1] == pb.CompareSearchRequest(
+        search=pb.SearchRequest(query="why?", limit=3, collection="c", features=pb.Features()),
+        enhanced=pb.Features(rerank=True),
+        feature="rerank-v1",
+        persistence=0.5,
+    )
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "1 Title d0 Title d2 ▲2 from 3" in lines
+    assert "3 Title d2" in lines
+    assert "all 40.0 140.0 +0.100 s" in lines
+    assert "50% · rank-biased overlap: 0.375" in result.stdout
+    found = json.loads((await sluice("compare", "why?", "--json")).stdout)
+    assert (found["overlap"], found["enhanced_seconds"], len(found["standard"]["results"])) == (0.5, 0.14, 3)
+    assert found["standard"]["arms"] == [
+        {"feature": "rerank-v1", "arm": "standard", "ramp_id": "", "reason": "NO_USER"}
+    ]
+
+
+async def test_a_comparison_without_results_says_so(sluice: Sluice) -> None:
+    assert "Neither answer has a result." in (await sluice("compare", "why?")).stdout
+
+
 # Trouble
 
 
@@ -472,7 +502,8 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("search", "index", "delete", "config", "doctor", "loadtest", "reindex", "rollback", "verify", "collections"),
+        *("search", "compare", "index", "delete", "config", "doctor", "loadtest"),
+        *("reindex", "rollback", "verify", "collections"),
         *("snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
     ],
 )

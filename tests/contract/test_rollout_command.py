@@ -23,14 +23,14 @@ from sluice_client import (
     RolloutClient,
     SluiceError,
 )
-from tests.contract.canned_rollout import CannedRollout, canned_rollout
+from tests.contract.canned_operations import CannedOperations, canned_operations
 
 Rollout = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[CannedRollout]:
-    async with canned_rollout() as running:
+async def service() -> AsyncIterator[CannedOperations]:
+    async with canned_operations() as running:
         running.features["rerank"] = pb.Feature(
             name="rerank",
             overrides=pb.Overrides(rerank=True, rerank_candidate_count=50),
@@ -40,7 +40,7 @@ async def service() -> AsyncIterator[CannedRollout]:
 
 
 @pytest.fixture
-def rollout(service: CannedRollout) -> Rollout:
+def rollout(service: CannedOperations) -> Rollout:
     """Runs `sluice rollout`, in a thread, since the service lives in this one's event loop."""
 
     async def run(*arguments: str) -> Result:
@@ -65,7 +65,7 @@ def rollout(service: CannedRollout) -> Rollout:
     ],
 )
 async def test_a_command_says_who_and_why_and_returns_when_all_gateways_serve_it(
-    service: CannedRollout, rollout: Rollout, said: str, request_type: type, state: str
+    service: CannedOperations, rollout: Rollout, said: str, request_type: type, state: str
 ) -> None:
     result = await rollout(said, "rerank", "--reason", "OPS-1", "--actor", "ann")
     assert result.exit_code == calls.DONE, result.stderr
@@ -78,7 +78,7 @@ async def test_a_command_says_who_and_why_and_returns_when_all_gateways_serve_it
 
 
 async def test_what_takes_a_feature_back_needs_no_reason_and_asks_nothing(
-    service: CannedRollout, rollout: Rollout
+    service: CannedOperations, rollout: Rollout
 ) -> None:
     for said in ("kill", "rollback", "halve"):
         assert (await rollout(said, "rerank")).exit_code == calls.DONE
@@ -89,7 +89,7 @@ async def test_what_takes_a_feature_back_needs_no_reason_and_asks_nothing(
 
 
 async def test_a_command_whose_answer_is_lost_is_sent_again_under_the_same_id(
-    service: CannedRollout, rollout: Rollout
+    service: CannedOperations, rollout: Rollout
 ) -> None:
     service.failures.extend([errors.Unavailable("not now"), errors.Unavailable("nor now"), None])
     assert (await rollout("kill", "rerank")).exit_code == calls.DONE
@@ -100,7 +100,7 @@ async def test_a_command_whose_answer_is_lost_is_sent_again_under_the_same_id(
 
 
 async def test_a_gateway_that_does_not_serve_it_is_named(
-    service: CannedRollout, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+    service: CannedOperations, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "ACKNOWLEDGED_WITHIN_SECONDS", 0.3)
     service.acknowledging = False
@@ -113,7 +113,7 @@ async def test_a_gateway_that_does_not_serve_it_is_named(
     assert "ROLLOUT_KILL=NAME" in told
 
 
-async def test_more_users_by_hand_need_a_yes(service: CannedRollout, rollout: Rollout) -> None:
+async def test_more_users_by_hand_need_a_yes(service: CannedOperations, rollout: Rollout) -> None:
     service.features["rerank"].treatment_ppm = 100_000
     refused = await rollout("set", "rerank", "25%", "--reason", "x")
     assert refused.exit_code == calls.WRONG_COMMAND_LINE
@@ -125,7 +125,7 @@ async def test_more_users_by_hand_need_a_yes(service: CannedRollout, rollout: Ro
     assert [command.treatment_ppm for command in service.commands] == [250_000, 5_000]
 
 
-async def test_a_feature_is_made_of_what_is_said(service: CannedRollout, rollout: Rollout) -> None:
+async def test_a_feature_is_made_of_what_is_said(service: CannedOperations, rollout: Rollout) -> None:
     said = "create phrases --expand --strategy multi_query --variants 5 --no-rerank --salt s --description d --reason r"
     made = await rollout(*said.split(), "--json")
     assert made.exit_code == calls.DONE
@@ -141,7 +141,7 @@ async def test_a_feature_is_made_of_what_is_said(service: CannedRollout, rollout
 
 
 async def test_a_plan_of_several_features_is_worked_off_by_the_same_command(
-    service: CannedRollout, rollout: Rollout
+    service: CannedOperations, rollout: Rollout
 ) -> None:
     del service.features["rerank"]
     week = ("start", "weekly", "--reason", "the week's")
@@ -163,7 +163,7 @@ async def test_a_plan_of_several_features_is_worked_off_by_the_same_command(
     assert len(service.commands) == 8
 
 
-async def test_a_feature_that_was_taken_back_stops_the_plan(service: CannedRollout, rollout: Rollout) -> None:
+async def test_a_feature_that_was_taken_back_stops_the_plan(service: CannedOperations, rollout: Rollout) -> None:
     for state in (pb.FEATURE_STATE_ROLLED_BACK, pb.FEATURE_STATE_KILLED, pb.FEATURE_STATE_HELD):
         service.features["rerank"].state = state
         result = await rollout("start", "weekly", "--feature", "rerank", "--reason", "x")
@@ -172,7 +172,7 @@ async def test_a_feature_that_was_taken_back_stops_the_plan(service: CannedRollo
     assert not service.commands
 
 
-async def test_a_feature_keeps_its_meaning(service: CannedRollout, rollout: Rollout) -> None:
+async def test_a_feature_keeps_its_meaning(service: CannedOperations, rollout: Rollout) -> None:
     service.features["rerank"].overrides.rerank_candidate_count = 20
     result = await rollout("start", "weekly", "--feature", "rerank", "--reason", "x")
     assert result.exit_code == calls.NOT_DONE
@@ -180,7 +180,7 @@ async def test_a_feature_keeps_its_meaning(service: CannedRollout, rollout: Roll
     assert not service.commands
 
 
-async def test_the_service_gets_the_plan_as_it_is_written(service: CannedRollout, rollout: Rollout) -> None:
+async def test_the_service_gets_the_plan_as_it_is_written(service: CannedOperations, rollout: Rollout) -> None:
     assert (await rollout("start", "ramp", "--reason", "x")).exit_code == calls.DONE
     plan = service.commands[-1].plan
     assert [(step.treatment_ppm, step.dwell.seconds, step.automatic) for step in plan.steps] == [
@@ -194,7 +194,7 @@ async def test_the_service_gets_the_plan_as_it_is_written(service: CannedRollout
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "twisted", "gone"])
 async def test_a_plan_that_cannot_be_read_changes_nothing(
-    service: CannedRollout, rollout: Rollout, tmp_path: Path, damage: str
+    service: CannedOperations, rollout: Rollout, tmp_path: Path, damage: str
 ) -> None:
     path = tmp_path / "plan.yaml"
     whole = plans.template_text("weekly")
@@ -227,7 +227,7 @@ async def test_a_plan_can_be_printed_changed_and_checked_without_a_service(tmp_p
 # Looking
 
 
-async def test_status_shows_shares_arms_evidence_and_gateways(service: CannedRollout, rollout: Rollout) -> None:
+async def test_status_shows_shares_arms_evidence_and_gateways(service: CannedOperations, rollout: Rollout) -> None:
     await rollout("start", "weekly", "--feature", "rerank", "--reason", "x")
     service.gateways[2].version = 1
     service.gateways[1].locally_killed.append("rerank")
@@ -252,7 +252,7 @@ async def test_status_shows_shares_arms_evidence_and_gateways(service: CannedRol
     assert found["features"][0]["feature"]["plan"]["steps"][0]["dwell"] == timedelta(days=1).total_seconds()
 
 
-async def test_features_are_listed_and_shown(service: CannedRollout, rollout: Rollout) -> None:
+async def test_features_are_listed_and_shown(service: CannedOperations, rollout: Rollout) -> None:
     listed = (await rollout("list")).stdout
     assert "rerank on, rerank candidate count 50" in listed
     assert "switches: rerank on" in (await rollout("show", "rerank")).stdout
@@ -264,7 +264,7 @@ async def test_features_are_listed_and_shown(service: CannedRollout, rollout: Ro
     assert "remedy: `sluice rollout list` names those there are" in missing.stderr
 
 
-async def test_the_history_is_read_to_its_end(service: CannedRollout, rollout: Rollout) -> None:
+async def test_the_history_is_read_to_its_end(service: CannedOperations, rollout: Rollout) -> None:
     for number in range(1, 6):
         entry = pb.HistoryEntry(number=number, feature="rerank", action="SET", actor="ann", new_treatment_ppm=number)
         entry.time.FromSeconds(1_800_000_000 + number)
@@ -279,7 +279,7 @@ async def test_the_history_is_read_to_its_end(service: CannedRollout, rollout: R
     assert "0.0004 % -> 0.0005 %" in shown
 
 
-async def test_a_report_is_text_a_page_or_json(service: CannedRollout, rollout: Rollout, tmp_path: Path) -> None:
+async def test_a_report_is_text_a_page_or_json(service: CannedOperations, rollout: Rollout, tmp_path: Path) -> None:
     assert (await rollout("report", "rerank")).stdout.startswith("# Rollout of rerank: not started")
     page = tmp_path / "page.html"
     written = await rollout("report", "rerank", "--html", str(page), "--markdown", str(tmp_path / "page.md"))
@@ -301,7 +301,7 @@ async def test_a_report_is_text_a_page_or_json(service: CannedRollout, rollout: 
     ],
 )
 async def test_every_refusal_comes_with_a_remedy(
-    service: CannedRollout, rollout: Rollout, failure: errors.SluiceError, remedy: str
+    service: CannedOperations, rollout: Rollout, failure: errors.SluiceError, remedy: str
 ) -> None:
     service.failures.append(failure)
     result = await rollout("promote", "rerank", "--reason", "x")
@@ -317,14 +317,14 @@ async def test_a_service_that_is_gone_leaves_a_way_to_kill() -> None:
     assert "Traceback" not in result.stderr
 
 
-async def test_what_a_newer_service_says_is_unknown_and_no_error(service: CannedRollout) -> None:
+async def test_what_a_newer_service_says_is_unknown_and_no_error(service: CannedOperations) -> None:
     service.features["rerank"].state = 99  # type: ignore[assignment]
     async with RolloutClient(service.address, actor="ann") as client:
         assert (await client.feature("rerank")).feature.state is FeatureState.UNKNOWN
         assert (await client.feature("rerank")).guardrails[0].guardrail is Guardrail.ERRORS
 
 
-async def test_a_plan_comes_back_as_it_was_sent(service: CannedRollout) -> None:
+async def test_a_plan_comes_back_as_it_was_sent(service: CannedOperations) -> None:
     plan = Plan(
         name="p",
         steps=[PlanStep(1, timedelta(milliseconds=250)), PlanStep(2, timedelta(days=3), automatic=True)],
