@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from types import TracebackType
@@ -95,6 +95,8 @@ class _Model:
     tokenize: Callable[[Any], list[Any]]
     """A text, or a question, to its rows."""
     compute: Callable[[Sequence[Any]], NDArray[np.float32]]
+    passes: int
+    """Passes that the stage computes at once."""
 
 
 _model: _Model
@@ -132,7 +134,8 @@ def _embedder() -> _Model:
         cache_dir=settings.model_cache_dir,
         threads=settings.inference_threads,
     )
-    return _Model(lambda texts: backend.tokenize(texts, TextKind.DOCUMENT), backend.embed)
+    passes = settings.scheduler_limits(backend.model).workers
+    return _Model(lambda texts: backend.tokenize(texts, TextKind.DOCUMENT), backend.embed, passes)
 
 
 def _reranker() -> _Model:
@@ -155,14 +158,14 @@ def _reranker() -> _Model:
     def tokenize(questions: Sequence[Question]) -> list[Any]:
         return [row for asked in questions for row in backend.tokenize(asked.query, asked.passages)]
 
-    return _Model(tokenize, backend.score)
+    return _Model(tokenize, backend.score, settings.scheduler_limits(backend.model).workers)
 
 
 def _rate(inputs: Sequence[Any], cut: Cut) -> float:
     started = time.perf_counter()
     rows = sorted(_model.tokenize(inputs), key=lambda row: row.token_count)
-    for batch in cut.batches([row.token_count for row in rows]):
-        _model.compute(rows[batch])
+    with ThreadPoolExecutor(_model.passes) as passes:
+        list(passes.map(_model.compute, [rows[batch] for batch in cut.batches([row.token_count for row in rows])]))
     return len(rows) / (time.perf_counter() - started)
 
 

@@ -229,12 +229,7 @@ class RetrieverClient:
         """Creates a collection for the model that made the vectors."""
         request = retriever_pb2.CreateCollectionRequest(
             collection=collection,
-            model=retriever_pb2.CollectionModel(
-                name=embedded.model,
-                fingerprint=embedded.fingerprint,
-                dimension=embedded.dimension,
-                precision=embedded.precision,
-            ),
+            model=_model(embedded.model, embedded),
         )
         await self.channel.call(self._stub.CreateCollection, request, deadline=deadline)
 
@@ -287,12 +282,7 @@ class RetrieverClient:
         """The version to be filled by a model, new or begun before."""
         request = retriever_pb2.CreateVersionRequest(
             collection=collection,
-            model=retriever_pb2.CollectionModel(
-                name=model.name,
-                fingerprint=model.fingerprint,
-                dimension=model.dimension,
-                precision=model.precision,
-            ),
+            model=_model(model.name, model),
         )
         reply = await self.channel.call(self._stub.CreateVersion, request, deadline=deadline)
         return Begun(reply.version.index_version, reply.live.index_version, reply.live.passage_count)
@@ -461,6 +451,12 @@ class RetrieverClient:
             fields,
             found.create_time.ToDatetime(UTC),
         )
+
+
+def _model(name: str, made_by: Embedded | EmbeddingModel) -> retriever_pb2.CollectionModel:
+    return retriever_pb2.CollectionModel(
+        name=name, fingerprint=made_by.fingerprint, dimension=made_by.dimension, precision=made_by.precision
+    )
 
 
 def _passage(message: retriever_pb2.Passage) -> Passage:

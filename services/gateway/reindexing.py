@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.gateway.embedders import Embedders, EmbeddingModel
+from services.gateway.indexing import Store
 from services.gateway.stages import Embedded, Passage, Upserted
 from services.gateway.verification import Check, Verification
 
@@ -103,20 +104,8 @@ class VersionStore(Protocol):
     async def abandon_version(self, version: str, *, deadline: float) -> None: ...  # noqa: D102
 
 
-class LiveStore(Protocol):
+class LiveStore(Store, Protocol):
     """Writes to live versions."""
-
-    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None: ...  # noqa: D102
-
-    async def upsert(  # noqa: D102
-        self,
-        collection: str,
-        passages: Sequence[Passage],
-        vectors: Sequence[bytes],
-        *,
-        model_fingerprint: str,
-        deadline: float,
-    ) -> Upserted: ...
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Deleted: ...  # noqa: D102
 

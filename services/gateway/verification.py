@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from services.common.errors import SluiceError
 from services.gateway.embedders import Embedders
-from services.gateway.stages import Passage, Retrieved, SearchVariant
+from services.gateway.stages import Passage, Retrieved, Retriever, SearchVariant
 
 ResultT = TypeVar("ResultT")
 
@@ -59,25 +59,12 @@ class Sample:
     count: int
 
 
-class Versions(Protocol):
+class Versions(Retriever, Protocol):
     """Searched and sampled by the names of versions."""
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample: ...  # noqa: D102
 
     async def get(self, collection: str, ids: Sequence[str], *, deadline: float) -> Sequence[Passage]: ...  # noqa: D102
-
-    async def search(  # noqa: D102
-        self,
-        collection: str,
-        variants: Sequence[SearchVariant],
-        *,
-        filter: bytes,  # noqa: A002  # the field's word
-        limit: int,
-        dense_weight: float,
-        lexical_weight: float,
-        model_fingerprint: str,
-        deadline: float,
-    ) -> Retrieved: ...
 
 
 class Verification:

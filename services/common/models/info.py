@@ -59,6 +59,18 @@ class ModelSpec:
     prompts: dict[str, str]
     """What the model wants in front of a `query` and of a `document`; mostly empty."""
 
+    def info(self, *, name: str, fingerprint: str, backend: str, precision: str, device: str) -> ModelInfo:
+        """The model, loaded on a backend."""
+        return ModelInfo(
+            name=name,
+            fingerprint=fingerprint,
+            dimension=self.dimension,
+            max_token_count=self.max_token_count,
+            backend=backend,
+            precision=precision,
+            device=device,
+        )
+
 
 def weight_files(folder: Path) -> list[Path]:
     """The weights in a model folder: safetensors, or else PyTorch's older format; empty where there are none."""

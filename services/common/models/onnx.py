@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from services.common.models.artifacts import built_once
-from services.common.models.info import ModelInfo, ModelSpec, fingerprint_of
+from services.common.models.info import ModelSpec, fingerprint_of
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
 
@@ -28,11 +28,9 @@ class OnnxRuntime:
     def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
         self.spec = ModelSpec(**json.loads((folder / SPEC_FILE).read_text()))
         self.tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_text(), self.spec.max_token_count)
-        self.info = ModelInfo(
+        self.info = self.spec.info(
             name=name,
             fingerprint=fingerprint,
-            dimension=self.spec.dimension,
-            max_token_count=self.spec.max_token_count,
             backend="onnx",
             precision="fp32",
             device="cpu",

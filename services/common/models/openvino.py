@@ -1,10 +1,15 @@
-"""The engine for int8 on cpu: OpenVINO over an export that was quantized once and kept."""
+"""The engine for int8 on cpu: OpenVINO over an export that was quantized once and kept.
+
+A pass has one thread, and there are as many passes at once as threads: a second thread in a pass of a small model in
+int8 gains next to nothing (docs/adr/0017-int8-streams.md).
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ import openvino
 from numpy.typing import NDArray
 
 from services.common.models.artifacts import built_once
-from services.common.models.info import ModelInfo, ModelSpec, fingerprint_of
+from services.common.models.info import ModelSpec, fingerprint_of
 from services.common.models.onnx import SPEC_FILE, TOKENIZER_FILE
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
@@ -33,16 +38,15 @@ class OpenVinoRuntime:
     def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
         self.spec = ModelSpec(**json.loads((folder / SPEC_FILE).read_text()))
         self.tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_text(), self.spec.max_token_count)
-        self.info = ModelInfo(
+        self.info = self.spec.info(
             name=name,
             fingerprint=fingerprint,
-            dimension=self.spec.dimension,
-            max_token_count=self.spec.max_token_count,
             backend="openvino",
             precision="int8",
             device="cpu",
         )
         self._model = _compiled(folder / GRAPH_FILE, threads)
+        self._threads = threads
         self._inputs = [graph_input.get_any_name() for graph_input in self._model.inputs]
         self._local = threading.local()
 
@@ -70,10 +74,13 @@ class OpenVinoRuntime:
         return min(-(-token_count // step) * step, self.spec.max_token_count)
 
     def warm_up(self, batch_tokens: int) -> None:
-        """See `Runtime.warm_up`: every shape that can come, because its first time takes tens of milliseconds."""
-        for width in sorted({self.width(token_count) for token_count in range(1, self.spec.max_token_count + 1)}):
-            for rows in range(1, max(1, batch_tokens // width) + 1):
-                self.run([[self.spec.pad_token_id] * width] * rows)
+        """See `Runtime.warm_up`: every shape that can come, because its first time takes tens of milliseconds, and that
+        in every stream: so many passes at once take one each."""
+        widths = {self.width(token_count) for token_count in range(1, self.spec.max_token_count + 1)}
+        with ThreadPoolExecutor(self._threads) as passes:
+            for width in sorted(widths):
+                for rows in range(1, max(1, batch_tokens // width) + 1):
+                    list(passes.map(self.run, [[[self.spec.pad_token_id] * width] * rows] * self._threads))
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
@@ -88,10 +95,10 @@ class OpenVinoRuntime:
 
 
 def _compiled(graph: Path, threads: int) -> openvino.CompiledModel:
-    """The graph on `threads` of cpu that nobody is pinned to: services share these cores."""
+    """The graph in as many streams as `threads` of cpu, pinned to none: services share these cores."""
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": threads,
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
         # Where the processor has AMX, what is not int8 would be bf16, and a row would depend on its batch (5.8e-4).

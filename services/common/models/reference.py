@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.common.errors import StartupError
-from services.common.models.info import ModelInfo, ModelKind, ModelSpec, fingerprint_of
+from services.common.models.info import ModelKind, ModelSpec, fingerprint_of
 from services.common.models.resolver import ResolvedModel
 from services.common.models.tokenization import Tokenizer, feed_for
 
@@ -91,11 +91,9 @@ class TorchRuntime:
         self._bucket_tokens = _BUCKET_TOKENS if device == "cuda" else 1
         self.spec = self._model.spec()
         self.tokenizer = Tokenizer(self._model.tokenizer_definition(), self.spec.max_token_count)
-        self.info = ModelInfo(
+        self.info = self.spec.info(
             name=model.name,
             fingerprint=fingerprint_of(model.folder),
-            dimension=self.spec.dimension,
-            max_token_count=self.spec.max_token_count,
             backend="torch",
             precision=precision,
             device=device,

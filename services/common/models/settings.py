@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from services.common.cpu import available_cpus
 from services.common.models.artifacts import default_cache_dir
 from services.common.models.info import ModelInfo
 from services.common.scheduling import SchedulerLimits
@@ -24,7 +25,10 @@ class InferenceSettings(StageSettings):
         description="Folder for what is made from models once, as ONNX exports; unset is `~/.cache/sluice/models`.",
     )
     inference_threads: int = Field(
-        0, ge=0, le=1024, description="Threads of one forward pass; 0 means what the cgroup grants this process."
+        0,
+        ge=0,
+        le=1024,
+        description="Threads of one forward pass, in int8 of as many passes at once; 0 means what the cgroup grants.",
     )
     batch_tokens: int = Field(
         0,
@@ -54,8 +58,9 @@ class InferenceSettings(StageSettings):
         return SchedulerLimits(
             batch_tokens=self.batch_tokens or batch_tokens,
             padding_tokens=padding_tokens,
-            # ONNX Runtime computes passes side by side. OpenVINO, told to give each all threads, one after the other:
-            # there, shorter passes keep the wait short, and cost little because starting one does.
+            workers=(self.inference_threads or available_cpus()) if model.backend == "openvino" else 1,
+            # ONNX Runtime computes one pass more than there are workers. OpenVINO computes one in each of its streams:
+            # there, shorter passes keep the wait for a free one short, and cost little because starting one does.
             express=model.backend == "onnx",
             bulk_pass_seconds=0.012 if model.backend == "openvino" else 0.025,
             queued_tokens=self.queued_tokens,

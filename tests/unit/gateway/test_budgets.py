@@ -75,6 +75,14 @@ def test_long_candidates_take_the_place_of_several_short_ones() -> None:
     assert budgets.rerank_count(0, 1.01, [900, *[100] * 20]) == 2
 
 
+def test_reranking_is_tried_again_seconds_after_a_rush_although_nothing_was_measured_meanwhile() -> None:
+    budgets = Budgets()
+    for call in range(100):
+        budgets.rerank_character.observe(call / 20, 0.002)  # four times what an idle reranker takes
+    assert budgets.rerank_count(5.0, 5.1, [100, 100]) == 0
+    assert budgets.rerank_count(9.0, 9.1, [100, 100]) == 2
+
+
 def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
     budgets = Budgets()
     budgets.rerank_character.observe(10, 0.001)
