@@ -209,7 +209,7 @@ async def service_dead(platform: Platform, progress: Progress) -> Seen:
         seen = await _killed(platform, progress, name, given, "; the service was dead, and leases ended")
         asked, failed = platform.asked - asked, sum(replica.failed.total() for replica in platform.replicas) - failed
     finally:
-        await platform.service.start()
+        await _back(platform)
     await platform.rollout.kill(name, reason="it hears again")
     await _rearm(platform, name)
     ok = seen.ok and failed <= asked * 0.02
@@ -234,12 +234,22 @@ async def dead_and_override(platform: Platform, progress: Progress) -> Seen:
         words = "; the service was dead and all gateways still served it, until their override files killed it"
         seen = await _killed(platform, progress, name, given, words)
     finally:
-        await platform.service.start()
+        await _back(platform)
     await platform.rollout.kill(name, reason="for good")
     for replica in platform.replicas:
         replica.overrides.write_text("")
     await _rearm(platform, name)
     return seen
+
+
+async def _back(platform: Platform) -> None:
+    """The service runs again, and our own channel to it has noticed."""
+    await platform.service.start()
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(SluiceError):
+                await platform.rollout.features()
+                return
 
 
 async def _rearm(platform: Platform, name: str) -> None:
