@@ -72,7 +72,7 @@ _ROLLOUT_REMEDIES_BY_REASON = {
     "NOT_SHOWN": "wait for more evidence: `sluice rollout status NAME`; `set` changes the share whatever is shown",
     "LAST_STEP": "it reaches everybody it will; `sluice rollout show NAME`",
     "COMPLETE": "it reaches everybody already; `rollback` takes it back",
-    "NOT_ROLLED_BACK": "only what was rolled back or killed is armed again; `sluice rollout show NAME` tells where it is",
+    "NOT_ROLLED_BACK": "only what was rolled back or killed is armed again; `sluice rollout show NAME` tells more",
     "STANDBY": "name all replicas, and the active one answers: `sluice rollout --service ipv4:HOST:PORT,HOST:PORT`",
     "DATABASE_DOWN": "bring the service's database back; until then a feature is killed by ROLLOUT_KILL=NAME in each "
     "gateway's ROLLOUT_OVERRIDES_PATH",
