@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 DATA ?= ../shared/data/ir
 bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOLDER; build/bench/quality.json.
 	@$(BIN)/python -m bench.quality $(DATA)
+
+bench-rollout: setup ## Measures what rolling features out costs the gateway; build/bench/rollout.json.
+	@$(BIN)/python -m bench.rollout
 
 bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
 	@$(BIN)/python -m bench.index

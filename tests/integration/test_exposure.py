@@ -75,7 +75,7 @@ async def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     environment = {
         "ROLLOUT_DATABASE_URL": f"sqlite:///{tmp_path / 'rollout.db'}",
         "ROLLOUT_LEASE_SECONDS": str(request.param),
-        "ROLLOUT_GATEWAY_LIVE_SECONDS": "30",
+        "ROLLOUT_GATEWAY_LIVE_SECONDS": "60",
         "ROLLOUT_DECISION_SECONDS": "0.1",
     }
     async with AsyncExitStack() as stack:

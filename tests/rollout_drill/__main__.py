@@ -28,7 +28,7 @@ from tests.rollout_drill.rows import ROWS, Row, Seen
 RESULT = BUILD / "rollout.json"
 REVIEW = BUILD / "rollout-review.html"
 REVIEWED = "words-errors"
-LONGEST_SECONDS = 300.0
+LONGEST_SECONDS = 660.0
 _NARROWEST = 150
 
 Results = list[tuple[Row, Seen, float]]
@@ -85,7 +85,8 @@ async def _drill(rows: Sequence[Row], console: Console) -> Results:
                 seen = await _observe(row, made, progress)
                 results.append((row, seen, time.monotonic() - started))
                 mark = "[green]ok[/]  " if seen.ok else "[bold red]FAIL[/]"
-                console.print(f"{mark} {escape(row.name)} [dim]({results[-1][2]:.0f} s)[/]", highlight=False)
+                took = f"[dim]({results[-1][2]:.0f} s)[/]"
+                console.print(f"{mark} {escape(row.name)} {took}: {escape(seen.words)}", highlight=False)
             spinner.update(text=Text("writing the review"))
             reviewed = [seen.feature for row, seen, _seconds in results if seen.feature]
             if reviewed:

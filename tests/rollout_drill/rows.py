@@ -30,7 +30,8 @@ WORDS_ALONE = Features(dense=False)
 CRITERIA = Criteria(
     error_rate_max=0.02, p95_increase_max=0.3, p99_increase_max=0.4, p95_max=3.5, p99_max=5.0, quality_score_min=None
 )
-DETECTED_WITHIN_SECONDS = 240.0
+DETECTED_WITHIN_REQUESTS = 8000
+DETECTED_WITHIN_SECONDS = 600.0
 AS_GOOD_REQUESTS = 4000
 AS_GOOD_SECONDS = 90.0
 
@@ -95,10 +96,12 @@ def detected(regression: Regression, *, shadow: int = 0) -> Callable[[Platform, 
                 progress(f"{platform.treated(name):,} treated, {feature.state}, {feature.treatment_ppm // 10_000} %")
                 if feature.state is FeatureState.ROLLED_BACK:
                     break
-                if time.monotonic() - started > DETECTED_WITHIN_SECONDS:
+                late = time.monotonic() - started > DETECTED_WITHIN_SECONDS
+                if late or platform.treated(name) > DETECTED_WITHIN_REQUESTS:
                     status = await platform.rollout.feature(name)
                     logs = {evidence.guardrail.value: round(evidence.log_evidence, 2) for evidence in status.guardrails}
-                    return Seen(False, f"not taken back within {DETECTED_WITHIN_SECONDS:.0f} s: {logs}", name)
+                    words = f"not taken back after {platform.treated(name):,} treated requests; evidence: {logs}"
+                    return Seen(False, words, name)
                 await asyncio.sleep(0.2)
             last = await platform.settled(name)
         finally:

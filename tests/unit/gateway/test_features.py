@@ -297,4 +297,4 @@ def test_memory_of_users_is_bounded() -> None:
     table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0)])
     for number in range(3 * RolloutTable.MEMORY):
         assert table.decide(f"user-{number}").features.rerank is True
-    assert len(table._memory) <= RolloutTable.MEMORY
+    assert table.remembered.cache_info().currsize == RolloutTable.MEMORY
