@@ -74,7 +74,7 @@ docs: setup ## Regenerates tables: settings, and speed and quality where they we
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 
-up: setup ## Starts the five services and leaves them running; PROFILE=development|staging|...
+up: setup ## Starts all services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)
 
 down: ## Stops what `make up` started.
