@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash bench-speed bench-peers bench-overload bench-index bench-quality soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test-faults: setup ## Breaks everything that can break, one thing at a time; bui
 
 test-crash: setup ## Kills what builds and switches indexes, at random moments; build/crash.json.
 	@$(BIN)/python -m tests.crash
+
+rollout-aa: setup ## Simulates ramps that change nothing, and some that do; build/rollout-aa.json.
+	@$(BIN)/python -m tests.rollout.aa
+
+rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
+	@$(BIN)/python -m tests.rollout.crash
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed

@@ -634,10 +634,10 @@ def _check_report(where: str, report: ArmReport) -> None:
     ):
         if not (math.isfinite(total) and 0 <= total <= most * (1 + 1e-6)):
             raise InvalidArgument(f"{where}.{name}", f"must be between 0 and {most}, not {total}")
-    for guardrail, units in report.bad_units.items():
-        if len(units) > report.event_counts[guardrail]:
+    for guardrail, count in report.event_counts.items():
+        if len(report.bad_units.get(guardrail, ())) > count:
             raise InvalidArgument(f"{where}.bad_events", f"name more units than there were {guardrail.value} events")
-        if guardrail is not Guardrail.QUALITY and report.event_counts[guardrail] > report.request_count:
+        if guardrail is not Guardrail.QUALITY and count > report.request_count:
             raise InvalidArgument(f"{where}.bad_events", f"count more {guardrail.value} than there were requests")
 
 
