@@ -132,7 +132,6 @@ class LocalStack:
             "GRPC_HOST": _HOST,
             "QDRANT_PATH": str(self.data / "qdrant"),
             "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
-            "ROLLOUT_SNAPSHOT_PATH": str(self.data / "rollout-snapshot.json"),
             "ROLLOUT_DATABASE_URL": f"sqlite:///{self.data / 'rollout.db'}",
             **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES[1:]},
         }

@@ -14,8 +14,8 @@ REPLY_MARGIN_SECONDS = 0.01
 # The most of the time left that a stage gets which others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6
-# What was measured counts half as much after so long: a stage that is skipped for being slow is not measured, and has to
-# be tried again soon. A try that fails costs little: nothing but the reply waits for reranking, and it ends in time.
+# What was measured counts half as much after so long: a stage that is skipped for being slow is not measured, and has
+# to be tried again soon. A try that fails costs little: nothing but the reply waits for reranking, and it ends in time.
 HALF_LIFE_SECONDS = 1.0
 
 

@@ -29,7 +29,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
     """The control plane over its database: active if nobody is, else waiting to be."""
     metrics = RolloutMetrics()
     control = Control(
-        Gateways(settings.rollout_gateway_live_seconds),
+        Gateways(settings.rollout_gateway_live_seconds, settings.rollout_lease_seconds),
         seal=seal(settings.rollout_lease_seconds),
         observer=metrics,
         patience=Patience(settings.rollout_no_data_seconds, settings.rollout_stale_seconds),

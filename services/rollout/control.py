@@ -52,6 +52,7 @@ _THRESHOLD_REQUESTS = 50
 _SAME_THRESHOLD = 0.05
 """A threshold that moved by less is left as it is: a new one is a new snapshot for everybody."""
 _PURGED_UNITS = 20_000
+_MOST_REPORTED_UNITS = 100_000
 _REPORTS_KEPT_SECONDS = 86_400.0
 _GATEWAY_NAME = re.compile(r"[\x21-\x7e]{1,128}")
 _EXPOSED = (FeatureState.RAMPING, FeatureState.HELD, FeatureState.COMPLETE)
@@ -626,6 +627,8 @@ def _check_report(where: str, report: ArmReport) -> None:
             raise InvalidArgument(f"{where}.{name}", f"is not a count: {count}")
     if len(report.latency_counts) not in (0, len(EDGES) + 1):
         raise InvalidArgument(f"{where}.latency_counts", f"must hold {len(EDGES) + 1} counts or none")
+    if max(len(units) for units in (report.units, *report.bad_units.values())) > _MOST_REPORTED_UNITS:
+        raise InvalidArgument(f"{where}.units", f"hold more than {_MOST_REPORTED_UNITS:,}; report more often")
     if sum(report.latency_counts) > report.request_count:
         raise InvalidArgument(f"{where}.latency_counts", "count more than there were requests")
     for name, total, most in (

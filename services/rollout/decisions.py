@@ -115,8 +115,8 @@ def mismatch_of(run: Run) -> float:
     """Log of the evidence that units are missing from an arm; breach at `MISMATCH_THRESHOLD`."""
     if not run.control_ppm:
         return 0.0
-    units = (run.arms[arm].unit_count for arm in COMPARED)
-    return float(log_sample_ratio(*units, run.exposure))
+    treatment, control = (run.arms[arm].unit_count for arm in COMPARED)
+    return float(log_sample_ratio(treatment, control, run.exposure))
 
 
 MISMATCH_THRESHOLD = math.log(1 / STRICT_ALPHA)

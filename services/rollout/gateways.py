@@ -25,12 +25,14 @@ class Gateway:
 class Gateways:
     """All that were heard of lately.
 
-    A gateway counts as live for `live_seconds` after the last word from it, which is no less than the lease: when it
-    counts no more, it exposes nobody to what is on a ramp.
+    A gateway counts as live for `live_seconds` after the last word from it. Its lease is renewed only until
+    `lease_seconds` before that: when it counts no more, it exposes nobody to what is on a ramp. Used by the thread that
+    writes and by the event loop; every step here is atomic for both.
     """
 
-    def __init__(self, live_seconds: float) -> None:
+    def __init__(self, live_seconds: float, lease_seconds: float) -> None:
         self._live_seconds = live_seconds
+        self._lease_seconds = lease_seconds
         self._known: dict[str, Gateway] = {}
         self.last_report_time = 0.0
 
@@ -42,7 +44,7 @@ class Gateways:
 
     def known(self) -> list[Gateway]:
         """All of them, by name."""
-        return [self._known[name] for name in sorted(self._known)]
+        return sorted(self._known.values(), key=lambda gateway: gateway.name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -75,7 +77,12 @@ class Gateways:
 
     def live(self, now: float) -> list[Gateway]:
         """Those that are live."""
-        return [gateway for gateway in self._known.values() if self.is_live(gateway, now)]
+        return [gateway for gateway in tuple(self._known.values()) if self.is_live(gateway, now)]
+
+    def renewable(self, name: str, now: float) -> bool:
+        """Whether a gateway was heard of so lately that its lease may go on."""
+        known = self._known.get(name)
+        return known is not None and now - known.last_seen_time <= self._live_seconds - self._lease_seconds
 
     def behind(self, version: int, now: float) -> list[Gateway]:
         """Live ones that have not acknowledged a version, or a later one."""
@@ -83,7 +90,8 @@ class Gateways:
 
     def forget(self, now: float) -> list[str]:
         """Forgets those that were not heard of for an hour; their names."""
-        gone = [name for name, known in self._known.items() if now - known.last_seen_time > FORGOTTEN_SECONDS]
+        every = tuple(self._known.values())
+        gone = [known.name for known in every if now - known.last_seen_time > FORGOTTEN_SECONDS]
         for name in gone:
             del self._known[name]
         return gone

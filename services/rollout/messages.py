@@ -56,8 +56,7 @@ def command_of(message: pb.Command) -> Command:
 
 def overrides_of(message: pb.Overrides) -> Overrides:
     """What a feature switches."""
-    given = {field.name: getattr(message, field.name) for field in fields(Overrides) if message.HasField(field.name)}
-    return Overrides(**given)
+    return Overrides(**_given(message, Overrides))
 
 
 def plan_of(message: pb.Plan) -> Plan:
@@ -66,12 +65,10 @@ def plan_of(message: pb.Plan) -> Plan:
         PlanStep(step.treatment_ppm, _seconds(step.dwell, f"plan.steps[{place}].dwell"), step.automatic)
         for place, step in enumerate(message.steps)
     )
-    criteria: dict[str, float] = {}
-    for field in fields(Criteria):
-        if message.criteria.HasField(field.name):
-            value = getattr(message.criteria, field.name)
-            where = f"plan.criteria.{field.name}"
-            criteria[field.name] = _seconds(value, where) if isinstance(value, Duration) else value
+    criteria = {
+        name: _seconds(value, f"plan.criteria.{name}") if isinstance(value, Duration) else value
+        for name, value in _given(message.criteria, Criteria).items()
+    }
     return Plan(message.name, steps, Criteria(**criteria), message.holdback_ppm, message.shadow_ppm)
 
 
@@ -280,6 +277,11 @@ def _plan_message(plan: Plan) -> pb.Plan:
         holdback_ppm=plan.holdback_ppm,
         shadow_ppm=plan.shadow_ppm,
     )
+
+
+def _given(message: Any, kind: type) -> dict[str, Any]:
+    """The fields of a message, named as those of a dataclass, that are set."""
+    return {field.name: getattr(message, field.name) for field in fields(kind) if message.HasField(field.name)}
 
 
 def _seconds(message: Duration, where: str) -> float:

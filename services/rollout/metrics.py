@@ -82,6 +82,7 @@ class RolloutMetrics(Observer):
 
     def __init__(self) -> None:
         self._quarantined: dict[str, str] = {}
+        self._weighed: set[tuple[str, str]] = set()
 
     def happened(self, entry: HistoryEntry) -> None:
         """See Observer."""
@@ -121,8 +122,7 @@ class RolloutMetrics(Observer):
 
     def looked(self, look: Look) -> None:
         """See Observer."""
-        for series in _OF_FEATURES:
-            series.clear()
+        weighed = set()
         for feature in look.features:
             name = feature.name
             percentage.labels(name).set(feature.treatment_ppm / 10_000)
@@ -132,16 +132,22 @@ class RolloutMetrics(Observer):
             stale_data.labels(name).set(feature.hold_cause in (HoldCause.NO_DATA, HoldCause.STALE))
             lacking = sum(any(one.name == name for one in gateway.quarantined) for gateway in look.live)
             quarantined_gateways.labels(name).set(lacking)
-            unacknowledged_gateways.labels(name).set(0)
             for row in look.findings[name].guardrails:
                 log_evidence.labels(name, row.guardrail.value).set(row.log_evidence)
                 log_threshold.labels(name, row.guardrail.value).set(row.log_threshold)
+                weighed.add((name, row.guardrail.value))
+        # No series is taken away to be made anew: whoever reads in between would miss it.
+        for labels in self._weighed - weighed:
+            log_evidence.remove(*labels)
+            log_threshold.remove(*labels)
+        self._weighed = weighed
         live_gateways.set(len(look.live))
         acknowledged_gateways.set(sum(gateway.version >= look.snapshot.version for gateway in look.live))
         urgent = [entry for entry in look.undone if entry.action in _URGENT]
-        for entry in urgent:
-            behind = sum(gateway.version < entry.snapshot_version for gateway in look.live)
-            unacknowledged_gateways.labels(entry.feature).set(behind)
+        newest = {entry.feature: entry.snapshot_version for entry in urgent}
+        for feature in look.features:
+            behind = sum(gateway.version < newest.get(feature.name, 0) for gateway in look.live)
+            unacknowledged_gateways.labels(feature.name).set(behind)
         unacknowledged_seconds.set(max((look.time - entry.time for entry in urgent), default=0.0))
 
     def active(self, snapshot: SealedSnapshot | None) -> None:
@@ -150,6 +156,7 @@ class RolloutMetrics(Observer):
         if snapshot is None:
             for series in _OF_FEATURES:
                 series.clear()
+            self._weighed = set()
         else:
             snapshot_version.set(snapshot.version)
             snapshot_time.set(snapshot.create_time)

@@ -188,9 +188,12 @@ class Records:
         return [_entry(row) for row in self._connection.execute(query)]
 
     def undone(self) -> list[HistoryEntry]:
-        """Entries whose snapshot is not known to be served by every live gateway."""
-        query = _HISTORY.where(tables.history_done.c.number.is_(None)).order_by(tables.history.c.number)
-        return [_entry(row) for row in self._connection.execute(query)]
+        """Entries whose snapshot is not known to be served by every live gateway.
+
+        Versions grow with the entries, so an entry is done no later than those after it.
+        """
+        last = self._connection.execute(sa.select(sa.func.max(tables.history_done.c.number))).scalar_one()
+        return self.history(after=last or 0)
 
     def done(self, number: int, time: float) -> None:
         """Every live gateway serves what this entry brought."""

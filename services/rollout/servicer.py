@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import InvalidArgument, NotFound, Unavailable
 from services.common.timing import duration
 from services.rollout.control import Control
 from services.rollout.decisions import (
@@ -188,8 +188,11 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.WatchSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.WatchSnapshotResponse]:
         sent = request.content_hash
+        self._control.hear(request.gateway)
         async for newest in self._replica.watch():
-            self._control.hear(request.gateway)
+            # What is sent may go nowhere: only what a gateway says keeps its lease going.
+            if not self._control.gateways.renewable(request.gateway, time.time()):
+                raise Unavailable("nothing was heard of this gateway for too long; watch again", reason="SILENT")
             reply = pb.WatchSnapshotResponse(content_hash=newest.content_hash, version=newest.version)
             if newest.content_hash != sent:
                 reply.snapshot.CopyFrom(snapshot_message(newest))

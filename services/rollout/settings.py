@@ -29,8 +29,8 @@ class RolloutSettings(StageSettings):
         5.0,
         gt=0,
         le=3600,
-        description="After this long a silent gateway no longer counts as live; no less than ROLLOUT_LEASE_SECONDS, "
-        "so that it exposes nobody by then. Seconds.",
+        description="After this long a silent gateway no longer counts as live; at least twice "
+        "ROLLOUT_LEASE_SECONDS, so that it exposes nobody by then. Seconds.",
     )
     rollout_latency_window_seconds: float = Field(
         60.0,
@@ -47,6 +47,6 @@ class RolloutSettings(StageSettings):
 
     @model_validator(mode="after")
     def _live_outlasts_the_lease(self) -> Self:
-        if self.rollout_gateway_live_seconds < self.rollout_lease_seconds:
-            raise ValueError("ROLLOUT_GATEWAY_LIVE_SECONDS must be at least ROLLOUT_LEASE_SECONDS")
+        if self.rollout_gateway_live_seconds < 2 * self.rollout_lease_seconds:
+            raise ValueError("ROLLOUT_GATEWAY_LIVE_SECONDS must be at least twice ROLLOUT_LEASE_SECONDS")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from prometheus_client import REGISTRY
 
+from services.common import status
 from services.common.bucketing import Arm, arm_of, bucket_of, unit_hash
 from services.common.client import StageChannel
 from services.common.errors import (
@@ -79,15 +81,16 @@ async def snapshot_of(stream: Any, version: int) -> pb.Snapshot:
 
 @asynccontextmanager
 async def started(path: Path, **given: Any) -> AsyncIterator[Service]:
-    settings: Any = RolloutSettings(
-        grpc_port=0,
-        metrics_port=0,
-        drain_seconds=0,
-        shutdown_grace_seconds=2,
-        rollout_database_url=f"sqlite:///{path}",
-        rollout_decision_seconds=0.05,
-        **given,
-    )
+    usual = {
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "drain_seconds": 0,
+        "shutdown_grace_seconds": 2,
+        "rollout_database_url": f"sqlite:///{path}",
+        "rollout_decision_seconds": 0.05,
+        "rollout_gateway_live_seconds": 600,
+    }
+    settings: Any = RolloutSettings(**(usual | given))
     async with (
         compose(settings) as stage,
         serving(stage, settings) as server,
@@ -180,6 +183,41 @@ async def test_worse_evidence_takes_a_feature_back_with_nobodys_help(service: Se
     shown = await service.ask("GetFeature", pb.GetFeatureRequest(name=NAME))
     assert shown.feature.breach_count == 1
     assert {row.guardrail for row in shown.guardrails} == {1, 2, 3}
+
+
+async def test_a_gateway_that_says_nothing_more_is_not_renewed_and_may_watch_again(tmp_path: Path) -> None:
+    short = {"rollout_lease_seconds": 0.2, "rollout_gateway_live_seconds": 0.6}
+    async with started(tmp_path / "rollout.db", **short) as service:
+        for _ in range(2):
+            stream = service.watch()
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                async for _reply in stream:
+                    pass
+            assert status.error_from(ended.value).reason == "SILENT"
+
+
+async def test_a_kill_that_is_not_acknowledged_shows_in_the_metrics_until_it_is(service: Service) -> None:
+    await service.create("lonely")
+    await service.ask("AcknowledgeSnapshot", pb.AcknowledgeSnapshotRequest(gateway="g1", version=1))
+    await service.ask("KillFeature", pb.KillFeatureRequest(command=WHO, name="lonely"))
+    await until(lambda: shown("unacknowledged_gateways", feature="lonely") == 1)
+    assert shown("unacknowledged_seconds") > 0
+    before = shown("zero_exposure_seconds_count", feature="lonely")
+    await service.ask("AcknowledgeSnapshot", pb.AcknowledgeSnapshotRequest(gateway="g1", version=1000))
+    await until(lambda: shown("unacknowledged_gateways", feature="lonely") == 0)
+    await until(lambda: shown("unacknowledged_seconds") == 0)
+    assert shown("zero_exposure_seconds_count", feature="lonely") == before + 1
+    assert shown("state", feature="lonely", state="killed") == 1
+
+
+def shown(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"sluice_rollout_{name}", labels) or 0.0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.02)
 
 
 async def test_a_repeated_command_id_does_nothing_twice(service: Service) -> None:

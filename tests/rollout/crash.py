@@ -46,7 +46,9 @@ from tests.faults.processes import StageProcess, running
 RESULT = BUILD / "rollout-crash.json"
 GATEWAYS = 3
 FEATURES = ("calm-a", "calm-b", "harmful")
-LONGEST_SECONDS = 1.5
+MOST_ANSWERS = 60
+"""A kill comes within so many answers of the service: by what it did, not by the clock, so that a slow machine has as
+many moments to be killed in as a quick one."""
 _CALL_SECONDS = 2.0
 _REQUESTS = 400
 _USERS = [f"user-{number}" for number in range(3000)]
@@ -64,6 +66,8 @@ class Ledger:
     """Requests reported by ramp and arm, answered or not."""
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Those of reports that were answered."""
+    answers: int = 0
+    """Commands and reports that were answered, refusals as well."""
 
 
 class Gateway:
@@ -103,6 +107,7 @@ class Gateway:
             for key in keys:
                 self._ledger.sent[key] += _REQUESTS
             await insist(lambda request=request: self._stub.ReportEvidence(request, timeout=_CALL_SECONDS))
+            self._ledger.answers += 1
             for key in keys:
                 self._ledger.counted[key] += _REQUESTS
 
@@ -168,6 +173,7 @@ class Operator:
         command = f"c{self._commands}"
         request.command.CopyFrom(pb.Command(actor="drill", reason=command, command_id=command))
         refused = await insist(lambda: getattr(self._stub, method)(request, timeout=_CALL_SECONDS))
+        self._ledger.answers += 1
         (self._ledger.refused if refused else self._ledger.answered).add(command)
 
 
@@ -274,7 +280,7 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
             async with contextlib.AsyncExitStack() as stack:
                 tasks = await _traffic(stack, service, ledger)
                 for _ in range(kills):
-                    await asyncio.sleep(random.uniform(0, LONGEST_SECONDS))
+                    await _some_answers(ledger, tasks)
                     service.kill()
                     await service.ended()
                     # A failed task is a fault of the service's: it answered what nobody expected.
@@ -307,6 +313,14 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
         "actions": dict(sorted(actions.items())),
         "complete_in_the_end": finished,
     }
+
+
+async def _some_answers(ledger: Ledger, tasks: list[asyncio.Task[None]]) -> None:
+    """Returns at a random moment of what the service does; at once where nobody speaks to it any more."""
+    wanted = ledger.answers + random.randint(0, MOST_ANSWERS)
+    while ledger.answers < wanted and not any(task.done() for task in tasks):
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(random.uniform(0, 0.05))
 
 
 async def _traffic(stack: contextlib.AsyncExitStack, service: StageProcess, ledger: Ledger) -> list[asyncio.Task[None]]:

@@ -65,6 +65,8 @@ class World:
     model: str = "f00d"
     index_model: str = "f00d"
     switched_while_expanding: bool = False
+    switches: int = 0
+    """So many times the collection is switched just before it is searched."""
 
     async def expand(
         self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
@@ -104,6 +106,9 @@ class World:
     ) -> Retrieved:
         if self.retrieve_error:
             raise self.retrieve_error
+        if self.switches:
+            self.switches -= 1
+            self.index_model = f"model {self.switches}"
         if model_fingerprint and model_fingerprint != self.index_model:
             raise FailedPrecondition("other model", reason="MODEL_MISMATCH")
         self.searched = list(variants)
@@ -239,6 +244,14 @@ async def test_a_search_that_a_switch_overtakes_is_made_again_with_the_new_model
     world = World(index_model="beef")
     answer = await world.answer()
     assert (world.fingerprint, reports(answer)[Stage.EMBED].outcome) == ("beef", Outcome.RAN)
+
+
+async def test_a_search_is_made_again_as_often_as_switches_overtake_it_but_not_for_ever() -> None:
+    world = World(switches=4)
+    await world.answer()
+    assert world.fingerprint == "model 0"
+    with pytest.raises(FailedPrecondition, match="other model"):
+        await World(switches=1000).answer()
 
 
 async def test_a_query_and_its_variants_are_never_embedded_by_different_models() -> None:

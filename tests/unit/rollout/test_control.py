@@ -76,7 +76,7 @@ class Desk:
         self.database = SqliteDatabase(self.path)
         assert self.database.lead()
         self.control = Control(
-            Gateways(5.0),
+            Gateways(5.0, 2.0),
             seal=seal(2.0),
             observer=self.told,
             patience=Patience(30, 15),
