@@ -24,7 +24,7 @@ from tests.rollout_drill.regressions import SpoilingRetriever
 GATEWAYS = 3
 USERS = 3000
 SKEW = 0.9
-ASKERS = 9
+ASKERS = 18
 PASSAGES = 300
 LONGEST_CHARACTERS = 400
 ACTOR = "drill"
