@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-index bench-quality plan-check soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,15 @@ bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build
 alerts-check: setup ## Checks alert rules by their tests, and the queries of dashboards and runbook, with promtool.
 	@$(BIN)/python tools/alerts_check.py
 
+rollout-drill: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
+	@$(BIN)/python -m tests.rollout_drill
+
+rollout-aa: setup ## Simulates ramps that change nothing, and some that do; build/rollout-aa.json.
+	@$(BIN)/python -m tests.rollout.aa
+
+rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
+	@$(BIN)/python -m tests.rollout.crash
+
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
 
@@ -52,6 +61,9 @@ bench-overload: setup ## Offers more load than there is capacity; build/bench/.
 DATA ?= ../shared/data/ir
 bench-quality: setup ## Measures how good answers are, in BEIR folders: DATA=FOLDER; build/bench/quality.json.
 	@$(BIN)/python -m bench.quality $(DATA)
+
+bench-rollout: setup ## Measures what rolling features out costs the gateway; build/bench/rollout.json.
+	@$(BIN)/python -m bench.rollout
 
 bench-index: setup ## Measures `sluice index`: rate against the raw backend, memory; build/bench/index.json.
 	@$(BIN)/python -m bench.index
@@ -89,7 +101,7 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 
-up: setup ## Starts the five services and leaves them running; PROFILE=development|staging|...
+up: setup ## Starts all services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)
 
 down: ## Stops what `make up` started.

@@ -71,6 +71,13 @@ STAGES = (
         light=True,
     ),
     Registered(
+        name="rollout",
+        settings="RolloutSettings",
+        environment={},
+        metrics=("sluice_rollout_decisions_total", "sluice_rollout_log_evidence", "sluice_rollout_active"),
+        light=True,
+    ),
+    Registered(
         name="gateway",
         settings="GatewaySettings",
         environment={},

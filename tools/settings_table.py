@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sections import write
 
@@ -19,6 +20,7 @@ from services.expander.settings import ExpanderSettings
 from services.gateway.settings import GatewaySettings
 from services.reranker.settings import RerankerSettings
 from services.retriever.settings import RetrieverSettings
+from services.rollout.settings import RolloutSettings
 
 SECTIONS: list[tuple[str, type[StageSettings], type[StageSettings] | None]] = [
     ("Every stage", StageSettings, None),
@@ -29,6 +31,7 @@ SECTIONS: list[tuple[str, type[StageSettings], type[StageSettings] | None]] = [
     ("Reranker", RerankerSettings, InferenceSettings),
     ("Expander", ExpanderSettings, StageSettings),
     ("Retriever", RetrieverSettings, SheddingSettings),
+    ("Rollout", RolloutSettings, StageSettings),
 ]
 
 
@@ -55,6 +58,8 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{member.value}`" for member in kind)
     if kind is bool:
         return "`0`, `1`"
+    if kind is Path and (field.description or "").startswith("File"):
+        return "file"
     words = {int: "whole number", float: "number", Path: "folder"}.get(kind, "text")
     bounds = {
         sign: getattr(rule, name)
@@ -67,6 +72,8 @@ def _values(field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if field.default_factory is not None or value is None or str(value) == "":
         return "unset"
     if isinstance(value, enum.Enum):

@@ -29,6 +29,7 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say, starting
 from services.common.errors import StartupError
+from sluice_cli.load import opened as offer
 from sluice_client import Answer, Features, Outcome, SluiceClient, SluiceError
 
 DEADLINE_SECONDS = 0.15
@@ -142,7 +143,6 @@ async def opened(asking: Asking, load: float, rate: float, seconds: float) -> Lo
     """Poisson arrivals at a rate."""
     kinds: Counter[str] = Counter()
     answered: list[float] = []
-    under_way: set[asyncio.Task[None]] = set()
 
     async def one() -> None:
         kind, took = await asking.ask(DEADLINE_SECONDS)
@@ -150,16 +150,7 @@ async def opened(asking: Asking, load: float, rate: float, seconds: float) -> Lo
         if kind in {"full", "degraded"}:
             answered.append(took * 1000)
 
-    due = started = time.perf_counter()
-    offered = 0
-    while due - started < seconds:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(one())
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
-        offered += 1
-        due += random.expovariate(rate)
-    await asyncio.gather(*under_way)
+    offered = await offer(one, rate=rate, seconds=seconds)
     return Load(
         load=load,
         rate=rate,

@@ -34,6 +34,7 @@ from sluice_cli.calibrate import Wanted, calibrate
 from sluice_cli.calls import Problem, say_problem
 from sluice_client import SluiceClient
 from sluice_plan import STAGES, Layout, Measurements, Network, Prediction, Search
+from sluice_plan.measurements import Feature
 
 LOADS = (0.3, 0.6, 0.85)
 # The fuller it is, the longer a queue remembers, and the longer it takes to tell its p99.
@@ -42,7 +43,7 @@ WANTED_ERROR = 0.25
 CANDIDATES = 2  # quick searches, so that there are many of them to tell a p99 by
 PASSAGES = 1000
 LONGEST_CHARACTERS = 320
-FEATURES = frozenset({"expansion", "rerank"})
+FEATURES: frozenset[Feature] = frozenset(("expansion", "rerank"))
 CAPACITY_SECONDS = 20.0
 SIMULATED = 120_000  # searches a prediction: a tenth of that leaves a p99 at 0.85 uncertain by a fifth
 RESULT = BUILD / "plan.json"

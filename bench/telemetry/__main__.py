@@ -10,7 +10,7 @@ import asyncio
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -56,18 +56,19 @@ class Load:
     concurrency: int
 
 
-def _search(**features: bool) -> Callable[[str], bytes]:
+def _search(features: gateway_pb2.Features) -> Callable[[str], bytes]:
     def payload(text: str) -> bytes:
-        request = gateway_pb2.SearchRequest(query=text, features=gateway_pb2.Features(**features))
+        request = gateway_pb2.SearchRequest(query=text, features=features)
         return request.SerializeToString()
 
     return payload
 
 
+_BOTH = gateway_pb2.Features(expansion=True, rerank=True)
 LOADS = (
     Load("embed@c32", "embedder", EMBED, embed_query, 32),
-    Load("search@c8", "gateway", SEARCH, _search(), 8),
-    Load("search+expansion+rerank@c4", "gateway", SEARCH, _search(expansion=True, rerank=True), 4),
+    Load("search@c8", "gateway", SEARCH, _search(gateway_pb2.Features()), 8),
+    Load("search+expansion+rerank@c4", "gateway", SEARCH, _search(_BOTH), 4),
 )
 
 
@@ -156,7 +157,7 @@ def _figure(load: str, side: str, windows: dict[str, list[Window]]) -> Figure:
     )
 
 
-def _middle(values: Any) -> float:
+def _middle(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 

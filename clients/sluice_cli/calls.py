@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import getpass
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec
 
 import grpc
@@ -18,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sluice_client import SluiceClient, SluiceError
+from sluice_client import RolloutClient, SluiceClient, SluiceError
 
 P = ParamSpec("P")
 
@@ -50,6 +52,32 @@ _REMEDIES_BY_REASON = {
     "STORAGE_FULL": "free some space: `sluice collections --drop VERSION`, `sluice snapshot prune --keep N`",
 }
 
+_ROLLOUT_REMEDIES = {
+    grpc.StatusCode.INVALID_ARGUMENT: "correct what is named and try again; --help shows examples",
+    grpc.StatusCode.NOT_FOUND: "`sluice rollout list` names the features there are",
+    grpc.StatusCode.ALREADY_EXISTS: "`sluice rollout list` shows it; a new feature needs a new name",
+    grpc.StatusCode.FAILED_PRECONDITION: "`sluice rollout show NAME` tells where it is and why",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "look with `sluice rollout list` whether it was done; giving it again is safe",
+}
+_ROLLOUT_REMEDIES_BY_REASON = {
+    "UNREACHABLE": "name another with `sluice rollout --service` or SLUICE_ROLLOUT. Gateways go on without it: ramps "
+    "fall back to standard when their lease ends; to kill a feature at once, write ROLLOUT_KILL=NAME into each "
+    "gateway's ROLLOUT_OVERRIDES_PATH",
+    "FEATURE_NOT_FOUND": "`sluice rollout list` names those there are",
+    "FEATURE_EXISTS": "`sluice rollout show NAME` tells what it switches; a new feature needs a new name",
+    "NEEDS_REARM": "find out why with `sluice rollout report NAME`, then `sluice rollout rearm NAME`",
+    "KILLED": "find out why with `sluice rollout history NAME`, then `sluice rollout rearm NAME`",
+    "ALREADY_RAMPING": "`sluice rollout status NAME` shows how far it is; `rollback` it before another plan",
+    "NOT_RAMPING": "`sluice rollout start PLAN` puts it on its way; `sluice rollout show NAME` tells where it is",
+    "NOT_SHOWN": "wait for more evidence: `sluice rollout status NAME`; `set` changes the share whatever is shown",
+    "LAST_STEP": "it reaches everybody it will; `sluice rollout show NAME`",
+    "COMPLETE": "it reaches everybody already; `rollback` takes it back",
+    "NOT_ROLLED_BACK": "only what was rolled back or killed is armed again; `sluice rollout show NAME` tells more",
+    "STANDBY": "name all replicas, and the active one answers: `sluice rollout --service ipv4:HOST:PORT,HOST:PORT`",
+    "DATABASE_DOWN": "bring the service's database back; until then a feature is killed by ROLLOUT_KILL=NAME in each "
+    "gateway's ROLLOUT_OVERRIDES_PATH",
+}
+
 
 class Problem(Exception):
     """Something that stands in the way, and what to do about it."""
@@ -63,16 +91,26 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Which gateway, and how long a call may take; None leaves that to the client."""
+    """Which gateway, and how long a call may take; None leaves that to the client.
+
+    `rollout` is the rollout service, for the commands that talk to it, and empty for the others.
+    """
 
     gateway: str
     timeout: float | None
+    rollout: str = ""
 
     def client(self) -> SluiceClient:
         """A client, to be opened."""
         if self.timeout is None:
             return SluiceClient(self.gateway)
         return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout)
+
+    def rollout_client(self, actor: str = "") -> RolloutClient:
+        """A client of the rollout service, to be opened. Only commands need an actor; looking is free."""
+        if self.timeout is None:
+            return RolloutClient(self.rollout, actor=actor)
+        return RolloutClient(self.rollout, actor=actor, timeout=self.timeout)
 
 
 def run(
@@ -86,12 +124,14 @@ def run(
     try:
         code = asyncio.run(command(connection, *args, **kwargs))
     except SluiceError as error:
-        say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, connection.gateway))
+        service = connection.rollout
+        remedy = rollout_remedy_of(error, service) if service else remedy_of(error, connection.gateway)
+        say_problem(f"{error.message} [{error.code.name}]", remedy)
         code = NOT_DONE
     except Problem as problem:
         say_problem(problem.message, problem.remedy)
         code = problem.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough; typer knows how to go quietly
         raise
@@ -119,7 +159,24 @@ def say_warning(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """A dataclass or plain value as JSON on standard output, in ASCII so that no terminal can spoil it."""
-    typer.echo(json.dumps(value, indent=2, default=dataclasses.asdict))
+    typer.echo(json.dumps(value, indent=2, default=_plain_value))
+
+
+def _plain_value(value: Any) -> Any:
+    """What JSON has no notion of: moments as ISO 8601, lengths of time in seconds, dataclasses as objects."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return dataclasses.asdict(value)
+
+
+def who() -> str:
+    """Who gives this command, as far as this machine knows; empty where it does not."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without names
+        return ""
 
 
 def plain(text: str) -> str:
@@ -128,7 +185,7 @@ def plain(text: str) -> str:
 
 
 def remedy_of(error: SluiceError, gateway: str) -> str:
-    """What to do about a call that failed."""
+    """What to do about a call of the gateway that failed."""
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after is not None:
         return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after))} s"
     if error.reason == "STORAGE_FULL":
@@ -140,3 +197,14 @@ def remedy_of(error: SluiceError, gateway: str) -> str:
     if error.reason in _REMEDIES_BY_REASON:
         return _REMEDIES_BY_REASON[error.reason]
     return _REMEDIES.get(error.code) or f"the gateway's log has it under request {error.request_id}"
+
+
+def rollout_remedy_of(error: SluiceError, service: str) -> str:
+    """What to do about a call of the rollout service that failed."""
+    if error.code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"{service} is no rollout service, or one of an older release; name another with --service"
+    return (
+        _ROLLOUT_REMEDIES_BY_REASON.get(error.reason)
+        or _ROLLOUT_REMEDIES.get(error.code)
+        or f"the service's log has it under request {error.request_id}"
+    )

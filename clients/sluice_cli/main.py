@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from sluice_cli.rollout.app import app as rollout
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -119,6 +121,61 @@ def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         collapse=collapse,
     )
     calls.run(context, command.search, options)
+
+
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="Enhanced: reorder.")] = None,
+    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="Enhanced: search for variants.")] = None,
+    strategy: Annotated[
+        Literal["synonyms", "multi_query"] | None, typer.Option(help="Enhanced: how variants are made.")
+    ] = None,
+    feature: Annotated[
+        str, typer.Option(metavar="NAME", help="Enhanced: what users of this feature of the rollout get.")
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", help="Results of each answer, 1 to 100.")] = 10,
+    collection: Collection = "",
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="CONDITION", help="Keep what matches, as for sluice search."),
+    ] = None,
+    by_document: Annotated[bool, typer.Option("--by-document", help="No more than the best chunk of each.")] = False,
+    persistence: Annotated[
+        float | None, typer.Option(metavar="P", help="Of the rank-biased overlap, above 0 and below 1; else 0.9.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show side by side what a question gets now, and what it gets with more switched on.
+
+    Without a switch and without --feature, the enhanced answer has expansion and reranking on. It counts for no
+    rollout and changes nothing. The standard answer is made first; vectors that both need may then come from a cache.
+
+    \b
+    Examples:
+      sluice compare "parse command line options"
+      sluice compare "parse command line options" --rerank --limit 5
+      sluice compare "roll back" --feature rerank-v1
+      sluice compare "roll back" --json | jq .rank_biased_overlap
+    """
+    from sluice_cli import calls
+    from sluice_cli import compare as command
+
+    options = command.Options(
+        question=question,
+        rerank=rerank,
+        expand=expand,
+        strategy=strategy,
+        feature=feature,
+        limit=limit,
+        collection=collection,
+        conditions=conditions or [],
+        by_document=by_document,
+        persistence=persistence,
+        as_json=as_json,
+    )
+    calls.run(context, command.compare, options)
 
 
 @app.command()
@@ -311,6 +368,7 @@ def collections(
 
 snapshot = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep copies of versions, and restore them.")
 app.add_typer(snapshot, name="snapshot")
+app.add_typer(rollout, name="rollout")
 
 
 @snapshot.command("create")
@@ -379,6 +437,64 @@ def snapshot_prune(
     from sluice_cli import snapshot as command
 
     calls.run(context, command.prune, keep, collection, as_json=as_json)
+
+
+@app.command()
+def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    requests: Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Requests in all.")] = 1000,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Requests at once.")] = 100,
+    users: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Users who ask.")] = 1000,
+    skew: Annotated[
+        float, typer.Option(metavar="S", min=0, max=3, help="Of users and questions: the r-th is r^S times rarer.")
+    ] = 1.0,
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A question a line, or a BEIR queries.jsonl.")
+    ] = None,
+    collection: Collection = "",
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="For all requests.")] = None,
+    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="For all requests.")] = None,
+    max_error_rate: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Exit code 1 if more fail, as in 2%.")
+    ] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(metavar="MS", help="Exit code 1 if P95 is above.")] = None,
+    max_p99_ms: Annotated[float | None, typer.Option(metavar="MS", help="Exit code 1 if P99 is above.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed asks the same in the same order.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it, as .png or .svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask as many users do at once, and see how the gateways bear it: failures, percentiles, arms of rollouts.
+
+    The acceptance load before and during a rollout. Some users and questions come much more often than others, by
+    Zipf's law. Several gateways are asked in turn: --gateway ipv4:10.0.0.1:50051,10.0.0.2:50051.
+
+    \b
+    Examples:
+      sluice loadtest
+      sluice loadtest --max-error-rate 2% --max-p95-ms 3500 --max-p99-ms 5000
+      sluice loadtest --requests 10000 --concurrency 50 --questions queries.jsonl --plot load.png
+      sluice loadtest --json | jq '.arms.rerank.treatment.requests'
+    """
+    from sluice_cli import calls
+    from sluice_cli import loadtest as command
+    from sluice_client import Features
+
+    options = command.Options(
+        requests=requests,
+        concurrency=concurrency,
+        users=users,
+        skew=skew,
+        questions=questions,
+        collection=collection,
+        features=Features(rerank=rerank, expansion=expand),
+        seed=seed,
+        plot=plot,
+        max_error_rate=max_error_rate,
+        max_p95_ms=max_p95_ms,
+        max_p99_ms=max_p99_ms,
+        as_json=as_json,
+    )
+    calls.run(context, command.loadtest, options)
 
 
 @app.command()

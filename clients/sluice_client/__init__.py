@@ -30,7 +30,9 @@ Every call has a deadline. Whatever fails, fails as a `SluiceError`.
 
 from sluice_client.answers import (
     Answer,
+    Arm,
     Chunk,
+    FeatureArm,
     Features,
     Outcome,
     Policies,
@@ -42,10 +44,32 @@ from sluice_client.answers import (
     Strategy,
 )
 from sluice_client.client import SluiceClient
+from sluice_client.comparisons import Comparison
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
 from sluice_client.filters import Condition, Filter, field
+from sluice_client.rollout_client import RolloutClient
+from sluice_client.rollouts import (
+    EVERYBODY_PPM,
+    ArmTotals,
+    Criteria,
+    EvidencePoint,
+    Feature,
+    FeatureList,
+    FeatureState,
+    FeatureStatus,
+    Guardrail,
+    GuardrailEvidence,
+    HistoryEntry,
+    LatencyBucket,
+    LimitEvidence,
+    Plan,
+    PlanStep,
+    Replica,
+    RolloutReport,
+    StepReport,
+)
 from sluice_client.versions import (
     CollectionVersion,
     ReindexPhase,
@@ -58,25 +82,46 @@ from sluice_client.versions import (
 )
 
 __all__ = [
+    "EVERYBODY_PPM",
     "Answer",
+    "Arm",
+    "ArmTotals",
     "Chunk",
     "Chunking",
     "CollectionConfig",
     "CollectionVersion",
+    "Comparison",
     "Condition",
     "Config",
+    "Criteria",
     "Document",
+    "EvidencePoint",
+    "Feature",
+    "FeatureArm",
+    "FeatureList",
+    "FeatureState",
+    "FeatureStatus",
     "Features",
     "Filter",
+    "Guardrail",
+    "GuardrailEvidence",
+    "HistoryEntry",
     "Indexed",
+    "LatencyBucket",
+    "LimitEvidence",
     "MetadataValue",
     "NotStored",
     "Outcome",
+    "Plan",
+    "PlanStep",
     "Policies",
     "Policy",
     "ReindexPhase",
     "ReindexProgress",
+    "Replica",
     "Result",
+    "RolloutClient",
+    "RolloutReport",
     "Scores",
     "SluiceClient",
     "SluiceError",
@@ -84,6 +129,7 @@ __all__ = [
     "Stage",
     "StageConfig",
     "StageReport",
+    "StepReport",
     "Strategy",
     "Switched",
     "Verified",

@@ -144,6 +144,31 @@ class StageReport:
     """What came out: variants, vectors, candidates or scores."""
 
 
+class Arm(enum.StrEnum):
+    """One side of a feature's rollout."""
+
+    TREATMENT = "treatment"
+    """The feature took effect."""
+    CONTROL = "control"
+    """It did not, and the request is what treatment is compared with."""
+    STANDARD = "standard"
+    """It did not, and the request is not compared."""
+    UNKNOWN = "unknown"
+    """One that a newer gateway has and this client does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureArm:
+    """On which side of a feature's rollout a request was."""
+
+    feature: str
+    arm: Arm
+    ramp_id: str
+    """Names the run of evidence that the request counts for."""
+    reason: str
+    """Why it is STANDARD, for machines: an UPPER_SNAKE_CASE word such as NO_USER or KILLED; empty otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One page of results, best first, and what every stage did for it."""
@@ -159,3 +184,7 @@ class Answer:
     index_version: str
     request_id: str
     """Finds the request in logs and traces."""
+    snapshot_version: int = 0
+    """Of the rollout's snapshot that decided; 0 where none did."""
+    arms: Sequence[FeatureArm] = ()
+    """Of every feature that is rolled out."""

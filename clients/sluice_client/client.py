@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -17,36 +15,16 @@ from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice_client import indexing, wire
 from sluice_client.answers import Answer, Features, Policies, Result
+from sluice_client.channel import ReplyT, call, open_channel
+from sluice_client.comparisons import Comparison
 from sluice_client.configuration import Config
 from sluice_client.documents import Chunking, Document, Indexed
-from sluice_client.errors import SluiceError, error_from
+from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
 from sluice_client.versions import CollectionVersion, ReindexProgress, Snapshot, Switched, Verified
 
-ReplyT = TypeVar("ReplyT", bound=Message)
-
-_REQUEST_ID = "x-request-id"
-_OPTIONS = [
-    # The gateway limits what it sends.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # Gateways in turn, and only those that say SERVING: one that stops says so before it hangs up.
-    (
-        "grpc.service_config",
-        json.dumps(
-            {
-                "loadBalancingConfig": [{"round_robin": {}}],
-                "healthCheckConfig": {"serviceName": "sluice.gateway.v1.GatewayService"},
-            }
-        ),
-    ),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-    # A gateway is near; a proxy that the environment names for the web is not on the way to it.
-    ("grpc.enable_http_proxy", 0),
-]
+_SERVICE = "sluice.gateway.v1.GatewayService"
 
 
 class SearchOptions(TypedDict, total=False):
@@ -80,8 +58,7 @@ class SluiceClient:
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        # Made here and not before: a channel belongs to the event loop that runs when it is made.
-        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        self._channel = open_channel(self.address, _SERVICE)
         self._gateway = gateway_pb2_grpc.GatewayServiceStub(self._channel)
         return self
 
@@ -139,6 +116,56 @@ class SluiceClient:
             collapse_duplicates=collapse_duplicates,
         )
         return wire.from_search(await self._call(self._stub.Search, request, timeout))
+
+    async def compare(  # noqa: PLR0913  # all of them keywords, as in the request
+        self,
+        query: str,
+        *,
+        enhanced: Features = Features(),  # noqa: B008  # frozen
+        feature: str = "",
+        limit: int = 10,
+        collection: str = "",
+        filter: Filter | None = None,  # noqa: A002  # the field's word
+        features: Features = Features(),  # noqa: B008  # frozen
+        group_by_document: bool = False,
+        persistence: float | None = None,
+        timeout: float | None = None,
+    ) -> Comparison:
+        """Both answers to a question: as things are, and with more switched on. Counts for no rollout.
+
+            compared = await client.compare("read a file line by line", enhanced=Features(rerank=True))
+            print(compared.rank_biased_overlap, compared.enhanced_seconds - compared.standard_seconds)
+
+        Args:
+            query: The question.
+            enhanced: What the enhanced answer switches; if neither this nor `feature` says anything, expansion and
+                reranking on.
+            feature: Name of a feature of the rollout, instead: what its users get.
+            limit: Results of each answer, 1 to 100, and how deep they are compared.
+            collection: Where to search; the gateway's default if empty.
+            filter: Keeps only matching documents.
+            features: What to switch on or off for both answers.
+            group_by_document: Keeps only the best chunk of a document.
+            persistence: Of the rank-biased overlap, above 0 and below 1; 0.9 if not given.
+            timeout: Deadline of both answers together, in seconds.
+
+        Raises:
+            SluiceError: The question was refused, there is no such feature, or a required stage failed.
+        """
+        request = pb.CompareSearchRequest(
+            search=pb.SearchRequest(
+                query=wire.sendable("query", query),
+                limit=wire.sendable_number("limit", limit),
+                collection=wire.sendable("collection", collection),
+                filter=None if filter is None else wire.to_filter(filter),
+                features=wire.to_features(features),
+                group_by_document=group_by_document,
+            ),
+            enhanced=wire.to_features(enhanced),
+            feature=wire.sendable("feature", feature),
+            persistence=persistence,
+        )
+        return wire.from_comparison(await self._call(self._stub.CompareSearch, request, timeout))
 
     async def pages(self, query: str, **options: Unpack[SearchOptions]) -> AsyncIterator[Answer]:
         """All pages of the answer to a question, each asked for when it is wanted. Takes what `search` takes."""
@@ -352,9 +379,5 @@ class SluiceClient:
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float | None
     ) -> ReplyT:
-        request_id = uuid.uuid4().hex
         deadline = self._timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
-        except grpc.aio.AioRpcError as error:
-            raise error_from(error, self.address, request_id) from None
+        return await call(method, request, timeout=deadline, server=f"the gateway at {self.address}")

@@ -32,7 +32,7 @@ class SluiceError(Exception):
         self.code = code
         """The canonical code: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, ..."""
         self.reason = reason
-        """Why, for machines: an UPPER_SNAKE_CASE word. UNREACHABLE where the gateway could not be talked to; the name
+        """Why, for machines: an UPPER_SNAKE_CASE word. UNREACHABLE where the server could not be talked to; the name
         of the code where the server gave no reason."""
         self.message = message
         """Why, and what to do, for people."""
@@ -70,10 +70,10 @@ def invalid(field: str, problem: str, reason: str = "INVALID_FIELD") -> SluiceEr
     return SluiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {problem}", field=field)
 
 
-def error_from(call_error: grpc.aio.AioRpcError, address: str, request_id: str) -> SluiceError:
+def error_from(call_error: grpc.aio.AioRpcError, server: str, request_id: str) -> SluiceError:
     """The error that a failed call stands for, with the server's `google.rpc` details where it sent some.
 
-    UNAVAILABLE without any comes from the transport: the gateway itself is UNREACHABLE.
+    UNAVAILABLE without any comes from the transport: the server itself is UNREACHABLE.
     """
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     trailers = dict(call_error.trailing_metadata() or ())
@@ -87,7 +87,7 @@ def error_from(call_error: grpc.aio.AioRpcError, address: str, request_id: str) 
     code = call_error.code()
     reason, message = info.reason or code.name, call_error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE and not info.reason:
-        reason, message = "UNREACHABLE", f"the gateway at {address} cannot be reached: {message}"
+        reason, message = "UNREACHABLE", f"{server} cannot be reached: {message}"
     return SluiceError(
         code,
         reason,

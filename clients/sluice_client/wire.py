@@ -8,7 +8,9 @@ from datetime import UTC
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_client.answers import (
     Answer,
+    Arm,
     Chunk,
+    FeatureArm,
     Features,
     Outcome,
     Policies,
@@ -19,6 +21,7 @@ from sluice_client.answers import (
     StageReport,
     Strategy,
 )
+from sluice_client.comparisons import Comparison
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import invalid
@@ -54,6 +57,11 @@ _OUTCOMES = {
     pb.STAGE_OUTCOME_SKIPPED: Outcome.SKIPPED,
     pb.STAGE_OUTCOME_DEGRADED: Outcome.DEGRADED,
     pb.STAGE_OUTCOME_FAILED: Outcome.FAILED,
+}
+_ARMS = {
+    pb.ARM_TREATMENT: Arm.TREATMENT,
+    pb.ARM_CONTROL: Arm.CONTROL,
+    pb.ARM_STANDARD: Arm.STANDARD,
 }
 _VERSION_STATES = {
     pb.VERSION_STATE_BUILDING: VersionState.BUILDING,
@@ -218,6 +226,25 @@ def from_search(reply: pb.SearchResponse) -> Answer:
         collection=reply.collection,
         index_version=reply.index_version,
         request_id=reply.request_id,
+        snapshot_version=reply.snapshot_version,
+        arms=[
+            FeatureArm(entry.feature, _ARMS.get(entry.arm, Arm.UNKNOWN), entry.ramp_id, entry.reason)
+            for entry in reply.arms
+        ],
+    )
+
+
+def from_comparison(reply: pb.CompareSearchResponse) -> Comparison:
+    """Two answers, and how they differ."""
+    return Comparison(
+        standard=from_search(reply.standard),
+        enhanced=from_search(reply.enhanced),
+        standard_seconds=reply.standard_duration.ToNanoseconds() / 1e9,
+        enhanced_seconds=reply.enhanced_duration.ToNanoseconds() / 1e9,
+        depth=reply.depth,
+        overlap=reply.overlap,
+        rank_biased_overlap=reply.rank_biased_overlap,
+        persistence=reply.persistence,
     )
 
 

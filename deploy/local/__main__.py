@@ -1,4 +1,4 @@
-"""`python -m deploy.local`: the five stages on this machine, started, looked at and stopped."""
+"""`python -m deploy.local`: the stages on this machine, started, looked at and stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.common.client import StageChannel
 from services.common.errors import StartupError
 
 app = typer.Typer(
-    help="The five stages as processes on this machine, on ports 50051 (gateway) to 50055.",
+    help="The stages as processes on this machine, on ports 50051 (gateway) to 50055, and 50057 (rollout).",
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,

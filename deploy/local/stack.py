@@ -1,4 +1,4 @@
-"""The five stages as processes on loopback."""
+"""The stages as processes on loopback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deploy.local.profiles import load_profile
 from services.common.client import StageChannel
 from services.common.errors import StartupError
 
-STAGES = ("gateway", "embedder", "reranker", "expander", "retriever")
+STAGES = ("gateway", "embedder", "reranker", "expander", "retriever", "rollout")
 """The stages in the order of their well-known ports."""
 
 START_SECONDS = 600.0
@@ -35,6 +35,8 @@ _ABANDONED_GRACE_SECONDS = 2.0
 _HOST = "127.0.0.1"
 _FIRST_GRPC_PORT = 50051
 _FIRST_METRICS_PORT = 9103
+# One place is left for a second embedder, with which an index is rebuilt.
+_PLACES = {**{stage: place for place, stage in enumerate(STAGES)}, "rollout": len(STAGES)}
 _HEALTH_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 12
@@ -53,7 +55,7 @@ class Placement:
 
 
 class LocalStack:
-    """Five stages on loopback, from a profile overlaid by this process's environment, overlaid by `environment`.
+    """All stages on loopback, from a profile overlaid by this process's environment, overlaid by `environment`.
 
         async with LocalStack(name="test", environment={"EMBEDDING_MODEL": ""}, data=tmp_path) as stack:
             async with SluiceClient(stack.address("gateway")) as client: ...
@@ -121,7 +123,7 @@ class LocalStack:
         folder = run_folder(self.name)
         folder.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(parents=True, exist_ok=True)
-        ports = {stage: self._reserved_ports(index) for index, stage in enumerate(STAGES)}
+        ports = {stage: self._reserved_ports(stage) for stage in STAGES}
         for stage, (grpc_port, metrics_port) in ports.items():
             self._placements[stage] = Placement(
                 f"{_HOST}:{grpc_port}", f"http://{_HOST}:{metrics_port}/metrics", folder / f"{stage}.log"
@@ -130,6 +132,7 @@ class LocalStack:
             "GRPC_HOST": _HOST,
             "QDRANT_PATH": str(self.data / "qdrant"),
             "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
+            "ROLLOUT_DATABASE_URL": f"sqlite:///{self.data / 'rollout.db'}",
             **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES[1:]},
         }
         for stage, (grpc_port, metrics_port) in ports.items():
@@ -172,9 +175,10 @@ class LocalStack:
         """Where every stage is."""
         return dict(self._placements)
 
-    def _reserved_ports(self, index: int) -> tuple[int, int]:
+    def _reserved_ports(self, stage: str) -> tuple[int, int]:
         if self._well_known_ports:
-            return self._reserved(_FIRST_GRPC_PORT + index), self._reserved(_FIRST_METRICS_PORT + index)
+            place = _PLACES[stage]
+            return self._reserved(_FIRST_GRPC_PORT + place), self._reserved(_FIRST_METRICS_PORT + place)
         return self._reserved(0), self._reserved(0)
 
     def _reserved(self, port: int) -> int:

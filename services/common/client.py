@@ -55,7 +55,13 @@ class StageChannel:
     """
 
     def __init__(
-        self, address: str, *, service: str = "", breaker: Breaker | None = None, max_message_mib: int = 16
+        self,
+        address: str,
+        *,
+        service: str = "",
+        breaker: Breaker | None = None,
+        max_message_mib: int = 16,
+        longest_reconnect_seconds: float = 5.0,
     ) -> None:
         message_bytes = max_message_mib * 2**20
         self.address = address
@@ -69,7 +75,7 @@ class StageChannel:
                 ("grpc.keepalive_timeout_ms", 5_000),
                 *([("grpc.service_config", _service_config(service))] if service else []),
                 ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.max_reconnect_backoff_ms", 5_000),
+                ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
                 # Stages are near; a proxy that the environment names for the web is not on the way to them.
                 ("grpc.enable_http_proxy", 0),
             ],

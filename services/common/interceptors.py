@@ -10,7 +10,8 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -36,6 +37,8 @@ _RETRIES = "grpc-previous-rpc-attempts"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Any]]
+Stream = Callable[[Any, Context], AsyncIterator[Any]]
+Around = Callable[[Any, Context], AbstractAsyncContextManager[None]]
 
 
 class _Outcome(NamedTuple):
@@ -85,12 +88,20 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
             except DecodeError:
                 return _Undecodable(raw)
 
-        call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
-        wrapped = self._wrapped[method] = grpc.unary_unary_rpc_method_handler(
-            _wrap(call, method, request_type),
-            request_deserializer=decode,
-            response_serializer=handler.response_serializer,
-        )
+        around = _around(method, request_type, timed=not handler.response_streaming)
+        if handler.response_streaming:
+            # A stream is no work that queues up: the limit, which learns from how long calls take, is not asked.
+            wrapped = grpc.unary_stream_rpc_method_handler(
+                _wrap_stream(cast(Stream, handler.unary_stream), around),
+                request_deserializer=decode,
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                _wrap(call, around), request_deserializer=decode, response_serializer=handler.response_serializer
+            )
+        self._wrapped[method] = wrapped
         return wrapped
 
     def _shedding(self, handle: Call, name: str) -> Call:
@@ -107,11 +118,33 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         return call
 
 
-def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
+def _wrap(handle: Call, around: Around) -> Call:
+    async def call(request: Message | _Undecodable, context: Context) -> Message:
+        async with around(request, context):
+            reply: Message = await handle(request, context)
+            return reply
+
+    return call
+
+
+def _wrap_stream(handle: Stream, around: Around) -> Call:
+    async def stream(request: Message | _Undecodable, context: Context) -> None:
+        # Written here instead of handed on, so that whoever leaves cancels this coroutine, and not between two of its
+        # steps, where nobody would clean up.
+        async with around(request, context), aclosing(cast(Any, handle(request, context))) as replies:
+            async for reply in replies:
+                await context.write(reply)
+
+    return stream
+
+
+def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
+    """What happens around each call of a method. `timed` is whether how long it takes says anything."""
     path = method.strip("/")
     counted = metrics.MethodMetrics(*path.split("/"))
 
-    async def call(request: Message | _Undecodable, context: Context) -> Message:
+    @asynccontextmanager
+    async def around(request: Message | _Undecodable, context: Context) -> AsyncIterator[None]:
         started = time.perf_counter()
         metadata = tuple(context.invocation_metadata() or ())
         identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
@@ -124,9 +157,8 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
             try:
                 if isinstance(request, _Undecodable):
                     raise wire.explain(request_type, request.raw)
-                reply: Message = await handle(request, context)
+                yield
                 outcome = _Outcome(grpc.StatusCode.OK)
-                return reply
             except asyncio.CancelledError:
                 if _torn_down():
                     if _deadline_passed(context):
@@ -142,7 +174,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
                 await _abort(context, error)
             finally:
                 seconds = time.perf_counter() - started
-                counted.ended(outcome.code.name, seconds)
+                counted.ended(outcome.code.name, seconds if timed else None)
                 tracing.end_with_code(span, outcome.code.name)
                 _log.info(
                     "call",
@@ -152,7 +184,7 @@ def _wrap(handle: Call, method: str, request_type: type[Message]) -> Call:
                     ms=round(seconds * 1000, 2),
                 )
 
-    return call
+    return around
 
 
 async def _abort(context: Context, error: SluiceError) -> NoReturn:

@@ -24,7 +24,7 @@ LATENCY_BUCKETS = (
 _DEADLINE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 # When a counter was made, as a series of its own for each: nobody asks.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
 
 build_info = Gauge("sluice_build_info", "The stage and its release; always 1.", ["stage", "release"])
 
@@ -76,13 +76,14 @@ class MethodMetrics:
         if time_left is not None:
             self._deadline.observe(time_left)
 
-    def ended(self, code: str, seconds: float) -> None:
-        """A call ended, however."""
+    def ended(self, code: str, seconds: float | None) -> None:
+        """A call ended, however, after so many seconds, where that says anything."""
         self._in_flight -= 1
         if (handled := self._handled.get(code)) is None:
             handled = self._handled[code] = rpc_handled.labels(*self._names, code)
         handled.inc()
-        self._seconds.observe(seconds, tracing.exemplar())
+        if seconds is not None:
+            self._seconds.observe(seconds, tracing.exemplar())
 
 
 spans = Counter(

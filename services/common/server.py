@@ -38,6 +38,10 @@ def _nothing_wrong() -> str | None:
     return None
 
 
+def _nothing_to_end() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Stage:
     """A warm stage, ready to be served."""
@@ -46,12 +50,16 @@ class Stage:
     """The gRPC service that it implements."""
     register: Callable[[grpc.aio.Server], None]
     """Adds its servicer to a server."""
+    further_services: tuple[ServiceDescriptor, ...] = ()
+    """Others that it implements beside."""
     problem: Callable[[], str | None] = _nothing_wrong
     """Why it cannot do its work just now, or None. Cheap: it is asked twice a second."""
     limit: ConcurrencyLimit | None = None
     """Refuses calls when too many are under way; None where the stage has a better way to know."""
     bulk_methods: frozenset[str] = frozenset()
     """Names of the methods that nobody waits for: the limit refuses them first."""
+    end_streams: Callable[[], None] = _nothing_to_end
+    """Ends the streams that it serves, when it stops: they would otherwise outlast the grace."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it will never work again; the process then ends, so that it is started afresh."""
 
@@ -110,7 +118,7 @@ async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[Runnin
     stage.register(server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (stage.service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (*_names(stage), health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     address = f"{settings.grpc_host}:{settings.grpc_port}"
     try:
@@ -130,6 +138,7 @@ async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[Runnin
             await watch
         await servicer.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_seconds)
+        stage.end_streams()
         await server.stop(settings.shutdown_grace_seconds)
 
 
@@ -146,9 +155,13 @@ async def _watch_health(servicer: health.aio.HealthServicer, stage: Stage) -> No
 async def _tell_health(servicer: health.aio.HealthServicer, stage: Stage) -> str | None:
     problem = stage.problem()
     state = _SERVING if problem is None else _NOT_SERVING
-    for name in ("", stage.service.full_name):
+    for name in ("", *_names(stage)):
         await servicer.set(name, state)
     return problem
+
+
+def _names(stage: Stage) -> list[str]:
+    return [service.full_name for service in (stage.service, *stage.further_services)]
 
 
 def _options(settings: StageSettings) -> list[tuple[str, int]]:

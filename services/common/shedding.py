@@ -55,6 +55,11 @@ class ConcurrencyLimit:
         """Calls that may be under way at once."""
         return int(self._limit)
 
+    @property
+    def occupied(self) -> float:
+        """The part of the limit that is under way, 0 to 1."""
+        return self._under_way / self.limit
+
     @contextmanager
     def admitted(self, *, bulk: bool) -> Iterator[None]:
         """Holds a place for one call, or raises ResourceExhausted at once."""

@@ -18,6 +18,11 @@ def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: fl
     return time.monotonic() + (default_seconds if given is None else given)
 
 
+def deadline_in(seconds: float) -> float:
+    """The moment so many seconds from now."""
+    return time.monotonic() + seconds
+
+
 def remaining(deadline: float) -> float:
     """Seconds left until a deadline; raises DeadlineExceeded when there are none."""
     left = deadline - time.monotonic()

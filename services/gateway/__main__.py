@@ -17,12 +17,18 @@ from services.gateway import metrics
 from services.gateway.budgets import Budgets
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
 from services.gateway.embedders import Embedders
+from services.gateway.evidence import Evidence
+from services.gateway.exposure import Exposure
 from services.gateway.indexing import Indexing
 from services.gateway.life import BULK_METHODS, Life
+from services.gateway.local_overrides import OverridesFile
 from services.gateway.pipeline import Pipeline, Stages
 from services.gateway.reindexing import Following, Reindexing, Writing
+from services.gateway.rollout_client import RolloutClient, housekeeping, look_once, name_of_this_process
+from services.gateway.rollout_snapshot import SnapshotFile
 from services.gateway.servicer import GatewayServicer, StageClients
 from services.gateway.settings import GatewaySettings
+from services.gateway.shadow import Shadow
 from services.gateway.verification import Verification
 from services.gateway.watching import IndexWatch
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
@@ -79,12 +85,19 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             Reindexing(clients.retriever, clients.retriever, embedders, following, verification),
             verification,
         )
+        limit = ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set)
+        exposure = await stack.enter_async_context(exposing(settings))
+        shadow = None
+        if settings.rollout_address:
+            shadow = await stack.enter_async_context(shadowing(settings, exposure.evidence, limit))
         servicer = GatewayServicer(
             Pipeline(stages, settings.weights(), Budgets(), metrics.observe_stages),
             Indexing(embedders, writing),
             clients,
             life,
             settings,
+            exposure,
+            shadow,
         )
         watch = IndexWatch(
             settings.qdrant_collection,
@@ -98,7 +111,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],
             register=lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server),
-            limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
+            limit=limit,
             bulk_methods=frozenset({"IndexDocuments", "DeleteDocuments"}) | BULK_METHODS,
         )
 
@@ -112,6 +125,65 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@asynccontextmanager
+async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
+    """What decides on features, kept up to date by the rollout service, a file, or neither."""
+    defaults, local = settings.default_features(), settings.local_overrides()
+    exposure = Exposure(defaults, local, Evidence())
+    async with AsyncExitStack() as stack:
+        client = None
+        if settings.rollout_address:
+            channel = StageChannel(
+                settings.rollout_address, max_message_mib=settings.max_message_mib, longest_reconnect_seconds=1.0
+            )
+            client = RolloutClient(
+                await stack.enter_async_context(channel),
+                exposure,
+                defaults=defaults,
+                gateway=settings.rollout_gateway_name or name_of_this_process(),
+                file=SnapshotFile(settings.rollout_snapshot_path),
+                report_seconds=settings.rollout_report_seconds,
+            )
+            await client.restore()
+        file = None
+        if settings.rollout_overrides_path:
+            file = OverridesFile(settings.rollout_overrides_path, local, defaults)
+            # Before the first request: it may hold a kill.
+            await look_once(file, exposure, client)
+        if client is not None:
+            await stack.enter_async_context(client.running())
+        await stack.enter_async_context(housekeeping(file, exposure, client))
+        yield exposure
+
+
+@asynccontextmanager
+async def shadowing(settings: GatewaySettings, evidence: Evidence, limit: ConcurrencyLimit) -> AsyncIterator[Shadow]:
+    """Treatments beside control requests, over channels of their own: no breaker counts what fails there."""
+    async with AsyncExitStack() as stack:
+
+        async def channel(address: str, service: str) -> StageChannel:
+            return await stack.enter_async_context(
+                StageChannel(address, service=service, max_message_mib=settings.max_message_mib)
+            )
+
+        embedders = [
+            EmbedderClient(await channel(address, EmbedderClient.service))
+            for address in (settings.embedder_address, *settings.embedder_additional_addresses.split(","))
+            if address
+        ]
+        retriever = RetrieverClient(await channel(settings.retriever_address, RetrieverClient.service))
+        reranker = RerankerClient(
+            await channel(settings.reranker_address, RerankerClient.service), somebody_waits=False
+        )
+        expander = ExpanderClient(await channel(settings.expander_address, ExpanderClient.service))
+        stages = Stages(expander, Embedders(embedders, retriever), retriever, reranker)
+        shadow = Shadow(Pipeline(stages, settings.weights(), Budgets()), reranker, evidence, lambda: limit.occupied)
+        try:
+            yield shadow
+        finally:
+            await shadow.close()
 
 
 if __name__ == "__main__":

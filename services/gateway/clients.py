@@ -155,15 +155,14 @@ class RerankerClient:
 
     service = "sluice.reranker.v1.RerankerService"
 
-    def __init__(self, channel: StageChannel) -> None:
+    def __init__(self, channel: StageChannel, *, somebody_waits: bool = True) -> None:
         self.channel = channel
+        self._priority = reranker_pb2.PRIORITY_INTERACTIVE if somebody_waits else reranker_pb2.PRIORITY_BULK
         self._stub = reranker_pb2_grpc.RerankerServiceStub(channel.channel)
 
     async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
         """One score a passage."""
-        request = reranker_pb2.RerankPassagesRequest(
-            query=query, passages=passages, priority=reranker_pb2.PRIORITY_INTERACTIVE
-        )
+        request = reranker_pb2.RerankPassagesRequest(query=query, passages=passages, priority=self._priority)
         reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
         return Reranked(list(reply.scores), reply.model.name)
 

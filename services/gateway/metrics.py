@@ -1,15 +1,17 @@
-"""The gateway's series. Labels come from closed sets, never from callers."""
+"""The gateway's series. Labels come from closed sets, or are features that operators named, never from callers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from types import TracebackType
 from typing import Self
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from services.common import logs, tracing
 from services.common.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted
@@ -187,3 +189,40 @@ def _described(answer: Answer) -> dict[str, int | str]:
         if report.model:
             described[f"{name}.model"] = report.model
     return described
+
+
+exposures = Counter(
+    "sluice_rollout_exposures_total", "Searches by feature and arm; STANDARD is in neither arm.", ["feature", "arm"]
+)
+anonymous_requests = Counter("sluice_rollout_anonymous_requests_total", "Searches that named no user.")
+snapshot_version = Gauge("sluice_rollout_snapshot_version", "Version of the rollout snapshot that is served; 0: none.")
+snapshots_refused = Counter("sluice_rollout_snapshots_refused_total", "Snapshots not taken, by why.", ["reason"])
+quarantined = Gauge("sluice_rollout_quarantined", "1 for a feature of the snapshot that is not served.", ["feature"])
+locally_killed = Gauge("sluice_rollout_locally_killed", "1 for a feature that this gateway alone holds.", ["feature"])
+evidence_reports = Counter("sluice_rollout_evidence_reports_total", "Reports of evidence, by outcome.", ["outcome"])
+evidence_lost = Counter("sluice_rollout_evidence_lost_total", "Evidence that will never be reported.", ["kind"])
+shadow_searches = Counter("sluice_shadow_searches_total", "Treatments run beside control requests.", ["outcome"])
+shadow_judgements = Counter("sluice_shadow_judgements_total", "What the reranker said of shadow pairs.", ["judgement"])
+shadow_seconds = Histogram(
+    "sluice_shadow_search_seconds",
+    "Both searches of shadow pairs, from start to end.",
+    ["side"],
+    buckets=LATENCY_BUCKETS,
+)
+
+
+class _SnapshotAge(Collector):
+    """A gauge that is there only where a rollout service is configured: without one nothing can be too old."""
+
+    def __init__(self) -> None:
+        self.seconds: Callable[[], float] | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Asked at every scrape."""
+        if self.seconds is not None:
+            text = "Time since the last word of the rollout service."
+            yield GaugeMetricFamily("sluice_rollout_snapshot_age_seconds", text, value=self.seconds())
+
+
+snapshot_age = _SnapshotAge()
+REGISTRY.register(snapshot_age)

@@ -10,8 +10,18 @@ from importlib.metadata import version
 from typing import Any
 
 import grpc
+from opentelemetry import trace
 
-from services.common.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError, Unavailable
+from services.common.bucketing import Arm
+from services.common.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SluiceError,
+    Unavailable,
+)
 from services.common.interceptors import request_id
 from services.common.timing import deadline_of, duration
 from services.common.validation import MAX_QUERY_BYTES, check_count, check_text
@@ -22,14 +32,17 @@ from services.gateway.clients import (
     RerankerClient,
     RetrieverClient,
 )
+from services.gateway.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 from services.gateway.embedders import EmbeddingModel
-from services.gateway.features import ExpansionStrategy, FeatureOverrides, Features, resolve
+from services.gateway.exposure import Exposure, Observed
+from services.gateway.features import NOTHING, Decision, ExpansionStrategy, FeatureOverrides, Features, combine
 from services.gateway.indexing import Chunking, Indexing
 from services.gateway.life import Life, LifeServicer
 from services.gateway.pipeline import Pipeline
 from services.gateway.query_log import QueryLog
 from services.gateway.settings import GatewaySettings
-from services.gateway.stages import Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
+from services.gateway.shadow import Answered, Shadow, quality_of
+from services.gateway.stages import Answer, Outcome, Passage, Policies, Policy, Question, Result, Stage, StageReport
 from sluice.gateway.v1 import gateway_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,6 +53,9 @@ MAX_DOCUMENTS = 512
 MAX_IDS = 1000
 # Asking four stages how they are must not take longer than a person waits.
 CONFIG_DEADLINE_SECONDS = 2.0
+MAX_USER_BYTES = 1024
+# What a comparison switches on where it is not told.
+ENHANCED = FeatureOverrides(expansion=True, rerank=True)
 
 _STRATEGIES = {
     gateway_pb2.EXPANSION_STRATEGY_UNSPECIFIED: None,
@@ -56,6 +72,11 @@ _STAGES = {
     Stage.EMBED: gateway_pb2.STAGE_EMBED,
     Stage.RETRIEVE: gateway_pb2.STAGE_RETRIEVE,
     Stage.RERANK: gateway_pb2.STAGE_RERANK,
+}
+_ARMS = {
+    Arm.TREATMENT: gateway_pb2.ARM_TREATMENT,
+    Arm.CONTROL: gateway_pb2.ARM_CONTROL,
+    Arm.STANDARD: gateway_pb2.ARM_STANDARD,
 }
 _OUTCOMES = {
     Outcome.RAN: gateway_pb2.STAGE_OUTCOME_RAN,
@@ -80,10 +101,19 @@ class GatewayServicer(LifeServicer):
     """The one door."""
 
     def __init__(
-        self, pipeline: Pipeline, indexing: Indexing, clients: StageClients, life: Life, settings: GatewaySettings
+        self,
+        pipeline: Pipeline,
+        indexing: Indexing,
+        clients: StageClients,
+        life: Life,
+        settings: GatewaySettings,
+        exposure: Exposure,
+        shadow: Shadow | None = None,
     ) -> None:
         super().__init__(life, settings)
         self._pipeline = pipeline
+        self._exposure = exposure
+        self._shadow = shadow
         self._indexing = indexing
         self._clients = clients
         self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
@@ -92,7 +122,7 @@ class GatewayServicer(LifeServicer):
         self, request: gateway_pb2.SearchRequest, context: Context
     ) -> gateway_pb2.SearchResponse:
         """Answers a question."""
-        check_text("query", request.query, MAX_QUERY_BYTES)
+        _check_question(request)
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
         digest = paging.question_digest(
             request.query.encode(),
@@ -105,9 +135,81 @@ class GatewayServicer(LifeServicer):
             b"by document" if request.group_by_document else b"",
         )
         page = paging.decode(request.page_token, digest)
-        layers = [page.pinned, _overrides(request.features)]
-        features = resolve(layers, self._settings.default_features())
-        question = Question(
+        asked = _overrides(request.features)
+        decision = self._exposure.decide(request.user_id, page.pinned if page.offset else asked)
+        _trace(decision)
+        question = self._question(request, decision.features, page.offset)
+        self._query_log.note(request.query)
+        with (
+            metrics.ObservedSearch(decision.features, deadline) as counted,
+            Observed(self._exposure.evidence, decision, deadline) as observed,
+        ):
+            answer = await self._pipeline.search(question, deadline=deadline)
+            counted.answered(answer)
+            observed.answered(empty=not answer.results, quality=quality_of(answer.results))
+        if self._shadow is not None:
+            self._shadow.offer(
+                Answered(decision, question, answer, observed.seconds),
+                lambda arm: self._exposure.table.treated(arm.ramp_id, request.user_id, asked),
+            )
+        last = question.offset + len(answer.results)
+        return self._answer(
+            question, answer, decision, paging.encode(last, decision.features, digest) if answer.more else ""
+        )
+
+    async def CompareSearch(  # noqa: N802  # gRPC's name
+        self, request: gateway_pb2.CompareSearchRequest, context: Context
+    ) -> gateway_pb2.CompareSearchResponse:
+        """Answers a question twice, one after the other, so that neither slows the other down."""
+        search = request.search
+        _check_question(search, "search.")
+        if search.page_token:
+            raise InvalidArgument("search.page_token", "has no meaning here; compare first pages")
+        persistence = request.persistence if request.HasField("persistence") else DEFAULT_PERSISTENCE
+        if not 0 < persistence < 1:
+            raise InvalidArgument("persistence", f"must be between 0 and 1, without these, not {persistence}")
+        deadline = deadline_of(context, self._settings.default_deadline_seconds)
+        asked = _overrides(search.features)
+        # Nobody's exposure: no user, so no ramp reaches either answer, and kills hold for both.
+        standard = self._exposure.table.decide("", asked)
+        enhanced = self._exposure.table.decide("", self._enhanced(request, asked))
+        self._query_log.note(search.query)
+        started = time.monotonic()
+        questions = [self._question(search, decision.features, 0) for decision in (standard, enhanced)]
+        first = await self._pipeline.search(questions[0], deadline=started + (deadline - started) / 2)
+        between = time.monotonic()
+        second = await self._pipeline.search(questions[1], deadline=deadline)
+        ended = time.monotonic()
+        ranking, other = ([result.passage.id for result in answer.results] for answer in (first, second))
+        return gateway_pb2.CompareSearchResponse(
+            standard=self._answer(questions[0], first, standard),
+            enhanced=self._answer(questions[1], second, enhanced),
+            standard_duration=duration(between - started),
+            enhanced_duration=duration(ended - between),
+            depth=questions[0].limit,
+            overlap=overlap(ranking, other, questions[0].limit),
+            rank_biased_overlap=rank_biased_overlap(ranking, other, persistence),
+            persistence=persistence,
+        )
+
+    def _enhanced(self, request: gateway_pb2.CompareSearchRequest, asked: FeatureOverrides) -> FeatureOverrides:
+        """What the enhanced answer switches, over what the question itself does."""
+        table = self._exposure.table
+        beyond = _overrides(request.enhanced)
+        if request.feature:
+            if beyond != NOTHING:
+                raise InvalidArgument("feature", "and enhanced are both set; set one of them")
+            if any(kill.name == request.feature for kill in table.kills):
+                raise FailedPrecondition(f"the feature {request.feature!r} is killed", reason="FEATURE_KILLED")
+            ramp = next((ramp for ramp in table.ramps if ramp.name == request.feature), None)
+            if ramp is None:
+                known = ", ".join(ramp.name for ramp in table.ramps) or "none"
+                raise NotFound(f"there is no feature {request.feature!r} here; there are: {known}")
+            return combine(asked, ramp.overrides)
+        return combine(beyond if beyond != NOTHING else ENHANCED, asked)
+
+    def _question(self, request: gateway_pb2.SearchRequest, features: Features, offset: int) -> Question:
+        return Question(
             query=request.query,
             collection=request.collection or self._settings.qdrant_collection,
             features=features,
@@ -117,24 +219,31 @@ class GatewayServicer(LifeServicer):
                 rerank=_policy("rerank", request.policies.rerank),
             ),
             filter=request.filter.SerializeToString(),
-            offset=page.offset,
+            offset=offset,
             limit=_limit(request),
             collapse_duplicates=request.collapse_duplicates,
             group_by_document=request.group_by_document,
         )
-        self._query_log.note(request.query)
-        with metrics.ObservedSearch(features, deadline) as observed:
-            answer = await self._pipeline.search(question, deadline=deadline)
-            observed.answered(answer)
-        last = question.offset + len(answer.results)
+
+    @staticmethod
+    def _answer(
+        question: Question, answer: Answer, decision: Decision, next_page_token: str = ""
+    ) -> gateway_pb2.SearchResponse:
         return gateway_pb2.SearchResponse(
             results=[_result(result) for result in answer.results],
-            next_page_token=paging.encode(last, features, digest) if answer.more else "",
+            next_page_token=next_page_token,
             stages=[_report(report) for report in answer.reports],
-            features=_features(features),
+            features=_features(decision.features),
             collection=question.collection,
             index_version=answer.index_version,
             request_id=request_id.get(),
+            snapshot_version=decision.snapshot_version,
+            arms=[
+                gateway_pb2.FeatureArm(
+                    feature=arm.feature, arm=_ARMS[arm.arm], ramp_id=arm.ramp_id, reason=arm.reason.value
+                )
+                for arm in decision.arms
+            ],
         )
 
     async def IndexDocuments(  # noqa: N802  # gRPC's name
@@ -195,11 +304,18 @@ class GatewayServicer(LifeServicer):
             _collection_config(clients.retriever, name, deadline),
         )
         return gateway_pb2.GetConfigResponse(
-            default_features=_features(self._settings.default_features()),
+            default_features=_features(self._exposure.table.standard),
             stages=stages,
             collection=collection,
             release=version("sluice"),
         )
+
+
+def _trace(decision: Decision) -> None:
+    span = trace.get_current_span()
+    if span.is_recording():
+        arms = [f"{arm.feature}={arm.arm.value}" for arm in decision.arms if arm.arm is not Arm.STANDARD]
+        span.set_attributes({"sluice.rollout.version": decision.snapshot_version, "sluice.rollout.arms": arms})
 
 
 async def _stage_config(
@@ -250,6 +366,13 @@ def _chunking(chunking: gateway_pb2.Chunking) -> Chunking:
     return Chunking(chunking.chunk_tokens, chunking.overlap_tokens if chunking.HasField("overlap_tokens") else None)
 
 
+def _check_question(request: gateway_pb2.SearchRequest, path: str = "") -> None:
+    check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
+    size = len(request.user_id.encode())
+    if size > MAX_USER_BYTES:
+        raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")
+
+
 def _limit(request: gateway_pb2.SearchRequest) -> int:
     limit = request.limit if request.HasField("limit") else DEFAULT_LIMIT
     if not 1 <= limit <= MAX_LIMIT:
@@ -258,6 +381,9 @@ def _limit(request: gateway_pb2.SearchRequest) -> int:
 
 
 def _overrides(features: gateway_pb2.Features) -> FeatureOverrides:
+    if not features.ByteSize():
+        return NOTHING
+
     def given(name: str) -> Any:
         return getattr(features, name) if features.HasField(name) else None  # type: ignore[arg-type]
 

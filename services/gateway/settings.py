@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import SheddingSettings
+from services.common.settings import OptionalFolder, SheddingSettings
 from services.gateway.features import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
+from services.gateway.local_overrides import PERCENTAGES, LocalOverrides, killed_names, problems_of
 from services.gateway.pipeline import Weights
 from services.gateway.query_log import LoggedQueries
 
@@ -79,8 +81,55 @@ class GatewaySettings(SheddingSettings):
         False, description="Reserved for enrichment; anything but 0 is refused until it exists."
     )
     max_hops: int = Field(2, ge=1, le=5, description="Reserved for enrichment; has no effect yet.")
+    rollout_address: str = Field(
+        "",
+        pattern=r"^\S*$",
+        description="Address of the rollout service, as `host:port`; empty does without: nothing ramps but by the "
+        "percentages below.",
+    )
+    rollout_gateway_name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._:-]{0,128}$",
+        description="Name of this gateway for the rollout service, unique among replicas; empty means host name and "
+        "process number.",
+    )
+    rollout_snapshot_path: Path = Field(
+        Path("data/rollout/snapshot.json"),
+        description="File for the last good snapshot of the rollout service, for a start while the service is away.",
+    )
+    rollout_overrides_path: OptionalFolder = Field(
+        None,
+        description="File of `NAME=VALUE` lines that is looked at four times a second: `ROLLOUT_KILL` and the "
+        "percentages below, which it overrides while the gateway runs.",
+    )
+    rollout_report_seconds: float = Field(
+        1.0, ge=0.05, le=60, description="How often evidence is reported to the rollout service. Seconds."
+    )
+    rollout_kill: str = Field(
+        "",
+        description="Names of features that are off on this gateway for everybody, separated by commas, whatever the "
+        "rollout service says.",
+    )
+    rerank_rollout_percentage: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Share of users that get reranking where `RERANK_ENABLED` is 0, for a machine without the rollout "
+        "service.",
+    )
+    expansion_rollout_percentage: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Share of users that get expansion where `QUERY_EXPANSION_ENABLED` is 0, for a machine without the "
+        "rollout service.",
+    )
     enrichment_rollout_percentage: int = Field(
-        0, ge=0, le=100, description="Reserved for enrichment; has no effect yet."
+        0,
+        ge=0,
+        le=100,
+        description="Reserved for enrichment: taken, and reported in the log as without effect as long as enrichment "
+        "is not built.",
     )
 
     @model_validator(mode="after")
@@ -90,6 +139,14 @@ class GatewaySettings(SheddingSettings):
                 raise ValueError(f"{name.upper()} is on, but enrichment is not built yet; set it to 0")
         if not (self.dense_enabled or self.lexical_enabled):
             raise ValueError("DENSE_ENABLED and LEXICAL_ENABLED are both off; leave at least one on")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_does_not_go_together(self) -> Self:
+        problems = killed_names(self.rollout_kill)[1]
+        problems += problems_of(self.local_overrides(), self.default_features())
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def default_features(self) -> Features:
@@ -102,6 +159,13 @@ class GatewaySettings(SheddingSettings):
             max_variant_count=self.expansion_max_variants,
             rerank=self.rerank_enabled,
             rerank_candidate_count=self.rerank_top_k,
+        )
+
+    def local_overrides(self) -> LocalOverrides:
+        """What this machine decides, as the environment says it."""
+        return LocalOverrides(
+            killed=killed_names(self.rollout_kill)[0],
+            percentages={variable: getattr(self, variable.lower()) for variable in PERCENTAGES},
         )
 
     def weights(self) -> Weights:

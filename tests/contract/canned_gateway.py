@@ -105,7 +105,38 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             collection=request.collection or "documents",
             index_version="documents@1",
             request_id=self.request_ids[-1],
+            snapshot_version=7,
+            arms=[self.arm_of(request.user_id)] if request.user_id else [],
         )
+
+    def arm_of(self, user: str) -> pb.FeatureArm:
+        """Every third user has the feature, every third is compared with them."""
+        arms = (pb.ARM_TREATMENT, pb.ARM_CONTROL, pb.ARM_STANDARD)
+        return pb.FeatureArm(feature="rerank", arm=arms[int(user.rpartition("-")[2]) % 3], ramp_id="rerank.1")
+
+    async def CompareSearch(  # noqa: N802  # gRPC's name
+        self, request: pb.CompareSearchRequest, context: Context
+    ) -> pb.CompareSearchResponse:
+        """Everything, and everything the other way round, without the first."""
+        await self._receive(request, context)
+        answers = [
+            pb.SearchResponse(
+                results=[
+                    pb.Result(id=document.id, title=document.title, rank=rank, document_id=document.id)
+                    for rank, document in enumerate(documents, start=1)
+                ],
+                stages=self.stages,
+                arms=[pb.FeatureArm(feature="rerank-v1", arm=pb.ARM_STANDARD, reason="NO_USER")],
+                snapshot_version=7,
+            )
+            for documents in (list(self.documents.values()), list(self.documents.values())[:0:-1])
+        ]
+        reply = pb.CompareSearchResponse(
+            standard=answers[0], enhanced=answers[1], depth=10, overlap=0.5, rank_biased_overlap=0.375, persistence=0.9
+        )
+        reply.standard_duration.FromMilliseconds(40)
+        reply.enhanced_duration.FromMilliseconds(140)
+        return reply
 
     async def IndexDocuments(  # noqa: N802  # gRPC's name
         self, request: pb.IndexDocumentsRequest, context: Context

@@ -108,6 +108,36 @@ async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGatew
     assert not result.stderr
 
 
+# Comparing
+
+
+async def test_a_comparison_is_shown_side_by_side_and_as_json(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents |= {name: pb.Document(id=name, title=f"Title {name}") for name in ("d0", "d1", "d2")}
+    said = "compare why? --rerank --limit 3 --collection c --feature rerank-v1 --persistence 0.5"
+    result = await sluice(*said.split())
+    assert result.exit_code == calls.DONE
+    assert gateway.requests[-1] == pb.CompareSearchRequest(
+        search=pb.SearchRequest(query="why?", limit=3, collection="c", features=pb.Features()),
+        enhanced=pb.Features(rerank=True),
+        feature="rerank-v1",
+        persistence=0.5,
+    )
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "1 Title d0 Title d2 ▲2 from 3" in lines
+    assert "3 Title d2" in lines
+    assert "all 40.0 140.0 +0.100 s" in lines
+    assert "50% · rank-biased overlap: 0.375" in result.stdout
+    found = json.loads((await sluice("compare", "why?", "--json")).stdout)
+    assert (found["overlap"], found["enhanced_seconds"], len(found["standard"]["results"])) == (0.5, 0.14, 3)
+    assert found["standard"]["arms"] == [
+        {"feature": "rerank-v1", "arm": "standard", "ramp_id": "", "reason": "NO_USER"}
+    ]
+
+
+async def test_a_comparison_without_results_says_so(sluice: Sluice) -> None:
+    assert "Neither answer has a result." in (await sluice("compare", "why?")).stdout
+
+
 # Trouble
 
 
@@ -391,6 +421,42 @@ async def test_an_interrupt_ends_a_storing_that_waits_for_its_source(gateway: Ca
     assert b"Traceback" not in told
 
 
+# Load
+
+
+async def test_a_load_test_asks_as_users_do_and_counts_by_arm(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    gateway.failures.extend([errors.Internal("broken"), None])
+    plot = tmp_path / "load.png"
+    said = "loadtest --requests 200 --concurrency 20 --users 50 --max-error-rate 2% --max-p95-ms 60000 --rerank"
+    result = await sluice(*said.split(), "--plot", str(plot), "--json")
+    assert result.exit_code == calls.DONE, result.stderr
+    found = json.loads(result.stdout[: result.stdout.rindex("}") + 1])
+    assert found["total"]["requests"] == len(gateway.requests) == 200
+    assert found["codes"] == {"OK": 199, "INTERNAL": 1}
+    assert sum(side["requests"] for side in found["arms"]["rerank"].values()) == 199
+    assert found["snapshots"] == {"7": 199}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    users = [request.user_id for request in gateway.requests]
+    assert users.count("user-1") > 5 * users.count("user-40")
+    assert all(request.features.rerank for request in gateway.requests)
+
+
+async def test_a_load_test_that_passes_a_limit_ends_with_another_exit_code(
+    gateway: CannedGateway, sluice: Sluice
+) -> None:
+    gateway.failures.extend([errors.Internal("broken")] * 3)
+    said = "loadtest --requests 100 --concurrency 5 --max-error-rate 2%"
+    result = await sluice(*said.split())
+    assert result.exit_code == calls.NEEDS_A_LOOK
+    assert "3.00 %" in result.stdout
+    assert "FAILED error rate: 0.03, at most 0.02" in result.stdout
+    assert "rerank: treatment" in result.stdout
+    assert (await sluice("loadtest", "--max-error-rate", "2")).exit_code == calls.WRONG_COMMAND_LINE
+
+
 # The rest
 
 
@@ -436,7 +502,8 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("search", "index", "delete", "config", "doctor", "reindex", "rollback", "verify", "collections"),
+        *("search", "compare", "index", "delete", "config", "doctor", "loadtest"),
+        *("reindex", "rollback", "verify", "collections"),
         *("snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
     ],
 )

@@ -69,6 +69,34 @@ STAGE_POLICY_BEST_EFFORT: StagePolicy.ValueType  # 2
 """The answer is made without the stage, and the report says so."""
 Global___StagePolicy: _TypeAlias = StagePolicy  # noqa: Y015
 
+class _Arm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Arm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ARM_UNSPECIFIED: _Arm.ValueType  # 0
+    """Never sent."""
+    ARM_TREATMENT: _Arm.ValueType  # 1
+    """The feature took effect."""
+    ARM_CONTROL: _Arm.ValueType  # 2
+    """It did not, and the request is what treatment is compared with."""
+    ARM_STANDARD: _Arm.ValueType  # 3
+    """It did not, and the request is not compared; FeatureArm.reason says why."""
+
+class Arm(_Arm, metaclass=_ArmEnumTypeWrapper):
+    """Arm is one side of a feature's rollout."""
+
+ARM_UNSPECIFIED: Arm.ValueType  # 0
+"""Never sent."""
+ARM_TREATMENT: Arm.ValueType  # 1
+"""The feature took effect."""
+ARM_CONTROL: Arm.ValueType  # 2
+"""It did not, and the request is what treatment is compared with."""
+ARM_STANDARD: Arm.ValueType  # 3
+"""It did not, and the request is not compared; FeatureArm.reason says why."""
+Global___Arm: _TypeAlias = Arm  # noqa: Y015
+
 class _Stage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -532,7 +560,9 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """Name of the collection; empty means the gateway's default."""
     user_id: _builtins.str
-    """Who asks: keeps a user on one side of a percentage rollout. Not stored, not logged."""
+    """Who asks: keeps a user on one side of a percentage rollout. At most 1,024 bytes; not stored, not logged. Without it
+    a request is answered as without any feature that ramps.
+    """
     page_token: _builtins.str
     """From the previous page's next_page_token; everything else in the request must be the same as then."""
     collapse_duplicates: _builtins.bool
@@ -588,6 +618,8 @@ class SearchResponse(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty when there is none."""
     collection: _builtins.str
@@ -596,6 +628,8 @@ class SearchResponse(_message.Message):
     """The index version that answered."""
     request_id: _builtins.str
     """Identifies the request in logs and traces."""
+    snapshot_version: _builtins.int
+    """Version of the rollout snapshot that decided; 0 where none did."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
         """Best first."""
@@ -608,6 +642,10 @@ class SearchResponse(_message.Message):
     def features(self) -> Global___Features:
         """What was on for this request, every field set."""
 
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureArm]:
+        """On which side of every feature that is rolled out the request was, in the order of the snapshot."""
+
     def __init__(
         self,
         *,
@@ -618,14 +656,157 @@ class SearchResponse(_message.Message):
         collection: _builtins.str = ...,
         index_version: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        snapshot_version: _builtins.int = ...,
+        arms: _abc.Iterable[Global___FeatureArm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "features", b"features", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "collection", b"collection", "features", b"features", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class FeatureArm(_message.Message):
+    """FeatureArm says on which side of a feature's rollout a request was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    RAMP_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    feature: _builtins.str
+    """The feature's name."""
+    arm: Global___Arm.ValueType
+    """The side."""
+    ramp_id: _builtins.str
+    """Names the run of evidence that the request counts for."""
+    reason: _builtins.str
+    """Why it is ARM_STANDARD: NO_USER, NOT_SELECTED (the user is in neither arm), KILLED, LEASE_ENDED (the rollout
+    service was not heard of for too long), REQUEST_DECIDED (the request's own flags, or those of the page before,
+    decide all that the feature sets), OTHER_FEATURE (a later feature, or the kill of another, does). Empty otherwise.
+    """
+    def __init__(
+        self,
+        *,
+        feature: _builtins.str = ...,
+        arm: Global___Arm.ValueType = ...,
+        ramp_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "feature", b"feature", "ramp_id", b"ramp_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureArm: _TypeAlias = FeatureArm  # noqa: Y015
+
+@_typing.final
+class CompareSearchRequest(_message.Message):
+    """CompareSearchRequest is a question, and what to switch on for its second answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    ENHANCED_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_FIELD_NUMBER: _builtins.int
+    feature: _builtins.str
+    """Name of a feature of the rollout, instead: the enhanced answer is what its users get. NOT_FOUND if there is none."""
+    persistence: _builtins.float
+    """How far down a reader looks, for the rank-biased overlap: the chance that who saw one rank looks at the next,
+    above 0 and below 1; unset means 0.9.
+    """
+    @_builtins.property
+    def search(self) -> Global___SearchRequest:
+        """The question. Its features are those of the standard answer; a feature that is being rolled out reaches neither
+        answer by itself. No page_token.
+        """
+
+    @_builtins.property
+    def enhanced(self) -> Global___Features:
+        """What the enhanced answer switches beyond that; where this is empty and no feature is named: expansion and rerank on."""
+
+    def __init__(
+        self,
+        *,
+        search: Global___SearchRequest | None = ...,
+        enhanced: Global___Features | None = ...,
+        feature: _builtins.str = ...,
+        persistence: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_persistence", b"_persistence", "enhanced", b"enhanced", "persistence", b"persistence", "search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_persistence", b"_persistence", "enhanced", b"enhanced", "feature", b"feature", "persistence", b"persistence", "search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__persistence: _TypeAlias = _typing.Literal["persistence"]  # noqa: Y015
+    _WhichOneofArgType__persistence: _TypeAlias = _typing.Literal["_persistence", b"_persistence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__persistence) -> _WhichOneofReturnType__persistence | None: ...
+
+Global___CompareSearchRequest: _TypeAlias = CompareSearchRequest  # noqa: Y015
+
+@_typing.final
+class CompareSearchResponse(_message.Message):
+    """CompareSearchResponse is both answers, and how they differ. The standard one is made first, then the enhanced one, so
+    that neither slows the other down; vectors that both need may come from the embedder's cache the second time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STANDARD_FIELD_NUMBER: _builtins.int
+    ENHANCED_FIELD_NUMBER: _builtins.int
+    STANDARD_DURATION_FIELD_NUMBER: _builtins.int
+    ENHANCED_DURATION_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    RANK_BIASED_OVERLAP_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_FIELD_NUMBER: _builtins.int
+    depth: _builtins.int
+    """k of the overlap: the limit that was asked for."""
+    overlap: _builtins.float
+    """Share of results among the first k that both answers have, 0 to 1."""
+    rank_biased_overlap: _builtins.float
+    """Rank-biased overlap, extrapolated (Webber et al. 2010), 0 to 1: agreement that counts more at the top."""
+    persistence: _builtins.float
+    """The persistence that it was computed with."""
+    @_builtins.property
+    def standard(self) -> Global___SearchResponse:
+        """The standard answer."""
+
+    @_builtins.property
+    def enhanced(self) -> Global___SearchResponse:
+        """The enhanced answer."""
+
+    @_builtins.property
+    def standard_duration(self) -> _duration_pb2.Duration:
+        """Time that the standard answer took."""
+
+    @_builtins.property
+    def enhanced_duration(self) -> _duration_pb2.Duration:
+        """Time that the enhanced answer took."""
+
+    def __init__(
+        self,
+        *,
+        standard: Global___SearchResponse | None = ...,
+        enhanced: Global___SearchResponse | None = ...,
+        standard_duration: _duration_pb2.Duration | None = ...,
+        enhanced_duration: _duration_pb2.Duration | None = ...,
+        depth: _builtins.int = ...,
+        overlap: _builtins.float = ...,
+        rank_biased_overlap: _builtins.float = ...,
+        persistence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["enhanced", b"enhanced", "enhanced_duration", b"enhanced_duration", "standard", b"standard", "standard_duration", b"standard_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "enhanced", b"enhanced", "enhanced_duration", b"enhanced_duration", "overlap", b"overlap", "persistence", b"persistence", "rank_biased_overlap", b"rank_biased_overlap", "standard", b"standard", "standard_duration", b"standard_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSearchResponse: _TypeAlias = CompareSearchResponse  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):

@@ -40,6 +40,11 @@ class GatewayServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.CompareSearch = channel.unary_unary(
+                '/sluice.gateway.v1.GatewayService/CompareSearch',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchResponse.FromString,
+                _registered_method=True)
         self.IndexDocuments = channel.unary_unary(
                 '/sluice.gateway.v1.GatewayService/IndexDocuments',
                 request_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.IndexDocumentsRequest.SerializeToString,
@@ -108,6 +113,14 @@ class GatewayServiceServicer:
 
     def Search(self, request, context):
         """Search answers a question with ranked passages and says what every stage did for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareSearch(self, request, context):
+        """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+        differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +221,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchResponse.SerializeToString,
             ),
+            'CompareSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareSearch,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchResponse.SerializeToString,
+            ),
             'IndexDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.IndexDocuments,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_gateway__pb2.IndexDocumentsRequest.FromString,
@@ -297,6 +315,33 @@ class GatewayService:
             '/sluice.gateway.v1.GatewayService/Search',
             sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_gateway__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.GatewayService/CompareSearch',
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_gateway__pb2.CompareSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,10 @@ class GatewayServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_gateway_pb2.SearchRequest, _gateway_pb2.SearchResponse]
     """Search answers a question with ranked passages and says what every stage did for it."""
+    CompareSearch: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CompareSearchRequest, _gateway_pb2.CompareSearchResponse]
+    """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+    differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
+    """
     IndexDocuments: _aio.UnaryUnaryMultiCallable[_gateway_pb2.IndexDocumentsRequest, _gateway_pb2.IndexDocumentsResponse]
     """IndexDocuments embeds and stores documents, or replaces those with the same id. All are stored or none.
     A collection that does not exist is created for the model that serves.
@@ -58,6 +62,16 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_gateway_pb2.SearchRequest, _abc.Awaitable[_gateway_pb2.SearchResponse]],
     ) -> _abc.Awaitable[_gateway_pb2.SearchResponse]:
         """Search answers a question with ranked passages and says what every stage did for it."""
+
+    @_abc_1.abstractmethod
+    def CompareSearch(
+        self,
+        request: _gateway_pb2.CompareSearchRequest,
+        context: _aio.ServicerContext[_gateway_pb2.CompareSearchRequest, _abc.Awaitable[_gateway_pb2.CompareSearchResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.CompareSearchResponse]:
+        """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+        differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
+        """
 
     @_abc_1.abstractmethod
     def IndexDocuments(

@@ -207,14 +207,18 @@ class Snapshot(_message.Message):
     version: _builtins.int
     """Grows with each change, never falls."""
     content_hash: _builtins.str
-    """SHA-256 of the features in canonical form, in hex."""
+    """SHA-256, in hex, over each feature in their order: the length of its serialized form, eight bytes little-endian,
+    and that form, fields in the order of their numbers.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotFeature]:
-        """Every feature that gateways must know, each valid or not on its own."""
+        """Every feature that gateways must know, each valid or not on its own, in the order in which they were made. Where
+        two of them switch the same thing, the later one wins.
+        """
 
     def __init__(
         self,
@@ -298,7 +302,9 @@ Global___SnapshotFeature: _TypeAlias = SnapshotFeature  # noqa: Y015
 
 @_typing.final
 class WatchSnapshotRequest(_message.Message):
-    """WatchSnapshotRequest begins a stream."""
+    """WatchSnapshotRequest begins a stream. A stream that ends with UNAVAILABLE, reason STANDBY, has met a replica that is
+    not the active one; another one is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -505,7 +511,9 @@ class ArmEvidence(_message.Message):
     request_count: _builtins.int
     """Requests that ended."""
     shadow_win_count: _builtins.int
-    """Shadow pairs that were judged: won by the treatment."""
+    """Shadow pairs that were judged: won by the treatment. Shadow pairs are reported in control, whose requests they are;
+    as evidence, a pair lost by treatment is a bad event of treatment, and one that it won a bad event of control.
+    """
     shadow_loss_count: _builtins.int
     """Shadow pairs that were judged: won by control."""
     shadow_tie_count: _builtins.int
@@ -526,7 +534,7 @@ class ArmEvidence(_message.Message):
 
     @_builtins.property
     def latency_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Requests by latency: the count of bucket i of LatencyBuckets; the last one is open."""
+        """Requests by latency: the count of bucket i of 111. Bucket i reaches up to 1 ms * 1.1^i; the last one is open."""
 
     def __init__(
         self,
@@ -680,7 +688,9 @@ Global___PlanStep: _TypeAlias = PlanStep  # noqa: Y015
 
 @_typing.final
 class Criteria(_message.Message):
-    """Criteria is what must hold. Unset: not looked at."""
+    """Criteria is what must hold. Hard limits (failed requests, P95 and P99 of treatment) are always looked at: passing one
+    beyond doubt takes the feature back from everybody. The others are looked at before promotion, where they are set.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -691,8 +701,9 @@ class Criteria(_message.Message):
     P99_MAX_FIELD_NUMBER: _builtins.int
     QUALITY_SCORE_MIN_FIELD_NUMBER: _builtins.int
     ALLOWED_RATIO_FIELD_NUMBER: _builtins.int
+    NON_INFERIORITY_RATIO_FIELD_NUMBER: _builtins.int
     error_rate_max: _builtins.float
-    """Most failed requests of treatment, 0 to 1."""
+    """Hard limit: most failed requests of treatment, 0 to 1. Unset means 0.02."""
     p95_increase_max: _builtins.float
     """Most increase of P95 over control, as a share: 0.3 is 30 %."""
     p99_increase_max: _builtins.float
@@ -700,14 +711,20 @@ class Criteria(_message.Message):
     quality_score_min: _builtins.float
     """Least mean quality score of treatment, 0 to 1."""
     allowed_ratio: _builtins.float
-    """Ratio m that the guardrails allow: t0 = m / (1 + m)."""
+    """How many times as many bad events as control treatment may have before it is a breach, 0.5 to 10: m, of which
+    t0 = m / (1 + m). Unset means 1.
+    """
+    non_inferiority_ratio: _builtins.float
+    """How many times as many it must be shown not to have before promotion, above 1 and at most 10. Unset means 2 below
+    half of the users, and 1.5 from there.
+    """
     @_builtins.property
     def p95_max(self) -> _duration_pb2.Duration:
-        """Most P95 of treatment."""
+        """Hard limit: most P95 of treatment. Unset means 3 s."""
 
     @_builtins.property
     def p99_max(self) -> _duration_pb2.Duration:
-        """Most P99 of treatment."""
+        """Hard limit: most P99 of treatment. Unset means 5 s."""
 
     def __init__(
         self,
@@ -719,15 +736,18 @@ class Criteria(_message.Message):
         p99_max: _duration_pb2.Duration | None = ...,
         quality_score_min: _builtins.float | None = ...,
         allowed_ratio: _builtins.float | None = ...,
+        non_inferiority_ratio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowed_ratio: _TypeAlias = _typing.Literal["allowed_ratio"]  # noqa: Y015
     _WhichOneofArgType__allowed_ratio: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio"]  # noqa: Y015
     _WhichOneofReturnType__error_rate_max: _TypeAlias = _typing.Literal["error_rate_max"]  # noqa: Y015
     _WhichOneofArgType__error_rate_max: _TypeAlias = _typing.Literal["_error_rate_max", b"_error_rate_max"]  # noqa: Y015
+    _WhichOneofReturnType__non_inferiority_ratio: _TypeAlias = _typing.Literal["non_inferiority_ratio"]  # noqa: Y015
+    _WhichOneofArgType__non_inferiority_ratio: _TypeAlias = _typing.Literal["_non_inferiority_ratio", b"_non_inferiority_ratio"]  # noqa: Y015
     _WhichOneofReturnType__p95_increase_max: _TypeAlias = _typing.Literal["p95_increase_max"]  # noqa: Y015
     _WhichOneofArgType__p95_increase_max: _TypeAlias = _typing.Literal["_p95_increase_max", b"_p95_increase_max"]  # noqa: Y015
     _WhichOneofReturnType__p99_increase_max: _TypeAlias = _typing.Literal["p99_increase_max"]  # noqa: Y015
@@ -738,6 +758,8 @@ class Criteria(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_ratio) -> _WhichOneofReturnType__allowed_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error_rate_max) -> _WhichOneofReturnType__error_rate_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__non_inferiority_ratio) -> _WhichOneofReturnType__non_inferiority_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__p95_increase_max) -> _WhichOneofReturnType__p95_increase_max | None: ...
     @_typing.overload
@@ -926,6 +948,16 @@ class GetFeatureResponse(_message.Message):
     GUARDRAILS_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     GATEWAYS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    LOG_MISMATCH_FIELD_NUMBER: _builtins.int
+    LOG_MISMATCH_THRESHOLD_FIELD_NUMBER: _builtins.int
+    OBSTACLES_FIELD_NUMBER: _builtins.int
+    WATCHED_DURATION_FIELD_NUMBER: _builtins.int
+    LATENCY_THRESHOLD_FIELD_NUMBER: _builtins.int
+    log_mismatch: _builtins.float
+    """Log of the e-value against users falling into arms as they must."""
+    log_mismatch_threshold: _builtins.float
+    """Mismatch at this log."""
     @_builtins.property
     def feature(self) -> Global___Feature:
         """The feature."""
@@ -942,6 +974,22 @@ class GetFeatureResponse(_message.Message):
     def gateways(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gateway]:
         """Gateways and what they serve."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitEvidence]:
+        """Hard limits of the current step."""
+
+    @_builtins.property
+    def obstacles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps it from the next step, for people; empty where nothing does."""
+
+    @_builtins.property
+    def watched_duration(self) -> _duration_pb2.Duration:
+        """How long this step was watched: time without evidence does not count."""
+
+    @_builtins.property
+    def latency_threshold(self) -> _duration_pb2.Duration:
+        """T of GUARDRAIL_LATENCY; unset while there is none yet."""
+
     def __init__(
         self,
         *,
@@ -949,14 +997,58 @@ class GetFeatureResponse(_message.Message):
         guardrails: _abc.Iterable[Global___GuardrailEvidence] | None = ...,
         arms: _abc.Iterable[Global___ArmTotals] | None = ...,
         gateways: _abc.Iterable[Global___Gateway] | None = ...,
+        limits: _abc.Iterable[Global___LimitEvidence] | None = ...,
+        log_mismatch: _builtins.float = ...,
+        log_mismatch_threshold: _builtins.float = ...,
+        obstacles: _abc.Iterable[_builtins.str] | None = ...,
+        watched_duration: _duration_pb2.Duration | None = ...,
+        latency_threshold: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "latency_threshold", b"latency_threshold", "watched_duration", b"watched_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "feature", b"feature", "gateways", b"gateways", "guardrails", b"guardrails"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "feature", b"feature", "gateways", b"gateways", "guardrails", b"guardrails", "latency_threshold", b"latency_threshold", "limits", b"limits", "log_mismatch", b"log_mismatch", "log_mismatch_threshold", b"log_mismatch_threshold", "obstacles", b"obstacles", "watched_duration", b"watched_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFeatureResponse: _TypeAlias = GetFeatureResponse  # noqa: Y015
+
+@_typing.final
+class LimitEvidence(_message.Message):
+    """LimitEvidence is what speaks for a hard limit being passed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    BAD_COUNT_FIELD_NUMBER: _builtins.int
+    LOG_EVIDENCE_FIELD_NUMBER: _builtins.int
+    LOG_THRESHOLD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, for people: "P95 3 s"."""
+    share: _builtins.float
+    """Share of requests that may be beyond it, 0 to 1."""
+    bad_count: _builtins.int
+    """Requests of treatment beyond it."""
+    log_evidence: _builtins.float
+    """Log of the e-value against the limit being kept."""
+    log_threshold: _builtins.float
+    """Passed at this log."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        share: _builtins.float = ...,
+        bad_count: _builtins.int = ...,
+        log_evidence: _builtins.float = ...,
+        log_threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_count", b"bad_count", "log_evidence", b"log_evidence", "log_threshold", b"log_threshold", "name", b"name", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitEvidence: _TypeAlias = LimitEvidence  # noqa: Y015
 
 @_typing.final
 class GuardrailEvidence(_message.Message):
@@ -1019,6 +1111,7 @@ class ArmTotals(_message.Message):
     P99_FIELD_NUMBER: _builtins.int
     QUALITY_SCORE_FIELD_NUMBER: _builtins.int
     SHADOW_OVERLAP_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     arm: Global___Arm.ValueType
     """The arm."""
     request_count: _builtins.int
@@ -1045,6 +1138,10 @@ class ArmTotals(_message.Message):
     def p99(self) -> _duration_pb2.Duration:
         """P99 of latency."""
 
+    @_builtins.property
+    def latency(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyBucket]:
+        """Buckets of latency that are not empty; only in StepReport and GetFeatureResponse."""
+
     def __init__(
         self,
         *,
@@ -1057,10 +1154,11 @@ class ArmTotals(_message.Message):
         p99: _duration_pb2.Duration | None = ...,
         quality_score: _builtins.float | None = ...,
         shadow_overlap: _builtins.float | None = ...,
+        latency: _abc.Iterable[Global___LatencyBucket] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quality_score", b"_quality_score", "_shadow_overlap", b"_shadow_overlap", "p50", b"p50", "p95", b"p95", "p99", b"p99", "quality_score", b"quality_score", "shadow_overlap", b"shadow_overlap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality_score", b"_quality_score", "_shadow_overlap", b"_shadow_overlap", "arm", b"arm", "bad_events", b"bad_events", "p50", b"p50", "p95", b"p95", "p99", b"p99", "quality_score", b"quality_score", "request_count", b"request_count", "shadow_overlap", b"shadow_overlap", "unit_count", b"unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality_score", b"_quality_score", "_shadow_overlap", b"_shadow_overlap", "arm", b"arm", "bad_events", b"bad_events", "latency", b"latency", "p50", b"p50", "p95", b"p95", "p99", b"p99", "quality_score", b"quality_score", "request_count", b"request_count", "shadow_overlap", b"shadow_overlap", "unit_count", b"unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quality_score: _TypeAlias = _typing.Literal["quality_score"]  # noqa: Y015
     _WhichOneofArgType__quality_score: _TypeAlias = _typing.Literal["_quality_score", b"_quality_score"]  # noqa: Y015
@@ -1072,6 +1170,40 @@ class ArmTotals(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow_overlap) -> _WhichOneofReturnType__shadow_overlap | None: ...
 
 Global___ArmTotals: _TypeAlias = ArmTotals  # noqa: Y015
+
+@_typing.final
+class LatencyBucket(_message.Message):
+    """LatencyBucket counts requests by latency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPPER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Requests."""
+    @_builtins.property
+    def upper(self) -> _duration_pb2.Duration:
+        """Up to so long, this included; unset for the last one, which is open."""
+
+    @_builtins.property
+    def lower(self) -> _duration_pb2.Duration:
+        """Above so long."""
+
+    def __init__(
+        self,
+        *,
+        upper: _duration_pb2.Duration | None = ...,
+        count: _builtins.int = ...,
+        lower: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lower", b"lower", "upper", b"upper"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "lower", b"lower", "upper", b"upper"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyBucket: _TypeAlias = LatencyBucket  # noqa: Y015
 
 @_typing.final
 class BadEventCount(_message.Message):
@@ -1723,7 +1855,7 @@ class HistoryEntry(_message.Message):
     feature: _builtins.str
     """The feature."""
     action: _builtins.str
-    """What: CREATED, STARTED, PROMOTED, HELD, SET, HALVED, ROLLED_BACK, KILLED, REARMED, COMPLETED."""
+    """What: CREATED, STARTED, PROMOTED, HELD, RESUMED, SET, HALVED, ROLLED_BACK, KILLED, REARMED, COMPLETED."""
     actor: _builtins.str
     """Who: a person, or "sluice" itself."""
     reason: _builtins.str

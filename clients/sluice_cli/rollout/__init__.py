@@ -1,0 +1,1 @@
+"""`sluice rollout`: features on their way to users, in the operator's hands."""

@@ -1,0 +1,193 @@
+"""The pictures of a review: whom the feature reached, what spoke against it, and how slow both sides were."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import dates
+from matplotlib.figure import Figure
+
+from sluice_cli.rollout.review import TAKEN_BACK, exposure_of
+from sluice_client import Arm, EvidencePoint, Guardrail, RolloutReport
+
+_BLUE, _PURPLE, _RED, _GREY = "#1f6feb", "#8250df", "#cf222e", "#6e7781"
+_ARM_COLOURS = {Arm.TREATMENT: _BLUE, Arm.CONTROL: _PURPLE}
+_GUARDRAIL_COLOURS = {
+    Guardrail.ERRORS: _RED,
+    Guardrail.LATENCY: "#bf8700",
+    Guardrail.EMPTY_RESULTS: _PURPLE,
+    Guardrail.QUALITY: "#1a7f37",
+}
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#d0d7de",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "sluice",
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A picture, and what it shows in words."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def plots(report: RolloutReport) -> list[Plot]:
+    """What there is to see; a picture without data is left out."""
+    with mpl.rc_context(_STYLE):
+        made = [_exposure(report), _evidence(report), _latency(report)]
+    return [plot for plot in made if plot is not None]
+
+
+def _exposure(report: RolloutReport) -> Plot | None:
+    times, shares = exposure_of(report.history)
+    if not times:
+        return None
+    figure, axes = _axes(2.6)
+    axes.fill_between(times, shares, step=None, color=_BLUE, alpha=0.15)
+    axes.plot(times, shares, color=_BLUE, linewidth=1.8)
+    axes.set_ylabel("% of users")
+    axes.set_ylim(0, max(shares) * 1.3)
+    for entry in report.history:
+        if entry.old_treatment_ppm == entry.new_treatment_ppm:
+            continue
+        taken_back = entry.action in TAKEN_BACK
+        axes.annotate(
+            entry.action.lower().replace("_", " "),
+            (entry.time, max(entry.old_treatment_ppm, entry.new_treatment_ppm) / 10_000),
+            textcoords="offset points",
+            xytext=(4 if taken_back else -4, 6),
+            ha="left" if taken_back else "right",
+            fontsize=9,
+            color=_RED if taken_back else _GREY,
+        )
+    return _plot(
+        figure, axes, report, "exposure", "Whom it reached", "Share of users with the feature, and what changed it."
+    )
+
+
+def _evidence(report: RolloutReport) -> Plot | None:
+    rails = sorted({evidence.guardrail for point in report.points for evidence in point.guardrails})
+    if not rails:
+        return None
+    figure, axes = _axes(3.0)
+    for rail in rails:
+        for ramp in _ramps(report.points):
+            found = [
+                (point.time, evidence.log_evidence)
+                for point in ramp
+                for evidence in point.guardrails
+                if evidence.guardrail is rail
+            ]
+            label = None if rail in axes.get_legend_handles_labels()[1] else str(rail)
+            axes.plot(
+                [time for time, _ in found],
+                [log for _, log in found],
+                color=_GUARDRAIL_COLOURS.get(rail, _GREY),
+                linewidth=1.6,
+                label=label,
+            )
+    threshold = max(evidence.log_threshold for point in report.points for evidence in point.guardrails)
+    axes.axhline(threshold, color=_RED, linestyle="--", linewidth=1)
+    axes.annotate(
+        "taken back from here on",
+        (0.005, threshold),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        xytext=(0, 4),
+        color=_RED,
+        fontsize=9,
+    )
+    _mark_taken_back(axes, report)
+    axes.set_ylabel("log of the e-value")
+    axes.set_ylim(bottom=min(-0.2, axes.get_ylim()[0]), top=max(threshold * 1.35, axes.get_ylim()[1]))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return _plot(
+        figure,
+        axes,
+        report,
+        "evidence",
+        "What spoke against it",
+        "Evidence that treatment is worse than control, by guardrail. It starts anew with every step. Looking at it "
+        "all the time does not raise the rate of false alarms.",
+    )
+
+
+def _latency(report: RolloutReport) -> Plot | None:
+    figure, axes = _axes(2.8)
+    drawn = False
+    for arm, colour in _ARM_COLOURS.items():
+        for name, style in (("p95", "-"), ("p50", ":")):
+            for place, ramp in enumerate(_ramps(report.points)):
+                found = [
+                    (point.time, getattr(totals, name) * 1000)
+                    for point in ramp
+                    for totals in point.arms
+                    if totals.arm is arm and getattr(totals, name) is not None
+                ]
+                label = f"{name.upper()} of {arm}" if place == 0 else None
+                axes.plot(
+                    [time for time, _ in found],
+                    [value for _, value in found],
+                    style,
+                    color=colour,
+                    linewidth=1.6,
+                    label=label,
+                )
+                drawn = drawn or bool(found)
+    if not drawn:
+        return None
+    axes.set_ylabel("ms")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return _plot(
+        figure,
+        axes,
+        report,
+        "latency",
+        "How slow both sides were",
+        "Of all requests of a step up to that moment, by side.",
+    )
+
+
+def _mark_taken_back(axes: Any, report: RolloutReport) -> None:
+    for entry in report.history:
+        if entry.action in TAKEN_BACK:
+            axes.axvline(entry.time, color=_GREY, linewidth=1, linestyle=":")
+
+
+def _ramps(points: Sequence[EvidencePoint]) -> list[list[EvidencePoint]]:
+    ramps: dict[str, list[EvidencePoint]] = {}
+    for point in points:
+        ramps.setdefault(point.ramp_id, []).append(point)
+    return list(ramps.values())
+
+
+def _axes(height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9.5, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _plot(figure: Figure, axes: Any, report: RolloutReport, name: str, title: str, caption: str) -> Plot:
+    times, _shares = exposure_of(report.history)
+    if times:  # all pictures share their time
+        axes.set_xlim(times[0], max([times[-1], *(point.time for point in report.points)]))
+    locator = dates.AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    return Plot(name, title, caption, picture.getvalue())

@@ -1,0 +1,58 @@
+"""`sluice rollout status`: how all features do, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from sluice_cli.calls import DONE, Connection, plain, print_json, stdout
+from sluice_cli.rollout import views
+from sluice_client import FeatureState, FeatureStatus, Replica, RolloutClient, SluiceError
+
+_QUIET_STATES = {FeatureState.READY}
+
+
+async def status(connection: Connection, name: str, *, once: bool, seconds: float, as_json: bool) -> int:
+    """Shows features, their evidence and their gateways until it is interrupted, or once; the exit code."""
+    async with connection.rollout_client() as client:
+        found, newest = await _look(client, name)
+        if as_json:
+            print_json({"snapshot_version": newest, "features": found})
+            return DONE
+        view = _view(found, newest, connection.rollout)
+        if once or not stdout.is_terminal:
+            stdout.print(view)
+            return DONE
+        with Live(view, console=stdout, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    view = _view(*await _look(client, name), connection.rollout)
+                    live.update(view, refresh=True)
+                except SluiceError as error:  # it may come back; what was seen last stays
+                    lost = Text(f"not answering: {plain(error.message)}", style="bold red")
+                    live.update(Group(view, lost), refresh=True)
+
+
+async def _look(client: RolloutClient, name: str) -> tuple[list[FeatureStatus], int]:
+    listing = await client.features()
+    names = [name] if name else [feature.name for feature in listing.features]
+    return [await client.feature(one) for one in names], listing.snapshot_version
+
+
+def _view(found: Sequence[FeatureStatus], newest: int, address: str) -> RenderableType:
+    now = datetime.now(UTC)
+    head = Text(f"{address}, snapshot {newest}, {views.clock(now)}\n", style="dim")
+    if not found:
+        return Group(head, Text("no features yet; `sluice rollout start weekly` begins a rollout"))
+    quiet = [status.feature.name for status in found if status.feature.state in _QUIET_STATES and len(found) > 1]
+    blocks: list[RenderableType] = [views.status_view(status) for status in found if status.feature.name not in quiet]
+    if quiet:
+        blocks.append(Text(f"ready to be started: {', '.join(map(plain, quiet))}\n", style="dim"))
+    replicas: dict[str, Replica] = {replica.name: replica for status in found for replica in status.gateways}
+    return Group(head, *blocks, views.gateways_view(list(replicas.values()), newest, now))

@@ -1,0 +1,81 @@
+"""Composition root of the rollout service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from services.common.errors import StartupError
+from services.common.server import Stage, run
+from services.rollout.backends import open_database
+from services.rollout.control import Control
+from services.rollout.decisions import Patience
+from services.rollout.gateways import Gateways
+from services.rollout.messages import seal
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.replica import Replica
+from services.rollout.servicer import RolloutServicer, SnapshotServicer
+from services.rollout.settings import RolloutSettings
+from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
+
+
+@asynccontextmanager
+async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
+    """The control plane over its database: active if nobody is, else waiting to be."""
+    metrics = RolloutMetrics()
+    control = Control(
+        Gateways(settings.rollout_gateway_live_seconds, settings.rollout_lease_seconds),
+        seal=seal(settings.rollout_lease_seconds),
+        observer=metrics,
+        patience=Patience(settings.rollout_no_data_seconds, settings.rollout_stale_seconds),
+        latency_window_seconds=settings.rollout_latency_window_seconds,
+        clock=time.time,
+    )
+    replica = Replica(
+        open_database(settings.rollout_database_url.get_secret_value()),
+        control,
+        metrics,
+        tick_seconds=settings.rollout_decision_seconds,
+        # A word that is lost or late must not end a lease.
+        renewal_seconds=min(1.0, settings.rollout_lease_seconds / 4),
+    )
+    died = asyncio.Event()
+
+    async def lead() -> None:
+        try:
+            await replica.lead()
+        finally:
+            died.set()
+
+    try:
+        await replica.try_to_lead()
+        leading = asyncio.create_task(lead())
+        try:
+            yield Stage(
+                service=rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
+                further_services=(rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],),
+                register=lambda server: _register(server, replica, control),
+                problem=lambda: replica.problem,
+                end_streams=replica.end_watches,
+                died=died,
+            )
+        finally:
+            leading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StartupError):
+                await leading
+    finally:
+        await replica.close()
+
+
+def _register(server: grpc.aio.Server, replica: Replica, control: Control) -> None:
+    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
+    rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
+
+
+if __name__ == "__main__":
+    run("rollout", RolloutSettings, compose)

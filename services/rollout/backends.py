@@ -1,0 +1,241 @@
+"""Where the records are: a SQLite file, or PostgreSQL where several replicas run. One replica leads; it alone writes.
+
+What says who leads is what a write needs: on PostgreSQL the connection that holds the advisory lock is the only one
+that writes, so a leader that lost its session, and with it the lock, cannot write what its successor does not know of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from alembic import command as alembic
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from services.common.errors import StartupError, Unavailable
+from services.rollout.records import Records
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_LOCK_KEY = 0x51_1C_E0_07  # any number, as long as nothing else in the database takes it
+_CONNECT_SECONDS = 5
+_RETRY_SECONDS = 1.0
+
+
+class Database(Protocol):
+    """Where the records are."""
+
+    def lead(self) -> bool:
+        """Tries to become the one that writes, and brings the tables up to date; at once, whatever comes of it.
+
+        Raises Unavailable where the database cannot be reached, StartupError where a newer release has been at it.
+        """
+
+    def writing(self) -> Any:
+        """A context with `Records` in a transaction that is durable when it ends. Only for the leader.
+
+        Raises Unavailable where the database went away, or this process leads no more.
+        """
+
+    def reading(self) -> Any:
+        """A context with `Records` to read. Raises Unavailable where the database cannot be reached."""
+
+    def close(self) -> None:
+        """Lets go of everything, the lead as well."""
+
+
+def open_database(url: str) -> Database:
+    """The database that a URL names. Raises StartupError with a remedy."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise StartupError(
+            "ROLLOUT_DATABASE_URL: is no database URL",
+            remedy="Use sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE.",
+        ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return SqliteDatabase(Path(parsed.database))
+    if parsed.get_backend_name() == "postgresql":
+        return PostgresDatabase(parsed)
+    raise StartupError(
+        f"ROLLOUT_DATABASE_URL: {parsed.get_backend_name()} without a file or not known",
+        remedy="Use sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE.",
+    )
+
+
+class SqliteDatabase:
+    """A file on this machine. Its lead is a lock on the file beside it, which the kernel takes back from the dead."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(
+                f"ROLLOUT_DATABASE_URL: the folder of {path} cannot be made: {error.strerror}",
+                remedy="Name a file in a folder that this process may write to.",
+            ) from error
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)), connect_args={"check_same_thread": False, "timeout": 10}
+        )
+        sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        sa.event.listen(self._engine, "begin", _begin_sqlite)
+
+    def lead(self) -> bool:
+        """See Database."""
+        if self._lock is None:
+            try:
+                lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise StartupError(
+                    f"ROLLOUT_DATABASE_URL: {self._path} cannot be written: {error.strerror}",
+                    remedy="Name a file in a folder that this process may write to.",
+                ) from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._lock = lock
+        try:
+            with self._engine.connect() as connection:
+                _migrate(connection)
+        except sa.exc.DBAPIError as error:
+            raise StartupError(
+                f"ROLLOUT_DATABASE_URL: {self._path} cannot be opened: {error.orig}",
+                remedy="Restore the file from a backup, or move it away to begin with an empty one.",
+            ) from error
+        return True
+
+    @contextmanager
+    def writing(self) -> Iterator[Records]:
+        """See Database."""
+        with _explained(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield Records(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Records]:
+        """See Database."""
+        with _explained(), self._engine.connect() as connection:
+            yield Records(connection)
+
+    def close(self) -> None:
+        """See Database."""
+        self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class PostgresDatabase:
+    """A PostgreSQL database. Its lead is an advisory lock of the session that writes.
+
+    A pooler between, if there is one, has to keep sessions (not transactions) together.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        # A leader whose machine is cut off must not hold the lock for the hours that TCP takes to notice.
+        watchful = "-c tcp_keepalives_idle=3 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3"
+        self._engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"connect_timeout": _CONNECT_SECONDS, "options": watchful},
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+        self._leading: sa.Connection | None = None
+
+    def lead(self) -> bool:
+        """See Database."""
+        if self._leading is not None:
+            return True
+        with _explained():
+            connection = self._engine.connect()
+            try:
+                mine = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_LOCK_KEY))).scalar_one()
+                connection.commit()
+                if mine:
+                    _migrate(connection)
+                    self._leading = connection
+            finally:
+                if self._leading is not connection:
+                    # A session that goes back to the pool would keep the lock.
+                    connection.invalidate()
+                    connection.close()
+        return bool(mine)
+
+    @contextmanager
+    def writing(self) -> Iterator[Records]:
+        """See Database."""
+        if self._leading is None:
+            raise Unavailable("this replica lost its session with the database", reason="DATABASE_DOWN")
+        try:
+            with _explained(), self._leading.begin():
+                yield Records(self._leading)
+        finally:
+            if self._leading.invalidated or self._leading.closed:
+                self._leading.close()
+                self._leading = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Records]:
+        """See Database."""
+        with _explained(), self._engine.connect() as connection:
+            yield Records(connection)
+
+    def close(self) -> None:
+        """See Database."""
+        if self._leading is not None:
+            self._leading.invalidate()
+            self._leading.close()
+            self._leading = None
+        self._engine.dispose()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a driver says of a database that is away, or not yet made, as an error that callers understand."""
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.ProgrammingError) as error:
+        lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+        if isinstance(error, sa.exc.ProgrammingError) and not lost and "does not exist" not in str(error.orig):
+            raise
+        raise Unavailable(
+            "the database of the rollout service does not answer as it must",
+            reason="DATABASE_DOWN",
+            retry_after=_RETRY_SECONDS,
+        ) from error
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # Transactions are ours to begin: the driver's own way would begin them late, and let two of them collide.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: sa.Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    try:
+        alembic.upgrade(config, "head")
+        connection.commit()
+    except CommandError as error:
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        raise StartupError(
+            f"the tables of the rollout service are of a newer release than this one (which knows {newest}): {error}",
+            remedy="Start the newer release, or restore the backup from before it.",
+        ) from error

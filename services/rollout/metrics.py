@@ -1,0 +1,162 @@
+"""The rollout service's series.
+
+`feature` is a label because operators name features, and the service takes no more than 200 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common import logs
+from services.rollout.control import OURSELVES, Look, Observer
+from services.rollout.features import FeatureState, HoldCause
+from services.rollout.records import HistoryEntry, SealedSnapshot
+from services.rollout.snapshots import Quarantined
+
+_log = logs.get_logger("rollout")
+
+percentage = Gauge("sluice_rollout_percentage", "Share of users that a feature reaches, 0 to 100.", ["feature"])
+state = Gauge("sluice_rollout_state", "1 for the state in which a feature is.", ["feature", "state"])
+decisions = Counter(
+    "sluice_rollout_decisions_total",
+    "What was done to features, by people (`actor` is person) and by the service (sluice).",
+    ["feature", "decision", "actor"],
+)
+log_evidence = Gauge(
+    "sluice_rollout_log_evidence", "Log of the e-value against a feature on a ramp.", ["feature", "guardrail"]
+)
+log_threshold = Gauge(
+    "sluice_rollout_log_threshold", "Log of the e-value at which a guardrail is breached.", ["feature", "guardrail"]
+)
+sample_ratio_mismatch = Gauge(
+    "sluice_rollout_sample_ratio_mismatch", "1 while a ramp is held because users are missing from an arm.", ["feature"]
+)
+stale_data = Gauge("sluice_rollout_stale_data", "1 while a ramp is held because evidence is missing.", ["feature"])
+quarantined_features = Gauge(
+    "sluice_rollout_quarantined_features", "1 for a feature that this service leaves out of snapshots.", ["feature"]
+)
+quarantined_gateways = Gauge(
+    "sluice_rollout_quarantined_gateways", "Live gateways that do not serve a feature they were told of.", ["feature"]
+)
+snapshot_version = Gauge("sluice_rollout_snapshot_newest_version", "Version of the newest snapshot.")
+snapshot_time = Gauge("sluice_rollout_snapshot_newest_time_seconds", "When it was made, in seconds since 1970.")
+live_gateways = Gauge("sluice_rollout_live_gateways", "Gateways that were heard of lately.")
+acknowledged_gateways = Gauge(
+    "sluice_rollout_acknowledged_gateways", "Live gateways that acknowledged the newest snapshot."
+)
+unacknowledged_gateways = Gauge(
+    "sluice_rollout_unacknowledged_gateways",
+    "Live gateways that have not acknowledged the newest rollback or kill; 0 when it is done.",
+    ["feature"],
+)
+unacknowledged_seconds = Gauge(
+    "sluice_rollout_unacknowledged_seconds",
+    "Age of the oldest rollback or kill that not every live gateway has acknowledged; 0 when there is none.",
+)
+zero_exposure_seconds = Histogram(
+    "sluice_rollout_zero_exposure_seconds",
+    "Time from a rollback or kill to the last gateway's acknowledgement.",
+    ["feature"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+late_evidence = Counter("sluice_rollout_late_evidence_total", "Evidence left aside because its run was over.")
+active = Gauge("sluice_rollout_active", "1 where this replica decides, 0 where it stands by.")
+
+_OF_FEATURES = (
+    percentage,
+    state,
+    log_evidence,
+    log_threshold,
+    sample_ratio_mismatch,
+    stale_data,
+    quarantined_gateways,
+    unacknowledged_gateways,
+)
+_URGENT = ("ROLLED_BACK", "KILLED")
+
+
+class RolloutMetrics(Observer):
+    """Keeps the series, and logs what is done to features."""
+
+    def __init__(self) -> None:
+        self._quarantined: dict[str, str] = {}
+        self._weighed: set[tuple[str, str]] = set()
+
+    def happened(self, entry: HistoryEntry) -> None:
+        """See Observer."""
+        actor = OURSELVES if entry.actor == OURSELVES else "person"
+        decisions.labels(entry.feature, entry.action.lower(), actor).inc()
+        _log.warning(
+            "feature changed",
+            feature=entry.feature,
+            action=entry.action,
+            actor=entry.actor,
+            reason=entry.reason,
+            old_treatment_ppm=entry.old_treatment_ppm,
+            new_treatment_ppm=entry.new_treatment_ppm,
+            snapshot_version=entry.snapshot_version,
+        )
+
+    def done(self, entry: HistoryEntry, seconds: float) -> None:
+        """See Observer."""
+        if entry.action in _URGENT:
+            zero_exposure_seconds.labels(entry.feature).observe(seconds)
+            _log.warning("nobody is exposed any more", feature=entry.feature, seconds=round(seconds, 3))
+
+    def quarantined(self, features: Sequence[Quarantined]) -> None:
+        """See Observer."""
+        now = {feature.name: feature.reason for feature in features}
+        if now == self._quarantined:
+            return
+        quarantined_features.clear()
+        for name, reason in now.items():
+            quarantined_features.labels(name).set(1)
+            _log.error("feature is not served", feature=name, reason=reason)
+        self._quarantined = now
+
+    def late_evidence(self) -> None:
+        """See Observer."""
+        late_evidence.inc()
+
+    def looked(self, look: Look) -> None:
+        """See Observer."""
+        weighed = set()
+        for feature in look.features:
+            name = feature.name
+            percentage.labels(name).set(feature.treatment_ppm / 10_000)
+            for one in FeatureState:
+                state.labels(name, one.value).set(one is feature.state)
+            sample_ratio_mismatch.labels(name).set(feature.hold_cause is HoldCause.MISMATCH)
+            stale_data.labels(name).set(feature.hold_cause in (HoldCause.NO_DATA, HoldCause.STALE))
+            lacking = sum(any(one.name == name for one in gateway.quarantined) for gateway in look.live)
+            quarantined_gateways.labels(name).set(lacking)
+            for row in look.findings[name].guardrails:
+                log_evidence.labels(name, row.guardrail.value).set(row.log_evidence)
+                log_threshold.labels(name, row.guardrail.value).set(row.log_threshold)
+                weighed.add((name, row.guardrail.value))
+        # No series is taken away to be made anew: whoever reads in between would miss it.
+        for labels in self._weighed - weighed:
+            log_evidence.remove(*labels)
+            log_threshold.remove(*labels)
+        self._weighed = weighed
+        live_gateways.set(len(look.live))
+        acknowledged_gateways.set(sum(gateway.version >= look.snapshot.version for gateway in look.live))
+        urgent = [entry for entry in look.undone if entry.action in _URGENT]
+        newest = {entry.feature: entry.snapshot_version for entry in urgent}
+        for feature in look.features:
+            behind = sum(gateway.version < newest.get(feature.name, 0) for gateway in look.live)
+            unacknowledged_gateways.labels(feature.name).set(behind)
+        unacknowledged_seconds.set(max((look.time - entry.time for entry in urgent), default=0.0))
+
+    def active(self, snapshot: SealedSnapshot | None) -> None:
+        """This replica leads, with this as the newest snapshot, or, without one, leads no more."""
+        active.set(snapshot is not None)
+        if snapshot is None:
+            for series in _OF_FEATURES:
+                series.clear()
+            self._weighed = set()
+        else:
+            snapshot_version.set(snapshot.version)
+            snapshot_time.set(snapshot.create_time)

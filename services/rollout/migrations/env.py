@@ -1,0 +1,10 @@
+"""What Alembic runs: over the connection that `backends` hands in, within one transaction."""
+
+from alembic import context
+
+from services.rollout.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
+with context.begin_transaction():
+    context.run_migrations()

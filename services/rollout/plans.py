@@ -1,0 +1,107 @@
+"""In which steps a feature reaches everybody, and what must hold on the way. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from services.common.bucketing import BUCKETS
+from services.common.errors import InvalidArgument
+
+_MAX_STEPS = 100
+_MAX_NAME_BYTES = 128
+_MAX_DWELL_SECONDS = 366 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """A share of users, watched for at least so long."""
+
+    treatment_ppm: int
+    dwell_seconds: float
+    automatic: bool
+    """Whether it goes on by itself once all holds; otherwise it asks a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What must hold. The first three are hard limits of treatment alone, whatever control does.
+
+    Shares are 0 to 1, times are seconds. None is not looked at, and the defaults hold where a plan says nothing.
+    """
+
+    error_rate_max: float = 0.02
+    p95_max: float = 3.0
+    p99_max: float = 5.0
+    p95_increase_max: float | None = None
+    p99_increase_max: float | None = None
+    quality_score_min: float | None = None
+    allowed_ratio: float = 1.0
+    """How many times as many bad events as control treatment may have before it is a breach."""
+    non_inferiority_ratio: float | None = None
+    """How many times as many it must be shown not to have; None is 2 below half of the users, and 1.5 from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps of growing share."""
+
+    name: str
+    steps: tuple[PlanStep, ...]
+    criteria: Criteria = field(default_factory=Criteria)
+    holdback_ppm: int = 0
+    shadow_ppm: int = 0
+
+    def share(self, step: int) -> int:
+        """The share of a step, counted from 1; the holdback is never in it."""
+        return min(self.steps[step - 1].treatment_ppm, BUCKETS - self.holdback_ppm)
+
+    def step_after(self, treatment_ppm: int) -> int | None:
+        """The first step that reaches more users than that; None where none does."""
+        return next((step for step in range(1, len(self.steps) + 1) if self.share(step) > treatment_ppm), None)
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuses a plan that makes no sense, naming the field."""
+    if not plan.name.strip() or len(plan.name.encode()) > _MAX_NAME_BYTES:
+        raise InvalidArgument("plan.name", f"must be 1 to {_MAX_NAME_BYTES} bytes of text")
+    if not 1 <= len(plan.steps) <= _MAX_STEPS:
+        raise InvalidArgument("plan.steps", f"must hold between 1 and {_MAX_STEPS} steps, not {len(plan.steps)}")
+    for name in ("holdback_ppm", "shadow_ppm"):
+        if not 0 <= getattr(plan, name) <= BUCKETS:
+            raise InvalidArgument(f"plan.{name}", f"must be between 0 and {BUCKETS:,}, not {getattr(plan, name)}")
+    before = 0
+    for place, step in enumerate(plan.steps):
+        where = f"plan.steps[{place}]"
+        if not before < step.treatment_ppm <= BUCKETS:
+            raise InvalidArgument(
+                f"{where}.treatment_ppm",
+                f"must be above the step before ({before:,}) and at most {BUCKETS:,}, not {step.treatment_ppm:,}",
+            )
+        if not 0 <= step.dwell_seconds <= _MAX_DWELL_SECONDS:
+            raise InvalidArgument(f"{where}.dwell", "must be between nothing and a year")
+        before = step.treatment_ppm
+    if len(plan.steps) > 1 and plan.share(len(plan.steps)) <= plan.share(len(plan.steps) - 1):
+        raise InvalidArgument("plan.holdback_ppm", "leaves the last step no larger than the one before")
+    if plan.share(len(plan.steps)) <= 0:
+        raise InvalidArgument("plan.holdback_ppm", "leaves nobody to reach")
+    _check_criteria(plan.criteria)
+
+
+def _check_criteria(criteria: Criteria) -> None:
+    for rule in fields(criteria):
+        value = getattr(criteria, rule.name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InvalidArgument(f"plan.criteria.{rule.name}", "must be a number of at least 0")
+    for name in ("error_rate_max", "quality_score_min"):
+        value = getattr(criteria, name)
+        if value is not None and value > 1:
+            raise InvalidArgument(f"plan.criteria.{name}", "must be at most 1: it is a share, not a percentage")
+    for name in ("error_rate_max", "p95_max", "p99_max"):
+        if getattr(criteria, name) <= 0:
+            raise InvalidArgument(f"plan.criteria.{name}", "must be above 0")
+    if not 0.5 <= criteria.allowed_ratio <= 10:
+        raise InvalidArgument("plan.criteria.allowed_ratio", "must be between 0.5 and 10")
+    ratio = criteria.non_inferiority_ratio
+    if ratio is not None and not 1 < ratio <= 10:
+        raise InvalidArgument("plan.criteria.non_inferiority_ratio", "must be above 1 and at most 10")

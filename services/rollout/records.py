@@ -1,0 +1,325 @@
+"""What the control plane keeps, read and written within one transaction of whoever hands the connection in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.rollout import tables
+from services.rollout.decisions import Run
+from services.rollout.evidence import Findings, Guardrail
+from services.rollout.features import Feature, FeatureState, Overrides
+from services.rollout.gateways import Gateway
+
+KEPT_SNAPSHOTS = 100
+_SIGN = 1 << 63
+_BATCH = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSnapshot:
+    """A snapshot as it goes to gateways."""
+
+    version: int
+    content_hash: str
+    create_time: float
+    body: bytes
+    """Its features, encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """Something that happened. Number and done_time come from the store."""
+
+    time: float
+    feature: str
+    action: str
+    actor: str
+    reason: str
+    old_treatment_ppm: int
+    new_treatment_ppm: int
+    state: FeatureState
+    snapshot_version: int
+    findings: Findings = field(default_factory=Findings)
+    number: int = 0
+    done_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The evidence of a run at one moment."""
+
+    time: float
+    run: int
+    findings: Findings
+
+
+_FEATURE = TypeAdapter(Feature)
+_RUN = TypeAdapter(Run)
+_FINDINGS = TypeAdapter(Findings)
+_ENTRY = TypeAdapter(HistoryEntry)
+_GATEWAY = TypeAdapter(Gateway)
+_POINT = TypeAdapter(Point)
+
+
+class Records:
+    """All of it, over one connection within one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    # Features
+
+    def features(self) -> list[Feature]:
+        """All of them, in the order in which they were made.
+
+        A damaged row does not take the others with it: it is read as a feature that is rolled back and switches
+        nothing, or killed if it says so, and that no snapshot serves.
+        """
+        return [_feature(row) for row in self._connection.execute(_FEATURES.order_by(tables.feature.c.position))]
+
+    def feature(self, name: str) -> Feature | None:
+        """The feature of that name."""
+        row = self._connection.execute(_FEATURES.where(tables.feature.c.name == name)).one_or_none()
+        return None if row is None else _feature(row)
+
+    def add(self, feature: Feature) -> None:
+        """A new feature, the last in order."""
+        self._connection.execute(sa.insert(tables.feature).values(**_FEATURE.dump_python(feature, mode="json")))
+
+    def save(self, feature: Feature) -> None:
+        """A feature as it is now."""
+        table = tables.feature
+        self._connection.execute(
+            sa.update(table).where(table.c.name == feature.name).values(**_FEATURE.dump_python(feature, mode="json"))
+        )
+
+    # Runs of evidence
+
+    def begin_run(self, feature: Feature, now: float, latency_threshold: float | None) -> Run:
+        """A new run for a feature's share."""
+        run = Run(0, feature.name, feature.treatment_ppm, feature.control_ppm, now, None, latency_threshold, now)
+        result = self._connection.execute(sa.insert(tables.run).values(**_run_row(run)))
+        run.number = _number(result)
+        return run
+
+    def run(self, number: int) -> Run | None:
+        """The run of that number."""
+        row = self._connection.execute(sa.select(tables.run).where(tables.run.c.number == number)).one_or_none()
+        return None if row is None else _run(row)
+
+    def runs(self, feature: str | None = None) -> list[Run]:
+        """All runs of a feature, oldest first; without one, those under way."""
+        rows = tables.run.c.end_time.is_(None) if feature is None else tables.run.c.feature == feature
+        found = self._connection.execute(sa.select(tables.run).where(rows).order_by(tables.run.c.number))
+        return [_run(row) for row in found]
+
+    def save_run(self, run: Run) -> None:
+        """A run as it is now."""
+        table = tables.run
+        self._connection.execute(sa.update(table).where(table.c.number == run.number).values(**_run_row(run)))
+
+    def add_units(self, run: int, units: Sequence[int]) -> list[int]:
+        """Keeps units of a run; those that no gateway had reported before."""
+        return self._add_new(tables.unit, units, run=run)
+
+    def add_bad_units(self, run: int, guardrail: Guardrail, units: Sequence[int]) -> list[int]:
+        """Keeps units that had a bad event; those whose first one it was, over all gateways."""
+        return self._add_new(tables.bad_unit, units, run=run, guardrail=guardrail.value)
+
+    def _add_new(self, table: sa.Table, units: Sequence[int], **key: Any) -> list[int]:
+        same = sa.and_(*(table.c[name] == value for name, value in key.items()))
+        wanted = dict.fromkeys(units)
+        new: list[int] = []
+        stored = [unit - _SIGN for unit in wanted]
+        for start in range(0, len(stored), _BATCH):
+            part = stored[start : start + _BATCH]
+            query = sa.select(table.c.unit).where(same, table.c.unit.in_(part))
+            known = set(self._connection.execute(query).scalars())
+            fresh = [unit for unit in part if unit not in known]
+            if fresh:
+                self._connection.execute(sa.insert(table), [{**key, "unit": unit} for unit in fresh])
+            new += [unit + _SIGN for unit in fresh]
+        return new
+
+    def purge_units(self, most: int) -> int:
+        """Deletes units of runs that ended, so many at most, so that nothing waits for it; how many there were."""
+        ended = sa.select(tables.run.c.number).where(tables.run.c.end_time.is_not(None))
+        deleted = 0
+        for table in (tables.unit, tables.bad_unit):
+            keys = list(table.primary_key.columns)
+            some = sa.select(*keys).where(table.c.run.in_(ended)).limit(most)
+            deleted += self._connection.execute(sa.delete(table).where(sa.tuple_(*keys).in_(some))).rowcount
+        return deleted
+
+    def add_point(self, run: int, time: float, findings: Findings) -> None:
+        """A point of a run's curve."""
+        kept = _FINDINGS.dump_python(findings, mode="json")
+        self._connection.execute(sa.insert(tables.point).values(run=run, time=time, findings=kept))
+
+    def points(self, feature: str) -> list[Point]:
+        """The curves of a feature's runs, oldest first."""
+        ours = sa.select(tables.run.c.number).where(tables.run.c.feature == feature)
+        columns = (tables.point.c[name] for name in ("time", "run", "findings"))
+        query = sa.select(*columns).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
+        return [_POINT.validate_python(dict(row._mapping)) for row in self._connection.execute(query)]
+
+    # History
+
+    def add_history(self, entry: HistoryEntry) -> int:
+        """Writes down what happened; its number."""
+        values = _ENTRY.dump_python(entry, mode="json")
+        del values["number"], values["done_time"]
+        result = self._connection.execute(sa.insert(tables.history).values(**values))
+        return _number(result)
+
+    def history(self, feature: str = "", after: int = 0, most: int | None = None) -> list[HistoryEntry]:
+        """What happened after an entry, oldest first; of one feature, or of all."""
+        query = _HISTORY.where(tables.history.c.number > after).order_by(tables.history.c.number).limit(most)
+        if feature:
+            query = query.where(tables.history.c.feature == feature)
+        return [_entry(row) for row in self._connection.execute(query)]
+
+    def undone(self) -> list[HistoryEntry]:
+        """Entries whose snapshot is not known to be served by every live gateway.
+
+        Versions grow with the entries, so an entry is done no later than those after it.
+        """
+        last = self._connection.execute(sa.select(sa.func.max(tables.history_done.c.number))).scalar_one()
+        return self.history(after=last or 0)
+
+    def done(self, number: int, time: float) -> None:
+        """Every live gateway serves what this entry brought."""
+        self._connection.execute(sa.insert(tables.history_done).values(number=number, time=time))
+
+    # Snapshots
+
+    def publish(self, snapshot: SealedSnapshot) -> None:
+        """A new snapshot; very old ones go."""
+        table = tables.snapshot
+        self._connection.execute(sa.insert(table).values(**dataclasses.asdict(snapshot)))
+        self._connection.execute(sa.delete(table).where(table.c.version <= snapshot.version - KEPT_SNAPSHOTS))
+
+    def newest_snapshot(self) -> SealedSnapshot | None:
+        """What gateways are to serve."""
+        query = sa.select(tables.snapshot).order_by(tables.snapshot.c.version.desc()).limit(1)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else SealedSnapshot(row.version, row.content_hash, row.create_time, row.body)
+
+    # Commands
+
+    def remembered(self, command_id: str) -> tuple[str, Feature] | None:
+        """What a command asked, as a fingerprint, and what it returned."""
+        table = tables.command
+        row = self._connection.execute(sa.select(table).where(table.c.command_id == command_id)).one_or_none()
+        return None if row is None else (row.fingerprint, feature_from(row.feature))
+
+    def remember(self, command_id: str, fingerprint: str, time: float, feature: Feature) -> None:
+        """Keeps what a command returned."""
+        kept = _FEATURE.dump_python(feature, mode="json")
+        values = {"command_id": command_id, "fingerprint": fingerprint, "time": time, "feature": kept}
+        self._connection.execute(sa.insert(tables.command).values(**values))
+
+    # Gateways
+
+    def gateways(self) -> list[Gateway]:
+        """Those that are known, by name."""
+        query = sa.select(tables.gateway).order_by(tables.gateway.c.name)
+        return [_GATEWAY.validate_python(dict(row._mapping)) for row in self._connection.execute(query)]
+
+    def save_gateway(self, gateway: Gateway) -> None:
+        """A gateway as it is now."""
+        values = _GATEWAY.dump_python(gateway, mode="json")
+        table = tables.gateway
+        del values["name"]
+        self._connection.execute(
+            self._insert(table)
+            .values(name=gateway.name, **values)
+            .on_conflict_do_update(index_elements=["name"], set_=values)
+        )
+
+    def touch_gateway(self, name: str, time: float) -> None:
+        """A gateway was heard of."""
+        table = tables.gateway
+        self._connection.execute(sa.update(table).where(table.c.name == name).values(last_seen_time=time))
+
+    def forget_gateways(self, names: Iterable[str], reports_before: float) -> None:
+        """Forgets gateways, and the sequence numbers of lives long over."""
+        self._connection.execute(sa.delete(tables.gateway).where(tables.gateway.c.name.in_(list(names))))
+        self._connection.execute(sa.delete(tables.report).where(tables.report.c.time < reports_before))
+
+    def is_new_report(self, gateway: str, incarnation: int, sequence: int, time: float) -> bool:
+        """Whether a report was not seen before, which it is from now on."""
+        table = tables.report
+        life = {"gateway": gateway, "incarnation": incarnation - _SIGN}
+        same = sa.and_(*(table.c[name] == value for name, value in life.items()))
+        last = self._connection.execute(sa.select(table.c.sequence).where(same)).scalar_one_or_none()
+        if last is not None and sequence <= last:
+            return False
+        values = {"sequence": sequence, "time": time}
+        if last is None:
+            self._connection.execute(sa.insert(table).values(**life, **values))
+        else:
+            self._connection.execute(sa.update(table).where(same).values(**values))
+        return True
+
+    def _insert(self, table: sa.Table) -> Any:
+        of = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._connection.dialect.name]
+        return of(table)
+
+
+_HISTORY = sa.select(tables.history, tables.history_done.c.time.label("done_time")).join(
+    tables.history_done, tables.history_done.c.number == tables.history.c.number, isouter=True
+)
+# JSON as text: the driver's own reader would fail for all rows where one is damaged.
+_FEATURES = sa.select(
+    *(
+        sa.cast(column, sa.Text).label(column.name) if column.name in ("overrides", "plan") else column
+        for column in tables.feature.c
+        if column.name != "position"
+    )
+)
+
+
+def _feature(row: Any) -> Feature:
+    values = dict(row._mapping)
+    try:
+        for name in ("overrides", "plan"):
+            values[name] = json.loads(values[name]) if values[name] is not None else None
+        return feature_from(values)
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        killed = values["state"] == FeatureState.KILLED.value
+        state = FeatureState.KILLED if killed else FeatureState.ROLLED_BACK
+        name = str(values["name"])
+        return Feature(name, "", name, Overrides(), state, reason=f"what is stored of it cannot be read: {first}")
+
+
+def feature_from(values: dict[str, Any]) -> Feature:
+    """A feature from what JSON or a row made of it. Raises ValueError where it is none."""
+    return _FEATURE.validate_python(values)
+
+
+def _number(result: sa.CursorResult[Any]) -> int:
+    return int((result.inserted_primary_key or (0,))[0])
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    values: dict[str, Any] = _RUN.dump_python(run, mode="json")
+    del values["number"]
+    return values
+
+
+def _run(row: Any) -> Run:
+    return _RUN.validate_python(dict(row._mapping))
+
+
+def _entry(row: Any) -> HistoryEntry:
+    return _ENTRY.validate_python(dict(row._mapping))

@@ -1,0 +1,52 @@
+"""What the rollout service can be told."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from services.common.settings import StageSettings
+
+
+class RolloutSettings(StageSettings):
+    """Where the records are, and how much silence means what."""
+
+    grpc_port: int = Field(50057, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    rollout_database_url: SecretStr = Field(
+        SecretStr("sqlite:///data/rollout.db"),
+        description="Where features, ramps and their history are kept: `sqlite:///FILE`, or "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE` where several replicas run.",
+    )
+    rollout_decision_seconds: float = Field(0.5, gt=0, le=60, description="How often ramps are decided upon. Seconds.")
+    rollout_lease_seconds: float = Field(
+        2.0,
+        ge=0.2,
+        le=3600,
+        description="Without a word from this service, gateways fall back to standard after so long. Seconds.",
+    )
+    rollout_gateway_live_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="After this long a silent gateway no longer counts as live; at least twice "
+        "ROLLOUT_LEASE_SECONDS, so that it exposes nobody by then. Seconds.",
+    )
+    rollout_latency_window_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="How often control's P95 becomes the threshold of slow requests. Seconds.",
+    )
+    rollout_no_data_seconds: float = Field(
+        30.0, gt=0, le=86_400, description="A ramp holds when an arm has had no request for so long. Seconds."
+    )
+    rollout_stale_seconds: float = Field(
+        15.0, gt=0, le=86_400, description="Ramps hold when no gateway has reported for so long. Seconds."
+    )
+
+    @model_validator(mode="after")
+    def _live_outlasts_the_lease(self) -> Self:
+        if self.rollout_gateway_live_seconds < 2 * self.rollout_lease_seconds:
+            raise ValueError("ROLLOUT_GATEWAY_LIVE_SECONDS must be at least twice ROLLOUT_LEASE_SECONDS")
+        return self

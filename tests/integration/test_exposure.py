@@ -1,0 +1,146 @@
+"""Gateways and the real rollout service, in a process of its own: what a command does to everybody's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from services.common.client import StageChannel
+from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
+from tests.contract.conftest import start
+from tests.faults.processes import StageProcess, running
+
+ON = pb.Features(expansion=True)
+BY = rollout_pb2.Command(actor="a test", reason="it must be so")
+HALF = rollout_pb2.Plan(
+    name="half",
+    steps=[rollout_pb2.PlanStep(treatment_ppm=500_000, dwell=Duration(seconds=3600))],
+)
+
+
+class Fleet:
+    """Two gateways over the same stages, and the service's operator."""
+
+    def __init__(self, service: StageProcess, operator: StageChannel, gateways: list[StageChannel]) -> None:
+        self.service = service
+        self.operator = rollout_pb2_grpc.RolloutServiceStub(operator.channel)
+        self.gateways = [gateway_pb2_grpc.GatewayServiceStub(gateway.channel) for gateway in gateways]
+
+    async def treated(self, users: int = 8, features: pb.Features | None = None) -> list[int]:
+        """How many of these users get expansion, by gateway."""
+        answers = await asyncio.gather(
+            *(
+                gateway.Search(pb.SearchRequest(query="pool", user_id=f"user-{user}", features=features), timeout=20)
+                for gateway in self.gateways
+                for user in range(users)
+            )
+        )
+        return [
+            sum(answer.features.expansion for answer in answers[start : start + users])
+            for start in range(0, len(answers), users)
+        ]
+
+    async def shown(self) -> rollout_pb2.GetFeatureResponse:
+        """What the operator sees of the feature."""
+        request = rollout_pb2.GetFeatureRequest(name="expand-v1")
+        reply: rollout_pb2.GetFeatureResponse = await self.operator.GetFeature(request, timeout=20)
+        return reply
+
+    async def history(self) -> list[rollout_pb2.HistoryEntry]:
+        """What happened to the feature."""
+        request = rollout_pb2.ListHistoryRequest(name="expand-v1")
+        return list((await self.operator.ListHistory(request, timeout=20)).entries)
+
+    async def come_to(self, condition: Callable[[list[int]], bool], **asked: Any) -> list[int]:
+        """Asks until it is so."""
+        deadline = time.monotonic() + 30
+        while not condition(treated := await self.treated(**asked)):
+            assert time.monotonic() < deadline, f"treated by gateway: {treated}"
+            await asyncio.sleep(0.05)
+        return treated
+
+
+@pytest.fixture(params=[30])
+async def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
+    """Its parameter is the lease in seconds."""
+    environment = {
+        "ROLLOUT_DATABASE_URL": f"sqlite:///{tmp_path / 'rollout.db'}",
+        "ROLLOUT_LEASE_SECONDS": str(request.param),
+        "ROLLOUT_GATEWAY_LIVE_SECONDS": "60",
+        "ROLLOUT_DECISION_SECONDS": "0.1",
+    }
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(running("rollout", environment))
+        operator = await stack.enter_async_context(StageChannel(service.address))
+        stages = await start(
+            stack, {"embedder", "expander", "retriever"}, retriever={"qdrant_path": tmp_path / "qdrant"}
+        )
+        addresses = {f"{name}_address": channel.address for name, channel in stages.channels.items()}
+        gateways = []
+        for number in range(2):
+            settings = {
+                "rollout_address": service.address,
+                "rollout_gateway_name": f"gateway-{number}",
+                "rollout_snapshot_path": tmp_path / f"snapshot-{number}.json",
+                "rollout_overrides_path": tmp_path / f"overrides-{number}.env",
+                "rollout_report_seconds": 0.1,
+            }
+            platform = await start(stack, {"gateway"}, gateway=addresses | settings)
+            gateways.append(platform["gateway"])
+        fleet = Fleet(service, operator, gateways)
+        documents = [pb.Document(id=f"d{number}", text="threads wait in a pool") for number in range(3)]
+        await fleet.gateways[0].IndexDocuments(pb.IndexDocumentsRequest(documents=documents), timeout=20)
+        await fleet.operator.CreateFeature(
+            rollout_pb2.CreateFeatureRequest(
+                command=BY, name="expand-v1", overrides=rollout_pb2.Overrides(expansion=True)
+            ),
+            timeout=20,
+        )
+        await fleet.operator.StartRamp(
+            rollout_pb2.StartRampRequest(command=BY, name="expand-v1", plan=HALF), timeout=20
+        )
+        yield fleet
+
+
+async def test_a_ramp_reaches_the_same_users_on_every_gateway_and_a_kill_takes_it_from_all(fleet: Fleet) -> None:
+    treated = await fleet.come_to(lambda treated: min(treated) > 0)
+    assert len(set(treated)) == 1
+    assert 0 < treated[0] < 8
+
+    while len(totals := (await fleet.shown()).arms) < 2 or not all(arm.unit_count for arm in totals):
+        await asyncio.sleep(0.05)
+    assert {arm.arm: arm.unit_count for arm in totals}[rollout_pb2.ARM_TREATMENT] == treated[0]
+
+    await fleet.operator.KillFeature(rollout_pb2.KillFeatureRequest(command=BY, name="expand-v1"), timeout=20)
+    assert await fleet.come_to(lambda treated: not any(treated), features=ON) == [0, 0]
+    while not (last := (await fleet.history())[-1]).HasField("done_time"):
+        await asyncio.sleep(0.05)
+    assert last.action == "KILLED"
+    assert {gateway.name: gateway.version for gateway in (await fleet.shown()).gateways} == {
+        f"gateway-{number}": last.snapshot_version for number in range(2)
+    }
+
+
+@pytest.mark.parametrize("fleet", [1], indirect=True)
+async def test_with_the_service_dead_ramps_end_with_their_lease_and_a_kill_by_hand_holds(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    await fleet.come_to(lambda treated: min(treated) > 0)
+    fleet.service.kill()
+    await fleet.service.ended()
+    (tmp_path / "overrides-0.env").write_text("ROLLOUT_KILL=expand-v1\n")
+    assert await fleet.come_to(lambda treated: not any(treated)) == [0, 0]
+    # Who asks for it still gets it, but where it is killed.
+    assert (await fleet.come_to(lambda treated: treated[0] == 0, features=ON))[1] == 8
+    await fleet.service.start()
+    # What ramped goes on where it was, but where it is killed.
+    assert (await fleet.come_to(lambda treated: treated[1] > 0))[0] == 0

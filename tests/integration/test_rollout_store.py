@@ -1,0 +1,236 @@
+"""The records of the control plane, the same on a SQLite file and on a real PostgreSQL; and who may write them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from services.common.client import StageChannel
+from services.common.errors import StartupError, Unavailable
+from services.common.server import serving
+from services.rollout.__main__ import compose
+from services.rollout.backends import Database, open_database
+from services.rollout.evidence import Guardrail
+from services.rollout.features import Feature, FeatureState, Overrides
+from services.rollout.gateways import Gateway
+from services.rollout.records import HistoryEntry, SealedSnapshot
+from services.rollout.settings import RolloutSettings
+from services.rollout.snapshots import Quarantined
+from services.rollout.tables import metadata
+from sluice.rollout.v1 import rollout_pb2 as pb
+from sluice.rollout.v1 import rollout_pb2_grpc
+from tests.postgres_server import PostgresServer
+
+FEATURE = Feature("rerank-v1", "faster?", "rerank-v1", Overrides(rerank=True, rerank_candidate_count=50))
+ENTRY = HistoryEntry(1.5, "rerank-v1", "CREATED", "ada", "why not", 0, 0, FeatureState.READY, 1)
+UrlOf = Callable[[], str]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'deep' / 'rollout.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.database()
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = open_database(url)
+    assert database.lead()
+    yield database
+    database.close()
+
+
+def engine_of(url: str) -> sa.Engine:
+    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+
+
+def test_everything_that_is_written_is_read_again(database: Database) -> None:
+    gateway = Gateway("g1", 7, 2.5, (Quarantined("x", "odd"),), ("y",))
+    with database.writing() as records:
+        records.add(FEATURE)
+        run = records.begin_run(FEATURE, 10.0, 0.25)
+        run.watched_seconds = 4.5
+        records.save_run(run)
+        number = records.add_history(ENTRY)
+        records.publish(SealedSnapshot(1, "ab" * 32, 3.0, b"\x00body\xff"))
+        records.remember("c1", "f" * 64, 4.0, FEATURE)
+        records.save_gateway(gateway)
+        records.save_gateway(gateway)
+    with database.reading() as records:
+        assert records.features() == [FEATURE]
+        assert records.run(run.number) == run
+        assert records.runs() == [run] == records.runs("rerank-v1")
+        (entry,) = records.history()
+        assert (entry.number, entry.reason, entry.done_time) == (number, "why not", None)
+        assert records.undone() == [entry]
+        assert records.newest_snapshot() == SealedSnapshot(1, "ab" * 32, 3.0, b"\x00body\xff")
+        assert records.remembered("c1") == ("f" * 64, FEATURE)
+        assert records.gateways() == [gateway]
+
+
+def test_units_count_once_and_go_with_their_run(database: Database) -> None:
+    units = [0, 1, 2**63 - 1, 2**63, 2**64 - 1, *range(10, 12_000)]
+    with database.writing() as records:
+        records.add(FEATURE)
+        run = records.begin_run(FEATURE, 10.0, None)
+        assert sorted(records.add_units(run.number, units)) == sorted(units)
+        assert records.add_units(run.number, [*units, 5]) == [5]
+        assert records.add_bad_units(run.number, Guardrail.ERRORS, [7, 7, 8]) == [7, 8]
+        assert records.add_bad_units(run.number, Guardrail.LATENCY, [7]) == [7]
+        assert records.add_bad_units(run.number, Guardrail.ERRORS, [8]) == []
+        assert records.purge_units(100) == 0
+        run.end_time = 11.0
+        records.save_run(run)
+        assert records.purge_units(10_000) == 10_003
+        assert records.purge_units(10_000) == len(units) + 1 - 10_000
+        assert records.purge_units(10_000) == 0
+
+
+def test_what_fails_halfway_leaves_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.writing() as records:
+        records.add(FEATURE)
+        records.add_history(ENTRY)
+        raise ZeroDivisionError
+    with database.reading() as records:
+        assert (records.features(), records.history()) == ([], [])
+
+
+@pytest.mark.parametrize("statement", ["UPDATE history SET reason = 'better'", "DELETE FROM history"])
+def test_the_database_itself_lets_nobody_change_the_history(database: Database, url: str, statement: str) -> None:
+    with database.writing() as records:
+        number = records.add_history(ENTRY)
+        records.done(number, 2.0)
+    engine = engine_of(url)
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+    with database.reading() as records:
+        assert [entry.done_time for entry in records.history()] == [2.0]
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(database: Database, url: str) -> None:
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_release_is_left_alone(database: Database, url: str) -> None:
+    engine = engine_of(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    database.close()
+    again = open_database(url)
+    with pytest.raises(StartupError, match="newer release"):
+        again.lead()
+    again.close()
+
+
+def test_one_process_leads_and_the_next_one_when_it_is_gone(url: str) -> None:
+    first, second = open_database(url), open_database(url)
+    assert first.lead()
+    assert not second.lead()
+    with first.writing() as records:
+        records.add(FEATURE)
+    with second.reading() as records:
+        assert records.features() == [FEATURE]
+    first.close()
+    while not second.lead():  # the server takes a moment to notice
+        time.sleep(0.05)
+    with second.writing() as records:
+        assert records.features() == [FEATURE]
+    second.close()
+
+
+def test_a_leader_whose_session_was_cut_writes_no_more(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    first, second = open_database(url), open_database(url)
+    assert first.lead()
+    name = url.rpartition("/")[2]
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    while not second.lead():
+        time.sleep(0.05)
+    with second.writing() as records:
+        records.add(FEATURE)
+    with pytest.raises(Unavailable), first.writing() as records:
+        records.save(FEATURE)
+    with pytest.raises(Unavailable), first.writing() as records:
+        records.save(FEATURE)
+    assert not first.lead()
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("wrong", ["", "rollout.db", "sqlite://", "mysql://localhost/x", "sqlite:////proc/none/x.db"])
+def test_a_database_that_cannot_be_is_a_clear_start_up_error(wrong: str) -> None:
+    with pytest.raises(StartupError, match="ROLLOUT_DATABASE_URL"):
+        open_database(wrong)
+
+
+def test_a_file_that_is_no_database_is_a_clear_start_up_error(tmp_path: Path) -> None:
+    (tmp_path / "rollout.db").write_text("not a database, whatever its name says" * 100)
+    database = open_database(f"sqlite:///{tmp_path / 'rollout.db'}")
+    with pytest.raises(StartupError, match="cannot be opened"):
+        database.lead()
+    database.close()
+
+
+@asynccontextmanager
+async def replica(url: str) -> AsyncIterator[StageChannel]:
+    settings: Any = RolloutSettings(
+        grpc_port=0, metrics_port=0, drain_seconds=0, shutdown_grace_seconds=1, rollout_database_url=url
+    )
+    async with (
+        compose(settings) as stage,
+        serving(stage, settings) as server,
+        StageChannel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        yield channel
+
+
+async def test_a_standby_reads_refuses_the_rest_and_takes_over(url: str) -> None:
+    create = pb.CreateFeatureRequest(
+        command=pb.Command(actor="ada", reason="try", command_id="c1"),
+        name="rerank-v1",
+        overrides=pb.Overrides(rerank=True),
+    )
+    first = replica(url)
+    active = await first.__aenter__()
+    async with replica(url) as standby:
+        stub = rollout_pb2_grpc.RolloutServiceStub(standby.channel)
+        made = await active.call(
+            rollout_pb2_grpc.RolloutServiceStub(active.channel).CreateFeature, create, deadline=soon()
+        )
+        listed = await standby.call(stub.ListFeatures, pb.ListFeaturesRequest(), deadline=soon())
+        assert list(listed.features) == [made.feature]
+        assert await standby.health("sluice.rollout.v1.SnapshotService", deadline=soon()) == "NOT_SERVING"
+        with pytest.raises(Unavailable, match="another one is active") as refused:
+            await standby.call(stub.CreateFeature, create, deadline=soon())
+        assert refused.value.reason == "STANDBY"
+        await first.__aexit__(None, None, None)
+        async with asyncio.timeout(20):
+            while await standby.health("", deadline=soon()) is not None:
+                await asyncio.sleep(0.05)
+        assert await standby.call(stub.CreateFeature, create, deadline=soon()) == made
+
+
+def soon() -> float:
+    return time.monotonic() + 20
