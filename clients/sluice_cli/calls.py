@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import grpc
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sluice_client import SluiceClient, SluiceError
+from sluice_client import SluiceClient, SluiceError, Tls
 
 P = ParamSpec("P")
 
@@ -67,12 +68,15 @@ class Connection:
 
     gateway: str
     timeout: float | None
+    tls: tuple[Path, Path, Path] | None
+    """Authority, certificate and key, as files; None without TLS."""
 
     def client(self) -> SluiceClient:
         """A client, to be opened."""
+        tls = Tls(*self.tls) if self.tls else None
         if self.timeout is None:
-            return SluiceClient(self.gateway)
-        return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout)
+            return SluiceClient(self.gateway, tls=tls)
+        return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, tls=tls)
 
 
 def run(

@@ -46,6 +46,7 @@ from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
 from sluice_client.errors import NotStored, SluiceError
 from sluice_client.filters import Condition, Filter, field
+from sluice_client.tls import Tls
 from sluice_client.versions import (
     CollectionVersion,
     ReindexPhase,
@@ -86,6 +87,7 @@ __all__ = [
     "StageReport",
     "Strategy",
     "Switched",
+    "Tls",
     "Verified",
     "VersionCheck",
     "VersionState",

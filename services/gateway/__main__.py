@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
+from services.common import tls
 from services.common.breaker import Breaker
 from services.common.client import StageChannel
 from services.common.metrics import concurrency_limit
@@ -45,7 +46,11 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 on_transition=metrics.breaker_changed,
             )
             channel = StageChannel(
-                address, service=client.service, breaker=breaker, max_message_mib=settings.max_message_mib
+                address,
+                service=client.service,
+                breaker=breaker,
+                max_message_mib=settings.max_message_mib,
+                credentials=tls.channel_credentials(settings),
             )
             return client(await stack.enter_async_context(channel))
 
