@@ -18,7 +18,7 @@ from services.common.errors import StartupError
 Tool = Literal["docker", "podman", "buildah"]
 Engine = Literal["onnx", "openvino", "torch"]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
-BASE = "docker.io/library/debian:bookworm-slim"
+BASE = "debian:bookworm-slim"
 DEBIAN = "bookworm"
 """The release that `BASE` is of, and that `debootstrap` makes where no registry of images can be reached."""
 
