@@ -26,7 +26,8 @@ _HOST = "127.0.0.1"
 # What an image has no use for once it is built; the last is how Python would ask for pip.
 _BUILD_TOOLS = ("gcc", "cc", "c++", "make", "ld", "pip", "pip3", "git")
 # Writable for everybody in every Debian, and read-only with the root; or the machine's.
-_ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in ("/tmp", "/var/tmp", "/run", "/proc", "/sys", "/dev"))  # noqa: S108
+_OPEN = ("/tmp", "/data", "/var/tmp", "/run", "/proc", "/sys", "/dev")  # noqa: S108
+_ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in _OPEN)
 USER = "65532"
 
 
