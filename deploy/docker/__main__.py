@@ -91,6 +91,7 @@ def check(
     rows = [asdict(row) for row in seen]
     if not services:
         RESULT.write_text(json.dumps({"tool": chosen, "images": rows}, indent=2) + "\n")
+        _err.print(f"Written to {shown(RESULT)}.")
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
@@ -136,7 +137,6 @@ def _show(seen: Sequence[Checked]) -> None:
             f"[red]{'; '.join(row.problems)}[/]" if row.problems else "none",
         )
     _out.print(table)
-    _out.print(f"Written to {shown(RESULT)}.")
 
 
 def _chosen(services: Sequence[str] | None, model: str | None, engine: Engine) -> list[Image]:
