@@ -108,12 +108,14 @@ def _rendered(combination: Combination) -> Rendering:
 
 
 def _problems(found: Rendering) -> list[Problem]:
-    problems = policies.problems(found)
-    for manifest in found.manifests:
-        resource = f"{manifest['kind']} {manifest['metadata']['name']}"
-        for version in schemas.VERSIONS:
-            problems += [Problem("schema", resource, words) for words in schemas.problems(manifest, version)]
-    return problems
+    """What the schemas say; and where they say nothing, the policies, which are written for what is valid."""
+    problems = [
+        Problem("schema", f"{manifest['kind']} {manifest['metadata']['name']}", words)
+        for manifest in found.manifests
+        for version in schemas.VERSIONS
+        for words in schemas.problems(manifest, version)
+    ]
+    return problems or policies.problems(found)
 
 
 def _show(rows: list[Row], refusals: list[Refusal], console: Console) -> None:
