@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: ## Makes .venv with everything, models and WordNet.
 	@$(PYTHON) tools/bootstrap.py
@@ -82,6 +82,7 @@ lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/buf lint
 	@$(BIN)/python tools/settings_table.py --check
 	@$(BIN)/python tools/metrics_table.py --check
+	@$(BIN)/python tools/prometheus_rule.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -98,6 +99,7 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/settings_table.py
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m deploy.grafana
+	@$(BIN)/python tools/prometheus_rule.py
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 
@@ -109,6 +111,25 @@ down: ## Stops what `make up` started.
 
 status: ## Shows what `make up` started.
 	@$(BIN)/python -m deploy.local status
+
+images: setup ## Builds an image of every stage, with docker, podman or buildah; see deploy/docker/README.md.
+	@$(BIN)/python -m deploy.docker build $(SERVICES)
+
+images-base: setup ## Makes a base image from Debian's packages, where no registry of images can be reached; root.
+	@$(BIN)/python -m deploy.docker base
+
+images-check: setup ## Starts every image, asks for its health, looks for what should not be there; build/images.json.
+	@$(BIN)/python -m deploy.docker check $(SERVICES)
+
+COMPOSE ?= docker compose
+compose-up: images ## Starts the whole stack with Qdrant, Prometheus, Grafana and Jaeger: COMPOSE="podman compose".
+	@$(COMPOSE) --file deploy/docker/compose.yaml up --detach
+
+compose-down: ## Stops it; what Qdrant and Prometheus keep stays.
+	@$(COMPOSE) --file deploy/docker/compose.yaml down
+
+k8s-check: setup ## Renders every overlay with every component and checks what comes out; build/k8s.json.
+	@$(BIN)/python -m tests.k8s
 
 clean: ## Removes what was built; .venv and caches outside the checkout stay.
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import grpc
@@ -20,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sluice_client import RolloutClient, SluiceClient, SluiceError
+from sluice_client import RolloutClient, SluiceClient, SluiceError, Tls
 
 P = ParamSpec("P")
 
@@ -98,19 +99,25 @@ class Connection:
 
     gateway: str
     timeout: float | None
+    tls: tuple[Path, Path, Path] | None = None
+    """Authority, certificate and key, as files; None without TLS."""
     rollout: str = ""
 
     def client(self) -> SluiceClient:
         """A client, to be opened."""
         if self.timeout is None:
-            return SluiceClient(self.gateway)
-        return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout)
+            return SluiceClient(self.gateway, tls=self._tls)
+        return SluiceClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, tls=self._tls)
+
+    @property
+    def _tls(self) -> Tls | None:
+        return Tls(*self.tls) if self.tls else None
 
     def rollout_client(self, actor: str = "") -> RolloutClient:
         """A client of the rollout service, to be opened. Only commands need an actor; looking is free."""
         if self.timeout is None:
-            return RolloutClient(self.rollout, actor=actor)
-        return RolloutClient(self.rollout, actor=actor, timeout=self.timeout)
+            return RolloutClient(self.rollout, actor=actor, tls=self._tls)
+        return RolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self._tls)
 
 
 def run(

@@ -31,6 +31,17 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> tuple[Path, Path, Path] | None:
+    if authority and certificate and key:
+        for file in (authority, certificate, key):
+            if not file.is_file():
+                raise typer.BadParameter(f"{file} is not a file that can be read")
+        return authority, certificate, key
+    if authority or certificate or key:
+        raise typer.BadParameter("TLS needs all three: --tls-authority, --tls-certificate and --tls-key")
+    return None
+
+
 @app.callback()
 def connection(
     context: typer.Context,
@@ -40,6 +51,17 @@ def connection(
     timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", min=0.1, help="Deadline of each call; 10, or 120 for storing, if not given."),
+    ] = None,
+    tls_authority: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="SLUICE_TLS_AUTHORITY", help="Whom to believe, where TLS is on."),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="SLUICE_TLS_CERTIFICATE", help="What to show to the gateway."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="SLUICE_TLS_KEY", help="The certificate's key.")
     ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the release and exit.")
@@ -54,7 +76,7 @@ def connection(
       sluice search "how do I roll back?"        ask
       sluice --gateway search.internal:50051 config
     """
-    context.obj = (gateway, timeout)
+    context.obj = (gateway, timeout, _tls(tls_authority, tls_certificate, tls_key))
 
 
 @app.command()

@@ -70,6 +70,7 @@ from sluice_client.rollouts import (
     RolloutReport,
     StepReport,
 )
+from sluice_client.tls import Tls
 from sluice_client.versions import (
     CollectionVersion,
     ReindexPhase,
@@ -132,6 +133,7 @@ __all__ = [
     "StepReport",
     "Strategy",
     "Switched",
+    "Tls",
     "Verified",
     "VersionCheck",
     "VersionState",

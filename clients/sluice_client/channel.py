@@ -10,15 +10,19 @@ import grpc
 from google.protobuf.message import Message
 
 from sluice_client.errors import error_from
+from sluice_client.tls import Tls
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
 _REQUEST_ID = "x-request-id"
 
 
-def open_channel(address: str, service: str) -> grpc.aio.Channel:
-    """A channel to the replicas behind an address. It belongs to the event loop that runs when it is made."""
-    options = [
+def open_channel(address: str, service: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel to the replicas behind an address. It belongs to the event loop that runs when it is made.
+
+    Raises OSError where one of the files of `tls` cannot be read.
+    """
+    options: list[tuple[str, int | str]] = [
         # The server limits what it sends.
         ("grpc.max_receive_message_length", -1),
         ("grpc.keepalive_time_ms", 20_000),
@@ -33,6 +37,8 @@ def open_channel(address: str, service: str) -> grpc.aio.Channel:
         # A server of ours is near; a proxy that the environment names for the web is not on the way to it.
         ("grpc.enable_http_proxy", 0),
     ]
+    if tls is not None:
+        return grpc.aio.secure_channel(address, tls.credentials(), options=options)
     return grpc.aio.insecure_channel(address, options=options)
 
 

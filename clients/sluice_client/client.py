@@ -22,6 +22,7 @@ from sluice_client.documents import Chunking, Document, Indexed
 from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
+from sluice_client.tls import Tls
 from sluice_client.versions import CollectionVersion, ReindexProgress, Snapshot, Switched, Verified
 
 _SERVICE = "sluice.gateway.v1.GatewayService"
@@ -46,19 +47,26 @@ class SluiceClient:
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own; storing has its own,
     `index_timeout`, because embedding a batch on a small machine takes its time: the more of it, the longer its text is
-    beyond that of a usual batch.
+    beyond that of a usual batch. `tls` is for a gateway that asks for certificates; opening raises OSError where one of
+    its files cannot be read.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:50051", *, timeout: float = 10.0, index_timeout: float = 120.0
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout: float = 10.0,
+        index_timeout: float = 120.0,
+        tls: Tls | None = None,
     ) -> None:
         self.address = address
+        self._tls = tls
         self._timeout = timeout
         self._index_timeout = index_timeout
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        self._channel = open_channel(self.address, _SERVICE)
+        self._channel = open_channel(self.address, _SERVICE, self._tls)
         self._gateway = gateway_pb2_grpc.GatewayServiceStub(self._channel)
         return self
 

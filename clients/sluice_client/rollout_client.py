@@ -17,6 +17,7 @@ from sluice_client.answers import Features
 from sluice_client.channel import ReplyT, call, open_channel
 from sluice_client.errors import SluiceError
 from sluice_client.rollouts import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
+from sluice_client.tls import Tls
 from sluice_client.wire import sendable
 
 _SERVICE = "sluice.rollout.v1.RolloutService"
@@ -31,17 +32,20 @@ class RolloutClient:
 
     Every command says who wants it (`actor`) and why (`reason`). It is sent again where its answer got lost, up to four
     times in all, under an id of its own that lets the service do it once. `timeout` is the deadline of each attempt in
-    seconds.
+    seconds; `tls` is for a service that asks for certificates.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50057", *, actor: str, timeout: float = 10.0) -> None:
+    def __init__(
+        self, address: str = "127.0.0.1:50057", *, actor: str, timeout: float = 10.0, tls: Tls | None = None
+    ) -> None:
         self.address = address
+        self._tls = tls
         self._actor = actor
         self._timeout = timeout
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
-        self._channel = open_channel(self.address, _SERVICE)
+        self._channel = open_channel(self.address, _SERVICE, self._tls)
         self._rollout = rollout_pb2_grpc.RolloutServiceStub(self._channel)
         return self
 

@@ -51,7 +51,8 @@ class StageChannel:
     """One channel to one stage, however many replicas it has: `dns:///embedder:50052` is all that the name stands for.
 
     `service` is the full name of the stage's gRPC service: its replicas are called in turn, those that are not SERVING
-    are left alone, and UNAVAILABLE is retried. `breaker` is asked before every call, and told after it.
+    are left alone, and UNAVAILABLE is retried. `breaker` is asked before every call, and told after it. `credentials`
+    are those of `services.common.tls`; without them the connection is plain.
     """
 
     def __init__(
@@ -61,24 +62,27 @@ class StageChannel:
         service: str = "",
         breaker: Breaker | None = None,
         max_message_mib: int = 16,
+        credentials: grpc.ChannelCredentials | None = None,
         longest_reconnect_seconds: float = 5.0,
     ) -> None:
         message_bytes = max_message_mib * 2**20
         self.address = address
         self._breaker = breaker
-        self.channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", message_bytes),
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
-                *([("grpc.service_config", _service_config(service))] if service else []),
-                ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
-                # Stages are near; a proxy that the environment names for the web is not on the way to them.
-                ("grpc.enable_http_proxy", 0),
-            ],
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", message_bytes),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            *([("grpc.service_config", _service_config(service))] if service else []),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
+            # Stages are near; a proxy that the environment names for the web is not on the way to them.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self.channel = (
+            grpc.aio.secure_channel(address, credentials, options=options)
+            if credentials
+            else grpc.aio.insecure_channel(address, options=options)
         )
 
     async def __aenter__(self) -> Self:

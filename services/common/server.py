@@ -22,7 +22,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.common import logs, metrics, tracing
+from services.common import logs, metrics, tls, tracing
 from services.common.errors import StartupError
 from services.common.interceptors import StageInterceptor
 from services.common.settings import SettingsT, StageSettings, load_settings
@@ -100,7 +100,11 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
     ):
         async with compose(settings) as stage, serving(stage, settings) as server:
             _log.info("serving", host=settings.grpc_host, port=server.port, metrics_port=settings.metrics_port)
-            waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(stage.died.wait())}
+            waits = {
+                asyncio.create_task(stopping.wait()),
+                asyncio.create_task(stage.died.wait()),
+                asyncio.create_task(tls.renewed(settings)),
+            }
             _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in pending:
                 wait.cancel()
@@ -120,26 +124,51 @@ async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[Runnin
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*_names(stage), health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    address = f"{settings.grpc_host}:{settings.grpc_port}"
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartupError(
-            f"GRPC_PORT: cannot listen on {address}", remedy="Choose a free GRPC_PORT, or stop what holds it."
-        ) from error
+    port = _bound(server, "GRPC_PORT", f"{settings.grpc_host}:{settings.grpc_port}", tls.server_credentials(settings))
     await _tell_health(servicer, stage)
+    # Whoever asks for this name asks whether the process answers at all: a liveness probe.
+    await servicer.set(health.SERVICE_NAME, _SERVING)
+    async with _health_alone(servicer, settings):
+        await server.start()
+        watch = asyncio.create_task(_watch_health(servicer, stage))
+        try:
+            yield RunningServer(port)
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            await servicer.enter_graceful_shutdown()
+            await asyncio.sleep(settings.drain_seconds)
+            stage.end_streams()
+            await server.stop(settings.shutdown_grace_seconds)
+
+
+@asynccontextmanager
+async def _health_alone(servicer: health.aio.HealthServicer, settings: StageSettings) -> AsyncIterator[None]:
+    """Answers health on a port of its own, without TLS, where one is set."""
+    if settings.health_port == 0:
+        yield
+        return
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    _bound(server, "HEALTH_PORT", f"{settings.grpc_host}:{settings.health_port}", None)
     await server.start()
-    watch = asyncio.create_task(_watch_health(servicer, stage))
     try:
-        yield RunningServer(port)
+        yield
     finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
-        await servicer.enter_graceful_shutdown()
-        await asyncio.sleep(settings.drain_seconds)
-        stage.end_streams()
-        await server.stop(settings.shutdown_grace_seconds)
+        await server.stop(None)
+
+
+def _bound(server: grpc.aio.Server, variable: str, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """The port that the server is bound to now."""
+    try:
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        files = " See that the GRPC_TLS_ files are PEM, and belong together." if credentials else ""
+        raise StartupError(
+            f"{variable}: cannot listen on {address}",
+            remedy=f"Choose a free {variable}, or stop what holds it.{files}",
+        ) from error
 
 
 async def _watch_health(servicer: health.aio.HealthServicer, stage: Stage) -> None:

@@ -7,9 +7,9 @@ from them (`make docs`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +18,8 @@ from services.common.shedding import LimitBounds
 
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 """A folder, or None; an empty variable is as good as an unset one."""
+OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""A file, or None; an empty variable is as good as an unset one."""
 
 
 class StageSettings(BaseSettings):
@@ -51,6 +53,20 @@ class StageSettings(BaseSettings):
         description="After this long a client has to connect anew, and may find new replicas. Seconds.",
     )
     max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
+    grpc_tls_certificate: OptionalFile = Field(
+        None, description="PEM file with the certificate that this stage shows; unset, as the two below, is no TLS."
+    )
+    grpc_tls_key: OptionalFile = Field(None, description="PEM file with the certificate's private key.")
+    grpc_tls_authority: OptionalFile = Field(
+        None, description="PEM file with the authority whose certificates callers and called stages have to show."
+    )
+    health_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of a second server that answers health alone, without TLS, for probes that have no "
+        "certificate; 0 starts none.",
+    )
     otel_exporter_otlp_endpoint: str = Field(
         "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
     )
@@ -69,6 +85,14 @@ class StageSettings(BaseSettings):
     otel_traces_sampler_arg: float = Field(
         1.0, ge=0, le=1, description="Share of the traces that the `traceidratio` samplers record."
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        parts = ("grpc_tls_certificate", "grpc_tls_key", "grpc_tls_authority")
+        missing = [name.upper() for name in parts if getattr(self, name) is None]
+        if 0 < len(missing) < len(parts):
+            raise ValueError(f"{' and '.join(missing)} missing: TLS needs all three, or none of them")
+        return self
 
 
 class SheddingSettings(StageSettings):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
+from services.common import tls
 from services.common.breaker import Breaker
 from services.common.client import StageChannel
 from services.common.server import Stage, run
@@ -54,12 +55,21 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 on_transition=metrics.breaker_changed,
             )
             channel = StageChannel(
-                address, service=client.service, breaker=breaker, max_message_mib=settings.max_message_mib
+                address,
+                service=client.service,
+                breaker=breaker,
+                max_message_mib=settings.max_message_mib,
+                credentials=tls.channel_credentials(settings),
             )
             return client(await stack.enter_async_context(channel))
 
         async def watched(address: str, client: type[ClientT]) -> ClientT:
-            channel = StageChannel(address, service=client.service, max_message_mib=settings.max_message_mib)
+            channel = StageChannel(
+                address,
+                service=client.service,
+                max_message_mib=settings.max_message_mib,
+                credentials=tls.channel_credentials(settings),
+            )
             return client(await stack.enter_async_context(channel))
 
         clients = StageClients(
@@ -136,7 +146,10 @@ async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
         client = None
         if settings.rollout_address:
             channel = StageChannel(
-                settings.rollout_address, max_message_mib=settings.max_message_mib, longest_reconnect_seconds=1.0
+                settings.rollout_address,
+                max_message_mib=settings.max_message_mib,
+                credentials=tls.channel_credentials(settings),
+                longest_reconnect_seconds=1.0,
             )
             client = RolloutClient(
                 await stack.enter_async_context(channel),
@@ -165,7 +178,12 @@ async def shadowing(settings: GatewaySettings, evidence: Evidence, limit: Concur
 
         async def channel(address: str, service: str) -> StageChannel:
             return await stack.enter_async_context(
-                StageChannel(address, service=service, max_message_mib=settings.max_message_mib)
+                StageChannel(
+                    address,
+                    service=service,
+                    max_message_mib=settings.max_message_mib,
+                    credentials=tls.channel_credentials(settings),
+                )
             )
 
         embedders = [

@@ -212,6 +212,8 @@ async def test_health_follows_the_stage_and_reflection_lists_it() -> None:
         async with asyncio.timeout(5):
             while await channel.health(service, deadline=time.monotonic() + 5) is None:
                 await asyncio.sleep(0.05)
+        # What a liveness probe asks: no restart would bring the index back.
+        assert await channel.health("grpc.health.v1.Health", deadline=time.monotonic() + 5) is None
         stub = reflection_pb2_grpc.ServerReflectionStub(channel.channel)
         listing = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         async for reply in listing:

@@ -1,0 +1,1 @@
+"""The stages as images: built, looked at, and run together by compose.yaml."""

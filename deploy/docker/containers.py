@@ -1,0 +1,132 @@
+"""Starts a stage from its image, as a cluster would: not root, nothing writable but /tmp; and asks for its health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.docker.images import Image, Tool, container, output
+from services.common.client import StageChannel
+from services.common.errors import StartupError
+
+START_SECONDS = 300.0
+_STOP_SECONDS = 30.0
+_HEALTH_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+_HOST = "127.0.0.1"
+# What an image has no use for once it is built; the last is how Python would ask for pip.
+_BUILD_TOOLS = ("gcc", "cc", "c++", "make", "ld", "pip", "pip3", "git")
+# Writable for everybody in every Debian, and read-only with the root; or the machine's.
+_OPEN = ("/tmp", "/data", "/var/tmp", "/run", "/proc", "/sys", "/dev")  # noqa: S108
+_ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in _OPEN)
+USER = "65532"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was seen of an image."""
+
+    image: str
+    size_mib: float
+    health: str
+    """SERVING, or why not; of the client, the release that it says it is."""
+    start_seconds: float
+    """From the start of the container to the first SERVING."""
+    user: str
+    """The number of the user that it runs as."""
+    problems: tuple[str, ...]
+    """What should not be: build tools, root, a root file system that can be written to."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has just now."""
+    with socket.socket() as free:
+        free.bind((_HOST, 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def runner(tool: Tool, image: Image) -> Iterator[list[str]]:
+    """What to put before `VARIABLE=value ... command` to run it in a container of the image, on the host's network."""
+    if tool == "buildah":
+        with container(image) as name:
+            yield ["buildah", "run", "--isolation", "chroot", "--user", f"{USER}:{USER}", name, "--", "/usr/bin/env"]
+    else:
+        yield [
+            tool, "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--network", "host", "--cap-drop", "ALL",  # noqa: S108
+            "--security-opt", "no-new-privileges", "--entrypoint", "/usr/bin/env", image.tag,
+        ]  # fmt: skip
+
+
+@asynccontextmanager
+async def serving(tool: Tool, image: Image, environment: Mapping[str, str], log: Path) -> AsyncIterator[float]:
+    """Runs a stage; yields, once it is SERVING, the seconds that took. StartupError where it never is."""
+    port = free_port()
+    variables = {**environment, "GRPC_HOST": _HOST, "GRPC_PORT": str(port), "METRICS_PORT": "0"}
+    with ExitStack() as stack:
+        words = stack.enter_context(runner(tool, image))
+        stream = stack.enter_context(log.open("wb"))
+        started = time.monotonic()
+        child = subprocess.Popen(  # noqa: S603, ASYNC220  our own words; starting takes no time
+            [*words, *(f"{name}={value}" for name, value in variables.items()), "/opt/sluice/bin/stage"],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            async with StageChannel(f"{_HOST}:{port}") as channel:
+                while (problem := await channel.health("", deadline=time.monotonic() + _HEALTH_SECONDS)) is not None:
+                    if child.poll() is not None or time.monotonic() - started > START_SECONDS:
+                        raise StartupError(f"{image.tag} does not serve: {problem}", remedy=f"Read {log}.")
+                    await asyncio.sleep(_POLL_SECONDS)
+            yield time.monotonic() - started
+        finally:
+            _stop(child)
+
+
+def problems(tool: Tool, image: Image) -> tuple[str, tuple[str, ...]]:
+    """The user that the image runs as, and what it should not have."""
+    found: list[str] = []
+    with runner(tool, image) as words:
+        user = _said(words, "id", "-u")
+        if user != USER:
+            found.append(f"runs as user {user}")
+        tools = _said(words, "sh", "-c", f"command -v {' '.join(_BUILD_TOOLS)}; true").split()
+        found += [f"has {path}" for path in tools]
+        torch = _said(words, "/opt/sluice/bin/python", "-c", "import importlib.util as u; print(u.find_spec('torch'))")
+        if image.engine != "torch" and torch != "None":
+            found.append("has torch")
+        find = f"find / -xdev {_ELSEWHERE} -writable ! -type l -print 2>/dev/null | head -n 3; true"
+        found += [f"can write {path}" for path in _said(words, "sh", "-c", find).splitlines()]
+    return user, tuple(found)
+
+
+def release(tool: Tool, image: Image) -> str:
+    """What the command in the client's image says of itself."""
+    with runner(tool, image) as words:
+        return _said(words, "/opt/sluice/bin/stage", "--version")
+
+
+def _said(words: Sequence[str], *command: str) -> str:
+    return output(*words, *command)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Asks the container to stop, then insists. The stage is the last of a line of children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

@@ -1,0 +1,123 @@
+"""TLS between stages, on real sockets, with an authority made for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from services.common import errors, tls
+from services.common.client import StageChannel
+from services.common.server import serving
+from services.common.settings import StageSettings, load_settings
+from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from tests.contract.echo import echo_stage
+
+REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
+PATIENCE_SECONDS = 10
+
+
+class Authority:
+    """Issues certificates for loopback into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self._authority = trustme.CA()
+        self._authority.cert_pem.write_to_path(folder / "ca.crt")
+        self.issue()
+
+    def issue(self) -> None:
+        leaf = self._authority.issue_cert("127.0.0.1")
+        leaf.private_key_pem.write_to_path(self.folder / "tls.key")
+        leaf.cert_chain_pems[0].write_to_path(self.folder / "tls.crt")
+
+    def settings(self, **more: Any) -> StageSettings:
+        return StageSettings(
+            grpc_port=0,
+            metrics_port=0,
+            drain_seconds=0,
+            grpc_tls_certificate=self.folder / "tls.crt",
+            grpc_tls_key=self.folder / "tls.key",
+            grpc_tls_authority=self.folder / "ca.crt",
+            **more,
+        )
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ours")
+
+
+async def answer(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+    return expander_pb2.ExpandQueryResponse()
+
+
+async def ask(port: int, credentials: grpc.ChannelCredentials | None) -> expander_pb2.ExpandQueryResponse:
+    async with StageChannel(f"127.0.0.1:{port}", credentials=credentials) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        return await channel.call(stub.ExpandQuery, REQUEST, deadline=time.monotonic() + PATIENCE_SECONDS)
+
+
+async def test_stages_of_one_authority_talk_to_each_other(authority: Authority) -> None:
+    settings = authority.settings()
+    async with serving(echo_stage(answer), settings) as server:
+        assert await ask(server.port, tls.channel_credentials(settings)) == expander_pb2.ExpandQueryResponse()
+
+
+async def test_a_caller_without_a_certificate_is_not_heard(authority: Authority) -> None:
+    async with serving(echo_stage(answer), authority.settings()) as server:
+        with pytest.raises(errors.Unavailable):
+            await ask(server.port, None)
+        known = grpc.ssl_channel_credentials((authority.folder / "ca.crt").read_bytes())
+        with pytest.raises(errors.Unavailable):
+            await ask(server.port, known)
+
+
+async def test_neither_side_takes_a_certificate_of_another_authority(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "theirs")
+    async with serving(echo_stage(answer), authority.settings()) as server:
+        with pytest.raises(errors.Unavailable):
+            await ask(server.port, tls.channel_credentials(other.settings()))
+
+
+async def test_the_health_port_answers_probes_without_a_certificate_and_nothing_else(authority: Authority) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        health_port = free.getsockname()[1]
+    async with serving(echo_stage(answer), authority.settings(health_port=health_port)):
+        async with StageChannel(f"127.0.0.1:{health_port}") as channel:
+            assert await channel.health("", deadline=time.monotonic() + PATIENCE_SECONDS) is None
+        with pytest.raises(errors.Unimplemented):
+            await ask(health_port, None)
+
+
+async def test_a_renewed_certificate_ends_the_wait_and_one_that_stays_does_not(authority: Authority) -> None:
+    waiting = asyncio.create_task(tls.renewed(authority.settings(), look_seconds=0.01, spread_seconds=0))
+    done, _ = await asyncio.wait({waiting}, timeout=0.1)
+    assert not done
+    authority.issue()
+    await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+
+
+def test_a_part_of_tls_is_refused_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_TLS_KEY", "/tls/tls.key")
+    with pytest.raises(errors.StartupError, match="GRPC_TLS_CERTIFICATE and GRPC_TLS_AUTHORITY missing"):
+        load_settings(StageSettings)
+
+
+def test_a_file_that_is_not_there_is_a_clear_start_up_error(authority: Authority) -> None:
+    (authority.folder / "tls.key").unlink()
+    with pytest.raises(errors.StartupError, match=r"tls\.key cannot be read"):
+        tls.server_credentials(authority.settings())
+
+
+def test_without_settings_there_is_no_tls() -> None:
+    assert tls.server_credentials(StageSettings()) is None
+    assert tls.channel_credentials(StageSettings()) is None

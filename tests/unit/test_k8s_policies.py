@@ -1,0 +1,264 @@
+"""Every policy of `make k8s-check` refuses a manifest that was broken on purpose, and lets the base through."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.local.paths import PROFILES, ROOT
+from deploy.local.profiles import load_profile, profile_names
+from tests.k8s import policies, rendering
+from tests.k8s.policies import POLICIES, Rendering
+from tests.k8s.rendering import COMPONENTS, K8S, Combination
+from tests.registry import STAGES
+
+PROFILE = "development"
+
+
+def documents(folder):
+    for file in sorted(folder.glob("*.yaml")):
+        if file.name != "kustomization.yaml":
+            yield from yaml.safe_load_all(file.read_text())
+
+
+def assembled():
+    """The base as an overlay would complete it, without kustomize."""
+    manifests = [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "here", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "profile", "labels": {"sluice/profile": PROFILE}},
+            "data": load_profile(PROFILE),
+        },
+    ]
+    for folder in sorted((K8S / "base").iterdir()):
+        if folder.is_dir():
+            manifests += documents(folder)
+    models = {"embedder": "-all-MiniLM-L6-v2", "reranker": "-ms-marco-MiniLM-L-12-v2"}
+    for manifest in manifests:
+        if manifest["kind"] != "Namespace":
+            manifest["metadata"]["namespace"] = "here"
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
+            for container in manifest["spec"]["template"]["spec"]["containers"]:
+                container["image"] += f":1.0{models.get(container['name'], '')}"
+    return manifests
+
+
+WHOLE = assembled()
+
+
+@pytest.fixture
+def whole():
+    return Rendering(PROFILE, copy.deepcopy(WHOLE))
+
+
+def pod(found, name="gateway", kind="Deployment"):
+    return found.named(kind, name)["spec"]["template"]["spec"]
+
+
+def container(found, name="gateway", kind="Deployment"):
+    return pod(found, name, kind)["containers"][0]
+
+
+def variable(found, name, value, stage="gateway"):
+    container(found, stage).setdefault("env", []).append({"name": name, "value": value})
+
+
+def test_the_base_completed_breaks_no_policy(whole):
+    assert policies.problems(whole) == []
+
+
+def test_every_stage_is_in_the_base(whole):
+    assert {stage.name for stage in STAGES} == {manifest["metadata"]["name"] for manifest in whole.stages()}
+
+
+BREAKS = {
+    "a pod that may be root": ("restricted", lambda w: pod(w)["securityContext"].pop("runAsNonRoot")),
+    "root by number": ("restricted", lambda w: pod(w)["securityContext"].update(runAsUser=0)),
+    "no seccomp profile": ("restricted", lambda w: pod(w)["securityContext"].pop("seccompProfile")),
+    "privilege escalation": ("restricted", lambda w: container(w)["securityContext"].pop("allowPrivilegeEscalation")),
+    "capabilities kept": ("restricted", lambda w: container(w)["securityContext"].pop("capabilities")),
+    "a capability added": (
+        "restricted",
+        lambda w: container(w)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]),
+    ),
+    "a root that can be written": (
+        "restricted",
+        lambda w: container(w)["securityContext"].update(readOnlyRootFilesystem=False),
+    ),
+    "a port of the node": ("restricted", lambda w: container(w)["ports"][0].update(hostPort=50051)),
+    "root in the job": ("restricted", lambda w: pod(w, "index", "Job")["securityContext"].update(runAsUser=0)),
+    "the node's network": ("apart", lambda w: pod(w).update(hostNetwork=True)),
+    "a folder of the node": ("apart", lambda w: pod(w)["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    "a token": ("apart", lambda w: pod(w).pop("automountServiceAccountToken")),
+    "service links": ("apart", lambda w: pod(w).update(enableServiceLinks=True)),
+    "no limit of memory": ("limits", lambda w: container(w)["resources"]["limits"].pop("memory")),
+    "no requests": ("limits", lambda w: container(w, "qdrant", "StatefulSet")["resources"].pop("requests")),
+    "no startup probe": ("probes", lambda w: container(w, "embedder").pop("startupProbe")),
+    "a probe that is not gRPC": (
+        "probes",
+        lambda w: container(w).update(readinessProbe={"tcpSocket": {"port": "grpc"}}),
+    ),
+    "a probe of another port": ("probes", lambda w: container(w)["livenessProbe"]["grpc"].update(port=1)),
+    "TLS on the probed port": ("probes", lambda w: variable(w, "GRPC_TLS_CERTIFICATE", "/tls/tls.crt")),
+    "latest": ("images", lambda w: container(w).update(image="sluice/gateway:latest")),
+    "no tag": ("images", lambda w: container(w).update(image="registry:5000/sluice/gateway")),
+    "another model in the image": ("models", lambda w: container(w, "embedder").update(image="sluice/embedder:1.0-e5")),
+    "no model at all": ("models", lambda w: container(w, "reranker").update(image="sluice/reranker:1.0")),
+    "a GPU that nothing uses": (
+        "models",
+        lambda w: container(w, "embedder")["resources"]["limits"].update({"nvidia.com/gpu": "1"}),
+    ),
+    "a profile that was edited": ("profile", lambda w: w.named("ConfigMap", "profile")["data"].update(RRF_K="60")),
+    "a profile that lacks a line": ("profile", lambda w: w.named("ConfigMap", "profile")["data"].pop("RRF_K")),
+    "a stage without the profile": ("profile", lambda w: container(w).pop("envFrom")),
+    "a word against the profile": ("profile", lambda w: variable(w, "RERANK_ENABLED", "1")),
+    "a variable that no stage knows": ("settings", lambda w: variable(w, "RERANKER_ADRESS", "x")),
+    "a variable of another stage": ("settings", lambda w: variable(w, "QDRANT_URL", "http://qdrant:6333")),
+    "a value that the stage refuses": ("settings", lambda w: variable(w, "METRICS_PORT", "many")),
+    "too short a grace": ("grace", lambda w: pod(w).update(terminationGracePeriodSeconds=15)),
+    "no autoscaler": ("scaling", lambda w: w.manifests.remove(w.named("HorizontalPodAutoscaler", "gateway"))),
+    "replicas beside an autoscaler": ("scaling", lambda w: w.named("Deployment", "gateway")["spec"].update(replicas=3)),
+    "no signal of its own": (
+        "scaling",
+        lambda w: w.named("HorizontalPodAutoscaler", "embedder")["spec"]["metrics"].pop(0),
+    ),
+    "no fallback": ("scaling", lambda w: w.named("HorizontalPodAutoscaler", "embedder")["spec"]["metrics"].pop()),
+    "a limit below the least": (
+        "scaling",
+        lambda w: w.named("HorizontalPodAutoscaler", "gateway")["spec"].update(maxReplicas=1),
+    ),
+    "pods taken away while others load": (
+        "scaling",
+        lambda w: w.named("HorizontalPodAutoscaler", "embedder")["spec"]["behavior"]["scaleDown"].update(
+            stabilizationWindowSeconds=60
+        ),
+    ),
+    "no budget": ("disruption", lambda w: w.manifests.remove(w.named("PodDisruptionBudget", "gateway"))),
+    "a budget that keeps all": (
+        "disruption",
+        lambda w: w.named("PodDisruptionBudget", "gateway")["spec"].update(maxUnavailable=0),
+    ),
+    "a budget that keeps as many as there are at least": (
+        "disruption",
+        lambda w: _keep(w.named("PodDisruptionBudget", "gateway")["spec"], 2),
+    ),
+    "a budget that keeps a share that is all": (
+        "disruption",
+        lambda w: _keep(w.named("PodDisruptionBudget", "gateway")["spec"], "60%"),
+    ),
+    "no spread": ("spread", lambda w: pod(w)["topologySpreadConstraints"].pop()),
+    "a spread of others": (
+        "spread",
+        lambda w: pod(w)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"].update(
+            {policies.NAME: "embedder"}
+        ),
+    ),
+    "no network policy": ("networks", lambda w: w.manifests.remove(w.named("NetworkPolicy", "qdrant"))),
+    "open on the way out": (
+        "networks",
+        lambda w: w.named("NetworkPolicy", "embedder")["spec"].update(policyTypes=["Ingress"]),
+    ),
+    "a port opened that is not there": (
+        "networks",
+        lambda w: w.named("NetworkPolicy", "embedder")["spec"]["ingress"][0]["ports"][0].update(port=1),
+    ),
+    "a way out that ends at a closed door": (
+        "ways out",
+        lambda w: w.named("NetworkPolicy", "embedder")["spec"].update(ingress=[]),
+    ),
+    "a service that is not headless": ("addresses", lambda w: w.named("Service", "gateway")["spec"].pop("clusterIP")),
+    "a service of nobody": (
+        "addresses",
+        lambda w: w.named("Service", "gateway")["spec"].update(selector={policies.NAME: "gate"}),
+    ),
+    "a service to a port that is not there": (
+        "addresses",
+        lambda w: w.named("Service", "gateway")["spec"]["ports"][0].update(targetPort="http"),
+    ),
+    "an address that nobody has": (
+        "addresses",
+        lambda w: variable(w, "RERANKER_ADDRESS", "dns:///reranker:50054"),
+    ),
+    "a secret that nobody brings": (
+        "references",
+        lambda w: pod(w)["volumes"].append({"name": "x", "secret": {"secretName": "x"}}),
+    ),
+    "an account that is not there": ("references", lambda w: pod(w).update(serviceAccountName="root")),
+    "two namespaces": ("one namespace", lambda w: w.named("Service", "gateway")["metadata"].update(namespace="there")),
+    "a namespace that admits anything": (
+        "one namespace",
+        lambda w: w.named("Namespace", "here")["metadata"].update(labels={}),
+    ),
+    "a secret in a file": (
+        "secrets",
+        lambda w: w.manifests.append(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "qdrant", "namespace": "here"}}
+        ),
+    ),
+}
+
+
+def _keep(spec, count):
+    spec.pop("maxUnavailable")
+    spec["minAvailable"] = count
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_broken_on_purpose_is_refused(name, whole):
+    expected, break_it = BREAKS[name]
+    break_it(whole)
+    assert expected in {problem.policy for problem in policies.problems(whole)}
+
+
+def test_every_policy_has_something_to_refuse():
+    assert {expected for expected, _break in BREAKS.values()} == set(POLICIES)
+
+
+def test_the_profiles_kustomization_carries_every_profile():
+    kustomization = yaml.safe_load((PROFILES / "kustomization.yaml").read_text())
+    carried = {entry["name"]: entry for entry in kustomization["configMapGenerator"]}
+    assert set(carried) == {f"profile-{name}" for name in profile_names()}
+    for name in profile_names():
+        entry = carried[f"profile-{name}"]
+        assert entry["envs"] == [f"{name}.env"]
+        assert entry["options"]["labels"]["sluice/profile"] == name
+
+
+def test_there_is_an_overlay_for_every_profile():
+    assert rendering.overlays() == profile_names()
+
+
+def test_every_component_is_checked():
+    assert set(COMPONENTS) == {folder.name for folder in (K8S / "components").iterdir()}
+
+
+def test_images_carry_the_release():
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for file in K8S.glob("*/*/kustomization.yaml"):
+        for image in yaml.safe_load(file.read_text()).get("images", ()):
+            if image["name"].startswith("sluice/"):
+                assert re.fullmatch(rf"{re.escape(release)}(-.+)?", image["newTag"]), file
+
+
+KUBECTL = shutil.which("kubectl")
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl here; `make k8s-check` brings its own")
+@pytest.mark.parametrize("overlay", rendering.overlays())
+def test_an_overlay_with_everything_breaks_no_policy(overlay):
+    manifests = rendering.render(Combination(overlay, COMPONENTS), Path(KUBECTL))
+    assert policies.problems(Rendering(overlay, manifests)) == []
+    assert json.dumps(manifests)
