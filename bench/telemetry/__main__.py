@@ -134,6 +134,11 @@ async def _window(clients: LoadProcess, side: Side, load: Load, number: int, sec
     spent = side.cpu_seconds() - before
     if failed := {code: count for code, count in report.codes().items() if code != "OK"}:
         raise StartupError(f"{load.name} on {side.name}: {failed}", remedy="Read build/run/telemetry-*/*.log.")
+    if not report.samples:
+        raise StartupError(
+            f"{load.name} on {side.name}: nothing was answered in {seconds:g} s",
+            remedy="Something else uses this machine; measure again when it is quiet, or with more --seconds.",
+        )
     return Window(report.rate(), spent * 1000 / (report.rate() * (seconds + 0.5)))
 
 

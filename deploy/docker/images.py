@@ -44,6 +44,7 @@ IMAGES = (
     Image("reranker", "ms-marco-MiniLM-L-12-v2"),
     Image("expander"),
     Image("retriever"),
+    Image("rollout"),
     Image("client"),
 )
 """What `make images` builds: the stages with models that packages carry, and the `sluice` command."""

@@ -11,12 +11,15 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from typer.testing import CliRunner
 
 from services.common import errors, tls
 from services.common.client import StageChannel
 from services.common.server import serving
 from services.common.settings import StageSettings, load_settings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from sluice_cli.main import app
+from sluice_client import Tls
 from tests.contract.echo import echo_stage
 
 REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
@@ -69,6 +72,25 @@ async def test_stages_of_one_authority_talk_to_each_other(authority: Authority) 
     settings = authority.settings()
     async with serving(echo_stage(answer), settings) as server:
         assert await ask(server.port, tls.channel_credentials(settings)) == expander_pb2.ExpandQueryResponse()
+
+
+async def test_the_clients_tls_is_that_of_the_stages(authority: Authority) -> None:
+    files = Tls(authority.folder / "ca.crt", authority.folder / "tls.crt", authority.folder / "tls.key")
+    async with serving(echo_stage(answer), authority.settings()) as server:
+        assert await ask(server.port, files.credentials()) == expander_pb2.ExpandQueryResponse()
+
+
+@pytest.mark.parametrize("options", [["--tls-key", "tls.key"], ["--tls-key", "a", "--tls-certificate", "b"]])
+def test_the_command_refuses_a_part_of_tls(options: list[str]) -> None:
+    done = CliRunner().invoke(app, [*options, "config"])
+    assert done.exit_code == 2
+    assert "TLS needs all three" in done.stderr
+
+
+def test_the_command_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+    names = ("--tls-authority", "--tls-certificate", "--tls-key")
+    done = CliRunner().invoke(app, [*(word for name in names for word in (name, str(tmp_path / "no"))), "config"])
+    assert done.exit_code == 2
 
 
 async def test_a_caller_without_a_certificate_is_not_heard(authority: Authority) -> None:

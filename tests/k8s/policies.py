@@ -21,7 +21,15 @@ from tests.registry import STAGES
 NAME = "app.kubernetes.io/name"
 MODEL_STAGES = {"embedder": "EMBEDDING", "reranker": "RERANK"}
 # Made by people or operators, not by us: README.md says how.
-GIVEN = {("Secret", "qdrant"), ("PersistentVolumeClaim", "models"), ("PersistentVolumeClaim", "documents")}
+GIVEN = {
+    ("Secret", "qdrant"),
+    ("Secret", "rollout"),
+    ("ConfigMap", "gateway-overrides"),
+    ("PersistentVolumeClaim", "models"),
+    ("PersistentVolumeClaim", "documents"),
+}
+# One replica of them is active, however many there are: load is no reason for more.
+UNSCALED = {"rollout"}
 # What the component gpu says against a profile, and nothing else may.
 OVER_PROFILE = {"EMBEDDING_DEVICE", "RERANK_DEVICE", "BATCH_TOKENS"}
 _MARGIN_SECONDS = 5
@@ -317,6 +325,10 @@ def scaling(rendering: Rendering) -> Found:
     for manifest in rendering.stages():
         name = manifest["metadata"]["name"]
         own = [scaler for scaler in scalers if scaler["spec"]["scaleTargetRef"]["name"] == name]
+        if name in UNSCALED:
+            if own or "replicas" not in manifest["spec"]:
+                yield manifest, "has as many replicas as its load, where one is active"
+            continue
         if len(own) != 1:
             yield manifest, f"has {len(own)} autoscalers"
             continue

@@ -16,7 +16,7 @@ from services.common.errors import StartupError
 
 K8S = ROOT / "deploy" / "k8s"
 # The order in which they are listed, so that each finds what it changes: keda takes its limits from the HPAs.
-COMPONENTS = ("index", "mounted-models", "gpu", "monitoring", "tracing", "mtls", "keda")
+COMPONENTS = ("index", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
 _RENDER_SECONDS = 300
 
 Manifest = dict[str, Any]

@@ -291,9 +291,6 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
                     if wrong:
                         break
                 await asyncio.sleep(1)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
             service.kill()
             await service.ended()
             wrong += problems(path, ledger)
@@ -337,7 +334,15 @@ async def _traffic(stack: contextlib.AsyncExitStack, service: StageProcess, ledg
     for number, channel in enumerate(channels[:-1]):
         gateway = Gateway(f"g{number}", channel, ledger)
         tasks += [asyncio.create_task(gateway.watch()), asyncio.create_task(gateway.report())]
+    stack.push_async_callback(_end, tasks)
     return tasks
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Before the channels close, under which they speak."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main(kills: Annotated[int, typer.Option(min=1, help="How often it is killed.")] = 50) -> None:

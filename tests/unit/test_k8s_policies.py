@@ -129,6 +129,10 @@ BREAKS = {
     "a variable of another stage": ("settings", lambda w: variable(w, "QDRANT_URL", "http://qdrant:6333")),
     "a value that the stage refuses": ("settings", lambda w: variable(w, "METRICS_PORT", "many")),
     "too short a grace": ("grace", lambda w: pod(w).update(terminationGracePeriodSeconds=15)),
+    "an autoscaler's business where one is active": (
+        "scaling",
+        lambda w: w.named("Deployment", "rollout")["spec"].pop("replicas"),
+    ),
     "no autoscaler": ("scaling", lambda w: w.manifests.remove(w.named("HorizontalPodAutoscaler", "gateway"))),
     "replicas beside an autoscaler": ("scaling", lambda w: w.named("Deployment", "gateway")["spec"].update(replicas=3)),
     "no signal of its own": (
