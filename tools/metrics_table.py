@@ -20,6 +20,7 @@ from services.expander import metrics as expander
 from services.gateway import metrics as gateway
 from services.reranker import metrics as reranker
 from services.retriever import metrics as retriever
+from services.rollout import metrics as rollout
 from tools.sections import ROOT, write
 
 
@@ -45,6 +46,7 @@ def declared() -> dict[str, list[Series]]:
         "Reranker": _series(_of(reranker)),
         "Expander": _series(_of(expander)),
         "Retriever": _series(_of(retriever.process_metrics())),
+        "Rollout": _series(_of(rollout)),
     }
 
 

@@ -110,9 +110,9 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         )
 
     def arm_of(self, user: str) -> pb.FeatureArm:
-        """Every third user has the feature, every third is compared with them."""
+        """About every third user has the feature, about every third is compared with them."""
         arms = (pb.ARM_TREATMENT, pb.ARM_CONTROL, pb.ARM_STANDARD)
-        return pb.FeatureArm(feature="rerank", arm=arms[int(user.rpartition("-")[2]) % 3], ramp_id="rerank.1")
+        return pb.FeatureArm(feature="rerank", arm=arms[sum(user.encode()) % 3], ramp_id="rerank.1")
 
     async def CompareSearch(  # noqa: N802  # gRPC's name
         self, request: pb.CompareSearchRequest, context: Context

@@ -263,7 +263,7 @@ async def test_an_answer_without_results_is_evidence_and_the_callers_mistake_is_
     await gateway.serves(1)
     nothing = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_value="none"))])
     await gateway.search(filter=nothing)
-    with pytest.raises(Exception, match="there is no collection"):
+    with pytest.raises(Exception, match="does not exist"):
         await gateway.search(collection="elsewhere")
     await until(lambda: any(entry.bad_events for entry in evidence(rollout)))
     bad = [(events.guardrail, events.event_count) for entry in evidence(rollout) for events in entry.bad_events]
