@@ -147,6 +147,8 @@ async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
         if settings.rollout_address:
             channel = StageChannel(
                 settings.rollout_address,
+                # Of several replicas one is active, and says SERVING.
+                service=RolloutClient.service,
                 max_message_mib=settings.max_message_mib,
                 credentials=tls.channel_credentials(settings),
                 longest_reconnect_seconds=1.0,

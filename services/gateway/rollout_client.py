@@ -66,6 +66,8 @@ def name_of_this_process() -> str:
 class RolloutClient:
     """Keeps one exposure up to date with one service, and the service with what the exposure saw."""
 
+    service = "sluice.rollout.v1.SnapshotService"
+
     def __init__(
         self,
         channel: StageChannel,
