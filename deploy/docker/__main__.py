@@ -115,11 +115,13 @@ async def _checked(tool: Tool, image: Image) -> Checked:
     user, problems = containers.problems(tool, image)
     if image.service == "client":
         return Checked(image.tag, round(size, 1), containers.release(tool, image), 0.0, user, problems)
-    # As `make up` starts them, but from the image: Qdrant's engine is embedded, and writes where it may.
+    # As `make up` starts them, but from the image: what keeps something keeps it where it may.
     environment = {
         **load_profile("development"),
         "QDRANT_PATH": "/tmp/qdrant",  # noqa: S108  the container's own
         "QDRANT_SNAPSHOT_PATH": "/tmp/snapshots",  # noqa: S108  the container's own
+        "ROLLOUT_DATABASE_URL": "sqlite:////tmp/rollout.db",
+        "ROLLOUT_SNAPSHOT_PATH": "/tmp/snapshot.json",  # noqa: S108  the container's own
     }
     async with containers.serving(tool, image, environment, LOGS / f"{image.service}.run.log") as seconds:
         return Checked(image.tag, round(size, 1), "SERVING", round(seconds, 1), user, problems)
