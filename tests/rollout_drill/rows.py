@@ -192,7 +192,7 @@ async def kill_by_override(platform: Platform, progress: Progress) -> Seen:
     finally:
         deaf.way.heal()
         deaf.way.reset()
-        deaf.overrides.write_text("")
+        deaf.overrides.write_text("# nothing is held here any more\n")
     await _rearm(platform, name)
     return Seen(seen.ok and still, seen.words, name, seconds_to_zero=seen.seconds_to_zero)
 
@@ -240,7 +240,7 @@ async def dead_and_override(platform: Platform, progress: Progress) -> Seen:
         await _back(platform)
     await platform.rollout.kill(name, reason="for good")
     for replica in platform.replicas:
-        replica.overrides.write_text("")
+        replica.overrides.write_text("# nothing is held here any more\n")
     await _rearm(platform, name)
     return seen
 
