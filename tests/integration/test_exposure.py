@@ -116,9 +116,12 @@ async def test_a_ramp_reaches_the_same_users_on_every_gateway_and_a_kill_takes_i
     assert len(set(treated)) == 1
     assert 0 < treated[0] < 8
 
-    while len(totals := (await fleet.shown()).arms) < 2 or not all(arm.unit_count for arm in totals):
-        await asyncio.sleep(0.05)
-    assert {arm.arm: arm.unit_count for arm in totals}[rollout_pb2.ARM_TREATMENT] == treated[0]
+    # What was asked last is reported a moment later.
+    async with asyncio.timeout(30):
+        units: dict[int, int] = {}
+        while units.get(rollout_pb2.ARM_TREATMENT) != treated[0] or not units.get(rollout_pb2.ARM_CONTROL):
+            units = {arm.arm: arm.unit_count for arm in (await fleet.shown()).arms}
+            await asyncio.sleep(0.05)
 
     await fleet.operator.KillFeature(rollout_pb2.KillFeatureRequest(command=BY, name="expand-v1"), timeout=20)
     assert await fleet.come_to(lambda treated: not any(treated), features=ON) == [0, 0]
