@@ -80,10 +80,16 @@ def test_one_more_bad_event_of_treatment_never_speaks_for_it(s: int, f: int) -> 
     assert log_non_inferiority(s + 1, f, 2.0) <= log_non_inferiority(s, f, 2.0) + 1e-9
 
 
-@given(s=st.integers(0, 1000), f=st.integers(0, 1000))
-def test_evidence_against_a_feature_and_for_it_never_stand_together(s: int, f: int) -> None:
+@given(s=st.integers(0, 1000), f=st.integers(0, 1000), ratio=st.sampled_from((1.0, 1.5, 2.0)))
+def test_evidence_for_more_than_a_ratio_and_for_less_never_stand_together(s: int, f: int, ratio: float) -> None:
     limit = math.log(1 / ALPHA)
-    assert not (log_evidence(s, f) >= limit and log_non_inferiority(s, f, 1.5) >= limit)
+    assert not (log_evidence(s, f, ratio) >= limit and log_non_inferiority(s, f, ratio) >= limit)
+
+
+def test_a_feature_may_be_shown_to_be_worse_and_yet_not_by_so_much_that_promotion_forbids_it() -> None:
+    limit = math.log(1 / ALPHA)
+    assert log_evidence(469, 383) >= limit
+    assert log_non_inferiority(469, 383, 1.5) >= limit  # a breach is decided upon first
 
 
 def test_an_array_of_counts_is_weighed_as_each_of_them() -> None:
