@@ -142,10 +142,12 @@ class _Servicer:
 
 class _Points(_Servicer, api.PointsServicer):
     @_rpc
-    async def Query(self, request: api.QueryPoints) -> api.QueryResponse:
-        query = GrpcToRest.convert_query_points(request)
-        found = await self.engine.query_batch_points(request.collection_name, [query])
-        return api.QueryResponse(result=map(RestToGrpc.convert_scored_point, found[0].points))
+    async def QueryBatch(self, request: api.QueryBatchPoints) -> api.QueryBatchResponse:
+        queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+        found = await self.engine.query_batch_points(request.collection_name, queries)
+        return api.QueryBatchResponse(
+            result=[api.BatchResult(result=map(RestToGrpc.convert_scored_point, each.points)) for each in found]
+        )
 
     @_rpc
     async def Upsert(self, request: api.UpsertPoints) -> api.PointsOperationResponse:

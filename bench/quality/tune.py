@@ -28,7 +28,7 @@ from bench.quality.asking import ENVIRONMENT
 from bench.quality.beir import TEST, Dataset, find, has_split, load
 from bench.quality.evidence import Collector, Evidence, Stages
 from bench.quality.measures import NDCG
-from bench.quality.simulate import FirstStage, Ranking, fuse
+from bench.quality.simulate import FirstStage, Scored
 from bench.speed.cli import progress_bars, wide_console
 from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
@@ -37,6 +37,7 @@ from services.common.errors import StartupError
 from services.gateway.features import ExpansionStrategy
 from services.gateway.ranking import blend
 from services.gateway.settings import GatewaySettings
+from services.retriever.fusion import Found, Fused, fuse
 from services.retriever.lexical import Bm25
 from services.retriever.settings import RetrieverSettings
 
@@ -44,7 +45,7 @@ FOLDER = BUILD / "bench" / "quality" / "evidence"
 FILE = BUILD / "bench" / "tune.json"
 # Every candidate that a sensible fusion puts among its first thirty.
 RERANKED = 30
-POOL_K = (2, 5)
+POOL_WEIGHTS = (0.5, 1.0, 2.0)
 # The weight that the expander gives a variant without any doubt, while variants are collected.
 EVIDENCE = 0.5
 
@@ -60,7 +61,6 @@ class Settings:
     k1: float = _default(RetrieverSettings, "lexical_k1")
     b: float = _default(RetrieverSettings, "lexical_b")
     average_length: float = _default(RetrieverSettings, "lexical_average_length")
-    rrf_k: float = _default(RetrieverSettings, "rrf_k")
     depth: int = _default(RetrieverSettings, "fusion_depth")
     dense_weight: float = _default(GatewaySettings, "dense_weight")
     lexical_weight: float = _default(GatewaySettings, "lexical_weight")
@@ -85,7 +85,7 @@ class Tuned:
         self._stage = FirstStage(
             [f"{document.title}\n{document.text}" for document in evidence.dataset.documents], evidence.documents
         )
-        self._searches: dict[tuple[Any, ...], Ranking] = {}
+        self._searches: dict[tuple[Any, ...], Scored] = {}
         self.scores: dict[str, dict[int, float]] = {}
         """The cross-encoder's, by query and place of the document."""
 
@@ -96,12 +96,12 @@ class Tuned:
     def pool(self, query: str) -> list[int]:
         """The documents that the cross-encoder has to read of one query, for whatever settings."""
         found: dict[int, None] = {}
-        for k in POOL_K:
-            found |= dict.fromkeys(self.first(query, Settings(rrf_k=k))[0][:RERANKED].tolist())
+        for weight in POOL_WEIGHTS:
+            found |= dict.fromkeys(each.id for each in self.first(query, Settings(lexical_weight=weight))[:RERANKED])
         return list(found)
 
-    def first(self, query: str, settings: Settings) -> tuple[Ranking, np.ndarray[Any, Any]]:
-        """The first stage's ranking and scores."""
+    def first(self, query: str, settings: Settings) -> list[Fused[int]]:
+        """The first stage's documents, by their places, and scores."""
         text = self.dataset.queries[query]
         searches = [
             (self._dense(text), settings.dense_weight),
@@ -114,34 +114,34 @@ class Tuned:
                     searches.append((self._dense(variant.text), weight * settings.dense_weight))
                 if settings.variants_lexical:
                     searches.append((self._lexical(variant.text, settings), weight * settings.lexical_weight))
-        return fuse([search for search in searches if search[1] > 0], settings.rrf_k, settings.depth)
+        return fuse(
+            [
+                Found(scored[: settings.depth], weight, whole=len(scored) < settings.depth)
+                for scored, weight in searches
+                if weight > 0
+            ]
+        )
 
     def ranking(self, query: str, settings: Settings) -> list[str]:
         """Ids of documents in the final order."""
-        places, scores = self.first(query, settings)
+        first = self.first(query, settings)
         if settings.reranked:
             logits = self.scores[query]
-            head = [
-                position
-                for position in range(min(settings.rerank_top_k, len(places)))
-                if int(places[position]) in logits
-            ]
+            head = [found for found in first[: settings.rerank_top_k] if found.id in logits]
             blended = BLENDINGS[settings.blending](
-                [float(scores[position]) for position in head],
-                [logits[int(places[position])] for position in head],
-                settings.rerank_weight,
+                [found.score for found in head], [logits[found.id] for found in head], settings.rerank_weight
             )
-            order = [head[position] for position in blended]
-            places = places[order + sorted(set(range(len(places))) - set(head))]
-        return [self._ids[place] for place in places[:100].tolist()]
+            read = {found.id for found in head}
+            first = [head[position] for position in blended] + [found for found in first if found.id not in read]
+        return [self._ids[found.id] for found in first[:100]]
 
-    def _dense(self, text: str) -> Ranking:
+    def _dense(self, text: str) -> Scored:
         key = ("dense", text)
         if key not in self._searches:
             self._searches[key] = self._stage.dense(self._evidence.vectors[text], 300)
         return self._searches[key]
 
-    def _lexical(self, text: str, settings: Settings) -> Ranking:
+    def _lexical(self, text: str, settings: Settings) -> Scored:
         key = ("lexical", text, settings.k1, settings.b, settings.average_length)
         if key not in self._searches:
             bm25 = Bm25(settings.k1, settings.b, settings.average_length)
@@ -228,8 +228,7 @@ CURVES = (
     Curve("LEXICAL_K1, words alone", "k1", (0.6, 0.9, 1.2, 1.5, 2.0), _LEXICAL_ALONE),
     Curve("LEXICAL_B, words alone", "b", (0.3, 0.45, 0.6, 0.75, 0.9), _LEXICAL_ALONE),
     Curve("LEXICAL_AVERAGE_LENGTH, words alone", "average_length", (32, 64, 128, 192, 256), _LEXICAL_ALONE),
-    Curve("RRF_K", "rrf_k", (2, 3, 5, 10, 20, 40, 61), {}),
-    Curve("LEXICAL_WEIGHT", "lexical_weight", (0.25, 0.5, 0.75, 1.0, 1.33, 2.0, 4.0), {}),
+    Curve("LEXICAL_WEIGHT", "lexical_weight", (0.25, 0.43, 0.54, 0.67, 0.82, 1.0, 1.5, 2.33), {}),
     Curve("FUSION_DEPTH", "depth", (20, 50, 100, 200, 300), {}),
     *(
         Curve(

@@ -62,7 +62,7 @@ class Weights:
     """How much each kind of evidence counts. The defaults are tuned on train splits (bench/quality)."""
 
     dense: float = 1.0
-    lexical: float = 1.0
+    lexical: float = 0.67
     rerank: float = 0.6
 
 

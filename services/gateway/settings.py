@@ -70,7 +70,7 @@ class GatewaySettings(SheddingSettings):
         20, ge=1, le=MAX_RERANK_CANDIDATES, description="How many of the best candidates the cross-encoder reads."
     )
     dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
-    lexical_weight: float = Field(1.0, gt=0, le=100, description="Weight of lexical searches in the fusion.")
+    lexical_weight: float = Field(0.67, gt=0, le=100, description="Weight of lexical searches in the fusion.")
     rerank_weight: float = Field(
         0.6, ge=0, le=1, description="Share of the cross-encoder in the final score; the rest is the first stage's."
     )

@@ -57,7 +57,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     metrics = process_metrics()
     qdrant = await open_qdrant(settings, metrics)
     bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length)
-    passages = Index(qdrant, metrics, bm25=bm25, rrf_k=settings.rrf_k, fusion_depth=settings.fusion_depth)
+    passages = Index(qdrant, metrics, bm25=bm25, fusion_depth=settings.fusion_depth)
     watch = QdrantWatch(passages)
     await watch.look()
     _log.info("opened", embedded=qdrant.embedded, problem=watch.problem)

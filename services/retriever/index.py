@@ -1,8 +1,8 @@
 """Collections of passages in Qdrant: what goes in, what comes out, and which model may touch which collection.
 
 A passage is a point with a dense vector, compared by its cosine, and a sparse one (BM25, see `lexical`). A search asks
-for all variants of a question at once, each by vector and by words, and Qdrant fuses the rankings in the same round
-trip.
+for all variants of a question at once, each by vector and by words; what they find is fused here (see `fusion`), and
+only what comes out is read.
 
 A collection keeps in its own metadata what it takes to use it rightly: the model that made its vectors, its lexical
 settings, and the types of the fields that its passages carry. A name is an alias of a version, as `documents` of
@@ -38,6 +38,7 @@ from services.common.errors import (
 from services.retriever import chunks, fields, lexical
 from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType, Filter, Schema, Value
+from services.retriever.fusion import Found, fuse
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 
@@ -189,27 +190,24 @@ class Qdrant(Protocol):
 class Index:
     """The retriever's domain. Every `deadline` is a moment on the monotonic clock."""
 
-    def __init__(
-        self, qdrant: Qdrant, metrics: RetrieverMetrics, *, bm25: Bm25, rrf_k: int = 3, fusion_depth: int = 100
-    ) -> None:
+    def __init__(self, qdrant: Qdrant, metrics: RetrieverMetrics, *, bm25: Bm25, fusion_depth: int = 100) -> None:
         """`bm25` is for new collections; `fusion_depth` is the fewest candidates each search puts into the fusion."""
         self._qdrant = qdrant
         self._metrics = metrics
         self._bm25 = bm25
-        self._rrf_k = rrf_k
         self._fusion_depth = fusion_depth
         self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
         self._declaring = asyncio.Lock()
 
     async def check(self, *, deadline: float | None = None) -> None:
-        """Raises what keeps Qdrant from answering, or FailedPrecondition if it is too old to weigh a fusion."""
+        """Raises what keeps Qdrant from answering, or FailedPrecondition if it is too old for conditional updates."""
         if self._qdrant.embedded:
             return  # part of this process: a question would only queue behind the work
         version = (await self._qdrant.call(lambda client: client.info(), name="info", deadline=deadline)).version
         if tuple(map(int, version.split(".")[:2])) < _OLDEST_QDRANT:
             wanted = ".".join(map(str, _OLDEST_QDRANT))
             raise FailedPrecondition(
-                f"Qdrant {version} ignores the weights of a fusion; run {wanted} or newer", reason="QDRANT_TOO_OLD"
+                f"Qdrant {version} ignores the conditions of an update; run {wanted} or newer", reason="QDRANT_TOO_OLD"
             )
 
     async def search(
@@ -240,16 +238,16 @@ class Index:
             searches = plan(variants, dense_weight, lexical_weight)
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
-            query = to_query(searches, query_filter, limit, k=self._rrf_k, depth=self._fusion_depth)
             started = time.monotonic()
             try:
-                found = await self._qdrant.call(
-                    lambda client: client.query_points(info.version, **query), name="query_points", deadline=deadline
+                candidates = await self._qdrant.call(
+                    lambda client: _find(client, info.version, searches, query_filter, limit, self._fusion_depth),
+                    name="search",
+                    deadline=deadline,
                 )
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.observe_search(seconds)
-            candidates = [Candidate(to_passage(point.payload), point.score) for point in found.points]
             return SearchResult(candidates, info.version, len(searches), seconds)
 
         return await self._with_description(collection, search, deadline)
@@ -557,39 +555,42 @@ def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: 
     return searches
 
 
-def to_query(
-    searches: Sequence[Search], query_filter: models.Filter | None, limit: int, *, k: int, depth: int
-) -> dict[str, Any]:
-    """The arguments of `query_points`: a plain query for one search, weighted reciprocal rank fusion for several.
+async def _find(
+    client: AsyncQdrantClient,
+    version: str,
+    searches: Sequence[Search],
+    query_filter: models.Filter | None,
+    limit: int,
+    depth: int,
+) -> list[Candidate]:
+    """The best passages of all searches together: their ids and scores in one round trip, the best of them in another.
 
-    A passage at position p (from 0) of a search with weight w adds 1 / ((p + 1) / w + k - 1) to its score, on the
-    server (1.17 and newer) as in the embedded engine. So with a small k the weight is a factor far down the ranking
-    and less than that at its top; with the k = 61 of the paper (Cormack, Clarke and Buettcher, 2009, counts 60 from
-    rank 1) a weight hardly moves the top at all.
-
-    Equal scores are the rule in rank fusion, and the server orders them by chance. A thousandth less weight for each
-    search than for the one before settles most ties the same way every time: dense before lexical, and the first
-    variant before the next.
+    A single search needs only one, and its scores stay as they are. A passage that is deleted between the two is not
+    among the results.
     """
+    reach = limit if len(searches) == 1 else max(limit, depth)
+    requests = [
+        models.QueryRequest(
+            query=search.query,
+            using=search.using,
+            filter=query_filter,
+            limit=reach,
+            with_payload=len(searches) == 1,
+        )
+        for search in searches
+    ]
+    found = [response.points for response in await client.query_batch_points(version, requests)]
     if len(searches) == 1:
-        return {
-            "query": searches[0].query,
-            "using": searches[0].using,
-            "query_filter": query_filter,
-            "limit": limit,
-            "with_payload": True,
-        }
-    return {
-        "prefetch": [
-            models.Prefetch(query=search.query, using=search.using, filter=query_filter, limit=max(limit, depth))
-            for search in searches
-        ],
-        "query": models.RrfQuery(
-            rrf=models.Rrf(k=k, weights=[search.weight * (1 - place / 1000) for place, search in enumerate(searches)])
-        ),
-        "limit": limit,
-        "with_payload": True,
-    }
+        return [Candidate(to_passage(point.payload), point.score) for point in found[0]]
+    fused = fuse(
+        [
+            Found([(str(point.id), point.score) for point in points], search.weight, whole=len(points) < reach)
+            for search, points in zip(searches, found, strict=True)
+        ]
+    )[:limit]
+    records = await client.retrieve(version, [point.id for point in fused], with_payload=True)
+    payloads = {record.id: record.payload for record in records}
+    return [Candidate(to_passage(payloads[point.id]), point.score) for point in fused if point.id in payloads]
 
 
 def _unit(vector: Vector) -> list[float]:

@@ -62,13 +62,6 @@ class RetrieverSettings(SheddingSettings):
     lexical_average_length: float = Field(
         128, gt=0, le=1_000_000, description="Typical length of a passage in new collections, in terms."
     )
-    rrf_k: int = Field(
-        3,
-        ge=1,
-        le=1000,
-        description="k of reciprocal rank fusion as Qdrant counts it: one more than the paper's. The larger it is, the "
-        "less the first ranks stand out, and the less the weights of searches and variants do.",
-    )
     fusion_depth: int = Field(
         100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."
     )

@@ -377,7 +377,7 @@ async def test_a_qdrant_that_does_not_answer_in_a_fair_time_opens_the_breaker(se
     assert registry.get_sample_value("qdrant_circuit_breaker_open") == 1
 
 
-async def test_a_qdrant_without_weighted_fusion_is_refused(server, pool_with):
+async def test_a_qdrant_without_conditional_updates_is_refused(server, pool_with):
     server.version = "1.16.3"
     index = Index(pool_with(), RetrieverMetrics(CollectorRegistry()), bm25=Bm25(1.2, 0.75, 100))
     with pytest.raises(FailedPrecondition, match=r"1\.16\.3") as refusal:

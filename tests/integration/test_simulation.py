@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from bench.quality.simulate import FirstStage, fuse
+from bench.quality.simulate import FirstStage
 from services.retriever.backends import open_qdrant
+from services.retriever.fusion import Found, fuse
 from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
@@ -18,10 +19,10 @@ MODEL = CollectionModel(name="random", fingerprint="random@1", dimension=8, prec
 WORDS = [f"word{number}" for number in range(60)]
 
 
-@pytest.mark.parametrize(("k", "dense_weight", "lexical_weight"), [(2, 1.0, 1.0), (10, 1.0, 0.5), (61, 0.3, 2.0)])
-async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_path, k, dense_weight, lexical_weight):
-    chance = random.Random(k)
-    vectors = np.random.default_rng(k).normal(size=(200, 8)).astype(np.float32)
+@pytest.mark.parametrize(("seed", "dense_weight", "lexical_weight"), [(2, 1.0, 1.0), (10, 1.0, 0.5), (61, 0.3, 2.0)])
+async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_path, seed, dense_weight, lexical_weight):
+    chance = random.Random(seed)
+    vectors = np.random.default_rng(seed).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     # Every length is another, so that no two passages have the same score by words.
     texts = [" ".join(chance.choices(WORDS, k=5 + place)) for place in range(len(vectors))]
@@ -29,11 +30,11 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
 
     metrics = RetrieverMetrics(CollectorRegistry())
     qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
-    index = Index(qdrant, metrics, bm25=BM25, rrf_k=k, fusion_depth=50)
+    index = Index(qdrant, metrics, bm25=BM25, fusion_depth=50)
     await index.create_collection("random", MODEL)
     passages = [Passage(str(place), text, vector=vectors[place]) for place, text in enumerate(texts)]
     await index.upsert("random", passages, model_fingerprint="random@1")
-    found = await index.search(
+    found_by_qdrant = await index.search(
         "random",
         variants,
         limit=40,
@@ -46,11 +47,14 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
     stage = FirstStage([f"\n{text}" for text in texts], vectors)
     searches = []
     for variant in variants:
-        searches.append((stage.dense(variant.vector, 50), variant.weight * dense_weight))
-        searches.append((stage.lexical(variant.text, BM25, 50), variant.weight * lexical_weight))
-    places, scores = fuse(searches, k, 50)
-    assert [candidate.score for candidate in found.candidates] == pytest.approx(scores[:40].tolist(), rel=1e-4)
-    # Equal scores are in any order.
-    theirs = {candidate.passage.id: candidate.score for candidate in found.candidates}
-    ours = {str(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)}
+        found = stage.dense(variant.vector, 50), stage.lexical(variant.text, BM25, 50)
+        for scored, weight in zip(found, (dense_weight, lexical_weight), strict=True):
+            searches.append(Found(scored, variant.weight * weight, whole=len(scored) < 50))
+    simulated = fuse(searches)
+    assert [candidate.score for candidate in found_by_qdrant.candidates] == pytest.approx(
+        [one.score for one in simulated[:40]], rel=1e-4
+    )
+    # Equal scores may be in any order.
+    theirs = {candidate.passage.id: candidate.score for candidate in found_by_qdrant.candidates}
+    ours = {str(one.id): one.score for one in simulated}
     assert theirs == pytest.approx({name: ours[name] for name in theirs}, rel=1e-4)

@@ -188,7 +188,7 @@ async def _cancelled(platform: Platform) -> AsyncIterator[Row]:
     names = {
         "sluice.gateway.v1.GatewayService/Search",
         "sluice.retriever.v1.RetrieverService/SearchPassages",
-        "qdrant query_points",
+        "qdrant search",
     }
 
     def whole(found: Sequence[Received]) -> bool:

@@ -23,7 +23,7 @@ def test_operators_defaults_are_kept(monkeypatch):
         ("QDRANT_POOL_RETRY_DELAY", "-1"),
         ("QDRANT_GRPC_PORT", "70000"),
         ("LEXICAL_B", "1.5"),
-        ("RRF_K", "0"),
+        ("FUSION_DEPTH", "0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(monkeypatch, variable, value):

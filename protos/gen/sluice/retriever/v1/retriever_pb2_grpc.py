@@ -137,7 +137,7 @@ class RetrieverServiceServicer:
     """
 
     def SearchPassages(self, request, context):
-        """SearchPassages searches all variants, dense and lexical, and fuses them in one round trip to Qdrant.
+        """SearchPassages searches all variants, dense and lexical, and fuses what they find.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@ class RetrieverServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SearchPassagesRequest, _retriever_pb2.SearchPassagesResponse]
-    """SearchPassages searches all variants, dense and lexical, and fuses them in one round trip to Qdrant."""
+    """SearchPassages searches all variants, dense and lexical, and fuses what they find."""
     UpsertPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.UpsertPassagesRequest, _retriever_pb2.UpsertPassagesResponse]
     """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
     A document that had more chunks than it has now loses those that it has no more.
@@ -69,7 +69,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.SearchPassagesRequest,
         context: _aio.ServicerContext[_retriever_pb2.SearchPassagesRequest, _abc.Awaitable[_retriever_pb2.SearchPassagesResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.SearchPassagesResponse]:
-        """SearchPassages searches all variants, dense and lexical, and fuses them in one round trip to Qdrant."""
+        """SearchPassages searches all variants, dense and lexical, and fuses what they find."""
 
     @_abc_1.abstractmethod
     def UpsertPassages(
