@@ -169,7 +169,7 @@ async def test_features_that_are_off_are_reported_as_skipped() -> None:
     answer = await world.answer(with_features(expansion=False, rerank=False, dense=False))
     skipped = {stage for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
     assert skipped == {Stage.EXPAND, Stage.EMBED, Stage.RERANK}
-    assert world.weights == (0.0, 1.0)
+    assert world.weights == (0.0, 0.67)
     assert world.fingerprint == ""
 
 
