@@ -10,7 +10,6 @@ other than 0 means: 2, it could not start (the log says why and what to do); 1, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common import logs, metrics, tls, tracing
+from services.common.background import in_background
 from services.common.errors import StartupError
 from services.common.interceptors import StageInterceptor
 from services.common.settings import SettingsT, StageSettings, load_settings
@@ -130,13 +130,10 @@ async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[Runnin
     await servicer.set(health.SERVICE_NAME, _SERVING)
     async with _health_alone(servicer, settings):
         await server.start()
-        watch = asyncio.create_task(_watch_health(servicer, stage))
         try:
-            yield RunningServer(port)
+            async with in_background(_watch_health(servicer, stage)):
+                yield RunningServer(port)
         finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
             await servicer.enter_graceful_shutdown()
             await asyncio.sleep(settings.drain_seconds)
             stage.end_streams()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
 
-from services.common import tls
-from services.common.breaker import Breaker
-from services.common.client import StageChannel
+from services.common.background import in_background
 from services.common.server import Stage, run
 from services.common.shedding import ConcurrencyLimit
 from services.common.shedding_metrics import concurrency_limit
 from services.gateway import metrics
 from services.gateway.budgets import Budgets
+from services.gateway.channels import Channels
 from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
 from services.gateway.embedders import Embedders
 from services.gateway.evidence import Evidence
@@ -34,8 +30,6 @@ from services.gateway.verification import Verification
 from services.gateway.watching import IndexWatch
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-ClientT = TypeVar("ClientT", ExpanderClient, EmbedderClient, RetrieverClient, RerankerClient)
-
 
 @asynccontextmanager
 async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
@@ -44,43 +38,15 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
     The gateway serves whether or not the stages do: what they cannot do is its answer, not its absence.
     """
     async with AsyncExitStack() as stack:
-
-        async def connect(address: str, client: type[ClientT]) -> ClientT:
-            stage = client.service.split(".")[1]
-            metrics.stage_breaker_open.labels(stage).set(0)
-            breaker = Breaker(
-                stage,
-                failures=settings.breaker_failures,
-                reset_seconds=settings.breaker_reset_seconds,
-                on_transition=metrics.breaker_changed,
-            )
-            channel = StageChannel(
-                address,
-                service=client.service,
-                breaker=breaker,
-                max_message_mib=settings.max_message_mib,
-                credentials=tls.channel_credentials(settings),
-            )
-            return client(await stack.enter_async_context(channel))
-
-        async def watched(address: str, client: type[ClientT]) -> ClientT:
-            channel = StageChannel(
-                address,
-                service=client.service,
-                max_message_mib=settings.max_message_mib,
-                credentials=tls.channel_credentials(settings),
-            )
-            return client(await stack.enter_async_context(channel))
-
+        channels = await stack.enter_async_context(Channels(settings))
         clients = StageClients(
-            expander=await connect(settings.expander_address, ExpanderClient),
-            embedder=await connect(settings.embedder_address, EmbedderClient),
-            retriever=await connect(settings.retriever_address, RetrieverClient),
-            reranker=await connect(settings.reranker_address, RerankerClient),
+            expander=ExpanderClient(channels.guarded(settings.expander_address, ExpanderClient.service)),
+            embedder=EmbedderClient(channels.guarded(settings.embedder_address, EmbedderClient.service)),
+            retriever=RetrieverClient(channels.guarded(settings.retriever_address, RetrieverClient.service)),
+            reranker=RerankerClient(channels.guarded(settings.reranker_address, RerankerClient.service)),
             additional_embedders=[
-                await connect(address, EmbedderClient)
-                for address in settings.embedder_additional_addresses.split(",")
-                if address
+                EmbedderClient(channels.guarded(address, EmbedderClient.service))
+                for address in settings.additional_embedders()
             ],
         )
         embedders = Embedders([clients.embedder, *clients.additional_embedders], clients.retriever)
@@ -96,10 +62,10 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             verification,
         )
         limit = ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set)
-        exposure = await stack.enter_async_context(exposing(settings))
+        exposure = await stack.enter_async_context(exposing(settings, channels))
         shadow = None
         if settings.rollout_address:
-            shadow = await stack.enter_async_context(shadowing(settings, exposure.evidence, limit))
+            shadow = await stack.enter_async_context(shadowing(settings, channels, exposure.evidence, limit))
         servicer = GatewayServicer(
             Pipeline(stages, settings.weights(), Budgets(), metrics.observe_stages),
             Indexing(embedders, writing),
@@ -111,13 +77,13 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         )
         watch = IndexWatch(
             settings.qdrant_collection,
-            await watched(settings.retriever_address, RetrieverClient),
+            RetrieverClient(channels.opened(settings.retriever_address, RetrieverClient.service)),
             [
-                await watched(embedder.channel.address, EmbedderClient)
-                for embedder in (clients.embedder, *clients.additional_embedders)
+                EmbedderClient(channels.opened(address, EmbedderClient.service))
+                for address in (settings.embedder_address, *settings.additional_embedders())
             ],
         )
-        await stack.enter_async_context(_in_background(watch.keep_looking()))
+        await stack.enter_async_context(in_background(watch.keep_looking()))
         yield Stage(
             service=gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"],
             register=lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server),
@@ -127,34 +93,16 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
+async def exposing(settings: GatewaySettings, channels: Channels) -> AsyncIterator[Exposure]:
     """What decides on features, kept up to date by the rollout service, a file, or neither."""
     defaults, local = settings.default_features(), settings.local_overrides()
     exposure = Exposure(defaults, local, Evidence())
     async with AsyncExitStack() as stack:
         client = None
         if settings.rollout_address:
-            channel = StageChannel(
-                settings.rollout_address,
-                # Of several replicas one is active, and says SERVING.
-                service=RolloutClient.service,
-                max_message_mib=settings.max_message_mib,
-                credentials=tls.channel_credentials(settings),
-                longest_reconnect_seconds=1.0,
-            )
             client = RolloutClient(
-                await stack.enter_async_context(channel),
+                # Of several replicas one is active, and says SERVING.
+                channels.opened(settings.rollout_address, RolloutClient.service, longest_reconnect_seconds=1.0),
                 exposure,
                 defaults=defaults,
                 gateway=settings.rollout_gateway_name or name_of_this_process(),
@@ -174,36 +122,23 @@ async def exposing(settings: GatewaySettings) -> AsyncIterator[Exposure]:
 
 
 @asynccontextmanager
-async def shadowing(settings: GatewaySettings, evidence: Evidence, limit: ConcurrencyLimit) -> AsyncIterator[Shadow]:
+async def shadowing(
+    settings: GatewaySettings, channels: Channels, evidence: Evidence, limit: ConcurrencyLimit
+) -> AsyncIterator[Shadow]:
     """Treatments beside control requests, over channels of their own: no breaker counts what fails there."""
-    async with AsyncExitStack() as stack:
-
-        async def channel(address: str, service: str) -> StageChannel:
-            return await stack.enter_async_context(
-                StageChannel(
-                    address,
-                    service=service,
-                    max_message_mib=settings.max_message_mib,
-                    credentials=tls.channel_credentials(settings),
-                )
-            )
-
-        embedders = [
-            EmbedderClient(await channel(address, EmbedderClient.service))
-            for address in (settings.embedder_address, *settings.embedder_additional_addresses.split(","))
-            if address
-        ]
-        retriever = RetrieverClient(await channel(settings.retriever_address, RetrieverClient.service))
-        reranker = RerankerClient(
-            await channel(settings.reranker_address, RerankerClient.service), somebody_waits=False
-        )
-        expander = ExpanderClient(await channel(settings.expander_address, ExpanderClient.service))
-        stages = Stages(expander, Embedders(embedders, retriever), retriever, reranker)
-        shadow = Shadow(Pipeline(stages, settings.weights(), Budgets()), reranker, evidence, lambda: limit.occupied)
-        try:
-            yield shadow
-        finally:
-            await shadow.close()
+    embedders = [
+        EmbedderClient(channels.opened(address, EmbedderClient.service))
+        for address in (settings.embedder_address, *settings.additional_embedders())
+    ]
+    retriever = RetrieverClient(channels.opened(settings.retriever_address, RetrieverClient.service))
+    reranker = RerankerClient(channels.opened(settings.reranker_address, RerankerClient.service), somebody_waits=False)
+    expander = ExpanderClient(channels.opened(settings.expander_address, ExpanderClient.service))
+    stages = Stages(expander, Embedders(embedders, retriever), retriever, reranker)
+    shadow = Shadow(Pipeline(stages, settings.weights(), Budgets()), reranker, evidence, lambda: limit.occupied)
+    try:
+        yield shadow
+    finally:
+        await shadow.close()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from services.common import logs, status
+from services.common.background import in_background
 from services.common.bucketing import Arm
 from services.common.client import StageChannel
 from services.common.errors import (
@@ -30,9 +31,10 @@ from services.common.errors import (
     Unavailable,
     Unimplemented,
 )
+from services.common.guardrails import Guardrail
 from services.common.timing import deadline_in
 from services.gateway import metrics
-from services.gateway.evidence import ArmTotals, Guardrail, Judgement, lost_with
+from services.gateway.evidence import ArmTotals, Judgement, lost_with
 from services.gateway.exposure import Exposure
 from services.gateway.features import Features
 from services.gateway.local_overrides import ENRICHMENT, LocalOverrides, OverridesFile
@@ -113,16 +115,12 @@ class RolloutClient:
     async def running(self) -> AsyncIterator[None]:
         """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
         metrics.snapshot_age.seconds = self._exposure.silence
-        tasks = [
-            asyncio.create_task(_keep_on(work)) for work in (self._watch, self._acknowledge, self._save, self._report)
-        ]
+        works = (self._watch, self._acknowledge, self._save, self._report)
         try:
-            yield
+            async with in_background(*map(_keep_on, works)):
+                yield
         finally:
             metrics.snapshot_age.seconds = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(SluiceError):
                 await self._send_report()
 
@@ -301,12 +299,8 @@ async def housekeeping(
                 await look_once(file, exposure, client)
 
     warn_of_enrichment(exposure.local)
-    task = asyncio.create_task(_keep_on(work))
-    try:
+    async with in_background(_keep_on(work)):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClient | None) -> None:

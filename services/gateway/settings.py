@@ -168,6 +168,10 @@ class GatewaySettings(SheddingSettings):
             percentages={variable: getattr(self, variable.lower()) for variable in PERCENTAGES},
         )
 
+    def additional_embedders(self) -> list[str]:
+        """The addresses of embedders beside the first."""
+        return [address for address in self.embedder_additional_addresses.split(",") if address]
+
     def weights(self) -> Weights:
         """How evidence is weighed."""
         return Weights(dense=self.dense_weight, lexical=self.lexical_weight, rerank=self.rerank_weight)

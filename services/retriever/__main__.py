@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.common import logs
+from services.common.background import in_background
 from services.common.errors import SluiceError
 from services.common.server import Stage, run
 from services.common.shedding import ConcurrencyLimit
@@ -51,6 +51,20 @@ class QdrantWatch:
             await self.look()
 
 
+_BULK_METHODS = frozenset(
+    {
+        "UpsertPassages",
+        "DeletePassages",
+        "CreateCollection",
+        "ComparePassages",
+        "CopyPassages",
+        "SamplePassages",
+        "CreateSnapshot",
+        "RestoreSnapshot",
+    }
+)
+
+
 @asynccontextmanager
 async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     """The index over Qdrant, which may come and go: health follows it."""
@@ -61,35 +75,21 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     watch = QdrantWatch(passages)
     await watch.look()
     _log.info("opened", embedded=qdrant.embedded, problem=watch.problem)
-    watching = asyncio.create_task(watch.keep_looking())
     versions = Versions(qdrant, passages)
     copies: SnapshotStore = FolderSnapshots(qdrant, settings.qdrant_snapshot_path)
     if settings.qdrant_url:
         copies = ServerSnapshots(qdrant, settings.qdrant_url, settings.qdrant_api_key.get_secret_value())
     servicer = RetrieverServicer(passages, versions, Snapshots(copies, passages, versions))
     try:
-        yield Stage(
-            service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
-            register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
-            limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
-            bulk_methods=frozenset(
-                {
-                    "UpsertPassages",
-                    "DeletePassages",
-                    "CreateCollection",
-                    "ComparePassages",
-                    "CopyPassages",
-                    "SamplePassages",
-                    "CreateSnapshot",
-                    "RestoreSnapshot",
-                }
-            ),
-            problem=lambda: watch.problem,
-        )
+        async with in_background(watch.keep_looking()):
+            yield Stage(
+                service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
+                register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
+                limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
+                bulk_methods=_BULK_METHODS,
+                problem=lambda: watch.problem,
+            )
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
         await qdrant.close()
 
 

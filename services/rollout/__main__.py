@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 
+from services.common import logs
+from services.common.background import in_background
 from services.common.errors import StartupError
 from services.common.server import Stage, run
 from services.rollout.backends import open_database
@@ -22,6 +23,8 @@ from services.rollout.replica import Replica
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
+
+_log = logs.get_logger("rollout")
 
 
 @asynccontextmanager
@@ -49,13 +52,14 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
     async def lead() -> None:
         try:
             await replica.lead()
+        except StartupError as error:
+            _log.error("cannot lead", problem=error.message, remedy=error.remedy)
         finally:
             died.set()
 
     try:
         await replica.try_to_lead()
-        leading = asyncio.create_task(lead())
-        try:
+        async with in_background(lead()):
             yield Stage(
                 service=rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
                 further_services=(rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],),
@@ -64,10 +68,6 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
                 end_streams=replica.end_watches,
                 died=died,
             )
-        finally:
-            leading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StartupError):
-                await leading
     finally:
         await replica.close()
 
