@@ -70,6 +70,7 @@ class Embedders:
         self._embedders = embedders
         self._collections = collections
         self._seen: dict[str, tuple[float, ModelOfIndex]] = {}
+        self._forgotten = 0
         self._models: dict[int, EmbeddingModel] = {}
         self._unserved: dict[str, float] = {}
 
@@ -107,6 +108,7 @@ class Embedders:
 
     def forget(self, collection: str) -> None:
         """Looks at a collection anew, the next time."""
+        self._forgotten += 1
         self._seen.pop(collection, None)
 
     async def model_named(self, name: str, *, deadline: float) -> EmbeddingModel:
@@ -151,6 +153,7 @@ class Embedders:
         seen, model = self._seen.get(collection, (0.0, None))
         if model is not None and time.monotonic() - seen < TRUSTED_SECONDS:
             return model
+        forgotten = self._forgotten
         try:
             model = await self._collections.model_of(collection, deadline=deadline)
         except NotFound:
@@ -159,7 +162,8 @@ class Embedders:
         except SluiceError:
             # Without the retriever there will be no search; what was known may do until it is back.
             return model
-        self._seen[collection] = (time.monotonic(), model)
+        if forgotten == self._forgotten:  # what was looked at before may be what was to be forgotten
+            self._seen[collection] = (time.monotonic(), model)
         return model
 
     async def _serving(self, wanted: ModelOfIndex, deadline: float) -> ModelEmbedder:

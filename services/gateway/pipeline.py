@@ -10,7 +10,6 @@ retriever in one call. A stage that is BEST_EFFORT and fails is left out, and th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,7 @@ _COLLAPSED_REACH = 3
 # Where only the best chunk of a document is wanted, so many times the candidates are asked for, and again if that is
 # too few.
 CHUNKS_A_DOCUMENT = 4
-# A search that a switch to another model overtakes is made again; so often, because a look at the collection that began
-# before the switch may end after it.
+# A search that a switch to another model overtakes is made again, so often.
 _MOST_SWITCHES = 5
 
 
@@ -97,15 +95,15 @@ class Pipeline:
 
         Raises the error of a required stage; what went wrong in the others is in the answer's reports.
         """
-        for switches in itertools.count():
+        for _ in range(_MOST_SWITCHES):
             try:
                 return await self._run(question, deadline)
             except FailedPrecondition as mismatch:
-                if mismatch.reason != "MODEL_MISMATCH" or switches == _MOST_SWITCHES:
+                if mismatch.reason != "MODEL_MISMATCH":
                     raise
             # The collection was switched to another model between the look at it and the search.
             self._stages.embedder.forget(question.collection)
-        raise AssertionError("the loop ends by an answer or an error")
+        return await self._run(question, deadline)
 
     async def _run(self, question: Question, deadline: float) -> Answer:
         run = _Run(self._stages, self._weights, self._budgets, question, deadline)

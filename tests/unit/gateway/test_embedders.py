@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -68,6 +69,27 @@ async def test_a_collection_that_was_switched_is_looked_at_anew_when_it_is_forgo
     assert await embedded_by(embedders, "docs") == "small"
     collections.models["docs"] = "large"
     embedders.forget("docs")
+    assert await embedded_by(embedders, "docs") == "large"
+
+
+async def test_a_look_that_began_before_a_collection_was_forgotten_is_not_kept() -> None:
+    collections = Collections(docs="small")
+    looking, switched = asyncio.Event(), asyncio.Event()
+
+    class Slow(Collections):
+        async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
+            seen = await collections.model_of(collection, deadline=deadline)
+            looking.set()
+            await switched.wait()
+            return seen
+
+    embedders = Embedders([OneModel("small"), OneModel("large")], Slow())
+    overtaken = asyncio.create_task(embedded_by(embedders, "docs"))
+    await looking.wait()
+    collections.models["docs"] = "large"
+    embedders.forget("docs")
+    switched.set()
+    assert await overtaken == "small"
     assert await embedded_by(embedders, "docs") == "large"
 
 
