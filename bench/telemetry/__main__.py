@@ -10,7 +10,7 @@ import asyncio
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -150,20 +150,16 @@ def _figure(load: str, side: str, windows: dict[str, list[Window]]) -> Figure:
     quartiles = statistics.quantiles(losses, n=4) if len(losses) > 1 else [lost] * 3
     return Figure(
         name=f"{load} ({side})",
-        per_second=_middle(window.per_second for window in on),
-        per_second_off=_middle(window.per_second for window in off),
+        per_second=statistics.median(window.per_second for window in on),
+        per_second_off=statistics.median(window.per_second for window in off),
         lost=lost,
         spread=(quartiles[0], quartiles[2]),
-        cpu_ms=_middle(window.cpu_ms for window in on),
-        cpu_ms_off=_middle(window.cpu_ms for window in off),
+        cpu_ms=statistics.median(window.cpu_ms for window in on),
+        cpu_ms_off=statistics.median(window.cpu_ms for window in off),
         cpu_more=statistics.median(more),
         pairs=len(losses),
         ok=lost <= MOST_LOST if side == "production" else None,
     )
-
-
-def _middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
 
 
 @app.command(epilog=examples(EXAMPLES))

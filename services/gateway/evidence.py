@@ -13,20 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.common.bucketing import Arm
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES, latency_bucket
 from services.gateway.features import FeatureArm
 
 # Treatment may be so much slower than control's P95 before a request counts as slow.
 TREATMENT_SLACK = 1.1
-
-
-class Guardrail(enum.Enum):
-    """Something that must not become worse."""
-
-    ERRORS = "errors"
-    LATENCY = "latency"
-    EMPTY_RESULTS = "empty_results"
-    QUALITY = "quality"
 
 
 class Judgement(enum.Enum):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from services.common.bucketing import BUCKETS, Arm, arm_of, bucket_of
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES
 from services.rollout.decisions import (
     COMPARED,
@@ -26,7 +27,7 @@ from services.rollout.decisions import (
     evidence_of,
     obstacles_of,
 )
-from services.rollout.evidence import MAX_UNITS, Findings, Guardrail, quantile, summarize
+from services.rollout.evidence import MAX_UNITS, Findings, quantile, summarize
 from services.rollout.features import (
     Feature,
     FeatureState,

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass, field
 
 from services.common.bucketing import BUCKETS, Arm
+from services.common.guardrails import Guardrail
 from services.rollout.evidence import (
     STRICT_ALPHA,
     ArmTotals,
-    Guardrail,
     GuardrailEvidence,
     log_above,
     log_sample_ratio,

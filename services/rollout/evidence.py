@@ -11,7 +11,6 @@ All functions take numbers or numpy arrays, so that what is simulated is what de
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 from scipy.special import betaincc, betaln
 
 from services.common.bucketing import Arm
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES
 
 ALPHA = 0.05
@@ -36,15 +36,6 @@ _PRIOR_STRENGTH = 20.0
 
 Number = Any
 """A number or an array of them: numpy's own types cannot say "the same as came in"."""
-
-
-class Guardrail(enum.Enum):
-    """Something that must not become worse."""
-
-    ERRORS = "errors"
-    LATENCY = "latency"
-    EMPTY_RESULTS = "empty_results"
-    QUALITY = "quality"
 
 
 def log_evidence(treatment: Number, control: Number, allowed_ratio: float = 1.0, exposure: float = 1.0) -> Number:

@@ -13,12 +13,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.bucketing import Arm
 from services.common.errors import InvalidArgument
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES
 from services.common.snapshots import content_hash
 from services.common.timing import duration
 from services.rollout.control import ArmReport, Command
 from services.rollout.decisions import LIMIT_THRESHOLD, Limit
-from services.rollout.evidence import ArmSummary, Guardrail, GuardrailEvidence
+from services.rollout.evidence import ArmSummary, GuardrailEvidence
 from services.rollout.features import Feature, FeatureState, Overrides
 from services.rollout.gateways import Gateway
 from services.rollout.plans import Criteria, Plan, PlanStep

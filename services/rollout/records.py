@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
+from services.common.guardrails import Guardrail
 from services.rollout import tables
 from services.rollout.decisions import Run
-from services.rollout.evidence import Findings, Guardrail
+from services.rollout.evidence import Findings
 from services.rollout.features import Feature, FeatureState, Overrides
 from services.rollout.gateways import Gateway
 

@@ -16,10 +16,10 @@ from alembic.migration import MigrationContext
 
 from services.common.client import StageChannel
 from services.common.errors import StartupError, Unavailable
+from services.common.guardrails import Guardrail
 from services.common.server import serving
 from services.rollout.__main__ import compose
 from services.rollout.backends import Database, open_database
-from services.rollout.evidence import Guardrail
 from services.rollout.features import Feature, FeatureState, Overrides
 from services.rollout.gateways import Gateway
 from services.rollout.records import HistoryEntry, SealedSnapshot

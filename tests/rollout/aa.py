@@ -23,16 +23,10 @@ from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
 from services.common.bucketing import Arm
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES
 from services.rollout.decisions import LIMIT_THRESHOLD, MISMATCH_THRESHOLD, Action, Patience, Run, decide
-from services.rollout.evidence import (
-    ALPHA,
-    ArmTotals,
-    Guardrail,
-    log_above,
-    log_evidence,
-    log_sample_ratio,
-)
+from services.rollout.evidence import ALPHA, ArmTotals, log_above, log_evidence, log_sample_ratio
 from services.rollout.features import Feature, FeatureState, Overrides
 
 RESULT = BUILD / "rollout-aa.json"

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from services.common.bucketing import Arm
+from services.common.guardrails import Guardrail
 from services.common.latencies import latency_bucket
-from services.gateway.evidence import ArmTotals, Ending, Evidence, Guardrail, Judgement, Lost, Pair, lost_with
+from services.gateway.evidence import ArmTotals, Ending, Evidence, Judgement, Lost, Pair, lost_with
 from services.gateway.features import FeatureArm, FeatureOverrides, Ramp, Reason
 
 RAMP = Ramp(

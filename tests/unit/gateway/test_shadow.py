@@ -8,7 +8,8 @@ import pytest
 
 from services.common.bucketing import Arm
 from services.common.errors import SluiceError, Unavailable
-from services.gateway.evidence import Evidence, Guardrail, Judgement
+from services.common.guardrails import Guardrail
+from services.gateway.evidence import Evidence, Judgement
 from services.gateway.features import Decision, FeatureArm, FeatureOverrides, Features, Ramp, Reason
 from services.gateway.shadow import AT_ONCE, Answered, Shadow, quality_of
 from services.gateway.stages import (

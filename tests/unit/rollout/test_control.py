@@ -17,11 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.common.bucketing import BUCKETS, Arm, arm_of, bucket_of, unit_hash
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SluiceError
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES, latency_bucket
 from services.rollout.backends import SqliteDatabase
 from services.rollout.control import ArmReport, Command, Control, Look
 from services.rollout.decisions import Patience
-from services.rollout.evidence import Guardrail
 from services.rollout.features import Feature, FeatureState, HoldCause, Overrides
 from services.rollout.gateways import Gateways
 from services.rollout.messages import seal, snapshot_message

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from services.common.bucketing import Arm
+from services.common.guardrails import Guardrail
 from services.common.latencies import EDGES, latency_bucket
 from services.rollout.evidence import (
     ALPHA,
     ArmTotals,
-    Guardrail,
     log_above,
     log_below,
     log_evidence,
