@@ -20,7 +20,7 @@ class RolloutSettings(StageSettings):
     )
     rollout_decision_seconds: float = Field(0.5, gt=0, le=60, description="How often ramps are decided upon. Seconds.")
     rollout_lease_seconds: float = Field(
-        2.0,
+        1.5,
         ge=0.2,
         le=3600,
         description="Without a word from this service, gateways fall back to standard after so long. Seconds.",

@@ -115,7 +115,7 @@ async def test_a_change_reaches_who_watches_and_is_done_when_they_say_so(service
     assert second.create_time.ToNanoseconds() > first.create_time.ToNanoseconds()
     (feature,) = second.features
     assert (feature.treatment_ppm, feature.control_ppm, feature.salt) == (100_000, 100_000, NAME)
-    assert feature.lease_duration.ToMilliseconds() == 2000
+    assert feature.lease_duration.ToMilliseconds() == 1500
     await service.ask("KillFeature", pb.KillFeatureRequest(command=WHO, name=NAME))
     third = await snapshot_of(stream, second.version + 1)
     assert third.features[0].killed
