@@ -1,6 +1,6 @@
 """`python -m tests.observe`: whether operators see what happens; build/observe.json.
 
-The five stages with real models, Qdrant's own protocol, an OTLP receiver and a real Prometheus that scrapes them.
+The six services with real models, Qdrant's own protocol, an OTLP receiver and a real Prometheus that scrapes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.common.errors import StartupError
-from tests.observe import platform
+from tests.observe import platform, rollouts
 from tests.observe.checks import CHECKS, Row
 
 RESULT = BUILD / "observe.json"
@@ -80,6 +80,8 @@ async def _observe(names: list[str], console: Console) -> list[Row]:
         async with platform.observed(doing, lambda stage: status.update(f"{stage} serves")) as observed:
             if {"metrics", "dashboards"} & set(names):
                 await platform.drive(observed, doing)
+                await rollouts.drive(observed, doing)
+                await observed.prometheus.scraped(3)
             for name in names:
                 doing(f"checking {name}")
                 async for row in CHECKS[name](observed):

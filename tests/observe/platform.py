@@ -1,4 +1,4 @@
-"""What is observed: the five stages of deploy.local with real models, Qdrant's protocol, a collector, a Prometheus."""
+"""What is observed: the six services of deploy.local with real models, Qdrant's protocol, a collector, a Prometheus."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ _ENVIRONMENT = {
     "QDRANT_BREAKER_RESET_SECONDS": "1",
     "BREAKER_FAILURES": "3",
     "BREAKER_RESET_SECONDS": "1",
+    "ROLLOUT_NO_DATA_SECONDS": "2",
 }
 
 
@@ -167,7 +168,7 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     say("switching to an index of another model, and back")
     await _mismatch(platform)
     await platform.searches(4, features=ALL_FEATURES)
-    await scraped(3)
+    await scraped()
 
 
 async def _embed(platform: Platform, texts: Sequence[str], timeout: float = _SECONDS, bulk: bool = False) -> None:
