@@ -60,7 +60,7 @@ class Expander:
     """
 
     def __init__(
-        self, thesaurus: Thesaurus | None, *, synonym_weight: float = 0.3, template_weight: float = 0.3
+        self, thesaurus: Thesaurus | None, *, synonym_weight: float = 0.1, template_weight: float = 0.1
     ) -> None:
         self._thesaurus = thesaurus
         self._synonym_weight = synonym_weight

@@ -23,13 +23,13 @@ class ExpanderSettings(StageSettings):
         5, ge=1, le=MAX_VARIANTS, description="Most variants of a query, the original counted."
     )
     synonym_weight: float = Field(
-        0.3,
+        0.1,
         gt=0,
         lt=1,
         description="Weight of a variant by a synonym beyond doubt; doubt lowers it. The query weighs 1.",
     )
     template_weight: float = Field(
-        0.3, gt=0, lt=1, description="Weight of the variant by the closest template; others weigh less."
+        0.1, gt=0, lt=1, description="Weight of the variant by the closest template; others weigh less."
     )
     wordnet_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(  # empty is unset, too
         None,

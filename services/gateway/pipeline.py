@@ -61,7 +61,7 @@ class Weights:
 
     dense: float = 1.0
     lexical: float = 0.67
-    rerank: float = 0.6
+    rerank: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class GatewaySettings(SheddingSettings):
     dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
     lexical_weight: float = Field(0.67, gt=0, le=100, description="Weight of lexical searches in the fusion.")
     rerank_weight: float = Field(
-        0.6, ge=0, le=1, description="Share of the cross-encoder in the final score; the rest is the first stage's."
+        0.5, ge=0, le=1, description="Share of the cross-encoder in the final score; the rest is the first stage's."
     )
     enable_multi_hop: bool = Field(
         False, description="Reserved for enrichment; anything but 0 is refused until it exists."
