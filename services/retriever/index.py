@@ -222,7 +222,7 @@ class Index:
         model_fingerprint: str = "",
         deadline: float | None = None,
     ) -> SearchResult:
-        """The best passages for all variants together, in one round trip.
+        """The best passages for all variants together.
 
         Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
         `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or

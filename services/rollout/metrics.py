@@ -126,6 +126,8 @@ class RolloutMetrics(Observer):
         for feature in look.features:
             name = feature.name
             percentage.labels(name).set(feature.treatment_ppm / 10_000)
+            # There before the first kill: of a series that begins with it, no rate shows it.
+            zero_exposure_seconds.labels(name)
             for one in FeatureState:
                 state.labels(name, one.value).set(one is feature.state)
             sample_ratio_mismatch.labels(name).set(feature.hold_cause is HoldCause.MISMATCH)

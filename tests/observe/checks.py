@@ -180,6 +180,7 @@ def _tree(spans: Sequence[Received]) -> list[Row]:
 
 
 async def _cancelled(platform: Platform) -> AsyncIterator[Row]:
+    await platform.search(QUERY)  # what is known of the collection is fresh: the call that is held will be the search
     gate = Gate()
     platform.qdrant.fault = gate
     identity = uuid.uuid4().hex

@@ -32,6 +32,8 @@ SECRET = "zanzibar"
 QUERY_KEY = "observe-check"
 QUERY = f"buy a used car in {SECRET}"
 ALL_FEATURES = pb.Features(expansion=True, rerank=True, rerank_candidate_count=10)
+NOTHING = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_value="poem"))])
+"""What no document is."""
 FOLDER = BUILD / "observe"
 OTHER_MODEL = "another-model@1"
 _SECONDS = 120.0
@@ -150,8 +152,7 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     for expansion in (False, True):
         for rerank in (False, True):
             await platform.searches(4, features=pb.Features(expansion=expansion, rerank=rerank))
-    nothing = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_value="poem"))])
-    await platform.search(features=ALL_FEATURES, filter=nothing)
+    await platform.search(features=ALL_FEATURES, filter=NOTHING)
     await platform.search(features=ALL_FEATURES)  # twice the same: the caches answer
     await platform.search(features=ALL_FEATURES)
     await scraped()
