@@ -37,6 +37,7 @@ NOTHING = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_valu
 FOLDER = BUILD / "observe"
 OTHER_MODEL = "another-model@1"
 _SECONDS = 120.0
+_BROKEN_SECONDS = 15.0
 _ENVIRONMENT = {
     "OTEL_TRACES_SAMPLER_ARG": "1.0",
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -223,20 +224,19 @@ async def _hold_up_qdrant(platform: Platform) -> None:
 
 
 async def _break_qdrant(platform: Platform) -> None:
-    """Qdrant fails until the breakers open, and comes back."""
-    platform.qdrant.fault = failing(grpc.StatusCode.UNAVAILABLE, "gone")
-    async with asyncio.timeout(_SECONDS):
-        while not (
-            await platform.prometheus.total("sluice_stage_breaker_open")
-            and await platform.prometheus.total("qdrant_circuit_breaker_open")
-            and await platform.prometheus.total("grpc_server_retried_total")
-        ):
-            await platform.searches(2, features=pb.Features(dense=False, lexical=True))
-            await asyncio.sleep(0.3)
-    platform.qdrant.fault = None
-    async with asyncio.timeout(60):
-        while isinstance((await platform.searches(1))[0], BaseException):
-            await asyncio.sleep(0.5)
+    """Qdrant fails until the breakers open, and comes back; again if no call was retried before they did."""
+    awaited = {"sluice_stage_breaker_open", "qdrant_circuit_breaker_open", "grpc_server_retried_total"}
+    async with asyncio.timeout(2 * _SECONDS):
+        while awaited:
+            platform.qdrant.fault = failing(grpc.StatusCode.UNAVAILABLE, "gone")
+            broken_until = time.monotonic() + _BROKEN_SECONDS
+            while awaited and time.monotonic() < broken_until:
+                await platform.searches(2, features=pb.Features(dense=False, lexical=True))
+                await asyncio.sleep(0.3)
+                awaited = {series for series in awaited if not await platform.prometheus.total(series)}
+            platform.qdrant.fault = None
+            while isinstance((await platform.searches(1))[0], BaseException):
+                await asyncio.sleep(0.5)
 
 
 async def _mismatch(platform: Platform) -> None:
