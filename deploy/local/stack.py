@@ -25,6 +25,8 @@ from services.common.errors import StartupError
 
 STAGES = ("gateway", "embedder", "reranker", "expander", "retriever", "rollout")
 """The stages in the order of their well-known ports."""
+SEARCHED = tuple(stage for stage in STAGES if stage != "rollout")
+"""Those that a search goes through: the control plane is on no question's way."""
 
 START_SECONDS = 600.0
 """Longest start. The first one on a machine fetches and converts models."""

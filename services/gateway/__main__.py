@@ -39,17 +39,18 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
     """
     async with AsyncExitStack() as stack:
         channels = await stack.enter_async_context(Channels(settings))
+        embedder, *additional_embedders = [
+            EmbedderClient(channels.guarded(address, EmbedderClient.service))
+            for address in settings.embedder_addresses()
+        ]
         clients = StageClients(
             expander=ExpanderClient(channels.guarded(settings.expander_address, ExpanderClient.service)),
-            embedder=EmbedderClient(channels.guarded(settings.embedder_address, EmbedderClient.service)),
+            embedder=embedder,
             retriever=RetrieverClient(channels.guarded(settings.retriever_address, RetrieverClient.service)),
             reranker=RerankerClient(channels.guarded(settings.reranker_address, RerankerClient.service)),
-            additional_embedders=[
-                EmbedderClient(channels.guarded(address, EmbedderClient.service))
-                for address in settings.additional_embedders()
-            ],
+            additional_embedders=additional_embedders,
         )
-        embedders = Embedders([clients.embedder, *clients.additional_embedders], clients.retriever)
+        embedders = Embedders([embedder, *additional_embedders], clients.retriever)
         stages = Stages(clients.expander, embedders, clients.retriever, clients.reranker)
         following = Following(clients.retriever, embedders)
         writing = Writing(clients.retriever, clients.retriever, following)
@@ -80,7 +81,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             RetrieverClient(channels.opened(settings.retriever_address, RetrieverClient.service)),
             [
                 EmbedderClient(channels.opened(address, EmbedderClient.service))
-                for address in (settings.embedder_address, *settings.additional_embedders())
+                for address in settings.embedder_addresses()
             ],
         )
         await stack.enter_async_context(in_background(watch.keep_looking()))
@@ -127,8 +128,7 @@ async def shadowing(
 ) -> AsyncIterator[Shadow]:
     """Treatments beside control requests, over channels of their own: no breaker counts what fails there."""
     embedders = [
-        EmbedderClient(channels.opened(address, EmbedderClient.service))
-        for address in (settings.embedder_address, *settings.additional_embedders())
+        EmbedderClient(channels.opened(address, EmbedderClient.service)) for address in settings.embedder_addresses()
     ]
     retriever = RetrieverClient(channels.opened(settings.retriever_address, RetrieverClient.service))
     reranker = RerankerClient(channels.opened(settings.reranker_address, RerankerClient.service), somebody_waits=False)

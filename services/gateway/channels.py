@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ class Channels:
         """StartupError where a file of TLS cannot be read."""
         self._settings = settings
         self._credentials = tls.channel_credentials(settings)
-        self._open: list[StageChannel] = []
+        self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         return self
@@ -27,8 +28,7 @@ class Channels:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for channel in self._open:
-            await channel.channel.close()
+        await self._open.__aexit__(kind, error, trace)
 
     def opened(
         self, address: str, service: str, *, breaker: Breaker | None = None, longest_reconnect_seconds: float = 5.0
@@ -42,7 +42,7 @@ class Channels:
             credentials=self._credentials,
             longest_reconnect_seconds=longest_reconnect_seconds,
         )
-        self._open.append(channel)
+        self._open.push_async_exit(channel)
         return channel
 
     def guarded(self, address: str, service: str) -> StageChannel:

@@ -57,11 +57,11 @@ _MOST_SWITCHES = 5
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each kind of evidence counts. The defaults are tuned on train splits (bench/quality)."""
+    """How much each kind of evidence counts. `GatewaySettings` has the defaults, tuned on train splits."""
 
-    dense: float = 1.0
-    lexical: float = 0.67
-    rerank: float = 0.5
+    dense: float
+    lexical: float
+    rerank: float
 
 
 @dataclass(frozen=True, slots=True)

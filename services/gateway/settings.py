@@ -168,9 +168,9 @@ class GatewaySettings(SheddingSettings):
             percentages={variable: getattr(self, variable.lower()) for variable in PERCENTAGES},
         )
 
-    def additional_embedders(self) -> list[str]:
-        """The addresses of embedders beside the first."""
-        return [address for address in self.embedder_additional_addresses.split(",") if address]
+    def embedder_addresses(self) -> list[str]:
+        """The addresses of all embedders; the first serves what has no collection yet."""
+        return [self.embedder_address, *filter(None, self.embedder_additional_addresses.split(","))]
 
     def weights(self) -> Weights:
         """How evidence is weighed."""

@@ -568,19 +568,20 @@ async def _find(
     A single search needs only one, and its scores stay as they are. A passage that is deleted between the two is not
     among the results.
     """
-    reach = limit if len(searches) == 1 else max(limit, depth)
+    alone = len(searches) == 1
+    reach = limit if alone else max(limit, depth)
     requests = [
         models.QueryRequest(
             query=search.query,
             using=search.using,
             filter=query_filter,
             limit=reach,
-            with_payload=len(searches) == 1,
+            with_payload=alone,
         )
         for search in searches
     ]
     found = [response.points for response in await client.query_batch_points(version, requests)]
-    if len(searches) == 1:
+    if alone:
         return [Candidate(to_passage(point.payload), point.score) for point in found[0]]
     fused = fuse(
         [

@@ -13,8 +13,7 @@ import pytest
 import pytest_asyncio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from deploy.local.stack import STAGES as PROCESSES
-from deploy.local.stack import LocalStack
+from deploy.local.stack import SEARCHED, LocalStack
 from services.common.client import StageChannel
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
@@ -22,8 +21,6 @@ from tests.observe.collector import Collector
 from tests.registry import STAGES
 
 SECRET = "zanzibar"
-# The control plane is on no question's way.
-SEARCHING = tuple(stage for stage in PROCESSES if stage != "rollout")
 LIGHT_STAGE_MIB = 200
 
 
@@ -72,7 +69,7 @@ async def test_every_stage_runs_on_the_real_models(answer: pb.SearchResponse) ->
 
 
 async def test_one_search_is_one_trace_through_all_stages(collector: Collector, answer: pb.SearchResponse) -> None:
-    services = {f"sluice-{stage}" for stage in SEARCHING}
+    services = {f"sluice-{stage}" for stage in SEARCHED}
     spans = await collector.trace_of(answer.request_id, lambda found: {each.service for each in found} >= services)
     by_id = {each.span.span_id: each for each in spans}
     served = {each.service: each for each in spans if each.span.kind == Span.SPAN_KIND_SERVER}
@@ -94,7 +91,7 @@ async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchR
 async def test_logs_are_json_with_one_request_id_through_all_stages_and_no_query(
     stack: LocalStack, answer: pb.SearchResponse
 ) -> None:
-    for stage in SEARCHING:
+    for stage in SEARCHED:
         lines = [json.loads(line) for line in stack.log(stage).read_text().splitlines()]
         calls = [line for line in lines if line["event"] == "call" and line.get("request_id") == answer.request_id]
         assert calls, f"{stage} logged no call of request {answer.request_id}"

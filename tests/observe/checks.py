@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from deploy.local.stack import STAGES
+from deploy.local.stack import SEARCHED, STAGES
 from sluice.gateway.v1 import gateway_pb2 as pb
 from tests.faults.qdrant import Gate
 from tests.observe import dashboards
@@ -22,8 +22,6 @@ from tests.observe.platform import ALL_FEATURES, QUERY, SECRET, Platform, query_
 from tests.observe.prometheus import RULE_TESTS, RULES, promtool
 from tests.observe.series import STILL, verdicts
 
-SEARCHED = tuple(stage for stage in STAGES if stage != "rollout")
-"""The stages that a search goes through."""
 SERVICES = {f"sluice-{stage}" for stage in SEARCHED}
 _CODES = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "UNAVAILABLE"}
 _SEARCH = 'grpc_service="sluice.gateway.v1.GatewayService", grpc_method="Search"'

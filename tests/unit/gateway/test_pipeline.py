@@ -124,7 +124,7 @@ class World:
         return Reranked([float(number) * 10 for number in range(len(passages))], "cross")
 
     async def answer(self, question: Question = QUESTION) -> Answer:
-        pipeline = Pipeline(Stages(self, self, self, self), Weights(rerank=1.0), self.budgets)
+        pipeline = Pipeline(Stages(self, self, self, self), Weights(dense=1.0, lexical=0.67, rerank=1.0), self.budgets)
         return await pipeline.search(question, deadline=time.monotonic() + self.deadline_seconds)
 
 
