@@ -9,8 +9,11 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-# Left over for the reply itself to be built and sent.
-REPLY_MARGIN_SECONDS = 0.01
+# Left over for the reply to be built and sent, and for the way here, of which the caller's deadline knows and this
+# process does not. Who gives more time is sooner late by a busy machine than by a busy stage, so more is left over.
+REPLY_SHARE = 0.04
+LEAST_REPLY_SECONDS = 0.01
+MOST_REPLY_SECONDS = 0.05
 # The most of the time left that a stage gets which others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6
@@ -45,7 +48,10 @@ class Pace:
 
 
 class Budgets:
-    """The paces of all stages, and what each of them may take of a deadline. One for all requests."""
+    """The paces of all stages, and what each of them may take of a deadline. One for all requests.
+
+    `last_moment` is the one of the question, by which all of them have to be done.
+    """
 
     def __init__(self) -> None:
         self.expansion = Pace()
@@ -54,28 +60,28 @@ class Budgets:
         self.rerank_character = Pace()
         """One character's part of a reranking: passages differ in length, and its time goes by that."""
 
-    def expansion_until(self, now: float, deadline: float) -> float | None:
+    def expansion_until(self, now: float, last_moment: float) -> float | None:
         """The moment by which expansion has to be done, or None if it will hardly be: others need the time."""
         later = self.embedding.expected(now) + self.retrieval.expected(now)
-        return _until(now, deadline, later, self.expansion.expected(now), EXPANSION_SHARE)
+        return _until(now, last_moment, later, self.expansion.expected(now), EXPANSION_SHARE)
 
-    def embedding_until(self, now: float, deadline: float) -> float | None:
+    def embedding_until(self, now: float, last_moment: float) -> float | None:
         """The moment by which embedding has to be done, or None if it will hardly be: retrieval needs the time."""
-        return _until(now, deadline, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
+        return _until(now, last_moment, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
 
-    def rerank_count(self, now: float, deadline: float, lengths: Sequence[int]) -> int:
+    def rerank_count(self, now: float, last_moment: float, lengths: Sequence[int]) -> int:
         """How many candidates, of these lengths in characters, there is time to rerank: all, the first few, or none."""
         each = self.rerank_character.expected(now)
-        left = max(0.0, last_moment(deadline) - now)
+        left = max(0.0, last_moment - now)
         return sum(characters * each <= left for characters in accumulate(lengths))
 
 
-def last_moment(deadline: float) -> float:
-    """The moment by which a stage has to be done that nothing but the reply waits for."""
-    return deadline - REPLY_MARGIN_SECONDS
+def last_moment(now: float, deadline: float) -> float:
+    """The moment by which the stages of a question that comes now have to be done."""
+    return deadline - min(max((deadline - now) * REPLY_SHARE, LEAST_REPLY_SECONDS), MOST_REPLY_SECONDS)
 
 
-def _until(now: float, deadline: float, later: float, expected: float, share: float) -> float | None:
-    left = last_moment(deadline) - now
+def _until(now: float, last_moment: float, later: float, expected: float, share: float) -> float | None:
+    left = last_moment - now
     own = min(left - later, left * share)
     return now + own if 0 < own >= expected else None

@@ -147,7 +147,7 @@ class _Run:
         self._budgets = budgets
         self._question = question
         self._features = question.features
-        self._deadline = deadline
+        self._last_moment = last_moment(time.monotonic(), deadline)
         self.reports: dict[Stage, StageReport] = {}
 
     async def answer(self) -> Answer:
@@ -224,7 +224,7 @@ class _Run:
             ),
             self._question.policies.expansion or Policy.BEST_EFFORT,
             self._budgets.expansion,
-            self._budgets.expansion_until(time.monotonic(), self._deadline),
+            self._budgets.expansion_until(time.monotonic(), self._last_moment),
         )
         if isinstance(attempt, _Missing):
             self._report(attempt.report(Stage.EXPAND))
@@ -255,7 +255,7 @@ class _Run:
             ),
             self._question.policies.embedding or default,
             self._budgets.embedding,
-            self._budgets.embedding_until(time.monotonic(), self._deadline),
+            self._budgets.embedding_until(time.monotonic(), self._last_moment),
         )
 
     async def _retrieve(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
@@ -285,7 +285,7 @@ class _Run:
                 dense_weight=self._weights.dense if features.dense else 0.0,
                 lexical_weight=self._weights.lexical if features.lexical else 0.0,
                 model_fingerprint=fingerprint,
-                deadline=last_moment(self._deadline),
+                deadline=self._last_moment,
             )
             documents = {candidate.passage.document_id for candidate in retrieved.candidates}
             all_there = len(retrieved.candidates) < limit or limit == MAX_CANDIDATES
@@ -318,7 +318,8 @@ class _Run:
         passages = [candidate.passage.reading for candidate in candidates[: self._features.rerank_candidate_count]]
         wanted = count = len(passages)
         if policy is Policy.BEST_EFFORT:
-            count = self._budgets.rerank_count(time.monotonic(), self._deadline, [len(passage) for passage in passages])
+            lengths = [len(passage) for passage in passages]
+            count = self._budgets.rerank_count(time.monotonic(), self._last_moment, lengths)
         if count < min(wanted, _FEWEST_TO_RERANK):
             self._report(_NO_TIME.report(Stage.RERANK))
             return []
@@ -328,7 +329,7 @@ class _Run:
             lambda until: self._stages.reranker.rerank(self._question.query, passages, deadline=until),
             policy,
             self._budgets.rerank_character,
-            last_moment(self._deadline),
+            self._last_moment,
             parts=max(1, sum(map(len, passages))),
         )
         if isinstance(attempt, _Missing):
@@ -358,7 +359,7 @@ class _Run:
     ) -> _Done[ResultT] | _Missing:
         """Calls a stage, if there is time; a required one always, and with all the time that is left."""
         if policy is Policy.REQUIRED:
-            until = last_moment(self._deadline)
+            until = self._last_moment
         if until is None:
             return _NO_TIME
         started = time.perf_counter()

@@ -3,7 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.budgets import HALF_LIFE_SECONDS, Budgets, Pace, last_moment
+from services.gateway.budgets import (
+    HALF_LIFE_SECONDS,
+    LEAST_REPLY_SECONDS,
+    MOST_REPLY_SECONDS,
+    Budgets,
+    Pace,
+    last_moment,
+)
 
 seconds = st.floats(0.0001, 100)
 moments = st.floats(0, 1e6)
@@ -37,6 +44,13 @@ def test_a_stage_that_became_quick_again_is_trusted_again() -> None:
     assert pace.expected(60) < 0.1
 
 
+@given(st.floats(0, 1e6), st.floats(0.05, 100))
+def test_time_is_left_over_for_the_reply_and_the_more_the_more_there_is(now: float, left: float) -> None:
+    kept = now + left - last_moment(now, now + left)
+    assert LEAST_REPLY_SECONDS - 1e-6 <= kept <= MOST_REPLY_SECONDS + 1e-6
+    assert kept <= now + left + 1 - last_moment(now, now + left + 1) + 1e-6
+
+
 @given(moments, seconds, seconds, seconds, seconds)
 def test_no_stage_may_use_what_a_later_one_needs(
     now: float, left: float, expand: float, embed: float, retrieve: float
@@ -44,14 +58,14 @@ def test_no_stage_may_use_what_a_later_one_needs(
     budgets = Budgets()
     for pace, took in ((budgets.expansion, expand), (budgets.embedding, embed), (budgets.retrieval, retrieve)):
         pace.observe(now, took)
-    deadline = now + left
-    until = budgets.expansion_until(now, deadline)
+    last = now + left
+    until = budgets.expansion_until(now, last)
     if until is not None:
         needed = budgets.embedding.expected(now) + budgets.retrieval.expected(now)
-        assert now < until <= last_moment(deadline) - needed + 1e-6
-    until = budgets.embedding_until(now, deadline)
+        assert now < until <= last - needed + 1e-6
+    until = budgets.embedding_until(now, last)
     if until is not None:
-        assert now < until <= last_moment(deadline) - budgets.retrieval.expected(now) + 1e-6
+        assert now < until <= last - budgets.retrieval.expected(now) + 1e-6
 
 
 @given(moments, seconds, st.floats(0.00001, 0.01), st.lists(st.integers(0, 3000), min_size=1, max_size=100))
@@ -62,7 +76,7 @@ def test_the_reranker_gets_the_first_candidates_that_there_is_time_for(
     budgets.rerank_character.observe(now, each)
     count = budgets.rerank_count(now, now + left, lengths)
     expected = budgets.rerank_character.expected(now)
-    available = max(0.0, last_moment(now + left) - now)
+    available = max(0.0, now + left - now)
     assert sum(lengths[:count]) * expected <= available
     if count < len(lengths):
         assert sum(lengths[: count + 1]) * expected > available
@@ -71,8 +85,8 @@ def test_the_reranker_gets_the_first_candidates_that_there_is_time_for(
 def test_long_candidates_take_the_place_of_several_short_ones() -> None:
     budgets = Budgets()
     budgets.rerank_character.observe(0, 0.0005)
-    assert budgets.rerank_count(0, 1.01, [100] * 20) == 10
-    assert budgets.rerank_count(0, 1.01, [900, *[100] * 20]) == 2
+    assert budgets.rerank_count(0, 1.0, [100] * 20) == 10
+    assert budgets.rerank_count(0, 1.0, [900, *[100] * 20]) == 2
 
 
 def test_reranking_is_tried_again_seconds_after_a_rush_although_nothing_was_measured_meanwhile() -> None:
