@@ -31,7 +31,6 @@ GROUPS: tuple[Group[Any], ...] = (
 Results = Sequence[tuple[Row, Seen, float]]
 
 RESULT = BUILD / "faults.json"
-LONGEST_SECONDS = 180.0
 _NARROWEST = 150
 
 
@@ -85,7 +84,7 @@ async def _drill(chosen: Sequence[tuple[Group[Any], Sequence[Row]]], console: Co
 
 async def _observe(row: Row, setting: object) -> Seen:
     try:
-        async with asyncio.timeout(LONGEST_SECONDS):
+        async with asyncio.timeout(row.longest_seconds):
             return await row.run(setting)
     except Exception as error:
         traceback.print_exc()

@@ -28,6 +28,8 @@ class Row:
     run: Callable[[Any], Awaitable[Seen]]
     quick: bool
     """Whether it takes a second or two, and no clock decides: the test suite runs it, too."""
+    longest_seconds: float
+    """After so long it has failed."""
 
 
 @dataclass
@@ -39,12 +41,12 @@ class Group(Generic[SettingT]):
     rows: list[Row] = field(default_factory=list)
 
     def row(
-        self, fault: str, expected: str, *, quick: bool = False
+        self, fault: str, expected: str, *, quick: bool = False, longest_seconds: float = 180.0
     ) -> Callable[[Callable[[Any], Awaitable[Seen]]], Callable[[Any], Awaitable[Seen]]]:
         """Adds a coroutine function that gets the setting."""
 
         def add(run: Callable[[Any], Awaitable[Seen]]) -> Callable[[Any], Awaitable[Seen]]:
-            self.rows.append(Row(fault, expected, run, quick))
+            self.rows.append(Row(fault, expected, run, quick, longest_seconds))
             return run
 
         return add

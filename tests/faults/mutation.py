@@ -10,10 +10,17 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 _STRINGS = ("", " \n\t", "\0", "x" * 70_000, "é" * 4_097, "\u202e💥", "../../etc", "a" * 129, "no such/name", "1")
-_INTEGERS = (-(2**31), -1, 0, 1, 17, 99, 1001, 2**31 - 1)
+_INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 17, 99, 1001, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 _FLOATS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e38)
 _BYTES = (b"", b"\0", b"\0" * 3, b"\xff" * 1536, b"\0\0\xc0\x7f" * 384, b"\0" * 4 * 383)
 _KIND = FieldDescriptor
+_RANGES = {
+    _KIND.CPPTYPE_INT32: range(-(2**31), 2**31),
+    _KIND.CPPTYPE_ENUM: range(-(2**31), 2**31),
+    _KIND.CPPTYPE_UINT32: range(2**32),
+    _KIND.CPPTYPE_INT64: range(-(2**63), 2**63),
+    _KIND.CPPTYPE_UINT64: range(2**64),
+}
 
 
 def mutated(message: Message, chance: random.Random) -> bytes:
@@ -110,4 +117,4 @@ def _value(field: FieldDescriptor, chance: random.Random) -> Any:
         return chance.choice(_FLOATS)
     if field.type == _KIND.TYPE_BOOL:
         return chance.random() < 0.5
-    return chance.choice(_INTEGERS)
+    return chance.choice([number for number in _INTEGERS if number in _RANGES[field.cpp_type]])

@@ -1,0 +1,370 @@
+"""Every method of every stage: what a well-formed request is, and what an answer to one must be like."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from sluice.embedder.v1 import embedder_pb2 as embedder
+from sluice.expander.v1 import expander_pb2 as expander
+from sluice.gateway.v1 import gateway_pb2 as gateway
+from sluice.reranker.v1 import reranker_pb2 as reranker
+from sluice.retriever.v1 import retriever_pb2 as retriever
+from sluice.rollout.v1 import rollout_pb2 as rollout
+
+DIMENSION = 384
+STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
+"""Features: one that nothing happens to, one that everything happens to, and one that is reported on."""
+FILES = tuple(module.DESCRIPTOR for module in (gateway, embedder, expander, reranker, retriever, rollout))
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """One method, known by its requests: one that is well-formed, and what an OK must mean."""
+
+    valid: Message
+    sense: Callable[[Any, Any], bool]
+    """Whether the reply is one that this request may get; said of what was answered with OK."""
+
+    @cached_property
+    def method(self) -> MethodDescriptor:
+        """The method whose requests these are."""
+        asked = self.valid.DESCRIPTOR
+        return next(method for method in methods_of(asked.file) if method.input_type is asked)
+
+    @property
+    def stage(self) -> str:
+        """The stage whose method it is."""
+        return str(self.method.containing_service.file.package).split(".")[1]
+
+    async def call(self, channel: grpc.aio.Channel, raw: bytes) -> Message:
+        """What it answers, or answers first, to these bytes."""
+        path = f"/{self.method.containing_service.full_name}/{self.method.name}"
+        reply = GetMessageClass(self.method.output_type).FromString
+        if not self.method.server_streaming:
+            unary: Any = channel.unary_unary(path, response_deserializer=reply)
+            answer: Message = await unary(raw, timeout=20)
+            return answer
+        stream: Any = channel.unary_stream(path, response_deserializer=reply)(raw, timeout=20)
+        async with aclosing(aiter(stream)) as answers:
+            return await anext(answers)
+
+
+def methods_of(file: FileDescriptor) -> list[MethodDescriptor]:
+    """All that a file of protos promises."""
+    return [method for service in file.services_by_name.values() for method in service.methods]
+
+
+def rpcs(fingerprint: str) -> list[Rpc]:
+    """All methods of all stages."""
+    vector = np.full(DIMENSION, 0.05, dtype="<f4").tobytes()
+    value = gateway.Value(integer_value=3)
+    condition = gateway.Condition(field="year", range=gateway.Range(gte=1))
+    passage = retriever.Passage(id="p", title="t", text="sea", metadata={"year": retriever.Value(integer_value=3)})
+    return [
+        Rpc(
+            gateway.SearchRequest(
+                query="sea", limit=3, collection="documents", filter=gateway.Filter(must=[condition]), user_id="u",
+                features=gateway.Features(dense=True, lexical=True, expansion=True, max_variant_count=3, rerank=False),
+                policies=gateway.StagePolicies(embedding=gateway.STAGE_POLICY_BEST_EFFORT),
+            ),
+            _search_makes_sense,
+        ),
+        Rpc(
+            gateway.CompareSearchRequest(
+                search=gateway.SearchRequest(query="sea", limit=3, collection="documents"),
+                enhanced=gateway.Features(lexical=False),
+            ),
+            lambda asked, said: _search_makes_sense(asked.search, said.standard)
+            and 0 <= said.overlap <= 1 and 0 <= said.rank_biased_overlap <= 1 and 0 < said.persistence < 1,
+        ),
+        Rpc(
+            gateway.IndexDocumentsRequest(
+                collection="fuzz",
+                documents=[gateway.Document(id="a", title="t", text="sea", metadata={"year": value}),
+                           gateway.Document(id="b", text="ship")],
+            ),
+            lambda asked, said: _ids([document.id for document in asked.documents], 512) and _named(asked.collection)
+            and all((document.title + document.text).strip() for document in asked.documents)
+            and all(_is_value(value) for document in asked.documents for value in document.metadata.values())
+            and said.indexed_count == len(asked.documents),
+        ),
+        Rpc(
+            gateway.DeleteDocumentsRequest(collection="fuzz", ids=["a", "b"]),
+            lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
+        ),
+        Rpc(
+            gateway.GetConfigRequest(collection="documents"),
+            lambda asked, said: len(said.stages) == 4 and _named(asked.collection),
+        ),
+        Rpc(
+            embedder.EmbedTextsRequest(texts=["sea", "ship"], kind=embedder.TEXT_KIND_QUERY),
+            lambda asked, said: 1 <= len(asked.texts) <= 1024 and all(_text(text, 65_536) for text in asked.texts)
+            and asked.kind in {1, 2} and asked.priority in {0, 1, 2}
+            and said.row_count == len(asked.texts) == len(said.texts)
+            and bool(np.isfinite(np.frombuffer(said.vectors, "<f4")).all())
+            and len(said.vectors) == said.row_count * said.dimension * 4,
+        ),
+        Rpc(
+            embedder.GetModelRequest(),
+            lambda _asked, said: bool(said.model.fingerprint),
+        ),
+        Rpc(
+            expander.ExpandQueryRequest(
+                query="sea", strategy=expander.EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=3
+            ),
+            lambda asked, said: _text(asked.query, 8192) and asked.strategy in {0, 1, 2}
+            and (not asked.HasField("max_variant_count") or 1 <= asked.max_variant_count <= 16)
+            and said.variants[0].text == asked.query and all(0 < variant.weight <= 1 for variant in said.variants),
+        ),
+        Rpc(
+            reranker.RerankPassagesRequest(query="sea", passages=["ship", "storm"]),
+            lambda asked, said: _text(asked.query, 65_536) and 1 <= len(asked.passages) <= 1024
+            and asked.priority in {0, 1, 2}
+            and len(said.scores) == len(asked.passages) and all(map(math.isfinite, said.scores)),
+        ),
+        Rpc(
+            reranker.GetModelRequest(),
+            lambda _asked, said: bool(said.model.fingerprint),
+        ),
+        Rpc(
+            retriever.SearchPassagesRequest(
+                collection="documents", variants=[retriever.QueryVariant(text="sea", vector=vector, weight=1)],
+                filter=retriever.Filter(must=[retriever.Condition(field="year", exists=True)]),
+                limit=3, dense_weight=1, lexical_weight=1, model_fingerprint=fingerprint,
+            ),
+            lambda asked, said: 1 <= len(asked.variants) <= 16 and 1 <= asked.limit <= 1000
+            and all(len(one.vector) in {0, DIMENSION * 4} and _weight(one.weight) for one in asked.variants)
+            and all(_finite(one.vector) for one in asked.variants)
+            and _weight(asked.dense_weight) and _weight(asked.lexical_weight)
+            and all(one.WhichOneof("test") for one in _conditions(asked.filter))
+            and len(said.candidates) <= asked.limit and all(math.isfinite(one.score) for one in said.candidates),
+        ),
+        Rpc(
+            retriever.UpsertPassagesRequest(
+                collection="documents", passages=[retriever.PassageVector(passage=passage, vector=vector)],
+                model_fingerprint=fingerprint,
+            ),
+            lambda asked, said: _ids([one.passage.id for one in asked.passages], 1000)
+            and all(len(one.vector) == DIMENSION * 4 and _finite(one.vector) for one in asked.passages)
+            and all(_is_value(value) for one in asked.passages for value in one.passage.metadata.values())
+            and asked.model_fingerprint == fingerprint and said.upserted_count == len(asked.passages),
+        ),
+        Rpc(
+            retriever.DeletePassagesRequest(collection="documents", ids=["p", "q"]),
+            lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
+        ),
+        Rpc(
+            retriever.GetPassagesRequest(collection="documents", ids=["d1", "q"]),
+            lambda asked, said: 1 <= len(asked.ids) <= 1000
+            and len(said.passages) + len(said.missing_ids) == len(asked.ids),
+        ),
+        Rpc(
+            retriever.CreateCollectionRequest(
+                collection="documents",
+                model=retriever.CollectionModel(name="m", fingerprint="f", dimension=8, precision="fp32"),
+            ),
+            lambda asked, said: _named(asked.collection) and bool(asked.model.fingerprint)
+            and 1 <= asked.model.dimension <= 65_536 and said.collection.name == asked.collection,
+        ),
+        Rpc(
+            retriever.GetCollectionRequest(collection="documents"),
+            lambda asked, said: said.collection.name == asked.collection and _named(asked.collection),
+        ),
+        Rpc(
+            embedder.SplitTextsRequest(texts=[embedder.TitledText(title="t", text="sea " * 40)], chunk_tokens=16),
+            lambda asked, said: len(said.texts) == len(asked.texts)
+            and all(0 <= one.start <= one.end <= len(text.text)
+                    for text, parts in zip(asked.texts, said.texts, strict=True) for one in parts.chunks),
+        ),
+        *_life(fingerprint, vector),
+        *_rollouts(),
+    ]  # fmt: skip
+
+
+def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
+    """Versions and snapshots, of a collection of their own: mutants must not drop what the other methods need."""
+    model = retriever.CollectionModel(name="m", fingerprint=fingerprint, dimension=DIMENSION, precision="fp32")
+    copied = retriever.PassageCopy(
+        passage=retriever.PassageVector(passage=retriever.Passage(id="p", text="sea"), vector=vector)
+    )
+    named: dict[str, dict[str, Any]] = {
+        "ListCollections": {},
+        "RollbackCollection": {"collection": "life", "version": "life-v1"},
+        "ReindexCollection": {"collection": "life", "model": "m"},
+        "VerifyCollection": {"collection": "life", "version": "life-v1", "sample_size": 3},
+        "CreateVersion": {"collection": "life", "model": model},
+        "ComparePassages": {"collection": "life", "version": "life-v1", "ids": ["p"], "page_size": 3},
+        "CopyPassages": {"version": "life-v1", "passages": [copied], "model_fingerprint": fingerprint},
+        "SamplePassages": {"collection": "life", "limit": 3},
+        "CompleteVersion": {"version": "life-v1"},
+        "AbandonVersion": {"version": "life-v1"},
+        "SwitchCollection": {"collection": "life", "version": "life-v1"},
+        "DropVersion": {"version": "life-v1"},
+        "CreateSnapshot": {"collection": "life"},
+        "ListSnapshots": {"collection": "life"},
+        "RestoreSnapshot": {"collection": "life", "snapshot": "s"},
+        "DeleteSnapshot": {"collection": "life", "snapshot": "s"},
+    }
+    return [
+        Rpc(
+            getattr(module, f"{method}Request")(**fields),
+            lambda asked, _said: _named(getattr(asked, "collection", "")) and _named(getattr(asked, "version", "")),
+        )
+        for module in (gateway, retriever)
+        for method, fields in named.items()
+        if hasattr(module, f"{method}Request")
+    ]
+
+
+def _rollouts() -> list[Rpc]:
+    """Of the control plane. What is commanded is not what is reported on: mutants make for a long history."""
+    command = rollout.Command(actor="somebody", reason="to see")
+    overrides = rollout.Overrides(rerank=True, rerank_candidate_count=20)
+    plan = rollout.Plan(
+        name="week",
+        steps=[
+            rollout.PlanStep(treatment_ppm=10_000, dwell=Duration(seconds=60), automatic=True),
+            rollout.PlanStep(treatment_ppm=500_000),
+        ],
+        criteria=rollout.Criteria(error_rate_max=0.02, p95_max=Duration(seconds=3)),
+        holdback_ppm=1000,
+    )
+    evidence = rollout.ArmEvidence(
+        feature=RAMPING, ramp_id=f"{RAMPING}.1", arm=rollout.ARM_TREATMENT, request_count=3, units=[5, 6, 7],
+        bad_events=[rollout.BadEvents(guardrail=rollout.GUARDRAIL_ERRORS, event_count=1, units=[5])],
+        shadow_win_count=1, shadow_overlap_sum=0.5, quality_score_sum=0.5, quality_score_count=1,
+    )  # fmt: skip
+    named = {
+        rollout.PromoteFeatureRequest, rollout.HoldFeatureRequest, rollout.HalveFeatureRequest,
+        rollout.RollBackFeatureRequest, rollout.KillFeatureRequest, rollout.RearmFeatureRequest,
+    }  # fmt: skip
+    return [
+        Rpc(rollout.ListFeaturesRequest(), lambda _asked, said: said.snapshot_version >= 1),
+        Rpc(rollout.GetFeatureRequest(name=STILL), lambda asked, said: said.feature.name == asked.name),
+        Rpc(
+            rollout.CreateFeatureRequest(command=command, name=COMMANDED, overrides=overrides),
+            lambda asked, said: _commanded(asked, said)
+            and re.fullmatch("[a-z0-9-]{1,64}", asked.name) is not None
+            and any(asked.overrides.HasField(field.name) for field in asked.overrides.DESCRIPTOR.fields),
+        ),
+        Rpc(
+            rollout.StartRampRequest(command=command, name=COMMANDED, plan=plan),
+            lambda asked, said: _commanded(asked, said) and _rises([step.treatment_ppm for step in asked.plan.steps]),
+        ),
+        Rpc(
+            rollout.SetPercentageRequest(command=command, name=COMMANDED, treatment_ppm=20_000),
+            lambda asked, said: _commanded(asked, said)
+            and 0 <= asked.treatment_ppm == said.feature.treatment_ppm <= 1_000_000,
+        ),
+        *(Rpc(request(command=command, name=COMMANDED), _commanded) for request in named),
+        Rpc(
+            rollout.ListHistoryRequest(name=STILL, page_size=3),
+            lambda asked, said: (not asked.HasField("page_size") or 1 <= asked.page_size <= 1000)
+            and all(not asked.name or entry.feature == asked.name for entry in said.entries),
+        ),
+        Rpc(rollout.GetReportRequest(name=STILL), lambda asked, said: said.feature.name == asked.name),
+        Rpc(
+            rollout.WatchSnapshotRequest(gateway="gateway-1"),
+            lambda asked, said: _is_gateway(asked.gateway)
+            and said.HasField("snapshot") == (asked.content_hash != said.content_hash),
+        ),
+        Rpc(
+            rollout.AcknowledgeSnapshotRequest(
+                gateway="gateway-1", version=1, content_hash="h", locally_killed=[STILL],
+                quarantined=[rollout.QuarantinedFeature(name=STILL, reason="is not known")],
+            ),
+            lambda asked, _said: _is_gateway(asked.gateway) and asked.version >= 0,
+        ),
+        Rpc(
+            rollout.ReportEvidenceRequest(gateway="gateway-1", incarnation=7, sequence=1, arms=[evidence]),
+            lambda asked, _said: _is_gateway(asked.gateway) and asked.sequence >= 1
+            and all(_is_evidence(arm) for arm in asked.arms),
+        ),
+    ]  # fmt: skip
+
+
+def _commanded(asked: Any, said: Any) -> bool:
+    command = asked.command
+    return bool(command.actor.strip() and command.reason.strip()) and said.feature.name == asked.name
+
+
+def _rises(shares: Sequence[int]) -> bool:
+    return all(before < share <= 1_000_000 for before, share in pairwise([0, *shares]))
+
+
+def _is_gateway(name: str) -> bool:
+    return re.fullmatch(r"[\x21-\x7e]{1,128}", name) is not None
+
+
+def _is_evidence(arm: Any) -> bool:
+    counts = [arm.request_count, arm.shadow_win_count, arm.quality_score_count, *arm.latency_counts]
+    counts += [bad.event_count for bad in arm.bad_events]
+    sums = [arm.shadow_overlap_sum, arm.quality_score_sum]
+    return arm.arm in {1, 2} and all(math.isfinite(number) and number >= 0 for number in (*counts, *sums))
+
+
+def _search_makes_sense(asked: Any, said: Any) -> bool:
+    features, limit = asked.features, asked.limit if asked.HasField("limit") else 10
+    dense = features.dense if features.HasField("dense") else True
+    lexical = features.lexical if features.HasField("lexical") else True
+    counts = (
+        not features.HasField("max_variant_count") or 1 <= features.max_variant_count <= 16,
+        not features.HasField("rerank_candidate_count") or 1 <= features.rerank_candidate_count <= 1000,
+    )
+    policies = (asked.policies.expansion, asked.policies.embedding, asked.policies.rerank)
+    return (
+        _text(asked.query, 8192)
+        and 1 <= limit <= 100
+        and (dense or lexical)
+        and all(counts)
+        and features.expansion_strategy in {0, 1, 2}
+        and all(policy in {0, 1, 2} for policy in policies)
+        and all(condition.WhichOneof("test") for condition in _conditions(asked.filter))
+        and len(said.results) <= limit
+        and all(result.rank == rank for rank, result in enumerate(said.results, start=1))
+        and all(math.isfinite(result.score) for result in said.results)
+        and len(said.stages) == 4
+    )
+
+
+def _conditions(asked: Any) -> list[Any]:
+    return [*asked.must, *asked.should, *asked.must_not]
+
+
+def _text(text: str, most_bytes: int) -> bool:
+    return bool(text.strip()) and len(text.encode()) <= most_bytes
+
+
+def _named(collection: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]{0,128}", collection) is not None
+
+
+def _ids(ids: Sequence[str], most: int) -> bool:
+    return 1 <= len(ids) <= most and len(set(ids)) == len(ids) and all(1 <= len(one.encode()) <= 512 for one in ids)
+
+
+def _is_value(value: Any) -> bool:
+    kind = value.WhichOneof("kind")
+    return kind is not None and (kind != "float_value" or math.isfinite(value.float_value))
+
+
+def _weight(weight: float) -> bool:
+    return math.isfinite(weight) and weight >= 0
+
+
+def _finite(raw: bytes) -> bool:
+    return bool(np.isfinite(np.frombuffer(raw, "<f4")).all())

@@ -1,0 +1,6 @@
+from tests.faults.rpcs import FILES, methods_of, rpcs
+
+
+def test_the_drill_knows_every_method_of_every_stage():
+    promised = {method.full_name for file in FILES for method in methods_of(file)}
+    assert sorted(rpc.method.full_name for rpc in rpcs("f")) == sorted(promised)
