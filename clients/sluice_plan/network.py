@@ -245,9 +245,12 @@ class Network:
         busy = min(cost.busy_seconds, cost.wall_seconds)
         around = cost.wall_seconds - busy
         threads = cost.cpu_seconds / busy
+        batch, once = 1, 0.0
         if stage in MODEL_STAGES:
             threads = min(threads, self.measurements.models[stage].cores)
-        works = [Work(stage, busy * part, min(1.0, cost.wall_cv), threads)]
+            batch, more = self._batch(stage, cost)
+            once = max(0.0, busy / cost.calls - more) * cost.calls
+        works = [Work(stage, busy * part, min(1.0, cost.wall_cv), threads, batch=batch, once_seconds=once * part)]
         if around > 0:
             left = max(0.0, cost.cpu_seconds - busy * threads) / around
             works.insert(0, Work(stage, around * part, 0.0, left, queues=False))
@@ -255,11 +258,15 @@ class Network:
 
     def _batch_server(self, stage: Stage, cost: StageCost, pace: float) -> BatchServer:
         """The model as a server of calls; `pace` is how many times as long it takes as measured."""
+        busy = cost.busy_seconds / cost.calls * pace
+        limit, more = self._batch(stage, cost)
+        return BatchServer(lambda calls: busy + (calls - 1) * min(more * pace, busy), limit, min(1.0, cost.wall_cv))
+
+    def _batch(self, stage: Stage, cost: StageCost) -> tuple[int, float]:
+        """How many calls fit into a pass of the model, and how many seconds each makes it longer."""
         model = self.measurements.models[stage]
-        tokens, busy = cost.tokens / cost.calls, cost.busy_seconds / cost.calls * pace
-        limit = max(1, int(model.batch_tokens / tokens)) if tokens else 1
-        more = min(tokens * model.token_seconds * pace, busy)
-        return BatchServer(lambda calls: busy + (calls - 1) * more, limit, min(1.0, cost.wall_cv))
+        tokens = cost.tokens / cost.calls
+        return max(1, int(model.batch_tokens / tokens)) if tokens else 1, tokens * model.token_seconds
 
     def _servers(self, stage: Stage) -> int:
         return self.measurements.connections if stage == "retriever" else 1

@@ -28,7 +28,11 @@ class Work:
     threads: float
     """That run meanwhile."""
     queues: bool = True
-    """Whether the station does this for one search at a time, or for all at once."""
+    """Whether the station does this for one search, or one batch of searches, at a time; otherwise for all at once."""
+    batch: int = 1
+    """Searches that a station takes together, of those that wait when it becomes free: without a timer."""
+    once_seconds: float = 0.0
+    """Part of `seconds` that a batch takes once, however many searches are in it."""
 
 
 @dataclass(slots=True)
@@ -42,7 +46,7 @@ class Outcome:
     in_system: float
     """Searches under way, on average over time."""
     busy: dict[str, float]
-    """The share of time that each station was taken by one search."""
+    """The share of time that each station was taken."""
     station_seconds: dict[str, list[float]]
     """Every search's time at each station, waiting included, all its works there together."""
 
@@ -71,7 +75,9 @@ class _Chain:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    chain: _Chain
+    """Works of the same kind that run together and end together."""
+
+    chains: Sequence[_Chain]
     work: Work
     left: float
 
@@ -161,42 +167,56 @@ class _Machine:
         station = chain.work.station
         chain.since = self._now
         if not chain.work.queues:
-            self._begin(chain)
+            self._begin([chain])
         elif station in self._taken:
             self._waiting[station].append(chain)
         else:
-            self._taken[station] = self._begin(chain)
+            self._taken[station] = self._begin([chain])
 
-    def _begin(self, chain: _Chain) -> _Running:
-        work = chain.work
-        seconds = work.seconds
-        if work.cv:
-            seconds = self._chance.gammavariate(work.cv**-2, work.seconds * work.cv**2)
-        running = _Running(chain, work, seconds)
+    def _begin(self, chains: Sequence[_Chain]) -> _Running:
+        each = [self._seconds(chain.work) for chain in chains]
+        saved = sum(chain.work.once_seconds for chain in chains[1:])
+        running = _Running(chains, chains[0].work, max(sum(each) - saved, *each))
         self._running.append(running)
         return running
+
+    def _seconds(self, work: Work) -> float:
+        if not work.cv:
+            return work.seconds
+        return self._chance.gammavariate(work.cv**-2, work.seconds * work.cv**2)
+
+    def _next_batch(self, station: str) -> list[_Chain]:
+        waiting = self._waiting[station]
+        return [waiting.popleft() for _ in range(min(len(waiting), waiting[0].work.batch))]
 
     def _finished(self) -> list[_Search]:
         """Ends what is done, begins what waited for it, and answers the searches that are through."""
         through = []
         for one in [one for one in self._running if one.left <= _INSTANT]:
             self._running.remove(one)
-            name, chain, search = one.work.station, one.chain, one.chain.search
-            search.at[name] = search.at.get(name, 0.0) + self._now - chain.since
+            name = one.work.station
             if self._taken.get(name) is one:
                 del self._taken[name]
                 if self._waiting[name]:
-                    self._taken[name] = self._begin(self._waiting[name].popleft())
-            chain.next_work += 1
-            if chain.next_work < len(chain.works):
-                self._come(chain)
-                continue
-            search.parts_left -= 1
-            if search.parts_left:
-                continue
-            search.next_step += 1
-            if search.next_step < len(self._steps):
-                self._enter(search)
-            else:
-                through.append(search)
+                    self._taken[name] = self._begin(self._next_batch(name))
+            for chain in one.chains:
+                chain.search.at[name] = chain.search.at.get(name, 0.0) + self._now - chain.since
+                if self._went_on(chain):
+                    through.append(chain.search)
         return through
+
+    def _went_on(self, chain: _Chain) -> bool:
+        """Goes on to what comes next; whether that was the search's end."""
+        search = chain.search
+        chain.next_work += 1
+        if chain.next_work < len(chain.works):
+            self._come(chain)
+            return False
+        search.parts_left -= 1
+        if search.parts_left:
+            return False
+        search.next_step += 1
+        if search.next_step < len(self._steps):
+            self._enter(search)
+            return False
+        return True

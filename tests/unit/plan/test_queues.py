@@ -124,6 +124,18 @@ def test_a_model_that_batches_takes_as_long_as_in_a_simulation(limit, once, each
     assert answer.calls_a_pass == pytest.approx(calls_a_pass, rel=0.05)
 
 
+@pytest.mark.parametrize(("limit", "once", "each", "use"), [(3, 0.01, 0.03, 0.8), (16, 0.01, 0.002, 0.6)])
+def test_a_station_that_takes_batches_is_simulated_as_by_code_of_another_make(limit, once, each, use):
+    passes = [once + each * calls for calls in range(1, limit + 1)]
+    rate = use * limit / passes[-1]
+    work = Work("model", once + each, 0.0, 1.0, batch=limit, once_seconds=once)
+    outcome = simulate([[[work]]], math.inf, rate=rate, searches=60_000, warm_up=100, seed=5)
+    seconds, _ = simulate_batches(rate, passes, 0.0, calls=60_000, seed=2)
+    assert np.mean(outcome.seconds) == pytest.approx(np.mean(seconds), rel=0.05)
+    assert np.percentile(outcome.seconds, 99) == pytest.approx(np.percentile(seconds, 99), rel=0.1)
+    assert outcome.in_system == pytest.approx(rate * np.mean(outcome.seconds), rel=0.05)
+
+
 def test_the_simulation_itself_obeys_littles_law_and_pollaczek_and_khinchine():
     outcome = simulate([[[Work("only", 0.05, 0.5, 1.0)]]], math.inf, rate=12.0, searches=30_000, seed=3, warm_up=100)
     mean = np.mean(outcome.seconds)
