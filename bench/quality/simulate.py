@@ -21,23 +21,23 @@ Scored = list[tuple[int, float]]
 class FirstStage:
     """Searches of one corpus. Documents go by their place in it."""
 
-    def __init__(self, texts: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
-        """`vectors` are of unit length, a row a text."""
+    def __init__(self, documents: Sequence[tuple[str, str]], vectors: npt.NDArray[np.float32]) -> None:
+        """`documents` are titles and texts; `vectors` are of unit length, a row a document."""
         self._vectors = vectors
-        postings: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        postings: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
         lengths = []
-        for place, text in enumerate(texts):
-            terms = query_vector(text)
-            lengths.append(sum(terms.values))
-            for term, count in zip(*terms, strict=True):
-                postings[term].append((place, count))
-        self._lengths = np.array(lengths)
+        for place, document in enumerate(documents):
+            in_title, in_text = (dict(zip(*query_vector(part), strict=True)) for part in document)
+            lengths.append((sum(in_title.values()), sum(in_text.values())))
+            for term in in_title | in_text:
+                postings[term].append((place, in_title.get(term, 0.0), in_text.get(term, 0.0)))
+        self._title_lengths, self._text_lengths = np.array(lengths).T
         self._postings = {term: np.array(entries).T for term, entries in postings.items()}
 
     @property
     def average_length(self) -> float:
         """Terms in a document, on average."""
-        return float(self._lengths.mean())
+        return float((self._title_lengths + self._text_lengths).mean())
 
     def dense(self, vector: npt.NDArray[np.float32], depth: int) -> Scored:
         """The nearest documents by cosine."""
@@ -45,12 +45,14 @@ class FirstStage:
 
     def lexical(self, query: str, bm25: Bm25, depth: int) -> Scored:
         """The best documents by BM25; those without any of the words are left out."""
-        scores = np.zeros(len(self._lengths))
-        norms = bm25.k1 * (1 - bm25.b + bm25.b * self._lengths / bm25.average_length)
+        lengths = bm25.title_weight * self._title_lengths + self._text_lengths
+        scores = np.zeros(len(lengths))
+        norms = bm25.k1 * (1 - bm25.b + bm25.b * lengths / bm25.average_length)
         for term, repeated in zip(*query_vector(query), strict=True):
             if term in self._postings:
-                places, counts = self._postings[term][0].astype(int), self._postings[term][1]
-                idf = np.log1p((len(self._lengths) - len(places) + 0.5) / (len(places) + 0.5))
+                places = self._postings[term][0].astype(int)
+                counts = bm25.title_weight * self._postings[term][1] + self._postings[term][2]
+                idf = np.log1p((len(lengths) - len(places) + 0.5) / (len(places) + 0.5))
                 scores[places] += repeated * idf * counts * (bm25.k1 + 1) / (counts + norms[places])
         return [found for found in _best(scores, depth) if found[1] > 0]
 

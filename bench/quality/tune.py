@@ -61,6 +61,7 @@ class Settings:
     k1: float = _default(RetrieverSettings, "lexical_k1")
     b: float = _default(RetrieverSettings, "lexical_b")
     average_length: float = _default(RetrieverSettings, "lexical_average_length")
+    title_weight: float = _default(RetrieverSettings, "lexical_title_weight")
     depth: int = _default(RetrieverSettings, "fusion_depth")
     dense_weight: float = _default(GatewaySettings, "dense_weight")
     lexical_weight: float = _default(GatewaySettings, "lexical_weight")
@@ -83,7 +84,7 @@ class Tuned:
         self._evidence = evidence
         self._ids = [document.id for document in evidence.dataset.documents]
         self._stage = FirstStage(
-            [f"{document.title}\n{document.text}" for document in evidence.dataset.documents], evidence.documents
+            [(document.title, document.text) for document in evidence.dataset.documents], evidence.documents
         )
         self._searches: dict[tuple[Any, ...], Scored] = {}
         self.scores: dict[str, dict[int, float]] = {}
@@ -142,9 +143,9 @@ class Tuned:
         return self._searches[key]
 
     def _lexical(self, text: str, settings: Settings) -> Scored:
-        key = ("lexical", text, settings.k1, settings.b, settings.average_length)
+        key = ("lexical", text, settings.k1, settings.b, settings.average_length, settings.title_weight)
         if key not in self._searches:
-            bm25 = Bm25(settings.k1, settings.b, settings.average_length)
+            bm25 = Bm25(settings.k1, settings.b, settings.average_length, settings.title_weight)
             self._searches[key] = self._stage.lexical(text, bm25, 300)
         return self._searches[key]
 
@@ -228,6 +229,8 @@ CURVES = (
     Curve("LEXICAL_K1, words alone", "k1", (0.6, 0.9, 1.2, 1.5, 2.0), _LEXICAL_ALONE),
     Curve("LEXICAL_B, words alone", "b", (0.3, 0.45, 0.6, 0.75, 0.9), _LEXICAL_ALONE),
     Curve("LEXICAL_AVERAGE_LENGTH, words alone", "average_length", (32, 64, 128, 192, 256), _LEXICAL_ALONE),
+    Curve("LEXICAL_TITLE_WEIGHT, words alone", "title_weight", (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), _LEXICAL_ALONE),
+    Curve("LEXICAL_TITLE_WEIGHT", "title_weight", (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), {}),
     Curve("LEXICAL_WEIGHT", "lexical_weight", (0.25, 0.43, 0.54, 0.67, 0.82, 1.0, 1.5, 2.33), {}),
     Curve("FUSION_DEPTH", "depth", (20, 50, 100, 200, 300), {}),
     *(

@@ -70,7 +70,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     """The index over Qdrant, which may come and go: health follows it."""
     metrics = process_metrics()
     qdrant = await open_qdrant(settings, metrics)
-    bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length)
+    bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length, settings.lexical_title_weight)
     passages = Index(qdrant, metrics, bm25=bm25, fusion_depth=settings.fusion_depth)
     watch = QdrantWatch(passages)
     await watch.look()

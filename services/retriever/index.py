@@ -636,7 +636,7 @@ def to_point(passage: Passage, info: CollectionInfo, revision: str) -> models.Po
     """The point for a passage; `revision` identifies the write that made it."""
     assert passage.vector is not None  # noqa: S101  checked before
     vectors: dict[str, Any] = {DENSE: _unit(passage.vector)}
-    indices, values = info.bm25.passage_vector(f"{passage.title}\n{passage.text}")
+    indices, values = info.bm25.passage_vector(passage.text, passage.title)
     if indices:
         vectors[LEXICAL] = models.SparseVector(indices=indices, values=values)
     payload = {
@@ -679,6 +679,7 @@ def _to_metadata(info: CollectionInfo) -> dict[str, Any]:
         "k1": info.bm25.k1,
         "b": info.bm25.b,
         "average_length": info.bm25.average_length,
+        "title_weight": info.bm25.title_weight,
         "created": info.created.isoformat(),
         "index_version": info.version,
         "collection": info.collection,
@@ -716,7 +717,12 @@ def _from_metadata(name: str, version: str, described: models.CollectionInfo) ->
             precision=metadata["precision"],
         ),
         passage_count=described.points_count or 0,
-        bm25=Bm25(k1=metadata["k1"], b=metadata["b"], average_length=metadata["average_length"]),
+        bm25=Bm25(
+            k1=metadata["k1"],
+            b=metadata["b"],
+            average_length=metadata["average_length"],
+            title_weight=metadata.get("title_weight", 1.0),
+        ),
         schema={
             key.removeprefix("field:"): FieldType(kind) for key, kind in metadata.items() if key.startswith("field:")
         },

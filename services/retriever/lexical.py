@@ -9,7 +9,8 @@ three so that a vector index can serve it:
 
 The first factor is the query's vector, the last one the passage's (tf = count of t in p, |p| = number of terms in p,
 L = average length, fixed when a collection is created); idf depends on the whole collection and is multiplied in by
-Qdrant (`Modifier.IDF`: ln(1 + (N - n + 0.5) / (n + 0.5))).
+Qdrant (`Modifier.IDF`: ln(1 + (N - n + 0.5) / (n + 0.5))). A term of the title counts as several, in tf and in |p|
+(Robertson, Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", 2004).
 
 Terms are found in three steps: Unicode words in lower case, English stop words left out, English stems (Snowball).
 Identifiers yield their parts *and* themselves, so that both `submit` and the whole
@@ -25,7 +26,7 @@ import hashlib
 import re
 import threading
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,12 +73,17 @@ class Bm25:
     b: float
     average_length: float
     """Length of a typical passage, in terms."""
+    title_weight: float = 1.0
+    """How many times a term of the title counts."""
 
-    def passage_vector(self, text: str) -> SparseVector:
-        """The passage's side of the score; empty if the text has no terms."""
-        terms = _terms(text)
-        norm = self.k1 * (1 - self.b + self.b * len(terms) / self.average_length)
-        counts = sorted(Counter(terms).items())
+    def passage_vector(self, text: str, title: str = "") -> SparseVector:
+        """The passage's side of the score; empty if title and text have no terms."""
+        weights: defaultdict[int, float] = defaultdict(float)
+        for part, weight in ((text, 1.0), (title, self.title_weight)):
+            for term in _terms(part):
+                weights[term] += weight
+        norm = self.k1 * (1 - self.b + self.b * sum(weights.values()) / self.average_length)
+        counts = sorted(weights.items())
         return SparseVector(
             [term for term, _ in counts],
             [count * (self.k1 + 1) / (count + norm) for _, count in counts],

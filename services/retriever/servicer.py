@@ -413,7 +413,8 @@ def _collection_message(info: index.CollectionInfo, *, live: bool) -> retriever_
         source=info.source,
         building_version=info.building,
         previous_version=info.previous,
-        lexical_settings=f"{ANALYZER}, k1 {bm25.k1:g}, b {bm25.b:g}, average length {bm25.average_length:g}",
+        lexical_settings=f"{ANALYZER}, k1 {bm25.k1:g}, b {bm25.b:g}, average length {bm25.average_length:g}, "
+        f"title {bm25.title_weight:g} times",
     )
     message.create_time.FromDatetime(info.created)
     return message

@@ -62,6 +62,9 @@ class RetrieverSettings(SheddingSettings):
     lexical_average_length: float = Field(
         128, gt=0, le=1_000_000, description="Typical length of a passage in new collections, in terms."
     )
+    lexical_title_weight: float = Field(
+        2, gt=0, le=100, description="How many times a word of the title counts in new collections."
+    )
     fusion_depth: int = Field(
         100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."
     )

@@ -22,6 +22,7 @@ from services.common.errors import (
     ResourceExhausted,
     StartupError,
 )
+from services.retriever import index as index_module
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
 from services.retriever.chunks import Chunk, chunk_id
 from services.retriever.fields import AnyOf, Equals, Exists, FieldType, Filter, Range
@@ -310,6 +311,19 @@ async def test_an_unknown_collection_is_named_with_what_to_do(index):
         with pytest.raises(NotFound, match=f"{name}.*CreateCollection") as refusal:
             await call
         assert refusal.value.reason == "COLLECTION_NOT_FOUND"
+
+
+async def test_a_collection_of_a_release_that_knew_no_title_weight_keeps_counting_titles_once(
+    index, new_collection, monkeypatch
+):
+    now = index_module._to_metadata
+    monkeypatch.setattr(
+        index_module,
+        "_to_metadata",
+        lambda info: {key: value for key, value in now(info).items() if key != "title_weight"},
+    )
+    name = await new_collection()
+    assert (await index.get_collection(name)).bm25.title_weight == 1.0
 
 
 async def test_a_collection_tells_what_it_was_made_with(index, collection):

@@ -14,7 +14,7 @@ from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 
-BM25 = Bm25(k1=0.9, b=0.6, average_length=20)
+BM25 = Bm25(k1=0.9, b=0.6, average_length=20, title_weight=2.5)
 MODEL = CollectionModel(name="random", fingerprint="random@1", dimension=8, precision="fp32")
 WORDS = [f"word{number}" for number in range(60)]
 
@@ -26,13 +26,17 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     # Every length is another, so that no two passages have the same score by words.
     texts = [" ".join(chance.choices(WORDS, k=5 + place)) for place in range(len(vectors))]
+    titles = [" ".join(chance.choices(WORDS, k=place % 3)) for place in range(len(vectors))]
     variants = [QueryVariant(" ".join(chance.choices(WORDS, k=4)), vectors[place], 0.3**place) for place in range(3)]
 
     metrics = RetrieverMetrics(CollectorRegistry())
     qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
     index = Index(qdrant, metrics, bm25=BM25, fusion_depth=50)
     await index.create_collection("random", MODEL)
-    passages = [Passage(str(place), text, vector=vectors[place]) for place, text in enumerate(texts)]
+    passages = [
+        Passage(str(place), text, title, vector=vectors[place])
+        for place, (title, text) in enumerate(zip(titles, texts, strict=True))
+    ]
     await index.upsert("random", passages, model_fingerprint="random@1")
     found_by_qdrant = await index.search(
         "random",
@@ -44,7 +48,7 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
     )
     await qdrant.close()
 
-    stage = FirstStage([f"\n{text}" for text in texts], vectors)
+    stage = FirstStage(list(zip(titles, texts, strict=True)), vectors)
     searches = []
     for variant in variants:
         found = stage.dense(variant.vector, 50), stage.lexical(variant.text, BM25, 50)

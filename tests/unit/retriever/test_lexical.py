@@ -68,6 +68,13 @@ def test_a_passage_is_weighed_as_the_formula_says():
     )
 
 
+@given(st.integers(1, 5))
+def test_a_word_of_the_title_counts_as_if_it_were_said_so_often(weight):
+    weighing = Bm25(k1=1.2, b=0.75, average_length=10, title_weight=weight)
+    said = BM25.passage_vector("fish bones " + "fishing rod " * weight)
+    assert weighing.passage_vector("fish bones", "fishing rod") == said
+
+
 def test_a_repeated_word_of_the_query_counts_as_often():
     assert query_vector("fish fish bone").values in ([1.0, 2.0], [2.0, 1.0])
 
