@@ -248,10 +248,10 @@ def _rollouts() -> list[Rpc]:
         bad_events=[rollout.BadEvents(guardrail=rollout.GUARDRAIL_ERRORS, event_count=1, units=[5])],
         shadow_win_count=1, shadow_overlap_sum=0.5, quality_score_sum=0.5, quality_score_count=1,
     )  # fmt: skip
-    named = {
+    named = (
         rollout.PromoteFeatureRequest, rollout.HoldFeatureRequest, rollout.HalveFeatureRequest,
         rollout.RollBackFeatureRequest, rollout.KillFeatureRequest, rollout.RearmFeatureRequest,
-    }  # fmt: skip
+    )  # fmt: skip
     return [
         Rpc(rollout.ListFeaturesRequest(), lambda _asked, said: said.snapshot_version >= 1),
         Rpc(rollout.GetFeatureRequest(name=STILL), lambda asked, said: said.feature.name == asked.name),
