@@ -95,8 +95,8 @@ class Inference(Generic[RowT, ResultT]):
         tokenized.
         """
         started = time.perf_counter()
-        self._scheduler.foresee(least_tokens, lane=lane, caller=caller, deadline=deadline)
-        call = _Call[RowT](tokenize, self._scheduler.begin(lane=lane, caller=caller, deadline=deadline), started)
+        submission = self._scheduler.begin(lane=lane, caller=caller, deadline=deadline, foreseen=least_tokens)
+        call = _Call[RowT](tokenize, submission, started)
         # The tokenizing thread queues the rows itself: the event loop is woken once, when all is done.
         self._tokenizing.submit(self._enter, call)
         results = await self._scheduler.answer(call.submission)

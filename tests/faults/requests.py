@@ -120,10 +120,10 @@ async def malformed(platform: Platform) -> Seen:
                 code, details = error.code().name, f" ({(error.details() or '')[:160]})"
                 full = error_from(error).reason in FULL
             codes[code] += 1
+            refused = code == "RESOURCE_EXHAUSTED" and (full or len(raw) > LARGEST_BYTES)
             if asked is None:
-                sound = code == "INVALID_ARGUMENT"
+                sound = code == "INVALID_ARGUMENT" or refused
             else:
-                refused = code == "RESOURCE_EXHAUSTED" and (full or len(raw) > LARGEST_BYTES)
                 sound = (code in SOUND or refused) and (reply is None or rpc.sense(asked, reply))
             if not sound:
                 shown = str(asked)[:200].replace("\n", " ") if asked is not None else raw[:80].hex()

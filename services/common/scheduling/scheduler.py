@@ -117,14 +117,21 @@ class Scheduler(Generic[PayloadT, ResultT]):
         self.enter(submission, works)
         return await self.answer(submission)
 
-    def begin(self, *, lane: Lane, caller: str, deadline: float | None = None) -> Submission:
+    def begin(self, *, lane: Lane, caller: str, deadline: float | None = None, foreseen: int = 0) -> Submission:
         """The first third of `submit`, in the event loop: a submission whose works are still being made.
 
-        Whoever makes them calls `enter`, or `fail` where they cannot be made; `answer` is awaited meanwhile.
+        Whoever makes them calls `enter`, or `fail` where they cannot be made; `answer` is awaited meanwhile. `foreseen`
+        is how many tokens they will have at the very least. Raises what `submit` would raise now for so many, and
+        keeps room for them: were they counted only when they are made, callers that come together would all make
+        theirs, and those who are served would wait for what is then refused.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         expires = math.inf if deadline is None else deadline
-        return Submission(done, lane, caller, expires, self._observer.call_began())
+        queue = self._lanes[lane]
+        with self._wake:
+            self._check_room(foreseen, queue, caller, expires)
+            queue.foreseen += foreseen
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return Submission(done, lane, caller, expires, self._observer.call_began(), foreseen=foreseen)
 
     def enter(self, submission: Submission, works: Sequence[Work[PayloadT]]) -> None:
         """The second third of `submit`, in any thread: queues the works. What it raises, `answer` does not."""
@@ -132,6 +139,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
         with self._wake:
             if submission.given_up:
                 return
+            self._forget_foreseen(submission)
             self._admit(works, queue, submission.caller, submission.deadline)
             submission.results = [None] * len(works)
             self._enqueue(submission, works, queue, submission.caller)
@@ -143,6 +151,8 @@ class Scheduler(Generic[PayloadT, ResultT]):
     def fail(self, submission: Submission, error: Exception) -> None:
         """Ends a submission that never entered, in any thread: `answer` raises the error."""
         submission.error = error
+        with self._wake:
+            self._forget_foreseen(submission)
         self._tell_loop(_resolve, [submission])
 
     async def answer(self, submission: Submission) -> list[ResultT]:
@@ -161,15 +171,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
             raise submission.error
         return submission.results
 
-    def foresee(self, token_count: int, *, lane: Lane, caller: str, deadline: float | None = None) -> None:
-        """Raises what `submit` would raise now for so many tokens that are nowhere yet: refusing before tokenizing
-        keeps a flood of refused calls from using up what the others are served with."""
-        with self._wake:
-            self._check_room(token_count, self._lanes[lane], caller, math.inf if deadline is None else deadline)
-
     def _give_up(self, submission: Submission, reason: DropReason) -> None:
         with self._wake:
             submission.given_up = True
+            self._forget_foreseen(submission)
             self._leave(submission, reason)
 
     def _notify_waiters(self) -> None:
@@ -184,6 +189,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
             self._loop.call_soon_threadsafe(callback, *args)
 
     # Admission. From here to the worker's part, the lock is held.
+
+    def _forget_foreseen(self, submission: Submission) -> None:
+        self._lanes[submission.lane].foreseen -= submission.foreseen
+        submission.foreseen = 0
 
     def _admit(self, works: Sequence[Work[PayloadT]], queue: LaneQueue, caller: str, expires: float) -> None:
         """Lets all of the works in, or raises."""
@@ -208,7 +217,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
             )
         # A caller's bound shrinks as the lane fills, which keeps room for others (dynamic thresholds, Choudhury and
         # Hahne, 1998).
-        if queue.tokens_of(caller) + demand > limit - queue.tokens:
+        if queue.tokens_of(caller) + demand > limit - queue.tokens - queue.foreseen:
             self._observer.refused(queue.lane, "full")
             raise ResourceExhausted(
                 f"the {queue.lane.value} lane is full", reason="QUEUE_FULL", retry_after=seconds or PUSHBACK_SECONDS

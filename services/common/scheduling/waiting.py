@@ -34,6 +34,8 @@ class Submission:
     error: Exception | None = None
     given_up: bool = False
     """Nobody waits for it any more."""
+    foreseen: int = 0
+    """Tokens for which its lane keeps room while its works are being made."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +73,8 @@ class LaneQueue:
         """Padded tokens computed, over the share: the lane with less of it goes next."""
         self.entries = 0
         self.tokens = 0
+        self.foreseen = 0
+        """Tokens of submissions whose works are still being made: as good as here."""
         self.accounts: dict[str, _Account] = {}
         self._turn = 0
         self._by_length: dict[int, list[tuple[int, int, Entry]]] = {}  # each by turn, then arrival

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
-from services.common.scheduling import BatchReport, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Work
+from services.common.scheduling import (
+    BatchReport,
+    Lane,
+    Scheduler,
+    SchedulerLimits,
+    SchedulerObserver,
+    Submission,
+    Work,
+)
 
 INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
 PATIENCE = 10.0  # seconds until a test that would hang fails instead
@@ -152,6 +160,7 @@ class House:
         for lane in self.scheduler._lanes.values():
             assert not lane.accounts
             assert not lane._by_length
+            assert not lane.foreseen
 
 
 @asynccontextmanager
@@ -829,12 +838,43 @@ async def test_what_submit_would_refuse_is_foreseen_before_anything_is_made() ->
         plugs = await h.occupy()
         flood = await h.queue(*(f"10:{number}" for number in range(200)), caller="flood")
         with pytest.raises(ResourceExhausted) as full:
-            h.scheduler.foresee(10, lane=INTERACTIVE, caller="flood")
+            h.scheduler.begin(foreseen=10, lane=INTERACTIVE, caller="flood")
         assert full.value.reason == "QUEUE_FULL"
         with pytest.raises(ResourceExhausted):
-            h.scheduler.foresee(100, lane=INTERACTIVE, caller="ann", deadline=0.5)
-        h.scheduler.foresee(10, lane=INTERACTIVE, caller="ann")
-        h.scheduler.foresee(0, lane=INTERACTIVE, caller="flood")
+            h.scheduler.begin(foreseen=100, lane=INTERACTIVE, caller="ann", deadline=0.5)
+        nothing = Internal("nothing can be made of it")
+        h.scheduler.fail(h.scheduler.begin(foreseen=10, lane=INTERACTIVE, caller="ann"), nothing)
+        h.scheduler.fail(h.scheduler.begin(foreseen=0, lane=INTERACTIVE, caller="flood"), nothing)
         h.model.open()
         await gathered(*plugs, flood)
+        h.assert_nothing_is_left()
+
+
+async def test_who_comes_while_others_still_make_theirs_finds_no_room_until_they_enter_or_leave() -> None:
+    async with house(queued_tokens=1000) as h:
+        h.model.open()
+
+        def comes(caller: str) -> Submission:
+            return h.scheduler.begin(foreseen=600, lane=INTERACTIVE, caller=caller)
+
+        def finds_no_room() -> None:
+            with pytest.raises(ResourceExhausted) as full:
+                comes("next")
+            assert full.value.reason == "QUEUE_FULL"
+
+        entering = comes("ann")
+        finds_no_room()
+        h.scheduler.enter(entering, [Work("10:short", "10:short", 10)])
+        assert await h.scheduler.answer(entering)
+        failing = comes("ben")
+        finds_no_room()
+        h.scheduler.fail(failing, Internal("nothing can be made of it"))
+        with pytest.raises(Internal):
+            await h.scheduler.answer(failing)
+        leaving = asyncio.create_task(h.scheduler.answer(comes("cem")))
+        await asyncio.sleep(0)
+        finds_no_room()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
         h.assert_nothing_is_left()
