@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from deploy.local.stack import SEARCHED, LocalStack
 from services.common.client import StageChannel
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
-from tests.observe.collector import Collector, Received
+from tests.observe.collector import Collector, served
 from tests.registry import STAGES
 
 SECRET = "zanzibar"
@@ -70,21 +70,15 @@ async def test_every_stage_runs_on_the_real_models(answer: pb.SearchResponse) ->
 
 async def test_one_search_is_one_trace_through_all_stages(collector: Collector, answer: pb.SearchResponse) -> None:
     services = {f"sluice-{stage}" for stage in SEARCHED}
-    # A stage's own span is the last of its spans to end, and may come in a later export than the others.
-    spans = await collector.trace_of(answer.request_id, lambda found: set(_served(found)) >= services)
+    spans = await collector.search_of(answer.request_id, services)
     by_id = {each.span.span_id: each for each in spans}
-    served = _served(spans)
-    assert set(served) == services
-    for name, each in served.items():
+    own = served(spans)
+    assert set(own) == services
+    for name, each in own.items():
         if name != "sluice-gateway":
             parent = by_id[each.span.parent_span_id]
             assert (parent.service, parent.span.kind) == ("sluice-gateway", Span.SPAN_KIND_CLIENT)
-            assert by_id[parent.span.parent_span_id] is served["sluice-gateway"]
-
-
-def _served(spans: Sequence[Received]) -> dict[str, Received]:
-    """The span of each stage's own call, by service."""
-    return {each.service: each for each in spans if each.span.kind == Span.SPAN_KIND_SERVER}
+            assert by_id[parent.span.parent_span_id] is own["sluice-gateway"]
 
 
 async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchResponse) -> None:

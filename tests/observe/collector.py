@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -92,6 +92,16 @@ class Collector(collector_grpc.TraceServiceServicer):
                 if found and whole(found):
                     return found
                 await asyncio.sleep(0.1)
+
+    async def search_of(self, request_id: str, services: Collection[str]) -> list[Received]:
+        """The spans of a search through these services. A service's own span is the last of its spans to end, and may
+        come in a later export than the others, so that one is waited for of each."""
+        return await self.trace_of(request_id, lambda found: set(served(found)) >= set(services))
+
+
+def served(spans: Sequence[Received]) -> dict[str, Received]:
+    """The span of each service's own call, by service."""
+    return {each.service: each for each in spans if each.span.kind == Span.SPAN_KIND_SERVER}
 
 
 def _value(value: AnyValue) -> Any:
