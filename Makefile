@@ -26,13 +26,13 @@ test-fast: setup ## Runs the tests that start no processes.
 	@$(BIN)/python -m pytest -q tests/unit tests/contract
 
 test-faults: setup ## Breaks everything that can break, one thing at a time; build/faults.json.
-	@$(BIN)/python -m tests.faults
+	@$(BIN)/python -m drills.faults
 
 test-crash: setup ## Kills what builds and switches indexes, at random moments; build/crash.json.
-	@$(BIN)/python -m tests.crash
+	@$(BIN)/python -m drills.crash
 
 observe-check: setup ## Shows that operators see what happens: metrics, traces, logs, rules, dashboards; build/observe.json.
-	@$(BIN)/python -m tests.observe
+	@$(BIN)/python -m drills.observe
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry
@@ -41,13 +41,13 @@ alerts-check: setup ## Checks alert rules by their tests, and the queries of das
 	@$(BIN)/python tools/alerts_check.py
 
 rollout-drill: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
-	@$(BIN)/python -m tests.rollout_drill
+	@$(BIN)/python -m drills.rollout_drill
 
 rollout-aa: setup ## Simulates ramps that change nothing, and some that do; build/rollout-aa.json.
-	@$(BIN)/python -m tests.rollout.aa
+	@$(BIN)/python -m drills.rollout_sim.aa
 
 rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
-	@$(BIN)/python -m tests.rollout.crash
+	@$(BIN)/python -m drills.rollout_sim.crash
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed
@@ -129,7 +129,7 @@ compose-down: ## Stops it; what Qdrant and Prometheus keep stays.
 	@$(COMPOSE) --file deploy/docker/compose.yaml down
 
 k8s-check: setup ## Renders every overlay with every component and checks what comes out; build/k8s.json.
-	@$(BIN)/python -m tests.k8s
+	@$(BIN)/python -m drills.k8s
 
 clean: ## Removes what was built; .venv and caches outside the checkout stay.
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -21,7 +21,7 @@ from demo.questions import CONFIGS, QUESTIONS, Run, ask
 from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say, starting
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import SluiceClient, SluiceError
 
 _RESULT = BUILD / "demo.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from services.common.server import Stage
-from services.common.settings import StageSettings
+from services.chassis.server import Stage
+from services.chassis.settings import StageSettings
 
 
 @dataclass(frozen=True)

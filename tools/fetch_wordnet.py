@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from services.expander.backends import WordNetThesaurus, locate_wordnet, private_folder
 from tools.debian import FetchError, unpacked
 

@@ -13,11 +13,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.common import inference_metrics, shedding_metrics
-from services.common import metrics as common
+from services.chassis import metrics as common
+from services.chassis import shedding_metrics
 from services.embedder import metrics as embedder
 from services.expander import metrics as expander
 from services.gateway import metrics as gateway
+from services.inference import metrics as inference_metrics
 from services.reranker import metrics as reranker
 from services.retriever import metrics as retriever
 from services.rollout import metrics as rollout

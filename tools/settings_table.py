@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sections import write
 
-from services.common.models.settings import InferenceSettings
-from services.common.settings import SheddingSettings, StageSettings
+from services.chassis.settings import SheddingSettings, StageSettings
 from services.embedder.settings import EmbedderSettings
 from services.expander.settings import ExpanderSettings
 from services.gateway.settings import GatewaySettings
+from services.inference.models.settings import InferenceSettings
 from services.reranker.settings import RerankerSettings
 from services.retriever.settings import RetrieverSettings
 from services.rollout.settings import RolloutSettings

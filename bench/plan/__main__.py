@@ -29,7 +29,7 @@ from demo.indexing import collection_for, is_stored, store
 from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say, starting
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_cli.calibrate import Wanted, calibrate
 from sluice_cli.calls import Problem, say_problem
 from sluice_client import SluiceClient

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench.speed.load import OK, Call, Endpoint, LoadProcess, Report
 from deploy.local import LocalStack
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice.gateway.v1 import gateway_pb2
 from sluice_cli.calibrate import Counters, read_counters
 from sluice_plan import STAGES

@@ -29,7 +29,7 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, ROOT, shown
 from deploy.local.profiles import load_profile
 from deploy.local.progress import say, starting
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import NotStored, SluiceClient, SluiceError
 
 PROFILE = "development"

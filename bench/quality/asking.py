@@ -11,7 +11,7 @@ from bench.quality.beir import Dataset
 from bench.quality.configs import Config
 from bench.quality.kept import Kept
 from deploy.local.paths import ROOT
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import Answer, Document, Outcome, SluiceClient, Stage
 from sluice_client.errors import SluiceError
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import Document
 
 CORPUS = "corpus.jsonl"

@@ -24,10 +24,10 @@ from rich.progress import Progress
 from bench.quality.beir import Dataset
 from bench.quality.kept import Kept
 from deploy.local import LocalStack
-from services.common.client import StageChannel
-from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient
-from services.gateway.features import ExpansionStrategy
-from services.gateway.stages import Passage
+from services.chassis.client import StageChannel
+from services.gateway.rollout.table import ExpansionStrategy
+from services.gateway.rpc.stage_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.search.stages import Passage
 
 Vectors = npt.NDArray[np.float32]
 

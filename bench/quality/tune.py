@@ -33,9 +33,9 @@ from bench.speed.cli import progress_bars, wide_console
 from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
-from services.common.errors import StartupError
-from services.gateway.features import ExpansionStrategy
-from services.gateway.ranking import blend
+from services.chassis.errors import StartupError
+from services.gateway.rollout.table import ExpansionStrategy
+from services.gateway.search.ranking import blend
 from services.gateway.settings import GatewaySettings
 from services.retriever.fusion import Found, Fused, fuse
 from services.retriever.lexical import Bm25

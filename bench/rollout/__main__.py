@@ -33,9 +33,9 @@ from rich.table import Table
 from deploy.local import LocalStack
 from deploy.local.paths import BUILD, ROOT, shown
 from deploy.local.progress import starting
-from services.common.bucketing import BUCKETS
-from services.common.client import StageChannel
-from services.gateway.features import FeatureOverrides, Features, Ramp, RolloutTable
+from services.chassis.client import StageChannel
+from services.experiment.bucketing import BUCKETS
+from services.gateway.rollout.table import FeatureOverrides, Features, Ramp, RolloutTable
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
 from sluice_client import Document, SluiceClient
 

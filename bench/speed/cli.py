@@ -18,7 +18,7 @@ from bench.speed.measurements import Measurement
 from bench.speed.session import Session
 from deploy.local.paths import shown
 from deploy.local.progress import say
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 _QUICK_SCALE = 0.25
 _QUICK_ROUNDS = 2

@@ -32,10 +32,10 @@ from bench.speed.session import Session, document_calls, embed, workload
 from bench.speed.stages import HOST, failure, log_of, own_environment, reserved_port, spawned
 from bench.speed.workload import MODEL
 from deploy.local.paths import BUILD
-from services.common.errors import StartupError
-from services.common.models.artifacts import default_cache_dir
-from services.common.models.info import ModelKind
-from services.common.models.resolver import resolve_model
+from services.chassis.errors import StartupError
+from services.inference.models.artifacts import default_cache_dir
+from services.inference.models.info import ModelKind
+from services.inference.models.resolver import resolve_model
 from sluice.embedder.v1 import embedder_pb2
 
 FOLDER = BUILD / "peers"

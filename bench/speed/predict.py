@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from bench.speed.workload import Question
-from services.common.cpu import available_cpus
-from services.common.models.artifacts import default_cache_dir
-from services.common.models.info import ModelKind
-from services.common.models.resolver import resolve_model
+from services.inference.cpu import available_cpus
+from services.inference.models.artifacts import default_cache_dir
+from services.inference.models.info import ModelKind
+from services.inference.models.resolver import resolve_model
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder

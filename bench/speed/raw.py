@@ -118,7 +118,7 @@ def _ready() -> None:
 
 
 def _embedder() -> _Model:
-    from services.common import logs  # noqa: PLC0415  only what is measured is imported
+    from services.chassis import logs  # noqa: PLC0415  only what is measured is imported
     from services.embedder.backends import TextKind, load_embedding_backend  # noqa: PLC0415  as above
     from services.embedder.settings import EmbedderSettings  # noqa: PLC0415  as above
 
@@ -139,7 +139,7 @@ def _embedder() -> _Model:
 
 
 def _reranker() -> _Model:
-    from services.common import logs  # noqa: PLC0415  only what is measured is imported
+    from services.chassis import logs  # noqa: PLC0415  only what is measured is imported
     from services.reranker.backends import load_cross_encoder_backend  # noqa: PLC0415  as above
     from services.reranker.settings import RerankerSettings  # noqa: PLC0415  as above
 

@@ -18,7 +18,7 @@ from bench.speed.session import embed, embed_document
 from bench.speed.stages import serving
 from bench.speed.workload import LENGTHS, Workload
 from deploy.local.progress import say
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 EXAMPLES = """
 python -m bench.speed.soak

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from deploy.local.paths import BUILD, ROOT
 from deploy.local.processes import Process, stop
-from services.common.client import StageChannel
-from services.common.errors import StartupError
+from services.chassis.client import StageChannel
+from services.chassis.errors import StartupError
 
 LOGS = BUILD / "bench" / "logs"
 HOST = "127.0.0.1"

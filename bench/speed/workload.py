@@ -14,9 +14,9 @@ from pydoc_data.topics import topics
 
 import tokenizers
 
-from services.common.models.artifacts import default_cache_dir
-from services.common.models.info import ModelKind
-from services.common.models.resolver import resolve_model
+from services.inference.models.artifacts import default_cache_dir
+from services.inference.models.info import ModelKind
+from services.inference.models.resolver import resolve_model
 
 MODEL = "all-MiniLM-L6-v2"
 LENGTHS = (4, 256)

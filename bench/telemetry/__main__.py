@@ -28,7 +28,7 @@ from bench.speed.workload import Workload
 from bench.telemetry.platform import Side, sides, sink
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice.gateway.v1 import gateway_pb2
 
 SEARCH = "/sluice.gateway.v1.GatewayService/Search"

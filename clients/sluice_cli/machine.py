@@ -28,10 +28,10 @@ _REQUIREMENT = re.compile(
 # Run in a process of its own: what stages stand on is none of the command's business, and may not be installed.
 _AT_START = """
 import json
-from services.common.errors import StartupError
-from services.common.models.info import ModelKind
-from services.common.models.resolver import resolve_model
-from services.common.settings import load_settings
+from services.chassis.errors import StartupError
+from services.inference.models.info import ModelKind
+from services.inference.models.resolver import resolve_model
+from services.chassis.settings import load_settings
 from services.embedder.settings import EmbedderSettings
 from services.expander.backends import locate_wordnet
 from services.expander.settings import ExpanderSettings

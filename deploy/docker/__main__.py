@@ -23,7 +23,7 @@ from deploy.docker.images import BASE, IMAGES, Builder, Engine, Image, Tool, fou
 from deploy.local.paths import BUILD, ROOT, shown
 from deploy.local.profiles import load_profile
 from deploy.local.progress import say
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 LOGS = BUILD / "images"
 RESULT = BUILD / "images.json"

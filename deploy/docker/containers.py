@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.docker.images import Image, Tool, container, output
-from services.common.client import StageChannel
-from services.common.errors import StartupError
+from services.chassis.client import StageChannel
+from services.chassis.errors import StartupError
 
 START_SECONDS = 300.0
 _STOP_SECONDS = 30.0

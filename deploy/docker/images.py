@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.local.paths import ROOT
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 Tool = Literal["docker", "podman", "buildah"]
 Engine = Literal["onnx", "openvino", "torch"]

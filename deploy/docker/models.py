@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from services.common.errors import StartupError
-from services.common.models.info import ModelKind
-from services.common.models.resolver import resolve_model
-from services.common.models.runtime import Precision, load_runtime
+from services.chassis.errors import StartupError
+from services.inference.models.info import ModelKind
+from services.inference.models.resolver import resolve_model
+from services.inference.models.runtime import Precision, load_runtime
 
 _KINDS = {"embedder": ModelKind.ENCODER, "reranker": ModelKind.CROSS_ENCODER}
 _PRECISIONS: dict[str, Precision] = {"onnx": "fp32", "openvino": "int8", "torch": "fp32"}

@@ -21,8 +21,8 @@ from deploy.local.profiles import profile_names
 from deploy.local.progress import say, starting
 from deploy.local.stack import STAGES, LocalStack, stop_stages
 from deploy.local.state import NAME, Running, Started
-from services.common.client import StageChannel
-from services.common.errors import StartupError
+from services.chassis.client import StageChannel
+from services.chassis.errors import StartupError
 
 app = typer.Typer(
     help="The stages as processes on this machine, on ports 50051 (gateway) to 50055, and 50057 (rollout).",

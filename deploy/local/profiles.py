@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.local.paths import PROFILES, shown
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 
 def profile_names() -> list[str]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from deploy.local.stack import STAGES
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from deploy.local import processes
 from deploy.local.paths import ROOT, data_folder, run_folder, shown
 from deploy.local.processes import Process
 from deploy.local.profiles import load_profile
-from services.common.client import StageChannel
-from services.common.errors import StartupError
+from services.chassis.client import StageChannel
+from services.chassis.errors import StartupError
 
 STAGES = ("gateway", "embedder", "reranker", "expander", "retriever", "rollout")
 """The stages in the order of their well-known ports."""
@@ -245,7 +245,7 @@ async def stop_stages(stages: Mapping[str, Process], grace_seconds: float = GRAC
 
 
 def _startup_error(line: str) -> tuple[str, str] | None:
-    """Problem and remedy, where a line of a log says why a stage cannot start (`services.common.server.run`)."""
+    """Problem and remedy, where a line of a log says why a stage cannot start (`services.chassis.server.run`)."""
     try:
         event = json.loads(line)
     except ValueError:

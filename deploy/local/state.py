@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local.paths import run_folder
 from deploy.local.processes import Process
 from deploy.local.stack import LocalStack
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 NAME = "local"
 """Of the stack that `up` starts. There is one at a time, since its ports are fixed."""

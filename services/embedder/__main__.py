@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common import logs
-from services.common.inference_metrics import SchedulerTelemetry
-from services.common.server import Stage, run
+from services.chassis import logs
+from services.chassis.server import Stage, run
 from services.embedder import metrics
 from services.embedder.backends import load_embedding_backend
 from services.embedder.encoder import Encoder
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
+from services.inference.metrics import SchedulerTelemetry
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 _log = logs.get_logger("embedder")

@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.models.info import ModelInfo, ModelKind
-from services.common.models.runtime import Backend, Device, Precision, Runtime, load_runtime
-from services.common.models.tokenization import TokenizedText, Word
+from services.inference.models.info import ModelInfo, ModelKind
+from services.inference.models.runtime import Backend, Device, Precision, Runtime, load_runtime
+from services.inference.models.tokenization import TokenizedText, Word
 
 
 class TextKind(StrEnum):

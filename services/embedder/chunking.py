@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from services.common.models.tokenization import Word
+from services.inference.models.tokenization import Word
 
 # Where to cut rather than anywhere, the best first: between paragraphs, sentences, lines, words of the writer's (the
 # tokenizer's are shorter). What is matched belongs to what comes before.

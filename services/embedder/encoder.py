@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
-from services.common.inference import Computed, Inference, least_tokens
-from services.common.models.info import ModelInfo
-from services.common.models.tokenization import TokenizedText
-from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.embedder.backends import EmbeddingBackend, TextKind
 from services.embedder.chunking import Chunk, cut
+from services.inference.models.info import ModelInfo
+from services.inference.models.tokenization import TokenizedText
+from services.inference.passes import Computed, Inference, least_tokens
+from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
 
 _WARM_UP_WORDS = (1, 8, 24, 60, 120, 240)
 # Far more than any window holds: what comes after it in a title or a text is not looked at to see whether it fits.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import Gauge, Histogram
 
-from services.common import tracing
-from services.common.metrics import LATENCY_BUCKETS
-from services.common.models.info import ModelInfo
-from services.common.scheduling import Lane
+from services.chassis import tracing
+from services.chassis.metrics import LATENCY_BUCKETS
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import Lane
 
 embedding_latency_seconds = Histogram(
     "embedding_latency_seconds", "Time from texts to vectors, waiting included.", ["lane"], buckets=LATENCY_BUCKETS

@@ -7,16 +7,16 @@ from typing import Any
 
 import grpc
 
-from services.common import tracing
-from services.common.errors import InvalidArgument
-from services.common.interceptors import caller
-from services.common.models.info import ModelInfo
-from services.common.scheduling import Lane
-from services.common.timing import deadline_of, duration
-from services.common.validation import check_count, check_text
+from services.chassis import tracing
+from services.chassis.errors import InvalidArgument
+from services.chassis.interceptors import caller
+from services.chassis.timing import deadline_of, duration
+from services.chassis.validation import check_count, check_text
 from services.embedder import metrics
 from services.embedder.backends import TextKind
 from services.embedder.encoder import Encoder, TitledText
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import Lane
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common import logs
-from services.common.errors import StartupError
-from services.common.server import Stage, run
+from services.chassis import logs
+from services.chassis.errors import StartupError
+from services.chassis.server import Stage, run
 from services.expander.backends import WordNetThesaurus, locate_wordnet
 from services.expander.expansion import Expander, Strategy
 from services.expander.servicer import ExpanderServicer

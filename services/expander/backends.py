@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 
 class Part(StrEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
-from services.common import tracing
-from services.common.metrics import LATENCY_BUCKETS
+from services.chassis import tracing
+from services.chassis.metrics import LATENCY_BUCKETS
 from services.expander.expansion import Strategy
 
 query_expansion_variants_total = Counter(

@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
-from services.common import tracing
-from services.common.errors import InvalidArgument
-from services.common.timing import duration
-from services.common.validation import MAX_QUERY_BYTES, check_text
+from services.chassis import tracing
+from services.chassis.errors import InvalidArgument
+from services.chassis.timing import duration
+from services.chassis.validation import MAX_QUERY_BYTES, check_text
 from services.expander import metrics
 from services.expander.expansion import MAX_VARIANTS, Expander, Source, Strategy
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from services.common.settings import StageSettings
+from services.chassis.settings import StageSettings
 from services.expander.expansion import MAX_VARIANTS, Strategy
 
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from services.common.background import in_background
-from services.common.server import Stage, run
-from services.common.shedding import ConcurrencyLimit
-from services.common.shedding_metrics import concurrency_limit
+from services.chassis.background import in_background
+from services.chassis.server import Stage, run
+from services.chassis.shedding import ConcurrencyLimit
+from services.chassis.shedding_metrics import concurrency_limit
 from services.gateway import metrics
-from services.gateway.budgets import Budgets
-from services.gateway.channels import Channels
-from services.gateway.clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
-from services.gateway.embedders import Embedders
-from services.gateway.evidence import Evidence
-from services.gateway.exposure import Exposure
-from services.gateway.indexing import Indexing
-from services.gateway.life import BULK_METHODS, Life
-from services.gateway.local_overrides import OverridesFile
-from services.gateway.pipeline import Pipeline, Stages
-from services.gateway.reindexing import Following, Reindexing, Writing
-from services.gateway.rollout_client import RolloutClient, housekeeping, look_once, name_of_this_process
-from services.gateway.rollout_snapshot import SnapshotFile
-from services.gateway.servicer import GatewayServicer, StageClients
+from services.gateway.collections.embedders import Embedders
+from services.gateway.collections.indexing import Indexing
+from services.gateway.collections.reindexing import Following, Reindexing, Writing
+from services.gateway.collections.verification import Verification
+from services.gateway.rollout.client import RolloutClient, housekeeping, look_once, name_of_this_process
+from services.gateway.rollout.evidence import Evidence
+from services.gateway.rollout.exposure import Exposure
+from services.gateway.rollout.local_overrides import OverridesFile
+from services.gateway.rollout.shadow import Shadow
+from services.gateway.rollout.snapshot import SnapshotFile
+from services.gateway.rpc.channels import Channels
+from services.gateway.rpc.collections_servicer import BULK_METHODS, Life
+from services.gateway.rpc.index_monitor import IndexWatch
+from services.gateway.rpc.search_servicer import GatewayServicer, StageClients
+from services.gateway.rpc.stage_clients import EmbedderClient, ExpanderClient, RerankerClient, RetrieverClient
+from services.gateway.search.budgets import Budgets
+from services.gateway.search.pipeline import Pipeline, Stages
 from services.gateway.settings import GatewaySettings
-from services.gateway.shadow import Shadow
-from services.gateway.verification import Verification
-from services.gateway.watching import IndexWatch
 from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 

@@ -13,11 +13,11 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from services.common import logs, tracing
-from services.common.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted
-from services.common.metrics import LATENCY_BUCKETS
-from services.gateway.features import Features
-from services.gateway.stages import Answer, Outcome, Stage, StageReport
+from services.chassis import logs, tracing
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted
+from services.chassis.metrics import LATENCY_BUCKETS
+from services.gateway.rollout.table import Features
+from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 
 search_seconds = Histogram(
     "sluice_search_latency_seconds",
@@ -95,7 +95,7 @@ _stage_outcomes = {pair: stage_outcomes.labels(pair[0].value, pair[1].value) for
 
 
 def breaker_changed(stage: str, _old: str, new: str) -> None:
-    """Takes a `services.common.breaker.Transition`."""
+    """Takes a `services.chassis.breaker.Transition`."""
     stage_breaker_open.labels(stage).set(new != "closed")
     stage_breaker_transitions.labels(stage, new).inc()
 

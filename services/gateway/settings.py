@@ -7,11 +7,11 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import OptionalFolder, SheddingSettings
-from services.gateway.features import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
-from services.gateway.local_overrides import PERCENTAGES, LocalOverrides, killed_names, problems_of
-from services.gateway.pipeline import Weights
-from services.gateway.query_log import LoggedQueries
+from services.chassis.settings import OptionalFolder, SheddingSettings
+from services.gateway.rollout.local_overrides import PERCENTAGES, LocalOverrides, killed_names, problems_of
+from services.gateway.rollout.table import MAX_RERANK_CANDIDATES, MAX_VARIANTS, ExpansionStrategy, Features
+from services.gateway.search.pipeline import Weights
+from services.gateway.search.query_log import LoggedQueries
 
 
 class GatewaySettings(SheddingSettings):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common import logs
-from services.common.inference_metrics import SchedulerTelemetry
-from services.common.server import Stage, run
+from services.chassis import logs
+from services.chassis.server import Stage, run
+from services.inference.metrics import SchedulerTelemetry
 from services.reranker import metrics
 from services.reranker.backends import load_cross_encoder_backend
 from services.reranker.scorer import Scorer

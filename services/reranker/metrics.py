@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.common import tracing
-from services.common.metrics import LATENCY_BUCKETS
-from services.common.models.info import ModelInfo
+from services.chassis import tracing
+from services.chassis.metrics import LATENCY_BUCKETS
+from services.inference.models.info import ModelInfo
 
 reranker_latency_seconds = Histogram(
     "reranker_latency_seconds", "Time from passages to scores, waiting included.", buckets=LATENCY_BUCKETS

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-from services.common.inference import Computed, Inference, least_tokens
-from services.common.models.info import ModelInfo
-from services.common.models.tokenization import TokenizedPair
-from services.common.scheduling import Lane, SchedulerLimits, SchedulerObserver
+from services.inference.models.info import ModelInfo
+from services.inference.models.tokenization import TokenizedPair
+from services.inference.passes import Computed, Inference, least_tokens
+from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.reranker.backends import CrossEncoderBackend
 
 _WARM_UP_WORDS = (4, 16, 50, 110, 220)

@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 
-from services.common import tracing
-from services.common.errors import InvalidArgument
-from services.common.interceptors import caller
-from services.common.models.info import ModelInfo
-from services.common.scheduling import Lane
-from services.common.timing import deadline_of, duration
-from services.common.validation import MAX_QUERY_BYTES, check_count, check_text
+from services.chassis import tracing
+from services.chassis.errors import InvalidArgument
+from services.chassis.interceptors import caller
+from services.chassis.timing import deadline_of, duration
+from services.chassis.validation import MAX_QUERY_BYTES, check_count, check_text
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import Lane
 from services.reranker import metrics
 from services.reranker.scorer import Scorer
 from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.common.models.runtime import Backend, Device, Precision
-from services.common.models.settings import InferenceSettings
+from services.inference.models.runtime import Backend, Device, Precision
+from services.inference.models.settings import InferenceSettings
 
 
 class RerankerSettings(InferenceSettings):

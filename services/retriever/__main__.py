@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common import logs
-from services.common.background import in_background
-from services.common.errors import SluiceError
-from services.common.server import Stage, run
-from services.common.shedding import ConcurrencyLimit
-from services.common.shedding_metrics import concurrency_limit
+from services.chassis import logs
+from services.chassis.background import in_background
+from services.chassis.errors import SluiceError
+from services.chassis.server import Stage, run
+from services.chassis.shedding import ConcurrencyLimit
+from services.chassis.shedding_metrics import concurrency_limit
 from services.retriever.backends import open_qdrant
 from services.retriever.index import Index
 from services.retriever.lexical import Bm25

@@ -1,7 +1,7 @@
 """The two ways to Qdrant: a pool of connections to a server, and the embedded engine in a data folder.
 
 Both run an operation, a coroutine function that gets Qdrant's own client, and translate what goes wrong into the
-errors of `services.common.errors`. Qdrant's messages stay out of them: they may quote what was stored.
+errors of `services.chassis.errors`. Qdrant's messages stay out of them: they may quote what was stored.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.context_headers import headers
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from services.common import status, tracing
-from services.common.breaker import Breaker
-from services.common.errors import (
+from services.chassis import status, tracing
+from services.chassis.breaker import Breaker
+from services.chassis.errors import (
     AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,

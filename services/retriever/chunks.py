@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
 
 MAX_CHUNKS = 100_000
 

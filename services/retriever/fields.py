@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from qdrant_client import models
 
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
 
 Value = str | int | float | bool | Sequence[str]
 """A metadata value; a list holds strings only."""

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from qdrant_client import AsyncQdrantClient, models
 
-from services.common.errors import (
+from services.chassis.errors import (
     AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,

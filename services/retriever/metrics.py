@@ -6,8 +6,8 @@ from functools import cache
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common import tracing
-from services.common.metrics import LATENCY_BUCKETS
+from services.chassis import tracing
+from services.chassis.metrics import LATENCY_BUCKETS
 
 
 class RetrieverMetrics:
@@ -57,7 +57,7 @@ class RetrieverMetrics:
         self.search_seconds.observe(seconds, tracing.exemplar())
 
     def breaker_changed(self, _name: str, _old: str, new: str) -> None:
-        """Takes a `services.common.breaker.Transition`."""
+        """Takes a `services.chassis.breaker.Transition`."""
         self.breaker_open.set(new != "closed")
         self.breaker_transitions.labels(new).inc()
 

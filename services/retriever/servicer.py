@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from services.common import tracing
-from services.common.errors import InvalidArgument
-from services.common.timing import deadline_of, duration
+from services.chassis import tracing
+from services.chassis.errors import InvalidArgument
+from services.chassis.timing import deadline_of, duration
 from services.retriever import fields, index
 from services.retriever.chunks import Chunk
 from services.retriever.fields import FieldType

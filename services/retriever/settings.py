@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from services.common.settings import SheddingSettings
+from services.chassis.settings import SheddingSettings
 
 
 class RetrieverSettings(SheddingSettings):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
 
-from services.common.errors import InvalidArgument, NotFound
+from services.chassis.errors import InvalidArgument, NotFound
 from services.retriever.index import (
     CollectionInfo,
     Index,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.retriever.index import (
     DENSE,
     MAX_BATCH,

@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from services.common.errors import StartupError, Unavailable
+from services.chassis.errors import StartupError, Unavailable
 from services.rollout.records import Records
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

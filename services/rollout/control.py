@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.bucketing import BUCKETS, Arm, arm_of, bucket_of
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES
+from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket_of
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES
 from services.rollout.decisions import (
     COMPARED,
     Action,

@@ -11,8 +11,8 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from services.common.bucketing import BUCKETS, Arm
-from services.common.guardrails import Guardrail
+from services.experiment.bucketing import BUCKETS, Arm
+from services.experiment.guardrails import Guardrail
 from services.rollout.evidence import (
     STRICT_ALPHA,
     ArmTotals,

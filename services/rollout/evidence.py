@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincc, betaln
 
-from services.common.bucketing import Arm
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES
+from services.experiment.bucketing import Arm
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES
 
 ALPHA = 0.05
 """Of all guardrails together: false alarms in a ramp that changes nothing."""

@@ -6,8 +6,8 @@ import enum
 import re
 from dataclasses import dataclass, fields
 
-from services.common.bucketing import BUCKETS
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
+from services.experiment.bucketing import BUCKETS
 from services.rollout.plans import Plan
 
 MAX_VARIANTS = 16

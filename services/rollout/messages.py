@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common.bucketing import Arm
-from services.common.errors import InvalidArgument
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES
-from services.common.snapshots import content_hash
-from services.common.timing import duration
+from services.chassis.errors import InvalidArgument
+from services.chassis.timing import duration
+from services.experiment.bucketing import Arm
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES
+from services.experiment.snapshot_hash import content_hash
 from services.rollout.control import ArmReport, Command
 from services.rollout.decisions import LIMIT_THRESHOLD, Limit
 from services.rollout.evidence import ArmSummary, GuardrailEvidence

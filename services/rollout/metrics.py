@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.common import logs
+from services.chassis import logs
 from services.rollout.control import OURSELVES, Look, Observer
 from services.rollout.features import FeatureState, HoldCause
 from services.rollout.records import HistoryEntry, SealedSnapshot

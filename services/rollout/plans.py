@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
-from services.common.bucketing import BUCKETS
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
+from services.experiment.bucketing import BUCKETS
 
 _MAX_STEPS = 100
 _MAX_NAME_BYTES = 128

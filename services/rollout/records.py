@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.common.guardrails import Guardrail
+from services.experiment.guardrails import Guardrail
 from services.rollout import tables
 from services.rollout.decisions import Run
 from services.rollout.evidence import Findings

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from services.common import logs
-from services.common.errors import SluiceError, StartupError, Unavailable
+from services.chassis import logs
+from services.chassis.errors import SluiceError, StartupError, Unavailable
 from services.rollout.backends import Database
 from services.rollout.control import Control
 from services.rollout.records import Records, SealedSnapshot

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from services.common.errors import InvalidArgument, NotFound, Unavailable
-from services.common.timing import duration
+from services.chassis.errors import InvalidArgument, NotFound, Unavailable
+from services.chassis.timing import duration
 from services.rollout.control import Control
 from services.rollout.decisions import (
     COMPARED,

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import StageSettings
+from services.chassis.settings import StageSettings
 
 
 class RolloutSettings(StageSettings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
 from services.rollout.features import Feature, FeatureState, Overrides, check_feature
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from services.common import status
-from services.common.errors import InvalidArgument, SluiceError
+from services.chassis import status
+from services.chassis.errors import InvalidArgument, SluiceError
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from services.common import status
-from services.common.errors import NotFound, SluiceError
+from services.chassis import status
+from services.chassis.errors import NotFound, SluiceError
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from services.common import status
-from services.common.errors import SluiceError
-from services.common.snapshots import content_hash
+from services.chassis import status
+from services.chassis.errors import SluiceError
+from services.experiment.snapshot_hash import content_hash
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 

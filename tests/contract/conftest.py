@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.common.client import StageChannel
-from services.common.server import serving
+from services.chassis.client import StageChannel
+from services.chassis.server import serving
 from tests.registry import STAGES
 
 

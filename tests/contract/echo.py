@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 
-from services.common.client import StageChannel
-from services.common.server import Stage, serving
-from services.common.settings import StageSettings
+from services.chassis.client import StageChannel
+from services.chassis.server import Stage, serving
+from services.chassis.settings import StageSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 
 METHOD = "/sluice.expander.v1.ExpanderService/ExpandQuery"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, SluiceError
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, SluiceError
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.gateway.v1 import gateway_pb2 as pb

@@ -12,12 +12,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 
-from services.common import errors
-from services.common.client import StageChannel
-from services.common.errors import SluiceError
-from services.common.interceptors import REQUEST_ID, request_id
-from services.common.server import serving
-from services.common.settings import StageSettings
+from services.chassis import errors
+from services.chassis.client import StageChannel
+from services.chassis.errors import SluiceError
+from services.chassis.interceptors import REQUEST_ID, request_id
+from services.chassis.server import serving
+from services.chassis.settings import StageSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from tests.contract.echo import METHOD, echo_server, echo_stage
 

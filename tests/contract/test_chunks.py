@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc

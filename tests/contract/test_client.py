@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sluice_client
-from services.common import errors
+from services.chassis import errors
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_client import (
     Chunk,

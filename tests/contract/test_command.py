@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.common import errors
+from services.chassis import errors
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice_cli import calls
 from sluice_cli.main import app

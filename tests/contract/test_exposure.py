@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.common import errors
-from services.common.bucketing import bucket, unit_hash
-from services.common.latencies import EDGES
+from services.chassis import errors
+from services.experiment.bucketing import bucket, unit_hash
+from services.experiment.latencies import EDGES
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice.rollout.v1 import rollout_pb2

@@ -19,7 +19,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from services.common.server import serving
+from services.chassis.server import serving
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice_cli import calls
 from sluice_cli.main import app

@@ -14,19 +14,19 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from prometheus_client import REGISTRY
 
-from services.common import status
-from services.common.bucketing import Arm, arm_of, bucket_of, unit_hash
-from services.common.client import StageChannel
-from services.common.errors import (
+from services.chassis import status
+from services.chassis.client import StageChannel
+from services.chassis.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     SluiceError,
 )
-from services.common.latencies import EDGES
-from services.common.server import serving
-from services.common.snapshots import content_hash
+from services.chassis.server import serving
+from services.experiment.bucketing import Arm, arm_of, bucket_of, unit_hash
+from services.experiment.latencies import EDGES
+from services.experiment.snapshot_hash import content_hash
 from services.rollout.__main__ import compose
 from services.rollout.settings import RolloutSettings
 from sluice.rollout.v1 import rollout_pb2 as pb

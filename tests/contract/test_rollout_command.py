@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.common import errors
+from services.chassis import errors
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice_cli import calls
 from sluice_cli.main import app

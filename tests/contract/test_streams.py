@@ -11,11 +11,11 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from services.common import errors, status
-from services.common.client import StageChannel
-from services.common.interceptors import REQUEST_ID, request_id
-from services.common.server import Stage, serving
-from services.common.settings import StageSettings
+from services.chassis import errors, status
+from services.chassis.client import StageChannel
+from services.chassis.interceptors import REQUEST_ID, request_id
+from services.chassis.server import Stage, serving
+from services.chassis.settings import StageSettings
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 

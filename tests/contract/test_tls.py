@@ -13,10 +13,10 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-from services.common import errors, tls
-from services.common.client import StageChannel
-from services.common.server import serving
-from services.common.settings import StageSettings, load_settings
+from services.chassis import errors, tls
+from services.chassis.client import StageChannel
+from services.chassis.server import serving
+from services.chassis.settings import StageSettings, load_settings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice_cli.main import app
 from sluice_client import Tls

@@ -17,11 +17,11 @@ from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from services.common import errors, tracing
-from services.common.client import StageChannel
-from services.common.inference_metrics import SchedulerTelemetry
-from services.common.scheduling import Lane, Scheduler, SchedulerLimits, Work
+from services.chassis import errors, tracing
+from services.chassis.client import StageChannel
 from services.embedder.metrics import embedding_batch_size
+from services.inference.metrics import SchedulerTelemetry
+from services.inference.scheduling import Lane, Scheduler, SchedulerLimits, Work
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from tests.contract.echo import echo_server
 

@@ -7,7 +7,7 @@ from bench.quality.beir import Dataset
 from bench.quality.configs import CONFIGS
 from bench.quality.kept import Kept
 from deploy.local.profiles import load_profile
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import Document
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.index_drill import drill
+from drills.crash.index_drill import drill
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 

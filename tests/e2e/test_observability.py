@@ -14,10 +14,10 @@ import pytest_asyncio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from deploy.local.stack import SEARCHED, LocalStack
-from services.common.client import StageChannel
+from drills.observe.collector import Collector, served
+from services.chassis.client import StageChannel
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
-from tests.observe.collector import Collector, served
 from tests.registry import STAGES
 
 SECRET = "zanzibar"

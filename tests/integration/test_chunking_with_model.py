@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from services.common.scheduling import SchedulerLimits, SchedulerObserver
 from services.embedder.backends import EmbeddingBackend, TextKind
 from services.embedder.encoder import Encoder, TitledText
+from services.inference.scheduling import SchedulerLimits, SchedulerObserver
 from tests.integration.conftest import ODD_TEXTS
 
 

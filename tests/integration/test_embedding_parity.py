@@ -15,12 +15,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from services.common.errors import StartupError
-from services.common.models.export import export
-from services.common.models.info import ModelKind
-from services.common.models.onnx import OnnxRuntime
-from services.common.models.resolver import resolve_model
+from services.chassis.errors import StartupError
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind, load_embedding_backend
+from services.inference.models.export import export
+from services.inference.models.info import ModelKind
+from services.inference.models.onnx import OnnxRuntime
+from services.inference.models.resolver import resolve_model
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 

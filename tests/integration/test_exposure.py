@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from services.common.client import StageChannel
+from drills.faults.processes import StageProcess, running
+from services.chassis.client import StageChannel
 from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
 from tests.contract.conftest import start
-from tests.faults.processes import StageProcess, running
 
 ON = pb.Features(expansion=True)
 BY = rollout_pb2.Command(actor="a test", reason="it must be so")

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.faults import connections, pool
-from tests.faults.proxy import Proxy
+from drills.faults import connections, pool
+from drills.faults.proxy import Proxy
 
 QUICK = [(group, row) for group in (pool.group, connections.group) for row in group.rows if row.quick]
 

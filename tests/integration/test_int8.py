@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import StartupError
-from services.common.models import quantize
-from services.common.models.export import export
-from services.common.models.info import ModelKind
-from services.common.models.quantize import Quality
+from services.chassis.errors import StartupError
 from services.embedder.backends import EmbeddingBackend, TextKind, load_embedding_backend
+from services.inference.models import quantize
+from services.inference.models.export import export
+from services.inference.models.info import ModelKind
+from services.inference.models.quantize import Quality
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 

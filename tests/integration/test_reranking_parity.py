@@ -14,12 +14,12 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 
-from services.common.errors import StartupError
-from services.common.models.export import export
-from services.common.models.info import ModelKind
-from services.common.models.onnx import OnnxRuntime
-from services.common.models.resolver import resolve_model
-from services.common.models.tokenization import feed_for
+from services.chassis.errors import StartupError
+from services.inference.models.export import export
+from services.inference.models.info import ModelKind
+from services.inference.models.onnx import OnnxRuntime
+from services.inference.models.resolver import resolve_model
+from services.inference.models.tokenization import feed_for
 from services.reranker.backends import CrossEncoderBackend, ModelBackend, load_cross_encoder_backend
 from tests.integration import tiny_models
 from tests.integration.conftest import RERANK_MODEL

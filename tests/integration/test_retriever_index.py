@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from qdrant_client import models
 
-from services.common.errors import (
+from services.chassis.errors import (
     AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import (
+from services.chassis.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     Internal,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import (
+from services.chassis.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from services.common.client import StageChannel
-from services.common.errors import StartupError, Unavailable
-from services.common.guardrails import Guardrail
-from services.common.server import serving
+from services.chassis.client import StageChannel
+from services.chassis.errors import StartupError, Unavailable
+from services.chassis.server import serving
+from services.experiment.guardrails import Guardrail
 from services.rollout.__main__ import compose
 from services.rollout.backends import Database, open_database
 from services.rollout.features import Feature, FeatureState, Overrides

@@ -16,7 +16,7 @@ from bench.quality.kept import Kept
 from bench.quality.measures import NAMES, by_query, interval
 from bench.quality.results import load, plot, rows, store, table
 from bench.quality.tune import BLENDINGS, ndcg
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from sluice_client import Document
 
 # Measures

@@ -1,4 +1,4 @@
-from tests.faults.rpcs import FILES, methods_of, rpcs
+from drills.faults.rpcs import FILES, methods_of, rpcs
 
 
 def test_the_drill_knows_every_method_of_every_stage():

@@ -14,9 +14,9 @@ import yaml
 
 from deploy.local.paths import PROFILES, ROOT
 from deploy.local.profiles import load_profile, profile_names
-from tests.k8s import policies, rendering
-from tests.k8s.policies import POLICIES, Rendering
-from tests.k8s.rendering import COMPONENTS, K8S, Combination
+from drills.k8s import policies, rendering
+from drills.k8s.policies import POLICIES, Rendering
+from drills.k8s.rendering import COMPONENTS, K8S, Combination
 from tests.registry import STAGES
 
 PROFILE = "development"

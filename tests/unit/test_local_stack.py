@@ -18,7 +18,7 @@ from deploy.local import leash, paths, processes, stack, state
 from deploy.local.processes import Process
 from deploy.local.stack import STAGES, LocalStack, stop_stages
 from deploy.local.state import Running, Started
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 
 PATIENCE_SECONDS = 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.observe.dashboards import PanelQuery, queries
+from drills.observe.dashboards import PanelQuery, queries
 
 
 def test_every_query_is_found_and_has_no_variables_left(tmp_path: Path) -> None:

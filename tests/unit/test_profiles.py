@@ -6,8 +6,8 @@ import pytest
 
 from deploy.local import profiles
 from deploy.local.profiles import load_profile, profile_names
-from services.common.errors import StartupError
-from services.common.settings import load_settings
+from services.chassis.errors import StartupError
+from services.chassis.settings import load_settings
 from tests.registry import STAGES
 
 # Where things are is said by whoever starts the stages, on one machine or in a cluster, not by a profile.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.common.models.tokenization import Word
 from services.embedder.chunking import Chunk, cut
+from services.inference.models.tokenization import Word
 
 texts = st.text(st.sampled_from("ab.!? \n\té。"), max_size=300)
 cuts = st.tuples(st.integers(8, 40), st.integers(0, 50))

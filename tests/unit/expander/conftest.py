@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from services.expander.backends import WordNetThesaurus, locate_wordnet
 
 

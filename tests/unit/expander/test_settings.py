@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import StartupError
-from services.common.settings import load_settings
+from services.chassis.errors import StartupError
+from services.chassis.settings import load_settings
 from services.expander.expansion import Strategy
 from services.expander.settings import ExpanderSettings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import StartupError
+from services.chassis.errors import StartupError
 from services.expander.backends import Part, Word, WordNetThesaurus, locate_wordnet, private_folder
 
 FETCH = Path(__file__).parents[3] / "tools" / "fetch_wordnet.py"

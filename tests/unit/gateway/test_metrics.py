@@ -9,7 +9,7 @@ import time
 import pytest
 from prometheus_client import REGISTRY
 
-from services.common.errors import (
+from services.chassis.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -18,8 +18,8 @@ from services.common.errors import (
     Unavailable,
 )
 from services.gateway import metrics
-from services.gateway.features import Features
-from services.gateway.stages import Answer, Outcome, Stage, StageReport
+from services.gateway.rollout.table import Features
+from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 
 FEATURES = Features(expansion=True, rerank=True)
 LABELS = {"expansion": "on", "rerank": "on"}

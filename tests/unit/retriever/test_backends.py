@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from services.common.errors import (
+from services.chassis.errors import (
     AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,

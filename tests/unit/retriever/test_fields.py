@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
 from services.retriever.fields import (
     AnyOf,
     Equals,

@@ -1,7 +1,7 @@
 import pytest
 
-from services.common.errors import StartupError
-from services.common.settings import load_settings
+from services.chassis.errors import StartupError
+from services.chassis.settings import load_settings
 from services.retriever.settings import RetrieverSettings
 
 

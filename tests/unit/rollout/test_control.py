@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.common.bucketing import BUCKETS, Arm, arm_of, bucket_of, unit_hash
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SluiceError
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES, latency_bucket
+from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SluiceError
+from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket_of, unit_hash
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.backends import SqliteDatabase
 from services.rollout.control import ArmReport, Command, Control, Look
 from services.rollout.decisions import Patience

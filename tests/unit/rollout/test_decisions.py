@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.bucketing import BUCKETS, Arm
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES, latency_bucket
+from services.experiment.bucketing import BUCKETS, Arm
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.decisions import Action, Patience, Run, decide, evidence_of, obstacles_of
 from services.rollout.evidence import ArmTotals
 from services.rollout.features import Feature, FeatureState, HoldCause, Overrides

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
-from services.common.bucketing import Arm
-from services.common.guardrails import Guardrail
-from services.common.latencies import EDGES, latency_bucket
+from services.experiment.bucketing import Arm
+from services.experiment.guardrails import Guardrail
+from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.evidence import (
     ALPHA,
     ArmTotals,

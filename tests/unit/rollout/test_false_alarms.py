@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from drills.rollout_sim.aa import MOST_FALSE_ALARMS, REGRESSIONS, detection, false_alarms
 from services.rollout.evidence import ALPHA
-from tests.rollout.aa import MOST_FALSE_ALARMS, REGRESSIONS, detection, false_alarms
 
 
 def test_ramps_that_change_nothing_are_left_alone_however_often_one_looks() -> None:

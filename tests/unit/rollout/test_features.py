@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.bucketing import BUCKETS
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
+from services.experiment.bucketing import BUCKETS
 from services.rollout.features import Feature, FeatureState, Overrides, check_feature
 from services.rollout.snapshots import snapshot_of
 

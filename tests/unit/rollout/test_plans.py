@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.bucketing import BUCKETS
-from services.common.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument
+from services.experiment.bucketing import BUCKETS
 from services.rollout.plans import Criteria, Plan, PlanStep, check_plan
 
 PLAN = Plan(

@@ -1,0 +1,95 @@
+"""Callers of an embedder that never let up, in a process of their own: what they cost is not to slow down who measures.
+
+`python -m drills.faults.flood ADDRESS CALLERS TEXTS WORDS PRIORITY` calls until its standard input ends, and then
+prints how the calls ended, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+from services.chassis.client import StageChannel
+from services.chassis.errors import ResourceExhausted, SluiceError
+from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+WORDS = (
+    "the", "storm", "drove", "the", "ship", "before", "it", "over", "a", "dark", "sea",
+    "until", "the", "harbour", "light", "came", "into", "view",
+)  # fmt: skip
+# Callers that are told when to come back do so, but a drill has no time for the whole of it.
+LONGEST_PUSHBACK_SECONDS = 0.25
+_CALL_SECONDS = 20.0
+
+
+def passage(words: int) -> str:
+    """Words without sense."""
+    return " ".join(random.choices(WORDS, k=words))
+
+
+async def embed(channel: StageChannel, texts: list[str], priority: embedder_pb2.Priority.ValueType) -> str:
+    """Embeds; says what came of it."""
+    stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
+    request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=priority)
+    try:
+        await channel.call(stub.EmbedTexts, request, deadline=time.monotonic() + _CALL_SECONDS)
+    except ResourceExhausted as refusal:
+        await asyncio.sleep(min(LONGEST_PUSHBACK_SECONDS, refusal.retry_after or 0))
+        return f"RESOURCE_EXHAUSTED with{'out' if refusal.retry_after is None else ''} pushback"
+    except SluiceError as error:
+        return error.reason
+    return "OK"
+
+
+@asynccontextmanager
+async def flood(
+    address: str, callers: int, texts: int, words: int, priority: embedder_pb2.Priority.ValueType
+) -> AsyncIterator[Counter[str]]:
+    """So many callers with so many texts of so many words each. How their calls ended is known afterwards."""
+    ended: Counter[str] = Counter()
+    arguments = [address, *map(str, (callers, texts, words, priority))]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "drills.faults.flood", *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        yield ended
+        said, _errors = await process.communicate(b"")
+        ended.update(json.loads(said))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def main(address: str, callers: int, texts: int, words: int, priority: int) -> None:
+    """The process."""
+    ended: Counter[str] = Counter()
+    numbers, base = count(), [passage(words) for _ in range(texts)]
+
+    async def caller(channel: StageChannel) -> None:
+        while True:
+            # The same text twice would be computed once.
+            ended[await embed(channel, [f"{next(numbers)} {text}" for text in base], priority)] += 1  # type: ignore[arg-type]
+
+    async with StageChannel(address) as channel:
+        tasks = [asyncio.create_task(caller(channel)) for _ in range(callers)]
+        print("flooding", flush=True)  # noqa: T201  # what the other side waits for
+        await asyncio.to_thread(sys.stdin.read)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    print(json.dumps(ended))  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

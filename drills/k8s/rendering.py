@@ -1,0 +1,86 @@
+"""What an overlay with components comes to, by the real `kubectl kustomize`."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.local.paths import BUILD, ROOT
+from services.chassis.errors import StartupError
+
+K8S = ROOT / "deploy" / "k8s"
+# The order in which they are listed, so that each finds what it changes: keda takes its limits from the HPAs.
+COMPONENTS = ("index", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
+_RENDER_SECONDS = 300
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """An overlay, and what is added to it."""
+
+    overlay: str
+    components: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " + ".join((self.overlay, *self.components))
+
+
+def overlays() -> list[str]:
+    """Every overlay there is."""
+    return sorted(folder.name for folder in (K8S / "overlays").iterdir())
+
+
+def combinations() -> Iterator[Combination]:
+    """Every overlay by itself, with each component, and with all of them."""
+    for overlay in overlays():
+        yield Combination(overlay)
+        yield from (Combination(overlay, (component,)) for component in COMPONENTS)
+        yield Combination(overlay, COMPONENTS)
+
+
+def render(combination: Combination, kubectl: Path) -> list[Manifest]:
+    """The manifests; StartupError with what kustomize says where it refuses."""
+    BUILD.mkdir(exist_ok=True)
+    if not combination.components:
+        return _kustomize(K8S / "overlays" / combination.overlay, kubectl, combination.name)
+    # kustomize takes folders by relative paths alone.
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="kustomize-") as folder:
+        up = "../../deploy/k8s"
+        Path(folder, "kustomization.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "namespace": _namespace(combination.overlay),
+                    "resources": [f"{up}/overlays/{combination.overlay}"],
+                    "components": [f"{up}/components/{component}" for component in combination.components],
+                }
+            )
+        )
+        return _kustomize(Path(folder), kubectl, combination.name)
+
+
+def _namespace(overlay: str) -> str:
+    """An overlay's, which whoever adds components to it says again: it holds for what an overlay has by itself."""
+    kustomization = yaml.safe_load((K8S / "overlays" / overlay / "kustomization.yaml").read_text())
+    return str(kustomization["namespace"])
+
+
+def _kustomize(folder: Path, kubectl: Path, name: str) -> list[Manifest]:
+    done = subprocess.run(
+        [kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=_RENDER_SECONDS, check=False
+    )
+    if done.returncode or done.stderr.strip():  # a warning is a thing to mend, too
+        raise StartupError(
+            f"{name}: {done.stderr.strip()}",
+            remedy=f"`kubectl kustomize {folder}` shows it; components after overlays.",
+        )
+    return [document for document in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if document]

@@ -1,0 +1,145 @@
+"""Calls from one process to a stage: deadline, request id and trace go along; failures come back as `SluiceError`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.chassis import status, tracing
+from services.chassis.breaker import Breaker
+from services.chassis.errors import SluiceError
+from services.chassis.interceptors import CALLER, REQUEST_ID, caller, request_id
+from services.chassis.timing import remaining
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+
+def _service_config(service: str) -> str:
+    """How gRPC itself treats calls of a service: replicas in turn, only those that say SERVING, and retries.
+
+    Only UNAVAILABLE is retried, with jitter, within the deadline. The throttle stops retrying while more than about
+    one call in ten fails, so that an outage is not made worse by its callers.
+    """
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "healthCheckConfig": {"serviceName": service},
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "methodConfig": [
+                {
+                    "name": [{"service": service}],
+                    "retryPolicy": {
+                        "maxAttempts": 3,
+                        "initialBackoff": "0.02s",
+                        "maxBackoff": "0.2s",
+                        "backoffMultiplier": 3,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+        }
+    )
+
+
+class StageChannel:
+    """One channel to one stage, however many replicas it has: `dns:///embedder:50052` is all that the name stands for.
+
+    `service` is the full name of the stage's gRPC service: its replicas are called in turn, those that are not SERVING
+    are left alone, and UNAVAILABLE is retried. `breaker` is asked before every call, and told after it. `credentials`
+    are those of `services.chassis.tls`; without them the connection is plain.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        service: str = "",
+        breaker: Breaker | None = None,
+        max_message_mib: int = 16,
+        credentials: grpc.ChannelCredentials | None = None,
+        longest_reconnect_seconds: float = 5.0,
+    ) -> None:
+        message_bytes = max_message_mib * 2**20
+        self.address = address
+        self._breaker = breaker
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", message_bytes),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            *([("grpc.service_config", _service_config(service))] if service else []),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
+            # Stages are near; a proxy that the environment names for the web is not on the way to them.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self.channel = (
+            grpc.aio.secure_channel(address, credentials, options=options)
+            if credentials
+            else grpc.aio.insecure_channel(address, options=options)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.channel.close()
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
+        request: Message,
+        *,
+        deadline: float,
+    ) -> ReplyT:
+        """One call. `deadline` is a moment on the monotonic clock, and every call has one.
+
+        Raises the `SluiceError` that the stage answered with; a stage that cannot be reached is Unavailable.
+        """
+        timeout = remaining(deadline)
+        if self._breaker is None:
+            return await self._send(method, request, timeout)
+        with self._breaker.attempt(given_seconds=timeout):
+            return await self._send(method, request, timeout)
+
+    async def _send(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float
+    ) -> ReplyT:
+        name: bytes | str = method._method  # type: ignore[attr-defined]  # has no public way to say it
+        path = name.decode() if isinstance(name, bytes) else name
+        with tracing.client_span(path.strip("/")) as span:
+            code = grpc.StatusCode.CANCELLED
+            metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
+            pending = method(request, timeout=timeout, metadata=metadata)
+            try:
+                reply = await pending
+                code = grpc.StatusCode.OK
+                return reply
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                raise status.error_from(error) from None
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+            finally:
+                tracing.end_with_code(span, code.name)
+
+    async def health(self, service: str, *, deadline: float) -> str | None:
+        """Why the stage is not serving, or None when it is."""
+        check = cast(Any, health_pb2_grpc.HealthStub(self.channel)).Check
+        try:
+            request = health_pb2.HealthCheckRequest(service=service)
+            reply: health_pb2.HealthCheckResponse = await self._send(check, request, remaining(deadline))
+        except SluiceError as error:
+            return f"{status.code_of(error).name}: {error.message}"
+        if reply.status == health_pb2.HealthCheckResponse.SERVING:
+            return None
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)

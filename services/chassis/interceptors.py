@@ -1,0 +1,218 @@
+"""What happens around every call of every stage: decode, trace, count, log, and errors turned into statuses.
+
+One interceptor, so that the order is plain to see. Health and reflection pass through untouched: they must answer
+while everything else is refused, and would drown the logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, NoReturn, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from services.chassis import logs, metrics, status, tracing, wire
+from services.chassis.errors import Cancelled, DeadlineExceeded, Internal, SluiceError
+from services.chassis.shedding import ConcurrencyLimit
+
+REQUEST_ID = "x-request-id"
+CALLER = "x-sluice-caller"
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Whose call this is, for fairness between callers: named by a hop of ours before us, or the peer's address."""
+
+_log = logs.get_logger("rpc")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
+_OURS = "/sluice."
+# What gRPC itself adds to a call that it sends again (gRFC A6).
+_RETRIES = "grpc-previous-rpc-attempts"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Call = Callable[[Any, Context], Awaitable[Any]]
+Stream = Callable[[Any, Context], AsyncIterator[Any]]
+Around = Callable[[Any, Context], AbstractAsyncContextManager[None]]
+
+
+class _Outcome(NamedTuple):
+    """How a call ended; CANCELLED until it is known better."""
+
+    code: grpc.StatusCode
+    reason: str = ""
+
+
+class _Undecodable:
+    """Bytes that are not the message they claim to be; kept, so that the handler can say why."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+
+class StageInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the calls of our own services.
+
+    `limit`, if given, refuses calls over it; `bulk_methods` are those that it refuses first.
+    """
+
+    def __init__(self, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()) -> None:
+        self._limit = limit
+        self._bulk_methods = bulk_methods
+        # By method, because gRPC asks at every call.
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Replaces a handler of ours by the same handler with everything around it."""
+        method = handler_call_details.method
+        if (known := self._wrapped.get(method)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
+        request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
+
+        def decode(raw: bytes) -> Message | _Undecodable:
+            try:
+                return request_type.FromString(raw)
+            except DecodeError:
+                return _Undecodable(raw)
+
+        around = _around(method, request_type, timed=not handler.response_streaming)
+        if handler.response_streaming:
+            # A stream is no work that queues up: the limit, which learns from how long calls take, is not asked.
+            wrapped = grpc.unary_stream_rpc_method_handler(
+                _wrap_stream(cast(Stream, handler.unary_stream), around),
+                request_deserializer=decode,
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                _wrap(call, around), request_deserializer=decode, response_serializer=handler.response_serializer
+            )
+        self._wrapped[method] = wrapped
+        return wrapped
+
+    def _shedding(self, handle: Call, name: str) -> Call:
+        limit = self._limit
+        if limit is None:
+            return handle
+        bulk = name in self._bulk_methods
+
+        async def call(request: Message, context: Context) -> Message:
+            with limit.admitted(bulk=bulk):
+                reply: Message = await handle(request, context)
+                return reply
+
+        return call
+
+
+def _wrap(handle: Call, around: Around) -> Call:
+    async def call(request: Message | _Undecodable, context: Context) -> Message:
+        async with around(request, context):
+            reply: Message = await handle(request, context)
+            return reply
+
+    return call
+
+
+def _wrap_stream(handle: Stream, around: Around) -> Call:
+    async def stream(request: Message | _Undecodable, context: Context) -> None:
+        # Written here instead of handed on, so that whoever leaves cancels this coroutine, and not between two of its
+        # steps, where nobody would clean up.
+        async with around(request, context), aclosing(cast(Any, handle(request, context))) as replies:
+            async for reply in replies:
+                await context.write(reply)
+
+    return stream
+
+
+def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
+    """What happens around each call of a method. `timed` is whether how long it takes says anything."""
+    path = method.strip("/")
+    counted = metrics.MethodMetrics(*path.split("/"))
+
+    @asynccontextmanager
+    async def around(request: Message | _Undecodable, context: Context) -> AsyncIterator[None]:
+        started = time.perf_counter()
+        metadata = tuple(context.invocation_metadata() or ())
+        identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
+        request_id.set(identity)
+        caller.set(_plain(metadata, CALLER) or context.peer())
+        structlog.contextvars.bind_contextvars(request_id=identity)
+        counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
+        outcome = _Outcome(grpc.StatusCode.CANCELLED)
+        with tracing.server_span(path, metadata, identity) as span:
+            try:
+                if isinstance(request, _Undecodable):
+                    raise wire.explain(request_type, request.raw)
+                yield
+                outcome = _Outcome(grpc.StatusCode.OK)
+            except asyncio.CancelledError:
+                if _torn_down():
+                    if _deadline_passed(context):
+                        outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
+                    raise
+                # Something below cancelled itself; to let that escape would leave the caller waiting in vain.
+                error: SluiceError = Cancelled("the work was given up")
+                outcome = _Outcome(status.code_of(error), error.reason)
+                await _abort(context, error)
+            except Exception as fault:
+                error = _as_error(fault, method)
+                outcome = _Outcome(status.code_of(error), error.reason)
+                await _abort(context, error)
+            finally:
+                seconds = time.perf_counter() - started
+                counted.ended(outcome.code.name, seconds if timed else None)
+                tracing.end_with_code(span, outcome.code.name)
+                _log.info(
+                    "call",
+                    method=method,
+                    code=outcome.code.name,
+                    reason=outcome.reason,
+                    ms=round(seconds * 1000, 2),
+                )
+
+    return around
+
+
+async def _abort(context: Context, error: SluiceError) -> NoReturn:
+    await context.abort(status.code_of(error), status.message_of(error), status.trailers_of(error))
+    raise AssertionError("abort always raises")
+
+
+def _torn_down() -> bool:
+    """Whether this call was cancelled from outside: its caller left, its deadline passed, or the server stops."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _as_error(fault: Exception, method: str) -> SluiceError:
+    """What the caller may know of an exception; what they may not know goes to the log."""
+    if isinstance(fault, SluiceError):
+        return fault
+    if isinstance(fault, TimeoutError):
+        return DeadlineExceeded("the deadline passed before the work was done")
+    _log.error("unexpected error", method=method, exc_info=fault)
+    return Internal(f"unexpected error; the log has it under request {request_id.get()}")
+
+
+def _plain(metadata: tuple[tuple[str, str | bytes], ...], name: str) -> str:
+    given = next((value for key, value in metadata if key == name), "")
+    return given if isinstance(given, str) and _PLAIN_ID.fullmatch(given) else ""
+
+
+def _deadline_passed(context: Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0

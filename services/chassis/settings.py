@@ -1,0 +1,136 @@
+"""Typed settings: the environment is read once, at start, and refused whole if any of it is wrong.
+
+A field `rerank_top_k` is the variable `RERANK_TOP_K`. Every field has a description: the README's table is made
+from them (`make docs`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.errors import StartupError
+from services.chassis.shedding import LimitBounds
+
+OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""A folder, or None; an empty variable is as good as an unset one."""
+OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""A file, or None; an empty variable is as good as an unset one."""
+
+
+class StageSettings(BaseSettings):
+    """What every stage can be told."""
+
+    model_config = SettingsConfigDict(frozen=True, case_sensitive=False, extra="ignore")
+
+    grpc_host: str = Field("127.0.0.1", description="Address that the gRPC server binds; `[::]` in a container.")
+    grpc_port: int = Field(0, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    metrics_port: int = Field(
+        9103, ge=0, le=65535, description="Port of the Prometheus endpoint (`/metrics`); 0 turns it off."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json`, one object a line, for machines; `console` for people."
+    )
+    drain_seconds: float = Field(
+        0.5,
+        ge=0,
+        le=60,
+        description="After SIGTERM, how long the stage still takes calls while health says NOT_SERVING, "
+        "so that load balancers notice. Seconds.",
+    )
+    shutdown_grace_seconds: float = Field(
+        10, ge=0, le=300, description="After draining, how long calls in flight may still take. Seconds."
+    )
+    max_connection_age_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="After this long a client has to connect anew, and may find new replicas. Seconds.",
+    )
+    max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
+    grpc_tls_certificate: OptionalFile = Field(
+        None, description="PEM file with the certificate that this stage shows; unset, as the two below, is no TLS."
+    )
+    grpc_tls_key: OptionalFile = Field(None, description="PEM file with the certificate's private key.")
+    grpc_tls_authority: OptionalFile = Field(
+        None, description="PEM file with the authority whose certificates callers and called stages have to show."
+    )
+    health_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of a second server that answers health alone, without TLS, for probes that have no "
+        "certificate; 0 starts none.",
+    )
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
+    )
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        "parentbased_traceidratio",
+        description="Which traces are recorded, by OpenTelemetry's names; `parentbased_` samplers do as the caller "
+        "does, where it says.",
+    )
+    otel_traces_sampler_arg: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that the `traceidratio` samplers record."
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        parts = ("grpc_tls_certificate", "grpc_tls_key", "grpc_tls_authority")
+        missing = [name.upper() for name in parts if getattr(self, name) is None]
+        if 0 < len(missing) < len(parts):
+            raise ValueError(f"{' and '.join(missing)} missing: TLS needs all three, or none of them")
+        return self
+
+
+class SheddingSettings(StageSettings):
+    """What a stage can be told that refuses calls when too many are under way."""
+
+    concurrency_initial: int = Field(32, ge=1, le=100_000, description="Calls that may be under way at once, at first.")
+    concurrency_lowest: int = Field(8, ge=1, le=100_000, description="The least that the limit shrinks to.")
+    concurrency_highest: int = Field(512, ge=1, le=100_000, description="The most that the limit grows to.")
+    concurrency_bulk_share: float = Field(
+        0.5, gt=0, le=1, description="The part of the limit that calls may use for which nobody waits, as indexing."
+    )
+
+    def limit_bounds(self) -> LimitBounds:
+        """Between what the limit moves."""
+        return LimitBounds(
+            self.concurrency_initial, self.concurrency_lowest, self.concurrency_highest, self.concurrency_bulk_share
+        )
+
+
+SettingsT = TypeVar("SettingsT", bound=StageSettings)
+
+
+def load_settings(settings_type: type[SettingsT]) -> SettingsT:
+    """Reads the environment, or raises StartupError naming every variable that is wrong and why."""
+    try:
+        return settings_type()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']).upper() or 'settings'}: {_problem(detail)}"
+            for detail in error.errors()
+        )
+        raise StartupError(
+            f"wrong settings: {problems}",
+            remedy="Correct the named variables; README.md lists every variable with its values.",
+        ) from None
+
+
+def _problem(detail: ErrorDetails) -> str:
+    secret = any("key" in str(part) for part in detail["loc"])
+    shown = f" (got {detail['input']!r})" if isinstance(detail["input"], str) and not secret else ""
+    return f"{detail['msg']}{shown}"

@@ -1,0 +1,77 @@
+"""Mutual TLS between stages: who calls and who answers both show a certificate of the same authority.
+
+Certificates are short-lived, and gRPC reads them once. So a process whose certificate has been renewed ends, as on
+SIGTERM, and is started afresh with the new one: one way for what it serves and for what it calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import grpc
+
+from services.chassis.errors import StartupError
+from services.chassis.settings import StageSettings
+
+_LOOK_SECONDS = 30.0
+_SPREAD_SECONDS = 1800.0
+"""Over so long the replicas of a stage, whose certificates are renewed together, end one by one."""
+
+
+def server_credentials(settings: StageSettings) -> grpc.ServerCredentials | None:
+    """What a server shows and asks of its callers; None where TLS is off. StartupError where a file cannot be read."""
+    read = _read(settings)
+    if read is None:
+        return None
+    key, certificate, authority = read
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+
+
+def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | None:
+    """What a caller shows and asks of servers; None where TLS is off. StartupError where a file cannot be read."""
+    read = _read(settings)
+    if read is None:
+        return None
+    key, certificate, authority = read
+    return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+async def renewed(
+    settings: StageSettings, *, look_seconds: float = _LOOK_SECONDS, spread_seconds: float = _SPREAD_SECONDS
+) -> None:
+    """Returns some time after the certificate was replaced; never where TLS is off."""
+    file = settings.grpc_tls_certificate
+    if file is None:
+        await asyncio.Event().wait()
+        return
+    before = await asyncio.to_thread(file.read_bytes)
+    while await asyncio.to_thread(_content, file) in (before, b""):  # noqa: ASYNC110  # others write the file
+        await asyncio.sleep(look_seconds)
+    await asyncio.sleep(random.uniform(0, spread_seconds))  # noqa: S311  spreads restarts, hides nothing
+
+
+def _read(settings: StageSettings) -> tuple[bytes, bytes, bytes] | None:
+    """Key, certificate, authority."""
+    if not (settings.grpc_tls_key and settings.grpc_tls_certificate and settings.grpc_tls_authority):
+        return None
+    try:
+        return (
+            settings.grpc_tls_key.read_bytes(),
+            settings.grpc_tls_certificate.read_bytes(),
+            settings.grpc_tls_authority.read_bytes(),
+        )
+    except OSError as error:
+        raise StartupError(
+            f"{error.filename} cannot be read: {error.strerror}",
+            remedy="Let GRPC_TLS_CERTIFICATE, GRPC_TLS_KEY and GRPC_TLS_AUTHORITY name PEM files that it may read.",
+        ) from error
+
+
+def _content(file: Path) -> bytes:
+    """The file as it is now; nothing in the moment in which it is exchanged."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,302 @@
+"""Traces: W3C context through every hop, spans to an OTLP collector when an endpoint is set.
+
+The ready-made grpc.aio interceptors break cancellation and record errors twice, so the server's interceptor and the
+client open their spans themselves (docs/adr/0003-own-tracing-hooks.md). What is not sampled costs a header, and no
+span object (docs/adr/0018-what-telemetry-costs.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import Token
+from types import TracebackType
+from typing import Literal
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from services.chassis import logs
+from services.chassis.settings import StageSettings
+from services.inference.scheduling import BatchReport
+
+Fate = Literal["exported", "lost"]
+"""What becomes of a span that ended: the collector took it, or it did not, or there was no room to keep it."""
+Count = Callable[[Fate, int], None]
+
+# A collector that is slow or down is waited for with so many spans, about 4 MB, and so long. Seconds.
+QUEUED_SPANS = 2048
+EXPORT_SECONDS = 2
+# Encoding holds the interpreter's lock: in small pieces, the event loop hardly waits for it (about 2 ms).
+SPANS_AN_EXPORT = 32
+
+_W3C = TraceContextTextMapPropagator()
+_HEADERS = frozenset(_W3C.fields)
+_IDS = RandomIdGenerator()
+
+_log = logs.get_logger("tracing")
+
+
+class _Recorder:
+    """Where the spans of this process go."""
+
+    def __init__(self, provider: TracerProvider, batches: TracerProvider) -> None:
+        self.tracer = provider.get_tracer("sluice")
+        # A batch is recorded if a call in it is, whatever chance would say of the batch itself.
+        self.batch_tracer = batches.get_tracer("sluice")
+
+
+_recorder: _Recorder | None = None
+
+
+@contextmanager
+def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[None]:
+    """Exports spans while the stage lives. The queue is bounded: a collector that is down costs nothing but spans."""
+    if not settings.otel_exporter_otlp_endpoint:
+        yield
+        return
+    # It repeats itself; `_Export` says it once.
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
+    otlp = OTLPSpanExporter(endpoint=settings.otel_exporter_otlp_endpoint, insecure=True, timeout=EXPORT_SECONDS)
+    processor = _Bounded(otlp, count)
+    with recording(stage, processor, sampler_of(settings)):
+        try:
+            yield
+        finally:
+            processor.shutdown()
+
+
+@contextmanager
+def recording(stage: str, processor: SpanProcessor, sampler: sampling.Sampler) -> Iterator[None]:
+    """Records the spans of this process, and hands them to a processor as they end."""
+    global _recorder  # noqa: PLW0603  a process has one, as it has one registry of metrics
+    resource = Resource.create({"service.name": f"sluice-{stage}"})
+    providers = [
+        TracerProvider(sampler=chosen, resource=resource, shutdown_on_exit=False)
+        for chosen in (sampler, sampling.ALWAYS_ON)
+    ]
+    for provider in providers:
+        provider.add_span_processor(processor)
+    _recorder = _Recorder(*providers)
+    try:
+        yield
+    finally:
+        _recorder = None
+
+
+def sampler_of(settings: StageSettings) -> sampling.Sampler:
+    """The sampler that the settings name, by OpenTelemetry's own names."""
+    share = sampling.TraceIdRatioBased(settings.otel_traces_sampler_arg)
+    samplers: dict[str, sampling.Sampler] = {
+        "always_on": sampling.ALWAYS_ON,
+        "always_off": sampling.ALWAYS_OFF,
+        "traceidratio": share,
+        "parentbased_always_on": sampling.DEFAULT_ON,
+        "parentbased_always_off": sampling.DEFAULT_OFF,
+        "parentbased_traceidratio": sampling.ParentBased(share),
+    }
+    return samplers[settings.otel_traces_sampler]
+
+
+class _Current:
+    """Makes a span the current one while a block runs, and ends it after, however the block ends."""
+
+    __slots__ = ("_span", "_token")
+    _token: Token[Context]
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> Span:
+        self._token = context.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context.detach(self._token)
+        self._span.end()
+
+
+class _Nothing:
+    """No span at all: nothing exports one, and nobody asked for one."""
+
+    def __enter__(self) -> Span:
+        return trace.INVALID_SPAN
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+_NOTHING = _Nothing()
+
+
+def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str) -> _Current | _Nothing:
+    """The span of a call that came in, below the caller's span if its metadata names one."""
+    carrier = {key: value for key, value in metadata if key in _HEADERS and isinstance(value, str)}
+    if not carrier and _recorder is None:
+        return _NOTHING
+    parent = _W3C.extract(carrier, Context()) if carrier else Context()
+    if _recorder is None:
+        return _Current(trace.get_current_span(parent))
+    attributes = {"rpc.system.name": "grpc", "rpc.method": method, "sluice.request_id": request_id}
+    return _Current(_recorder.tracer.start_span(method, parent, SpanKind.SERVER, attributes))
+
+
+def client_span(method: str) -> _Current | _Nothing:
+    """The span of a call that goes out, below the current one; none where that is not recorded."""
+    if _recorder is None or not trace.get_current_span().is_recording():
+        return _NOTHING
+    attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+    return _Current(_recorder.tracer.start_span(method, None, SpanKind.CLIENT, attributes))
+
+
+def qdrant_span(operation: str) -> _Current | _Nothing:
+    """The span of a call to Qdrant, below the current one; none where that is not recorded."""
+    if _recorder is None or not trace.get_current_span().is_recording():
+        return _NOTHING
+    attributes = {"db.system.name": "qdrant", "db.operation.name": operation}
+    return _Current(_recorder.tracer.start_span(f"qdrant {operation}", None, SpanKind.CLIENT, attributes))
+
+
+def untraced() -> _Current:
+    """While the block runs, calls go out that are in no trace: what a stage asks by itself, every few seconds."""
+    unsampled = TraceFlags(TraceFlags.DEFAULT)
+    nowhere = SpanContext(_IDS.generate_trace_id(), _IDS.generate_span_id(), is_remote=False, trace_flags=unsampled)
+    return _Current(NonRecordingSpan(nowhere))
+
+
+def headers() -> dict[str, str]:
+    """What carries the current span to where a call goes; empty where there is none."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return carrier
+
+
+def recorded() -> Span | None:
+    """The current span, if it is recorded."""
+    span = trace.get_current_span()
+    return span if span.is_recording() else None
+
+
+def exemplar() -> dict[str, str] | None:
+    """What ties a measurement to the current trace, if that is recorded."""
+    span = recorded()
+    return {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)} if span else None
+
+
+def end_with_code(span: Span, code: str, attribute: str = "rpc.response.status_code") -> None:
+    """Notes the outcome of a call on its span, once."""
+    if not span.is_recording():
+        return
+    span.set_attribute(attribute, code)
+    if code != "OK":
+        span.set_status(Status(StatusCode.ERROR, code))
+
+
+def batch_span(report: BatchReport) -> None:
+    """Records a pass through a model that ended just now: a trace of its own, linked with the calls in it, both ways.
+
+    The origins of the report are their spans.
+    """
+    calls = [origin for origin in report.origins if isinstance(origin, Span)]
+    if _recorder is None or not calls:
+        return
+    attributes: Mapping[str, AttributeValue] = {
+        "sluice.lane": report.lane.value,
+        "sluice.rows": report.rows,
+        "sluice.rows.failed": report.failed_rows,
+        "sluice.tokens": report.tokens,
+        "sluice.tokens.padded": report.padded_tokens,
+        "sluice.waited_seconds": report.waited_seconds,
+    }
+    ended = time.time_ns()
+    batch = _recorder.batch_tracer.start_span(
+        "batch",
+        Context(),
+        attributes=attributes,
+        links=[Link(call.get_span_context()) for call in calls],
+        start_time=ended - int(report.compute_seconds * 1e9),
+    )
+    for call in calls:
+        if call.is_recording():  # else its caller has left meanwhile
+            call.add_link(batch.get_span_context())
+    if report.failed_rows:
+        batch.set_status(Status(StatusCode.ERROR, f"{report.failed_rows} rows failed"))
+    batch.end(ended)
+
+
+class _Bounded(SpanProcessor):
+    """OpenTelemetry's batching processor, with an exact count of what became of the spans."""
+
+    def __init__(self, exporter: SpanExporter, count: Count) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._export = _Export(exporter, self._exported)
+        # Twice the room, so that it never drops any itself, uncounted.
+        self._batches = BatchSpanProcessor(
+            self._export, max_queue_size=2 * QUEUED_SPANS, max_export_batch_size=SPANS_AN_EXPORT
+        )
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queues a span, if there is room."""
+        with self._lock:
+            full = self._waiting >= QUEUED_SPANS
+            self._waiting += not full
+        if full:
+            self._count("lost", 1)
+        else:
+            self._batches.on_end(span)
+
+    def shutdown(self) -> None:
+        """Exports what is left, unless the collector fails once more."""
+        self._export.closing = True
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
+
+    def _exported(self, fate: Fate, spans: int) -> None:
+        with self._lock:
+            self._waiting -= spans
+        self._count(fate, spans)
+
+
+class _Export(SpanExporter):
+    """Says once that the collector takes nothing, and once that it does again."""
+
+    def __init__(self, exporter: SpanExporter, count: Count) -> None:
+        self._exporter = exporter
+        self._count = count
+        self._reachable = True
+        self.closing = False
+        """Whether the process ends: a collector that has failed is then waited for no more."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Exports, in the processor's thread."""
+        result = SpanExportResult.FAILURE
+        try:
+            if self._reachable or not self.closing:
+                result = self._exporter.export(spans)
+        finally:
+            reachable = result is SpanExportResult.SUCCESS
+            self._count("exported" if reachable else "lost", len(spans))
+        if reachable != self._reachable:
+            self._reachable = reachable
+            _log.warning("spans are exported again" if reachable else "the collector takes no spans; they are lost")
+        return result
+
+    def shutdown(self) -> None:
+        """Closes the connection."""
+        self._exporter.shutdown()

@@ -1,0 +1,355 @@
+"""The way to the rollout service and back: snapshots in, acknowledgements and evidence out.
+
+Each of the tasks lives as long as the gateway, and none is ever waited for by a request. The service may be away, come
+back, or talk nonsense: what was good last holds, on disk, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from services.chassis import logs, status
+from services.chassis.background import in_background
+from services.chassis.client import StageChannel
+from services.chassis.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    SluiceError,
+    Unavailable,
+    Unimplemented,
+)
+from services.chassis.timing import deadline_in
+from services.experiment.bucketing import Arm
+from services.experiment.guardrails import Guardrail
+from services.gateway import metrics
+from services.gateway.rollout.evidence import ArmTotals, Judgement, lost_with
+from services.gateway.rollout.exposure import Exposure
+from services.gateway.rollout.local_overrides import ENRICHMENT, LocalOverrides, OverridesFile
+from services.gateway.rollout.snapshot import Refused, SnapshotFile, serve
+from services.gateway.rollout.table import Features
+from sluice.rollout.v1 import rollout_pb2 as pb
+from sluice.rollout.v1 import rollout_pb2_grpc
+
+_log = logs.get_logger("rollout")
+
+# A renewal comes every second. After so many without one, whatever the connection says, it is made anew.
+QUIET_SECONDS = 4.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
+_CALL_SECONDS = 2.0
+_LOOK_SECONDS = 0.25
+# The service will say the same of this report whenever it is asked; all other failures may pass.
+_MAY_PASS = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Cancelled, Unimplemented)
+_ARMS = {Arm.TREATMENT: pb.ARM_TREATMENT, Arm.CONTROL: pb.ARM_CONTROL}
+_GUARDRAILS = {
+    Guardrail.ERRORS: pb.GUARDRAIL_ERRORS,
+    Guardrail.LATENCY: pb.GUARDRAIL_LATENCY,
+    Guardrail.EMPTY_RESULTS: pb.GUARDRAIL_EMPTY_RESULTS,
+    Guardrail.QUALITY: pb.GUARDRAIL_QUALITY,
+}
+
+
+def name_of_this_process() -> str:
+    """Unique among replicas: pods have their own host names, processes on one machine their own numbers."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+class RolloutClient:
+    """Keeps one exposure up to date with one service, and the service with what the exposure saw."""
+
+    service = "sluice.rollout.v1.SnapshotService"
+
+    def __init__(
+        self,
+        channel: StageChannel,
+        exposure: Exposure,
+        *,
+        defaults: Features,
+        gateway: str,
+        file: SnapshotFile,
+        report_seconds: float,
+    ) -> None:
+        self._channel = channel
+        self._stub = rollout_pb2_grpc.SnapshotServiceStub(channel.channel)
+        self._exposure = exposure
+        self._defaults = defaults
+        self._gateway = gateway
+        self._file = file
+        self._report_seconds = report_seconds
+        self._to_acknowledge = asyncio.Event()
+        self._to_save = asyncio.Event()
+        self._refused = ""
+        self._unsent: pb.ReportEvidenceRequest | None = None
+        self._unsent_totals: Sequence[ArmTotals] = ()
+        self._incarnation = secrets.randbits(64)
+        self._sequence = 0
+
+    async def restore(self) -> None:
+        """Takes up what was served when the gateway last stopped. What ramps waits for the service's word."""
+        try:
+            served = await asyncio.to_thread(self._file.load, self._defaults)
+        except Refused as refused:
+            metrics.snapshots_refused.labels(refused.reason).inc()
+            _log.error("snapshot on disk ignored", path=str(self._file.path), problem=str(refused))
+            return
+        if served is not None:
+            self._exposure.take(served)
+            _log.info("snapshot from disk", version=served.version, path=str(self._file.path))
+
+    def acknowledge_soon(self) -> None:
+        """What is served, or held here, is another."""
+        self._to_acknowledge.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
+        metrics.snapshot_age.seconds = self._exposure.silence
+        works = (self._watch, self._acknowledge, self._save, self._report)
+        try:
+            async with in_background(*map(_keep_on, works)):
+                yield
+        finally:
+            metrics.snapshot_age.seconds = None
+            with contextlib.suppress(SluiceError):
+                await self._send_report()
+
+    async def _watch(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        heard: bool | None = None
+        while True:
+            problem = "it has something newer, and did not send it"
+            try:
+                async for in_step in self._responses():
+                    if in_step:
+                        if not heard:
+                            _log.info("rollout service heard", version=self._version)
+                        heard, pause = True, _FIRST_PAUSE_SECONDS
+            except grpc.aio.AioRpcError as error:
+                problem = f"{error.code().name}: {error.details()}"
+            except TimeoutError:
+                problem = f"it said nothing for {QUIET_SECONDS:.0f} s"
+            if heard is not False:
+                _log.warning(
+                    "rollout service not heard; what ramps falls back when its lease ends",
+                    problem=problem,
+                    version=self._version,
+                )
+                heard = False
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _responses(self) -> AsyncIterator[bool]:
+        """One stream, as long as it lasts; yields after each message whether what it calls newest was dealt with."""
+        served = self._exposure.served
+        request = pb.WatchSnapshotRequest(gateway=self._gateway, content_hash=served.content_hash if served else "")
+        stream: Any = self._stub.WatchSnapshot(request)
+        try:
+            # What was acknowledged to one replica of the service, or before it was started anew, is said again.
+            self.acknowledge_soon()
+            while True:
+                async with asyncio.timeout(QUIET_SECONDS):
+                    response = await stream.read()
+                if response is grpc.aio.EOF:
+                    return
+                in_step = self._hear(response)
+                yield in_step
+                if not in_step:
+                    return
+        finally:
+            stream.cancel()
+
+    def _hear(self, response: pb.WatchSnapshotResponse) -> bool:
+        """Takes what it says; False where this stream does not bring what is newest, and another may."""
+        if response.HasField("snapshot"):
+            self._take(response.snapshot)
+        newest = response.content_hash or response.snapshot.content_hash
+        served = self._exposure.served
+        if served is not None and newest == served.content_hash:
+            if response.version > served.version:
+                # Nothing has changed but the number, which others wait to hear of.
+                again = pb.Snapshot()
+                again.CopyFrom(served.snapshot)
+                again.version = response.version
+                self._take(again)
+            self._exposure.confirm()
+            return True
+        return newest == self._refused
+
+    def _take(self, snapshot: pb.Snapshot) -> None:
+        before = self._exposure.served
+        try:
+            served = serve(snapshot, self._defaults, before=before)
+        except Refused as refused:
+            if self._refused != snapshot.content_hash:
+                metrics.snapshots_refused.labels(refused.reason).inc()
+                _log.error("snapshot refused", version=snapshot.version, problem=str(refused))
+            self._refused = snapshot.content_hash
+            return
+        self._refused = ""
+        if before is not None and served.version < before.version:
+            _log.warning("the rollout service's store was reset", version=served.version, before=before.version)
+        self._exposure.take(served)
+        self.acknowledge_soon()
+        self._to_save.set()
+        _log.info("snapshot served", version=served.version, features=len(served.snapshot.features))
+
+    async def _save(self) -> None:
+        """Beside the stream, where a slow disk would hold up a kill."""
+        while True:
+            await self._to_save.wait()
+            self._to_save.clear()
+            served = self._exposure.served
+            if served is None:
+                continue
+            try:
+                await asyncio.to_thread(self._file.save, served)
+            except OSError as error:
+                _log.error("snapshot not saved", path=str(self._file.path), problem=error.strerror or str(error))
+
+    async def _acknowledge(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            await self._to_acknowledge.wait()
+            self._to_acknowledge.clear()
+            served = self._exposure.served
+            if served is None:
+                continue
+            request = pb.AcknowledgeSnapshotRequest(
+                gateway=self._gateway,
+                version=served.version,
+                content_hash=served.content_hash,
+                quarantined=[
+                    pb.QuarantinedFeature(name=entry.name, reason=entry.reason) for entry in served.quarantined
+                ],
+                locally_killed=self._exposure.local.killed,
+            )
+            try:
+                await self._channel.call(self._stub.AcknowledgeSnapshot, request, deadline=deadline_in(_CALL_SECONDS))
+                pause = _FIRST_PAUSE_SECONDS
+            except SluiceError:
+                # The stream's end is what tells people; this only has to be said again.
+                self._to_acknowledge.set()
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(self._report_seconds * random.uniform(0.9, 1.1))  # noqa: S311  # jitter
+            try:
+                await self._send_report()
+            except SluiceError as error:
+                _log.debug("evidence not reported", problem=error.message)
+
+    async def _send_report(self) -> None:
+        """Sends what waits, and be it nothing: silence would mean a gateway that is cut off.
+
+        What fails in a way that may pass is sent again as it was, with the same number.
+        """
+        if self._unsent is None:
+            self._unsent_totals = self._exposure.evidence.take()
+            self._sequence += 1
+            self._unsent = pb.ReportEvidenceRequest(
+                gateway=self._gateway,
+                incarnation=self._incarnation,
+                sequence=self._sequence,
+                arms=[_evidence(totals) for totals in self._unsent_totals],
+            )
+        try:
+            await self._channel.call(self._stub.ReportEvidence, self._unsent, deadline=deadline_in(_CALL_SECONDS))
+        except _MAY_PASS:
+            metrics.evidence_reports.labels("failed").inc()
+            raise
+        except SluiceError as error:
+            metrics.evidence_reports.labels("failed").inc()
+            lost = lost_with(self._unsent_totals)
+            metrics.evidence_lost.labels("requests").inc(lost.requests)
+            metrics.evidence_lost.labels("units").inc(lost.units)
+            _log.error("evidence refused", problem=error.message, code=status.code_of(error).name)
+        else:
+            metrics.evidence_reports.labels("accepted").inc()
+        self._unsent, self._unsent_totals = None, ()
+
+    @property
+    def _version(self) -> int:
+        return self._exposure.served.version if self._exposure.served else 0
+
+
+@asynccontextmanager
+async def housekeeping(
+    file: OverridesFile | None, exposure: Exposure, client: RolloutClient | None
+) -> AsyncIterator[None]:
+    """Applies what a file of local overrides says, and counts what was decided, in the meantime."""
+
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            exposure.count()
+            if file is not None:
+                await look_once(file, exposure, client)
+
+    warn_of_enrichment(exposure.local)
+    async with in_background(_keep_on(work)):
+        yield
+
+
+async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClient | None) -> None:
+    """Applies what a file of local overrides says now."""
+    seen = await asyncio.to_thread(file.look)
+    if seen is None:
+        return
+    overrides, problems = seen
+    for problem in problems:
+        _log.error("local overrides ignored, but for kills", path=str(file.path), problem=problem)
+    exposure.override(overrides)
+    warn_of_enrichment(overrides)
+    if client is not None:
+        client.acknowledge_soon()
+    _log.info("local overrides", killed=list(overrides.killed), percentages=dict(overrides.percentages))
+
+
+def warn_of_enrichment(overrides: LocalOverrides) -> None:
+    """Says that a share of enrichment reaches nobody, if one was given."""
+    if overrides.percentages.get(ENRICHMENT):
+        _log.warning("enrichment is not built yet: its percentage has no effect", variable=ENRICHMENT)
+
+
+async def _keep_on(work: Callable[[], Awaitable[None]]) -> None:
+    """Does what never ends, again where a fault of ours ended it: the next snapshot may be a kill."""
+    while True:
+        try:
+            await work()
+        except Exception as fault:
+            _log.error("unexpected error", exc_info=fault)
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+
+
+def _evidence(totals: ArmTotals) -> pb.ArmEvidence:
+    return pb.ArmEvidence(
+        feature=totals.feature,
+        ramp_id=totals.ramp_id,
+        arm=_ARMS[totals.arm],
+        request_count=totals.request_count,
+        units=totals.units,
+        bad_events=[
+            pb.BadEvents(guardrail=_GUARDRAILS[guardrail], event_count=bad.count, units=bad.units)
+            for guardrail, bad in totals.bad.items()
+        ],
+        latency_counts=totals.latency_counts,
+        shadow_win_count=totals.judgements[Judgement.WIN],
+        shadow_loss_count=totals.judgements[Judgement.LOSS],
+        shadow_tie_count=totals.judgements[Judgement.TIE],
+        shadow_overlap_sum=totals.overlap_sum,
+        quality_score_sum=totals.quality_sum,
+        quality_score_count=totals.quality_count,
+    )

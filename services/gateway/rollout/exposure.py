@@ -1,0 +1,171 @@
+"""Which features reach whom on this gateway, now: the snapshot, what this machine overrides, and how long both hold.
+
+Nothing here waits for anything. Whatever brings a snapshot (`rollout_client.py`) calls `take`; each request asks
+`decide` once and keeps the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from services.chassis import logs
+from services.chassis.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, Unimplemented
+from services.experiment.bucketing import Arm
+from services.gateway import metrics
+from services.gateway.rollout.evidence import Ending, Evidence
+from services.gateway.rollout.local_overrides import LocalOverrides
+from services.gateway.rollout.snapshot import Served
+from services.gateway.rollout.table import NOTHING, Decision, FeatureOverrides, Features, Kill, RolloutTable
+
+_log = logs.get_logger("rollout")
+_MOST_UNCOUNTED = 10_000
+
+
+# The caller's own mistakes say nothing of a feature.
+_OF_THE_CALLER = (InvalidArgument, NotFound, AlreadyExists, Unimplemented)
+
+
+class Exposure:
+    """Decides for requests by what it was last told. For one event loop."""
+
+    def __init__(
+        self,
+        defaults: Features,
+        local: LocalOverrides,
+        evidence: Evidence,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.evidence = evidence
+        self.served: Served | None = None
+        self.local = local
+        self._defaults = defaults
+        self._clock = clock
+        self._confirmed = -float("inf")
+        self._decided: list[Decision] = []
+        self._table = self._make_table()
+
+    @property
+    def table(self) -> RolloutTable:
+        """What decides now."""
+        return self._table
+
+    def silence(self) -> float:
+        """Seconds since the service last confirmed what is served; infinite for a snapshot from disk."""
+        return self._clock() - self._confirmed
+
+    def decide(self, unit: str, own: FeatureOverrides = NOTHING) -> Decision:
+        """What is on for one request, to be kept until it ends. See RolloutTable.decide."""
+        decision = self._table.decide(unit, own, silence=self.silence())
+        self._decided.append(decision)
+        if len(self._decided) >= _MOST_UNCOUNTED:
+            self.count()
+        if not unit:
+            metrics.anonymous_requests.inc()
+        return decision
+
+    def take(self, served: Served) -> None:
+        """From now on this snapshot decides. Its leases begin when it is confirmed."""
+        before = {entry.name for entry in self.served.quarantined} if self.served else set()
+        self.served = served
+        self._table = self._make_table()
+        self.evidence.keep_only(ramp.ramp_id for ramp in served.ramps)
+        for entry in served.quarantined:
+            if entry.name not in before:
+                _log.error("feature quarantined", feature=entry.name, problem=entry.reason, version=served.version)
+        metrics.snapshot_version.set(served.version)
+        metrics.quarantined.clear()
+        for entry in served.quarantined:
+            metrics.quarantined.labels(entry.name).set(1)
+
+    def confirm(self) -> None:
+        """The service has just said that what is served is what holds: leases begin anew."""
+        self._confirmed = self._clock()
+
+    def override(self, local: LocalOverrides) -> None:
+        """From now on this machine decides so."""
+        self.local = local
+        self._table = self._make_table()
+
+    def count(self) -> None:
+        """Tells the metrics what was decided since the last time, all at once: it is cheaper than at each request."""
+        decided, self._decided = self._decided, []
+        counts: dict[tuple[str, str], int] = {}
+        for decision in decided:
+            for arm in decision.arms:
+                key = (arm.feature, arm.arm.value)
+                counts[key] = counts.get(key, 0) + 1
+        for (feature, side), count in counts.items():
+            metrics.exposures.labels(feature, side).inc(count)
+        lost = self.evidence.take_lost()
+        metrics.evidence_lost.labels("requests").inc(lost.requests)
+        metrics.evidence_lost.labels("units").inc(lost.units)
+
+    def _make_table(self) -> RolloutTable:
+        served = self.served
+        ramps = [*self.local.ramps(), *(served.ramps if served else ())]
+        kills = list(served.kills if served else ())
+        known = {kill.name for kill in kills}
+        held = set(self.local.killed)
+        kills += [Kill(ramp.name, ramp.overrides, ramp.ramp_id) for ramp in ramps if ramp.name in held - known]
+        quarantined = served.quarantined if served else ()
+        kills += [Kill(entry.name, entry.overrides) for entry in quarantined if entry.name in held - known]
+        metrics.locally_killed.clear()
+        for name in sorted(held):
+            metrics.locally_killed.labels(name).set(1)
+        for ramp in ramps:
+            # A series that is there from the start shows its first increase.
+            for arm in Arm:
+                metrics.exposures.labels(ramp.name, arm.value)
+        return RolloutTable(
+            self._defaults,
+            [ramp for ramp in ramps if ramp.name not in held],
+            kills,
+            served.version if served else 0,
+        )
+
+
+class Observed:
+    """A request under way, which is evidence when it ends: `with Observed(...) as observed: ...`."""
+
+    def __init__(self, evidence: Evidence, decision: Decision, deadline: float) -> None:
+        """`deadline` is a moment on the monotonic clock."""
+        self._evidence = evidence
+        self._decision = decision
+        self._deadline = deadline
+        self._started = time.perf_counter()
+        self._empty = False
+        self._quality: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken."""
+        return time.perf_counter() - self._started
+
+    def answered(self, *, empty: bool, quality: float | None) -> None:
+        """It has its answer."""
+        self._empty, self._quality = empty, quality
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, _OF_THE_CALLER):
+            return
+        late = time.monotonic() >= self._deadline
+        timed_out = isinstance(error, DeadlineExceeded) or (isinstance(error, asyncio.CancelledError) and late)
+        given_up = isinstance(error, asyncio.CancelledError) and not late
+        ending = Ending(
+            seconds=self.seconds,
+            failed=error is not None and not given_up,
+            timed_out=timed_out,
+            given_up=given_up,
+            empty=self._empty,
+            quality=self._quality,
+        )
+        self._evidence.request(self._decision.arms, ending)

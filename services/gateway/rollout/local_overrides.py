@@ -1,0 +1,149 @@
+"""What is decided on this machine: kills for a gateway that is cut off, and shares of users without a service.
+
+The environment says it at the start, and a file says it anew while the gateway runs: `NAME=VALUE` lines, `#` before
+comments. A name in the file wins over the environment; a name that is not in it, or no file, leaves it to the
+environment. A file with a mistake changes nothing but for the kills that it names, which hold at once, and an empty
+file, as a writer leaves it that was stopped half-way, changes nothing at all: what was killed stays killed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from services.gateway.rollout.table import FeatureOverrides, Features, Ramp
+
+KILL = "ROLLOUT_KILL"
+# For each share: its feature's name in replies, metrics and ROLLOUT_KILL; what gives it to everybody; what it switches.
+KNOBS = {
+    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", "RERANK_ENABLED", FeatureOverrides(rerank=True)),
+    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", "QUERY_EXPANSION_ENABLED", FeatureOverrides(expansion=True)),
+}
+ENRICHMENT = "ENRICHMENT_ROLLOUT_PERCENTAGE"
+PERCENTAGES = (*KNOBS, ENRICHMENT)
+MAX_FILE_BYTES = 65_536
+
+_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_PERCENTAGE = re.compile(r"\d{1,3}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOverrides:
+    """What this machine decides."""
+
+    killed: Sequence[str] = ()
+    """Names of features."""
+    percentages: Mapping[str, int] = field(default_factory=dict)
+    """Share of users, 0 to 100, by the variable's name."""
+
+    def ramps(self) -> list[Ramp]:
+        """A feature for every share above zero. Enrichment is not built, so its share reaches nobody.
+
+        They count as created before all features of a rollout service, which win where both set the same.
+        """
+        return [
+            Ramp(name=name, salt=name, overrides=overrides, treatment_ppm=self.percentages.get(variable, 0) * 10_000)
+            for variable, (name, _, overrides) in KNOBS.items()
+            if self.percentages.get(variable, 0)
+        ]
+
+
+def problems_of(overrides: LocalOverrides, defaults: Features) -> list[str]:
+    """What does not go together, for people."""
+    return [
+        f"{variable} is below 100, but {switch} gives {name} to everybody; set {switch}=0"
+        for variable, (name, switch, _) in KNOBS.items()
+        if 0 < overrides.percentages.get(variable, 0) < 100 and getattr(defaults, name)
+    ]
+
+
+class OverridesFile:
+    """A file that is looked at again and again."""
+
+    def __init__(self, path: Path, environment: LocalOverrides, defaults: Features) -> None:
+        """`environment` is what holds without the file."""
+        self.path = path
+        self._environment = environment
+        self._defaults = defaults
+        self._last: bytes | None = None
+        self._unreadable = False
+        self._current = environment
+
+    def look(self) -> tuple[LocalOverrides, Sequence[str]] | None:
+        """What holds now, and what is wrong with the file, for people; None where nothing has changed."""
+        try:
+            with self.path.open("rb") as file:
+                raw: bytes | None = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            raw = None
+        except OSError as error:
+            if self._unreadable:
+                return None
+            self._unreadable = True
+            return self._current, [f"cannot be read: {error.strerror or error}"]
+        if raw == self._last and not self._unreadable:
+            return None
+        self._last, self._unreadable = raw, False
+        self._current, problems = self._read(raw)
+        return self._current, problems
+
+    def _read(self, raw: bytes | None) -> tuple[LocalOverrides, Sequence[str]]:
+        if raw is None:
+            return self._environment, []
+        if not raw.strip():
+            return self._current, ["is empty; delete it, or leave a comment in it, to take back what it said"]
+        if len(raw) > MAX_FILE_BYTES:
+            return self._current, [f"is longer than {MAX_FILE_BYTES} bytes"]
+        given, problems = parse(raw.decode(errors="replace"))
+        said = replace(
+            self._environment,
+            killed=self._environment.killed if given.killed is None else given.killed,
+            percentages={**self._environment.percentages, **given.percentages},
+        )
+        problems += problems_of(said, self._defaults)
+        if problems:
+            kills = dict.fromkeys([*self._current.killed, *(given.killed or ())])
+            return replace(self._current, killed=tuple(kills)), problems
+        return said, []
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    killed: Sequence[str] | None
+    percentages: Mapping[str, int]
+
+
+def parse(text: str) -> tuple[_Given, list[str]]:
+    """What lines say, as far as they can be read, and what is wrong with them."""
+    killed: list[str] | None = None
+    percentages: dict[str, int] = {}
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.partition("#")[0].strip()
+        if not content:
+            continue
+        name, separator, value = (part.strip() for part in content.partition("="))
+        if not separator:
+            problems.append(f"line {number} is not NAME=VALUE")
+        elif name == KILL:
+            names, wrong = killed_names(value)
+            killed = [*(killed or []), *names]
+            problems += [f"line {number}: {problem}" for problem in wrong]
+        elif name not in PERCENTAGES:
+            problems.append(f"line {number} names no override; there are {', '.join((KILL, *PERCENTAGES))}")
+        elif not _PERCENTAGE.fullmatch(value) or int(value) > 100:
+            problems.append(f"line {number}: {name} is no whole number from 0 to 100")
+        else:
+            percentages[name] = int(value)
+    return _Given(killed, percentages), problems
+
+
+def killed_names(value: str) -> tuple[list[str], list[str]]:
+    """Names of features, separated by commas or blanks, and what is wrong with others."""
+    names = value.replace(",", " ").split()
+    wrong = [name for name in names if not _NAME.fullmatch(name)]
+    return [name for name in names if _NAME.fullmatch(name)], [
+        f"{name[:64]!r} is no name of a feature: lower case letters, digits and dashes" for name in wrong
+    ]

@@ -1,0 +1,262 @@
+"""From a snapshot of the rollout service, off the wire or from disk, to what decides.
+
+A snapshot is taken whole or refused whole: refused where its hash does not match (truncated, damaged), and where it is
+older than what is served. Versions of one store never fall, so a lower version means either an old message, or a store
+that was reset or restored from a backup. The two are told apart by when they were made: a lower version is taken only
+if it was made later.
+
+Within a snapshot that is taken, each feature is checked alone. One that makes no sense is quarantined: it reaches
+nobody, and the others go on. A kill goes through whatever else is wrong with its feature. And a kill stays until a
+snapshot names the feature, valid and not killed: a snapshot that lost it switches nothing on again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+
+from services.chassis.errors import InvalidArgument
+from services.experiment.snapshot_hash import content_hash
+from services.gateway.rollout.table import (
+    MAX_RERANK_CANDIDATES,
+    MAX_VARIANTS,
+    NOTHING,
+    ExpansionStrategy,
+    FeatureOverrides,
+    Features,
+    Kill,
+    Ramp,
+)
+from sluice.rollout.v1 import rollout_pb2 as pb
+
+MAX_FEATURES = 1_000
+MAX_FILE_BYTES = 8 * 2**20
+# A lease of hours is no lease: nobody waits that long for a gateway that is cut off.
+MAX_LEASE_SECONDS = 3600.0
+
+
+class Refused(Exception):
+    """Why a snapshot is not served; `reason` is one of OLDER and CORRUPT."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A feature that is not served, and why, for people."""
+
+    name: str
+    reason: str
+    overrides: FeatureOverrides
+    """Of what it sets, as far as that can be read, every flag set to something: for who wants to kill it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A snapshot that was taken."""
+
+    snapshot: pb.Snapshot
+    ramps: Sequence[Ramp]
+    kills: Sequence[Kill]
+    quarantined: Sequence[Quarantined]
+    kept: Sequence[pb.SnapshotFeature]
+    """Killed features of snapshots before that this one does not speak of."""
+
+    @property
+    def version(self) -> int:
+        """Grows with each change."""
+        return self.snapshot.version
+
+    @property
+    def content_hash(self) -> str:
+        """Of its features."""
+        return self.snapshot.content_hash
+
+
+def serve(
+    snapshot: pb.Snapshot,
+    defaults: Features,
+    *,
+    before: Served | None = None,
+    kept: Iterable[pb.SnapshotFeature] = (),
+) -> Served:
+    """Checks a snapshot against what was served before, and each of its features against these defaults.
+
+    Raises Refused.
+    """
+    if snapshot.version < 1 or len(snapshot.features) > MAX_FEATURES:
+        raise Refused("CORRUPT", f"it has version {snapshot.version} and {len(snapshot.features)} features")
+    if content_hash(snapshot.features) != snapshot.content_hash:
+        raise Refused("CORRUPT", "its features are not those of its hash")
+    if before is not None:
+        _refuse_older(snapshot, before.snapshot)
+        kept = [feature for feature in (*before.snapshot.features, *before.kept) if feature.killed]
+    kills = {feature.name: feature for feature in snapshot.features if feature.killed}
+    counts = Counter(feature.name for feature in snapshot.features)
+    ramps: dict[str, Ramp] = {}
+    quarantined: dict[str, Quarantined] = {}
+    for feature in snapshot.features:
+        try:
+            if counts[feature.name] > 1:
+                raise ValueError("there are several features of this name")
+            ramp = _ramp(feature)
+            if problem := ramp.problem(defaults):
+                raise ValueError(problem)
+        except (ValueError, InvalidArgument) as problem:
+            name = feature.name[:64]
+            quarantined[name] = Quarantined(name, str(problem), _touched(feature.overrides))
+        else:
+            ramps[ramp.name] = ramp
+    still_killed = {
+        feature.name: feature for feature in kept if feature.name not in ramps and feature.name not in kills
+    }
+    known = {ramp.name: ramp.overrides for ramp in before.ramps} if before else {}
+    known |= {kill.name: kill.overrides for kill in before.kills} if before else {}
+    return Served(
+        snapshot=snapshot,
+        ramps=[ramp for ramp in ramps.values() if ramp.name not in kills],
+        kills=[_kill(feature, known.get(feature.name)) for feature in (kills | still_killed).values()],
+        quarantined=list(quarantined.values()),
+        kept=list(still_killed.values()),
+    )
+
+
+class SnapshotFile:
+    """The last good snapshot on disk, for a gateway that starts while the service is away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self, defaults: Features) -> Served | None:
+        """What was saved, or None where nothing was. Raises Refused where the file is not what was written."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Refused("CORRUPT", f"it cannot be read: {error.strerror or error}") from None
+        if len(raw) > MAX_FILE_BYTES:
+            raise Refused("CORRUPT", f"it is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        try:
+            content = json.loads(raw)
+            parts = [base64.b64decode(part, validate=True) for part in (content["snapshot"], *content["kept_kills"])]
+            if content["sha256"] != _checksum(parts):
+                raise Refused("CORRUPT", "its content is not that of its checksum")
+            snapshot, *kept = parts
+            features = [pb.SnapshotFeature.FromString(part) for part in kept]
+            return serve(pb.Snapshot.FromString(snapshot), defaults, kept=features)
+        except (ValueError, KeyError, TypeError, RecursionError, binascii.Error, DecodeError):
+            raise Refused("CORRUPT", "it is no snapshot, or only a part of one") from None
+
+    def save(self, served: Served) -> None:
+        """Replaces the file as a whole, or leaves it as it was and raises OSError."""
+        parts = [message.SerializeToString(deterministic=True) for message in (served.snapshot, *served.kept)]
+        snapshot, *kept = [base64.b64encode(part).decode() for part in parts]
+        content: dict[str, Any] = {"sha256": _checksum(parts), "snapshot": snapshot, "kept_kills": kept}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with unfinished.open("w") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                unfinished.unlink()
+
+
+def _refuse_older(snapshot: pb.Snapshot, before: pb.Snapshot) -> None:
+    made_later = _moment(snapshot) > _moment(before)
+    if snapshot.version < before.version and not made_later:
+        raise Refused("OLDER", f"it has version {snapshot.version}, and {before.version} is served")
+    if snapshot.version == before.version and snapshot.content_hash != before.content_hash and not made_later:
+        raise Refused("OLDER", f"another snapshot of version {snapshot.version} is served")
+
+
+def _moment(snapshot: pb.Snapshot) -> tuple[int, int]:
+    return snapshot.create_time.seconds, snapshot.create_time.nanos
+
+
+def _checksum(parts: Sequence[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _ramp(feature: pb.SnapshotFeature) -> Ramp:
+    """Raises ValueError or InvalidArgument where it makes no sense."""
+    lease = _seconds(feature.lease_duration) if feature.HasField("lease_duration") else math.inf
+    if MAX_LEASE_SECONDS < lease < math.inf:
+        raise ValueError(f"its lease is longer than {MAX_LEASE_SECONDS:.0f} seconds")
+    return Ramp(
+        name=feature.name,
+        salt=feature.salt,
+        overrides=_overrides(feature.overrides),
+        treatment_ppm=feature.treatment_ppm,
+        control_ppm=feature.control_ppm,
+        ramp_id=feature.ramp_id,
+        lease_seconds=lease,
+        slow_seconds=_seconds(feature.latency_threshold) if feature.HasField("latency_threshold") else math.inf,
+        shadow_ppm=feature.shadow_ppm,
+    )
+
+
+def _kill(feature: pb.SnapshotFeature, known: FeatureOverrides | None) -> Kill:
+    """A kill holds what can be read of its feature, or what was known of it where nothing can be."""
+    touched = _touched(feature.overrides)
+    return Kill(feature.name[:64], touched if touched != NOTHING else known or NOTHING, feature.ramp_id)
+
+
+def _touched(given: pb.Overrides) -> FeatureOverrides:
+    """The flags that a feature sets. That a strategy or a number is set is all that a kill needs to know of it."""
+    return FeatureOverrides(
+        dense=_given(given, "dense"),
+        lexical=_given(given, "lexical"),
+        expansion=_given(given, "expansion"),
+        expansion_strategy=ExpansionStrategy.SYNONYMS if given.HasField("expansion_strategy") else None,
+        max_variant_count=MAX_VARIANTS if given.HasField("max_variant_count") else None,
+        rerank=_given(given, "rerank"),
+        rerank_candidate_count=MAX_RERANK_CANDIDATES if given.HasField("rerank_candidate_count") else None,
+    )
+
+
+def _overrides(given: pb.Overrides) -> FeatureOverrides:
+    strategy = _given(given, "expansion_strategy")
+    if strategy is not None and strategy not in {known.value for known in ExpansionStrategy}:
+        raise ValueError(f"its expansion_strategy is {strategy[:64]!r}, which is none")
+    return FeatureOverrides(
+        dense=_given(given, "dense"),
+        lexical=_given(given, "lexical"),
+        expansion=_given(given, "expansion"),
+        expansion_strategy=None if strategy is None else ExpansionStrategy(strategy),
+        max_variant_count=_given(given, "max_variant_count"),
+        rerank=_given(given, "rerank"),
+        rerank_candidate_count=_given(given, "rerank_candidate_count"),
+    )
+
+
+def _given(overrides: pb.Overrides, name: str) -> Any:
+    return getattr(overrides, name) if overrides.HasField(name) else None  # type: ignore[arg-type]
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,58 @@
+"""How the gateway reaches what it calls."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from services.chassis import tls
+from services.chassis.breaker import Breaker
+from services.chassis.client import StageChannel
+from services.gateway import metrics
+from services.gateway.settings import GatewaySettings
+
+
+class Channels:
+    """Opens channels, all in the same way, and closes them at the end."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        """StartupError where a file of TLS cannot be read."""
+        self._settings = settings
+        self._credentials = tls.channel_credentials(settings)
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.__aexit__(kind, error, trace)
+
+    def opened(
+        self, address: str, service: str, *, breaker: Breaker | None = None, longest_reconnect_seconds: float = 5.0
+    ) -> StageChannel:
+        """A channel to the replicas of a service."""
+        channel = StageChannel(
+            address,
+            service=service,
+            breaker=breaker,
+            max_message_mib=self._settings.max_message_mib,
+            credentials=self._credentials,
+            longest_reconnect_seconds=longest_reconnect_seconds,
+        )
+        self._open.push_async_exit(channel)
+        return channel
+
+    def guarded(self, address: str, service: str) -> StageChannel:
+        """A channel with a breaker, which metrics name after the stage."""
+        stage = service.split(".")[1]
+        metrics.stage_breaker_open.labels(stage).set(0)
+        breaker = Breaker(
+            stage,
+            failures=self._settings.breaker_failures,
+            reset_seconds=self._settings.breaker_reset_seconds,
+            on_transition=metrics.breaker_changed,
+        )
+        return self.opened(address, service, breaker=breaker)

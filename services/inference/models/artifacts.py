@@ -1,0 +1,136 @@
+"""What is made once from a model and then kept: an ONNX export, weights unpacked from another format.
+
+Made by a child process, because making needs torch or onnx and serving does not. A finished folder appears whole or
+not at all, and carries the checksums of its files; one that does not match them is made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from services.chassis import logs
+from services.chassis.errors import StartupError
+from services.inference.models.info import file_digest
+
+CHECKSUMS = "SHA256SUMS"
+BUILD_SECONDS = 900
+_SOURCE_ROOT = Path(__file__).parents[3]
+
+_log = logs.get_logger("models")
+
+
+def default_cache_dir() -> Path:
+    """Where artifacts are kept unless told otherwise: `~/.cache/sluice/models`, or under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sluice" / "models"
+
+
+def built_once(
+    folder: Path,
+    module: str,
+    arguments: Sequence[str],
+    *,
+    needs: Sequence[str],
+    extra: str = "torch",
+    otherwise: str = "Or set the backend to torch, which needs no export.",
+) -> Path:
+    """Returns `folder`, whole and checked; where it is not, `python -m module *arguments FOLDER` makes it first.
+
+    Processes that want the same folder at the same time wait for the one that makes it. `needs` names the packages
+    that the module imports, and `extra` what of Sluice to install to have them. Raises StartupError when the folder
+    cannot be made; `otherwise` says how to do without it.
+    """
+    folder = folder.absolute()
+    if _is_intact(folder):
+        return folder
+    if missing := [package for package in needs if find_spec(package) is None]:
+        raise StartupError(
+            f"{folder} is missing or damaged, and cannot be made without {', '.join(missing)}",
+            remedy=f"Install sluice[{extra}] for the first start, or bring the folder from a machine that has made it "
+            f"(MODEL_CACHE_DIR). {otherwise}",
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / f"{folder.name}.lock"):
+            if not _is_intact(folder):
+                _build(folder, module, arguments, otherwise)
+    except OSError as error:
+        raise StartupError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            remedy="Point MODEL_CACHE_DIR at a folder that this process may write, with room for the model.",
+        ) from error
+    return folder
+
+
+def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) -> None:
+    started = time.monotonic()
+    _log.info("making what this model needs, once", artifact=folder.name)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
+        fresh.mkdir()
+        _run(module, [*arguments, str(fresh)], otherwise)
+        files = sorted(fresh.iterdir())
+        for file in files:
+            file.chmod(0o644)  # some writers keep their files to themselves, but another user may serve them
+        (fresh / CHECKSUMS).write_text("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+    _log.info("made", artifact=folder.name, seconds=round(time.monotonic() - started, 1))
+
+
+def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
+    """Runs a module of ours in a child, from the source root, so that it is the same code as here."""
+    try:
+        done = subprocess.run(  # noqa: S603  our own interpreter and module
+            [sys.executable, "-m", module, *arguments],
+            cwd=_SOURCE_ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+        problem = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        problem, failed = f"not finished after {BUILD_SECONDS} s", True
+    if failed:
+        raise StartupError(
+            f"{module} failed: {problem}",
+            remedy=f"Run `python -m {module} {' '.join(arguments[:-1])} FOLDER` to see all of it. {otherwise}",
+        )
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        sums = [line.split("  ", 1) for line in (folder / CHECKSUMS).read_text().splitlines()]
+        return bool(sums) and all(file_digest(folder / name) == digest for digest, name in sums)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    deadline = time.monotonic() + BUILD_SECONDS
+    with path.open("w") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StartupError(
+                        f"another process has held {path} for {BUILD_SECONDS} s",
+                        remedy="See what it is doing (`fuser` names it), then start again.",
+                    ) from None
+                time.sleep(0.2)
+        yield

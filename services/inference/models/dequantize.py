@@ -1,0 +1,103 @@
+"""Unpacks a BERT cross-encoder from a dynamically quantized ONNX graph into an ordinary fp32 model folder.
+
+In such a graph a score depends on the other rows of its batch, because activations are quantized over all of them at
+once; its weights, unpacked, behave like those of any other model. Called as
+`python -m services.inference.models.dequantize SOURCE HEADS TARGET`. Needs the onnx and safetensors packages.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.numpy import save_file
+
+from services.inference.models.info import TOKENIZER_FILES
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def dequantize(source: Path, attention_heads: int, target: Path) -> None:
+    """Writes config.json, model.safetensors and the tokenizer's files into the folder `target`."""
+    weights = dict(_weights(onnx.load(source / "model.onnx").graph))
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(_config(weights, attention_heads), indent=2))
+    for file in source.iterdir():
+        if TOKENIZER_FILES.fullmatch(file.name):
+            shutil.copyfile(file, target / file.name)
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The parameters under their names in transformers.
+
+    Biases, layer norms and embeddings kept their names when the graph was exported. The matrices of dense layers did
+    not: a matrix is that of the layer whose named bias is added to its product.
+    """
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = defaultdict(list)
+    makers = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+        for name in node.output:
+            makers[name] = node
+
+    for name, tensor in tensors.items():
+        if name.endswith((".weight", ".bias")) and tensor.dtype == np.float32:
+            yield name, tensor
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            # An embedding: rows are gathered first and dequantized then, so only the scale is an input here.
+            _, scale, zero_point = node.input
+            name = scale.removesuffix("_scale")
+            yield name, _dequantized(tensors[f"{name}_quantized"], tensors[scale], tensors[zero_point])
+        elif node.op_type == "MatMulInteger":
+            _, matrix, _, zero_point = node.input
+            (cast,) = readers[node.output[0]]
+            (rescaled,) = readers[cast.output[0]]
+            (added,) = readers[rescaled.output[0]]
+            scales = next(makers[name] for name in rescaled.input if name != cast.output[0])
+            scale = next(name for name in scales.input if name in tensors)
+            bias = next(name for name in added.input if name in tensors)
+            # ONNX multiplies by [in, out], torch keeps [out, in].
+            weight = _dequantized(tensors[matrix], tensors[scale], tensors[zero_point]).T
+            yield f"{bias.removesuffix('.bias')}.weight", np.ascontiguousarray(weight)
+
+
+def _dequantized(
+    quantized: NDArray[np.integer], scale: NDArray[np.float32], zero_point: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    return (quantized.astype(np.float32) - zero_point.astype(np.float32)) * scale
+
+
+def _config(weights: Weights, attention_heads: int) -> dict[str, object]:
+    words, hidden = weights["bert.embeddings.word_embeddings.weight"].shape
+    layers = {name.split(".")[3] for name in weights if name.startswith("bert.encoder.layer.")}
+    return {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "hidden_size": hidden,
+        "intermediate_size": weights["bert.encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "num_attention_heads": attention_heads,
+        "num_hidden_layers": len(layers),
+        "vocab_size": words,
+        "max_position_embeddings": weights["bert.embeddings.position_embeddings.weight"].shape[0],
+        "type_vocab_size": weights["bert.embeddings.token_type_embeddings.weight"].shape[0],
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
+
+
+if __name__ == "__main__":
+    dequantize(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,108 @@
+"""The engine for int8 on cpu: OpenVINO over an export that was quantized once and kept.
+
+A pass has one thread, and there are as many passes at once as threads: a second thread in a pass of a small model in
+int8 gains next to nothing (docs/adr/0017-int8-streams.md).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from services.inference.models.artifacts import built_once
+from services.inference.models.info import ModelSpec, fingerprint_of
+from services.inference.models.onnx import SPEC_FILE, TOKENIZER_FILE
+from services.inference.models.resolver import ResolvedModel
+from services.inference.models.tokenization import Tokenizer, feed_for
+
+GRAPH_FILE = "model.xml"
+# Part of an artifact's key: raise it when `quantize` writes something else than before.
+_QUANTIZATION_VERSION = 1
+# Rows are padded to multiples of so many tokens. Finer steps pad less but batch less: for short queries from 8 and 32
+# clients, 16 gave 1.15 and 1.06 times the throughput of 8; over texts of 4 to 256 tokens they are level (simulated).
+_SHORT_STEP, _LONG_STEP, _LONGEST_SHORT = 16, 32, 64
+# Compiled shapes kept, counted by layer: more than all widths and rows together can have.
+_KEPT_SHAPES = 1_000_000
+
+
+class OpenVinoRuntime:
+    """A model in OpenVINO, static int8. The graph holds pooling and normalization too, as the model defines them."""
+
+    def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
+        self.spec = ModelSpec(**json.loads((folder / SPEC_FILE).read_text()))
+        self.tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_text(), self.spec.max_token_count)
+        self.info = self.spec.info(
+            name=name,
+            fingerprint=fingerprint,
+            backend="openvino",
+            precision="int8",
+            device="cpu",
+        )
+        self._model = _compiled(folder / GRAPH_FILE, threads)
+        self._threads = threads
+        self._inputs = [graph_input.get_any_name() for graph_input in self._model.inputs]
+        self._local = threading.local()
+
+    @classmethod
+    def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OpenVinoRuntime:
+        """Opens the quantized export, which is made first where there is none; StartupError where that fails, or
+        where the quantized model does not pass the quality gate."""
+        fingerprint = fingerprint_of(model.folder)
+        folder = built_once(
+            cache_dir / model.artifact("int8", _QUANTIZATION_VERSION, fingerprint),
+            "services.inference.models.quantize",
+            [model.kind, model.name, str(model.folder), str(cache_dir)],
+            needs=("nncf",),
+            extra="int8",
+            otherwise="Or set the precision to fp32.",
+        )
+        return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
+
+    def width(self, token_count: int) -> int:
+        """See `Runtime.width`. What a row is rounded to hangs on its width, so the width hangs on nothing but the row.
+
+        Few widths also mean few shapes, of which each costs a compilation and some memory.
+        """
+        step = _SHORT_STEP if token_count <= _LONGEST_SHORT else _LONG_STEP
+        return min(-(-token_count // step) * step, self.spec.max_token_count)
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `Runtime.warm_up`: every shape that can come, because its first time takes tens of milliseconds, and that
+        in every stream: so many passes at once take one each."""
+        widths = {self.width(token_count) for token_count in range(1, self.spec.max_token_count + 1)}
+        with ThreadPoolExecutor(self._threads) as passes:
+            for width in sorted(widths):
+                for rows in range(1, max(1, batch_tokens // width) + 1):
+                    list(passes.map(self.run, [[[self.spec.pad_token_id] * width] * rows] * self._threads))
+
+    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+        """See `Runtime.run`. The GIL is released while the graph computes."""
+        request: openvino.InferRequest | None = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._model.create_infer_request()
+        width = self.width(max(map(len, ids)))
+        feed = feed_for(ids, type_ids, self.spec.pad_token_id, width)
+        request.infer({name: feed[name] for name in self._inputs}, share_inputs=True)
+        rows: NDArray[np.float32] = request.get_output_tensor(0).data
+        return rows.copy()  # the tensor is the request's own, and the next call writes over it
+
+
+def _compiled(graph: Path, threads: int) -> openvino.CompiledModel:
+    """The graph in as many streams as `threads` of cpu, pinned to none: services share these cores."""
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+        # Where the processor has AMX, what is not int8 would be bf16, and a row would depend on its batch (5.8e-4).
+        "INFERENCE_PRECISION_HINT": "f32",
+        "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_SHAPES,
+    }
+    return openvino.Core().compile_model(graph, "CPU", options)

@@ -1,0 +1,194 @@
+"""Turns an fp32 export into static int8, and refuses the result where it has lost too much.
+
+Called as `python -m services.inference.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs nncf; torch only
+where the cache does not hold the fp32 export yet.
+
+The scales of activations are fixed here, on real text, so a row never depends on its batch. Outliers of single
+channels, which would spoil the scale of all the others, are moved into the weights first (SmoothQuant, Xiao et al.,
+ICML 2023). Then the int8 model answers the questions of a small collection beside the fp32 one: it must point where
+that points, and find what that finds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Quantizing is our users' business: nothing of it is reported to anybody.
+os.environ["NNCF_CI"] = "1"
+
+import nncf
+import openvino
+
+from services.chassis.errors import StartupError
+from services.inference.cpu import available_cpus
+from services.inference.models.info import ModelKind, fingerprint_of
+from services.inference.models.known_items import KnownItem, known_items
+from services.inference.models.onnx import GRAPH_FILE as ONNX_FILE
+from services.inference.models.onnx import SPEC_FILE, TOKENIZER_FILE, OnnxRuntime, exported
+from services.inference.models.openvino import GRAPH_FILE, OpenVinoRuntime
+from services.inference.models.resolver import ResolvedModel
+from services.inference.models.tokenization import TokenizedPair, TokenizedText, feed_for
+
+QUALITY_FILE = "quality.json"
+LEAST_LIKENESS = 0.99
+# One answer that falls from the first rank to the second is a quarter of a percent of 150.
+MOST_NDCG_LOSS = 0.01
+_CALIBRATION_ROWS = 300
+_ENCODER_ITEMS = 600
+_CROSS_ENCODER_ITEMS, _CROSS_ENCODER_CANDIDATES = 150, 8
+# A cross-encoder reads every candidate for every question: this much of each keeps the gate at a minute.
+_CROSS_ENCODER_WORDS = 80
+# How far outliers move into the weights, 0 to 1: the best of 0.5 to 0.95 for all-MiniLM-L6-v2.
+_SMOOTHING = 0.7
+_BATCH = 8
+
+Rows = Sequence[TokenizedText] | Sequence[TokenizedPair]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The int8 model beside the fp32 one."""
+
+    likeness: float
+    """Of vectors, the mean cosine between both; of scores, their correlation."""
+    fp32_ndcg: float
+    """nDCG@10 over known items, fp32."""
+    int8_ndcg: float
+    """The same, int8."""
+
+    @property
+    def ndcg_loss(self) -> float:
+        """Share of the nDCG that was lost; negative where int8 finds more."""
+        return 1 - self.int8_ndcg / self.fp32_ndcg if self.fp32_ndcg else 0.0
+
+
+def quantize(kind: ModelKind, source: Path, target: Path) -> None:
+    """Writes graph, tokenizer, spec and the measured quality into `target`; StartupError where too much is lost."""
+    items = known_items()
+    calibration, questions = items[: _CALIBRATION_ROWS // 2], items[_CALIBRATION_ROWS // 2 :]
+    fp32 = OnnxRuntime(source, name=source.name, fingerprint="", threads=available_cpus())
+    _write_graph(source / ONNX_FILE, _calibration_rows(kind, fp32, calibration), fp32.spec.pad_token_id, target)
+    for name in (SPEC_FILE, TOKENIZER_FILE):
+        shutil.copyfile(source / name, target / name)
+    int8 = OpenVinoRuntime(target, name=source.name, fingerprint="", threads=available_cpus())
+    measure = _encoder_quality if kind is ModelKind.ENCODER else _cross_encoder_quality
+    quality = measure(fp32, int8, questions)
+    (target / QUALITY_FILE).write_text(json.dumps(asdict(quality), indent=2))
+    check(quality)
+
+
+def check(quality: Quality) -> None:
+    """Raises StartupError for a model that has lost too much."""
+    if not (quality.likeness >= LEAST_LIKENESS and quality.ndcg_loss <= MOST_NDCG_LOSS):
+        raise StartupError(
+            f"int8 fails the quality gate: likeness to fp32 {quality.likeness:.4f} (at least {LEAST_LIKENESS}), "
+            f"nDCG@10 {quality.int8_ndcg:.4f} after {quality.fp32_ndcg:.4f} (at most {MOST_NDCG_LOSS:.1%} less)",
+            remedy="Set the precision to fp32.",
+        )
+
+
+def _calibration_rows(kind: ModelKind, model: OnnxRuntime, items: Sequence[KnownItem]) -> Rows:
+    if kind is ModelKind.ENCODER:
+        return model.tokenizer.texts([text for item in items for text in (item.question, item.passage)])
+    # Every question with its own passage and with another one: both ends of the scores.
+    others = [*items[1:], items[0]]
+    return [
+        pair
+        for item, other in zip(items, others, strict=True)
+        for pair in model.tokenizer.pairs(item.question, [item.passage, other.passage])
+    ]
+
+
+def _write_graph(graph: Path, rows: Rows, pad_token_id: int, target: Path) -> None:
+    nncf.set_log_level(logging.ERROR)
+    model = openvino.Core().read_model(graph)
+    names = [graph_input.get_any_name() for graph_input in model.inputs]
+
+    def feed(row: TokenizedText | TokenizedPair) -> dict[str, NDArray[np.int64]]:
+        types = [row.type_ids] if isinstance(row, TokenizedPair) else None
+        arrays = feed_for([row.ids], types, pad_token_id)
+        return {name: arrays[name] for name in names}
+
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(rows, feed),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(rows),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
+        ),
+    )
+    openvino.save_model(quantized, target / GRAPH_FILE, compress_to_fp16=False)
+
+
+def _encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem]) -> Quality:
+    items = items[:_ENCODER_ITEMS]
+    questions = fp32.tokenizer.texts([item.question for item in items])
+    passages = fp32.tokenizer.texts([item.passage for item in items])
+    likenesses, found = [], []
+    for model in (fp32, int8):
+        vectors = [_unit(_run(model, rows)) for rows in (questions, passages)]
+        likenesses.append(np.concatenate(vectors))
+        similarity = vectors[0] @ vectors[1].T
+        found.append(_mean_ndcg(similarity, range(len(items))))
+    likeness = float((likenesses[0] * likenesses[1]).sum(axis=1).mean())
+    return Quality(likeness, *found)
+
+
+def _cross_encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem]) -> Quality:
+    asked = items[:_CROSS_ENCODER_ITEMS]
+    passages = [" ".join(item.passage.split()[:_CROSS_ENCODER_WORDS]) for item in items]
+    bags = [set(passage.lower().split()) for passage in passages]
+    pairs: list[TokenizedPair] = []
+    for number, item in enumerate(asked):
+        words = set(item.question.lower().split())
+        # The right passage, and those that share most of the question's words.
+        rivals = sorted(set(range(len(items))) - {number}, key=lambda other: (-len(words & bags[other]), other))
+        candidates = [number, *rivals[: _CROSS_ENCODER_CANDIDATES - 1]]
+        pairs += fp32.tokenizer.pairs(item.question, [passages[candidate] for candidate in candidates])
+    scores = [_run(model, pairs)[:, 0] for model in (fp32, int8)]
+    found = [_mean_ndcg(block.reshape(len(asked), -1), [0] * len(asked)) for block in scores]
+    return Quality(float(np.corrcoef(scores[0], scores[1])[0, 1]), *found)
+
+
+def _run(model: OnnxRuntime | OpenVinoRuntime, rows: Rows) -> NDArray[np.float32]:
+    """All rows, in their order, computed in batches of about one length."""
+    order = sorted(range(len(rows)), key=lambda position: rows[position].token_count)
+    answers: dict[int, NDArray[np.float32]] = {}
+    for start in range(0, len(order), _BATCH):
+        positions = order[start : start + _BATCH]
+        batch = [rows[position] for position in positions]
+        types = [row.type_ids for row in batch if isinstance(row, TokenizedPair)]
+        answers.update(zip(positions, model.run([row.ids for row in batch], types or None), strict=True))
+    return np.stack([answers[position] for position in range(len(rows))])
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def _mean_ndcg(scores: NDArray[np.float32], relevant: Sequence[int]) -> float:
+    """nDCG@10 of rankings with one relevant passage each: `scores` [questions, passages], and where it is in each."""
+    ranks = [1 + int((row > row[position]).sum()) for row, position in zip(scores, relevant, strict=True)]
+    return sum(1 / math.log2(1 + rank) for rank in ranks if rank <= 10) / len(ranks)
+
+
+if __name__ == "__main__":
+    kind, folder = ModelKind(sys.argv[1]), Path(sys.argv[3])
+    try:
+        found = ResolvedModel(sys.argv[2], kind, folder, "path")
+        quantize(kind, exported(found, fingerprint_of(folder), Path(sys.argv[4])), Path(sys.argv[5]))
+    except StartupError as error:
+        sys.exit(error.message)

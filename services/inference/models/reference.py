@@ -1,0 +1,119 @@
+"""The reference engine: sentence-transformers on torch, on cpu or cuda. Importing this imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from services.chassis.errors import StartupError
+from services.inference.models.info import ModelKind, ModelSpec, fingerprint_of
+from services.inference.models.resolver import ResolvedModel
+from services.inference.models.tokenization import Tokenizer, feed_for
+
+_OUTPUT = {ModelKind.ENCODER: "sentence_embedding", ModelKind.CROSS_ENCODER: "scores"}
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_LONGEST_INPUT = 65_536
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# On cuda rows are padded to buckets of this many tokens: matrix units want multiples of 8 (of 16 bit), and memory is
+# then asked for in few sizes.
+_BUCKET_TOKENS = 16
+# The prompts of a model that `encode_query` and `encode_document` look for, in this order.
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+class ReferenceModel(torch.nn.Module):
+    """A sentence-transformers model from its token ids to its last output, raw logits for a cross-encoder."""
+
+    def __init__(
+        self, folder: Path, kind: ModelKind, device: str, *, precision: str = "fp32", attention: str | None = None
+    ) -> None:
+        super().__init__()
+        load = SentenceTransformer if kind is ModelKind.ENCODER else CrossEncoder
+        options = {"dtype": _DTYPES[precision]} | ({"attn_implementation": attention} if attention else {})
+        self.model = load(str(folder), device=device, local_files_only=True, model_kwargs=options).eval()
+        self.kind = kind
+        self.input_names = [name for name in _INPUTS if name in self.model.tokenizer.model_input_names]
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Tensors [rows, tokens], in the order of `input_names`, to [rows, dimension]."""
+        features: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
+        rows: torch.Tensor = self.model(features)[_OUTPUT[self.kind]]
+        return rows
+
+    def spec(self) -> ModelSpec:
+        """How to feed the model; raises StartupError for one that this platform would feed wrongly."""
+        model, tokenizer = self.model, self.model.tokenizer
+        max_token_count = model.max_seq_length or 0
+        if tokenizer.truncation_side != "right" or not 0 < max_token_count <= _LONGEST_INPUT:
+            raise StartupError(
+                "the model does not say after how many tokens it cuts off the end of a text",
+                remedy="Give it a max_seq_length in its sentence_bert_config.json, or choose another model.",
+            )
+        return ModelSpec(
+            dimension=model.get_embedding_dimension() or 0 if isinstance(model, SentenceTransformer) else 1,
+            max_token_count=max_token_count,
+            pad_token_id=tokenizer.pad_token_id,
+            prompts=_prompts(model),
+        )
+
+    def tokenizer_definition(self) -> str:
+        """The tokenizer as transformers set it up from all of the model's files: content of a tokenizer.json."""
+        return str(self.model.tokenizer.backend_tokenizer.to_str())
+
+
+def _prompts(model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
+    """What `encode_query` and `encode_document` put in front of a text."""
+    found = {
+        role: next((model.prompts[name] for name in (*names, model.default_prompt_name) if name in model.prompts), None)
+        for role, names in _PROMPTS.items()
+    }
+    return {role: prompt or "" for role, prompt in found.items()}
+
+
+class TorchRuntime:
+    """A sentence-transformers model as it is."""
+
+    def __init__(self, model: ResolvedModel, *, device: str, precision: str, threads: int) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise StartupError(
+                "the device is cuda, but torch sees no GPU",
+                remedy="Set the device to cpu, or install torch's CUDA build and run where `nvidia-smi` lists a GPU.",
+            )
+        torch.set_num_threads(threads)
+        self._device = device
+        self._model = ReferenceModel(model.folder, model.kind, device, precision=precision)
+        self._bucket_tokens = _BUCKET_TOKENS if device == "cuda" else 1
+        self.spec = self._model.spec()
+        self.tokenizer = Tokenizer(self._model.tokenizer_definition(), self.spec.max_token_count)
+        self.info = self.spec.info(
+            name=model.name,
+            fingerprint=fingerprint_of(model.folder),
+            backend="torch",
+            precision=precision,
+            device=device,
+        )
+
+    def width(self, token_count: int) -> int:
+        """See `Runtime.width`."""
+        bucketed = -(-token_count // self._bucket_tokens) * self._bucket_tokens
+        return max(token_count, min(bucketed, self.spec.max_token_count))
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """See `Runtime.warm_up`: the kernels, and memory for the largest batch."""
+        width = min(batch_tokens, self.spec.max_token_count)
+        for rows in (1, batch_tokens // width):
+            self.run([[self.spec.pad_token_id] * width] * rows)
+
+    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+        """See `Runtime.run`."""
+        feed = feed_for(ids, type_ids, self.spec.pad_token_id, self.width(max(map(len, ids))))
+        with torch.inference_mode():
+            tensors = (torch.from_numpy(feed[name]).to(self._device) for name in self._model.input_names)
+            rows: NDArray[np.float32] = self._model(*tensors).float().cpu().numpy()
+        return rows

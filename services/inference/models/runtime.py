@@ -1,0 +1,120 @@
+"""The engines that a model can run on, behind one door for both model stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.chassis.errors import StartupError
+from services.inference.cpu import available_cpus
+from services.inference.models.info import ModelInfo, ModelKind, ModelSpec
+from services.inference.models.resolver import resolve_model
+from services.inference.models.tokenization import Tokenizer
+
+Device = Literal["cpu", "cuda"]
+Backend = Literal["auto", "onnx", "openvino", "torch"]
+Precision = Literal["fp32", "int8", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What a backend can do."""
+
+    devices: tuple[Device, ...]
+    precisions: tuple[Precision, ...]
+    needs: tuple[str, ...]
+    extra: str
+    """What of Sluice to install to have what it needs."""
+
+
+_ENGINES: dict[Backend, _Engine] = {
+    "onnx": _Engine(("cpu",), ("fp32",), ("onnxruntime",), "inference"),
+    "openvino": _Engine(("cpu",), ("int8",), ("openvino",), "int8"),
+    "torch": _Engine(("cuda", "cpu"), ("fp32", "fp16", "bf16"), ("torch", "sentence_transformers"), "torch"),
+}
+
+
+class Runtime(Protocol):
+    """A loaded model that turns token ids into rows of numbers. All calls block and are thread safe."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How to feed it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    def width(self, token_count: int) -> int:
+        """Tokens that a row of so many is padded to at least: what it costs."""
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Computes what has to be computed once before batches of up to so many padded tokens are quick. Seconds."""
+
+    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+        """One forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
+
+
+def load_runtime(
+    name: str,
+    kind: ModelKind,
+    *,
+    device: Device,
+    backend: Backend,
+    precision: Precision,
+    model_dir: Path | None,
+    cache_dir: Path,
+    threads: int,
+) -> Runtime:
+    """Finds a model (see `resolve_model`) and loads it: minutes where it has to be fetched or made first.
+
+    `auto` is the first of onnx, openvino and torch that has this device and precision. `threads` is that of one
+    forward pass on cpu; 0 is `available_cpus()`. Raises StartupError.
+    """
+    backend = _chosen(backend, device, precision)
+    threads = threads or available_cpus()
+    cache_dir = cache_dir.expanduser()
+    model = resolve_model(name, kind, model_dir=model_dir and model_dir.expanduser(), cache_dir=cache_dir)
+    if backend == "onnx":
+        from services.inference.models.onnx import OnnxRuntime  # noqa: PLC0415  only the engine in use is imported
+
+        return OnnxRuntime.load(model, cache_dir=cache_dir, threads=threads)
+    if backend == "openvino":
+        from services.inference.models.openvino import OpenVinoRuntime  # noqa: PLC0415  only the engine in use is imported
+
+        return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads)
+    from services.inference.models.reference import TorchRuntime  # noqa: PLC0415  only the engine in use is imported
+
+    return TorchRuntime(model, device=device, precision=precision, threads=threads)
+
+
+def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
+    """The engine for this device and precision; StartupError where there is none, or not all it needs."""
+    able = [name for name, engine in _ENGINES.items() if device in engine.devices and precision in engine.precisions]
+    if not able:
+        raise StartupError(
+            f"nothing computes {precision} on {device}", remedy="Set the precision to fp32, or on cuda to fp16 or bf16."
+        )
+    if backend == "auto":
+        backend = able[0]
+    if backend not in able:
+        raise StartupError(
+            f"the {backend} backend does not compute {precision} on {device}",
+            remedy=f"Set the backend to auto, which is {able[0]} here.",
+        )
+    engine = _ENGINES[backend]
+    if missing := [package for package in engine.needs if find_spec(package) is None]:
+        raise StartupError(
+            f"the {backend} backend needs {' and '.join(missing)}", remedy=f"Install sluice[{engine.extra}]."
+        )
+    return backend

@@ -1,0 +1,68 @@
+"""What every stage that runs a model can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from services.chassis.settings import OptionalFolder, StageSettings
+from services.inference.cpu import available_cpus
+from services.inference.models.artifacts import default_cache_dir
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import SchedulerLimits
+
+_LEAST_BATCH_TOKENS = 16
+
+
+class InferenceSettings(StageSettings):
+    """Where models are, how many processors they get, and how much may wait for them."""
+
+    model_dir: OptionalFolder = Field(None, description="Folder with one model folder a name, looked into first.")
+    model_cache_dir: Annotated[Path, BeforeValidator(lambda value: value or default_cache_dir())] = Field(
+        default_factory=default_cache_dir,
+        description="Folder for what is made from models once, as ONNX exports; unset is `~/.cache/sluice/models`.",
+    )
+    inference_threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads of one forward pass, in int8 of as many passes at once; 0 means what the cgroup grants.",
+    )
+    batch_tokens: int = Field(
+        0,
+        ge=0,
+        le=1_048_576,
+        description="Largest batch for the model, in padded tokens, 16 or more; 0 means 512 on cpu and 16,384 on cuda.",
+    )
+    queued_tokens: int = Field(
+        262_144, ge=1024, description="Tokens that may wait for the model in each lane; more is refused."
+    )
+    cache_entries: int = Field(4096, ge=0, description="Results kept for texts that come again; 0 keeps none.")
+
+    @field_validator("batch_tokens")
+    @classmethod
+    def _a_batch_holds_a_text(cls, value: int) -> int:
+        if 0 < value < _LEAST_BATCH_TOKENS:
+            raise ValueError(f"is {value}; set 0, or at least {_LEAST_BATCH_TOKENS}")
+        return value
+
+    def scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
+        """The scheduler's share of these settings, for the model that it will serve."""
+        # Tokens in one pass, and padding that costs less than another pass: measured on cpu (see `SchedulerLimits`);
+        # on cuda, where a pass of thousands takes hardly longer than one of a hundred, set for want of a measurement.
+        batch_tokens, padding_tokens = (16_384, 2_048) if model.device == "cuda" else (512, 16)
+        if model.backend == "openvino":
+            padding_tokens = 0  # a row has its own width, whatever it is computed with: see `OpenVinoRuntime.width`
+        return SchedulerLimits(
+            batch_tokens=self.batch_tokens or batch_tokens,
+            padding_tokens=padding_tokens,
+            workers=(self.inference_threads or available_cpus()) if model.backend == "openvino" else 1,
+            # ONNX Runtime computes one pass more than there are workers. OpenVINO computes one in each of its streams:
+            # there, shorter passes keep the wait for a free one short, and cost little because starting one does.
+            express=model.backend == "onnx",
+            bulk_pass_seconds=0.012 if model.backend == "openvino" else 0.025,
+            queued_tokens=self.queued_tokens,
+            cache_entries=self.cache_entries,
+        )

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
+from services.gateway.collections.embedders import Embedders, EmbeddingModel, ModelOfIndex
+from services.gateway.search.stages import Embedded
+
+
+class OneModel:
+    """An embedder that serves one model, until it is told to serve another."""
+
+    def __init__(self, model: str) -> None:
+        self.serves = model
+        self.down = False
+        self.asked = 0
+
+    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+        if self.down:
+            raise Unavailable("down")
+        return Embedded([b""] * len(texts), self.serves, self.serves, 1, "fp32", False, [False] * len(texts))
+
+    embed_documents = embed_queries
+
+    async def model(self, *, deadline: float) -> EmbeddingModel:
+        self.asked += 1
+        if self.down:
+            raise Unavailable("down")
+        return EmbeddingModel(f"org/{self.serves}", self.serves, 1, "fp32")
+
+
+class Collections:
+    """Collections by the models that made them."""
+
+    def __init__(self, **models: str) -> None:
+        self.models = models
+        self.looked = 0
+
+    async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
+        self.looked += 1
+        if collection not in self.models:
+            raise NotFound("no such collection")
+        return ModelOfIndex(f"{collection}-v1", self.models[collection], self.models[collection])
+
+
+async def embedded_by(embedders: Embedders, collection: str) -> str:
+    return (await embedders.embed_queries(["text"], collection=collection, deadline=0)).model
+
+
+async def test_each_collection_gets_the_model_that_made_it_and_is_looked_at_once() -> None:
+    collections = Collections(papers="large", notes="small")
+    embedders = Embedders([OneModel("small"), OneModel("large")], collections)
+    for _ in range(3):
+        assert await embedded_by(embedders, "papers") == "large"
+        assert await embedded_by(embedders, "notes") == "small"
+    assert collections.looked == 2
+
+
+async def test_what_has_no_collection_yet_gets_the_first_embedder() -> None:
+    assert await embedded_by(Embedders([OneModel("small"), OneModel("large")], Collections()), "new") == "small"
+
+
+async def test_a_collection_that_was_switched_is_looked_at_anew_when_it_is_forgotten() -> None:
+    collections = Collections(docs="small")
+    embedders = Embedders([OneModel("small"), OneModel("large")], collections)
+    assert await embedded_by(embedders, "docs") == "small"
+    collections.models["docs"] = "large"
+    embedders.forget("docs")
+    assert await embedded_by(embedders, "docs") == "large"
+
+
+async def test_a_look_that_began_before_a_collection_was_forgotten_is_not_kept() -> None:
+    collections = Collections(docs="small")
+    looking, switched = asyncio.Event(), asyncio.Event()
+
+    class Slow(Collections):
+        async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
+            seen = await collections.model_of(collection, deadline=deadline)
+            looking.set()
+            await switched.wait()
+            return seen
+
+    embedders = Embedders([OneModel("small"), OneModel("large")], Slow())
+    overtaken = asyncio.create_task(embedded_by(embedders, "docs"))
+    await looking.wait()
+    collections.models["docs"] = "large"
+    embedders.forget("docs")
+    switched.set()
+    assert await overtaken == "small"
+    assert await embedded_by(embedders, "docs") == "large"
+
+
+async def test_an_embedder_that_serves_another_model_since_is_noticed() -> None:
+    one, other = OneModel("small"), OneModel("large")
+    embedders = Embedders([one, other], Collections(docs="small"))
+    assert await embedded_by(embedders, "docs") == "small"
+    one.serves, other.serves = "large", "small"
+    assert await embedded_by(embedders, "docs") == "small"
+    one.serves = other.serves = "tiny"
+    with pytest.raises(FailedPrecondition) as nobody:
+        await embedded_by(embedders, "docs")
+    assert nobody.value.reason == "MODEL_MISMATCH"
+
+
+async def test_embedders_are_not_asked_again_and_again_for_a_model_that_none_serves() -> None:
+    one = OneModel("small")
+    embedders = Embedders([one], Collections(docs="large"))
+    for _ in range(5):
+        with pytest.raises(FailedPrecondition, match=r"docs-v1.*large.*small"):
+            await embedded_by(embedders, "docs")
+    assert one.asked == 1
+
+
+async def test_an_embedder_that_is_down_is_what_fails_not_the_model() -> None:
+    one, other = OneModel("small"), OneModel("large")
+    other.down = True
+    with pytest.raises(Unavailable):
+        await embedded_by(Embedders([one, other], Collections(docs="large")), "docs")
+
+
+async def test_a_model_is_found_by_its_short_or_whole_name() -> None:
+    embedders = Embedders([OneModel("small"), OneModel("large")], Collections())
+    for name in ("large", "org/large"):
+        assert (await embedders.model_named(name, deadline=0)).fingerprint == "large"
+    with pytest.raises(FailedPrecondition, match="org/small, org/large"):
+        await embedders.model_named("huge", deadline=0)

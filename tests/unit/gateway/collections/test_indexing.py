@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.gateway.collections.indexing import Chunking, Indexing
+from services.gateway.search.stages import Embedded, Passage, Upserted
+
+
+class Shelf:
+    """Embedder and store in one, in memory."""
+
+    def __init__(self, *, exists: bool = True, taken_meanwhile: bool = False, moves: int = 0) -> None:
+        self.exists = exists
+        self.taken_meanwhile = taken_meanwhile
+        self.stored: dict[str, bytes] = {}
+        self.embedded = 0
+        self.calls: list[list[str]] = []
+        self.refused: set[str] = set()
+        self.forgotten: list[str] = []
+        self.moves = moves
+
+    async def split_documents(
+        self,
+        documents: Sequence[Passage],
+        *,
+        collection: str,
+        chunk_tokens: int,
+        overlap_tokens: int | None,
+        deadline: float,
+    ) -> list[list[tuple[int, int]]]:
+        def ranges(text: str) -> list[tuple[int, int]]:
+            return [(start, min(start + chunk_tokens, len(text))) for start in range(0, len(text), chunk_tokens)]
+
+        return [ranges(document.text) for document in documents]
+
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        self.embedded += len(texts)
+        vectors = [text.encode() for text in texts]
+        return Embedded(vectors, "mini", "f00d", 4, "fp32", False, [len(text) > 20 for text in texts])
+
+    def forget(self, collection: str) -> None:
+        self.forgotten = [*self.forgotten, collection]
+
+    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
+        self.exists = True
+        if self.taken_meanwhile:
+            raise AlreadyExists("taken")
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Upserted:
+        if self.moves:
+            self.moves -= 1
+            raise FailedPrecondition("switched", reason="MODEL_MISMATCH")
+        if not self.exists:
+            raise NotFound("no such collection")
+        self.calls.append([passage.id for passage in passages])
+        for place, passage in enumerate(passages):
+            if passage.document_id in self.refused:
+                raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
+        self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
+        return Upserted(len(passages), "docs-v1")
+
+
+def documents(*ids: str) -> list[Passage]:
+    return [Passage(identity, "", f"text of {identity}", {}) for identity in ids]
+
+
+@pytest.mark.parametrize("taken_meanwhile", [False, True])
+async def test_the_first_documents_create_the_collection(taken_meanwhile: bool) -> None:
+    shelf = Shelf(exists=False, taken_meanwhile=taken_meanwhile)
+    indexed = await Indexing(shelf, shelf).index("docs", documents("a", "b"), deadline=0)
+    assert (indexed.count, set(shelf.stored)) == (2, {"a", "b"})
+
+
+async def test_a_switch_to_another_model_between_embedding_and_storing_is_followed_once() -> None:
+    shelf = Shelf(moves=1)
+    indexed = await Indexing(shelf, shelf).index("docs", documents("a"), deadline=0)
+    assert (indexed.count, shelf.embedded, shelf.forgotten) == (1, 2, ["docs"])
+    with pytest.raises(FailedPrecondition):
+        await Indexing(Shelf(moves=2), Shelf(moves=2)).index("docs", documents("a"), deadline=0)
+
+
+async def test_documents_that_did_not_fit_the_model_are_named() -> None:
+    shelf = Shelf()
+    indexed = await Indexing(shelf, shelf).index("docs", documents("a", "a-rather-long-id"), deadline=0)
+    assert indexed.truncated_ids == ["a-rather-long-id"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "field"),
+    [
+        (documents("a", ""), r"documents\[1\]\.id"),
+        (documents("a", "b", "a"), r"documents\[2\]\.id.*documents\[0\]"),
+        ([Passage("a", " ", "\n", {})], r"documents\[0\]\.text"),
+    ],
+    ids=["no id", "the same id twice", "nothing to search for"],
+)
+async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(batch: list[Passage], field: str) -> None:
+    shelf = Shelf()
+    with pytest.raises(InvalidArgument, match=field):
+        await Indexing(shelf, shelf).index("docs", batch, deadline=0)
+    assert (shelf.embedded, shelf.stored) == (0, {})
+
+
+CHUNKING = Chunking(chunk_tokens=5, overlap_tokens=None)
+
+
+async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chunks() -> None:
+    shelf = Shelf()
+    long, short = Passage("long", "", "12345678901", {}), Passage("short", "", "1234", {})
+    indexed = await Indexing(shelf, shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
+    assert shelf.calls == [["long", "short", "long#2", "long#3"]]
+    assert [vector.decode() for vector in shelf.stored.values()] == ["12345", "1234", "67890", "1"]
+    assert (indexed.count, indexed.passage_count) == (2, 4)
+
+
+async def test_very_many_chunks_take_several_calls_the_first_with_something_of_every_document() -> None:
+    shelf = Shelf()
+    batch = [Passage(identity, "", "x" * 5000, {}) for identity in ("a", "b")]
+    await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+    assert len(shelf.calls) == 4
+    assert shelf.calls[0][:2] == ["a", "b"]
+    assert len(shelf.stored) == 2000
+
+
+async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
+    shelf = Shelf()
+    shelf.refused = {"b"}
+    batch = [Passage(identity, "", "x" * 50, {}) for identity in ("a", "b")]
+    with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year: is of another type") as refused:
+        await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+    assert refused.value.field == "documents[1].metadata.year"
+    assert not shelf.stored

@@ -1,0 +1,320 @@
+"""Writers, a rebuild and a switch in every order of their steps that hypothesis thinks of.
+
+The store below does what the retriever does, one step at a time; who makes the next step is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
+from services.gateway.collections.embedders import EmbeddingModel
+from services.gateway.collections.indexing import Indexing
+from services.gateway.collections.reindexing import (
+    Begun,
+    Comparison,
+    Deleted,
+    Difference,
+    Following,
+    Phase,
+    Reindexing,
+    Writing,
+)
+from services.gateway.collections.verification import Check
+from services.gateway.search.stages import Embedded, Passage, Upserted
+
+MODELS = {"docs-v1": "old", "docs-v2": "new"}
+
+
+class World:
+    """Retriever and embedders; every step of theirs waits for its turn."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.waiting: list[asyncio.Future[None]] = []
+        self.versions: dict[str, dict[str, tuple[str, str]]] = {"docs-v1": {}}
+        self.live, self.building, self.ready = "docs-v1", "", False
+        self.revisions = itertools.count(1)
+        self.served = {"old", "new"}
+        self.begun: asyncio.Future[None] | None = None
+
+    async def turn(self) -> None:
+        mine = asyncio.get_running_loop().create_future()
+        self.waiting.append(mine)
+        await mine
+
+    async def run(self, *works: asyncio.Task[object]) -> None:
+        while not all(work.done() for work in works):
+            for _ in range(5):  # until everybody has come to a turn
+                await asyncio.sleep(0)
+            self.waiting = [turn for turn in self.waiting if not turn.done()]  # the others were killed
+            if self.waiting:
+                self.waiting.pop(self.chance.randrange(len(self.waiting))).set_result(None)
+        for work in works:
+            work.result()
+
+    # The embedders
+
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        await self.turn()
+        model = MODELS[self.live if collection == "docs" else collection]
+        if model not in self.served:
+            raise Unavailable("down")
+        return Embedded([b""] * len(texts), model, model, 1, "", False, [False] * len(texts))
+
+    def forget(self, collection: str) -> None:
+        pass
+
+    async def model_named(self, name: str, *, deadline: float) -> EmbeddingModel:
+        return EmbeddingModel(name, name, 1, "")
+
+    # The live version
+
+    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
+        raise AssertionError("exists")
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Upserted:
+        while True:
+            version = self.live
+            if MODELS[version] != model_fingerprint:
+                raise FailedPrecondition("switched", reason="MODEL_MISMATCH")
+            await self.turn()
+            revision = str(next(self.revisions))
+            self.versions[version] |= {passage.id: (passage.text, revision) for passage in passages}
+            await self.turn()
+            if self.live == version:
+                return Upserted(len(passages), version, self.building, [passage.id for passage in passages])
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Deleted:
+        while True:
+            version = self.live
+            await self.turn()
+            count = sum(self.versions[version].pop(identity, None) is not None for identity in ids)
+            await self.turn()
+            if self.live == version:
+                return Deleted(count, self.building, ids)
+
+    # The version being built
+
+    async def create_version(self, collection: str, model: EmbeddingModel, *, deadline: float) -> Begun:
+        self.versions.setdefault("docs-v2", {})
+        self.ready = False
+        await self.turn()
+        self.building = "docs-v2"
+        return Begun("docs-v2", "docs-v1", len(self.versions["docs-v1"]))
+
+    def check_building(self, version: str) -> None:
+        if self.building != version:
+            raise FailedPrecondition("not building", reason="NOT_BUILDING")
+
+    async def compare(
+        self,
+        collection: str,
+        version: str,
+        *,
+        ids: Sequence[str] = (),
+        of_building: bool = False,
+        token: str = "",
+        limit: int = 2,
+        deadline: float,
+    ) -> Comparison:
+        await self.turn()
+        self.check_building(version)
+        side = sorted(self.versions[version if of_building else self.live])
+        page = ids or [identity for identity in side if identity > token][:2]
+        following = "" if ids or not page or page[-1] == side[-1] else page[-1]
+        await self.turn()
+        built = dict(self.versions[version])
+        await self.turn()
+        self.check_building(version)
+        live = self.live
+        await self.turn()
+        current = self.versions[live]
+        differences = []
+        for identity in page:
+            text, revision = current.get(identity, ("", ""))
+            _, building_revision = built.get(identity, ("", ""))
+            if revision != building_revision:
+                differences.append(Difference(identity, text, text.encode(), revision, building_revision))
+        return Comparison(differences, len(page), following)
+
+    async def copy(
+        self,
+        version: str,
+        differences: Sequence[Difference],
+        vectors: Sequence[bytes],
+        gone: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        # Qdrant ends what it has begun, whether or not whoever asked for it is still alive.
+        self.begun = asyncio.ensure_future(self._copy(version, differences, gone))
+        await asyncio.shield(self.begun)
+
+    async def _copy(self, version: str, differences: Sequence[Difference], gone: Sequence[Difference]) -> None:
+        await self.turn()
+        points = self.versions[version]
+        for difference in differences:
+            if points.get(difference.id, ("", ""))[1] == difference.building_revision:
+                points[difference.id] = (difference.reading, difference.revision)
+        await self.turn()
+        for difference in gone:
+            if points.get(difference.id, ("", ""))[1] == difference.building_revision:
+                points.pop(difference.id, None)
+
+    async def complete_version(self, version: str, *, deadline: float) -> None:
+        await self.turn()
+        self.check_building(version)
+        self.ready = True
+
+    async def abandon_version(self, version: str, *, deadline: float) -> None:
+        await self.turn()
+        if self.live != version:
+            self.ready, self.building = False, ""
+
+    async def switch(self, collection: str, version: str, *, deadline: float) -> str:
+        await self.turn()
+        if not self.ready:
+            raise FailedPrecondition("not ready", reason="VERSION_NOT_READY")
+        before, self.live, self.building = self.live, version, ""
+        return before
+
+    async def verify(self, collection: str, version: str, *, deadline: float) -> list[Check]:
+        return [Check("COUNT", True, "")]
+
+
+class Gateway:
+    """What the gateway makes of a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        following = Following(world, world)  # type: ignore[arg-type]
+        self.writing = Writing(world, world, following)
+        self.indexing = Indexing(world, self.writing)
+        self.reindexing = Reindexing(world, world, world, following, world)  # type: ignore[arg-type]
+
+    async def write(self, operations: Sequence[tuple[str, bool]], writer: int) -> dict[str, str]:
+        """Stores and deletes, one after the other; what this writer believes is there in the end."""
+        believed = {}
+        for number, (identity, stores) in enumerate(operations):
+            if stores:
+                text = f"{writer}.{number}"
+                await self.indexing.index("docs", [Passage(identity, "", text, {})], deadline=0)
+                believed[identity] = text
+            else:
+                await self.writing.delete("docs", [identity], deadline=0)
+                believed[identity] = ""
+        return believed
+
+    async def rebuild_killed(self, turns: int, until: Phase) -> None:
+        """Begins anew after it was killed at some turn."""
+        first = asyncio.ensure_future(self.rebuild(until))
+        for _ in range(turns):
+            if first.done():
+                return
+            await self.world.turn()
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        if self.world.begun is not None:
+            await self.world.begun
+        if self.world.live == "docs-v1":
+            await self.rebuild(until)
+
+    async def rebuild(self, until: Phase) -> None:
+        token = ""
+        while True:
+            progress = await self.reindexing.advance("docs", "new", token, deadline=0)
+            token = progress.next_token
+            if progress.phase is until and (until is not Phase.SWEEP or '"verify"' in _plain(token)):
+                return
+
+
+def _plain(token: str) -> str:
+    return base64.urlsafe_b64decode(token).decode()
+
+
+OPERATIONS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=4)
+CHANCES = st.randoms(use_true_random=False)
+
+
+async def start(world: World) -> Gateway:
+    world.versions["docs-v1"] = {identity: (f"first {identity}", f"0{identity}") for identity in "abcd"}
+    return Gateway(world)
+
+
+@settings(max_examples=100)
+@given(CHANCES, st.lists(OPERATIONS, max_size=3), st.integers(0, 40))
+def test_after_a_rebuild_both_versions_hold_the_same_whoever_wrote_the_same_passages_meanwhile(
+    chance: random.Random, writers: Sequence[Sequence[tuple[str, bool]]], turns: int
+) -> None:
+    async def scenario() -> None:
+        world = World(chance)
+        gateway = await start(world)
+        rebuild = asyncio.ensure_future(gateway.rebuild_killed(turns, Phase.SWEEP))
+        writes = [asyncio.ensure_future(gateway.write(each, number)) for number, each in enumerate(writers)]
+        await world.run(rebuild, *writes)
+        assert world.versions["docs-v2"] == world.versions["docs-v1"]
+
+    asyncio.run(scenario())
+
+
+@settings(max_examples=100)
+@given(CHANCES, OPERATIONS, OPERATIONS, st.integers(0, 60))
+def test_nothing_that_was_answered_is_lost_by_a_switch_nor_by_a_rebuild_that_dies(
+    chance: random.Random,
+    first: Sequence[tuple[str, bool]],
+    second: Sequence[tuple[str, bool]],
+    turns: int,
+) -> None:
+    async def scenario() -> None:
+        world = World(chance)
+        gateway = await start(world)
+        rebuild = asyncio.ensure_future(gateway.rebuild_killed(turns, Phase.SWITCHED))
+        # Each writer has ids of its own, so that what is there in the end is known.
+        others = [(identity.upper(), stores) for identity, stores in second]
+        writes = [asyncio.ensure_future(gateway.write(each, number)) for number, each in enumerate((first, others))]
+        await world.run(rebuild, *writes)
+        assert world.live == "docs-v2"
+        expected = {identity: f"first {identity}" for identity in "abcd"}
+        for write in writes:
+            expected |= write.result()
+        found = {identity: text for identity, (text, _) in world.versions["docs-v2"].items()}
+        assert found == {identity: text for identity, text in expected.items() if text}
+
+    asyncio.run(scenario())
+
+
+async def test_writing_goes_on_when_nothing_embeds_for_the_version_being_built() -> None:
+    world = World(random.Random(1))
+    gateway = await start(world)
+    world.served = {"old"}
+    world.versions["docs-v2"], world.building = {}, "docs-v2"
+    write = asyncio.ensure_future(gateway.write([("a", True)], 1))
+    await world.run(write)
+    assert (world.building, world.ready, world.versions["docs-v1"]["a"][0]) == ("", False, "1.0")
+
+
+@pytest.mark.parametrize("token", ["nonsense", "e30=", "bm9uc2Vuc2U="])
+async def test_a_page_token_of_nobody_is_refused(token: str) -> None:
+    gateway = await start(World(random.Random(1)))
+    with pytest.raises(InvalidArgument, match="page_token"):
+        await gateway.reindexing.advance("docs", "new", token, deadline=0)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import pytest
+
+from services.chassis.errors import FailedPrecondition
+from services.gateway.collections.verification import Sample, Sampled, Verification
+from services.gateway.search.stages import Candidate, Embedded, Passage, Retrieved, SearchVariant
+
+
+def vector(place: int) -> bytes:
+    return array("f", [float(place == axis) for axis in range(8)]).tobytes()
+
+
+class Shelf:
+    """Two versions of eight passages, and the embedder that made them; what is wrong with the second is told."""
+
+    def __init__(self, *, missing: int = 0, wrong_vectors: bool = False, lost: int = 0, other_words: bool = False):
+        self.passages = [Passage(f"p{place}", "", f"word{place} and more", {}) for place in range(8)]
+        self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
+        self.served = True
+
+    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
+        sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.passages)]
+        return Sample(sampled[:limit], 8 - self.missing if collection == "docs-v2" else 8)
+
+    async def get(self, collection: str, ids: Sequence[str], *, deadline: float) -> Sequence[Passage]:
+        return [passage for passage in self.passages if passage.id in ids]
+
+    async def search(self, collection: str, variants: Sequence[SearchVariant], **_: object) -> Retrieved:
+        [variant] = variants
+        axis = array("f", variant.vector).index(1.0) if variant.vector else int(variant.text[4])
+        first = self.passages[axis]
+        if collection == "docs-v2" and axis < self.lost and variant.vector:
+            return Retrieved([Candidate(self.passages[7], 0.5)], collection)
+        if collection == "docs-v2" and self.other_words and not variant.vector:
+            first = self.passages[(axis + 1) % 8]
+        return Retrieved([Candidate(first, 1.0), Candidate(self.passages[7], 0.0)][: 1 + (axis != 7)], collection)
+
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        axes = [int(text[4]) for text in texts]
+        vectors = [vector((axis + self.wrong_vectors) % 8) for axis in axes]
+        return Embedded(vectors, "m", "m@1", 8, "fp32", False, [False] * len(texts))
+
+    async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        if not self.served:
+            raise FailedPrecondition("nobody", reason="MODEL_MISMATCH")
+        return await self.embed_documents(texts, collection=collection, deadline=deadline)
+
+
+async def failed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr("services.gateway.collections.verification._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("services.gateway.collections.verification._query", lambda passage: passage.text)
+    checks = await Verification(shelf, shelf).verify("docs", "docs-v2", deadline=0)  # type: ignore[arg-type]
+    assert [check.name for check in checks] == ["COUNT", "SAMPLED_VECTORS", "SELF_RETRIEVAL", "OVERLAP"]
+    return [check.name for check in checks if not check.passed]
+
+
+@pytest.mark.parametrize(
+    ("shelf", "expected"),
+    [
+        (Shelf(), []),
+        (Shelf(missing=1), ["COUNT"]),
+        (Shelf(wrong_vectors=True), ["SAMPLED_VECTORS"]),
+        (Shelf(lost=2), ["SELF_RETRIEVAL"]),
+        (Shelf(other_words=True), ["OVERLAP"]),
+    ],
+    ids=["nothing", "a passage", "other vectors", "some not found", "other words"],
+)
+async def test_what_is_wrong_with_a_version_fails_its_check(
+    shelf: Shelf, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await failed(shelf, monkeypatch) == expected
+
+
+async def test_a_live_version_whose_model_is_gone_is_compared_by_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf()
+    shelf.served = False
+    assert await failed(shelf, monkeypatch) == []

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.gateway.rollout.local_overrides import LocalOverrides, OverridesFile, problems_of
+from services.gateway.rollout.table import FeatureOverrides, Features
+
+ENVIRONMENT = LocalOverrides(killed=["old"], percentages={"RERANK_ROLLOUT_PERCENTAGE": 5})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "overrides.env"
+
+
+@pytest.fixture
+def file(path: Path) -> OverridesFile:
+    return OverridesFile(path, ENVIRONMENT, Features())
+
+
+def looked(file: OverridesFile) -> tuple[list[str], dict[str, int], list[str]]:
+    seen = file.look()
+    assert seen is not None
+    overrides, problems = seen
+    return list(overrides.killed), dict(overrides.percentages), list(problems)
+
+
+def test_a_share_becomes_a_feature_and_enrichment_reaches_nobody() -> None:
+    percentages = {
+        "RERANK_ROLLOUT_PERCENTAGE": 25,
+        "EXPANSION_ROLLOUT_PERCENTAGE": 0,
+        "ENRICHMENT_ROLLOUT_PERCENTAGE": 9,
+    }
+    (ramp,) = LocalOverrides(percentages=percentages).ramps()
+    assert (ramp.name, ramp.salt, ramp.treatment_ppm, ramp.control_ppm) == ("rerank", "rerank", 250_000, 0)
+    assert ramp.overrides == FeatureOverrides(rerank=True)
+    assert not ramp.measured
+
+
+def test_without_a_file_the_environment_holds(file: OverridesFile) -> None:
+    assert file.look() is None
+    assert list(ENVIRONMENT.killed) == ["old"]
+
+
+def test_the_file_wins_over_the_environment_and_leaves_it_what_it_does_not_name(
+    file: OverridesFile, path: Path
+) -> None:
+    path.write_text("# incident 12\nROLLOUT_KILL=rerank-v1, expand-v1\n")
+    assert looked(file) == (["rerank-v1", "expand-v1"], {"RERANK_ROLLOUT_PERCENTAGE": 5}, [])
+    assert file.look() is None  # nothing new
+    path.write_text("ROLLOUT_KILL=\nRERANK_ROLLOUT_PERCENTAGE=50 # half\n")
+    assert looked(file) == ([], {"RERANK_ROLLOUT_PERCENTAGE": 50}, [])
+    path.unlink()
+    assert looked(file) == (["old"], {"RERANK_ROLLOUT_PERCENTAGE": 5}, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("RERANK_ROLLOUT_PERCENTAGE", "line 2 is not NAME=VALUE"),
+        ("RERANK_ROLLOUT_PERCENTAGE=101", "no whole number from 0 to 100"),
+        ("RERANK_ROLLOUT_PERCENTAGE=-1", "no whole number from 0 to 100"),
+        ("RERANK_ROLLOUT_PERCENT=5", "line 2 names no override; there are ROLLOUT_KILL"),
+        ("ROLLOUT_KILL=Rerank_V1", "'Rerank_V1' is no name of a feature"),
+        ("\0\0\0", "line 2 is not NAME=VALUE"),
+    ],
+)
+def test_a_mistake_changes_nothing_but_lets_kills_through(
+    file: OverridesFile, path: Path, line: str, problem: str
+) -> None:
+    path.write_text(f"ROLLOUT_KILL=rerank-v1\n{line}\nEXPANSION_ROLLOUT_PERCENTAGE=9\n")
+    killed, percentages, problems = looked(file)
+    assert killed == ["old", "rerank-v1"]
+    assert percentages == {"RERANK_ROLLOUT_PERCENTAGE": 5}
+    assert any(problem in told for told in problems)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_emptied_file_takes_nothing_back(file: OverridesFile, path: Path, content: str) -> None:
+    path.write_text("ROLLOUT_KILL=rerank-v1\n")
+    looked(file)
+    path.write_text(content)
+    killed, _, problems = looked(file)
+    assert killed == ["rerank-v1"]
+    assert "is empty" in problems[0]
+
+
+def test_a_file_that_cannot_be_read_takes_nothing_back_and_is_told_once(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = OverridesFile(folder, ENVIRONMENT, Features())
+    killed, _, problems = looked(file)
+    assert killed == ["old"]
+    assert "cannot be read" in problems[0]
+    assert file.look() is None
+
+
+def test_a_share_of_what_everybody_has_is_refused() -> None:
+    (problem,) = problems_of(ENVIRONMENT, Features(rerank=True))
+    assert "set RERANK_ENABLED=0" in problem
+    whole = LocalOverrides(percentages={"RERANK_ROLLOUT_PERCENTAGE": 100})
+    assert problems_of(whole, Features(rerank=True)) == []

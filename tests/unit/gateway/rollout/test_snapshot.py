@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.experiment.snapshot_hash import content_hash
+from services.gateway.rollout.snapshot import Refused, Served, SnapshotFile, serve
+from services.gateway.rollout.table import FeatureOverrides, Features, RolloutTable
+from sluice.rollout.v1 import rollout_pb2 as pb
+
+
+def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
+    given: dict[str, Any] = {
+        "salt": name,
+        "overrides": pb.Overrides(rerank=True, rerank_candidate_count=50),
+        "treatment_ppm": 100_000,
+        "control_ppm": 100_000,
+        "ramp_id": f"{name}/1",
+        "lease_duration": Duration(seconds=10),
+    }
+    return pb.SnapshotFeature(name=name, **given | fields)
+
+
+def snapshot(*features: pb.SnapshotFeature, version: int = 1, made: int | None = None) -> pb.Snapshot:
+    built = pb.Snapshot(version=version, content_hash=content_hash(features), features=features)
+    built.create_time.FromSeconds(1_000_000 + (version if made is None else made))
+    return built
+
+
+def names(served: Served) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [ramp.name for ramp in served.ramps],
+        [kill.name for kill in served.kills],
+        [entry.name for entry in served.quarantined],
+    )
+
+
+def test_a_snapshot_says_all_that_a_ramp_needs() -> None:
+    given = feature(latency_threshold=Duration(nanos=250_000_000), shadow_ppm=7, lease_duration=None)
+    (ramp,) = serve(snapshot(given), Features()).ramps
+    assert ramp.overrides == FeatureOverrides(rerank=True, rerank_candidate_count=50)
+    assert (ramp.salt, ramp.treatment_ppm, ramp.control_ppm, ramp.ramp_id) == (
+        "rerank-v1",
+        100_000,
+        100_000,
+        "rerank-v1/1",
+    )
+    assert (ramp.lease_seconds, ramp.slow_seconds, ramp.shadow_ppm) == (math.inf, 0.25, 7)
+
+
+MALFORMED = {
+    "name": feature("Rerank v1"),
+    "no name": feature(""),
+    "salt": feature(salt=""),
+    "overrides": feature(overrides=pb.Overrides()),
+    "count": feature(overrides=pb.Overrides(rerank_candidate_count=100_000)),
+    "strategy": feature(overrides=pb.Overrides(expansion_strategy="magic")),
+    "search": feature(overrides=pb.Overrides(dense=False, lexical=False)),
+    "negative": feature(treatment_ppm=-1),
+    "too much": feature(treatment_ppm=2_000_000),
+    "overlapping": feature(treatment_ppm=600_000, control_ppm=600_000),
+    "no lease": feature(lease_duration=Duration(seconds=0)),
+    "lease without end": feature(lease_duration=Duration(seconds=2**40)),
+    "threshold": feature(latency_threshold=Duration(seconds=-1)),
+}
+
+
+@pytest.mark.parametrize("problem", MALFORMED)
+def test_a_feature_that_makes_no_sense_is_quarantined_alone(problem: str) -> None:
+    malformed = MALFORMED[problem]
+    served = serve(snapshot(feature("good-v1"), malformed, feature("bad-v1", killed=True)), Features())
+    assert names(served) == (["good-v1"], ["bad-v1"], [malformed.name])
+    assert served.quarantined[0].reason
+
+
+@pytest.mark.parametrize("problem", MALFORMED)
+def test_a_kill_goes_through_whatever_else_is_wrong_with_its_feature(problem: str) -> None:
+    killed = pb.SnapshotFeature()
+    killed.CopyFrom(MALFORMED[problem])
+    killed.killed = True
+    before = serve(snapshot(feature(MALFORMED[problem].name or "rerank-v1")), Features()) if problem != "name" else None
+    served = serve(snapshot(killed, version=2), Features(), before=before)
+    assert [kill.name for kill in served.kills] == [killed.name]
+    assert not served.ramps
+    if killed.overrides.rerank:
+        table = RolloutTable(Features(), served.ramps, served.kills)
+        assert table.decide("user-42", FeatureOverrides(rerank=True)).features.rerank is False
+
+
+def test_a_kill_whose_feature_cannot_be_read_holds_what_was_known_of_it() -> None:
+    before = serve(snapshot(feature()), Features())
+    served = serve(snapshot(feature(overrides=pb.Overrides(), killed=True), version=2), Features(), before=before)
+    assert served.kills[0].overrides.rerank is True
+
+
+def test_features_of_the_same_name_are_all_quarantined() -> None:
+    twice = snapshot(feature("a"), feature("a", treatment_ppm=1, control_ppm=1), feature("b"))
+    assert names(serve(twice, Features())) == (["b"], [], ["a"])
+
+
+def test_a_feature_that_leaves_no_search_over_these_defaults_is_quarantined() -> None:
+    given = snapshot(feature(overrides=pb.Overrides(dense=False)))
+    assert names(serve(given, Features()))[2] == []
+    assert names(serve(given, Features(lexical=False)))[2] == ["rerank-v1"]
+
+
+@pytest.mark.parametrize("version", [0, -5])
+def test_a_snapshot_without_a_version_is_refused(version: int) -> None:
+    with pytest.raises(Refused, match="version"):
+        serve(snapshot(version=version), Features())
+
+
+def test_a_truncated_snapshot_is_refused_whole() -> None:
+    truncated = snapshot(feature("a"), feature("b"))
+    del truncated.features[1]
+    with pytest.raises(Refused, match="hash") as refused:
+        serve(truncated, Features())
+    assert refused.value.reason == "CORRUPT"
+
+
+def test_an_older_snapshot_is_refused_unless_it_was_made_later() -> None:
+    before = serve(snapshot(feature(), version=7), Features())
+    for version, made in ((6, 6), (6, 7), (1, 1)):
+        with pytest.raises(Refused, match="7 is served") as refused:
+            serve(snapshot(version=version, made=made), Features(), before=before)
+        assert refused.value.reason == "OLDER"
+    assert serve(snapshot(version=1, made=8), Features(), before=before).version == 1
+    assert serve(snapshot(version=8, made=1), Features(), before=before).version == 8
+
+
+def test_another_snapshot_of_the_same_version_is_refused() -> None:
+    before = serve(snapshot(feature(), version=7), Features())
+    with pytest.raises(Refused, match="another snapshot of version 7"):
+        serve(snapshot(version=7), Features(), before=before)
+
+
+def test_an_emptied_snapshot_takes_features_back_and_lifts_no_kill() -> None:
+    before = serve(snapshot(feature("a"), feature("b", killed=True)), Features())
+    emptied = serve(snapshot(version=2), Features(), before=before)
+    assert names(emptied) == ([], ["b"], [])
+    again = serve(snapshot(feature("a"), version=3), Features(), before=emptied)
+    assert names(again) == (["a"], ["b"], [])
+
+
+def test_only_a_valid_feature_that_is_not_killed_lifts_a_kill() -> None:
+    before = serve(snapshot(feature("b", killed=True)), Features())
+    malformed = serve(snapshot(feature("b", salt=""), version=2), Features(), before=before)
+    assert names(malformed) == ([], ["b"], ["b"])
+    lifted = serve(snapshot(feature("b"), version=3), Features(), before=malformed)
+    assert names(lifted) == (["b"], [], [])
+
+
+# On disk
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> SnapshotFile:
+    return SnapshotFile(tmp_path / "deep" / "snapshot.json")
+
+
+def test_what_is_saved_is_what_is_loaded_kept_kills_and_all(file: SnapshotFile) -> None:
+    assert file.load(Features()) is None
+    before = serve(snapshot(feature("a"), feature("b", killed=True)), Features())
+    served = serve(snapshot(feature("a"), feature("c", salt=""), version=2), Features(), before=before)
+    file.save(served)
+    loaded = file.load(Features())
+    assert loaded is not None
+    assert names(loaded) == names(served) == (["a"], ["b"], ["c"])
+    assert loaded.snapshot == served.snapshot
+    assert [path.name for path in file.path.parent.iterdir()] == ["snapshot.json"]
+
+
+def test_a_file_cut_off_anywhere_or_changed_anywhere_is_refused(file: SnapshotFile) -> None:
+    file.save(serve(snapshot(feature("a"), feature("b", killed=True)), Features()))
+    whole = file.path.read_bytes()
+    draw = random.Random(7)
+    for place in range(0, len(whole), 37):
+        file.path.write_bytes(whole[:place])
+        with pytest.raises(Refused):
+            file.load(Features())
+    for _ in range(50):
+        place = draw.randrange(len(whole))
+        changed = bytearray(whole)
+        changed[place] ^= 1 << draw.randrange(7)
+        file.path.write_bytes(changed)
+        try:
+            loaded = file.load(Features())
+        except Refused:
+            continue
+        assert loaded is not None
+        assert names(loaded) == (["a"], ["b"], [])  # a blank, or the case of a letter in a name of JSON's
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "null", "[]", "{}", "[" * 100_000, '{"sha256": 1, "snapshot": 2, "kept_kills": 3}', "\0" * 100, "é" * 10],
+)
+def test_a_file_that_is_no_snapshot_is_refused(file: SnapshotFile, content: str) -> None:
+    file.path.parent.mkdir()
+    file.path.write_text(content)
+    with pytest.raises(Refused):
+        file.load(Features())
+
+
+def test_a_file_too_large_to_be_a_snapshot_is_not_read(file: SnapshotFile) -> None:
+    file.path.parent.mkdir()
+    with file.path.open("wb") as huge:
+        huge.truncate(2**40)
+    with pytest.raises(Refused, match="larger than"):
+        file.load(Features())
+
+
+def test_a_forged_file_still_has_its_features_checked(file: SnapshotFile) -> None:
+    file.save(serve(snapshot(feature("a", salt=""), feature("b")), Features()))
+    loaded = file.load(Features())
+    assert loaded is not None
+    assert names(loaded) == (["b"], [], ["a"])
+
+
+def test_a_folder_that_cannot_be_written_leaves_what_was_there(file: SnapshotFile) -> None:
+    served = serve(snapshot(feature("a")), Features())
+    file.path.parent.mkdir()
+    file.path.mkdir()
+    with pytest.raises(OSError, match="snapshot"):
+        file.save(served)
+    assert [path.name for path in file.path.parent.iterdir()] == ["snapshot.json"]
+
+
+@given(st.binary(max_size=300))
+def test_bytes_of_anybody_are_a_snapshot_or_refused(raw: bytes) -> None:
+    try:
+        parsed = pb.Snapshot.FromString(raw)
+    except Exception:
+        return
+    parsed.content_hash = content_hash(parsed.features)
+    parsed.version = 1
+    serve(parsed, Features())
+
+
+def test_the_file_is_json_for_people_who_must_know(file: SnapshotFile) -> None:
+    file.save(serve(snapshot(feature("a")), Features()))
+    assert set(json.loads(file.path.read_text())) == {"sha256", "snapshot", "kept_kills"}

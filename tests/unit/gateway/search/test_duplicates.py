@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.gateway.search.duplicates import SHINGLE_WORDS, SIMILARITY, collapse
+
+# Few words, so that texts often share runs of them.
+texts = st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=12)
+LONG = " ".join(f"word{number}" for number in range(100))
+
+
+def test_a_copy_with_other_case_and_punctuation_is_collapsed_into_the_better_ranked() -> None:
+    assert collapse(["The pool waits.", "Something else", "the POOL -- waits!"]) == {0: 1, 1: 0}
+
+
+def test_one_other_word_in_a_hundred_makes_no_other_text() -> None:
+    assert collapse([LONG, LONG.replace("word50", "other")]) == {0: 1}
+
+
+def test_a_few_other_words_make_another_text() -> None:
+    other = LONG.replace("word20", "one").replace("word50", "two").replace("word80", "three")
+    assert collapse([LONG, other]) == {0: 0, 1: 0}
+
+
+def test_texts_that_share_all_words_in_another_order_are_different() -> None:
+    assert collapse(["the cat that ate the rat slept on", "the rat that ate the cat slept on"]) == {0: 0, 1: 0}
+
+
+def test_texts_without_words_are_the_same_only_where_they_are_equal() -> None:
+    assert collapse(["!!!", "???", "!!!", ""]) == {0: 1, 1: 0, 3: 0}
+
+
+@given(texts)
+def test_every_text_stays_or_is_stood_for(given_texts: list[str]) -> None:
+    stands_for = collapse(given_texts)
+    assert len(stands_for) + sum(stands_for.values()) == len(given_texts)
+    assert list(stands_for) == sorted(stands_for)
+    assert all(count >= 0 for count in stands_for.values())
+
+
+@given(texts)
+def test_no_two_that_stay_are_near_duplicates_and_each_that_does_not_has_one_before_it(given_texts: list[str]) -> None:
+    stays = set(collapse(given_texts))
+    for one, other in itertools.combinations(sorted(stays), 2):
+        assert _similarity(given_texts[one], given_texts[other]) < SIMILARITY
+    for place in set(range(len(given_texts))) - stays:
+        assert any(_similarity(given_texts[place], given_texts[one]) >= SIMILARITY for one in stays if one < place)
+
+
+@given(texts)
+def test_what_has_no_duplicates_stays_as_it_is(given_texts: list[str]) -> None:
+    distinct = [given_texts[place] for place in collapse(given_texts)]
+    assert collapse(distinct) == dict.fromkeys(range(len(distinct)), 0)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.sampled_from("ab"), min_size=20, max_size=60).map(" ".join), min_size=1, max_size=6))
+def test_long_texts_are_compared_by_their_shingles_alone(given_texts: list[str]) -> None:
+    assert list(collapse(given_texts)) == list(collapse([text.upper() + "!" for text in given_texts]))
+
+
+def _similarity(one: str, other: str) -> float:
+    """As the module's docstring defines it, the long way round."""
+    first, second = _shingles(one), _shingles(other)
+    return len(first & second) / len(first | second)
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    if len(words) <= SHINGLE_WORDS:
+        return {tuple(words)}
+    return {tuple(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1)}

@@ -1,0 +1,97 @@
+"""Artifacts, made by a real child process."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import StartupError
+from services.inference.models.artifacts import built_once, default_cache_dir
+
+MODULE = "tests.unit.inference.models.make_artifact"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def build(tmp_path: Path, log: Path) -> Callable[..., Path]:
+    def build(instruction: str = "write", needs: tuple[str, ...] = ()) -> Path:
+        return built_once(tmp_path / "cache" / "artifact", MODULE, [str(log), instruction], needs=needs)
+
+    return build
+
+
+def test_an_artifact_is_made_once_and_carries_checksums_that_sha256sum_reads(
+    build: Callable[..., Path], log: Path
+) -> None:
+    folder = build()
+    assert build() == folder
+    assert (folder / "content").read_text() == "42"
+    assert log.read_text() == "made\n"
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "content").write_text("43"),
+        lambda folder: (folder / "content").unlink(),
+        lambda folder: (folder / "SHA256SUMS").write_text(""),
+        lambda folder: (folder / "SHA256SUMS").write_text("no checksums"),
+    ],
+    ids=["changed", "gone", "no sums", "nonsense"],
+)
+def test_a_damaged_artifact_is_made_again(
+    build: Callable[..., Path], log: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(build())
+    assert (build() / "content").read_text() == "42"
+    assert log.read_text() == "made\nmade\n"
+
+
+def test_those_who_want_it_at_the_same_time_wait_for_one_of_them(build: Callable[..., Path], log: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        folders = {future.result() for future in [pool.submit(build) for _ in range(4)]}
+    assert len(folders) == 1
+    assert log.read_text() == "made\n"
+
+
+def test_a_failure_says_what_the_child_said_last_and_leaves_nothing(build: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="the weights are not there"):
+        build("fail")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["artifact.lock"]
+
+
+def test_a_package_that_is_missing_is_named_with_the_remedy(build: Callable[..., Path]) -> None:
+    with pytest.raises(StartupError, match="without no_such_package") as caught:
+        build(needs=("no_such_package", "json"))
+    assert "sluice[torch]" in caught.value.remedy
+
+
+def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartupError, match="cannot be written") as caught:
+        built_once(tmp_path / "file" / "artifact", MODULE, [], needs=())
+    assert "MODEL_CACHE_DIR" in caught.value.remedy
+
+
+def test_a_relative_cache_is_below_the_folder_that_we_run_in(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = built_once(Path("cache/artifact"), MODULE, [str(log), "write"], needs=())
+    assert folder == tmp_path / "cache" / "artifact"
+
+
+def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert default_cache_dir() == Path("/elsewhere/sluice/models")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == Path.home() / ".cache/sluice/models"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import StartupError
+from services.inference.models import runtime
+from services.inference.models.info import ModelKind
+from services.inference.models.runtime import Backend, Device, Precision, Runtime, load_runtime
+
+
+def load(device: Device, backend: Backend, precision: Precision = "fp32") -> Runtime:
+    return load_runtime(
+        "all-MiniLM-L6-v2",
+        ModelKind.ENCODER,
+        device=device,
+        backend=backend,
+        precision=precision,
+        model_dir=None,
+        cache_dir=Path("/nonexistent"),
+        threads=1,
+    )
+
+
+def test_onnx_on_a_gpu_is_refused_with_the_way_out() -> None:
+    with pytest.raises(StartupError, match="onnx backend does not compute fp32 on cuda") as caught:
+        load("cuda", "onnx")
+    assert "torch" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "way_out"),
+    [("onnx", "int8", "openvino"), ("torch", "int8", "openvino"), ("onnx", "fp16", "torch")],
+)
+def test_a_backend_that_lacks_a_precision_is_refused_with_the_way_out(
+    backend: Backend, precision: Precision, way_out: str
+) -> None:
+    with pytest.raises(StartupError, match=f"{backend} backend does not compute {precision} on cpu") as caught:
+        load("cpu", backend, precision)
+    assert way_out in caught.value.remedy
+
+
+def test_int8_on_a_gpu_is_refused_with_the_way_out() -> None:
+    with pytest.raises(StartupError, match="nothing computes int8 on cuda") as caught:
+        load("cuda", "auto", "int8")
+    assert "fp16" in caught.value.remedy
+
+
+def test_a_missing_openvino_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda _package: None)
+    with pytest.raises(StartupError, match="needs openvino") as caught:
+        load("cpu", "auto", "int8")
+    assert "sluice[int8]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cuda", "auto"), ("cpu", "torch")])
+def test_a_missing_torch_is_named(monkeypatch: pytest.MonkeyPatch, device: Device, backend: Backend) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda _package: None)
+    with pytest.raises(StartupError, match="needs torch and sentence_transformers") as caught:
+        load(device, backend)
+    assert "sluice[torch]" in caught.value.remedy

@@ -1,0 +1,53 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from services.inference.cpu import available_cpus
+
+
+@pytest.fixture(autouse=True)
+def eight_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
+
+
+def cgroup(tmp_path: Path, line: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """A /proc/self/cgroup with one line, and a mount with files."""
+    for name, content in files.items():
+        file = tmp_path / "mount" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    own = tmp_path / "cgroup"
+    own.write_text(f"{line}\n")
+    return own, tmp_path / "mount"
+
+
+def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
+    assert available_cpus(*cgroup(tmp_path, "0::/pod", {"pod/cpu.max": "max 100000\n"})) == 8
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("200000 100000", 2), ("250000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8)]
+)
+def test_a_quota_is_rounded_down_but_never_to_nothing(tmp_path: Path, quota: str, expected: int) -> None:
+    assert available_cpus(*cgroup(tmp_path, "0::/pod", {"pod/cpu.max": quota})) == expected
+
+
+def test_the_quota_of_a_parent_binds_too(tmp_path: Path) -> None:
+    files = {"pod/cpu.max": "300000 100000", "pod/app/cpu.max": "max 100000"}
+    assert available_cpus(*cgroup(tmp_path, "0::/pod/app", files)) == 3
+
+
+def test_a_path_of_the_host_means_the_mounted_cgroup(tmp_path: Path) -> None:
+    assert available_cpus(*cgroup(tmp_path, "0::/kubepods/x", {"cpu.max": "400000 100000"})) == 4
+
+
+def test_version_1_is_read_as_well(tmp_path: Path) -> None:
+    files = {"cpu,cpuacct/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/cpu.cfs_period_us": "50000\n"}
+    assert available_cpus(*cgroup(tmp_path, "4:cpu,cpuacct:/", files)) == 3
+    files["cpu,cpuacct/cpu.cfs_quota_us"] = "-1\n"
+    assert available_cpus(*cgroup(tmp_path, "4:cpu,cpuacct:/", files)) == 8
+
+
+def test_this_machine_has_at_least_one() -> None:
+    assert available_cpus() >= 1
