@@ -35,6 +35,10 @@ def generate(into: Path) -> None:
     )
     if status != 0:
         sys.exit("protoc failed")
+    for stub in into.rglob("*_pb2_grpc.py"):
+        if "Stub" not in stub.read_text(encoding="utf-8"):  # a proto without a service
+            stub.unlink()
+            stub.with_suffix(".pyi").unlink()
     for folder in {path.parent for path in into.rglob("*_pb2.py")}:
         (folder / "__init__.py").touch()
     (into / "sluice" / "py.typed").touch()

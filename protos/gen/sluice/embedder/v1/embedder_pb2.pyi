@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sluice.type.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -44,30 +45,6 @@ TEXT_KIND_DOCUMENT: TextKind.ValueType  # 2
 """What an index holds."""
 Global___TextKind: _TypeAlias = TextKind  # noqa: Y015
 
-class _Priority:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """Means PRIORITY_INTERACTIVE."""
-    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
-    """A person waits."""
-    PRIORITY_BULK: _Priority.ValueType  # 2
-    """A job waits; it yields to interactive work, but is never starved by it."""
-
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Priority says who waits for the answer."""
-
-PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""Means PRIORITY_INTERACTIVE."""
-PRIORITY_INTERACTIVE: Priority.ValueType  # 1
-"""A person waits."""
-PRIORITY_BULK: Priority.ValueType  # 2
-"""A job waits; it yields to interactive work, but is never starved by it."""
-Global___Priority: _TypeAlias = Priority  # noqa: Y015
-
 @_typing.final
 class EmbedTextsRequest(_message.Message):
     """EmbedTextsRequest is a batch of texts."""
@@ -79,7 +56,7 @@ class EmbedTextsRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     kind: Global___TextKind.ValueType
     """What the texts are. Required."""
-    priority: Global___Priority.ValueType
+    priority: _model_pb2.Priority.ValueType
     """Who waits for the answer."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -90,7 +67,7 @@ class EmbedTextsRequest(_message.Message):
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         kind: Global___TextKind.ValueType = ...,
-        priority: Global___Priority.ValueType = ...,
+        priority: _model_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -123,7 +100,7 @@ class EmbedTextsResponse(_message.Message):
         """What became of each text, in the order of the request."""
 
     @_builtins.property
-    def model(self) -> Global___EmbeddingModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model that made the vectors."""
 
     @_builtins.property
@@ -137,7 +114,7 @@ class EmbedTextsResponse(_message.Message):
         row_count: _builtins.int = ...,
         dimension: _builtins.int = ...,
         texts: _abc.Iterable[Global___EmbeddedText] | None = ...,
-        model: Global___EmbeddingModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
         timings: Global___EmbedTimings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
@@ -203,56 +180,6 @@ class EmbedTimings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbedTimings: _TypeAlias = EmbedTimings  # noqa: Y015
-
-@_typing.final
-class EmbeddingModel(_message.Message):
-    """EmbeddingModel identifies what made a vector. Vectors are comparable when their fingerprints are equal."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    FINGERPRINT_FIELD_NUMBER: _builtins.int
-    DIMENSION_FIELD_NUMBER: _builtins.int
-    MAX_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
-    BACKEND_FIELD_NUMBER: _builtins.int
-    PRECISION_FIELD_NUMBER: _builtins.int
-    DEVICE_FIELD_NUMBER: _builtins.int
-    PSEUDO_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Whole name, as in "sentence-transformers/all-MiniLM-L6-v2"."""
-    fingerprint: _builtins.str
-    """Hash over weights, tokenizer and pooling: the same on every machine and backend, another for any other model."""
-    dimension: _builtins.int
-    """Number of float32 values in each vector."""
-    max_token_count: _builtins.int
-    """The model's window, in tokens, special tokens included."""
-    backend: _builtins.str
-    """What computes, as in "onnx" or "torch"."""
-    precision: _builtins.str
-    """Arithmetic, as in "fp32"."""
-    device: _builtins.str
-    """Where it computes: "cpu" or "cuda"."""
-    pseudo: _builtins.bool
-    """True for deterministic pseudo-embeddings, which carry no meaning and are for development only."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        fingerprint: _builtins.str = ...,
-        dimension: _builtins.int = ...,
-        max_token_count: _builtins.int = ...,
-        backend: _builtins.str = ...,
-        precision: _builtins.str = ...,
-        device: _builtins.str = ...,
-        pseudo: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "dimension", b"dimension", "fingerprint", b"fingerprint", "max_token_count", b"max_token_count", "name", b"name", "precision", b"precision", "pseudo", b"pseudo"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EmbeddingModel: _TypeAlias = EmbeddingModel  # noqa: Y015
 
 @_typing.final
 class SplitTextsRequest(_message.Message):
@@ -327,14 +254,14 @@ class SplitTextsResponse(_message.Message):
         """The chunks of each text, in the order of the request."""
 
     @_builtins.property
-    def model(self) -> Global___EmbeddingModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model whose tokens were counted."""
 
     def __init__(
         self,
         *,
         texts: _abc.Iterable[Global___TextChunks] | None = ...,
-        model: Global___EmbeddingModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -425,13 +352,13 @@ class GetModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___EmbeddingModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model that serves."""
 
     def __init__(
         self,
         *,
-        model: Global___EmbeddingModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

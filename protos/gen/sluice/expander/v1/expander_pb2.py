@@ -23,25 +23,25 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from sluice.type.v1 import features_pb2 as sluice_dot_type_dot_v1_dot_features__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/expander/v1/expander.proto\x12\x12sluice.expander.v1\x1a\x1egoogle/protobuf/duration.proto\"\x92\x01\n\x12\x45xpandQueryRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x37\n\x08strategy\x18\x02 \x01(\x0e\x32%.sluice.expander.v1.ExpansionStrategy\x12\x1e\n\x11max_variant_count\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_max_variant_count\"Z\n\x07Variant\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x02\x12\x31\n\x06source\x18\x03 \x01(\x0e\x32!.sluice.expander.v1.VariantSource\"\xcb\x01\n\x13\x45xpandQueryResponse\x12-\n\x08variants\x18\x01 \x03(\x0b\x32\x1b.sluice.expander.v1.Variant\x12\x37\n\x08strategy\x18\x02 \x01(\x0e\x32%.sluice.expander.v1.ExpansionStrategy\x12\x17\n\x0f\x64\x65graded_reason\x18\x03 \x01(\t\x12\x33\n\x10\x63ompute_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*|\n\x11\x45xpansionStrategy\x12\"\n\x1e\x45XPANSION_STRATEGY_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XPANSION_STRATEGY_SYNONYMS\x10\x01\x12\"\n\x1e\x45XPANSION_STRATEGY_MULTI_QUERY\x10\x02*\x85\x01\n\rVariantSource\x12\x1e\n\x1aVARIANT_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17VARIANT_SOURCE_ORIGINAL\x10\x01\x12\x1a\n\x16VARIANT_SOURCE_SYNONYM\x10\x02\x12\x1b\n\x17VARIANT_SOURCE_TEMPLATE\x10\x03\x32q\n\x0f\x45xpanderService\x12^\n\x0b\x45xpandQuery\x12&.sluice.expander.v1.ExpandQueryRequest\x1a\'.sluice.expander.v1.ExpandQueryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/expander/v1/expander.proto\x12\x12sluice.expander.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dsluice/type/v1/features.proto\"\x8e\x01\n\x12\x45xpandQueryRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x33\n\x08strategy\x18\x02 \x01(\x0e\x32!.sluice.type.v1.ExpansionStrategy\x12\x1e\n\x11max_variant_count\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_max_variant_count\"Z\n\x07Variant\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x02\x12\x31\n\x06source\x18\x03 \x01(\x0e\x32!.sluice.expander.v1.VariantSource\"\xc7\x01\n\x13\x45xpandQueryResponse\x12-\n\x08variants\x18\x01 \x03(\x0b\x32\x1b.sluice.expander.v1.Variant\x12\x33\n\x08strategy\x18\x02 \x01(\x0e\x32!.sluice.type.v1.ExpansionStrategy\x12\x17\n\x0f\x64\x65graded_reason\x18\x03 \x01(\t\x12\x33\n\x10\x63ompute_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*\x85\x01\n\rVariantSource\x12\x1e\n\x1aVARIANT_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17VARIANT_SOURCE_ORIGINAL\x10\x01\x12\x1a\n\x16VARIANT_SOURCE_SYNONYM\x10\x02\x12\x1b\n\x17VARIANT_SOURCE_TEMPLATE\x10\x03\x32q\n\x0f\x45xpanderService\x12^\n\x0b\x45xpandQuery\x12&.sluice.expander.v1.ExpandQueryRequest\x1a\'.sluice.expander.v1.ExpandQueryResponseBQ\n\x1binternal.sluice.expander.v1P\x01Z0sluice.internal/go/sluice/expander/v1;expanderv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.expander.v1.expander_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_EXPANSIONSTRATEGY']._serialized_start=536
-  _globals['_EXPANSIONSTRATEGY']._serialized_end=660
-  _globals['_VARIANTSOURCE']._serialized_start=663
-  _globals['_VARIANTSOURCE']._serialized_end=796
-  _globals['_EXPANDQUERYREQUEST']._serialized_start=90
-  _globals['_EXPANDQUERYREQUEST']._serialized_end=236
-  _globals['_VARIANT']._serialized_start=238
-  _globals['_VARIANT']._serialized_end=328
-  _globals['_EXPANDQUERYRESPONSE']._serialized_start=331
-  _globals['_EXPANDQUERYRESPONSE']._serialized_end=534
-  _globals['_EXPANDERSERVICE']._serialized_start=798
-  _globals['_EXPANDERSERVICE']._serialized_end=911
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\033internal.sluice.expander.v1P\001Z0sluice.internal/go/sluice/expander/v1;expanderv1'
+  _globals['_VARIANTSOURCE']._serialized_start=560
+  _globals['_VARIANTSOURCE']._serialized_end=693
+  _globals['_EXPANDQUERYREQUEST']._serialized_start=121
+  _globals['_EXPANDQUERYREQUEST']._serialized_end=263
+  _globals['_VARIANT']._serialized_start=265
+  _globals['_VARIANT']._serialized_end=355
+  _globals['_EXPANDQUERYRESPONSE']._serialized_start=358
+  _globals['_EXPANDQUERYRESPONSE']._serialized_end=557
+  _globals['_EXPANDERSERVICE']._serialized_start=695
+  _globals['_EXPANDERSERVICE']._serialized_end=808
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sluice.type.v1 import features_pb2 as _features_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,30 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _ExpansionStrategy:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ExpansionStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExpansionStrategy.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    EXPANSION_STRATEGY_UNSPECIFIED: _ExpansionStrategy.ValueType  # 0
-    """Means the strategy that the stage is configured with."""
-    EXPANSION_STRATEGY_SYNONYMS: _ExpansionStrategy.ValueType  # 1
-    """Replaces words by synonyms from WordNet."""
-    EXPANSION_STRATEGY_MULTI_QUERY: _ExpansionStrategy.ValueType  # 2
-    """Rephrases the query by templates."""
-
-class ExpansionStrategy(_ExpansionStrategy, metaclass=_ExpansionStrategyEnumTypeWrapper):
-    """ExpansionStrategy says how variants are made."""
-
-EXPANSION_STRATEGY_UNSPECIFIED: ExpansionStrategy.ValueType  # 0
-"""Means the strategy that the stage is configured with."""
-EXPANSION_STRATEGY_SYNONYMS: ExpansionStrategy.ValueType  # 1
-"""Replaces words by synonyms from WordNet."""
-EXPANSION_STRATEGY_MULTI_QUERY: ExpansionStrategy.ValueType  # 2
-"""Rephrases the query by templates."""
-Global___ExpansionStrategy: _TypeAlias = ExpansionStrategy  # noqa: Y015
 
 class _VariantSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -83,7 +60,7 @@ class ExpandQueryRequest(_message.Message):
     MAX_VARIANT_COUNT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query, non-empty, at most 8,192 bytes of UTF-8."""
-    strategy: Global___ExpansionStrategy.ValueType
+    strategy: _features_pb2.ExpansionStrategy.ValueType
     """How to make variants."""
     max_variant_count: _builtins.int
     """Most variants to return, the original included, 1 to 16; unset means the stage's setting."""
@@ -91,7 +68,7 @@ class ExpandQueryRequest(_message.Message):
         self,
         *,
         query: _builtins.str = ...,
-        strategy: Global___ExpansionStrategy.ValueType = ...,
+        strategy: _features_pb2.ExpansionStrategy.ValueType = ...,
         max_variant_count: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_variant_count", b"_max_variant_count", "max_variant_count", b"max_variant_count"]  # noqa: Y015
@@ -144,7 +121,7 @@ class ExpandQueryResponse(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     COMPUTE_DURATION_FIELD_NUMBER: _builtins.int
-    strategy: Global___ExpansionStrategy.ValueType
+    strategy: _features_pb2.ExpansionStrategy.ValueType
     """The strategy that made them."""
     degraded_reason: _builtins.str
     """Why another strategy than the wanted one served; empty when nothing is degraded."""
@@ -160,7 +137,7 @@ class ExpandQueryResponse(_message.Message):
         self,
         *,
         variants: _abc.Iterable[Global___Variant] | None = ...,
-        strategy: Global___ExpansionStrategy.ValueType = ...,
+        strategy: _features_pb2.ExpansionStrategy.ValueType = ...,
         degraded_reason: _builtins.str = ...,
         compute_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...

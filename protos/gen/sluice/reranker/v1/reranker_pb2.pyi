@@ -8,7 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sluice.type.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,30 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Priority:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """Means PRIORITY_INTERACTIVE."""
-    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
-    """A person waits."""
-    PRIORITY_BULK: _Priority.ValueType  # 2
-    """A job waits; it yields to interactive work, but is never starved by it."""
-
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Priority says who waits for the answer."""
-
-PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""Means PRIORITY_INTERACTIVE."""
-PRIORITY_INTERACTIVE: Priority.ValueType  # 1
-"""A person waits."""
-PRIORITY_BULK: Priority.ValueType  # 2
-"""A job waits; it yields to interactive work, but is never starved by it."""
-Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
 class RerankPassagesRequest(_message.Message):
@@ -55,7 +31,7 @@ class RerankPassagesRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query, non-empty, at most 8,192 bytes of UTF-8."""
-    priority: Global___Priority.ValueType
+    priority: _model_pb2.Priority.ValueType
     """Who waits for the answer."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -66,7 +42,7 @@ class RerankPassagesRequest(_message.Message):
         *,
         query: _builtins.str = ...,
         passages: _abc.Iterable[_builtins.str] | None = ...,
-        priority: Global___Priority.ValueType = ...,
+        priority: _model_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -93,7 +69,7 @@ class RerankPassagesResponse(_message.Message):
         """The model's logits: unbounded, higher is better, comparable only within one call."""
 
     @_builtins.property
-    def model(self) -> Global___RerankingModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model that scored."""
 
     @_builtins.property
@@ -105,7 +81,7 @@ class RerankPassagesResponse(_message.Message):
         *,
         scores: _abc.Iterable[_builtins.float] | None = ...,
         truncated_count: _builtins.int = ...,
-        model: Global___RerankingModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
         timings: Global___RerankTimings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
@@ -147,48 +123,6 @@ class RerankTimings(_message.Message):
 Global___RerankTimings: _TypeAlias = RerankTimings  # noqa: Y015
 
 @_typing.final
-class RerankingModel(_message.Message):
-    """RerankingModel identifies what made a score."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    FINGERPRINT_FIELD_NUMBER: _builtins.int
-    MAX_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
-    BACKEND_FIELD_NUMBER: _builtins.int
-    PRECISION_FIELD_NUMBER: _builtins.int
-    DEVICE_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Whole name, as in "cross-encoder/ms-marco-MiniLM-L-12-v2"."""
-    fingerprint: _builtins.str
-    """Hash over weights and tokenizer."""
-    max_token_count: _builtins.int
-    """The model's window for query and passage together, in tokens."""
-    backend: _builtins.str
-    """What computes, as in "onnx" or "torch"."""
-    precision: _builtins.str
-    """Arithmetic, as in "fp32"."""
-    device: _builtins.str
-    """Where it computes: "cpu" or "cuda"."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        fingerprint: _builtins.str = ...,
-        max_token_count: _builtins.int = ...,
-        backend: _builtins.str = ...,
-        precision: _builtins.str = ...,
-        device: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "fingerprint", b"fingerprint", "max_token_count", b"max_token_count", "name", b"name", "precision", b"precision"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RerankingModel: _TypeAlias = RerankingModel  # noqa: Y015
-
-@_typing.final
 class GetModelRequest(_message.Message):
     """GetModelRequest has no parameters."""
 
@@ -213,13 +147,13 @@ class GetModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___RerankingModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model that serves."""
 
     def __init__(
         self,
         *,
-        model: Global___RerankingModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

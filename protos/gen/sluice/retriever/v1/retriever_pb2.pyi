@@ -7,9 +7,12 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sluice.type.v1 import collection_pb2 as _collection_pb2
+from sluice.type.v1 import filter_pb2 as _filter_pb2
+from sluice.type.v1 import model_pb2 as _model_pb2
+from sluice.type.v1 import passage_pb2 as _passage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,62 +23,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _FieldType:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    FIELD_TYPE_UNSPECIFIED: _FieldType.ValueType  # 0
-    """Never sent."""
-    FIELD_TYPE_KEYWORD: _FieldType.ValueType  # 1
-    """Keywords, one or several."""
-    FIELD_TYPE_INTEGER: _FieldType.ValueType  # 2
-    """Whole numbers."""
-    FIELD_TYPE_FLOAT: _FieldType.ValueType  # 3
-    """Numbers."""
-    FIELD_TYPE_BOOL: _FieldType.ValueType  # 4
-    """True or false."""
-
-class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
-    """FieldType is the type of a metadata field."""
-
-FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
-"""Never sent."""
-FIELD_TYPE_KEYWORD: FieldType.ValueType  # 1
-"""Keywords, one or several."""
-FIELD_TYPE_INTEGER: FieldType.ValueType  # 2
-"""Whole numbers."""
-FIELD_TYPE_FLOAT: FieldType.ValueType  # 3
-"""Numbers."""
-FIELD_TYPE_BOOL: FieldType.ValueType  # 4
-"""True or false."""
-Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
-
-class _VersionState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VERSION_STATE_UNSPECIFIED: _VersionState.ValueType  # 0
-    """Never sent."""
-    VERSION_STATE_BUILDING: _VersionState.ValueType  # 1
-    """It is being filled, or was left unfinished; no collection can be switched to it."""
-    VERSION_STATE_READY: _VersionState.ValueType  # 2
-    """It is complete."""
-
-class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
-    """VersionState says how far a version is."""
-
-VERSION_STATE_UNSPECIFIED: VersionState.ValueType  # 0
-"""Never sent."""
-VERSION_STATE_BUILDING: VersionState.ValueType  # 1
-"""It is being filled, or was left unfinished; no collection can be switched to it."""
-VERSION_STATE_READY: VersionState.ValueType  # 2
-"""It is complete."""
-Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 class _Side:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -100,227 +47,6 @@ SIDE_LIVE: Side.ValueType  # 1
 SIDE_BUILDING: Side.ValueType  # 2
 """Those of the version that is being built: finds what the live version does not have any more."""
 Global___Side: _TypeAlias = Side  # noqa: Y015
-
-@_typing.final
-class Value(_message.Message):
-    """Value is one metadata value. The first value stored for a field fixes that field's type in the collection."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STRING_VALUE_FIELD_NUMBER: _builtins.int
-    INTEGER_VALUE_FIELD_NUMBER: _builtins.int
-    FLOAT_VALUE_FIELD_NUMBER: _builtins.int
-    BOOL_VALUE_FIELD_NUMBER: _builtins.int
-    STRING_LIST_VALUE_FIELD_NUMBER: _builtins.int
-    string_value: _builtins.str
-    """A keyword, matched whole."""
-    integer_value: _builtins.int
-    """A whole number."""
-    float_value: _builtins.float
-    """A number."""
-    bool_value: _builtins.bool
-    """True or false."""
-    @_builtins.property
-    def string_list_value(self) -> Global___StringList:
-        """Several keywords; a condition holds when it holds for any of them."""
-
-    def __init__(
-        self,
-        *,
-        string_value: _builtins.str = ...,
-        integer_value: _builtins.int = ...,
-        float_value: _builtins.float = ...,
-        bool_value: _builtins.bool = ...,
-        string_list_value: Global___StringList | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "float_value", b"float_value", "integer_value", b"integer_value", "kind", b"kind", "string_list_value", b"string_list_value", "string_value", b"string_value"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "float_value", b"float_value", "integer_value", b"integer_value", "kind", b"kind", "string_list_value", b"string_list_value", "string_value", b"string_value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["string_value", "integer_value", "float_value", "bool_value", "string_list_value"]  # noqa: Y015
-    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
-
-Global___Value: _TypeAlias = Value  # noqa: Y015
-
-@_typing.final
-class StringList(_message.Message):
-    """StringList is a list of keywords."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The keywords."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StringList: _TypeAlias = StringList  # noqa: Y015
-
-@_typing.final
-class Filter(_message.Message):
-    """Filter keeps the passages for which all of its parts hold. An empty filter keeps everything."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MUST_FIELD_NUMBER: _builtins.int
-    SHOULD_FIELD_NUMBER: _builtins.int
-    MUST_NOT_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def must(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """All of these hold."""
-
-    @_builtins.property
-    def should(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """At least one of these holds, if there are any."""
-
-    @_builtins.property
-    def must_not(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """None of these holds."""
-
-    def __init__(
-        self,
-        *,
-        must: _abc.Iterable[Global___Condition] | None = ...,
-        should: _abc.Iterable[Global___Condition] | None = ...,
-        must_not: _abc.Iterable[Global___Condition] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["must", b"must", "must_not", b"must_not", "should", b"should"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Filter: _TypeAlias = Filter  # noqa: Y015
-
-@_typing.final
-class Condition(_message.Message):
-    """Condition is a test of one metadata field."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FIELD_FIELD_NUMBER: _builtins.int
-    EQUALS_FIELD_NUMBER: _builtins.int
-    ANY_OF_FIELD_NUMBER: _builtins.int
-    RANGE_FIELD_NUMBER: _builtins.int
-    EXISTS_FIELD_NUMBER: _builtins.int
-    field: _builtins.str
-    """Name of the metadata field."""
-    exists: _builtins.bool
-    """The field is present (true) or absent (false)."""
-    @_builtins.property
-    def equals(self) -> Global___Value:
-        """The field has this value."""
-
-    @_builtins.property
-    def any_of(self) -> Global___ValueList:
-        """The field has one of these values."""
-
-    @_builtins.property
-    def range(self) -> Global___Range:
-        """The number lies in this range."""
-
-    def __init__(
-        self,
-        *,
-        field: _builtins.str = ...,
-        equals: Global___Value | None = ...,
-        any_of: Global___ValueList | None = ...,
-        range: Global___Range | None = ...,
-        exists: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "equals", b"equals", "exists", b"exists", "range", b"range", "test", b"test"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "equals", b"equals", "exists", b"exists", "field", b"field", "range", b"range", "test", b"test"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["equals", "any_of", "range", "exists"]  # noqa: Y015
-    _WhichOneofArgType_test: _TypeAlias = _typing.Literal["test", b"test"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_test) -> _WhichOneofReturnType_test | None: ...
-
-Global___Condition: _TypeAlias = Condition  # noqa: Y015
-
-@_typing.final
-class ValueList(_message.Message):
-    """ValueList is a list of values of one type."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Value]:
-        """The values, 1 to 1000 of them."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[Global___Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ValueList: _TypeAlias = ValueList  # noqa: Y015
-
-@_typing.final
-class Range(_message.Message):
-    """Range is an interval of numbers. At least one bound is set."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    GT_FIELD_NUMBER: _builtins.int
-    GTE_FIELD_NUMBER: _builtins.int
-    LT_FIELD_NUMBER: _builtins.int
-    LTE_FIELD_NUMBER: _builtins.int
-    gt: _builtins.float
-    """Greater than."""
-    gte: _builtins.float
-    """Greater than or equal."""
-    lt: _builtins.float
-    """Less than."""
-    lte: _builtins.float
-    """Less than or equal."""
-    def __init__(
-        self,
-        *,
-        gt: _builtins.float | None = ...,
-        gte: _builtins.float | None = ...,
-        lt: _builtins.float | None = ...,
-        lte: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gt", b"_gt", "_gte", b"_gte", "_lt", b"_lt", "_lte", b"_lte", "gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gt", b"_gt", "_gte", b"_gte", "_lt", b"_lt", "_lte", b"_lte", "gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__gt: _TypeAlias = _typing.Literal["gt"]  # noqa: Y015
-    _WhichOneofArgType__gt: _TypeAlias = _typing.Literal["_gt", b"_gt"]  # noqa: Y015
-    _WhichOneofReturnType__gte: _TypeAlias = _typing.Literal["gte"]  # noqa: Y015
-    _WhichOneofArgType__gte: _TypeAlias = _typing.Literal["_gte", b"_gte"]  # noqa: Y015
-    _WhichOneofReturnType__lt: _TypeAlias = _typing.Literal["lt"]  # noqa: Y015
-    _WhichOneofArgType__lt: _TypeAlias = _typing.Literal["_lt", b"_lt"]  # noqa: Y015
-    _WhichOneofReturnType__lte: _TypeAlias = _typing.Literal["lte"]  # noqa: Y015
-    _WhichOneofArgType__lte: _TypeAlias = _typing.Literal["_lte", b"_lte"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__gt) -> _WhichOneofReturnType__gt | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__gte) -> _WhichOneofReturnType__gte | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__lt) -> _WhichOneofReturnType__lt | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__lte) -> _WhichOneofReturnType__lte | None: ...
-
-Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
 class QueryVariant(_message.Message):
@@ -382,7 +108,7 @@ class SearchPassagesRequest(_message.Message):
         """The variants, 1 to 16 of them."""
 
     @_builtins.property
-    def filter(self) -> Global___Filter:
+    def filter(self) -> _filter_pb2.Filter:
         """Keeps only matching passages."""
 
     def __init__(
@@ -390,7 +116,7 @@ class SearchPassagesRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         variants: _abc.Iterable[Global___QueryVariant] | None = ...,
-        filter: Global___Filter | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
         limit: _builtins.int = ...,
         dense_weight: _builtins.float | None = ...,
         lexical_weight: _builtins.float | None = ...,
@@ -422,13 +148,13 @@ class Candidate(_message.Message):
     score: _builtins.float
     """Score of the fusion (or of the only search that ran): higher is better, comparable only within one call."""
     @_builtins.property
-    def passage(self) -> Global___Passage:
+    def passage(self) -> _passage_pb2.Passage:
         """The passage, without its vector."""
 
     def __init__(
         self,
         *,
-        passage: Global___Passage | None = ...,
+        passage: _passage_pb2.Passage | None = ...,
         score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
@@ -478,107 +204,6 @@ class SearchPassagesResponse(_message.Message):
 Global___SearchPassagesResponse: _TypeAlias = SearchPassagesResponse  # noqa: Y015
 
 @_typing.final
-class Passage(_message.Message):
-    """Passage is what is stored and found."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class MetadataEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> Global___Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: Global___Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    ID_FIELD_NUMBER: _builtins.int
-    TITLE_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    METADATA_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """The caller's id, unique in its collection, 1 to 512 bytes."""
-    title: _builtins.str
-    """Title, possibly empty; searched together with the text."""
-    text: _builtins.str
-    """Text."""
-    @_builtins.property
-    def metadata(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
-        """Typed metadata to filter on."""
-
-    @_builtins.property
-    def chunk(self) -> Global___Chunk:
-        """Which part of which document it is; unset where it is a whole document."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        title: _builtins.str = ...,
-        text: _builtins.str = ...,
-        metadata: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
-        chunk: Global___Chunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Passage: _TypeAlias = Passage  # noqa: Y015
-
-@_typing.final
-class Chunk(_message.Message):
-    """Chunk says which part of a document a passage is. The id of chunk 1 is that of the document."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
-    NUMBER_FIELD_NUMBER: _builtins.int
-    COUNT_FIELD_NUMBER: _builtins.int
-    START_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
-    document_id: _builtins.str
-    """Id of the document."""
-    number: _builtins.int
-    """Its place among the document's chunks, from 1."""
-    count: _builtins.int
-    """Number of the document's chunks, at least 2."""
-    start: _builtins.int
-    """Where it starts in the document's text, in characters (Unicode code points)."""
-    end: _builtins.int
-    """Where it ends: the first character after it."""
-    def __init__(
-        self,
-        *,
-        document_id: _builtins.str = ...,
-        number: _builtins.int = ...,
-        count: _builtins.int = ...,
-        start: _builtins.int = ...,
-        end: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "document_id", b"document_id", "end", b"end", "number", b"number", "start", b"start"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
-
-@_typing.final
 class PassageVector(_message.Message):
     """PassageVector is a passage with the vector that stands for it."""
 
@@ -589,13 +214,13 @@ class PassageVector(_message.Message):
     vector: _builtins.bytes
     """One vector of little-endian float32."""
     @_builtins.property
-    def passage(self) -> Global___Passage:
+    def passage(self) -> _passage_pb2.Passage:
         """The passage."""
 
     def __init__(
         self,
         *,
-        passage: Global___Passage | None = ...,
+        passage: _passage_pb2.Passage | None = ...,
         vector: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
@@ -737,8 +362,32 @@ class DeletePassagesResponse(_message.Message):
 Global___DeletePassagesResponse: _TypeAlias = DeletePassagesResponse  # noqa: Y015
 
 @_typing.final
-class GetPassagesRequest(_message.Message):
-    """GetPassagesRequest names passages to return."""
+class StoredDocument(_message.Message):
+    """StoredDocument is a document as it is stored: one passage, or its chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
+        """The passages, in the order of the document."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[_passage_pb2.Passage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredDocument: _TypeAlias = StoredDocument  # noqa: Y015
+
+@_typing.final
+class GetDocumentsRequest(_message.Message):
+    """GetDocumentsRequest names documents to return."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -748,7 +397,7 @@ class GetPassagesRequest(_message.Message):
     """Name of the collection, or an alias of it."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the passages, 1 to 1000 of them."""
+        """Ids of the documents, 1 to 100 of them."""
 
     def __init__(
         self,
@@ -762,19 +411,19 @@ class GetPassagesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetPassagesRequest: _TypeAlias = GetPassagesRequest  # noqa: Y015
+Global___GetDocumentsRequest: _TypeAlias = GetDocumentsRequest  # noqa: Y015
 
 @_typing.final
-class GetPassagesResponse(_message.Message):
-    """GetPassagesResponse carries the passages that exist."""
+class GetDocumentsResponse(_message.Message):
+    """GetDocumentsResponse carries the documents that exist."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PASSAGES_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
-        """The passages that exist, in the order of the request."""
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDocument]:
+        """The documents that exist, in the order of the request."""
 
     @_builtins.property
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -783,16 +432,80 @@ class GetPassagesResponse(_message.Message):
     def __init__(
         self,
         *,
-        passages: _abc.Iterable[Global___Passage] | None = ...,
+        documents: _abc.Iterable[Global___StoredDocument] | None = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_ids", b"missing_ids", "passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "missing_ids", b"missing_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetPassagesResponse: _TypeAlias = GetPassagesResponse  # noqa: Y015
+Global___GetDocumentsResponse: _TypeAlias = GetDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    """ListDocumentsRequest asks for a page of documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or an alias of it."""
+    page_size: _builtins.int
+    """Most documents, 1 to 100; 0 means 20."""
+    page_token: _builtins.str
+    """From the previous page's next_page_token; collection and filter must be the same as then."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Keeps only documents of which a passage matches."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    """ListDocumentsResponse is a page of documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty when there is none."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDocument]:
+        """The documents, in an order of the store's own that stays the same."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___StoredDocument] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):
@@ -805,14 +518,14 @@ class CreateCollectionRequest(_message.Message):
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
     @_builtins.property
-    def model(self) -> Global___CollectionModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model whose vectors the collection will hold."""
 
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
-        model: Global___CollectionModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -823,40 +536,6 @@ class CreateCollectionRequest(_message.Message):
 Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: Y015
 
 @_typing.final
-class CollectionModel(_message.Message):
-    """CollectionModel is the model whose vectors a collection holds."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    FINGERPRINT_FIELD_NUMBER: _builtins.int
-    DIMENSION_FIELD_NUMBER: _builtins.int
-    PRECISION_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Whole name."""
-    fingerprint: _builtins.str
-    """Fingerprint; no other model may write to the collection or query it."""
-    dimension: _builtins.int
-    """Number of float32 values in each vector."""
-    precision: _builtins.str
-    """Arithmetic that made the vectors, as in "fp32"."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        fingerprint: _builtins.str = ...,
-        dimension: _builtins.int = ...,
-        precision: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "fingerprint", b"fingerprint", "name", b"name", "precision", b"precision"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CollectionModel: _TypeAlias = CollectionModel  # noqa: Y015
-
-@_typing.final
 class CreateCollectionResponse(_message.Message):
     """CreateCollectionResponse describes the new collection."""
 
@@ -864,13 +543,13 @@ class CreateCollectionResponse(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def collection(self) -> Global___Collection:
+    def collection(self) -> _collection_pb2.CollectionVersion:
         """The new collection."""
 
     def __init__(
         self,
         *,
-        collection: Global___Collection | None = ...,
+        collection: _collection_pb2.CollectionVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -910,13 +589,13 @@ class GetCollectionResponse(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def collection(self) -> Global___Collection:
+    def collection(self) -> _collection_pb2.CollectionVersion:
         """The collection."""
 
     def __init__(
         self,
         *,
-        collection: Global___Collection | None = ...,
+        collection: _collection_pb2.CollectionVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -927,113 +606,76 @@ class GetCollectionResponse(_message.Message):
 Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
 
 @_typing.final
-class Collection(_message.Message):
-    """Collection is a set of passages with the vectors of one model."""
+class DeleteCollectionRequest(_message.Message):
+    """DeleteCollectionRequest names a collection to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class FieldsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: Global___FieldType.ValueType
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: Global___FieldType.ValueType = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    NAME_FIELD_NUMBER: _builtins.int
-    INDEX_VERSION_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
-    FIELDS_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    LIVE_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
-    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
-    LEXICAL_SETTINGS_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The name that was asked for."""
-    index_version: _builtins.str
-    """The index version behind the name: the name of the collection itself where `name` is an alias."""
-    passage_count: _builtins.int
-    """Number of passages."""
     collection: _builtins.str
-    """The collection that it is a version of; its own name where it was made by a release without versions."""
-    state: Global___VersionState.ValueType
-    """How far it is."""
-    live: _builtins.bool
-    """Whether the collection's name stands for it now."""
-    source: _builtins.str
-    """What it was made from, for people."""
-    building_version: _builtins.str
-    """The version that is being built from it; empty where there is none."""
-    previous_version: _builtins.str
-    """The version that was live before it; empty where there was none."""
-    lexical_settings: _builtins.str
-    """How passages are found by words, for people: analyzer and parameters."""
-    @_builtins.property
-    def model(self) -> Global___CollectionModel:
-        """The model whose vectors it holds."""
+    """Name of the collection. NOT_FOUND if there is none."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    @_builtins.property
-    def fields(self) -> _containers.ScalarMap[_builtins.str, Global___FieldType.ValueType]:
-        """Metadata fields that can be filtered on, with their types."""
+Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: Y015
 
+@_typing.final
+class DeleteCollectionResponse(_message.Message):
+    """DeleteCollectionResponse names what was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the versions."""
 
     def __init__(
         self,
         *,
-        name: _builtins.str = ...,
-        index_version: _builtins.str = ...,
-        model: Global___CollectionModel | None = ...,
-        passage_count: _builtins.int = ...,
-        fields: _abc.Mapping[_builtins.str, Global___FieldType.ValueType] | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-        collection: _builtins.str = ...,
-        state: Global___VersionState.ValueType = ...,
-        live: _builtins.bool = ...,
-        source: _builtins.str = ...,
-        building_version: _builtins.str = ...,
-        previous_version: _builtins.str = ...,
-        lexical_settings: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "create_time", b"create_time", "fields", b"fields", "index_version", b"index_version", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "name", b"name", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Collection: _TypeAlias = Collection  # noqa: Y015
-
-@_typing.final
-class ListCollectionsRequest(_message.Message):
-    """ListCollectionsRequest has no parameters."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
+        versions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """ListCollectionsRequest asks for a page of versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Only versions of this collection; empty means all."""
+    page_size: _builtins.int
+    """Most versions, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """From the previous page's next_page_token."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1041,23 +683,27 @@ Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListCollectionsResponse(_message.Message):
-    """ListCollectionsResponse describes all versions."""
+    """ListCollectionsResponse is a page of versions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty when there is none."""
     @_builtins.property
-    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_collection_pb2.CollectionVersion]:
         """By collection, then oldest first."""
 
     def __init__(
         self,
         *,
-        versions: _abc.Iterable[Global___Collection] | None = ...,
+        versions: _abc.Iterable[_collection_pb2.CollectionVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1074,14 +720,14 @@ class CreateVersionRequest(_message.Message):
     collection: _builtins.str
     """Name of the collection. NOT_FOUND if there is none yet."""
     @_builtins.property
-    def model(self) -> Global___CollectionModel:
+    def model(self) -> _model_pb2.ModelInfo:
         """The model whose vectors the version will hold. FAILED_PRECONDITION while one is built for another model."""
 
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
-        model: Global___CollectionModel | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1100,18 +746,18 @@ class CreateVersionResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def version(self) -> Global___Collection:
+    def version(self) -> _collection_pb2.CollectionVersion:
         """The version, new or begun before; the live one itself where that is by the same model already."""
 
     @_builtins.property
-    def live(self) -> Global___Collection:
+    def live(self) -> _collection_pb2.CollectionVersion:
         """The live version that it is filled from."""
 
     def __init__(
         self,
         *,
-        version: Global___Collection | None = ...,
-        live: Global___Collection | None = ...,
+        version: _collection_pb2.CollectionVersion | None = ...,
+        live: _collection_pb2.CollectionVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1131,17 +777,17 @@ class ComparePassagesRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     SIDE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection."""
     version: _builtins.str
     """The version that is being built. FAILED_PRECONDITION with reason NOT_BUILDING if it is not, or not any more."""
     side: Global___Side.ValueType
     """The side to go through."""
-    page_token: _builtins.str
-    """From the answer before; empty begins."""
-    page_size: _builtins.int
+    cursor: _builtins.str
+    """The next_cursor of the answer before; empty begins."""
+    limit: _builtins.int
     """Most passages to compare, 1 to 1000, where a side is gone through."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1154,12 +800,12 @@ class ComparePassagesRequest(_message.Message):
         version: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         side: Global___Side.ValueType = ...,
-        page_token: _builtins.str = ...,
-        page_size: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "page_size", b"page_size", "page_token", b"page_token", "side", b"side", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "cursor", b"cursor", "ids", b"ids", "limit", b"limit", "side", b"side", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1182,14 +828,14 @@ class Difference(_message.Message):
     building_revision: _builtins.str
     """The same of the version being built; empty where it is not there."""
     @_builtins.property
-    def passage(self) -> Global___Passage:
+    def passage(self) -> _passage_pb2.Passage:
         """The passage as it is in the live version; unset where it is not there."""
 
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
-        passage: Global___Passage | None = ...,
+        passage: _passage_pb2.Passage | None = ...,
         revision: _builtins.str = ...,
         building_revision: _builtins.str = ...,
     ) -> None: ...
@@ -1209,10 +855,10 @@ class ComparePassagesResponse(_message.Message):
 
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     COMPARED_COUNT_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     compared_count: _builtins.int
     """Number of passages compared."""
-    next_page_token: _builtins.str
+    next_cursor: _builtins.str
     """Asks for the next ones; empty when there are none."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
@@ -1223,11 +869,11 @@ class ComparePassagesResponse(_message.Message):
         *,
         differences: _abc.Iterable[Global___Difference] | None = ...,
         compared_count: _builtins.int = ...,
-        next_page_token: _builtins.str = ...,
+        next_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_count", b"compared_count", "differences", b"differences", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_count", b"compared_count", "differences", b"differences", "next_cursor", b"next_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1434,13 +1080,13 @@ class CompleteVersionResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def version(self) -> Global___Collection:
+    def version(self) -> _collection_pb2.CollectionVersion:
         """The version."""
 
     def __init__(
         self,
         *,
-        version: Global___Collection | None = ...,
+        version: _collection_pb2.CollectionVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1526,13 +1172,13 @@ class SwitchCollectionResponse(_message.Message):
     previous_version: _builtins.str
     """The version that was live before."""
     @_builtins.property
-    def live(self) -> Global___Collection:
+    def live(self) -> _collection_pb2.CollectionVersion:
         """The version that is live now."""
 
     def __init__(
         self,
         *,
-        live: Global___Collection | None = ...,
+        live: _collection_pb2.CollectionVersion | None = ...,
         previous_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
@@ -1544,8 +1190,8 @@ class SwitchCollectionResponse(_message.Message):
 Global___SwitchCollectionResponse: _TypeAlias = SwitchCollectionResponse  # noqa: Y015
 
 @_typing.final
-class DropVersionRequest(_message.Message):
-    """DropVersionRequest names a version to delete."""
+class DeleteVersionRequest(_message.Message):
+    """DeleteVersionRequest names a version to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1563,11 +1209,11 @@ class DropVersionRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DropVersionRequest: _TypeAlias = DropVersionRequest  # noqa: Y015
+Global___DeleteVersionRequest: _TypeAlias = DeleteVersionRequest  # noqa: Y015
 
 @_typing.final
-class DropVersionResponse(_message.Message):
-    """DropVersionResponse is empty."""
+class DeleteVersionResponse(_message.Message):
+    """DeleteVersionResponse is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1580,43 +1226,7 @@ class DropVersionResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DropVersionResponse: _TypeAlias = DropVersionResponse  # noqa: Y015
-
-@_typing.final
-class Snapshot(_message.Message):
-    """Snapshot is a copy of a version as it was at a moment."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name, unique within its version."""
-    version: _builtins.str
-    """The version that it was taken of."""
-    size_bytes: _builtins.int
-    """Size in bytes."""
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        version: _builtins.str = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-        size_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+Global___DeleteVersionResponse: _TypeAlias = DeleteVersionResponse  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):
@@ -1648,13 +1258,13 @@ class CreateSnapshotResponse(_message.Message):
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def snapshot(self) -> Global___Snapshot:
+    def snapshot(self) -> _collection_pb2.Snapshot:
         """The snapshot."""
 
     def __init__(
         self,
         *,
-        snapshot: Global___Snapshot | None = ...,
+        snapshot: _collection_pb2.Snapshot | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1671,16 +1281,24 @@ class ListSnapshotsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, for all of its versions, or of a version."""
+    page_size: _builtins.int
+    """Most snapshots, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """From the previous page's next_page_token."""
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1693,18 +1311,22 @@ class ListSnapshotsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty when there is none."""
     @_builtins.property
-    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[_collection_pb2.Snapshot]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+        snapshots: _abc.Iterable[_collection_pb2.Snapshot] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1744,13 +1366,13 @@ class RestoreSnapshotResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def version(self) -> Global___Collection:
+    def version(self) -> _collection_pb2.CollectionVersion:
         """The version, ready to be switched to."""
 
     def __init__(
         self,
         *,
-        version: Global___Collection | None = ...,
+        version: _collection_pb2.CollectionVersion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

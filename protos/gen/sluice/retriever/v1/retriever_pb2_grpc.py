@@ -50,10 +50,15 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeletePassagesRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeletePassagesResponse.FromString,
                 _registered_method=True)
-        self.GetPassages = channel.unary_unary(
-                '/sluice.retriever.v1.RetrieverService/GetPassages',
-                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
-                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
+        self.GetDocuments = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/GetDocuments',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsResponse.FromString,
+                _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ListDocuments',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.FromString,
                 _registered_method=True)
         self.CreateCollection = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/CreateCollection',
@@ -64,6 +69,11 @@ class RetrieverServiceStub:
                 '/sluice.retriever.v1.RetrieverService/GetCollection',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
+                _registered_method=True)
+        self.DeleteCollection = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DeleteCollection',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionResponse.FromString,
                 _registered_method=True)
         self.ListCollections = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/ListCollections',
@@ -105,10 +115,10 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionResponse.FromString,
                 _registered_method=True)
-        self.DropVersion = channel.unary_unary(
-                '/sluice.retriever.v1.RetrieverService/DropVersion',
-                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.SerializeToString,
-                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.FromString,
+        self.DeleteVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DeleteVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionResponse.FromString,
                 _registered_method=True)
         self.CreateSnapshot = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/CreateSnapshot',
@@ -158,8 +168,16 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetPassages(self, request, context):
-        """GetPassages returns passages by id.
+    def GetDocuments(self, request, context):
+        """GetDocuments returns documents by id, each with its passages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocuments(self, request, context):
+        """ListDocuments lists documents, each with its passages, page by page. A document that is written meanwhile may be
+        missing or appear as it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +192,13 @@ class RetrieverServiceServicer:
 
     def GetCollection(self, request, context):
         """GetCollection describes the version that a collection's name stands for now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCollection(self, request, context):
+        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,8 +262,8 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DropVersion(self, request, context):
-        """DropVersion deletes a version that is not live.
+    def DeleteVersion(self, request, context):
+        """DeleteVersion deletes a version that is not live.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -290,10 +315,15 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeletePassagesRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeletePassagesResponse.SerializeToString,
             ),
-            'GetPassages': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetPassages,
-                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.FromString,
-                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.SerializeToString,
+            'GetDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocuments,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.SerializeToString,
             ),
             'CreateCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateCollection,
@@ -304,6 +334,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.GetCollection,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.SerializeToString,
+            ),
+            'DeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCollection,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionResponse.SerializeToString,
             ),
             'ListCollections': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCollections,
@@ -345,10 +380,10 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SwitchCollectionResponse.SerializeToString,
             ),
-            'DropVersion': grpc.unary_unary_rpc_method_handler(
-                    servicer.DropVersion,
-                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.FromString,
-                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.SerializeToString,
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionResponse.SerializeToString,
             ),
             'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSnapshot,
@@ -464,7 +499,7 @@ class RetrieverService:
             _registered_method=True)
 
     @staticmethod
-    def GetPassages(request,
+    def GetDocuments(request,
             target,
             options=(),
             channel_credentials=None,
@@ -477,9 +512,36 @@ class RetrieverService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/sluice.retriever.v1.RetrieverService/GetPassages',
-            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
-            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
+            '/sluice.retriever.v1.RetrieverService/GetDocuments',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ListDocuments',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -534,6 +596,33 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/GetCollection',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/DeleteCollection',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -761,7 +850,7 @@ class RetrieverService:
             _registered_method=True)
 
     @staticmethod
-    def DropVersion(request,
+    def DeleteVersion(request,
             target,
             options=(),
             channel_credentials=None,
@@ -774,9 +863,9 @@ class RetrieverService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/sluice.retriever.v1.RetrieverService/DropVersion',
-            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionRequest.SerializeToString,
-            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DropVersionResponse.FromString,
+            '/sluice.retriever.v1.RetrieverService/DeleteVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

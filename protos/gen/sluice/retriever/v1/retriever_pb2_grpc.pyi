@@ -24,12 +24,18 @@ class RetrieverServiceStub:
     """
     DeletePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeletePassagesRequest, _retriever_pb2.DeletePassagesResponse]
     """DeletePassages deletes documents by id, with all their chunks; an id that does not exist is no error."""
-    GetPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetPassagesRequest, _retriever_pb2.GetPassagesResponse]
-    """GetPassages returns passages by id."""
+    GetDocuments: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetDocumentsRequest, _retriever_pb2.GetDocumentsResponse]
+    """GetDocuments returns documents by id, each with its passages."""
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListDocumentsRequest, _retriever_pb2.ListDocumentsResponse]
+    """ListDocuments lists documents, each with its passages, page by page. A document that is written meanwhile may be
+    missing or appear as it was.
+    """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateCollectionRequest, _retriever_pb2.CreateCollectionResponse]
     """CreateCollection creates the empty first version of a collection, `NAME-v1`, and the alias NAME for it."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetCollectionRequest, _retriever_pb2.GetCollectionResponse]
     """GetCollection describes the version that a collection's name stands for now."""
+    DeleteCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]
+    """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
     """ListCollections describes all versions of all collections."""
     CreateVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateVersionRequest, _retriever_pb2.CreateVersionResponse]
@@ -49,8 +55,8 @@ class RetrieverServiceStub:
     """AbandonVersion ends the building of a version: writing goes to the live one alone. CreateVersion takes it up again."""
     SwitchCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SwitchCollectionRequest, _retriever_pb2.SwitchCollectionResponse]
     """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
-    DropVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DropVersionRequest, _retriever_pb2.DropVersionResponse]
-    """DropVersion deletes a version that is not live."""
+    DeleteVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteVersionRequest, _retriever_pb2.DeleteVersionResponse]
+    """DeleteVersion deletes a version that is not live."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]
     """CreateSnapshot keeps a consistent copy of a version."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListSnapshotsRequest, _retriever_pb2.ListSnapshotsResponse]
@@ -90,12 +96,22 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeletePassages deletes documents by id, with all their chunks; an id that does not exist is no error."""
 
     @_abc_1.abstractmethod
-    def GetPassages(
+    def GetDocuments(
         self,
-        request: _retriever_pb2.GetPassagesRequest,
-        context: _aio.ServicerContext[_retriever_pb2.GetPassagesRequest, _abc.Awaitable[_retriever_pb2.GetPassagesResponse]],
-    ) -> _abc.Awaitable[_retriever_pb2.GetPassagesResponse]:
-        """GetPassages returns passages by id."""
+        request: _retriever_pb2.GetDocumentsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.GetDocumentsRequest, _abc.Awaitable[_retriever_pb2.GetDocumentsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.GetDocumentsResponse]:
+        """GetDocuments returns documents by id, each with its passages."""
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _retriever_pb2.ListDocumentsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ListDocumentsRequest, _abc.Awaitable[_retriever_pb2.ListDocumentsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ListDocumentsResponse]:
+        """ListDocuments lists documents, each with its passages, page by page. A document that is written meanwhile may be
+        missing or appear as it was.
+        """
 
     @_abc_1.abstractmethod
     def CreateCollection(
@@ -112,6 +128,14 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.GetCollectionRequest, _abc.Awaitable[_retriever_pb2.GetCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.GetCollectionResponse]:
         """GetCollection describes the version that a collection's name stands for now."""
+
+    @_abc_1.abstractmethod
+    def DeleteCollection(
+        self,
+        request: _retriever_pb2.DeleteCollectionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DeleteCollectionRequest, _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]:
+        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
 
     @_abc_1.abstractmethod
     def ListCollections(
@@ -181,12 +205,12 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
 
     @_abc_1.abstractmethod
-    def DropVersion(
+    def DeleteVersion(
         self,
-        request: _retriever_pb2.DropVersionRequest,
-        context: _aio.ServicerContext[_retriever_pb2.DropVersionRequest, _abc.Awaitable[_retriever_pb2.DropVersionResponse]],
-    ) -> _abc.Awaitable[_retriever_pb2.DropVersionResponse]:
-        """DropVersion deletes a version that is not live."""
+        request: _retriever_pb2.DeleteVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DeleteVersionRequest, _abc.Awaitable[_retriever_pb2.DeleteVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DeleteVersionResponse]:
+        """DeleteVersion deletes a version that is not live."""
 
     @_abc_1.abstractmethod
     def CreateSnapshot(

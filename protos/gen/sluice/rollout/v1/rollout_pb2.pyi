@@ -10,6 +10,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sluice.type.v1 import arm_pb2 as _arm_pb2
+from sluice.type.v1 import features_pb2 as _features_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,7 +38,7 @@ class _FeatureStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureS
     FEATURE_STATE_HELD: _FeatureState.ValueType  # 3
     """Kept where it is, by a person or by missing evidence."""
     FEATURE_STATE_COMPLETE: _FeatureState.ValueType  # 4
-    """Reaches everybody (but a holdback, if there is one)."""
+    """Reaches everybody (but a holdout, if there is one)."""
     FEATURE_STATE_ROLLED_BACK: _FeatureState.ValueType  # 5
     """Taken back; a person has to arm it again."""
     FEATURE_STATE_KILLED: _FeatureState.ValueType  # 6
@@ -54,40 +56,12 @@ FEATURE_STATE_RAMPING: FeatureState.ValueType  # 2
 FEATURE_STATE_HELD: FeatureState.ValueType  # 3
 """Kept where it is, by a person or by missing evidence."""
 FEATURE_STATE_COMPLETE: FeatureState.ValueType  # 4
-"""Reaches everybody (but a holdback, if there is one)."""
+"""Reaches everybody (but a holdout, if there is one)."""
 FEATURE_STATE_ROLLED_BACK: FeatureState.ValueType  # 5
 """Taken back; a person has to arm it again."""
 FEATURE_STATE_KILLED: FeatureState.ValueType  # 6
 """Off for everybody, for requests that ask for it too."""
 Global___FeatureState: _TypeAlias = FeatureState  # noqa: Y015
-
-class _Arm:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Arm.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ARM_UNSPECIFIED: _Arm.ValueType  # 0
-    """Never sent."""
-    ARM_TREATMENT: _Arm.ValueType  # 1
-    """Users that the feature reaches: buckets [0, p)."""
-    ARM_CONTROL: _Arm.ValueType  # 2
-    """As many that it does not reach: buckets [1,000,000 - p, 1,000,000)."""
-    ARM_STANDARD: _Arm.ValueType  # 3
-    """All others, and requests without a user: as without the feature, and not compared."""
-
-class Arm(_Arm, metaclass=_ArmEnumTypeWrapper):
-    """Arm is one side of a comparison."""
-
-ARM_UNSPECIFIED: Arm.ValueType  # 0
-"""Never sent."""
-ARM_TREATMENT: Arm.ValueType  # 1
-"""Users that the feature reaches: buckets [0, p)."""
-ARM_CONTROL: Arm.ValueType  # 2
-"""As many that it does not reach: buckets [1,000,000 - p, 1,000,000)."""
-ARM_STANDARD: Arm.ValueType  # 3
-"""All others, and requests without a user: as without the feature, and not compared."""
-Global___Arm: _TypeAlias = Arm  # noqa: Y015
 
 class _Guardrail:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -121,82 +95,69 @@ GUARDRAIL_QUALITY: Guardrail.ValueType  # 4
 """Answers that are worse than the other arm's for the same query, from shadow pairs."""
 Global___Guardrail: _TypeAlias = Guardrail  # noqa: Y015
 
-@_typing.final
-class Overrides(_message.Message):
-    """Overrides is what a feature switches in a search. Unset leaves it as it is without the feature."""
+class _HistoryAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
 
-    DESCRIPTOR: _descriptor.Descriptor
+class _HistoryActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HistoryAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HISTORY_ACTION_UNSPECIFIED: _HistoryAction.ValueType  # 0
+    """Never sent."""
+    HISTORY_ACTION_CREATED: _HistoryAction.ValueType  # 1
+    """The feature was made."""
+    HISTORY_ACTION_STARTED: _HistoryAction.ValueType  # 2
+    """A plan's first step began."""
+    HISTORY_ACTION_PROMOTED: _HistoryAction.ValueType  # 3
+    """The plan's next step began."""
+    HISTORY_ACTION_HELD: _HistoryAction.ValueType  # 4
+    """Its share was kept where it was."""
+    HISTORY_ACTION_RESUMED: _HistoryAction.ValueType  # 5
+    """The ramp went on after it was held."""
+    HISTORY_ACTION_SHARE_SET: _HistoryAction.ValueType  # 6
+    """Its share was set by hand."""
+    HISTORY_ACTION_HALVED: _HistoryAction.ValueType  # 7
+    """Its share was halved."""
+    HISTORY_ACTION_ROLLED_BACK: _HistoryAction.ValueType  # 8
+    """It was taken back from all users."""
+    HISTORY_ACTION_KILLED: _HistoryAction.ValueType  # 9
+    """It was switched off for all requests."""
+    HISTORY_ACTION_REARMED: _HistoryAction.ValueType  # 10
+    """It may be started again."""
+    HISTORY_ACTION_COMPLETED: _HistoryAction.ValueType  # 11
+    """Its plan ended."""
 
-    DENSE_FIELD_NUMBER: _builtins.int
-    LEXICAL_FIELD_NUMBER: _builtins.int
-    EXPANSION_FIELD_NUMBER: _builtins.int
-    EXPANSION_STRATEGY_FIELD_NUMBER: _builtins.int
-    MAX_VARIANT_COUNT_FIELD_NUMBER: _builtins.int
-    RERANK_FIELD_NUMBER: _builtins.int
-    RERANK_CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
-    dense: _builtins.bool
-    """Search by dense vectors."""
-    lexical: _builtins.bool
-    """Search by words (BM25)."""
-    expansion: _builtins.bool
-    """Search for variants of the query as well."""
-    expansion_strategy: _builtins.str
-    """How variants are made: "synonyms" or "multi_query"."""
-    max_variant_count: _builtins.int
-    """Most variants, the query included, 1 to 16."""
-    rerank: _builtins.bool
-    """Let a cross-encoder reorder the best candidates."""
-    rerank_candidate_count: _builtins.int
-    """How many of the best candidates the cross-encoder reads, 1 to 1000."""
-    def __init__(
-        self,
-        *,
-        dense: _builtins.bool | None = ...,
-        lexical: _builtins.bool | None = ...,
-        expansion: _builtins.bool | None = ...,
-        expansion_strategy: _builtins.str | None = ...,
-        max_variant_count: _builtins.int | None = ...,
-        rerank: _builtins.bool | None = ...,
-        rerank_candidate_count: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense", b"_dense", "_expansion", b"_expansion", "_expansion_strategy", b"_expansion_strategy", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense", b"_dense", "_expansion", b"_expansion", "_expansion_strategy", b"_expansion_strategy", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__dense: _TypeAlias = _typing.Literal["dense"]  # noqa: Y015
-    _WhichOneofArgType__dense: _TypeAlias = _typing.Literal["_dense", b"_dense"]  # noqa: Y015
-    _WhichOneofReturnType__expansion: _TypeAlias = _typing.Literal["expansion"]  # noqa: Y015
-    _WhichOneofArgType__expansion: _TypeAlias = _typing.Literal["_expansion", b"_expansion"]  # noqa: Y015
-    _WhichOneofReturnType__expansion_strategy: _TypeAlias = _typing.Literal["expansion_strategy"]  # noqa: Y015
-    _WhichOneofArgType__expansion_strategy: _TypeAlias = _typing.Literal["_expansion_strategy", b"_expansion_strategy"]  # noqa: Y015
-    _WhichOneofReturnType__lexical: _TypeAlias = _typing.Literal["lexical"]  # noqa: Y015
-    _WhichOneofArgType__lexical: _TypeAlias = _typing.Literal["_lexical", b"_lexical"]  # noqa: Y015
-    _WhichOneofReturnType__max_variant_count: _TypeAlias = _typing.Literal["max_variant_count"]  # noqa: Y015
-    _WhichOneofArgType__max_variant_count: _TypeAlias = _typing.Literal["_max_variant_count", b"_max_variant_count"]  # noqa: Y015
-    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
-    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
-    _WhichOneofReturnType__rerank_candidate_count: _TypeAlias = _typing.Literal["rerank_candidate_count"]  # noqa: Y015
-    _WhichOneofArgType__rerank_candidate_count: _TypeAlias = _typing.Literal["_rerank_candidate_count", b"_rerank_candidate_count"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense) -> _WhichOneofReturnType__dense | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__expansion) -> _WhichOneofReturnType__expansion | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__expansion_strategy) -> _WhichOneofReturnType__expansion_strategy | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical) -> _WhichOneofReturnType__lexical | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_variant_count) -> _WhichOneofReturnType__max_variant_count | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank_candidate_count) -> _WhichOneofReturnType__rerank_candidate_count | None: ...
+class HistoryAction(_HistoryAction, metaclass=_HistoryActionEnumTypeWrapper):
+    """HistoryAction is something that happens to a feature."""
 
-Global___Overrides: _TypeAlias = Overrides  # noqa: Y015
+HISTORY_ACTION_UNSPECIFIED: HistoryAction.ValueType  # 0
+"""Never sent."""
+HISTORY_ACTION_CREATED: HistoryAction.ValueType  # 1
+"""The feature was made."""
+HISTORY_ACTION_STARTED: HistoryAction.ValueType  # 2
+"""A plan's first step began."""
+HISTORY_ACTION_PROMOTED: HistoryAction.ValueType  # 3
+"""The plan's next step began."""
+HISTORY_ACTION_HELD: HistoryAction.ValueType  # 4
+"""Its share was kept where it was."""
+HISTORY_ACTION_RESUMED: HistoryAction.ValueType  # 5
+"""The ramp went on after it was held."""
+HISTORY_ACTION_SHARE_SET: HistoryAction.ValueType  # 6
+"""Its share was set by hand."""
+HISTORY_ACTION_HALVED: HistoryAction.ValueType  # 7
+"""Its share was halved."""
+HISTORY_ACTION_ROLLED_BACK: HistoryAction.ValueType  # 8
+"""It was taken back from all users."""
+HISTORY_ACTION_KILLED: HistoryAction.ValueType  # 9
+"""It was switched off for all requests."""
+HISTORY_ACTION_REARMED: HistoryAction.ValueType  # 10
+"""It may be started again."""
+HISTORY_ACTION_COMPLETED: HistoryAction.ValueType  # 11
+"""Its plan ended."""
+Global___HistoryAction: _TypeAlias = HistoryAction  # noqa: Y015
 
 @_typing.final
-class Snapshot(_message.Message):
-    """Snapshot is what gateways serve: immutable, versioned."""
+class RolloutSnapshot(_message.Message):
+    """RolloutSnapshot is what gateways serve: immutable, versioned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -234,7 +195,7 @@ class Snapshot(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+Global___RolloutSnapshot: _TypeAlias = RolloutSnapshot  # noqa: Y015
 
 @_typing.final
 class SnapshotFeature(_message.Message):
@@ -244,7 +205,7 @@ class SnapshotFeature(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
-    OVERRIDES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     KILLED_FIELD_NUMBER: _builtins.int
     TREATMENT_PPM_FIELD_NUMBER: _builtins.int
     CONTROL_PPM_FIELD_NUMBER: _builtins.int
@@ -267,7 +228,7 @@ class SnapshotFeature(_message.Message):
     shadow_ppm: _builtins.int
     """Share of control requests that also run the treatment off the reply's path, 0 to 1,000,000."""
     @_builtins.property
-    def overrides(self) -> Global___Overrides:
+    def features(self) -> _features_pb2.Features:
         """What it switches."""
 
     @_builtins.property
@@ -283,7 +244,7 @@ class SnapshotFeature(_message.Message):
         *,
         name: _builtins.str = ...,
         salt: _builtins.str = ...,
-        overrides: Global___Overrides | None = ...,
+        features: _features_pb2.Features | None = ...,
         killed: _builtins.bool = ...,
         treatment_ppm: _builtins.int = ...,
         control_ppm: _builtins.int = ...,
@@ -292,9 +253,9 @@ class SnapshotFeature(_message.Message):
         latency_threshold: _duration_pb2.Duration | None = ...,
         shadow_ppm: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration", "overrides", b"overrides"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_ppm", b"control_ppm", "killed", b"killed", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration", "name", b"name", "overrides", b"overrides", "ramp_id", b"ramp_id", "salt", b"salt", "shadow_ppm", b"shadow_ppm", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_ppm", b"control_ppm", "features", b"features", "killed", b"killed", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration", "name", b"name", "ramp_id", b"ramp_id", "salt", b"salt", "shadow_ppm", b"shadow_ppm", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,13 +303,13 @@ class WatchSnapshotResponse(_message.Message):
     version: _builtins.int
     """Version of the newest snapshot."""
     @_builtins.property
-    def snapshot(self) -> Global___Snapshot:
+    def snapshot(self) -> Global___RolloutSnapshot:
         """Set where it differs from what was sent before."""
 
     def __init__(
         self,
         *,
-        snapshot: Global___Snapshot | None = ...,
+        snapshot: Global___RolloutSnapshot | None = ...,
         content_hash: _builtins.str = ...,
         version: _builtins.int = ...,
     ) -> None: ...
@@ -506,7 +467,7 @@ class ArmEvidence(_message.Message):
     """The feature's name."""
     ramp_id: _builtins.str
     """The ramp's id, from the snapshot."""
-    arm: Global___Arm.ValueType
+    arm: _arm_pb2.Arm.ValueType
     """The arm: treatment or control."""
     request_count: _builtins.int
     """Requests that ended."""
@@ -541,7 +502,7 @@ class ArmEvidence(_message.Message):
         *,
         feature: _builtins.str = ...,
         ramp_id: _builtins.str = ...,
-        arm: Global___Arm.ValueType = ...,
+        arm: _arm_pb2.Arm.ValueType = ...,
         request_count: _builtins.int = ...,
         units: _abc.Iterable[_builtins.int] | None = ...,
         bad_events: _abc.Iterable[Global___BadEvents] | None = ...,
@@ -621,11 +582,11 @@ class Plan(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
-    HOLDBACK_PPM_FIELD_NUMBER: _builtins.int
+    HOLDOUT_PPM_FIELD_NUMBER: _builtins.int
     SHADOW_PPM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
-    holdback_ppm: _builtins.int
+    holdout_ppm: _builtins.int
     """Share of users that stay without the feature at the end, 0 to 1,000,000."""
     shadow_ppm: _builtins.int
     """Share of control requests that also run the treatment, for paired evidence."""
@@ -643,12 +604,12 @@ class Plan(_message.Message):
         name: _builtins.str = ...,
         steps: _abc.Iterable[Global___PlanStep] | None = ...,
         criteria: Global___Criteria | None = ...,
-        holdback_ppm: _builtins.int = ...,
+        holdout_ppm: _builtins.int = ...,
         shadow_ppm: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "holdback_ppm", b"holdback_ppm", "name", b"name", "shadow_ppm", b"shadow_ppm", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "holdout_ppm", b"holdout_ppm", "name", b"name", "shadow_ppm", b"shadow_ppm", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,7 +739,7 @@ class Feature(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
-    OVERRIDES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     TREATMENT_PPM_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
@@ -806,7 +767,7 @@ class Feature(_message.Message):
     ramp_id: _builtins.str
     """Names the run of evidence."""
     @_builtins.property
-    def overrides(self) -> Global___Overrides:
+    def features(self) -> _features_pb2.Features:
         """What it switches."""
 
     @_builtins.property
@@ -823,7 +784,7 @@ class Feature(_message.Message):
         name: _builtins.str = ...,
         description: _builtins.str = ...,
         salt: _builtins.str = ...,
-        overrides: Global___Overrides | None = ...,
+        features: _features_pb2.Features | None = ...,
         state: Global___FeatureState.ValueType = ...,
         treatment_ppm: _builtins.int = ...,
         plan: Global___Plan | None = ...,
@@ -833,9 +794,9 @@ class Feature(_message.Message):
         reason: _builtins.str = ...,
         ramp_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "plan", b"plan", "step_start_time", b"step_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "plan", b"plan", "step_start_time", b"step_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breach_count", b"breach_count", "description", b"description", "name", b"name", "overrides", b"overrides", "plan", b"plan", "ramp_id", b"ramp_id", "reason", b"reason", "salt", b"salt", "state", b"state", "step", b"step", "step_start_time", b"step_start_time", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breach_count", b"breach_count", "description", b"description", "features", b"features", "name", b"name", "plan", b"plan", "ramp_id", b"ramp_id", "reason", b"reason", "salt", b"salt", "state", b"state", "step", b"step", "step_start_time", b"step_start_time", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -873,16 +834,25 @@ Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final
 class ListFeaturesRequest(_message.Message):
-    """ListFeaturesRequest is empty."""
+    """ListFeaturesRequest asks for a page of features."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most features, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """From the previous page's next_page_token."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,7 +865,10 @@ class ListFeaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEATURES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty when there is none."""
     snapshot_version: _builtins.int
     """Version of the newest snapshot."""
     @_builtins.property
@@ -906,11 +879,12 @@ class ListFeaturesResponse(_message.Message):
         self,
         *,
         features: _abc.Iterable[Global___Feature] | None = ...,
+        next_page_token: _builtins.str = ...,
         snapshot_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "snapshot_version", b"snapshot_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "next_page_token", b"next_page_token", "snapshot_version", b"snapshot_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1018,15 +992,15 @@ class LimitEvidence(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: _builtins.int
-    SHARE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    ALLOWED_RATIO_FIELD_NUMBER: _builtins.int
     BAD_COUNT_FIELD_NUMBER: _builtins.int
     LOG_EVIDENCE_FIELD_NUMBER: _builtins.int
     LOG_THRESHOLD_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name, for people: "P95 3 s"."""
-    share: _builtins.float
-    """Share of requests that may be beyond it, 0 to 1."""
+    label: _builtins.str
+    """Text to show: "P95 3 s"."""
+    allowed_ratio: _builtins.float
+    """Ratio of requests that may be beyond it, 0 to 1."""
     bad_count: _builtins.int
     """Requests of treatment beyond it."""
     log_evidence: _builtins.float
@@ -1036,15 +1010,15 @@ class LimitEvidence(_message.Message):
     def __init__(
         self,
         *,
-        name: _builtins.str = ...,
-        share: _builtins.float = ...,
+        label: _builtins.str = ...,
+        allowed_ratio: _builtins.float = ...,
         bad_count: _builtins.int = ...,
         log_evidence: _builtins.float = ...,
         log_threshold: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_count", b"bad_count", "log_evidence", b"log_evidence", "log_threshold", b"log_threshold", "name", b"name", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_ratio", b"allowed_ratio", "bad_count", b"bad_count", "label", b"label", "log_evidence", b"log_evidence", "log_threshold", b"log_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1112,7 +1086,7 @@ class ArmTotals(_message.Message):
     QUALITY_SCORE_FIELD_NUMBER: _builtins.int
     SHADOW_OVERLAP_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
-    arm: Global___Arm.ValueType
+    arm: _arm_pb2.Arm.ValueType
     """The arm."""
     request_count: _builtins.int
     """Requests."""
@@ -1145,7 +1119,7 @@ class ArmTotals(_message.Message):
     def __init__(
         self,
         *,
-        arm: Global___Arm.ValueType = ...,
+        arm: _arm_pb2.Arm.ValueType = ...,
         request_count: _builtins.int = ...,
         unit_count: _builtins.int = ...,
         bad_events: _abc.Iterable[Global___BadEventCount] | None = ...,
@@ -1288,7 +1262,7 @@ class CreateFeatureRequest(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
-    OVERRIDES_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: 1 to 64 lower case letters, digits and dashes."""
@@ -1301,7 +1275,7 @@ class CreateFeatureRequest(_message.Message):
         """Who and why."""
 
     @_builtins.property
-    def overrides(self) -> Global___Overrides:
+    def features(self) -> _features_pb2.Features:
         """What it switches, at least one thing."""
 
     def __init__(
@@ -1310,12 +1284,12 @@ class CreateFeatureRequest(_message.Message):
         command: Global___Command | None = ...,
         name: _builtins.str = ...,
         description: _builtins.str = ...,
-        overrides: Global___Overrides | None = ...,
+        features: _features_pb2.Features | None = ...,
         salt: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "overrides", b"overrides"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "description", b"description", "name", b"name", "overrides", b"overrides", "salt", b"salt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "description", b"description", "features", b"features", "name", b"name", "salt", b"salt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1508,8 +1482,8 @@ class HoldFeatureResponse(_message.Message):
 Global___HoldFeatureResponse: _TypeAlias = HoldFeatureResponse  # noqa: Y015
 
 @_typing.final
-class SetPercentageRequest(_message.Message):
-    """SetPercentageRequest sets the share."""
+class SetTreatmentShareRequest(_message.Message):
+    """SetTreatmentShareRequest sets the share."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1537,11 +1511,11 @@ class SetPercentageRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SetPercentageRequest: _TypeAlias = SetPercentageRequest  # noqa: Y015
+Global___SetTreatmentShareRequest: _TypeAlias = SetTreatmentShareRequest  # noqa: Y015
 
 @_typing.final
-class SetPercentageResponse(_message.Message):
-    """SetPercentageResponse returns the feature."""
+class SetTreatmentShareResponse(_message.Message):
+    """SetTreatmentShareResponse returns the feature."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1561,7 +1535,7 @@ class SetPercentageResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SetPercentageResponse: _TypeAlias = SetPercentageResponse  # noqa: Y015
+Global___SetTreatmentShareResponse: _TypeAlias = SetTreatmentShareResponse  # noqa: Y015
 
 @_typing.final
 class HalveFeatureRequest(_message.Message):
@@ -1783,23 +1757,21 @@ class ListHistoryRequest(_message.Message):
     name: _builtins.str
     """Only this feature; empty means all."""
     page_size: _builtins.int
-    """Most entries, 1 to 1000; unset means 100."""
+    """Most entries, 1 to 1000; 0 means 100."""
     page_token: _builtins.str
     """From the previous page's next_page_token."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        page_size: _builtins.int | None = ...,
+        page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
-    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListHistoryRequest: _TypeAlias = ListHistoryRequest  # noqa: Y015
 
@@ -1854,8 +1826,8 @@ class HistoryEntry(_message.Message):
     """Grows by one."""
     feature: _builtins.str
     """The feature."""
-    action: _builtins.str
-    """What: CREATED, STARTED, PROMOTED, HELD, RESUMED, SET, HALVED, ROLLED_BACK, KILLED, REARMED, COMPLETED."""
+    action: Global___HistoryAction.ValueType
+    """What happened."""
     actor: _builtins.str
     """Who: a person, or "sluice" itself."""
     reason: _builtins.str
@@ -1890,7 +1862,7 @@ class HistoryEntry(_message.Message):
         number: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         feature: _builtins.str = ...,
-        action: _builtins.str = ...,
+        action: Global___HistoryAction.ValueType = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         old_treatment_ppm: _builtins.int = ...,

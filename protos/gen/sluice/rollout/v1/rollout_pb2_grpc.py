@@ -66,10 +66,10 @@ class RolloutServiceStub:
                 request_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.HoldFeatureRequest.SerializeToString,
                 response_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.HoldFeatureResponse.FromString,
                 _registered_method=True)
-        self.SetPercentage = channel.unary_unary(
-                '/sluice.rollout.v1.RolloutService/SetPercentage',
-                request_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageRequest.SerializeToString,
-                response_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageResponse.FromString,
+        self.SetTreatmentShare = channel.unary_unary(
+                '/sluice.rollout.v1.RolloutService/SetTreatmentShare',
+                request_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareRequest.SerializeToString,
+                response_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareResponse.FromString,
                 _registered_method=True)
         self.HalveFeature = channel.unary_unary(
                 '/sluice.rollout.v1.RolloutService/HalveFeature',
@@ -150,8 +150,8 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SetPercentage(self, request, context):
-        """SetPercentage sets the share of users by hand.
+    def SetTreatmentShare(self, request, context):
+        """SetTreatmentShare sets the share of users by hand.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,10 +232,10 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.HoldFeatureRequest.FromString,
                     response_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.HoldFeatureResponse.SerializeToString,
             ),
-            'SetPercentage': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetPercentage,
-                    request_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageRequest.FromString,
-                    response_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageResponse.SerializeToString,
+            'SetTreatmentShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTreatmentShare,
+                    request_deserializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareRequest.FromString,
+                    response_serializer=sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareResponse.SerializeToString,
             ),
             'HalveFeature': grpc.unary_unary_rpc_method_handler(
                     servicer.HalveFeature,
@@ -443,7 +443,7 @@ class RolloutService:
             _registered_method=True)
 
     @staticmethod
-    def SetPercentage(request,
+    def SetTreatmentShare(request,
             target,
             options=(),
             channel_credentials=None,
@@ -456,9 +456,9 @@ class RolloutService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/sluice.rollout.v1.RolloutService/SetPercentage',
-            sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageRequest.SerializeToString,
-            sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetPercentageResponse.FromString,
+            '/sluice.rollout.v1.RolloutService/SetTreatmentShare',
+            sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareRequest.SerializeToString,
+            sluice_dot_rollout_dot_v1_dot_rollout__pb2.SetTreatmentShareResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,8 +30,8 @@ class RolloutServiceStub:
     """PromoteFeature goes on to the plan's next step, where the evidence allows it."""
     HoldFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.HoldFeatureRequest, _rollout_pb2.HoldFeatureResponse]
     """HoldFeature keeps the percentage where it is until it is promoted by a person."""
-    SetPercentage: _aio.UnaryUnaryMultiCallable[_rollout_pb2.SetPercentageRequest, _rollout_pb2.SetPercentageResponse]
-    """SetPercentage sets the share of users by hand."""
+    SetTreatmentShare: _aio.UnaryUnaryMultiCallable[_rollout_pb2.SetTreatmentShareRequest, _rollout_pb2.SetTreatmentShareResponse]
+    """SetTreatmentShare sets the share of users by hand."""
     HalveFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.HalveFeatureRequest, _rollout_pb2.HalveFeatureResponse]
     """HalveFeature halves the share of users: last in, first out."""
     RollBackFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackFeatureRequest, _rollout_pb2.RollBackFeatureResponse]
@@ -99,12 +99,12 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         """HoldFeature keeps the percentage where it is until it is promoted by a person."""
 
     @_abc_1.abstractmethod
-    def SetPercentage(
+    def SetTreatmentShare(
         self,
-        request: _rollout_pb2.SetPercentageRequest,
-        context: _aio.ServicerContext[_rollout_pb2.SetPercentageRequest, _abc.Awaitable[_rollout_pb2.SetPercentageResponse]],
-    ) -> _abc.Awaitable[_rollout_pb2.SetPercentageResponse]:
-        """SetPercentage sets the share of users by hand."""
+        request: _rollout_pb2.SetTreatmentShareRequest,
+        context: _aio.ServicerContext[_rollout_pb2.SetTreatmentShareRequest, _abc.Awaitable[_rollout_pb2.SetTreatmentShareResponse]],
+    ) -> _abc.Awaitable[_rollout_pb2.SetTreatmentShareResponse]:
+        """SetTreatmentShare sets the share of users by hand."""
 
     @_abc_1.abstractmethod
     def HalveFeature(
