@@ -27,7 +27,7 @@ from services.rollout.decisions import (
     evidence_of,
     obstacles_of,
 )
-from services.rollout.evidence import MAX_UNITS, Findings, quantile, summarize
+from services.rollout.evidence import MAX_UNITS, Findings, latency_percentile, summarize
 from services.rollout.features import (
     Feature,
     FeatureState,
@@ -510,7 +510,7 @@ class Control:
         control = run.arms[Arm.CONTROL]
         if now - run.window_start_time < self._window_seconds or sum(control.window_counts) < _THRESHOLD_REQUESTS:
             return
-        before, found = run.latency_threshold, quantile(control.window_counts, 0.95)
+        before, found = run.latency_threshold, latency_percentile(control.window_counts, 95)
         if before is None or found is None or abs(math.log(found / before)) >= _SAME_THRESHOLD:
             run.latency_threshold = found
         run.window_start_time = now
@@ -564,7 +564,7 @@ def _threshold_of(run: Run | None) -> float | None:
     if run is None:
         return None
     window = run.arms[Arm.CONTROL].window_counts
-    return quantile(window, 0.95) if sum(window) >= _THRESHOLD_REQUESTS else run.latency_threshold
+    return latency_percentile(window, 95) if sum(window) >= _THRESHOLD_REQUESTS else run.latency_threshold
 
 
 def _findings(feature: Feature, run: Run | None) -> Findings:

@@ -17,9 +17,9 @@ from services.rollout.evidence import (
     STRICT_ALPHA,
     ArmTotals,
     GuardrailEvidence,
+    latency_percentile,
     log_above,
     log_sample_ratio,
-    quantile,
     weigh,
 )
 from services.rollout.features import Feature, FeatureState, HoldCause
@@ -259,11 +259,12 @@ def _unmet(criteria: Criteria, run: Run) -> list[str]:
     rate = treatment.event_counts.get(Guardrail.ERRORS, 0) / max(1, treatment.request_count)
     if rate > criteria.error_rate_max:
         unmet.append(f"errors {rate:.2%}, above {criteria.error_rate_max:.2%}")
-    for name, share, most, increase in (
-        ("P95", 0.95, criteria.p95_max, criteria.p95_increase_max),
-        ("P99", 0.99, criteria.p99_max, criteria.p99_increase_max),
+    for name, percent, most, increase in (
+        ("P95", 95, criteria.p95_max, criteria.p95_increase_max),
+        ("P99", 99, criteria.p99_max, criteria.p99_increase_max),
     ):
-        taken, other = quantile(treatment.latency_counts, share), quantile(control.latency_counts, share)
+        taken = latency_percentile(treatment.latency_counts, percent)
+        other = latency_percentile(control.latency_counts, percent)
         if taken is not None and taken > most:
             unmet.append(f"{name} {taken:.3g} s, above {most:.3g} s")
         if increase is not None and taken is not None and other is not None and taken > other * (1 + increase):

@@ -22,6 +22,7 @@ from scipy.special import betaincc, betaln
 from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES
+from sluice_statistics.percentiles import histogram_percentile
 
 ALPHA = 0.05
 """Of all guardrails together: false alarms in a ramp that changes nothing."""
@@ -33,6 +34,8 @@ MAX_UNITS = 1_000_000
 """Units counted in a run, and bad ones in each of its guardrails; every test has long been decided by then."""
 
 _PRIOR_STRENGTH = 20.0
+_LOWER_EDGES = (0.0, *EDGES)
+_UPPER_EDGES = (*EDGES, math.inf)
 
 Number = Any
 """A number or an array of them: numpy's own types cannot say "the same as came in"."""
@@ -124,24 +127,10 @@ class ArmTotals:
         return self.shadow_overlap_sum / self.shadow_count if self.shadow_count else None
 
 
-def quantile(counts: Sequence[int], share: float) -> float | None:
-    """The latency in seconds below which so large a share lies, within its bucket by the logarithm; None of nothing.
-
-    What lies in the open bucket counts as its lower edge.
-    """
-    wanted = share * sum(counts)
-    if wanted <= 0:
-        return None
-    below = 0
-    for place, count in enumerate(counts):
-        if count and below + count >= wanted:
-            if place == len(EDGES):
-                return EDGES[-1]
-            upper = EDGES[place]
-            lower = EDGES[place - 1] if place else upper / 1.1
-            return float(lower * (upper / lower) ** ((wanted - below) / count))
-        below += count
-    return EDGES[-1]
+def latency_percentile(counts: Sequence[int], percent: float) -> float | None:
+    """Percentile of latencies counted by bucket, in seconds; None of nothing."""
+    found = float(histogram_percentile(counts, _LOWER_EDGES, _UPPER_EDGES, percent)[0])
+    return None if math.isnan(found) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +215,9 @@ def summarize(arm: Arm, totals: ArmTotals, *, with_latencies: bool = False) -> A
         totals.request_count,
         totals.unit_count,
         dict(totals.event_counts),
-        quantile(totals.latency_counts, 0.5),
-        quantile(totals.latency_counts, 0.95),
-        quantile(totals.latency_counts, 0.99),
+        latency_percentile(totals.latency_counts, 50),
+        latency_percentile(totals.latency_counts, 95),
+        latency_percentile(totals.latency_counts, 99),
         totals.quality_score,
         totals.shadow_overlap,
         tuple(totals.latency_counts) if with_latencies else (),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sluice_cli.rollout import views
-from sluice_cli.rollout.intervals import Estimate, Latencies, difference, latencies, rate
 from sluice_client import (
     Arm,
     ArmTotals,
@@ -16,9 +16,11 @@ from sluice_client import (
     Guardrail,
     GuardrailEvidence,
     HistoryEntry,
+    LatencyBucket,
     RolloutReport,
     StepReport,
 )
+from sluice_statistics.intervals import Estimate, Histogram, difference, rate
 
 MET, MISSED, OPEN, NOT_ASKED = "met", "missed", "open", ""
 TAKEN_BACK = frozenset({"HALVED", "ROLLED_BACK", "KILLED"})
@@ -196,7 +198,7 @@ def _comparisons(treatment: ArmTotals, control: ArmTotals | None, criteria: Crit
         _rates("Failed requests", Guardrail.ERRORS, treatment, control, criteria.error_rate_max),
         _rates("Answers without a result", Guardrail.EMPTY_RESULTS, treatment, control, None),
     ]
-    ours, theirs = latencies(treatment.latency, 1), latencies(control.latency, 2) if control else None
+    ours, theirs = histogram(treatment.latency, 1), histogram(control.latency, 2) if control else None
     named: tuple[tuple[str, float, float | None, float | None], ...] = (
         ("P50", 50, None, None),
         ("P95", 95, criteria.p95_max, criteria.p95_increase_max),
@@ -228,10 +230,18 @@ def _rates(
     )
 
 
+def histogram(buckets: Sequence[LatencyBucket], seed: int) -> Histogram | None:
+    """Latencies in seconds; None where there are none."""
+    if not any(bucket.count for bucket in buckets):
+        return None
+    uppers = [math.inf if bucket.upper is None else bucket.upper for bucket in buckets]
+    return Histogram([bucket.count for bucket in buckets], [bucket.lower for bucket in buckets], uppers, seed)
+
+
 def _percentiles(
     name: str,
     percent: float,
-    histograms: tuple[Latencies | None, Latencies | None],
+    histograms: tuple[Histogram | None, Histogram | None],
     plain: tuple[float | None, float | None],
     allowed: tuple[float | None, float | None],
 ) -> Comparison:

@@ -6,16 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
 from sluice_cli.calls import Problem
 from sluice_cli.rollout import report
-from sluice_cli.rollout.intervals import difference, latencies, rate
 from sluice_cli.rollout.plots import plots
 from sluice_cli.rollout.review import MET, MISSED, OPEN, review
-from sluice_client import Feature, FeatureState, LatencyBucket, RolloutReport
-from tests.unit.clients.rollout_examples import EDGES, START, histogram, rolled_back
+from sluice_client import Feature, FeatureState, RolloutReport
+from tests.unit.clients.rollout_examples import START, rolled_back
 
 NOW = START + timedelta(hours=4)
 
@@ -23,63 +21,6 @@ NOW = START + timedelta(hours=4)
 def not_started() -> RolloutReport:
     feature = dataclasses.replace(rolled_back().feature, state=FeatureState.READY, plan=None, description="")
     return RolloutReport(feature=feature, history=[], steps=[])
-
-
-def test_wilsons_interval_is_that_of_the_books() -> None:
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
-    for events, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
-        found = rate(events, trials)
-        assert found is not None
-        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
-    assert rate(0, 0) is None
-
-
-def test_newcombes_difference_is_that_of_his_paper() -> None:
-    # Newcombe 1998, "Interval estimation for the difference between independent proportions", table II, method 10.
-    for (ours, of_ours), (theirs, of_theirs), low, high in (
-        ((56, 70), (48, 80), 0.0524, 0.3339),
-        ((9, 10), (3, 10), 0.1705, 0.8090),
-        ((10, 10), (0, 20), 0.6791, 1.0),
-    ):
-        treatment, control = rate(ours, of_ours), rate(theirs, of_theirs)
-        assert treatment is not None
-        assert control is not None
-        found = difference(treatment, control)
-        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_percentiles_of_a_histogram_are_near_those_of_the_values_and_their_interval_covers() -> None:
-    covered = 0
-    for seed in range(60):
-        values = np.random.default_rng(seed).lognormal(np.log(0.1), 0.45, 1500)
-        places = np.searchsorted(EDGES, values)
-        buckets = [
-            LatencyBucket(EDGES[place - 1] if place else 0.0, EDGES[place], int(count))
-            for place, count in zip(*np.unique(places, return_counts=True), strict=True)
-        ]
-        found = latencies(buckets, 1)
-        assert found is not None
-        estimate = found.percentile(95)
-        assert estimate.value == pytest.approx(np.percentile(values, 95), rel=0.05)
-        covered += estimate.low <= 0.1 * np.exp(0.45 * 1.6449) <= estimate.high
-    assert covered >= 53  # of 57 to be expected
-
-
-def test_an_increase_is_seen_where_there_is_one_and_not_where_there_is_none() -> None:
-    slow, usual, same = (latencies(histogram(3000, median), seed) for seed, median in ((1, 0.15), (2, 0.1), (3, 0.1)))
-    assert slow is not None
-    assert usual is not None
-    assert same is not None
-    assert slow.increase(usual, 95).low > 0.3
-    assert same.increase(usual, 95).low < 0 < same.increase(usual, 95).high
-    assert latencies([], 1) is None
-
-
-def test_a_percentile_with_hardly_a_request_beyond_it_has_no_interval() -> None:
-    few, enough = latencies(histogram(90, 0.1), 1), latencies(histogram(120, 0.1), 1)
-    assert few is not None
-    assert enough is not None
-    assert (few.tells(50), few.tells(95), enough.tells(95), enough.tells(99)) == (True, False, True, False)
 
 
 def test_a_review_tells_the_story_in_order() -> None:

@@ -14,12 +14,12 @@ from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.evidence import (
     ALPHA,
     ArmTotals,
+    latency_percentile,
     log_above,
     log_below,
     log_evidence,
     log_non_inferiority,
     log_sample_ratio,
-    quantile,
     weigh,
 )
 
@@ -124,18 +124,18 @@ def test_missing_units_are_a_mismatch_on_either_side() -> None:
     assert log_sample_ratio(9500, 500, exposure=19.0) < threshold
 
 
-@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
-def test_a_percentile_is_known_to_within_a_tenth(share: float) -> None:
+@pytest.mark.parametrize("percent", [50, 95, 99])
+def test_a_percentile_is_known_to_within_a_tenth(percent: int) -> None:
     latencies = np.random.default_rng(7).lognormal(-2.5, 0.6, 20_000)
     counts = [0] * (len(EDGES) + 1)
     for seconds in latencies:
         counts[latency_bucket(float(seconds))] += 1
-    assert quantile(counts, share) == pytest.approx(np.quantile(latencies, share), rel=0.1)
+    assert latency_percentile(counts, percent) == pytest.approx(np.percentile(latencies, percent), rel=0.1)
 
 
 def test_a_percentile_of_nothing_is_unknown_and_the_open_bucket_is_its_edge() -> None:
-    assert quantile([0] * (len(EDGES) + 1), 0.95) is None
-    assert quantile([0] * len(EDGES) + [5], 0.95) == EDGES[-1]
+    assert latency_percentile([0] * (len(EDGES) + 1), 95) is None
+    assert latency_percentile([0] * len(EDGES) + [5], 95) == EDGES[-1]
 
 
 def arms(treatment: ArmTotals, control: ArmTotals) -> dict[Arm, ArmTotals]:
