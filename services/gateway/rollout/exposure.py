@@ -19,7 +19,7 @@ from services.gateway import metrics
 from services.gateway.rollout.evidence import Ending, Evidence
 from services.gateway.rollout.local_overrides import LocalOverrides
 from services.gateway.rollout.snapshot import Served
-from services.gateway.rollout.table import NOTHING, Decision, FeatureOverrides, Features, Kill, RolloutTable
+from services.gateway.rollout.table import NOTHING, Decision, Overrides, Features, Kill, RolloutTable
 
 _log = logs.get_logger("rollout")
 _MOST_UNCOUNTED = 10_000
@@ -57,7 +57,7 @@ class Exposure:
         """Seconds since the service last confirmed what is served; infinite for a snapshot from disk."""
         return self._clock() - self._confirmed
 
-    def decide(self, unit: str, own: FeatureOverrides = NOTHING) -> Decision:
+    def decide(self, unit: str, own: Overrides = NOTHING) -> Decision:
         """What is on for one request, to be kept until it ends. See RolloutTable.decide."""
         decision = self._table.decide(unit, own, silence=self.silence())
         self._decided.append(decision)

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.gateway.rollout.table import FeatureOverrides, Features, Ramp
+from services.gateway.rollout.table import Overrides, Features, Ramp
 
 KILL = "ROLLOUT_KILL"
 # For each share: its feature's name in replies, metrics and ROLLOUT_KILL; what gives it to everybody; what it switches.
 KNOBS = {
-    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", "RERANK_ENABLED", FeatureOverrides(rerank=True)),
-    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", "QUERY_EXPANSION_ENABLED", FeatureOverrides(expansion=True)),
+    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", "RERANK_ENABLED", Overrides(rerank=True)),
+    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", "QUERY_EXPANSION_ENABLED", Overrides(expansion=True)),
 }
 ENRICHMENT = "ENRICHMENT_ROLLOUT_PERCENTAGE"
 PERCENTAGES = (*KNOBS, ENRICHMENT)

@@ -35,7 +35,7 @@ from services.gateway.rollout.table import (
     MAX_VARIANTS,
     NOTHING,
     ExpansionStrategy,
-    FeatureOverrides,
+    Overrides,
     Features,
     Kill,
     Ramp,
@@ -62,7 +62,7 @@ class Quarantined:
 
     name: str
     reason: str
-    overrides: FeatureOverrides
+    overrides: Overrides
     """Of what it sets, as far as that can be read, every flag set to something: for who wants to kill it."""
 
 
@@ -220,15 +220,15 @@ def _ramp(feature: pb.SnapshotFeature) -> Ramp:
     )
 
 
-def _kill(feature: pb.SnapshotFeature, known: FeatureOverrides | None) -> Kill:
+def _kill(feature: pb.SnapshotFeature, known: Overrides | None) -> Kill:
     """A kill holds what can be read of its feature, or what was known of it where nothing can be."""
     touched = _touched(feature.overrides)
     return Kill(feature.name[:64], touched if touched != NOTHING else known or NOTHING, feature.ramp_id)
 
 
-def _touched(given: pb.Overrides) -> FeatureOverrides:
+def _touched(given: pb.Overrides) -> Overrides:
     """The flags that a feature sets. That a strategy or a number is set is all that a kill needs to know of it."""
-    return FeatureOverrides(
+    return Overrides(
         dense=_given(given, "dense"),
         lexical=_given(given, "lexical"),
         expansion=_given(given, "expansion"),
@@ -239,11 +239,11 @@ def _touched(given: pb.Overrides) -> FeatureOverrides:
     )
 
 
-def _overrides(given: pb.Overrides) -> FeatureOverrides:
+def _overrides(given: pb.Overrides) -> Overrides:
     strategy = _given(given, "expansion_strategy")
     if strategy is not None and strategy not in {known.value for known in ExpansionStrategy}:
         raise ValueError(f"its expansion_strategy is {strategy[:64]!r}, which is none")
-    return FeatureOverrides(
+    return Overrides(
         dense=_given(given, "dense"),
         lexical=_given(given, "lexical"),
         expansion=_given(given, "expansion"),

@@ -8,12 +8,12 @@ from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import latency_bucket
 from services.gateway.rollout.evidence import ArmTotals, Ending, Evidence, Judgement, Lost, Pair, lost_with
-from services.gateway.rollout.table import FeatureArm, FeatureOverrides, Ramp, Reason
+from services.gateway.rollout.table import FeatureArm, Overrides, Ramp, Reason
 
 RAMP = Ramp(
     "rerank-v1",
     salt="rerank-v1",
-    overrides=FeatureOverrides(rerank=True),
+    overrides=Overrides(rerank=True),
     treatment_ppm=100_000,
     control_ppm=100_000,
     ramp_id="rerank-v1/1",
@@ -83,7 +83,7 @@ def test_every_bad_event_is_counted_and_its_unit_once() -> None:
 
 def test_without_a_threshold_nothing_is_slow() -> None:
     evidence = Evidence()
-    ramp = Ramp("a", "a", FeatureOverrides(rerank=True), 1, 1, "a/1", slow_seconds=math.inf)
+    ramp = Ramp("a", "a", Overrides(rerank=True), 1, 1, "a/1", slow_seconds=math.inf)
     evidence.request([side(ramp=ramp)], Ending(99, failed=True, timed_out=True))
     assert bad(only(evidence)) == {"errors": (1, {42})}
 
@@ -98,7 +98,7 @@ def test_a_caller_who_leaves_in_time_says_nothing_and_one_who_leaves_late_found_
 
 def test_standard_requests_and_complete_features_are_no_evidence() -> None:
     evidence = Evidence()
-    complete = Ramp("b", "b", FeatureOverrides(rerank=True), treatment_ppm=1_000_000, ramp_id="b/9")
+    complete = Ramp("b", "b", Overrides(rerank=True), treatment_ppm=1_000_000, ramp_id="b/9")
     standard = FeatureArm("a", "a/1", Arm.STANDARD, Reason.NOT_SELECTED)
     evidence.request([standard, side(ramp=complete)], Ending(0.2, failed=True))
     assert evidence.take() == []

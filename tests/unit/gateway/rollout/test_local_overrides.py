@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway.rollout.local_overrides import LocalOverrides, OverridesFile, problems_of
-from services.gateway.rollout.table import FeatureOverrides, Features
+from services.gateway.rollout.table import Overrides, Features
 
 ENVIRONMENT = LocalOverrides(killed=["old"], percentages={"RERANK_ROLLOUT_PERCENTAGE": 5})
 
@@ -35,7 +35,7 @@ def test_a_share_becomes_a_feature_and_enrichment_reaches_nobody() -> None:
     }
     (ramp,) = LocalOverrides(percentages=percentages).ramps()
     assert (ramp.name, ramp.salt, ramp.treatment_ppm, ramp.control_ppm) == ("rerank", "rerank", 250_000, 0)
-    assert ramp.overrides == FeatureOverrides(rerank=True)
+    assert ramp.overrides == Overrides(rerank=True)
     assert not ramp.measured
 
 

@@ -11,7 +11,7 @@ from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.gateway.rollout.evidence import Evidence, Judgement
 from services.gateway.rollout.shadow import AT_ONCE, Answered, Shadow, quality_of
-from services.gateway.rollout.table import Decision, FeatureArm, FeatureOverrides, Features, Ramp, Reason
+from services.gateway.rollout.table import Decision, FeatureArm, Overrides, Features, Ramp, Reason
 from services.gateway.search.stages import (
     Answer,
     Outcome,
@@ -27,7 +27,7 @@ from services.gateway.search.stages import (
 RAMP = Ramp(
     "rerank-v1",
     salt="rerank-v1",
-    overrides=FeatureOverrides(rerank=True),
+    overrides=Overrides(rerank=True),
     treatment_ppm=100_000,
     control_ppm=100_000,
     ramp_id="rerank-v1.1",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.experiment.snapshot_hash import content_hash
 from services.gateway.rollout.snapshot import Refused, Served, SnapshotFile, serve
-from services.gateway.rollout.table import FeatureOverrides, Features, RolloutTable
+from services.gateway.rollout.table import Overrides, Features, RolloutTable
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 
@@ -46,7 +46,7 @@ def names(served: Served) -> tuple[list[str], list[str], list[str]]:
 def test_a_snapshot_says_all_that_a_ramp_needs() -> None:
     given = feature(latency_threshold=Duration(nanos=250_000_000), shadow_ppm=7, lease_duration=None)
     (ramp,) = serve(snapshot(given), Features()).ramps
-    assert ramp.overrides == FeatureOverrides(rerank=True, rerank_candidate_count=50)
+    assert ramp.overrides == Overrides(rerank=True, rerank_candidate_count=50)
     assert (ramp.salt, ramp.treatment_ppm, ramp.control_ppm, ramp.ramp_id) == (
         "rerank-v1",
         100_000,
@@ -92,7 +92,7 @@ def test_a_kill_goes_through_whatever_else_is_wrong_with_its_feature(problem: st
     assert not served.ramps
     if killed.overrides.rerank:
         table = RolloutTable(Features(), served.ramps, served.kills)
-        assert table.decide("user-42", FeatureOverrides(rerank=True)).features.rerank is False
+        assert table.decide("user-42", Overrides(rerank=True)).features.rerank is False
 
 
 def test_a_kill_whose_feature_cannot_be_read_holds_what_was_known_of_it() -> None:

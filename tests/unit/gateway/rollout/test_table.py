@@ -10,63 +10,15 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket, unit_hash
-from services.gateway.rollout.table import (
-    Decision,
-    ExpansionStrategy,
-    FeatureOverrides,
-    Features,
-    Kill,
-    Ramp,
-    RolloutTable,
-    resolve,
-)
-
-overrides = st.builds(
-    FeatureOverrides,
-    dense=st.none() | st.just(True),
-    lexical=st.none() | st.booleans(),
-    expansion=st.none() | st.booleans(),
-    expansion_strategy=st.none() | st.sampled_from(ExpansionStrategy),
-    max_variant_count=st.none() | st.integers(1, 16),
-    rerank=st.none() | st.booleans(),
-    rerank_candidate_count=st.none() | st.integers(1, 1000),
-)
-features = st.builds(Features, dense=st.just(True), lexical=st.booleans(), rerank=st.booleans())
-
-
-def test_a_request_that_says_nothing_gets_the_defaults() -> None:
-    defaults = Features(rerank=True, rerank_candidate_count=30)
-    assert resolve([FeatureOverrides()], defaults) == defaults
-
-
-def test_false_is_an_answer_and_not_the_absence_of_one() -> None:
-    assert resolve([FeatureOverrides(rerank=False)], Features(rerank=True)).rerank is False
-
-
-@given(st.lists(overrides, max_size=4), features)
-def test_the_strongest_layer_that_decides_a_feature_wins(layers: list[FeatureOverrides], defaults: Features) -> None:
-    decided = resolve(layers, defaults)
-    for feature in fields(Features):
-        said = [getattr(layer, feature.name) for layer in layers if getattr(layer, feature.name) is not None]
-        assert getattr(decided, feature.name) == (said[0] if said else getattr(defaults, feature.name))
-
-
-def test_dense_and_lexical_may_not_both_be_off() -> None:
-    with pytest.raises(InvalidArgument, match="dense and lexical"):
-        resolve([FeatureOverrides(dense=False, lexical=False)], Features())
-
-
-@pytest.mark.parametrize("count", [0, -1, 17])
-def test_a_variant_count_out_of_range_is_refused_by_name(count: int) -> None:
-    with pytest.raises(InvalidArgument, match=r"features\.max_variant_count"):
-        FeatureOverrides(max_variant_count=count)
-
+from services.experiment.flags import FLAGS, Overrides
+from services.gateway.rollout.table import Decision, Kill, Ramp, RolloutTable
+from services.gateway.search.flags import Features, resolve
 
 # Rollout
 
 
 def ramp(name: str = "rerank-v1", *, share: int = 0, control: int | None = None, **settings: Any) -> Ramp:
-    overrides = settings.pop("overrides", FeatureOverrides(rerank=True, rerank_candidate_count=50))
+    overrides = settings.pop("overrides", Overrides(rerank=True, rerank_candidate_count=50))
     given = {"salt": name, "ramp_id": f"{name}/1", "lease_seconds": 10.0} | settings
     return Ramp(
         name, overrides=overrides, treatment_ppm=share, control_ppm=share if control is None else control, **given
@@ -120,9 +72,9 @@ def test_without_a_user_nothing_ramps() -> None:
 
 
 @pytest.mark.parametrize(
-    "own", [FeatureOverrides(rerank=False), FeatureOverrides(rerank=True, rerank_candidate_count=9)]
+    "own", [Overrides(rerank=False), Overrides(rerank=True, rerank_candidate_count=9)]
 )
-def test_a_request_that_decides_all_that_a_feature_sets_is_in_neither_arm(own: FeatureOverrides) -> None:
+def test_a_request_that_decides_all_that_a_feature_sets_is_in_neither_arm(own: Overrides) -> None:
     for share, control in ((BUCKETS, 0), (0, BUCKETS)):
         decision = RolloutTable(Features(), [ramp(share=share, control=control)]).decide("user-42", own)
         assert arms(decision) == {"rerank-v1": (Arm.STANDARD, "REQUEST_DECIDED")}
@@ -131,14 +83,14 @@ def test_a_request_that_decides_all_that_a_feature_sets_is_in_neither_arm(own: F
 
 def test_a_feature_sets_what_the_request_leaves_open() -> None:
     table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0)])
-    decision = table.decide("user-42", FeatureOverrides(rerank_candidate_count=9))
+    decision = table.decide("user-42", Overrides(rerank_candidate_count=9))
     assert arms(decision) == {"rerank-v1": (Arm.TREATMENT, "")}
     assert (decision.features.rerank, decision.features.rerank_candidate_count) == (True, 9)
 
 
 def test_of_features_that_set_the_same_the_later_wins_and_the_other_is_left_out() -> None:
-    synonyms = ramp("expansion-v1", share=BUCKETS, control=0, overrides=FeatureOverrides(expansion=True))
-    optimised = FeatureOverrides(expansion=True, expansion_strategy=ExpansionStrategy.MULTI_QUERY)
+    synonyms = ramp("expansion-v1", share=BUCKETS, control=0, overrides=Overrides(expansion=True))
+    optimised = Overrides(expansion=True, expansion_strategy="multi_query")
     later = ramp("optimised-v1", share=BUCKETS // 2, overrides=optimised)
     table = RolloutTable(Features(), [synonyms, later])
     seen = {arms(table.decide(f"user-{number}"))["optimised-v1"][0] for number in range(50)}
@@ -147,14 +99,14 @@ def test_of_features_that_set_the_same_the_later_wins_and_the_other_is_left_out(
         decision = table.decide(f"user-{number}")
         treated = arms(decision)["optimised-v1"][0] is Arm.TREATMENT
         assert decision.features.expansion is True
-        assert (decision.features.expansion_strategy is ExpansionStrategy.MULTI_QUERY) is treated
+        assert (decision.features.expansion_strategy == "multi_query") is treated
         expected = (Arm.STANDARD, "OTHER_FEATURE") if treated else (Arm.TREATMENT, "")
         assert arms(decision)["expansion-v1"] == expected
 
 
 def test_a_lease_that_ends_takes_the_feature_back_and_a_complete_one_has_none() -> None:
     complete = ramp(
-        "expansion-v1", share=BUCKETS, control=0, lease_seconds=math.inf, overrides=FeatureOverrides(expansion=True)
+        "expansion-v1", share=BUCKETS, control=0, lease_seconds=math.inf, overrides=Overrides(expansion=True)
     )
     table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0), complete])
     assert table.decide("user-42", silence=10.0).features.rerank is True
@@ -169,71 +121,66 @@ def test_a_lease_that_ends_takes_the_feature_back_and_a_complete_one_has_none() 
 
 
 def killed(**overrides: Any) -> RolloutTable:
-    return RolloutTable(Features(), kills=[Kill("bad", FeatureOverrides(**overrides))])
+    return RolloutTable(Features(), kills=[Kill("bad", Overrides(**overrides))])
 
 
 def test_a_killed_feature_cannot_be_had_by_asking() -> None:
     decision = killed(rerank=True, rerank_candidate_count=50).decide(
-        "user-42", FeatureOverrides(rerank=True, rerank_candidate_count=70, expansion=True)
+        "user-42", Overrides(rerank=True, rerank_candidate_count=70, expansion=True)
     )
     assert decision.features == Features(expansion=True)
     assert arms(decision) == {"bad": (Arm.STANDARD, "KILLED")}
 
 
 def test_a_killed_feature_is_off_even_where_it_is_on_by_default() -> None:
-    table = RolloutTable(Features(rerank=True), kills=[Kill("bad", FeatureOverrides(rerank=True))])
+    table = RolloutTable(Features(rerank=True), kills=[Kill("bad", Overrides(rerank=True))])
     assert table.decide("").features.rerank is False
     assert table.standard.rerank is False
 
 
 def test_a_kill_never_adds_work() -> None:
-    decision = killed(rerank=False).decide("user-42", FeatureOverrides(rerank=False))
+    decision = killed(rerank=False).decide("user-42", Overrides(rerank=False))
     assert decision.features.rerank is False  # the default, and not the opposite of what the feature set
 
 
 def test_a_number_of_a_killed_feature_is_that_of_the_defaults() -> None:
-    decision = killed(rerank_candidate_count=500).decide("", FeatureOverrides(rerank=True, rerank_candidate_count=500))
+    decision = killed(rerank_candidate_count=500).decide("", Overrides(rerank=True, rerank_candidate_count=500))
     assert decision.features == Features(rerank=True)
 
 
 def test_what_belongs_to_something_killed_goes_with_it() -> None:
-    asked = FeatureOverrides(expansion_strategy=ExpansionStrategy.MULTI_QUERY, max_variant_count=16)
+    asked = Overrides(expansion_strategy="multi_query", max_variant_count=16)
     assert killed(expansion=True).decide("", asked).features == Features()
 
 
 def test_a_kill_takes_other_features_with_it_that_set_the_same() -> None:
-    table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0)], [Kill("bad", FeatureOverrides(rerank=True))])
+    table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0)], [Kill("bad", Overrides(rerank=True))])
     decision = table.decide("user-42")
     assert decision.features.rerank is False
     assert arms(decision)["rerank-v1"] == (Arm.STANDARD, "OTHER_FEATURE")
 
 
 def test_a_kill_holds_for_pages_that_were_begun_before() -> None:
-    pinned = FeatureOverrides(**asdict(Features(rerank=True)))
+    pinned = Overrides(**asdict(Features(rerank=True)))
     assert killed(rerank=True).decide("user-42", pinned).features.rerank is False
 
 
-switches = st.builds(
-    FeatureOverrides,
-    dense=st.none() | st.booleans(),
-    lexical=st.none() | st.booleans(),
-    expansion=st.none() | st.booleans(),
-    rerank=st.none() | st.booleans(),
-    rerank_candidate_count=st.none() | st.integers(1, 1000),
+overrides = st.fixed_dictionaries({}, optional={name: a_value_of(flag) for name, flag in FLAGS.items()}).map(
+    lambda values: Overrides(**values)
 )
 standards = st.builds(Features, dense=st.booleans(), lexical=st.booleans(), rerank=st.booleans()).filter(
     lambda features: features.dense or features.lexical
 )
 
 
-@given(standards, switches, st.lists(switches, max_size=3), st.lists(switches, max_size=3))
+@given(standards, overrides, st.lists(overrides, max_size=3), st.lists(overrides, max_size=3))
 def test_whatever_is_killed_or_ramps_a_question_is_searched_for_by_something(
-    defaults: Features, own: FeatureOverrides, killed: list[FeatureOverrides], ramped: list[FeatureOverrides]
+    defaults: Features, own: Overrides, killed: list[Overrides], ramped: list[Overrides]
 ) -> None:
     ramps = [
         candidate
         for number, overrides in enumerate(ramped)
-        if overrides != FeatureOverrides()
+        if overrides != Overrides()
         and not (candidate := ramp(f"f{number}", share=BUCKETS, control=0, overrides=overrides)).problem(defaults)
     ]
     kills = [Kill(f"k{number}", overrides) for number, overrides in enumerate(killed)]
@@ -250,8 +197,8 @@ def test_whatever_is_killed_or_ramps_a_question_is_searched_for_by_something(
             assert decision.features.expansion is False
 
 
-@given(st.lists(switches.filter(lambda overrides: overrides != FeatureOverrides()), min_size=1, max_size=4), switches)
-def test_a_feature_that_takes_no_effect_changes_nothing(ramped: list[FeatureOverrides], own: FeatureOverrides) -> None:
+@given(st.lists(overrides.filter(lambda overrides: overrides != Overrides()), min_size=1, max_size=4), overrides)
+def test_a_feature_that_takes_no_effect_changes_nothing(ramped: list[Overrides], own: Overrides) -> None:
     ramps = [
         candidate
         for number, overrides in enumerate(ramped)
@@ -278,7 +225,7 @@ def test_what_treatment_would_have_had_is_known_of_a_control_request() -> None:
         ("name", {"name": "Rerank v1"}),
         ("salt", {"salt": ""}),
         ("separator", {"salt": "a\x1fb"}),
-        ("overrides nothing", {"overrides": FeatureOverrides()}),
+        ("overrides nothing", {"overrides": Overrides()}),
         ("treatment_ppm", {"share": BUCKETS + 1, "control": 0}),
         ("control_ppm", {"control": -1}),
         ("arms overlap", {"share": 500_001}),

@@ -60,6 +60,7 @@ class Flag(_message.Message):
     LEAST_FIELD_NUMBER: _builtins.int
     MOST_FIELD_NUMBER: _builtins.int
     METRIC_LABEL_FIELD_NUMBER: _builtins.int
+    SHARE_VARIABLE_FIELD_NUMBER: _builtins.int
     help: _builtins.str
     """One sentence for settings and help texts."""
     variable: _builtins.str
@@ -76,6 +77,8 @@ class Flag(_message.Message):
     """Greatest value of a number."""
     metric_label: _builtins.bool
     """True if it is a label of the metrics of searches."""
+    share_variable: _builtins.str
+    """Environment variable of the share of users, in percent, that get it where no rollout service decides."""
     def __init__(
         self,
         *,
@@ -87,10 +90,11 @@ class Flag(_message.Message):
         least: _builtins.int = ...,
         most: _builtins.int = ...,
         metric_label: _builtins.bool = ...,
+        share_variable: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["help", b"help", "least", b"least", "metric_label", b"metric_label", "most", b"most", "refines", b"refines", "stage", b"stage", "unless", b"unless", "variable", b"variable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["help", b"help", "least", b"least", "metric_label", b"metric_label", "most", b"most", "refines", b"refines", "share_variable", b"share_variable", "stage", b"stage", "unless", b"unless", "variable", b"variable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,50 @@
+"""The flags of one request, all decided, and the layers that decide them. Pure.
+
+Of several layers the strongest that sets a flag wins: kills, then the request, then ramps, then the defaults of this
+gateway. `services.gateway.rollout.table` makes the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from services.chassis.errors import InvalidArgument
+from services.experiment.flags import FLAGS, FlagValue, Overrides
+from sluice.type.v1 import features_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The flags of one request, all decided, with the product's defaults. One field for every flag of the table."""
+
+    dense: bool = True
+    lexical: bool = True
+    expansion: bool = False
+    expansion_strategy: str = "synonyms"
+    max_variant_count: int = 5
+    rerank: bool = False
+    rerank_candidate_count: int = 20
+
+    def to_proto(self) -> features_pb2.Features:
+        """Write all flags."""
+        return Overrides(**asdict(self)).to_proto()
+
+
+def resolve(layers: Sequence[Overrides], defaults: Features) -> Features:
+    """Decide every flag: the first layer that sets it wins, else the default.
+
+    Raises InvalidArgument when two flags are off of which one must stay on.
+    """
+    values: dict[str, FlagValue] = asdict(defaults)
+    for layer in reversed(layers):
+        values |= layer.values
+    check_alternatives(values)
+    return Features(**values)  # type: ignore[arg-type]  # every layer was checked against the table
+
+
+def check_alternatives(values: Mapping[str, FlagValue]) -> None:
+    """Raise InvalidArgument when two flags are off of which one must stay on (dense and lexical)."""
+    for flag in FLAGS.values():
+        if flag.unless and not values[flag.name] and not values[flag.unless]:
+            raise InvalidArgument("features", f"{flag.name} and {flag.unless} are both off; leave at least one on")
