@@ -25,10 +25,9 @@ from typing import NoReturn
 
 import pybreaker
 
-from services.chassis.errors import DeadlineExceeded, Internal, SluiceError, Unavailable
+from services.chassis.errors import KINDS, DeadlineExceeded, SluiceError, Unavailable
 
-# What tells of a dependency in trouble. Everything else is the caller's business, or nobody's.
-FAILURES = (Unavailable, DeadlineExceeded, Internal)
+FAILURES = tuple(kind.error for kind in KINDS if kind.trips_breaker)
 
 Transition = Callable[[str, str, str], None]
 """Told of (breaker's name, old state, new state); the states are `closed`, `open` and `half-open`."""

@@ -1,113 +1,151 @@
-"""What can go wrong, in words that mean the same in every stage.
+"""Errors that every stage raises, and one table that classifies them.
 
-Domain code raises these; it never imports grpc. The server turns each into its canonical status code with a
-`google.rpc.ErrorInfo{reason, domain}` (see `services.chassis.interceptors`), and the client turns it back.
-
-    SluiceError
-    ├── InvalidArgument      the caller's mistake; names the field and what to send instead
-    ├── NotFound             a collection or passage that does not exist
-    ├── AlreadyExists        a collection whose name is taken
-    ├── FailedPrecondition   the world is not as the call needs it (an index built by another model)
-    ├── ResourceExhausted    shed or full; carries when to come back
-    ├── Unavailable          a dependency is down or its breaker is open; the only one worth retrying
-    ├── DeadlineExceeded     the caller's time is over
-    ├── Unimplemented        a call that this server does not know
-    ├── Cancelled            the caller, or a hop before us, gave up
-    └── Internal             our mistake; the details are in the log, not in the reply
-    StartupError             a stage that cannot start: what was tried, and the remedy
+Domain code raises these and never imports grpc. The server turns each into its canonical status with
+`google.rpc` details (`services.chassis.status`), and the client turns it back. All code that has to decide something
+by an error (retry, breaker, metrics, evidence of a rollout) asks `kind_of`.
 """
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
+
 
 class SluiceError(Exception):
-    """An error with a machine-readable reason (UPPER_SNAKE_CASE) and details safe to show to the caller."""
+    """An error with a machine-readable reason (UPPER_SNAKE_CASE) and details that callers may see.
 
-    default_reason = "INTERNAL"
+    `retry_after` is the pause in seconds before another try makes sense; None if it is unknown or if there is none.
+    """
 
-    def __init__(self, message: str, *, reason: str | None = None, **metadata: str) -> None:
+    def __init__(
+        self, message: str, *, reason: str | None = None, retry_after: float | None = None, **metadata: str
+    ) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason or self.default_reason
+        self.reason = reason or kind_of(self).reason
+        self.retry_after = retry_after
         self.metadata = metadata
 
 
 class InvalidArgument(SluiceError):
-    """The request itself is wrong. `field` is the path of the offending field, as in `documents[3].id`."""
-
-    default_reason = "INVALID_FIELD"
+    """A field of the request is wrong. `field` is its path, as in `documents[3].id`."""
 
     def __init__(self, field: str, problem: str, *, reason: str | None = None) -> None:
-        super().__init__(f"{field}: {problem}", reason=reason, field=field)
+        super().__init__(f"{field}: {problem}", reason=reason)
         self.field = field
+        self.problem = problem
 
 
 class NotFound(SluiceError):
     """Something named in the request does not exist."""
 
-    default_reason = "NOT_FOUND"
-
 
 class AlreadyExists(SluiceError):
     """Something named in the request exists already."""
 
-    default_reason = "ALREADY_EXISTS"
+
+class Unauthenticated(SluiceError):
+    """The caller did not show who it is."""
+
+
+class PermissionDenied(SluiceError):
+    """The caller may not do this."""
 
 
 class FailedPrecondition(SluiceError):
-    """The call is fine, but the state of the system forbids it until somebody changes that state."""
-
-    default_reason = "FAILED_PRECONDITION"
+    """The state of the system forbids a valid call until an operator changes that state."""
 
 
 class ResourceExhausted(SluiceError):
-    """Shed or full. `retry_after` is the pushback in seconds; None means that retrying will not help."""
-
-    default_reason = "OVERLOADED"
-
-    def __init__(
-        self, message: str, *, reason: str | None = None, retry_after: float | None = None, **metadata: str
-    ) -> None:
-        super().__init__(message, reason=reason, **metadata)
-        self.retry_after = retry_after
+    """Too much load, or no room left. Without `retry_after`, another try does not help."""
 
 
 class Unavailable(SluiceError):
-    """A dependency is down, or its circuit breaker is open; `retry_after` says when it is tried again, if known."""
-
-    default_reason = "DEPENDENCY_DOWN"
-
-    def __init__(
-        self, message: str, *, reason: str | None = None, retry_after: float | None = None, **metadata: str
-    ) -> None:
-        super().__init__(message, reason=reason, **metadata)
-        self.retry_after = retry_after
+    """A dependency is down, or its circuit breaker is open."""
 
 
 class DeadlineExceeded(SluiceError):
     """The time that the caller gave is over."""
 
-    default_reason = "DEADLINE_EXCEEDED"
-
 
 class Unimplemented(SluiceError):
-    """The server at the other end does not know this call: most often an older release."""
-
-    default_reason = "UNIMPLEMENTED"
+    """The called server does not know this call; most often it runs an older release."""
 
 
 class Cancelled(SluiceError):
-    """The work was given up before it ended; nobody waits for the answer."""
-
-    default_reason = "CANCELLED"
+    """The work was given up before it ended."""
 
 
 class Internal(SluiceError):
-    """A fault of ours."""
+    """A fault of our own; its details are in the log and not in the reply."""
+
+
+class Blame(enum.Enum):
+    """The party that caused an error."""
+
+    CALLER = "caller"
+    DEPENDENCY = "dependency"
+    OURSELVES = "ourselves"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The properties of one class of errors."""
+
+    error: type[SluiceError]
+    code: str
+    """Name of the canonical status code."""
+    reason: str
+    """Reason of an error that names none itself."""
+    blame: Blame
+    retryable: bool
+    """True if the same request may succeed later. Channels retry UNAVAILABLE alone by themselves."""
+    trips_breaker: bool
+    """True if the error counts as a failure of the called dependency."""
+    outcome: str
+    """Label of `sluice_searches_total`."""
+
+    @property
+    def evidence(self) -> bool:
+        """True if the error counts against the feature that was on. Mistakes of callers do not."""
+        return self.blame is not Blame.CALLER
+
+
+KINDS = (
+    #    error               code                   reason                 blame             retry  breaker outcome
+    Kind(InvalidArgument,    "INVALID_ARGUMENT",    "INVALID_FIELD",       Blame.CALLER,     False, False, "invalid"),
+    Kind(NotFound,           "NOT_FOUND",           "NOT_FOUND",           Blame.CALLER,     False, False, "invalid"),
+    Kind(AlreadyExists,      "ALREADY_EXISTS",      "ALREADY_EXISTS",      Blame.CALLER,     False, False, "invalid"),
+    Kind(Unauthenticated,    "UNAUTHENTICATED",     "UNAUTHENTICATED",     Blame.CALLER,     False, False, "invalid"),
+    Kind(PermissionDenied,   "PERMISSION_DENIED",   "PERMISSION_DENIED",   Blame.CALLER,     False, False, "invalid"),
+    Kind(FailedPrecondition, "FAILED_PRECONDITION", "FAILED_PRECONDITION", Blame.NOBODY,     False, False, "failed"),
+    Kind(ResourceExhausted,  "RESOURCE_EXHAUSTED",  "OVERLOADED",          Blame.NOBODY,     True,  False, "refused"),
+    Kind(Unavailable,        "UNAVAILABLE",         "DEPENDENCY_DOWN",     Blame.DEPENDENCY, True,  True,  "failed"),
+    Kind(DeadlineExceeded,   "DEADLINE_EXCEEDED",   "DEADLINE_EXCEEDED",   Blame.DEPENDENCY, True,  True,  "late"),
+    Kind(Unimplemented,      "UNIMPLEMENTED",       "UNIMPLEMENTED",       Blame.DEPENDENCY, True,  False, "failed"),
+    Kind(Cancelled,          "CANCELLED",           "CANCELLED",           Blame.NOBODY,     True,  False, "failed"),
+    Kind(Internal,           "INTERNAL",            "INTERNAL",            Blame.OURSELVES,  True,  True,  "failed"),
+)  # fmt: skip
+
+_BY_CODE = {kind.code: kind for kind in KINDS}
+_BY_ERROR: dict[type[BaseException], Kind] = {TimeoutError: _BY_CODE["DEADLINE_EXCEEDED"]} | {
+    kind.error: kind for kind in KINDS
+}
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The row of an error. A TimeoutError is a missed deadline, and an unexpected exception a fault of our own."""
+    return next((_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _BY_ERROR), _BY_CODE["INTERNAL"])
+
+
+def kind_of_code(code: str) -> Kind:
+    """The row of a canonical code; that of INTERNAL for a code that no error of ours has."""
+    return _BY_CODE.get(code) or _BY_CODE["INTERNAL"]
 
 
 class StartupError(Exception):
-    """A stage cannot start. The message says what was tried; `remedy` says what to do about it."""
+    """A stage cannot start: the problem, and the remedy."""
 
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)

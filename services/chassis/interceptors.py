@@ -19,9 +19,10 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.chassis import logs, metrics, status, tracing, wire
-from services.chassis.errors import Cancelled, DeadlineExceeded, Internal, SluiceError
+from services.chassis import logs, metrics, status, tracing
+from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, SluiceError, kind_of
 from services.chassis.shedding import ConcurrencyLimit
+from services.chassis.validation import undecodable
 
 REQUEST_ID = "x-request-id"
 CALLER = "x-sluice-caller"
@@ -156,7 +157,7 @@ def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
         with tracing.server_span(path, metadata, identity) as span:
             try:
                 if isinstance(request, _Undecodable):
-                    raise wire.explain(request_type, request.raw)
+                    raise undecodable(request_type, request.raw)
                 yield
                 outcome = _Outcome(grpc.StatusCode.OK)
             except asyncio.CancelledError:
@@ -169,8 +170,9 @@ def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
                 outcome = _Outcome(status.code_of(error), error.reason)
                 await _abort(context, error)
             except Exception as fault:
-                error = _as_error(fault, method)
+                error = _as_error(fault)
                 outcome = _Outcome(status.code_of(error), error.reason)
+                _log_cause(method, error)
                 await _abort(context, error)
             finally:
                 seconds = time.perf_counter() - started
@@ -198,14 +200,35 @@ def _torn_down() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _as_error(fault: Exception, method: str) -> SluiceError:
-    """What the caller may know of an exception; what they may not know goes to the log."""
+def _as_error(fault: Exception) -> SluiceError:
+    """The error that the caller is told; the details of an unexpected exception stay here, as its cause."""
     if isinstance(fault, SluiceError):
         return fault
+    error: SluiceError = Internal(f"unexpected error; the log has it under request {request_id.get()}")
     if isinstance(fault, TimeoutError):
-        return DeadlineExceeded("the deadline passed before the work was done")
-    _log.error("unexpected error", method=method, exc_info=fault)
-    return Internal(f"unexpected error; the log has it under request {request_id.get()}")
+        error = DeadlineExceeded("the deadline passed before the work was done")
+    error.__cause__ = fault
+    return error
+
+
+def _log_cause(method: str, error: SluiceError) -> None:
+    """Log the cause of an error, once: one that came from another stage has none, and is in the log of that stage."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, TimeoutError):
+        return
+    match kind_of(error).blame:
+        case Blame.CALLER:
+            return
+        case Blame.OURSELVES:
+            _log.error("unexpected error", method=method, problem=error.message, exc_info=cause)
+        case _:
+            _log.warning("call failed", method=method, problem=error.message, cause=_in_one_line(cause))
+
+
+def _in_one_line(cause: BaseException) -> str:
+    if isinstance(cause, grpc.aio.AioRpcError):
+        return f"{cause.code().name}: {cause.details()}"
+    return f"{type(cause).__name__}: {cause}"
 
 
 def _plain(metadata: tuple[tuple[str, str | bytes], ...], name: str) -> str:

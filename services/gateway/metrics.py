@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.chassis import logs, tracing
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted
+from services.chassis.errors import kind_of
 from services.chassis.metrics import LATENCY_BUCKETS
 from services.gateway.rollout.table import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
@@ -148,20 +148,13 @@ class ObservedSearch:
                 span.set_attributes(_described(self._answer))
 
     def _outcome(self, error: BaseException | None) -> str:
-        match error:
-            case None:
-                complete = self._answer is not None and all(map(_complete, self._answer.reports))
-                return "full" if complete else "degraded"
-            case ResourceExhausted():
-                return "refused"
-            case DeadlineExceeded():
-                return "late"
-            case asyncio.CancelledError():
-                # The server cancels a call whose deadline passes, as it does one whose caller leaves.
-                return "late" if time.monotonic() >= self._deadline else "cancelled"
-            case InvalidArgument() | NotFound():
-                return "invalid"
-        return "failed"
+        if error is None:
+            complete = self._answer is not None and all(map(_complete, self._answer.reports))
+            return "full" if complete else "degraded"
+        if isinstance(error, asyncio.CancelledError):
+            # The server cancels a call whose deadline passes, as it does one whose caller leaves.
+            return "late" if time.monotonic() >= self._deadline else "cancelled"
+        return kind_of(error).outcome
 
 
 def _complete(report: StageReport) -> bool:

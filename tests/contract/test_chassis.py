@@ -11,15 +11,18 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
-from services.chassis import errors
+from services.chassis import errors, status
+from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
 from services.chassis.interceptors import REQUEST_ID, request_id
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
-from tests.contract.echo import METHOD, echo_server, echo_stage
+from tests.contract.echo import METHOD, EchoServicer, echo_server, echo_stage
 
 REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
 REPLY = expander_pb2.ExpandQueryResponse()
@@ -46,6 +49,8 @@ ERRORS = [
     errors.InvalidArgument("query", "is empty"),
     errors.NotFound("no collection of that name", reason="UNKNOWN_COLLECTION", collection="docs"),
     errors.AlreadyExists("taken"),
+    errors.Unauthenticated("no certificate"),
+    errors.PermissionDenied("not yours"),
     errors.FailedPrecondition("built by another model", reason="MODEL_MISMATCH"),
     errors.ResourceExhausted("full", retry_after=0.25),
     errors.Unavailable("Qdrant is down"),
@@ -97,11 +102,56 @@ async def test_a_field_with_an_endless_name_is_still_an_invalid_argument() -> No
             await call(channel)
 
 
-async def test_an_unexpected_error_keeps_its_details_from_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    async with echo_server(raising(RuntimeError("the secret is swordfish"))) as channel:
-        with pytest.raises(errors.Internal) as caught:
-            await call(channel)
+def of_level(lines: list[EventDict], *levels: str) -> list[EventDict]:
+    return [line for line in lines if line["log_level"] in levels]
+
+
+async def test_the_details_of_an_unexpected_error_are_in_the_log_and_not_in_the_reply() -> None:
+    fault = RuntimeError("the secret is swordfish")
+    with capture_logs() as lines:
+        async with echo_server(raising(fault)) as channel:
+            with pytest.raises(errors.Internal) as caught:
+                await call(channel)
     assert "swordfish" not in str(caught.value)
+    (logged,) = of_level(lines, "error")
+    assert logged["exc_info"] is fault
+
+
+async def test_the_cause_of_an_error_is_logged_once_by_the_stage_that_met_it() -> None:
+    async def failing(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        raise errors.Unavailable("the database is down") from ConnectionRefusedError("port 5432")
+
+    with capture_logs() as lines:
+        async with echo_server(failing) as behind:
+
+            async def passing_on(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+                return await call(behind)
+
+            async with echo_server(passing_on) as channel:
+                with pytest.raises(errors.Unavailable):
+                    await call(channel)
+    (logged,) = of_level(lines, "warning", "error")
+    assert (logged["problem"], logged["cause"]) == ("the database is down", "ConnectionRefusedError: port 5432")
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED])
+async def test_a_caller_that_is_not_let_in_does_not_open_the_breaker(code: grpc.StatusCode) -> None:
+    async def refusing(_request: Any, context: Any) -> expander_pb2.ExpandQueryResponse:
+        await context.abort(code, "not you")
+        return REPLY
+
+    server = grpc.aio.server()
+    expander_pb2_grpc.add_ExpanderServiceServicer_to_server(EchoServicer(refusing), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with StageChannel(f"127.0.0.1:{port}", breaker=Breaker("expander", failures=5)) as channel:
+            for _ in range(6):
+                with pytest.raises(SluiceError) as caught:
+                    await call(channel)
+    finally:
+        await server.stop(None)
+    assert (status.code_of(caught.value), caught.value.message) == (code, "not you")
 
 
 async def test_the_errors_of_requests_name_the_field_in_a_bad_request_detail() -> None:

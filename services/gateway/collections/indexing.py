@@ -191,7 +191,7 @@ def _in_callers_words(
         return error
     place = places[passages[int(found[1])].document_id]
     field = f"documents[{place}]{error.field[found.end() :]}"
-    return InvalidArgument(field, error.message.removeprefix(f"{error.field}: "), reason=error.reason)
+    return InvalidArgument(field, error.problem, reason=error.reason)
 
 
 def _check(documents: Sequence[Passage]) -> None:

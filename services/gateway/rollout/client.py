@@ -18,18 +18,10 @@ from typing import Any
 
 import grpc
 
-from services.chassis import logs, status
+from services.chassis import logs
 from services.chassis.background import in_background
 from services.chassis.client import StageChannel
-from services.chassis.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    Internal,
-    ResourceExhausted,
-    SluiceError,
-    Unavailable,
-    Unimplemented,
-)
+from services.chassis.errors import SluiceError, kind_of
 from services.chassis.timing import deadline_in
 from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
@@ -49,8 +41,6 @@ QUIET_SECONDS = 4.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 _CALL_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
-# The service will say the same of this report whenever it is asked; all other failures may pass.
-_MAY_PASS = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Cancelled, Unimplemented)
 _ARMS = {Arm.TREATMENT: pb.ARM_TREATMENT, Arm.CONTROL: pb.ARM_CONTROL}
 _GUARDRAILS = {
     Guardrail.ERRORS: pb.GUARDRAIL_ERRORS,
@@ -267,15 +257,14 @@ class RolloutClient:
             )
         try:
             await self._channel.call(self._stub.ReportEvidence, self._unsent, deadline=deadline_in(_CALL_SECONDS))
-        except _MAY_PASS:
-            metrics.evidence_reports.labels("failed").inc()
-            raise
         except SluiceError as error:
             metrics.evidence_reports.labels("failed").inc()
+            if kind_of(error).retryable:
+                raise
             lost = lost_with(self._unsent_totals)
             metrics.evidence_lost.labels("requests").inc(lost.requests)
             metrics.evidence_lost.labels("units").inc(lost.units)
-            _log.error("evidence refused", problem=error.message, code=status.code_of(error).name)
+            _log.error("evidence refused", problem=error.message, code=kind_of(error).code)
         else:
             metrics.evidence_reports.labels("accepted").inc()
         self._unsent, self._unsent_totals = None, ()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from services.chassis import logs
-from services.chassis.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, Unimplemented
+from services.chassis.errors import DeadlineExceeded, kind_of
 from services.experiment.bucketing import Arm
 from services.gateway import metrics
 from services.gateway.rollout.evidence import Ending, Evidence
@@ -23,10 +23,6 @@ from services.gateway.rollout.table import NOTHING, Decision, Overrides, Feature
 
 _log = logs.get_logger("rollout")
 _MOST_UNCOUNTED = 10_000
-
-
-# The caller's own mistakes say nothing of a feature.
-_OF_THE_CALLER = (InvalidArgument, NotFound, AlreadyExists, Unimplemented)
 
 
 class Exposure:
@@ -155,7 +151,7 @@ class Observed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, _OF_THE_CALLER):
+        if error is not None and not kind_of(error).evidence:
             return
         late = time.monotonic() >= self._deadline
         timed_out = isinstance(error, DeadlineExceeded) or (isinstance(error, asyncio.CancelledError) and late)

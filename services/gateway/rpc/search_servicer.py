@@ -12,15 +12,7 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 
-from services.chassis.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    SluiceError,
-    Unavailable,
-)
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, SluiceError, kind_of
 from services.chassis.interceptors import request_id
 from services.chassis.timing import deadline_of, duration
 from services.chassis.validation import MAX_QUERY_BYTES, check_count, check_text
@@ -355,8 +347,10 @@ async def _collection_config(retriever: RetrieverClient, name: str, deadline: fl
     config = gateway_pb2.CollectionConfig(name=name)
     try:
         card = await retriever.collection(name, deadline=deadline)
-    except (Unavailable, DeadlineExceeded, ResourceExhausted):
-        return config  # the report of the retriever says why
+    except SluiceError as error:
+        if kind_of(error).retryable:
+            return config  # the report of the retriever says why
+        raise
     if card is None:
         return config
     config = gateway_pb2.CollectionConfig(

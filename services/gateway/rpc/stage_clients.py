@@ -115,8 +115,7 @@ class EmbedderClient:
         try:
             reply = await self.channel.call(self._stub.SplitTexts, request, deadline=deadline)
         except InvalidArgument as error:
-            field = error.field
-            raise InvalidArgument(f"chunking.{field}", error.message.removeprefix(f"{field}: ")) from None
+            raise InvalidArgument(f"chunking.{error.field}", error.problem) from None
         return [[(chunk.start, chunk.end) for chunk in text.chunks] for text in reply.texts]
 
     async def model(self, *, deadline: float) -> EmbeddingModel:

@@ -9,9 +9,12 @@ from services.chassis.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     SluiceError,
+    Unauthenticated,
     Unavailable,
+    Unimplemented,
 )
 
 FAILURES = [Unavailable("down"), DeadlineExceeded("slow"), Internal("bug")]
@@ -20,6 +23,9 @@ NOT_ITS_FAULT = [
     NotFound("no such collection"),
     FailedPrecondition("another model"),
     ResourceExhausted("shed"),
+    Unauthenticated("no certificate"),
+    PermissionDenied("not allowed"),
+    Unimplemented("an old release"),
 ]
 
 
