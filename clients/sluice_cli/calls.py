@@ -50,7 +50,8 @@ _REMEDIES_BY_REASON = {
     "VERSION_LIVE": "switch to another first: `sluice rollback`, or `sluice reindex`",
     "MODEL_NOT_SERVED": "`sluice collections` shows whose models are served, `sluice config` by whom",
     "SNAPSHOT_NOT_FOUND": "`sluice snapshot list` names those there are",
-    "STORAGE_FULL": "free some space: `sluice collections --drop VERSION`, `sluice snapshot prune --keep N`",
+    "STORAGE_FULL": "free some space where Qdrant keeps its data (`sluice collections --drop VERSION`, "
+    "`sluice snapshot prune --keep N`), then give the same command again; searching goes on",
 }
 
 _ROLLOUT_REMEDIES = {
@@ -193,10 +194,8 @@ def plain(text: str) -> str:
 
 def remedy_of(error: SluiceError, gateway: str) -> str:
     """What to do about a call of the gateway that failed."""
-    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after is not None:
-        return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after))} s"
-    if error.reason == "STORAGE_FULL":
-        return "free some space where Qdrant keeps its data, then give the same command again; searching goes on"
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retryable:
+        return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after or 0))} s"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{gateway} is no Sluice gateway, or one of an older release; name another with --gateway"
     if error.reason == "UNREACHABLE":

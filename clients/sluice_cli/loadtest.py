@@ -30,7 +30,7 @@ from sluice_cli.calls import (
 )
 from sluice_cli.load import Zipf, closed
 from sluice_cli.rollout.plans import parse_share
-from sluice_client import EVERYBODY_PPM, Arm, Features, Outcome, SluiceClient, SluiceError
+from sluice_client import EVERYBODY_PPM, Arm, Blame, Features, Outcome, SluiceClient, SluiceError
 
 _MOST_QUESTION_BYTES = 8192
 _QUESTIONS = resources.files("sluice_cli") / "questions.txt"
@@ -146,7 +146,10 @@ async def loadtest(connection: Connection, options: Options) -> int:
                 failed += one.code != "OK"
                 progress.update(bar, advance=1, failed=failed)
 
-            await closed(ask, requests=options.requests, concurrency=options.concurrency)
+            try:
+                await closed(ask, requests=options.requests, concurrency=options.concurrency)
+            except ExceptionGroup as refused:
+                raise refused.exceptions[0] from None
         seconds = time.perf_counter() - started
     outcomes = summed(asked, seconds, limits)
     if options.as_json:
@@ -163,6 +166,8 @@ async def _ask(client: SluiceClient, user: str, question: str, options: Options,
     try:
         answer = await client.search(question, collection=options.collection, user_id=user, features=options.features)
     except SluiceError as error:
+        if error.blame is Blame.CALLER:  # it would be the same for every request, and says nothing of the service
+            raise
         ended = time.perf_counter()
         code = error.code.name if error.reason == error.code.name else f"{error.code.name} {error.reason}"
         return Asked(user, ended - began, ended - started, code)

@@ -47,7 +47,7 @@ from sluice_client.client import SluiceClient
 from sluice_client.comparisons import Comparison
 from sluice_client.configuration import CollectionConfig, Config, StageConfig
 from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
-from sluice_client.errors import NotStored, SluiceError
+from sluice_client.errors import Blame, NotStored, SluiceError
 from sluice_client.filters import Condition, Filter, field
 from sluice_client.rollout_client import RolloutClient
 from sluice_client.rollouts import (
@@ -87,6 +87,7 @@ __all__ = [
     "Answer",
     "Arm",
     "ArmTotals",
+    "Blame",
     "Chunk",
     "Chunking",
     "CollectionConfig",

@@ -1,8 +1,10 @@
-"""What can go wrong: one exception, told apart by its code and reason."""
+"""Errors of calls: one exception, with a code and a reason, and one table that classifies the codes."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 from google.protobuf import any_pb2
@@ -15,8 +17,42 @@ _DETAILS_TRAILER = "grpc-status-details-bin"
 _PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 
 
+class Blame(enum.Enum):
+    """The party that caused an error."""
+
+    CALLER = "caller"
+    SERVICE = "service"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The properties of one canonical code."""
+
+    blame: Blame
+    retryable: bool
+    """True if the same call may succeed in a moment: the server was busy, out of time or away."""
+
+
+_KINDS = {
+    grpc.StatusCode.INVALID_ARGUMENT: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.NOT_FOUND: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.ALREADY_EXISTS: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.UNAUTHENTICATED: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.PERMISSION_DENIED: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.OUT_OF_RANGE: Kind(Blame.CALLER, retryable=False),
+    grpc.StatusCode.FAILED_PRECONDITION: Kind(Blame.NOBODY, retryable=False),
+    grpc.StatusCode.CANCELLED: Kind(Blame.NOBODY, retryable=False),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Kind(Blame.SERVICE, retryable=True),
+    grpc.StatusCode.UNAVAILABLE: Kind(Blame.SERVICE, retryable=True),
+    grpc.StatusCode.DEADLINE_EXCEEDED: Kind(Blame.SERVICE, retryable=True),
+}
+_FAULT = Kind(Blame.SERVICE, retryable=False)
+"""All other codes: INTERNAL, UNIMPLEMENTED, UNKNOWN, ..."""
+
+
 class SluiceError(Exception):
-    """A call that failed, or that could not be made from what was given."""
+    """A call that failed, or that could not be sent."""
 
     def __init__(
         self,
@@ -42,6 +78,18 @@ class SluiceError(Exception):
         """Seconds after which the server wants to be asked again; None where it did not say."""
         self.request_id = request_id
         """Finds the request in logs and traces; empty where none was sent."""
+
+    @property
+    def blame(self) -> Blame:
+        """The party that caused the error."""
+        return _KINDS.get(self.code, _FAULT).blame
+
+    @property
+    def retryable(self) -> bool:
+        """True if the same call may succeed in a moment."""
+        # A server that has no room left, instead of no time, does not say when to come back.
+        full = self.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self.retry_after is None
+        return _KINDS.get(self.code, _FAULT).retryable and not full
 
 
 class NotStored(SluiceError):

@@ -126,9 +126,9 @@ async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
 def pause_before(error: SluiceError, attempt: int) -> float | None:
     """Seconds until the next attempt; None when there is to be none."""
     pushback = error.retry_after
-    busy = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and pushback is not None
-    down = error.code is grpc.StatusCode.UNAVAILABLE
-    if not (busy or down) or attempt >= MAX_ATTEMPTS or (pushback or 0) > LONGEST_PUSHBACK_SECONDS:
+    # A batch that was too large for its deadline is too large for the next one.
+    late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    if not error.retryable or late or attempt >= MAX_ATTEMPTS or (pushback or 0) > LONGEST_PUSHBACK_SECONDS:
         return None
     backoff: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1))
     # Jitter keeps many callers from coming back all at once.

@@ -23,7 +23,6 @@ from sluice_client.wire import sendable
 _SERVICE = "sluice.rollout.v1.RolloutService"
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
-_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _HISTORY_PAGE = 1000
 
 
@@ -164,7 +163,7 @@ class RolloutClient:
             try:
                 return await call(method, request, timeout=self._timeout, server=server)
             except SluiceError as error:
-                if error.code not in _AGAIN:
+                if not error.retryable:
                     raise
             await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
         return await call(method, request, timeout=self._timeout, server=server)

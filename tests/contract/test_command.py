@@ -457,6 +457,13 @@ async def test_a_load_test_that_passes_a_limit_ends_with_another_exit_code(
     assert (await sluice("loadtest", "--max-error-rate", "2")).exit_code == calls.WRONG_COMMAND_LINE
 
 
+async def test_a_load_test_ends_at_the_first_mistake_of_its_own(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.failures.append(errors.NotFound("there is no collection 'c'"))
+    result = await sluice("loadtest", "--requests", "100", "--concurrency", "1")
+    assert (result.exit_code, len(gateway.requests)) == (calls.NOT_DONE, 1)
+    assert "no collection 'c'" in result.stderr
+
+
 # The rest
 
 
