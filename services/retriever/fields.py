@@ -1,7 +1,7 @@
-"""Typed metadata: what passages may carry, and how a filter asks about it.
+"""Typed metadata of passages, and filters on it.
 
-The first value that is stored for a field declares its type for the whole collection. From then on a value or a
-condition that does not fit is refused, where Qdrant would silently match nothing.
+The first value stored for a field declares its type for the whole collection. Later values and conditions that do not
+fit it are refused, where a vector database would silently match nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import enum
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from qdrant_client import models
+from dataclasses import dataclass, replace
 
 from services.chassis.errors import InvalidArgument
+from sluice.type.v1 import filter_pb2 as pb
 
-Value = str | int | float | bool | Sequence[str]
+Scalar = str | int | float | bool
+Value = Scalar | Sequence[str]
 """A metadata value; a list holds strings only."""
+
+MAX_VALUES = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FIELDS_SHOWN = 20
@@ -25,12 +27,16 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class FieldType(enum.StrEnum):
-    """The type of a field, spelled as Qdrant's payload index of that type."""
+    """Type of a metadata field."""
 
     KEYWORD = "keyword"
     INTEGER = "integer"
     FLOAT = "float"
     BOOL = "bool"
+
+    def to_proto(self) -> pb.FieldType.ValueType:
+        """Write the type."""
+        return pb.FieldType.Value(f"FIELD_TYPE_{self.name}")
 
 
 Schema = Mapping[str, FieldType]
@@ -41,7 +47,11 @@ class Equals:
     """The field has this value."""
 
     field: str
-    value: str | int | float | bool
+    value: Scalar
+
+    def fit(self, declared: FieldType, path: str) -> Condition:
+        """Return the condition in the field's type; InvalidArgument if it does not fit."""
+        return replace(self, value=_fit(self.value, declared, f"{path}.equals"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,16 @@ class AnyOf:
     """The field has one of these values."""
 
     field: str
-    values: Sequence[str | int | float | bool]
+    values: Sequence[Scalar]
+
+    def fit(self, declared: FieldType, path: str) -> Condition:
+        """Return the condition in the field's type; InvalidArgument if it does not fit."""
+        path = f"{path}.any_of"
+        if not 1 <= len(self.values) <= MAX_VALUES:
+            raise InvalidArgument(path, f"has {len(self.values)} values; send 1 to {MAX_VALUES}")
+        return replace(
+            self, values=[_fit(value, declared, f"{path}[{place}]") for place, value in enumerate(self.values)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +81,27 @@ class Range:
     lt: float | None = None
     lte: float | None = None
 
+    def fit(self, declared: FieldType, path: str) -> Condition:
+        """Return the condition; InvalidArgument unless the field holds numbers and the bounds are finite."""
+        if declared not in (FieldType.INTEGER, FieldType.FLOAT):
+            problem = f"needs a field of numbers; {self.field} is of type {declared}"
+            raise InvalidArgument(f"{path}.range", problem, reason="WRONG_TYPE")
+        bounds = [bound for bound in (self.gt, self.gte, self.lt, self.lte) if bound is not None]
+        if not bounds or not all(map(math.isfinite, bounds)):
+            raise InvalidArgument(f"{path}.range", "needs at least one bound, and only finite ones")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """The field is there, or is not; an empty list counts as not there."""
+    """The field is present, or is absent; an empty list counts as absent."""
 
     field: str
     exists: bool = True
+
+    def fit(self, declared: FieldType, path: str) -> Condition:
+        """Return the condition."""
+        return self
 
 
 Condition = Equals | AnyOf | Range | Exists
@@ -82,14 +115,58 @@ class Filter:
     should: Sequence[Condition] = ()
     must_not: Sequence[Condition] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.must or self.should or self.must_not)
 
-def payload_key(field: str) -> str:
-    """Where a field lies in a point's payload, as a path of Qdrant's."""
-    return f"metadata.{field}"
+    @classmethod
+    def from_proto(cls, message: pb.Filter) -> Filter:
+        """Read a filter; InvalidArgument for a condition without a test or a value."""
+        return cls(
+            [_condition(condition, f"filter.must[{place}]") for place, condition in enumerate(message.must)],
+            [_condition(condition, f"filter.should[{place}]") for place, condition in enumerate(message.should)],
+            [_condition(condition, f"filter.must_not[{place}]") for place, condition in enumerate(message.must_not)],
+        )
+
+    def fit(self, schema: Schema) -> Filter:
+        """Return the filter with its values in the fields' types; InvalidArgument where one does not fit."""
+
+        def group(name: str, conditions: Sequence[Condition]) -> list[Condition]:
+            return [
+                condition.fit(_declared(condition.field, schema, path), path)
+                for place, condition in enumerate(conditions)
+                if (path := f"filter.{name}[{place}]")
+            ]
+
+        return Filter(group("must", self.must), group("should", self.should), group("must_not", self.must_not))
+
+
+def value_from_proto(message: pb.Value, path: str) -> Value:
+    """Read a metadata value; InvalidArgument if none is set."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidArgument(path, "has no value; set one of its kinds, or leave the field out")
+    if kind == "string_list_value":
+        return list(message.string_list_value.values)
+    value: Value = getattr(message, kind)
+    return value
+
+
+def value_to_proto(value: Value) -> pb.Value:
+    """Write a metadata value."""
+    match value:
+        case bool():
+            return pb.Value(bool_value=value)
+        case str():
+            return pb.Value(string_value=value)
+        case int():
+            return pb.Value(integer_value=value)
+        case float():
+            return pb.Value(float_value=value)
+    return pb.Value(string_list_value=pb.StringList(values=value))
 
 
 def type_of(value: Value, path: str) -> FieldType:
-    """The type that a value has, or InvalidArgument if it can have none."""
+    """Return the type of a value, or raise InvalidArgument if it can have none."""
     match value:
         case bool():
             return FieldType.BOOL
@@ -109,9 +186,10 @@ def type_of(value: Value, path: str) -> FieldType:
 
 
 def declare(metadata: Mapping[str, Value], schema: Schema, path: str) -> dict[str, FieldType]:
-    """The fields that `metadata` adds to `schema`; InvalidArgument if a value contradicts it or a name is unfit.
+    """Return the fields that `metadata` adds to `schema`.
 
-    `path` is where the metadata lies in the request, as in `passages[2].metadata`.
+    Raises InvalidArgument if a value contradicts the schema or a name is unfit. `path` is the place of the metadata in
+    the request, as in `passages[2].metadata`.
     """
     new: dict[str, FieldType] = {}
     for field, value in metadata.items():
@@ -120,83 +198,54 @@ def declare(metadata: Mapping[str, Value], schema: Schema, path: str) -> dict[st
         found, declared = type_of(value, f"{path}.{field}"), schema.get(field)
         if declared is None:
             new[field] = found
-        elif not _fits(found, declared):
-            raise InvalidArgument(
-                f"{path}.{field}", f"is of type {found}, but this field is of type {declared}", reason="WRONG_TYPE"
-            )
+        else:
+            _check_type(found, declared, f"{path}.{field}")
     return new
 
 
 def stored(value: Value, declared: FieldType) -> Value:
-    """The value as it is stored: whole numbers in a field of numbers become numbers."""
+    """Return a value as it is stored: whole numbers in a field of numbers become numbers."""
     if declared is FieldType.FLOAT and isinstance(value, int):
         return float(value)
     return value if isinstance(value, str | int | float) else list(value)
 
 
-def to_qdrant(condition_filter: Filter, schema: Schema) -> models.Filter | None:
-    """The same filter in Qdrant's words; None if it is empty. InvalidArgument if it does not fit `schema`."""
-    groups = {
-        name: [
-            _condition(condition, schema, f"filter.{name}[{position}]")
-            for position, condition in enumerate(getattr(condition_filter, name))
-        ]
-        for name in ("must", "should", "must_not")
-    }
-    return models.Filter(**groups) if any(groups.values()) else None
+def _condition(message: pb.Condition, path: str) -> Condition:
+    match message.WhichOneof("test"):
+        case "equals":
+            return Equals(message.field, _scalar(message.equals, f"{path}.equals"))
+        case "any_of":
+            values = enumerate(message.any_of.values)
+            return AnyOf(message.field, [_scalar(value, f"{path}.any_of[{place}]") for place, value in values])
+        case "range":
+            return Range(message.field, **{bound.name: number for bound, number in message.range.ListFields()})
+        case "exists":
+            return Exists(message.field, message.exists)
+    raise InvalidArgument(path, "has no test; set equals, any_of, range or exists")
 
 
-def _fits(found: FieldType, declared: FieldType) -> bool:
-    return found is declared or (found is FieldType.INTEGER and declared is FieldType.FLOAT)
-
-
-def _condition(condition: Condition, schema: Schema, path: str) -> models.Condition:
-    declared = schema.get(condition.field)
-    if declared is None:
-        known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)
-        name = repr(condition.field) if _NAME.fullmatch(condition.field) else "this"
-        raise InvalidArgument(
-            f"{path}.field",
-            f"{name} is not a field of this collection; its fields are: {', '.join(known) or 'none yet'}",
-            reason="UNKNOWN_FIELD",
-        )
-    key = payload_key(condition.field)
-    match condition:
-        case Equals(value=value):
-            _check(value, declared, f"{path}.equals")
-            return _equals(key, value, declared)
-        case AnyOf(values=values):
-            if not 1 <= len(values) <= 1000:
-                raise InvalidArgument(f"{path}.any_of", f"has {len(values)} values; send 1 to 1000")
-            for position, value in enumerate(values):
-                _check(value, declared, f"{path}.any_of[{position}]")
-            if declared in (FieldType.KEYWORD, FieldType.INTEGER):
-                return models.FieldCondition(key=key, match=models.MatchAny.model_validate({"any": values}))
-            return models.Filter(should=[_equals(key, value, declared) for value in values])
-        case Range(gt=gt, gte=gte, lt=lt, lte=lte):
-            if declared not in (FieldType.INTEGER, FieldType.FLOAT):
-                raise InvalidArgument(
-                    f"{path}.range", f"needs a field of numbers; {condition.field} is of type {declared}",
-                    reason="WRONG_TYPE",
-                )  # fmt: skip
-            bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
-            if not bounds or not all(map(math.isfinite, bounds)):
-                raise InvalidArgument(f"{path}.range", "needs at least one bound, and only finite ones")
-            return models.FieldCondition(key=key, range=models.Range(gt=gt, gte=gte, lt=lt, lte=lte))
-        case Exists(exists=exists):
-            empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
-            return models.Filter(must_not=[empty]) if exists else empty
-
-
-def _check(value: Value, declared: FieldType, path: str) -> None:
-    found = type_of(value, path)
+def _scalar(message: pb.Value, path: str) -> Scalar:
+    value = value_from_proto(message, path)
     if not isinstance(value, str | int | float):
         raise InvalidArgument(path, "is a list; ask for any_of its values")
-    if not _fits(found, declared):
+    return value
+
+
+def _declared(field: str, schema: Schema, path: str) -> FieldType:
+    declared = schema.get(field)
+    if declared is None:
+        known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)
+        name = repr(field) if _NAME.fullmatch(field) else "this"
+        problem = f"{name} is not a field of this collection; its fields are: {', '.join(known) or 'none yet'}"
+        raise InvalidArgument(f"{path}.field", problem, reason="UNKNOWN_FIELD")
+    return declared
+
+
+def _fit(value: Scalar, declared: FieldType, path: str) -> Scalar:
+    _check_type(type_of(value, path), declared, path)
+    return float(value) if declared is FieldType.FLOAT else value
+
+
+def _check_type(found: FieldType, declared: FieldType, path: str) -> None:
+    if found is not declared and (found, declared) != (FieldType.INTEGER, FieldType.FLOAT):
         raise InvalidArgument(path, f"is of type {found}, but this field is of type {declared}", reason="WRONG_TYPE")
-
-
-def _equals(key: str, value: str | int | float | bool, declared: FieldType) -> models.FieldCondition:
-    if declared is FieldType.FLOAT or isinstance(value, float):  # Qdrant matches no floats, but ranges of them
-        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))

@@ -20,12 +20,11 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from qdrant_client import AsyncQdrantClient, models
 
 from services.chassis.errors import (
@@ -35,15 +34,16 @@ from services.chassis.errors import (
     InvalidArgument,
     NotFound,
 )
-from services.retriever import chunks, fields, lexical
-from services.retriever.chunks import Chunk
-from services.retriever.fields import FieldType, Filter, Schema, Value
+from services.retriever import documents, fields, lexical
+from services.retriever.documents import Chunk, Passage, Vector
+from services.retriever.engines import conversions
+from services.retriever.fields import FieldType, Filter, Schema
 from services.retriever.fusion import Found, fuse
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
+from sluice.type.v1 import collection_pb2, model_pb2
 
 T = TypeVar("T")
-Vector = npt.NDArray[np.float32]
 
 MAX_VARIANTS = 16
 MAX_QUERY_BYTES = 16_384
@@ -62,19 +62,6 @@ _TRUSTED_SECONDS = 5.0
 _POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OLDEST_QDRANT = (1, 17)
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What is stored and found. `vector` is needed to store it, and is not read back."""
-
-    id: str
-    text: str
-    title: str = ""
-    metadata: Mapping[str, Value] = field(default_factory=dict)
-    vector: Vector | None = None
-    chunk: Chunk | None = None
-    """None where it is a whole document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +90,27 @@ class CollectionModel:
     dimension: int
     precision: str
 
+    @classmethod
+    def from_proto(cls, message: model_pb2.ModelInfo) -> CollectionModel:
+        """Read the part of a model that a collection keeps."""
+        return cls(message.name, message.fingerprint, message.dimension, message.precision)
+
+    def to_proto(self) -> model_pb2.ModelInfo:
+        """Write the model."""
+        return model_pb2.ModelInfo(
+            name=self.name, fingerprint=self.fingerprint, dimension=self.dimension, precision=self.precision
+        )
+
 
 class VersionState(enum.StrEnum):
     """How far a version is; nothing is switched to one that is being built."""
 
     BUILDING = "building"
     READY = "ready"
+
+    def to_proto(self) -> collection_pb2.VersionState.ValueType:
+        """Write the state."""
+        return collection_pb2.VersionState.Value(f"VERSION_STATE_{self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,24 @@ class CollectionInfo:
     """The version that is being filled from it: whatever is written here has to get there, too."""
     previous: str = ""
     """The version that was live before it."""
+
+    def to_proto(self, *, live: bool) -> collection_pb2.CollectionVersion:
+        """Write the description; `live` is true if the collection's name stands for this version."""
+        message = collection_pb2.CollectionVersion(
+            collection=self.collection,
+            version=self.version,
+            live=live,
+            state=self.state.to_proto(),
+            model=self.model.to_proto(),
+            passage_count=self.passage_count,
+            fields={name: kind.to_proto() for name, kind in self.schema.items()},
+            lexical_settings=str(self.bm25),
+            source=self.source,
+            building_version=self.building,
+            previous_version=self.previous,
+        )
+        message.create_time.FromDatetime(self.created)
+        return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +254,7 @@ class Index:
             check_model(info, model_fingerprint)
             for position, variant in enumerate(variants):
                 _check_vector(variant.vector, info, f"variants[{position}].vector")
-            query_filter = fields.to_qdrant(condition or Filter(), info.schema)
+            query_filter = conversions.to_filter((condition or Filter()).fit(info.schema))
             searches = plan(variants, dense_weight, lexical_weight)
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
@@ -266,7 +286,7 @@ class Index:
         """
         check_batch([passage.id for passage in passages], "passages", suffix=".id")
         _check_unique(passages)
-        chunks.check(passages)
+        documents.check_chunks(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
         # Not the trusted description: what is written to a version that an alias has just left would be lost.
@@ -291,7 +311,7 @@ class Index:
         # Weighing the words of a large batch takes long enough to hold up everybody else.
         points = await asyncio.to_thread(lambda: [to_point(passage, info, revision) for passage in passages])
         known = await self._parts(info.version, [passage.id for passage in passages], deadline)
-        outdated = chunks.outdated_ids(passages, known)
+        outdated = documents.outdated_ids(passages, known)
 
         async def store(client: AsyncQdrantClient) -> None:
             if outdated:
@@ -318,20 +338,20 @@ class Index:
         deleted, changed = 0, dict.fromkeys(ids)
         while True:
             known = await self._parts(info.version, list(dict.fromkeys(ids)), deadline)
-            documents = {passage_id: part for passage_id, part in known.items() if part is None or part.number == 1}
-            later = [later for document, first in documents.items() for later in chunks.later_ids(document, first)]
+            firsts = [passage for passage in known.values() if passage.document_id == passage.id]
+            later = [later for first in firsts for later in documents.later_ids(first)]
 
             async def delete(
                 client: AsyncQdrantClient,
                 version: str = info.version,
-                groups: Sequence[Iterable[str]] = (later, documents),
+                groups: Sequence[Iterable[str]] = (later, [first.id for first in firsts]),
             ) -> None:
                 for points in map(_point_ids, groups):
                     if points:
                         await client.delete(version, models.PointIdsList(points=points), wait=True)
 
             await self._qdrant.call(delete, deadline=deadline)
-            deleted = max(deleted, len(documents))
+            deleted = max(deleted, len(firsts))
             changed |= dict.fromkeys(later)
             after = await self.get_collection(collection, deadline=deadline)
             if after.version == info.version:
@@ -423,15 +443,18 @@ class Index:
         """Describes the version that a name stands for now; of a version's own name, that version."""
         return await self._describe(collection, deadline)
 
-    async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Chunk | None]:
-        """Which of these passages exist, and which part of which document each of them is."""
+    async def _parts(self, version: str, ids: Sequence[str], deadline: float | None) -> dict[str, Passage]:
+        """The passages that exist of these, by id: without text and metadata."""
         points = _point_ids(ids)
         records = await self._qdrant.call(
             lambda client: client.retrieve(version, points, with_payload=["id", "chunk"]),
             name="retrieve",
             deadline=deadline,
         )
-        return {payload["id"]: _chunk(payload) for payload in (record.payload or {} for record in records)}
+        return {
+            payload["id"]: Passage(payload["id"], chunk=_chunk(payload))
+            for payload in (record.payload or {} for record in records)
+        }
 
     async def note(self, version: str, notes: Mapping[str, str], *, deadline: float | None = None) -> None:
         """Records something in the metadata of a version."""
@@ -485,7 +508,7 @@ class Index:
             for known in (await client.get_collections()).collections:
                 if number_of(collection, known.name):
                     described = await client.get_collection(known.name)
-                    if (described.config.metadata or {}).get("heir_of") == collection:
+                    if (described.config.metadata or {}).get("supersedes") == collection:
                         return known.name, described
             return None
 
@@ -530,7 +553,7 @@ class Index:
             return
         for name, kind in schema.items():
             index = models.PayloadSchemaType(kind.value)
-            await client.create_payload_index(version, fields.payload_key(name), index, wait=True)
+            await client.create_payload_index(version, conversions.payload_key(name), index, wait=True)
 
 
 class Search(NamedTuple):
@@ -665,7 +688,8 @@ def to_passage(payload: Mapping[str, Any] | None, vector: Vector | None = None) 
 
 
 def _chunk(payload: Mapping[str, Any]) -> Chunk | None:
-    return Chunk(**payload["chunk"]) if payload.get("chunk") else None
+    chunk = payload.get("chunk")
+    return Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None
 
 
 def _to_metadata(info: CollectionInfo) -> dict[str, Any]:

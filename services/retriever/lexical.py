@@ -74,7 +74,13 @@ class Bm25:
     average_length: float
     """Length of a typical passage, in terms."""
     title_weight: float = 1.0
-    """How many times a term of the title counts."""
+    """Number of times that a term of the title counts."""
+
+    def __str__(self) -> str:
+        return (
+            f"{ANALYZER}, k1 {self.k1:g}, b {self.b:g}, average length {self.average_length:g}, "
+            f"title {self.title_weight:g} times"
+        )
 
     def passage_vector(self, text: str, title: str = "") -> SparseVector:
         """The passage's side of the score; empty if title and text have no terms."""

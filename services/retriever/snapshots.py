@@ -31,6 +31,7 @@ from services.retriever.index import (
     version_name,
 )
 from services.retriever.versions import Versions
+from sluice.type.v1 import collection_pb2
 
 _POINTS_AT_ONCE = 256
 _DESCRIPTION = "collection.json"
@@ -45,6 +46,12 @@ class Snapshot:
     version: str
     created: datetime
     size_bytes: int
+
+    def to_proto(self) -> collection_pb2.Snapshot:
+        """Write the snapshot."""
+        message = collection_pb2.Snapshot(name=self.name, version=self.version, size_bytes=self.size_bytes)
+        message.create_time.FromDatetime(self.created)
+        return message
 
 
 class SnapshotStore(Protocol):
@@ -100,7 +107,7 @@ class Snapshots:
             "state": VersionState.READY.value,
             "building": "",
             "previous": "",
-            "heir_of": "",
+            "supersedes": "",
         }
         await self._index.note(version, notes, deadline=deadline)
         return await self._index.get_collection(version, deadline=deadline)
@@ -219,7 +226,7 @@ class FolderSnapshots:
             await client.create_collection(
                 into,
                 **collection_layout(metadata["dimension"]),
-                metadata={**metadata, "index_version": into, "state": VersionState.BUILDING.value, "heir_of": ""},
+                metadata={**metadata, "index_version": into, "state": VersionState.BUILDING.value, "supersedes": ""},
             )
             stored = CollectionPersistence(str(folder))
             try:

@@ -29,6 +29,7 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.retriever.documents import Passage
 from services.retriever.index import (
     DENSE,
     MAX_BATCH,
@@ -36,7 +37,6 @@ from services.retriever.index import (
     CollectionInfo,
     CollectionModel,
     Index,
-    Passage,
     Qdrant,
     VersionState,
     check_batch,
@@ -83,7 +83,7 @@ class Comparison:
 
     differences: Sequence[Difference]
     compared: int
-    next_token: str
+    next_cursor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Versions:
         *,
         ids: Sequence[str] = (),
         side: Side = Side.LIVE,
-        token: str = "",
+        cursor: str = "",
         limit: int = MAX_BATCH,
         deadline: float | None = None,
     ) -> Comparison:
@@ -186,14 +186,14 @@ class Versions:
         Raises FailedPrecondition (NOT_BUILDING) unless `version` is being built from the live version.
         """
         live = await self._building_from(collection, version, deadline)
-        next_token = ""
+        next_cursor = ""
         if ids:
             check_batch(ids, "ids")
             points = [point_id(passage_id) for passage_id in dict.fromkeys(ids)]
         else:
-            points, next_token = await self._page(live if side is Side.LIVE else version, token, limit, deadline)
+            points, next_cursor = await self._page(live if side is Side.LIVE else version, cursor, limit, deadline)
         if not points:
-            return Comparison((), 0, next_token)
+            return Comparison((), 0, next_cursor)
         built = await self._revisions(version, points, deadline)
         # Only now: after the switch the version is written directly, and such a revision must not be taken for old.
         live = await self._building_from(collection, version, deadline)
@@ -204,14 +204,14 @@ class Versions:
         for point in differing:
             if point == left_out:
                 # The rest does not fit into an answer. Pages go in the order of points, so the next one begins here.
-                next_token, points = (next_token if ids else point), points[: points.index(point)]
+                next_cursor, points = (next_cursor if ids else point), points[: points.index(point)]
                 break
             identity, building_revision = built.get(point, ("", ""))
             passage, revision = whole.get(point, (None, ""))
             if passage is not None or building_revision:
                 identity = identity if passage is None else passage.id
                 differences.append(Difference(identity, passage, revision, building_revision))
-        return Comparison(differences, len(points), next_token)
+        return Comparison(differences, len(points), next_cursor)
 
     async def copy(
         self,
@@ -342,7 +342,7 @@ class Versions:
                 await self._index.note(live.version, {"building": ""}, deadline=deadline)
         return replace(target, name=collection, previous=previous, building=""), live.version
 
-    async def drop(self, version: str, *, deadline: float | None = None) -> None:
+    async def delete(self, version: str, *, deadline: float | None = None) -> None:
         """Deletes a version that is not live."""
         info = await self._index.get_collection(version, deadline=deadline)
         await self.abandon(info.version, deadline=deadline)
@@ -413,13 +413,13 @@ class Versions:
             )
         return live.version
 
-    async def _page(self, version: str, token: str, limit: int, deadline: float | None) -> tuple[list[str], str]:
+    async def _page(self, version: str, cursor: str, limit: int, deadline: float | None) -> tuple[list[str], str]:
         if not 1 <= limit <= MAX_BATCH:
-            raise InvalidArgument("page_size", f"is {limit}; send 1 to {MAX_BATCH}")
+            raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_BATCH}")
         try:
-            offset = str(uuid.UUID(token)) if token else None
+            offset = str(uuid.UUID(cursor)) if cursor else None
         except ValueError:
-            raise InvalidArgument("page_token", "is not one that an answer gave") from None
+            raise InvalidArgument("cursor", "is not one that an answer gave") from None
         records, following = await self._qdrant.call(
             lambda client: client.scroll(version, limit=limit, offset=offset, with_payload=False),
             name="scroll",
@@ -476,14 +476,14 @@ class Versions:
         The name itself stood in searches and writes under way, for vectors of the old model. So it stands for
         nothing, until nobody can mean the old collection by it any more; its heir is found by the note meanwhile.
         """
-        await self._index.note(heir.version, {"heir_of": heir.collection}, deadline=deadline)
+        await self._index.note(heir.version, {"supersedes": heir.collection}, deadline=deadline)
         await self._qdrant.call(
             lambda client: client.delete_collection(heir.collection), name="delete_collection", deadline=deadline
         )
         self._index.forget()
         await asyncio.sleep(TAKE_OVER_SECONDS)
         await self._point(heir, deadline)
-        await self._index.note(heir.version, {"heir_of": ""}, deadline=deadline)
+        await self._index.note(heir.version, {"supersedes": ""}, deadline=deadline)
 
 
 def _revision(record: models.Record) -> str:

@@ -24,9 +24,10 @@ from services.chassis.errors import (
 )
 from services.retriever import index as index_module
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
-from services.retriever.chunks import Chunk, chunk_id
+from services.retriever.documents import Chunk, chunk_id
 from services.retriever.fields import AnyOf, Equals, Exists, FieldType, Filter, Range
-from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
+from services.retriever.documents import Passage
+from services.retriever.index import CollectionModel, Index, QueryVariant
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
@@ -469,7 +470,7 @@ def chunked(document, count):
         return [Passage(document, f"all of {document}", vector=EAST)]
     return [
         Passage(chunk_id(document, number), f"{number} of {document}", vector=EAST,
-                chunk=Chunk(document, number, count, 10 * number, 10 * number + 12))
+                chunk=Chunk(number, count, 10 * number, 10 * number + 12))
         for number in range(1, count + 1)
     ]  # fmt: skip
 
@@ -494,8 +495,8 @@ async def test_a_found_chunk_says_which_part_of_what_it_is(index, new_collection
     collection = await new_collection(passages=chunked("a", 2))
     found = [candidate.passage for candidate in (await search(index, collection, QueryVariant("", EAST))).candidates]
     assert {passage.id: passage.chunk for passage in found} == {
-        "a": Chunk("a", 1, 2, 10, 22),
-        "a#2": Chunk("a", 2, 2, 20, 32),
+        "a": Chunk(1, 2, 10, 22),
+        "a#2": Chunk(2, 2, 20, 32),
     }
 
 
@@ -518,9 +519,9 @@ async def test_a_document_and_a_chunk_of_another_never_share_an_id(index, new_co
 @pytest.mark.parametrize(
     ("passage", "field"),
     [
-        (replace(PASSAGES[0], chunk=Chunk("submit", 1, 1, 0, 1)), "chunk"),
-        (replace(PASSAGES[0], chunk=Chunk("submit", 3, 2, 0, 1)), "chunk"),
-        (replace(PASSAGES[0], chunk=Chunk("submit", 2, 2, 0, 1)), "id"),
+        (replace(PASSAGES[0], chunk=Chunk(1, 1, 0, 1)), "chunk"),
+        (replace(PASSAGES[0], chunk=Chunk(3, 2, 0, 1)), "chunk"),
+        (replace(PASSAGES[0], chunk=Chunk(2, 2, 0, 1)), "id"),
     ],
 )
 async def test_a_chunk_that_makes_no_sense_is_refused(index, collection, passage, field):

@@ -22,8 +22,9 @@ from services.chassis.errors import (
 )
 from services.retriever import versions as versions_module
 from services.retriever.backends import open_qdrant
+from services.retriever.documents import Passage
 from services.retriever.fields import Equals, Filter
-from services.retriever.index import CollectionInfo, CollectionModel, Index, Passage, QueryVariant, VersionState
+from services.retriever.index import CollectionInfo, CollectionModel, Index, QueryVariant, VersionState
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
@@ -90,11 +91,11 @@ async def bring(versions, collection, version, **page):
 async def build(versions, collection):
     version = (await versions.create(collection, NEW))[0].version
     for side in Side:
-        token = ""
+        cursor = ""
         while True:
-            compared = await bring(versions, collection, version, side=side, token=token)
-            token = compared.next_token
-            if not token:
+            compared = await bring(versions, collection, version, side=side, cursor=cursor)
+            cursor = compared.next_cursor
+            if not cursor:
                 break
     await versions.complete(version)
     return version
@@ -193,8 +194,8 @@ async def test_a_rollback_goes_to_and_fro(index, versions, collection):
     assert (await versions.switch(collection))[0].version == f"{collection}-v1"
     assert (await versions.switch(collection))[0].version == version
     with pytest.raises(FailedPrecondition):
-        await versions.drop(version)
-    await versions.drop(f"{collection}-v1")
+        await versions.delete(version)
+    await versions.delete(f"{collection}-v1")
     with pytest.raises(NotFound):
         await versions.switch(collection)
     assert (await index.get_collection(collection)).version == version

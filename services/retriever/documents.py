@@ -1,0 +1,136 @@
+"""Documents as they are stored: each is one passage, or several that are its chunks.
+
+Chunk 1 has the document's own id and holds the number of chunks; it is stored before the others and goes after them. So
+a document never has a chunk that its first does not know of, and ids alone find them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from services.chassis.errors import InvalidArgument
+from services.retriever.fields import Value, value_from_proto, value_to_proto
+from sluice.type.v1 import passage_pb2 as pb
+
+Vector = npt.NDArray[np.float32]
+
+MAX_CHUNKS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Position of a passage within its document: the characters from `start` up to `end`."""
+
+    number: int
+    """From 1."""
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A document, or a chunk of one, as it is stored and found."""
+
+    id: str
+    text: str = ""
+    title: str = ""
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    vector: Vector | None = None
+    """Required for storing; read back only on request."""
+    chunk: Chunk | None = None
+    """None where the passage is a whole document."""
+
+    @property
+    def document_id(self) -> str:
+        """Id of the document; the same as `id` but for chunks beyond the first."""
+        if self.chunk is None or self.chunk.number == 1:
+            return self.id
+        return self.id.removesuffix(f"#{self.chunk.number}")
+
+    @property
+    def chunk_ids(self) -> list[str]:
+        """Ids of all passages of the document, of which this is the first."""
+        return later_ids(self, 0)
+
+    @classmethod
+    def from_proto(cls, message: pb.Passage, path: str, vector: bytes = b"") -> Passage:
+        """Read a passage; `path` is its place in the request, for errors."""
+        passage = cls(
+            message.id,
+            message.text,
+            message.title,
+            {name: value_from_proto(value, f"{path}.metadata.{name}") for name, value in message.metadata.items()},
+            vector_from_bytes(vector, f"{path}.vector"),
+            _chunk(message.chunk) if message.HasField("chunk") else None,
+        )
+        if message.document_id not in ("", passage.document_id):
+            raise InvalidArgument(
+                f"{path}.id", "must be that of the document; of chunks beyond the first, with # and the chunk's number"
+            )
+        return passage
+
+    def to_proto(self) -> pb.Passage:
+        """Write the passage, without its vector."""
+        message = pb.Passage(id=self.id, document_id=self.document_id, title=self.title, text=self.text)
+        for name, value in self.metadata.items():
+            message.metadata[name].MergeFrom(value_to_proto(value))
+        if (chunk := self.chunk) is not None:
+            message.chunk.number, message.chunk.count = chunk.number, chunk.count
+            message.chunk.start, message.chunk.end = chunk.start, chunk.end
+        return message
+
+
+def vector_from_bytes(raw: bytes, path: str) -> Vector | None:
+    """Read a vector of little-endian float32; None where there are no bytes."""
+    if len(raw) % 4:
+        raise InvalidArgument(path, f"is {len(raw)} bytes long, which is no whole number of float32 values")
+    return np.frombuffer(raw, dtype="<f4") if raw else None
+
+
+def chunk_id(document_id: str, number: int) -> str:
+    """Return the id of a chunk of a document."""
+    return document_id if number == 1 else f"{document_id}#{number}"
+
+
+def check_chunks(passages: Sequence[Passage]) -> None:
+    """Raise InvalidArgument where a passage is no possible chunk, or has not the id of the chunk that it is."""
+    for place, passage in enumerate(passages):
+        if (chunk := passage.chunk) is None:
+            continue
+        if not (2 <= chunk.count <= MAX_CHUNKS and 1 <= chunk.number <= chunk.count):
+            problem = f"is number {chunk.number} of {chunk.count}; send 1 to count of 2 to {MAX_CHUNKS}"
+            raise InvalidArgument(f"passages[{place}].chunk", problem)
+        if chunk.number > 1 and passage.document_id == passage.id:
+            raise InvalidArgument(f"passages[{place}].id", f'must end with "#{chunk.number}" for this chunk')
+
+
+def later_ids(first: Passage, number: int = 1) -> list[str]:
+    """Return the ids of a document's chunks after this number; `first` is its first passage."""
+    last = first.chunk.count if first.chunk else 1
+    return [chunk_id(first.id, later) for later in range(number + 1, last + 1)]
+
+
+def outdated_ids(passages: Iterable[Passage], known: Mapping[str, Passage]) -> list[str]:
+    """Return the ids of chunks that documents lose when these passages replace the known ones of their ids.
+
+    Raises InvalidArgument where an id is that of a passage of another document.
+    """
+    outdated: list[str] = []
+    for place, passage in enumerate(passages):
+        if (before := known.get(passage.id)) is None:
+            continue
+        if before.document_id != passage.document_id:
+            problem = f"is taken by a part of document {before.document_id!r}; choose another id"
+            raise InvalidArgument(f"passages[{place}].id", problem, reason="ID_TAKEN")
+        if passage.id == before.document_id:
+            outdated += later_ids(before, passage.chunk.count if passage.chunk else 1)
+    return outdated
+
+
+def _chunk(message: pb.Chunk) -> Chunk:
+    return Chunk(message.number, message.count, message.start, message.end)
