@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from typing import Self
+
+from services.experiment.enums import from_number, to_number
+from sluice.type.v1 import arm_pb2
 
 BUCKETS = 1_000_000
 """Shares are counted in millionths: `treatment_ppm` and `control_ppm` are numbers of buckets."""
@@ -23,14 +27,37 @@ class Arm(enum.Enum):
     CONTROL = "control"
     STANDARD = "standard"
 
+    @classmethod
+    def from_proto(cls, number: int, field: str) -> Self:
+        """Read an arm. Raises InvalidArgument, naming the field, where there is none."""
+        return from_number(cls, arm_pb2.Arm, number, field)
+
+    def to_proto(self) -> arm_pb2.Arm.ValueType:
+        """Write the arm."""
+        return to_number(self, arm_pb2.Arm)
+
+
+class Salt:
+    """A feature's salt, prepared for hashing many units."""
+
+    def __init__(self, salt: str) -> None:
+        self._hash = hashlib.sha256(encoded(f"{salt}{_SEPARATOR}"))
+
+    def unit_hash(self, unit: bytes) -> int:
+        """See `unit_hash`, for a unit from `encoded`."""
+        salted = self._hash.copy()
+        salted.update(unit)
+        return int.from_bytes(salted.digest()[:8], "big")
+
+
+def encoded(unit: str) -> bytes:
+    """The bytes of a unit that are hashed. A lone surrogate, which UTF-8 cannot hold, is kept as it is."""
+    return unit.encode("utf-8", "surrogatepass")
+
 
 def unit_hash(salt: str, unit: str) -> int:
-    """The 64 bits that stand for a unit in evidence, and that its bucket is made of.
-
-    The first eight bytes of SHA-256. A lone surrogate, which no UTF-8 can hold, is hashed as it is.
-    """
-    text = f"{salt}{_SEPARATOR}{unit}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+    """The 64 bits that stand for a unit in evidence and that make its bucket: the first eight bytes of SHA-256."""
+    return Salt(salt).unit_hash(encoded(unit))
 
 
 def bucket_of(hashed: int) -> int:

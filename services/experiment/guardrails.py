@@ -1,8 +1,12 @@
-"""What a rollout watches."""
+"""The guardrails of a rollout."""
 
 from __future__ import annotations
 
 import enum
+from typing import Self
+
+from services.experiment.enums import from_number, to_number
+from sluice.rollout.v1 import rollout_pb2
 
 
 class Guardrail(enum.Enum):
@@ -12,3 +16,12 @@ class Guardrail(enum.Enum):
     LATENCY = "latency"
     EMPTY_RESULTS = "empty_results"
     QUALITY = "quality"
+
+    @classmethod
+    def from_proto(cls, number: int, field: str) -> Self:
+        """Read a guardrail. Raises InvalidArgument, naming the field, where there is none."""
+        return from_number(cls, rollout_pb2.Guardrail, number, field)
+
+    def to_proto(self) -> rollout_pb2.Guardrail.ValueType:
+        """Write the guardrail."""
+        return to_number(self, rollout_pb2.Guardrail)

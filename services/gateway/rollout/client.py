@@ -23,14 +23,12 @@ from services.chassis.background import in_background
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError, kind_of
 from services.chassis.timing import deadline_in
-from services.experiment.bucketing import Arm
-from services.experiment.guardrails import Guardrail
 from services.gateway import metrics
-from services.gateway.rollout.evidence import ArmTotals, Judgement, lost_with
+from services.gateway.rollout.evidence import ArmTotals, lost_with
 from services.gateway.rollout.exposure import Exposure
-from services.gateway.rollout.local_overrides import ENRICHMENT, LocalOverrides, OverridesFile
+from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.snapshot import Refused, SnapshotFile, serve
-from services.gateway.rollout.table import Features
+from services.gateway.search.flags import Features
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 
@@ -41,13 +39,6 @@ QUIET_SECONDS = 4.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 _CALL_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
-_ARMS = {Arm.TREATMENT: pb.ARM_TREATMENT, Arm.CONTROL: pb.ARM_CONTROL}
-_GUARDRAILS = {
-    Guardrail.ERRORS: pb.GUARDRAIL_ERRORS,
-    Guardrail.LATENCY: pb.GUARDRAIL_LATENCY,
-    Guardrail.EMPTY_RESULTS: pb.GUARDRAIL_EMPTY_RESULTS,
-    Guardrail.QUALITY: pb.GUARDRAIL_QUALITY,
-}
 
 
 def name_of_this_process() -> str:
@@ -168,7 +159,7 @@ class RolloutClient:
         if served is not None and newest == served.content_hash:
             if response.version > served.version:
                 # Nothing has changed but the number, which others wait to hear of.
-                again = pb.Snapshot()
+                again = pb.RolloutSnapshot()
                 again.CopyFrom(served.snapshot)
                 again.version = response.version
                 self._take(again)
@@ -176,7 +167,7 @@ class RolloutClient:
             return True
         return newest == self._refused
 
-    def _take(self, snapshot: pb.Snapshot) -> None:
+    def _take(self, snapshot: pb.RolloutSnapshot) -> None:
         before = self._exposure.served
         try:
             served = serve(snapshot, self._defaults, before=before)
@@ -253,7 +244,7 @@ class RolloutClient:
                 gateway=self._gateway,
                 incarnation=self._incarnation,
                 sequence=self._sequence,
-                arms=[_evidence(totals) for totals in self._unsent_totals],
+                arms=[totals.to_proto() for totals in self._unsent_totals],
             )
         try:
             await self._channel.call(self._stub.ReportEvidence, self._unsent, deadline=deadline_in(_CALL_SECONDS))
@@ -287,7 +278,6 @@ async def housekeeping(
             if file is not None:
                 await look_once(file, exposure, client)
 
-    warn_of_enrichment(exposure.local)
     async with in_background(_keep_on(work)):
         yield
 
@@ -301,16 +291,9 @@ async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClie
     for problem in problems:
         _log.error("local overrides ignored, but for kills", path=str(file.path), problem=problem)
     exposure.override(overrides)
-    warn_of_enrichment(overrides)
     if client is not None:
         client.acknowledge_soon()
     _log.info("local overrides", killed=list(overrides.killed), percentages=dict(overrides.percentages))
-
-
-def warn_of_enrichment(overrides: LocalOverrides) -> None:
-    """Says that a share of enrichment reaches nobody, if one was given."""
-    if overrides.percentages.get(ENRICHMENT):
-        _log.warning("enrichment is not built yet: its percentage has no effect", variable=ENRICHMENT)
 
 
 async def _keep_on(work: Callable[[], Awaitable[None]]) -> None:
@@ -321,24 +304,3 @@ async def _keep_on(work: Callable[[], Awaitable[None]]) -> None:
         except Exception as fault:
             _log.error("unexpected error", exc_info=fault)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
-
-
-def _evidence(totals: ArmTotals) -> pb.ArmEvidence:
-    return pb.ArmEvidence(
-        feature=totals.feature,
-        ramp_id=totals.ramp_id,
-        arm=_ARMS[totals.arm],
-        request_count=totals.request_count,
-        units=totals.units,
-        bad_events=[
-            pb.BadEvents(guardrail=_GUARDRAILS[guardrail], event_count=bad.count, units=bad.units)
-            for guardrail, bad in totals.bad.items()
-        ],
-        latency_counts=totals.latency_counts,
-        shadow_win_count=totals.judgements[Judgement.WIN],
-        shadow_loss_count=totals.judgements[Judgement.LOSS],
-        shadow_tie_count=totals.judgements[Judgement.TIE],
-        shadow_overlap_sum=totals.overlap_sum,
-        quality_score_sum=totals.quality_sum,
-        quality_score_count=totals.quality_count,
-    )

@@ -16,6 +16,7 @@ from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
 from services.gateway.rollout.table import FeatureArm
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 # Treatment may be so much slower than control's P95 before a request counts as slow.
 TREATMENT_SLACK = 1.1
@@ -81,6 +82,27 @@ class ArmTotals:
     overlap_sum: float = 0.0
     quality_sum: float = 0.0
     quality_count: int = 0
+
+    def to_proto(self) -> pb.ArmEvidence:
+        """Write what is reported to the rollout service."""
+        return pb.ArmEvidence(
+            feature=self.feature,
+            ramp_id=self.ramp_id,
+            arm=self.arm.to_proto(),
+            request_count=self.request_count,
+            units=self.units,
+            bad_events=[
+                pb.BadEvents(guardrail=guardrail.to_proto(), event_count=bad.count, units=bad.units)
+                for guardrail, bad in self.bad.items()
+            ],
+            latency_counts=self.latency_counts,
+            shadow_win_count=self.judgements[Judgement.WIN],
+            shadow_loss_count=self.judgements[Judgement.LOSS],
+            shadow_tie_count=self.judgements[Judgement.TIE],
+            shadow_overlap_sum=self.overlap_sum,
+            quality_score_sum=self.quality_sum,
+            quality_score_count=self.quality_count,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from typing import Self
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, kind_of
 from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
 from services.gateway import metrics
 from services.gateway.rollout.evidence import Ending, Evidence
 from services.gateway.rollout.local_overrides import LocalOverrides
 from services.gateway.rollout.snapshot import Served
-from services.gateway.rollout.table import NOTHING, Decision, Overrides, Features, Kill, RolloutTable
+from services.gateway.rollout.table import Decision, Kill, RolloutTable
+from services.gateway.search.flags import Features
 
 _log = logs.get_logger("rollout")
 _MOST_UNCOUNTED = 10_000
@@ -53,7 +55,7 @@ class Exposure:
         """Seconds since the service last confirmed what is served; infinite for a snapshot from disk."""
         return self._clock() - self._confirmed
 
-    def decide(self, unit: str, own: Overrides = NOTHING) -> Decision:
+    def decide(self, unit: str, own: Overrides = Overrides()) -> Decision:  # noqa: B008  # immutable
         """What is on for one request, to be kept until it ends. See RolloutTable.decide."""
         decision = self._table.decide(unit, own, silence=self.silence())
         self._decided.append(decision)

@@ -13,16 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.gateway.rollout.table import Overrides, Features, Ramp
+from services.experiment.flags import FLAGS, Overrides
+from services.gateway.rollout.table import Ramp
+from services.gateway.search.flags import Features
 
 KILL = "ROLLOUT_KILL"
-# For each share: its feature's name in replies, metrics and ROLLOUT_KILL; what gives it to everybody; what it switches.
-KNOBS = {
-    "RERANK_ROLLOUT_PERCENTAGE": ("rerank", "RERANK_ENABLED", Overrides(rerank=True)),
-    "EXPANSION_ROLLOUT_PERCENTAGE": ("expansion", "QUERY_EXPANSION_ENABLED", Overrides(expansion=True)),
-}
-ENRICHMENT = "ENRICHMENT_ROLLOUT_PERCENTAGE"
-PERCENTAGES = (*KNOBS, ENRICHMENT)
+SHARES = {flag.share_variable: flag for flag in FLAGS.values() if flag.share_variable}
+"""The flags that this machine can give to a share of users, by the variable that says so."""
 MAX_FILE_BYTES = 65_536
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
@@ -39,23 +36,23 @@ class LocalOverrides:
     """Share of users, 0 to 100, by the variable's name."""
 
     def ramps(self) -> list[Ramp]:
-        """A feature for every share above zero. Enrichment is not built, so its share reaches nobody.
+        """A feature for every share above zero, named like its flag.
 
         They count as created before all features of a rollout service, which win where both set the same.
         """
         return [
-            Ramp(name=name, salt=name, overrides=overrides, treatment_ppm=self.percentages.get(variable, 0) * 10_000)
-            for variable, (name, _, overrides) in KNOBS.items()
-            if self.percentages.get(variable, 0)
+            Ramp(name=flag.name, salt=flag.name, overrides=Overrides(**{flag.name: True}), treatment_ppm=share * 10_000)
+            for variable, flag in SHARES.items()
+            if (share := self.percentages.get(variable, 0))
         ]
 
 
 def problems_of(overrides: LocalOverrides, defaults: Features) -> list[str]:
-    """What does not go together, for people."""
+    """Readable contradictions between shares and defaults; empty where there are none."""
     return [
-        f"{variable} is below 100, but {switch} gives {name} to everybody; set {switch}=0"
-        for variable, (name, switch, _) in KNOBS.items()
-        if 0 < overrides.percentages.get(variable, 0) < 100 and getattr(defaults, name)
+        f"{variable} is below 100, but {flag.variable} gives {flag.name} to everybody; set {flag.variable}=0"
+        for variable, flag in SHARES.items()
+        if 0 < overrides.percentages.get(variable, 0) < 100 and getattr(defaults, flag.name)
     ]
 
 
@@ -131,8 +128,8 @@ def parse(text: str) -> tuple[_Given, list[str]]:
             names, wrong = killed_names(value)
             killed = [*(killed or []), *names]
             problems += [f"line {number}: {problem}" for problem in wrong]
-        elif name not in PERCENTAGES:
-            problems.append(f"line {number} names no override; there are {', '.join((KILL, *PERCENTAGES))}")
+        elif name not in SHARES:
+            problems.append(f"line {number} names no override; there are {', '.join((KILL, *SHARES))}")
         elif not _PERCENTAGE.fullmatch(value) or int(value) > 100:
             problems.append(f"line {number}: {name} is no whole number from 0 to 100")
         else:

@@ -27,8 +27,9 @@ from services.chassis.timing import deadline_in
 from services.experiment.bucketing import BUCKETS, Arm
 from services.gateway import metrics
 from services.gateway.rollout.evidence import Evidence, Judgement, Pair
-from services.gateway.rollout.table import Decision, FeatureArm, Features
+from services.gateway.rollout.table import Decision, FeatureArm
 from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
+from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Question, Reranker, Result
 
 _log = logs.get_logger("shadow")

@@ -29,17 +29,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from services.chassis.errors import InvalidArgument
+from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
-from services.gateway.rollout.table import (
-    MAX_RERANK_CANDIDATES,
-    MAX_VARIANTS,
-    NOTHING,
-    ExpansionStrategy,
-    Overrides,
-    Features,
-    Kill,
-    Ramp,
-)
+from services.gateway.rollout.table import Kill, Ramp
+from services.gateway.search.flags import Features
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 MAX_FEATURES = 1_000
@@ -70,7 +63,7 @@ class Quarantined:
 class Served:
     """A snapshot that was taken."""
 
-    snapshot: pb.Snapshot
+    snapshot: pb.RolloutSnapshot
     ramps: Sequence[Ramp]
     kills: Sequence[Kill]
     quarantined: Sequence[Quarantined]
@@ -89,7 +82,7 @@ class Served:
 
 
 def serve(
-    snapshot: pb.Snapshot,
+    snapshot: pb.RolloutSnapshot,
     defaults: Features,
     *,
     before: Served | None = None,
@@ -115,11 +108,10 @@ def serve(
             if counts[feature.name] > 1:
                 raise ValueError("there are several features of this name")
             ramp = _ramp(feature)
-            if problem := ramp.problem(defaults):
-                raise ValueError(problem)
+            ramp.check(defaults)
         except (ValueError, InvalidArgument) as problem:
             name = feature.name[:64]
-            quarantined[name] = Quarantined(name, str(problem), _touched(feature.overrides))
+            quarantined[name] = Quarantined(name, str(problem), Overrides.nearest_to(feature.features))
         else:
             ramps[ramp.name] = ramp
     still_killed = {
@@ -160,7 +152,7 @@ class SnapshotFile:
                 raise Refused("CORRUPT", "its content is not that of its checksum")
             snapshot, *kept = parts
             features = [pb.SnapshotFeature.FromString(part) for part in kept]
-            return serve(pb.Snapshot.FromString(snapshot), defaults, kept=features)
+            return serve(pb.RolloutSnapshot.FromString(snapshot), defaults, kept=features)
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error, DecodeError):
             raise Refused("CORRUPT", "it is no snapshot, or only a part of one") from None
 
@@ -182,7 +174,7 @@ class SnapshotFile:
                 unfinished.unlink()
 
 
-def _refuse_older(snapshot: pb.Snapshot, before: pb.Snapshot) -> None:
+def _refuse_older(snapshot: pb.RolloutSnapshot, before: pb.RolloutSnapshot) -> None:
     made_later = _moment(snapshot) > _moment(before)
     if snapshot.version < before.version and not made_later:
         raise Refused("OLDER", f"it has version {snapshot.version}, and {before.version} is served")
@@ -190,7 +182,7 @@ def _refuse_older(snapshot: pb.Snapshot, before: pb.Snapshot) -> None:
         raise Refused("OLDER", f"another snapshot of version {snapshot.version} is served")
 
 
-def _moment(snapshot: pb.Snapshot) -> tuple[int, int]:
+def _moment(snapshot: pb.RolloutSnapshot) -> tuple[int, int]:
     return snapshot.create_time.seconds, snapshot.create_time.nanos
 
 
@@ -210,7 +202,7 @@ def _ramp(feature: pb.SnapshotFeature) -> Ramp:
     return Ramp(
         name=feature.name,
         salt=feature.salt,
-        overrides=_overrides(feature.overrides),
+        overrides=Overrides.from_proto(feature.features),
         treatment_ppm=feature.treatment_ppm,
         control_ppm=feature.control_ppm,
         ramp_id=feature.ramp_id,
@@ -221,41 +213,8 @@ def _ramp(feature: pb.SnapshotFeature) -> Ramp:
 
 
 def _kill(feature: pb.SnapshotFeature, known: Overrides | None) -> Kill:
-    """A kill holds what can be read of its feature, or what was known of it where nothing can be."""
-    touched = _touched(feature.overrides)
-    return Kill(feature.name[:64], touched if touched != NOTHING else known or NOTHING, feature.ramp_id)
-
-
-def _touched(given: pb.Overrides) -> Overrides:
-    """The flags that a feature sets. That a strategy or a number is set is all that a kill needs to know of it."""
-    return Overrides(
-        dense=_given(given, "dense"),
-        lexical=_given(given, "lexical"),
-        expansion=_given(given, "expansion"),
-        expansion_strategy=ExpansionStrategy.SYNONYMS if given.HasField("expansion_strategy") else None,
-        max_variant_count=MAX_VARIANTS if given.HasField("max_variant_count") else None,
-        rerank=_given(given, "rerank"),
-        rerank_candidate_count=MAX_RERANK_CANDIDATES if given.HasField("rerank_candidate_count") else None,
-    )
-
-
-def _overrides(given: pb.Overrides) -> Overrides:
-    strategy = _given(given, "expansion_strategy")
-    if strategy is not None and strategy not in {known.value for known in ExpansionStrategy}:
-        raise ValueError(f"its expansion_strategy is {strategy[:64]!r}, which is none")
-    return Overrides(
-        dense=_given(given, "dense"),
-        lexical=_given(given, "lexical"),
-        expansion=_given(given, "expansion"),
-        expansion_strategy=None if strategy is None else ExpansionStrategy(strategy),
-        max_variant_count=_given(given, "max_variant_count"),
-        rerank=_given(given, "rerank"),
-        rerank_candidate_count=_given(given, "rerank_candidate_count"),
-    )
-
-
-def _given(overrides: pb.Overrides, name: str) -> Any:
-    return getattr(overrides, name) if overrides.HasField(name) else None  # type: ignore[arg-type]
+    """A kill holds the flags that can be read of its feature, or those known from before where none can be."""
+    return Kill(feature.name[:64], Overrides.nearest_to(feature.features) or known or Overrides(), feature.ramp_id)
 
 
 def _seconds(duration: Duration) -> float:

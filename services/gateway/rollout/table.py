@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket_of, unit_hash
+from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
 from services.experiment.flags import FLAGS, FlagValue, Overrides
 from services.gateway.search.flags import Features, check_alternatives, resolve
 
@@ -58,7 +58,7 @@ _MOST_TEXT = 256
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """A feature on its way to users, as a snapshot has it. Raises ValueError, with a readable text, if it is invalid."""
+    """A feature on its way to users, as a snapshot has it. Raises ValueError where it makes no sense."""
 
     name: str
     salt: str
@@ -176,7 +176,8 @@ class RolloutTable:
         self._defaults = defaults
         self._held = _held(self.kills, defaults)
         self._killed_arms = [FeatureArm(kill.name, kill.ramp_id, Arm.STANDARD, Reason.KILLED) for kill in self.kills]
-        self._latest_first = [ramp for ramp in reversed(self.ramps) if ramp.treatment_ppm or ramp.control_ppm]
+        reaching = (ramp for ramp in reversed(self.ramps) if ramp.treatment_ppm or ramp.control_ppm)
+        self._latest_first = [_Prepared(ramp) for ramp in reaching]
 
     @property
     def standard(self) -> Features:
@@ -197,7 +198,7 @@ class RolloutTable:
 
     def treated(self, ramp_id: str, unit: str, own: Overrides = Overrides()) -> Features | None:  # noqa: B008  # immutable
         """Flags of a control request if its user were in treatment; None where the ramp is over."""
-        if all(ramp.ramp_id != ramp_id for ramp in self._latest_first):
+        if all(prepared.ramp.ramp_id != ramp_id for prepared in self._latest_first):
             return None
         return self._decide(unit, own, 0.0, treat=ramp_id).features
 
@@ -209,40 +210,46 @@ class RolloutTable:
         strong = frozenset(layers.taken)
         check_alternatives(layers.values)
         arms = []
-        for ramp in self._latest_first:
-            flags = ramp.overrides.values.keys()
-            if flags <= layers.taken:
-                by_request = flags <= strong and not flags <= killed
-                arm = _standard(ramp, Reason.REQUEST_DECIDED if by_request else Reason.OTHER_FEATURE)
+        hashable = encoded(unit)
+        for prepared in self._latest_first:
+            if prepared.flags <= layers.taken:
+                by_request = prepared.flags <= strong and not prepared.flags <= killed
+                arm = prepared.standard[Reason.REQUEST_DECIDED if by_request else Reason.OTHER_FEATURE]
             elif not unit:
-                arm = _standard(ramp, Reason.NO_USER)
-            elif silence > ramp.lease_seconds:
-                arm = _standard(ramp, Reason.LEASE_ENDED)
+                arm = prepared.standard[Reason.NO_USER]
+            elif silence > prepared.ramp.lease_seconds:
+                arm = prepared.standard[Reason.LEASE_ENDED]
             else:
-                arm = _arm(ramp, unit, treat)
+                arm = prepared.arm_of(hashable, treat)
             arms.append(arm)
             if arm.arm is Arm.TREATMENT:
-                layers.add(ramp.overrides)
+                layers.add(prepared.ramp.overrides)
         arms.reverse()
         features = Features(**layers.values)  # type: ignore[arg-type]  # every layer was checked against the table
         return Decision(features, (*self._killed_arms, *arms), self.snapshot_version)
 
 
-def _arm(ramp: Ramp, unit: str, treat: str | None) -> FeatureArm:
-    """The arm of a user; treatment in any case for the ramp to treat."""
-    if ramp.reaches_all:
-        return FeatureArm(ramp.name, ramp.ramp_id, Arm.TREATMENT, Reason.NONE, ramp)
-    hashed = unit_hash(ramp.salt, unit)
-    arm = arm_of(bucket_of(hashed), ramp.treatment_ppm, ramp.control_ppm)
-    if ramp.ramp_id == treat:
-        arm = Arm.TREATMENT
-    if arm is Arm.STANDARD:
-        return _standard(ramp, Reason.NOT_SELECTED)
-    return FeatureArm(ramp.name, ramp.ramp_id, arm, Reason.NONE, ramp, hashed)
+class _Prepared:
+    """A ramp with what is the same for all requests."""
 
+    def __init__(self, ramp: Ramp) -> None:
+        self.ramp = ramp
+        self.flags = frozenset(ramp.overrides.values)
+        self.standard = {reason: FeatureArm(ramp.name, ramp.ramp_id, Arm.STANDARD, reason) for reason in Reason}
+        self._salt = Salt(ramp.salt)
 
-def _standard(ramp: Ramp, reason: Reason) -> FeatureArm:
-    return FeatureArm(ramp.name, ramp.ramp_id, Arm.STANDARD, reason)
+    def arm_of(self, unit: bytes, treat: str | None) -> FeatureArm:
+        """The arm of a user; treatment in any case for the ramp to treat."""
+        ramp = self.ramp
+        if ramp.reaches_all:
+            return FeatureArm(ramp.name, ramp.ramp_id, Arm.TREATMENT, Reason.NONE, ramp)
+        hashed = self._salt.unit_hash(unit)
+        arm = (
+            Arm.TREATMENT if ramp.ramp_id == treat else arm_of(bucket_of(hashed), ramp.treatment_ppm, ramp.control_ppm)
+        )
+        if arm is Arm.STANDARD:
+            return self.standard[Reason.NOT_SELECTED]
+        return FeatureArm(ramp.name, ramp.ramp_id, arm, Reason.NONE, ramp, hashed)
 
 
 def _moot(overrides: Overrides) -> set[str]:

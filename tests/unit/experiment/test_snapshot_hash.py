@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from services.experiment.snapshot_hash import content_hash
-from sluice.rollout.v1.rollout_pb2 import Overrides, SnapshotFeature
+from sluice.rollout.v1.rollout_pb2 import SnapshotFeature
+from sluice.type.v1.features_pb2 import Features
 
-RERANK = SnapshotFeature(name="rerank-v1", salt="rerank-v1", overrides=Overrides(rerank=True), treatment_ppm=100_000)
-EXPAND = SnapshotFeature(name="expand-v1", salt="expand-v1", overrides=Overrides(expansion=True))
+RERANK = SnapshotFeature(name="rerank-v1", salt="rerank-v1", features=Features(rerank=True), treatment_ppm=100_000)
+EXPAND = SnapshotFeature(name="expand-v1", salt="expand-v1", features=Features(expansion=True))
 
 
 def test_the_hash_is_golden() -> None:

@@ -5,10 +5,11 @@ import math
 import pytest
 
 from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import latency_bucket
 from services.gateway.rollout.evidence import ArmTotals, Ending, Evidence, Judgement, Lost, Pair, lost_with
-from services.gateway.rollout.table import FeatureArm, Overrides, Ramp, Reason
+from services.gateway.rollout.table import FeatureArm, Ramp, Reason
 
 RAMP = Ramp(
     "rerank-v1",

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from services.experiment.flags import Overrides
 from services.gateway.rollout.local_overrides import LocalOverrides, OverridesFile, problems_of
-from services.gateway.rollout.table import Overrides, Features
+from services.gateway.search.flags import Features
 
 ENVIRONMENT = LocalOverrides(killed=["old"], percentages={"RERANK_ROLLOUT_PERCENTAGE": 5})
 

@@ -8,10 +8,12 @@ import pytest
 
 from services.chassis.errors import SluiceError, Unavailable
 from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.gateway.rollout.evidence import Evidence, Judgement
 from services.gateway.rollout.shadow import AT_ONCE, Answered, Shadow, quality_of
-from services.gateway.rollout.table import Decision, FeatureArm, Overrides, Features, Ramp, Reason
+from services.gateway.rollout.table import Decision, FeatureArm, Ramp, Reason
+from services.gateway.search.flags import Features
 from services.gateway.search.stages import (
     Answer,
     Outcome,

@@ -11,16 +11,19 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
 from services.gateway.rollout.snapshot import Refused, Served, SnapshotFile, serve
-from services.gateway.rollout.table import Overrides, Features, RolloutTable
+from services.gateway.rollout.table import RolloutTable
+from services.gateway.search.flags import Features
 from sluice.rollout.v1 import rollout_pb2 as pb
+from sluice.type.v1 import features_pb2
 
 
 def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
     given: dict[str, Any] = {
         "salt": name,
-        "overrides": pb.Overrides(rerank=True, rerank_candidate_count=50),
+        "features": features_pb2.Features(rerank=True, rerank_candidate_count=50),
         "treatment_ppm": 100_000,
         "control_ppm": 100_000,
         "ramp_id": f"{name}/1",
@@ -30,7 +33,7 @@ def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
 
 
 def snapshot(*features: pb.SnapshotFeature, version: int = 1, made: int | None = None) -> pb.Snapshot:
-    built = pb.Snapshot(version=version, content_hash=content_hash(features), features=features)
+    built = pb.RolloutSnapshot(version=version, content_hash=content_hash(features), features=features)
     built.create_time.FromSeconds(1_000_000 + (version if made is None else made))
     return built
 
@@ -60,10 +63,10 @@ MALFORMED = {
     "name": feature("Rerank v1"),
     "no name": feature(""),
     "salt": feature(salt=""),
-    "overrides": feature(overrides=pb.Overrides()),
-    "count": feature(overrides=pb.Overrides(rerank_candidate_count=100_000)),
-    "strategy": feature(overrides=pb.Overrides(expansion_strategy="magic")),
-    "search": feature(overrides=pb.Overrides(dense=False, lexical=False)),
+    "overrides": feature(features=features_pb2.Features()),
+    "count": feature(features=features_pb2.Features(rerank_candidate_count=100_000)),
+    "strategy": feature(features=features_pb2.Features(expansion_strategy=99)),
+    "search": feature(features=features_pb2.Features(dense=False, lexical=False)),
     "negative": feature(treatment_ppm=-1),
     "too much": feature(treatment_ppm=2_000_000),
     "overlapping": feature(treatment_ppm=600_000, control_ppm=600_000),
@@ -90,15 +93,17 @@ def test_a_kill_goes_through_whatever_else_is_wrong_with_its_feature(problem: st
     served = serve(snapshot(killed, version=2), Features(), before=before)
     assert [kill.name for kill in served.kills] == [killed.name]
     assert not served.ramps
-    if killed.overrides.rerank:
+    if killed.features.rerank:
         table = RolloutTable(Features(), served.ramps, served.kills)
         assert table.decide("user-42", Overrides(rerank=True)).features.rerank is False
 
 
 def test_a_kill_whose_feature_cannot_be_read_holds_what_was_known_of_it() -> None:
     before = serve(snapshot(feature()), Features())
-    served = serve(snapshot(feature(overrides=pb.Overrides(), killed=True), version=2), Features(), before=before)
-    assert served.kills[0].overrides.rerank is True
+    served = serve(
+        snapshot(feature(features=features_pb2.Features(), killed=True), version=2), Features(), before=before
+    )
+    assert served.kills[0].overrides.values["rerank"] is True
 
 
 def test_features_of_the_same_name_are_all_quarantined() -> None:
@@ -107,7 +112,7 @@ def test_features_of_the_same_name_are_all_quarantined() -> None:
 
 
 def test_a_feature_that_leaves_no_search_over_these_defaults_is_quarantined() -> None:
-    given = snapshot(feature(overrides=pb.Overrides(dense=False)))
+    given = snapshot(feature(features=features_pb2.Features(dense=False)))
     assert names(serve(given, Features()))[2] == []
     assert names(serve(given, Features(lexical=False)))[2] == ["rerank-v1"]
 

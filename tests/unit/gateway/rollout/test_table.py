@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket, unit_hash
-from services.experiment.flags import FLAGS, Overrides
+from services.experiment.flags import Overrides
 from services.gateway.rollout.table import Decision, Kill, Ramp, RolloutTable
 from services.gateway.search.flags import Features, resolve
-
-# Rollout
+from tests.unit.gateway import flag_values
 
 
 def ramp(name: str = "rerank-v1", *, share: int = 0, control: int | None = None, **settings: Any) -> Ramp:
@@ -23,6 +22,14 @@ def ramp(name: str = "rerank-v1", *, share: int = 0, control: int | None = None,
     return Ramp(
         name, overrides=overrides, treatment_ppm=share, control_ppm=share if control is None else control, **given
     )
+
+
+def servable(candidate: Ramp, defaults: Features) -> bool:
+    try:
+        candidate.check(defaults)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def arms(decision: Decision) -> dict[str, tuple[Arm, str]]:
@@ -71,9 +78,7 @@ def test_without_a_user_nothing_ramps() -> None:
     assert decision.features == Features()
 
 
-@pytest.mark.parametrize(
-    "own", [Overrides(rerank=False), Overrides(rerank=True, rerank_candidate_count=9)]
-)
+@pytest.mark.parametrize("own", [Overrides(rerank=False), Overrides(rerank=True, rerank_candidate_count=9)])
 def test_a_request_that_decides_all_that_a_feature_sets_is_in_neither_arm(own: Overrides) -> None:
     for share, control in ((BUCKETS, 0), (0, BUCKETS)):
         decision = RolloutTable(Features(), [ramp(share=share, control=control)]).decide("user-42", own)
@@ -165,23 +170,20 @@ def test_a_kill_holds_for_pages_that_were_begun_before() -> None:
     assert killed(rerank=True).decide("user-42", pinned).features.rerank is False
 
 
-overrides = st.fixed_dictionaries({}, optional={name: a_value_of(flag) for name, flag in FLAGS.items()}).map(
-    lambda values: Overrides(**values)
+@given(
+    flag_values.features,
+    flag_values.overrides,
+    st.lists(flag_values.overrides, max_size=3),
+    st.lists(flag_values.overrides, max_size=3),
 )
-standards = st.builds(Features, dense=st.booleans(), lexical=st.booleans(), rerank=st.booleans()).filter(
-    lambda features: features.dense or features.lexical
-)
-
-
-@given(standards, overrides, st.lists(overrides, max_size=3), st.lists(overrides, max_size=3))
 def test_whatever_is_killed_or_ramps_a_question_is_searched_for_by_something(
     defaults: Features, own: Overrides, killed: list[Overrides], ramped: list[Overrides]
 ) -> None:
     ramps = [
         candidate
         for number, overrides in enumerate(ramped)
-        if overrides != Overrides()
-        and not (candidate := ramp(f"f{number}", share=BUCKETS, control=0, overrides=overrides)).problem(defaults)
+        if overrides
+        and servable(candidate := ramp(f"f{number}", share=BUCKETS, control=0, overrides=overrides), defaults)
     ]
     kills = [Kill(f"k{number}", overrides) for number, overrides in enumerate(killed)]
     try:
@@ -191,18 +193,18 @@ def test_whatever_is_killed_or_ramps_a_question_is_searched_for_by_something(
     decision = RolloutTable(defaults, ramps, kills).decide("user-42", own)
     assert decision.features.dense or decision.features.lexical
     for kill in kills:
-        if kill.overrides.rerank:
+        if kill.overrides.values.get("rerank"):
             assert decision.features.rerank is False
-        if kill.overrides.expansion:
+        if kill.overrides.values.get("expansion"):
             assert decision.features.expansion is False
 
 
-@given(st.lists(overrides.filter(lambda overrides: overrides != Overrides()), min_size=1, max_size=4), overrides)
+@given(st.lists(flag_values.overrides.filter(bool), min_size=1, max_size=4), flag_values.overrides)
 def test_a_feature_that_takes_no_effect_changes_nothing(ramped: list[Overrides], own: Overrides) -> None:
     ramps = [
         candidate
         for number, overrides in enumerate(ramped)
-        if not (candidate := ramp(f"f{number}", share=BUCKETS, control=0, overrides=overrides)).problem(Features())
+        if servable(candidate := ramp(f"f{number}", share=BUCKETS, control=0, overrides=overrides), Features())
     ]
     try:
         decision = RolloutTable(Features(), ramps).decide("user-42", own)
@@ -238,10 +240,3 @@ def test_what_treatment_would_have_had_is_known_of_a_control_request() -> None:
 def test_a_ramp_that_makes_no_sense_is_refused_by_name(problem: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=problem):
         ramp(**settings)
-
-
-def test_memory_of_users_is_bounded() -> None:
-    table = RolloutTable(Features(), [ramp(share=BUCKETS, control=0)])
-    for number in range(3 * RolloutTable.MEMORY):
-        assert table.decide(f"user-{number}").features.rerank is True
-    assert table.remembered.cache_info().currsize == RolloutTable.MEMORY
