@@ -1,0 +1,1 @@
+"""Searches of this checkout against those of an earlier commit, in pairs."""
