@@ -125,14 +125,7 @@ def _embedder() -> _Model:
     settings = EmbedderSettings()
     logs.configure("raw", settings)
     backend = load_embedding_backend(
-        settings.embedding_model,
-        device=settings.embedding_device,
-        backend=settings.embedding_backend,
-        precision=settings.embedding_precision,
-        pseudo_dimension=settings.pseudo_dimension,
-        model_dir=settings.model_dir,
-        cache_dir=settings.model_cache_dir,
-        threads=settings.inference_threads,
+        settings.embedding_model, settings.options, pseudo_dimension=settings.pseudo_dimension
     )
     passes = settings.scheduler_limits(backend.model).workers
     return _Model(lambda texts: backend.tokenize(texts, TextKind.DOCUMENT), backend.embed, passes)
@@ -145,15 +138,7 @@ def _reranker() -> _Model:
 
     settings = RerankerSettings()
     logs.configure("raw", settings)
-    backend = load_cross_encoder_backend(
-        settings.rerank_model,
-        device=settings.rerank_device,
-        backend=settings.rerank_backend,
-        precision=settings.rerank_precision,
-        model_dir=settings.model_dir,
-        cache_dir=settings.model_cache_dir,
-        threads=settings.inference_threads,
-    )
+    backend = load_cross_encoder_backend(settings.rerank_model, settings.options)
 
     def tokenize(questions: Sequence[Question]) -> list[Any]:
         return [row for asked in questions for row in backend.tokenize(asked.query, asked.passages)]

@@ -15,7 +15,7 @@ from typing import Literal
 from services.chassis.errors import StartupError
 from services.inference.models.info import ModelKind
 from services.inference.models.resolver import resolve_model
-from services.inference.models.runtime import Precision, load_runtime
+from services.inference.models.runtime import ModelOptions, Precision, load_runtime
 
 _KINDS = {"embedder": ModelKind.ENCODER, "reranker": ModelKind.CROSS_ENCODER}
 _PRECISIONS: dict[str, Precision] = {"onnx": "fp32", "openvino": "int8", "torch": "fp32"}
@@ -29,16 +29,8 @@ def carry(stage: str, name: str, engine: Literal["onnx", "openvino", "torch"], f
         shutil.copytree(found.folder, folder / found.name.rsplit("/", 1)[-1])
     cache = folder / "cache"
     precision = _PRECISIONS[engine]
-    load_runtime(
-        found.name,
-        kind,
-        device="cpu",
-        backend=engine,
-        precision=precision,
-        model_dir=folder,
-        cache_dir=cache,
-        threads=0,
-    )
+    options = ModelOptions(backend=engine, precision=precision, model_dir=folder, cache_dir=cache)
+    load_runtime(found.name, kind, options)
     for made in cache.glob("*"):
         # int8 is made from an fp32 export that nothing serves then.
         if made.is_file():

@@ -22,14 +22,7 @@ _log = logs.get_logger("embedder")
 async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
     """The model, warm, behind its scheduler."""
     backend = load_embedding_backend(
-        settings.embedding_model,
-        device=settings.embedding_device,
-        backend=settings.embedding_backend,
-        precision=settings.embedding_precision,
-        pseudo_dimension=settings.pseudo_dimension,
-        model_dir=settings.model_dir,
-        cache_dir=settings.model_cache_dir,
-        threads=settings.inference_threads,
+        settings.embedding_model, settings.options, pseudo_dimension=settings.pseudo_dimension
     )
     metrics.describe(backend.model)
     if backend.model.pseudo:

@@ -7,14 +7,13 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.inference.models.info import ModelInfo, ModelKind
-from services.inference.models.runtime import Backend, Device, Precision, Runtime, load_runtime
+from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
 from services.inference.models.tokenization import TokenizedText, Word
 
 
@@ -133,29 +132,6 @@ class PseudoBackend:
         return vector
 
 
-def load_embedding_backend(
-    name: str,
-    *,
-    device: Device,
-    backend: Backend,
-    precision: Precision,
-    pseudo_dimension: int,
-    model_dir: Path | None,
-    cache_dir: Path,
-    threads: int,
-) -> EmbeddingBackend:
-    """The backend for a model by its name, see `load_runtime`; without a name, pseudo-embeddings."""
-    if not name:
-        return PseudoBackend(pseudo_dimension)
-    return ModelBackend(
-        load_runtime(
-            name,
-            ModelKind.ENCODER,
-            device=device,
-            backend=backend,
-            precision=precision,
-            model_dir=model_dir,
-            cache_dir=cache_dir,
-            threads=threads,
-        )
-    )
+def load_embedding_backend(name: str, options: ModelOptions, *, pseudo_dimension: int = 384) -> EmbeddingBackend:
+    """Load a model by its name, see `load_runtime`; without a name, make pseudo-embeddings."""
+    return ModelBackend(load_runtime(name, ModelKind.ENCODER, options)) if name else PseudoBackend(pseudo_dimension)

@@ -1,15 +1,15 @@
-"""What the embedder can be told."""
+"""Settings of the embedder."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from services.inference.models.runtime import Backend, Device, Precision
+from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
 from services.inference.models.settings import InferenceSettings
 
 
 class EmbedderSettings(InferenceSettings):
-    """Which model serves, and on what."""
+    """The model that serves, and where it computes."""
 
     grpc_port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
     embedding_model: str = Field(
@@ -24,8 +24,13 @@ class EmbedderSettings(InferenceSettings):
     embedding_precision: Precision = Field(
         "fp32",
         description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
-        "on cuda also `fp16` and `bf16`.",
+        "where it loses too much on this processor, `fp32` serves; on cuda also `fp16` and `bf16`.",
     )
     pseudo_dimension: int = Field(
         384, ge=8, le=4096, description="Dimension of pseudo-embeddings, where EMBEDDING_MODEL is empty."
     )
+
+    @property
+    def options(self) -> ModelOptions:
+        """Options for loading the model."""
+        return self.model_options(self.embedding_device, self.embedding_backend, self.embedding_precision)

@@ -1,17 +1,21 @@
-"""How many processors are ours, which in a container is less than what the host has.
+"""Processors of this process: how many it may use, and what they can do.
 
-Inference runtimes size their thread pools by the host. With more threads than the cgroup's quota pays for, every one
-of them stands still for the rest of each scheduling period, so they are told.
+In a container that is less than what the host has, but inference runtimes size their thread pools by the host. With
+more threads than the cgroup's quota pays for, all of them are throttled for the rest of each scheduling period.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+# Of x86 and ARM, the best first.
+_INT8_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp")
 
 
 def available_cpus(cgroups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Processors that this process can keep busy: its affinity, or its cgroup's quota where that is less.
+    """Number of processors that this process can keep busy: its affinity, or its cgroup's quota if that is less.
 
     A quota is rounded down (2.5 gives 2), because a thread beyond it throttles all of them; at least 1.
     """
@@ -19,14 +23,23 @@ def available_cpus(cgroups: Path = Path("/proc/self/cgroup"), root: Path = Path(
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
+def int8_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The best instructions of this processor for int8, as in `avx512_vnni`; they decide how exact it is.
+
+    Without dot products of int8 in hardware, sums saturate at 16 bits, and some models lose too much.
+    """
+    flags = " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)).split()
+    return next((known for known in _INT8_INSTRUCTIONS if known in flags), "none")
+
+
 def _own_cgroups(cgroups: Path, root: Path) -> list[Path]:
-    """The folders of our cgroup and of all its parents, whose quotas bind too; of version 2 or 1."""
+    """Folders of our cgroup (version 2 or 1) and of all its parents, whose quotas bind too."""
     folders: list[Path] = []
     for line in cgroups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # In a container the path is often the host's and does not exist there; the mount then is our own cgroup.
+        # In a container the path is often the host's and does not exist; the mount is then our own cgroup.
         mount = root / controllers
         own = mount / path.lstrip("/")
         folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(mount)]
@@ -34,7 +47,7 @@ def _own_cgroups(cgroups: Path, root: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """The processors' worth of time that one cgroup may use, or None where it has no limit of its own."""
+    """Processors that one cgroup may use, or None if it has no limit of its own."""
     try:
         if (unified := folder / "cpu.max").exists():
             quota, period = unified.read_text().split()

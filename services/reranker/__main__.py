@@ -21,15 +21,7 @@ _log = logs.get_logger("reranker")
 @asynccontextmanager
 async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
     """The cross-encoder, warm, behind its scheduler."""
-    backend = load_cross_encoder_backend(
-        settings.rerank_model,
-        device=settings.rerank_device,
-        backend=settings.rerank_backend,
-        precision=settings.rerank_precision,
-        model_dir=settings.model_dir,
-        cache_dir=settings.model_cache_dir,
-        threads=settings.inference_threads,
-    )
+    backend = load_cross_encoder_backend(settings.rerank_model, settings.options)
     metrics.describe(backend.model)
     observer = SchedulerTelemetry(metrics.reranker_batch_size)
     async with Scorer.open(backend, settings.scheduler_limits(backend.model), observer) as scorer:

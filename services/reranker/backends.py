@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.inference.models.info import ModelInfo, ModelKind
-from services.inference.models.runtime import Backend, Device, Precision, Runtime, load_runtime
+from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
 from services.inference.models.tokenization import TokenizedPair
 
 
@@ -58,26 +57,6 @@ class ModelBackend:
         return self._runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0]
 
 
-def load_cross_encoder_backend(
-    name: str,
-    *,
-    device: Device,
-    backend: Backend,
-    precision: Precision,
-    model_dir: Path | None,
-    cache_dir: Path,
-    threads: int,
-) -> CrossEncoderBackend:
-    """The backend for a model by its name, see `load_runtime`."""
-    return ModelBackend(
-        load_runtime(
-            name,
-            ModelKind.CROSS_ENCODER,
-            device=device,
-            backend=backend,
-            precision=precision,
-            model_dir=model_dir,
-            cache_dir=cache_dir,
-            threads=threads,
-        )
-    )
+def load_cross_encoder_backend(name: str, options: ModelOptions) -> CrossEncoderBackend:
+    """Load a model by its name, see `load_runtime`."""
+    return ModelBackend(load_runtime(name, ModelKind.CROSS_ENCODER, options))

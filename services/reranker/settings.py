@@ -1,15 +1,15 @@
-"""What the reranker can be told."""
+"""Settings of the reranker."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from services.inference.models.runtime import Backend, Device, Precision
+from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
 from services.inference.models.settings import InferenceSettings
 
 
 class RerankerSettings(InferenceSettings):
-    """Which model serves, and on what."""
+    """The model that serves, and where it computes."""
 
     grpc_port: int = Field(50053, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
     rerank_model: str = Field(
@@ -25,5 +25,10 @@ class RerankerSettings(InferenceSettings):
     rerank_precision: Precision = Field(
         "fp32",
         description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
-        "on cuda also `fp16` and `bf16`.",
+        "where it loses too much on this processor, `fp32` serves; on cuda also `fp16` and `bf16`.",
     )
+
+    @property
+    def options(self) -> ModelOptions:
+        """Options for loading the model."""
+        return self.model_options(self.rerank_device, self.rerank_backend, self.rerank_precision)

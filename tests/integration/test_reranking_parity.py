@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +19,7 @@ from services.inference.models.export import export
 from services.inference.models.info import ModelKind
 from services.inference.models.onnx import OnnxRuntime
 from services.inference.models.resolver import resolve_model
+from services.inference.models.runtime import ModelOptions
 from services.inference.models.tokenization import feed_for
 from services.reranker.backends import CrossEncoderBackend, ModelBackend, load_cross_encoder_backend
 from tests.integration import tiny_models
@@ -41,8 +42,8 @@ def score(backend: CrossEncoderBackend, query: str, passages: Sequence[str]) -> 
 
 
 @pytest.fixture(scope="session")
-def reference(options: dict[str, Any]) -> CrossEncoder:
-    model = resolve_model(RERANK_MODEL, ModelKind.CROSS_ENCODER, model_dir=None, cache_dir=options["cache_dir"])
+def reference(options: ModelOptions) -> CrossEncoder:
+    model = resolve_model(RERANK_MODEL, ModelKind.CROSS_ENCODER, model_dir=None, cache_dir=options.cache_dir)
     return CrossEncoder(str(model.folder), device="cpu", local_files_only=True)
 
 
@@ -83,8 +84,8 @@ def test_a_score_never_depends_on_its_batch(cross_encoder: CrossEncoderBackend, 
         np.testing.assert_allclose(cross_encoder.score([pairs[i] for i in chosen]), alone[chosen], atol=1e-4)
 
 
-def test_the_torch_backend_is_the_same_model(cross_encoder: CrossEncoderBackend, options: dict[str, Any]) -> None:
-    backend = load_cross_encoder_backend(RERANK_MODEL, backend="torch", **options)
+def test_the_torch_backend_is_the_same_model(cross_encoder: CrossEncoderBackend, options: ModelOptions) -> None:
+    backend = load_cross_encoder_backend(RERANK_MODEL, replace(options, backend="torch"))
     passages = list(QUESTIONS.values())
     for query in QUESTIONS:
         np.testing.assert_allclose(score(backend, query, passages), score(cross_encoder, query, passages), atol=1e-4)
@@ -123,7 +124,7 @@ def test_other_architectures_score_alike(make: Callable[[Path], Path], tmp_path:
         )
 
 
-def test_a_model_with_several_outputs_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_model_with_several_outputs_is_refused(tmp_path: Path, options: ModelOptions) -> None:
     folder = tiny_models.electra_cross_encoder(tmp_path / "nli", outputs=3)
     with pytest.raises(StartupError, match="it has 3 outputs"):
-        load_cross_encoder_backend(str(folder), backend="onnx", **options)
+        load_cross_encoder_backend(str(folder), options)

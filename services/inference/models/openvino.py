@@ -16,20 +16,25 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from services.chassis import logs
+from services.inference.cpu import int8_instructions
 from services.inference.models.artifacts import built_once
 from services.inference.models.info import ModelSpec, fingerprint_of
 from services.inference.models.onnx import SPEC_FILE, TOKENIZER_FILE
+from services.inference.models.quality import Quality, QualityGate
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
 GRAPH_FILE = "model.xml"
 # Part of an artifact's key: raise it when `quantize` writes something else than before.
-_QUANTIZATION_VERSION = 1
+_QUANTIZATION_VERSION = 2
 # Rows are padded to multiples of so many tokens. Finer steps pad less but batch less: for short queries from 8 and 32
 # clients, 16 gave 1.15 and 1.06 times the throughput of 8; over texts of 4 to 256 tokens they are level (simulated).
 _SHORT_STEP, _LONG_STEP, _LONGEST_SHORT = 16, 32, 64
 # Compiled shapes kept, counted by layer: more than all widths and rows together can have.
 _KEPT_SHAPES = 1_000_000
+
+_log = logs.get_logger("models")
 
 
 class OpenVinoRuntime:
@@ -51,9 +56,12 @@ class OpenVinoRuntime:
         self._local = threading.local()
 
     @classmethod
-    def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OpenVinoRuntime:
-        """Opens the quantized export, which is made first where there is none; StartupError where that fails, or
-        where the quantized model does not pass the quality gate."""
+    def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int, gate: QualityGate) -> OpenVinoRuntime:
+        """Open the quantized export, which is made first if there is none.
+
+        Raises PrecisionRefused if its quality does not pass the gate, and StartupError if it cannot be made. It is
+        kept also if it is refused, so that the next start refuses it at once.
+        """
         fingerprint = fingerprint_of(model.folder)
         folder = built_once(
             cache_dir / model.artifact("int8", _QUANTIZATION_VERSION, fingerprint),
@@ -63,6 +71,14 @@ class OpenVinoRuntime:
             extra="int8",
             otherwise="Or set the precision to fp32.",
         )
+        quality = Quality.read(folder)
+        gate.check(quality)
+        if quality.instructions != int8_instructions():
+            _log.warning(
+                "the quality of this int8 model was measured on another kind of processor",
+                measured_with=quality.instructions,
+                served_with=int8_instructions(),
+            )
         return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
 
     def width(self, token_count: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,15 +11,36 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus
 from services.inference.models.info import ModelInfo, ModelKind, ModelSpec
+from services.inference.models.quality import PrecisionRefused, QualityGate
 from services.inference.models.resolver import resolve_model
 from services.inference.models.tokenization import Tokenizer
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["auto", "onnx", "openvino", "torch"]
 Precision = Literal["fp32", "int8", "fp16", "bf16"]
+
+_log = logs.get_logger("models")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Where a model computes, and where its files are."""
+
+    cache_dir: Path
+    """Folder for what is made from models once."""
+    model_dir: Path | None = None
+    """Folder of models that is searched first."""
+    device: Device = "cpu"
+    backend: Backend = "auto"
+    """`auto` is the first of onnx, openvino and torch that has this device and precision."""
+    precision: Precision = "fp32"
+    threads: int = 0
+    """Threads of one forward pass on cpu; 0 is `available_cpus()`."""
+    gate: QualityGate = field(default_factory=QualityGate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +86,16 @@ class Runtime(Protocol):
         """One forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
 
 
-def load_runtime(
-    name: str,
-    kind: ModelKind,
-    *,
-    device: Device,
-    backend: Backend,
-    precision: Precision,
-    model_dir: Path | None,
-    cache_dir: Path,
-    threads: int,
-) -> Runtime:
-    """Finds a model (see `resolve_model`) and loads it: minutes where it has to be fetched or made first.
+def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
+    """Find a model (see `resolve_model`) and load it: minutes if it has to be fetched or made first.
 
-    `auto` is the first of onnx, openvino and torch that has this device and precision. `threads` is that of one
-    forward pass on cpu; 0 is `available_cpus()`. Raises StartupError.
+    With the backend `auto`, int8 that fails its quality gate on this processor is served as fp32. Raises StartupError.
     """
-    backend = _chosen(backend, device, precision)
-    threads = threads or available_cpus()
-    cache_dir = cache_dir.expanduser()
-    model = resolve_model(name, kind, model_dir=model_dir and model_dir.expanduser(), cache_dir=cache_dir)
+    backend = _chosen(options.backend, options.device, options.precision)
+    threads = options.threads or available_cpus()
+    cache_dir = options.cache_dir.expanduser()
+    model_dir = options.model_dir and options.model_dir.expanduser()
+    model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
     if backend == "onnx":
         from services.inference.models.onnx import OnnxRuntime  # noqa: PLC0415  only the engine in use is imported
 
@@ -92,10 +103,16 @@ def load_runtime(
     if backend == "openvino":
         from services.inference.models.openvino import OpenVinoRuntime  # noqa: PLC0415  only the engine in use is imported
 
-        return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads)
+        try:
+            return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads, gate=options.gate)
+        except PrecisionRefused as refusal:
+            if options.backend != "auto":
+                raise
+            _log.warning("int8 is refused on this processor; fp32 serves instead", problem=refusal.message)
+            return load_runtime(name, kind, replace(options, precision="fp32"))
     from services.inference.models.reference import TorchRuntime  # noqa: PLC0415  only the engine in use is imported
 
-    return TorchRuntime(model, device=device, precision=precision, threads=threads)
+    return TorchRuntime(model, device=options.device, precision=options.precision, threads=threads)
 
 
 def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:

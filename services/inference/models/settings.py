@@ -11,6 +11,7 @@ from services.chassis.settings import OptionalFolder, StageSettings
 from services.inference.cpu import available_cpus
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.info import ModelInfo
+from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
 from services.inference.scheduling import SchedulerLimits
 
 _LEAST_BATCH_TOKENS = 16
@@ -47,6 +48,17 @@ class InferenceSettings(StageSettings):
         if 0 < value < _LEAST_BATCH_TOKENS:
             raise ValueError(f"is {value}; set 0, or at least {_LEAST_BATCH_TOKENS}")
         return value
+
+    def model_options(self, device: Device, backend: Backend, precision: Precision) -> ModelOptions:
+        """Options for loading the stage's model."""
+        return ModelOptions(
+            device=device,
+            backend=backend,
+            precision=precision,
+            model_dir=self.model_dir,
+            cache_dir=self.model_cache_dir,
+            threads=self.inference_threads,
+        )
 
     def scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
         """The scheduler's share of these settings, for the model that it will serve."""

@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 
 from services.embedder.backends import EmbeddingBackend, TextKind, load_embedding_backend
+from services.inference.models.runtime import ModelOptions
 
 TEXTS = ["compare two files line by line", "compare files by line", "round a number to the nearest even digit", "", "…"]
 
 
 def pseudo_backend(dimension: int = 384) -> EmbeddingBackend:
-    return load_embedding_backend(
-        "",
-        device="cpu",
-        backend="auto",
-        precision="fp32",
-        pseudo_dimension=dimension,
-        model_dir=None,
-        cache_dir=Path("/nonexistent"),
-        threads=1,
-    )
+    return load_embedding_backend("", ModelOptions(cache_dir=Path("/nonexistent")), pseudo_dimension=dimension)
 
 
 def embed(backend: EmbeddingBackend, texts: list[str]) -> np.ndarray:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.cpu import available_cpus
+from services.inference.cpu import available_cpus, int8_instructions
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +51,19 @@ def test_version_1_is_read_as_well(tmp_path: Path) -> None:
 
 def test_this_machine_has_at_least_one() -> None:
     assert available_cpus() >= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu sse4_2 avx avx2", "avx2"),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", "avx512_vnni"),
+        ("flags\t\t: avx2 avx_vnni avx512_vnni amx_tile amx_int8", "amx_int8"),
+        ("Features\t: fp asimd asimddp i8mm", "i8mm"),
+        ("model name\t: an old processor", "none"),
+    ],
+)
+def test_the_best_instructions_for_int8_are_named(tmp_path: Path, line: str, expected: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{line}\n")
+    assert int8_instructions(cpuinfo) == expected

@@ -7,20 +7,12 @@ import pytest
 from services.chassis.errors import StartupError
 from services.inference.models import runtime
 from services.inference.models.info import ModelKind
-from services.inference.models.runtime import Backend, Device, Precision, Runtime, load_runtime
+from services.inference.models.runtime import Backend, Device, ModelOptions, Precision, Runtime, load_runtime
 
 
 def load(device: Device, backend: Backend, precision: Precision = "fp32") -> Runtime:
-    return load_runtime(
-        "all-MiniLM-L6-v2",
-        ModelKind.ENCODER,
-        device=device,
-        backend=backend,
-        precision=precision,
-        model_dir=None,
-        cache_dir=Path("/nonexistent"),
-        threads=1,
-    )
+    options = ModelOptions(device=device, backend=backend, precision=precision, cache_dir=Path("/nonexistent"))
+    return load_runtime("all-MiniLM-L6-v2", ModelKind.ENCODER, options)
 
 
 def test_onnx_on_a_gpu_is_refused_with_the_way_out() -> None:
