@@ -7,14 +7,13 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from prometheus_client.metrics import MetricWrapperBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.chassis import metrics as common
-from services.chassis import shedding_metrics
+from services.chassis import metrics as chassis
+from services.chassis import shedding
 from services.embedder import metrics as embedder
 from services.expander import metrics as expander
 from services.gateway import metrics as gateway
@@ -39,8 +38,8 @@ class Series:
 def declared() -> dict[str, list[Series]]:
     """All series by who has them."""
     return {
-        "Every stage": _series(_of(common)),
-        "Gateway and retriever": _series(_of(shedding_metrics)),
+        "Every stage": _series(_of(chassis.process_metrics())),
+        "Gateway and retriever": _series(_of(shedding)),
         "Embedder and reranker": _series(_of(inference_metrics)),
         "Gateway": _series(_of(gateway)),
         "Embedder": _series(_of(embedder)),
@@ -63,7 +62,7 @@ def table() -> str:
     return "\n".join([*lines, ""])
 
 
-def _of(holder: ModuleType | retriever.RetrieverMetrics) -> list[MetricWrapperBase]:
+def _of(holder: object) -> list[MetricWrapperBase]:
     return [each for each in vars(holder).values() if isinstance(each, MetricWrapperBase)]
 
 

@@ -1,13 +1,15 @@
-"""Calls from one process to a stage: deadline, request id and trace go along; failures come back as `SluiceError`."""
+"""Calls to a stage: deadline, request id and trace go along, and failures come back as `SluiceError`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -21,10 +23,10 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 
 
 def _service_config(service: str) -> str:
-    """How gRPC itself treats calls of a service: replicas in turn, only those that say SERVING, and retries.
+    """The gRPC service config: replicas in turn, only those that are SERVING, and retries.
 
-    Only UNAVAILABLE is retried, with jitter, within the deadline. The throttle stops retrying while more than about
-    one call in ten fails, so that an outage is not made worse by its callers.
+    UNAVAILABLE alone is retried, with jitter, within the deadline. The throttle stops retries while more than about
+    one call in ten fails, so that callers do not make an outage worse.
     """
     return json.dumps(
         {
@@ -47,12 +49,26 @@ def _service_config(service: str) -> str:
     )
 
 
+@cache
+def _method_of(request: Descriptor) -> str:
+    """The full name of the RPC that takes a request: each RPC has a request type of its own (buf lint)."""
+    return next(
+        (
+            f"{service.full_name}/{method.name}"
+            for service in request.file.services_by_name.values()
+            for method in service.methods
+            if method.input_type is request
+        ),
+        request.full_name,
+    )
+
+
 class StageChannel:
-    """One channel to one stage, however many replicas it has: `dns:///embedder:50052` is all that the name stands for.
+    """One channel to all replicas of a stage; `dns:///embedder:50052` stands for each address of the name.
 
     `service` is the full name of the stage's gRPC service: its replicas are called in turn, those that are not SERVING
-    are left alone, and UNAVAILABLE is retried. `breaker` is asked before every call, and told after it. `credentials`
-    are those of `services.chassis.tls`; without them the connection is plain.
+    are skipped, and UNAVAILABLE is retried. `breaker` guards every call. `credentials` are those of
+    `services.chassis.tls`; without them the connection is plain.
     """
 
     def __init__(
@@ -76,7 +92,7 @@ class StageChannel:
             *([("grpc.service_config", _service_config(service))] if service else []),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
-            # Stages are near; a proxy that the environment names for the web is not on the way to them.
+            # A proxy that the environment names is for the web, and not for stages.
             ("grpc.enable_http_proxy", 0),
         ]
         self.channel = (
@@ -100,9 +116,9 @@ class StageChannel:
         *,
         deadline: float,
     ) -> ReplyT:
-        """One call. `deadline` is a moment on the monotonic clock, and every call has one.
+        """Send a request and return the reply. `deadline` is on the monotonic clock.
 
-        Raises the `SluiceError` that the stage answered with; a stage that cannot be reached is Unavailable.
+        Raise the `SluiceError` that the stage answered with; a stage that cannot be reached is Unavailable.
         """
         timeout = remaining(deadline)
         if self._breaker is None:
@@ -113,9 +129,7 @@ class StageChannel:
     async def _send(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float
     ) -> ReplyT:
-        name: bytes | str = method._method  # type: ignore[attr-defined]  # has no public way to say it
-        path = name.decode() if isinstance(name, bytes) else name
-        with tracing.client_span(path.strip("/")) as span:
+        with tracing.client_span(_method_of(request.DESCRIPTOR)) as span:
             code = grpc.StatusCode.CANCELLED
             metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
             pending = method(request, timeout=timeout, metadata=metadata)
@@ -133,7 +147,7 @@ class StageChannel:
                 tracing.end_with_code(span, code.name)
 
     async def health(self, service: str, *, deadline: float) -> str | None:
-        """Why the stage is not serving, or None when it is."""
+        """The reason why the stage is not serving, or None if it is."""
         check = cast(Any, health_pb2_grpc.HealthStub(self.channel)).Check
         try:
             request = health_pb2.HealthCheckRequest(service=service)

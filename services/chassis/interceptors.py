@@ -1,7 +1,7 @@
-"""What happens around every call of every stage: decode, trace, count, log, and errors turned into statuses.
+"""The interceptor around every call of every stage: decode, trace, count, log, and turn errors into statuses.
 
-One interceptor, so that the order is plain to see. Health and reflection pass through untouched: they must answer
-while everything else is refused, and would drown the logs.
+It is one, so that the order is plain to see. Health and reflection pass through untouched: they must answer while
+everything else is refused, and would fill the logs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.chassis import logs, metrics, status, tracing
+from services.chassis import logs, status, tracing
 from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, SluiceError, kind_of
+from services.chassis.metrics import MethodMetrics, ServerMetrics
 from services.chassis.shedding import ConcurrencyLimit
 from services.chassis.validation import undecodable
 
@@ -28,12 +29,12 @@ REQUEST_ID = "x-request-id"
 CALLER = "x-sluice-caller"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Whose call this is, for fairness between callers: named by a hop of ours before us, or the peer's address."""
+"""The caller, for fairness between callers: as the stage before this one named it, or the peer's address."""
 
 _log = logs.get_logger("rpc")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
 _OURS = "/sluice."
-# What gRPC itself adds to a call that it sends again (gRFC A6).
+# gRPC itself adds this to a call that it sends again (gRFC A6).
 _RETRIES = "grpc-previous-rpc-attempts"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,14 +44,14 @@ Around = Callable[[Any, Context], AbstractAsyncContextManager[None]]
 
 
 class _Outcome(NamedTuple):
-    """How a call ended; CANCELLED until it is known better."""
+    """Status and reason of a call that ended."""
 
     code: grpc.StatusCode
     reason: str = ""
 
 
 class _Undecodable:
-    """Bytes that are not the message they claim to be; kept, so that the handler can say why."""
+    """Bytes that are no valid request; kept, so that the handler can name the field."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -59,10 +60,13 @@ class _Undecodable:
 class StageInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the calls of our own services.
 
-    `limit`, if given, refuses calls over it; `bulk_methods` are those that it refuses first.
+    `limit`, if given, refuses calls over it; `bulk_methods` are refused first.
     """
 
-    def __init__(self, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, metrics: ServerMetrics, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()
+    ) -> None:
+        self._metrics = metrics
         self._limit = limit
         self._bulk_methods = bulk_methods
         # By method, because gRPC asks at every call.
@@ -73,7 +77,7 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Replaces a handler of ours by the same handler with everything around it."""
+        """Replace a handler of ours by the wrapped one."""
         method = handler_call_details.method
         if (known := self._wrapped.get(method)) is not None:
             return known
@@ -89,16 +93,19 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
             except DecodeError:
                 return _Undecodable(raw)
 
-        around = _around(method, request_type, timed=not handler.response_streaming)
+        service, _, name = method.strip("/").partition("/")
+        around = _around(
+            method, request_type, self._metrics.method(service, name), timed=not handler.response_streaming
+        )
         if handler.response_streaming:
-            # A stream is no work that queues up: the limit, which learns from how long calls take, is not asked.
+            # The limit learns from the length of calls, and a stream has none that means anything.
             wrapped = grpc.unary_stream_rpc_method_handler(
                 _wrap_stream(cast(Stream, handler.unary_stream), around),
                 request_deserializer=decode,
                 response_serializer=handler.response_serializer,
             )
         else:
-            call = self._shedding(cast(Call, handler.unary_unary), method.rpartition("/")[2])
+            call = self._shedding(cast(Call, handler.unary_unary), name)
             wrapped = grpc.unary_unary_rpc_method_handler(
                 _wrap(call, around), request_deserializer=decode, response_serializer=handler.response_serializer
             )
@@ -130,8 +137,8 @@ def _wrap(handle: Call, around: Around) -> Call:
 
 def _wrap_stream(handle: Stream, around: Around) -> Call:
     async def stream(request: Message | _Undecodable, context: Context) -> None:
-        # Written here instead of handed on, so that whoever leaves cancels this coroutine, and not between two of its
-        # steps, where nobody would clean up.
+        # Written from here instead of being yielded: a caller that leaves then cancels this coroutine, where a
+        # generator would only be dropped, between two of its steps, without clean-up.
         async with around(request, context), aclosing(cast(Any, handle(request, context))) as replies:
             async for reply in replies:
                 await context.write(reply)
@@ -139,10 +146,9 @@ def _wrap_stream(handle: Stream, around: Around) -> Call:
     return stream
 
 
-def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
-    """What happens around each call of a method. `timed` is whether how long it takes says anything."""
+def _around(method: str, request_type: type[Message], counted: MethodMetrics, *, timed: bool) -> Around:
+    """The context of each call of a method. `timed` is False where the length of a call has no meaning."""
     path = method.strip("/")
-    counted = metrics.MethodMetrics(*path.split("/"))
 
     @asynccontextmanager
     async def around(request: Message | _Undecodable, context: Context) -> AsyncIterator[None]:
@@ -160,20 +166,15 @@ def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
                     raise undecodable(request_type, request.raw)
                 yield
                 outcome = _Outcome(grpc.StatusCode.OK)
-            except asyncio.CancelledError:
-                if _torn_down():
+            except (Exception, asyncio.CancelledError) as fault:
+                if isinstance(fault, asyncio.CancelledError) and _cancelled_from_outside():
                     if _deadline_passed(context):
                         outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
                     raise
-                # Something below cancelled itself; to let that escape would leave the caller waiting in vain.
-                error: SluiceError = Cancelled("the work was given up")
-                outcome = _Outcome(status.code_of(error), error.reason)
-                await _abort(context, error)
-            except Exception as fault:
                 error = _as_error(fault)
                 outcome = _Outcome(status.code_of(error), error.reason)
                 _log_cause(method, error)
-                await _abort(context, error)
+                await context.abort(status.code_of(error), status.message_of(error), status.trailers_of(error))
             finally:
                 seconds = time.perf_counter() - started
                 counted.ended(outcome.code.name, seconds if timed else None)
@@ -189,32 +190,32 @@ def _around(method: str, request_type: type[Message], *, timed: bool) -> Around:
     return around
 
 
-async def _abort(context: Context, error: SluiceError) -> NoReturn:
-    await context.abort(status.code_of(error), status.message_of(error), status.trailers_of(error))
-    raise AssertionError("abort always raises")
-
-
-def _torn_down() -> bool:
-    """Whether this call was cancelled from outside: its caller left, its deadline passed, or the server stops."""
+def _cancelled_from_outside() -> bool:
+    """True if this call was cancelled because its caller left, its deadline passed, or the server stops."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def _as_error(fault: Exception) -> SluiceError:
-    """The error that the caller is told; the details of an unexpected exception stay here, as its cause."""
-    if isinstance(fault, SluiceError):
-        return fault
-    error: SluiceError = Internal(f"unexpected error; the log has it under request {request_id.get()}")
-    if isinstance(fault, TimeoutError):
-        error = DeadlineExceeded("the deadline passed before the work was done")
+def _as_error(fault: BaseException) -> SluiceError:
+    """The error that the caller is told; an unexpected exception stays here, as its cause."""
+    match fault:
+        case SluiceError():
+            return fault
+        case TimeoutError():
+            error: SluiceError = DeadlineExceeded("the deadline passed before the work was done")
+        case asyncio.CancelledError():
+            # The work cancelled itself; if that escaped, the caller would wait until its deadline.
+            error = Cancelled("the work was given up")
+        case _:
+            error = Internal(f"unexpected error; the log has it under request {request_id.get()}")
     error.__cause__ = fault
     return error
 
 
 def _log_cause(method: str, error: SluiceError) -> None:
-    """Log the cause of an error, once: one that came from another stage has none, and is in the log of that stage."""
+    """Log the cause of an error. An error from another stage has none: it is in the log of that stage."""
     cause = error.__cause__
-    if cause is None or isinstance(cause, TimeoutError):
+    if cause is None or isinstance(cause, TimeoutError | asyncio.CancelledError):
         return
     match kind_of(error).blame:
         case Blame.CALLER:

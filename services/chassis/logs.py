@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the stage, the request and the trace it belongs to."""
+"""Structured logs: one JSON object a line, with stage, request and trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.chassis.settings import StageSettings
 
 
 def configure(stage: str, settings: StageSettings) -> None:
-    """Sends the logs of this process, those of libraries included, to standard error in one format."""
+    """Send all logs of this process, those of libraries included, to standard error in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -46,13 +46,13 @@ def configure(stage: str, settings: StageSettings) -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger below `sluice.`; libraries' own loggers speak only from WARNING up."""
+    """A logger below `sluice.`; the loggers of libraries log from WARNING up."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(f"sluice.{name}")
     return logger
 
 
 def note(**fields: str | int | float | bool) -> None:
-    """Adds fields to all lines of the call under way; the last of them says how it ended."""
+    """Add fields to all further log lines of the current call."""
     structlog.contextvars.bind_contextvars(**fields)
 
 

@@ -1,74 +1,114 @@
 """The series that every stage has, and the endpoint that shows them. A stage's own series are in its `metrics.py`.
 
-docs/metrics.md lists all of them. What is counted at every call is looked up once and kept: `labels` costs more than
-counting does. What is only looked at when somebody scrapes is a number that the gauge reads then.
+docs/metrics.md lists all of them. The children of a labelled series are looked up once and kept, because `labels`
+costs more than counting does. A number that only a scrape needs is read by the gauge at that time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from services.chassis import tracing
 from services.chassis.errors import StartupError
 from services.chassis.tracing import Fate
 
-# Milliseconds to seconds: from a cache hit to a deadline.
+# Seconds, from a cache hit to a deadline.
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.35,
     0.5, 0.75, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 30.0,
 )  # fmt: skip
 _DEADLINE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-# When a counter was made, as a series of its own for each: nobody asks.
+# The creation time of every counter would be a series of its own.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
 
-build_info = Gauge("sluice_build_info", "The stage and its release; always 1.", ["stage", "release"])
 
-rpc_started = Counter("grpc_server_started_total", "Calls started.", ["grpc_service", "grpc_method"])
-rpc_handled = Counter(
-    "grpc_server_handled_total",
-    "Calls ended, by status code; cancelled and timed-out calls are counted too.",
-    ["grpc_service", "grpc_method", "grpc_code"],
-)
-rpc_seconds = Histogram(
-    "grpc_server_handling_seconds",
-    "Time from the start to the end of a call.",
-    ["grpc_service", "grpc_method"],
-    buckets=LATENCY_BUCKETS,
-)
-rpc_in_flight = Gauge("grpc_server_in_flight", "Calls under way.", ["grpc_service", "grpc_method"])
-rpc_retried = Counter(
-    "grpc_server_retried_total",
-    "Calls that are a retry of an earlier one by the caller's gRPC. Retry rate: this over `grpc_server_started_total`.",
-    ["grpc_service", "grpc_method"],
-)
-rpc_deadline = Histogram(
-    "sluice_deadline_left_seconds",
-    "Time that a call's deadline left when it arrived; calls without a deadline are left out.",
-    ["grpc_service", "grpc_method"],
-    buckets=_DEADLINE_BUCKETS,
-)
+class ServerMetrics:
+    """The series of a server and of its calls."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        method = ["grpc_service", "grpc_method"]
+        self.build_info = Gauge(
+            "sluice_build_info", "The stage and its release; always 1.", ["stage", "release"], registry=registry
+        )
+        self.started = Counter("grpc_server_started_total", "Calls started.", method, registry=registry)
+        self.handled = Counter(
+            "grpc_server_handled_total",
+            "Calls ended, by status code; cancelled and timed-out calls are counted too.",
+            [*method, "grpc_code"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the start to the end of a call.",
+            method,
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("grpc_server_in_flight", "Calls under way.", method, registry=registry)
+        self.retried = Counter(
+            "grpc_server_retried_total",
+            "Calls that are a retry of an earlier one by the caller's gRPC. Retry rate: this over "
+            "`grpc_server_started_total`.",
+            method,
+            registry=registry,
+        )
+        self.deadline = Histogram(
+            "sluice_deadline_left_seconds",
+            "Time that a call's deadline left when it arrived; calls without a deadline are left out.",
+            method,
+            buckets=_DEADLINE_BUCKETS,
+            registry=registry,
+        )
+        self.spans = Counter(
+            "sluice_spans_total",
+            "Spans that the collector took (`exported`), and that it did not take or that found no room (`lost`).",
+            ["result"],
+            registry=registry,
+        )
+        self._methods: dict[tuple[str, str], MethodMetrics] = {}
+
+    def method(self, service: str, method: str) -> MethodMetrics:
+        """The series of one RPC."""
+        names = service, method
+        if names not in self._methods:
+            self._methods[names] = MethodMetrics(self, service, method)
+        return self._methods[names]
+
+    def count_spans(self, fate: Fate, number: int) -> None:
+        """Count spans that were exported or lost."""
+        self.spans.labels(fate).inc(number)
 
 
 class MethodMetrics:
     """The series of one RPC."""
 
-    def __init__(self, service: str, method: str) -> None:
+    def __init__(self, server: ServerMetrics, service: str, method: str) -> None:
         self._names = service, method
-        self._started = rpc_started.labels(service, method)
-        self._retried = rpc_retried.labels(service, method)
-        self._deadline = rpc_deadline.labels(service, method)
-        self._seconds = rpc_seconds.labels(service, method)
+        self._all_handled = server.handled
+        self._started = server.started.labels(service, method)
+        self._retried = server.retried.labels(service, method)
+        self._deadline = server.deadline.labels(service, method)
+        self._seconds = server.seconds.labels(service, method)
         self._handled: dict[str, Counter] = {}
         self._in_flight = 0
-        rpc_in_flight.labels(service, method).set_function(lambda: self._in_flight)
+        server.in_flight.labels(service, method).set_function(lambda: self._in_flight)
 
     def started(self, *, retried: bool, time_left: float | None) -> None:
-        """A call began, as a retry of another perhaps, with so many seconds until its deadline, if it has one."""
+        """Count the start of a call. `time_left` is in seconds, and None for a call without a deadline."""
         self._in_flight += 1
         self._started.inc()
         if retried:
@@ -77,36 +117,30 @@ class MethodMetrics:
             self._deadline.observe(time_left)
 
     def ended(self, code: str, seconds: float | None) -> None:
-        """A call ended, however, after so many seconds, where that says anything."""
+        """Count the end of a call; `seconds` is None where its length has no meaning."""
         self._in_flight -= 1
         if (handled := self._handled.get(code)) is None:
-            handled = self._handled[code] = rpc_handled.labels(*self._names, code)
+            handled = self._handled[code] = self._all_handled.labels(*self._names, code)
         handled.inc()
         if seconds is not None:
             self._seconds.observe(seconds, tracing.exemplar())
 
 
-spans = Counter(
-    "sluice_spans_total",
-    "Spans that the collector took (`exported`), and that it did not take or that found no room (`lost`).",
-    ["result"],
-)
-
-
-def count_spans(fate: Fate, number: int) -> None:
-    """Counts what became of spans."""
-    spans.labels(fate).inc(number)
+@cache
+def process_metrics() -> ServerMetrics:
+    """The series of this process, in the default registry."""
+    return ServerMetrics()
 
 
 @contextmanager
 def exposed(stage: str, host: str, port: int) -> Iterator[None]:
-    """Serves `/metrics` while the stage lives; port 0 serves nothing."""
-    build_info.labels(stage, version("sluice")).set(1)
+    """Serve `/metrics` while the block runs; port 0 serves nothing."""
+    process_metrics().build_info.labels(stage, version("sluice")).set(1)
     if port == 0:
         yield
         return
     try:
-        server, thread = start_http_server(port, addr=_plain(host))
+        server, thread = start_http_server(port, addr=host.strip("[]"))
     except OSError as error:
         raise StartupError(
             f"METRICS_PORT: cannot serve metrics on {host}:{port}: {error.strerror or error}",
@@ -118,7 +152,3 @@ def exposed(stage: str, host: str, port: int) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _plain(host: str) -> str:
-    return host.strip("[]")

@@ -1,4 +1,4 @@
-"""From a composed stage to a running process: serve, tell the truth about health, drain, stop.
+"""The process of a stage: start, serve, drain, stop.
 
     if __name__ == "__main__":
         run("embedder", EmbedderSettings, compose)
@@ -18,28 +18,16 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis import logs, metrics, tls, tracing
-from services.chassis.background import in_background
+from services.chassis import health, logs, metrics, tls, tracing
 from services.chassis.errors import StartupError
 from services.chassis.interceptors import StageInterceptor
+from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
 from services.chassis.shedding import ConcurrencyLimit
 
 _log = logs.get_logger("server")
-_HEALTH_POLL_SECONDS = 0.5
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def _nothing_wrong() -> str | None:
-    return None
-
-
-def _nothing_to_end() -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -49,24 +37,24 @@ class Stage:
     service: ServiceDescriptor
     """The gRPC service that it implements."""
     register: Callable[[grpc.aio.Server], None]
-    """Adds its servicer to a server."""
+    """Adds its servicers to a server."""
     further_services: tuple[ServiceDescriptor, ...] = ()
-    """Others that it implements beside."""
-    problem: Callable[[], str | None] = _nothing_wrong
-    """Why it cannot do its work just now, or None. Cheap: it is asked twice a second."""
+    """More services that it implements."""
+    problem: Callable[[], str | None] = lambda: None
+    """The problem that keeps it from its work, or None. Must be cheap: it is polled twice a second."""
     limit: ConcurrencyLimit | None = None
-    """Refuses calls when too many are under way; None where the stage has a better way to know."""
+    """Refuses calls when too many are under way; None for a stage that refuses by its own queue."""
     bulk_methods: frozenset[str] = frozenset()
-    """Names of the methods that nobody waits for: the limit refuses them first."""
-    end_streams: Callable[[], None] = _nothing_to_end
-    """Ends the streams that it serves, when it stops: they would otherwise outlast the grace."""
+    """Names of methods that the limit refuses first, because no user waits for them."""
+    end_streams: Callable[[], None] = lambda: None
+    """Ends its server streams when it stops; they would otherwise outlast the grace."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it will never work again; the process then ends, so that it is started afresh."""
+    """Set when it cannot work again; the process then ends, to be started again."""
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A stage that takes calls."""
+    """A stage that accepts calls."""
 
     port: int
     """The port that it is bound to."""
@@ -76,8 +64,8 @@ Compose = Callable[[SettingsT], AbstractAsyncContextManager[Stage]]
 
 
 def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) -> None:
-    """The whole life of a stage's process. Does not return."""
-    # A wrong environment is told in the same format as everything else.
+    """Run a stage until a signal or its death, then exit the process."""
+    # With the defaults, a problem with the environment is logged in the usual format.
     logs.configure(name, StageSettings.model_construct())
     try:
         settings = load_settings(settings_type)
@@ -96,7 +84,7 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
         loop.add_signal_handler(signal_number, stopping.set)
     with (
         metrics.exposed(name, settings.grpc_host, settings.metrics_port),
-        tracing.exporting(name, settings, metrics.count_spans),
+        tracing.exporting(name, settings, process_metrics().count_spans),
     ):
         async with compose(settings) as stage, serving(stage, settings) as server:
             _log.info("serving", host=settings.grpc_host, port=server.port, metrics_port=settings.metrics_port)
@@ -114,40 +102,43 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
 
 
 @asynccontextmanager
-async def serving(stage: Stage, settings: StageSettings) -> AsyncIterator[RunningServer]:
-    """Serves a stage; on leaving, drains it: NOT_SERVING first, then no new calls, then a grace for those in flight."""
+async def serving(
+    stage: Stage, settings: StageSettings, counted: ServerMetrics | None = None
+) -> AsyncIterator[RunningServer]:
+    """Serve a stage while the block runs, then drain it: NOT_SERVING, no new calls, a grace for those in flight.
+
+    `counted` counts its calls; by default the series of the process do.
+    """
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(stage.limit, stage.bulk_methods)], options=_options(settings)
+        interceptors=[StageInterceptor(counted or process_metrics(), stage.limit, stage.bulk_methods)],
+        options=_options(settings),
     )
     stage.register(server)
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (*_names(stage), health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    names = [service.full_name for service in (stage.service, *stage.further_services)]
+    told = health.Health(names, stage.problem)
+    told.register(server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bound(server, "GRPC_PORT", f"{settings.grpc_host}:{settings.grpc_port}", tls.server_credentials(settings))
-    await _tell_health(servicer, stage)
-    # Whoever asks for this name asks whether the process answers at all: a liveness probe.
-    await servicer.set(health.SERVICE_NAME, _SERVING)
-    async with _health_alone(servicer, settings):
-        await server.start()
+    await told.update()
+    async with _health_alone(told, settings):
         try:
-            async with in_background(_watch_health(servicer, stage)):
+            async with told.kept():
+                await server.start()
                 yield RunningServer(port)
         finally:
-            await servicer.enter_graceful_shutdown()
             await asyncio.sleep(settings.drain_seconds)
             stage.end_streams()
             await server.stop(settings.shutdown_grace_seconds)
 
 
 @asynccontextmanager
-async def _health_alone(servicer: health.aio.HealthServicer, settings: StageSettings) -> AsyncIterator[None]:
-    """Answers health on a port of its own, without TLS, where one is set."""
+async def _health_alone(told: health.Health, settings: StageSettings) -> AsyncIterator[None]:
+    """Answer health on a port of its own, without TLS, if one is set."""
     if settings.health_port == 0:
         yield
         return
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    told.register(server)
     _bound(server, "HEALTH_PORT", f"{settings.grpc_host}:{settings.health_port}", None)
     await server.start()
     try:
@@ -157,37 +148,15 @@ async def _health_alone(servicer: health.aio.HealthServicer, settings: StageSett
 
 
 def _bound(server: grpc.aio.Server, variable: str, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """The port that the server is bound to now."""
+    """Bind a server and return its port."""
     try:
         return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
-        files = " See that the GRPC_TLS_ files are PEM, and belong together." if credentials else ""
+        files = " Check that the GRPC_TLS_ files are PEM and belong together." if credentials else ""
         raise StartupError(
             f"{variable}: cannot listen on {address}",
             remedy=f"Choose a free {variable}, or stop what holds it.{files}",
         ) from error
-
-
-async def _watch_health(servicer: health.aio.HealthServicer, stage: Stage) -> None:
-    last: str | None = stage.problem()
-    while True:
-        await asyncio.sleep(_HEALTH_POLL_SECONDS)
-        problem = await _tell_health(servicer, stage)
-        if problem != last:
-            _log.warning("health changed", serving=problem is None, problem=problem)
-            last = problem
-
-
-async def _tell_health(servicer: health.aio.HealthServicer, stage: Stage) -> str | None:
-    problem = stage.problem()
-    state = _SERVING if problem is None else _NOT_SERVING
-    for name in ("", *_names(stage)):
-        await servicer.set(name, state)
-    return problem
-
-
-def _names(stage: Stage) -> list[str]:
-    return [service.full_name for service in (stage.service, *stage.further_services)]
 
 
 def _options(settings: StageSettings) -> list[tuple[str, int]]:
@@ -195,12 +164,12 @@ def _options(settings: StageSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        # Without this, a second process could bind the same port, and calls would go to either.
+        # Otherwise a second process could bind the same port, and each would get some of the calls.
         ("grpc.so_reuseport", 0),
-        # Clients ping every 20 s (services.chassis.client); a stricter server would hang up on them.
+        # Clients ping every 20 s (services.chassis.client); a stricter server would close their connections.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Clients resolve names anew when a connection ends, and so find replicas that were added. gRPC adds jitter.
+        # Clients resolve names again when a connection ends, and so find new replicas. gRPC adds jitter.
         ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
         ("grpc.max_connection_age_grace_ms", round(settings.shutdown_grace_seconds * 1000)),
     ]

@@ -1,7 +1,7 @@
-"""Typed settings: the environment is read once, at start, and refused whole if any of it is wrong.
+"""Typed settings, read once from the environment at start.
 
-A field `rerank_top_k` is the variable `RERANK_TOP_K`. Every field has a description: the README's table is made
-from them (`make docs`).
+The field `rerank_top_k` is the variable `RERANK_TOP_K`. Every field has a description, from which `make docs` makes
+the table of all variables.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from services.chassis.errors import StartupError
 from services.chassis.shedding import LimitBounds
 
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
-"""A folder, or None; an empty variable is as good as an unset one."""
+"""A folder, or None; an empty variable counts as unset."""
 OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
-"""A file, or None; an empty variable is as good as an unset one."""
+"""A file, or None; an empty variable counts as unset."""
 
 
 class StageSettings(BaseSettings):
-    """What every stage can be told."""
+    """Settings of every stage."""
 
     model_config = SettingsConfigDict(frozen=True, case_sensitive=False, extra="ignore")
 
@@ -96,7 +96,7 @@ class StageSettings(BaseSettings):
 
 
 class SheddingSettings(StageSettings):
-    """What a stage can be told that refuses calls when too many are under way."""
+    """Settings of a stage that limits the calls under way."""
 
     concurrency_initial: int = Field(32, ge=1, le=100_000, description="Calls that may be under way at once, at first.")
     concurrency_lowest: int = Field(8, ge=1, le=100_000, description="The least that the limit shrinks to.")
@@ -106,7 +106,7 @@ class SheddingSettings(StageSettings):
     )
 
     def limit_bounds(self) -> LimitBounds:
-        """Between what the limit moves."""
+        """Start value and bounds of the limit."""
         return LimitBounds(
             self.concurrency_initial, self.concurrency_lowest, self.concurrency_highest, self.concurrency_bulk_share
         )
@@ -116,7 +116,7 @@ SettingsT = TypeVar("SettingsT", bound=StageSettings)
 
 
 def load_settings(settings_type: type[SettingsT]) -> SettingsT:
-    """Reads the environment, or raises StartupError naming every variable that is wrong and why."""
+    """Read the environment. Raise StartupError with every variable that is wrong, and its problem."""
     try:
         return settings_type()
     except ValidationError as error:

@@ -1,10 +1,10 @@
-"""A limit on calls under way that finds itself: more while they stay quick, fewer as they start to queue.
+"""An adaptive limit on calls under way: it grows while calls stay quick and shrinks when they start to queue.
 
-The limit follows the gradient between how long calls take in the long run and how long they take now (Gradient2 of
-Netflix's concurrency-limits). What is over the limit is refused at once, which costs microseconds, instead of being
-accepted and answered late. Bulk calls may only use a part of it, so interactive ones are refused last.
+The limit follows the gradient between the latency of the long run and that of now (Gradient2 of Netflix's
+concurrency-limits). A call over the limit is refused at once, which costs microseconds, instead of being accepted and
+answered late. Bulk calls may use only a part of the limit, so interactive ones are refused last.
 
-The model stages need none of this: their scheduler knows what waits, in tokens, and refuses by that.
+The model stages do without it: their scheduler refuses by the tokens that wait.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from prometheus_client import Gauge
+
 from services.chassis.errors import ResourceExhausted
+
+concurrency_limit = Gauge("sluice_concurrency_limit", "Calls that may be under way at once, just now.")
 
 
 @dataclass(frozen=True, slots=True)
 class LimitBounds:
-    """Between what the limit moves."""
+    """Start value and bounds of the limit."""
 
     initial: int = 32
     lowest: int = 8
@@ -29,14 +33,14 @@ class LimitBounds:
     """The part of the limit that bulk calls may use."""
 
 
-# Calls may take so much longer now than in the long run before the limit shrinks: noise, and a mix of dear and cheap.
+# The limit shrinks when calls take this many times as long as in the long run; less is noise, or a mix of calls.
 _TOLERANCE = 2.0
 # Weight of the newest call in the short and in the long run, and of a new limit against the one before.
 _SHORT, _LONG, _SMOOTHING = 0.1, 0.002, 0.2
 
 
 class ConcurrencyLimit:
-    """The limit of one server. Not thread safe: for one event loop."""
+    """The limit of one server; for one event loop. `on_change` is called with each new limit."""
 
     def __init__(
         self, bounds: LimitBounds, on_change: Callable[[float], None], clock: Callable[[], float] = time.monotonic
@@ -57,12 +61,12 @@ class ConcurrencyLimit:
 
     @property
     def occupied(self) -> float:
-        """The part of the limit that is under way, 0 to 1."""
+        """Calls under way as a share of the limit, 0 to 1."""
         return self._under_way / self.limit
 
     @contextmanager
     def admitted(self, *, bulk: bool) -> Iterator[None]:
-        """Holds a place for one call, or raises ResourceExhausted at once."""
+        """Hold a place for one call, or raise ResourceExhausted."""
         full = self._under_way >= self.limit
         if full or (bulk and self._bulk_under_way >= max(1, int(self._limit * self._bounds.bulk_share))):
             raise ResourceExhausted(
@@ -81,7 +85,7 @@ class ConcurrencyLimit:
         finally:
             self._under_way -= 1
             self._bulk_under_way -= bulk
-            # A refusal or a failure is quick for other reasons, and bulk calls take as long as what is in them.
+            # A failure is quick for other reasons, and the time of a bulk call depends on its size.
             if answered and not bulk:
                 self._learn(self._clock() - started, busiest)
 
@@ -90,10 +94,10 @@ class ConcurrencyLimit:
             self._short = self._long = seconds
         self._short += _SHORT * (seconds - self._short)
         self._long += _LONG * (seconds - self._long)
-        # After a spell of slow calls the long run is too long for what is normal now.
+        # After a period of slow calls the long run is longer than what is normal now.
         if self._long > 2 * self._short:
             self._long *= 0.95
-        # A limit that is hardly used tells nothing about whether it is too low.
+        # A limit that is hardly used may be high enough.
         if under_way * 2 < self._limit and self._short <= _TOLERANCE * self._long:
             return
         gradient = max(0.5, min(1.0, _TOLERANCE * self._long / self._short)) if self._short else 1.0

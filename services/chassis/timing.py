@@ -1,9 +1,13 @@
-"""Deadlines as moments on the monotonic clock, and durations as protobuf wants them."""
+"""Deadlines on the monotonic clock, durations in protobuf, and tasks that live as long as a block."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,18 +17,18 @@ from services.chassis.errors import DeadlineExceeded
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
-    """The moment at which the caller's time is over; so many seconds from now where the caller set no deadline."""
+    """The monotonic deadline of a call; `default_seconds` from now if the caller set none."""
     given = context.time_remaining()
-    return time.monotonic() + (default_seconds if given is None else given)
+    return deadline_in(default_seconds if given is None else given)
 
 
 def deadline_in(seconds: float) -> float:
-    """The moment so many seconds from now."""
+    """The monotonic deadline that is `seconds` from now."""
     return time.monotonic() + seconds
 
 
 def remaining(deadline: float) -> float:
-    """Seconds left until a deadline; raises DeadlineExceeded when there are none."""
+    """Seconds until a deadline. Raise DeadlineExceeded if it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise DeadlineExceeded("the deadline passed before the work was done")
@@ -32,7 +36,22 @@ def remaining(deadline: float) -> float:
 
 
 def duration(seconds: float) -> Duration:
-    """A duration in seconds, to the nanosecond."""
+    """A protobuf duration, exact to the nanosecond."""
     message = Duration()
     message.FromNanoseconds(round(seconds * 1e9))
     return message
+
+
+@asynccontextmanager
+async def in_background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines while the block runs, and cancel them at its end. Raise what one of them has failed with."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()

@@ -1,7 +1,7 @@
-"""Mutual TLS between stages: who calls and who answers both show a certificate of the same authority.
+"""Mutual TLS between stages: caller and server both show a certificate of the same authority.
 
 Certificates are short-lived, and gRPC reads them once. So a process whose certificate has been renewed ends, as on
-SIGTERM, and is started afresh with the new one: one way for what it serves and for what it calls.
+SIGTERM, and is started again with the new one. This covers its server and all of its channels.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from services.chassis.settings import StageSettings
 
 _LOOK_SECONDS = 30.0
 _SPREAD_SECONDS = 1800.0
-"""Over so long the replicas of a stage, whose certificates are renewed together, end one by one."""
+"""The replicas of a stage, whose certificates are renewed together, restart spread over this time."""
 
 
 def server_credentials(settings: StageSettings) -> grpc.ServerCredentials | None:
-    """What a server shows and asks of its callers; None where TLS is off. StartupError where a file cannot be read."""
+    """Credentials of a server, or None if TLS is off. Raise StartupError if a file cannot be read."""
     read = _read(settings)
     if read is None:
         return None
@@ -30,7 +30,7 @@ def server_credentials(settings: StageSettings) -> grpc.ServerCredentials | None
 
 
 def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | None:
-    """What a caller shows and asks of servers; None where TLS is off. StartupError where a file cannot be read."""
+    """Credentials of a channel, or None if TLS is off. Raise StartupError if a file cannot be read."""
     read = _read(settings)
     if read is None:
         return None
@@ -41,7 +41,7 @@ def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | No
 async def renewed(
     settings: StageSettings, *, look_seconds: float = _LOOK_SECONDS, spread_seconds: float = _SPREAD_SECONDS
 ) -> None:
-    """Returns some time after the certificate was replaced; never where TLS is off."""
+    """Wait until the certificate has been replaced, and a random time longer; without end if TLS is off."""
     file = settings.grpc_tls_certificate
     if file is None:
         await asyncio.Event().wait()
@@ -53,7 +53,7 @@ async def renewed(
 
 
 def _read(settings: StageSettings) -> tuple[bytes, bytes, bytes] | None:
-    """Key, certificate, authority."""
+    """Key, certificate and authority, or None if TLS is off."""
     if not (settings.grpc_tls_key and settings.grpc_tls_certificate and settings.grpc_tls_authority):
         return None
     try:
@@ -70,7 +70,7 @@ def _read(settings: StageSettings) -> tuple[bytes, bytes, bytes] | None:
 
 
 def _content(file: Path) -> bytes:
-    """The file as it is now; nothing in the moment in which it is exchanged."""
+    """Content of a file; empty in the moment in which it is replaced."""
     try:
         return file.read_bytes()
     except OSError:

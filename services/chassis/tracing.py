@@ -1,8 +1,8 @@
-"""Traces: W3C context through every hop, spans to an OTLP collector when an endpoint is set.
+"""Traces: W3C context through every hop, and spans to an OTLP collector when an endpoint is set.
 
 The ready-made grpc.aio interceptors break cancellation and record errors twice, so the server's interceptor and the
-client open their spans themselves (docs/adr/0003-own-tracing-hooks.md). What is not sampled costs a header, and no
-span object (docs/adr/0018-what-telemetry-costs.md).
+client open their spans themselves (docs/adr/0003-own-tracing-hooks.md). A call that is not sampled costs a header and
+no span object (docs/adr/0018-what-telemetry-costs.md).
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
 from services.chassis.settings import StageSettings
-from services.inference.scheduling import BatchReport
 
 Fate = Literal["exported", "lost"]
-"""What becomes of a span that ended: the collector took it, or it did not, or there was no room to keep it."""
+"""A span was taken by the collector, or it was refused or found no room."""
 Count = Callable[[Fate, int], None]
 
-# A collector that is slow or down is waited for with so many spans, about 4 MB, and so long. Seconds.
 QUEUED_SPANS = 2048
+"""Spans that wait for a collector that is slow or down, about 4 MB."""
 EXPORT_SECONDS = 2
-# Encoding holds the interpreter's lock: in small pieces, the event loop hardly waits for it (about 2 ms).
 SPANS_AN_EXPORT = 32
+"""Encoding holds the interpreter's lock; for this many spans the event loop waits about 2 ms."""
 
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
@@ -49,12 +48,11 @@ _log = logs.get_logger("tracing")
 
 
 class _Recorder:
-    """Where the spans of this process go."""
+    """The tracers of this process."""
 
-    def __init__(self, provider: TracerProvider, batches: TracerProvider) -> None:
-        self.tracer = provider.get_tracer("sluice")
-        # A batch is recorded if a call in it is, whatever chance would say of the batch itself.
-        self.batch_tracer = batches.get_tracer("sluice")
+    def __init__(self, sampled: TracerProvider, always: TracerProvider) -> None:
+        self.sampled = sampled.get_tracer("sluice")
+        self.always = always.get_tracer("sluice")
 
 
 _recorder: _Recorder | None = None
@@ -62,14 +60,14 @@ _recorder: _Recorder | None = None
 
 @contextmanager
 def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[None]:
-    """Exports spans while the stage lives. The queue is bounded: a collector that is down costs nothing but spans."""
+    """Export spans while the block runs. The queue is bounded: a collector that is down costs nothing but spans."""
     if not settings.otel_exporter_otlp_endpoint:
         yield
         return
-    # It repeats itself; `_Export` says it once.
+    # It logs every failed export; `_Export` logs the first.
     logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
     otlp = OTLPSpanExporter(endpoint=settings.otel_exporter_otlp_endpoint, insecure=True, timeout=EXPORT_SECONDS)
-    processor = _Bounded(otlp, count)
+    processor = BoundedProcessor(otlp, count)
     with recording(stage, processor, sampler_of(settings)):
         try:
             yield
@@ -79,7 +77,7 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
 
 @contextmanager
 def recording(stage: str, processor: SpanProcessor, sampler: sampling.Sampler) -> Iterator[None]:
-    """Records the spans of this process, and hands them to a processor as they end."""
+    """Record the spans of this process, and hand each to a processor when it ends."""
     global _recorder  # noqa: PLW0603  a process has one, as it has one registry of metrics
     resource = Resource.create({"service.name": f"sluice-{stage}"})
     providers = [
@@ -96,7 +94,7 @@ def recording(stage: str, processor: SpanProcessor, sampler: sampling.Sampler) -
 
 
 def sampler_of(settings: StageSettings) -> sampling.Sampler:
-    """The sampler that the settings name, by OpenTelemetry's own names."""
+    """The sampler that the settings name."""
     share = sampling.TraceIdRatioBased(settings.otel_traces_sampler_arg)
     samplers: dict[str, sampling.Sampler] = {
         "always_on": sampling.ALWAYS_ON,
@@ -110,7 +108,7 @@ def sampler_of(settings: StageSettings) -> sampling.Sampler:
 
 
 class _Current:
-    """Makes a span the current one while a block runs, and ends it after, however the block ends."""
+    """Makes a span the current one while a block runs, and ends it afterwards."""
 
     __slots__ = ("_span", "_token")
     _token: Token[Context]
@@ -130,7 +128,7 @@ class _Current:
 
 
 class _Nothing:
-    """No span at all: nothing exports one, and nobody asked for one."""
+    """Stands for a span that is not recorded."""
 
     def __enter__(self) -> Span:
         return trace.INVALID_SPAN
@@ -145,7 +143,7 @@ _NOTHING = _Nothing()
 
 
 def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str) -> _Current | _Nothing:
-    """The span of a call that came in, below the caller's span if its metadata names one."""
+    """The span of an incoming call, below the caller's span if the metadata names one."""
     carrier = {key: value for key, value in metadata if key in _HEADERS and isinstance(value, str)}
     if not carrier and _recorder is None:
         return _NOTHING
@@ -153,53 +151,53 @@ def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]], reques
     if _recorder is None:
         return _Current(trace.get_current_span(parent))
     attributes = {"rpc.system.name": "grpc", "rpc.method": method, "sluice.request_id": request_id}
-    return _Current(_recorder.tracer.start_span(method, parent, SpanKind.SERVER, attributes))
+    return _Current(_recorder.sampled.start_span(method, parent, SpanKind.SERVER, attributes))
 
 
 def client_span(method: str) -> _Current | _Nothing:
-    """The span of a call that goes out, below the current one; none where that is not recorded."""
+    """The span of an outgoing call, below the current span; none if that is not recorded."""
     if _recorder is None or not trace.get_current_span().is_recording():
         return _NOTHING
     attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-    return _Current(_recorder.tracer.start_span(method, None, SpanKind.CLIENT, attributes))
+    return _Current(_recorder.sampled.start_span(method, None, SpanKind.CLIENT, attributes))
 
 
 def qdrant_span(operation: str) -> _Current | _Nothing:
-    """The span of a call to Qdrant, below the current one; none where that is not recorded."""
+    """The span of a call to Qdrant, below the current span; none if that is not recorded."""
     if _recorder is None or not trace.get_current_span().is_recording():
         return _NOTHING
     attributes = {"db.system.name": "qdrant", "db.operation.name": operation}
-    return _Current(_recorder.tracer.start_span(f"qdrant {operation}", None, SpanKind.CLIENT, attributes))
+    return _Current(_recorder.sampled.start_span(f"qdrant {operation}", None, SpanKind.CLIENT, attributes))
 
 
 def untraced() -> _Current:
-    """While the block runs, calls go out that are in no trace: what a stage asks by itself, every few seconds."""
+    """Keep outgoing calls out of all traces while the block runs; for polling."""
     unsampled = TraceFlags(TraceFlags.DEFAULT)
     nowhere = SpanContext(_IDS.generate_trace_id(), _IDS.generate_span_id(), is_remote=False, trace_flags=unsampled)
     return _Current(NonRecordingSpan(nowhere))
 
 
 def headers() -> dict[str, str]:
-    """What carries the current span to where a call goes; empty where there is none."""
+    """Headers that carry the current span to the called server; empty if there is none."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier)
     return carrier
 
 
 def recorded() -> Span | None:
-    """The current span, if it is recorded."""
+    """The current span, or None if it is not recorded."""
     span = trace.get_current_span()
     return span if span.is_recording() else None
 
 
 def exemplar() -> dict[str, str] | None:
-    """What ties a measurement to the current trace, if that is recorded."""
+    """The exemplar that ties a measurement to the current trace, or None if that is not recorded."""
     span = recorded()
     return {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)} if span else None
 
 
 def end_with_code(span: Span, code: str, attribute: str = "rpc.response.status_code") -> None:
-    """Notes the outcome of a call on its span, once."""
+    """Set the outcome of a call on its span."""
     if not span.is_recording():
         return
     span.set_attribute(attribute, code)
@@ -207,53 +205,44 @@ def end_with_code(span: Span, code: str, attribute: str = "rpc.response.status_c
         span.set_status(Status(StatusCode.ERROR, code))
 
 
-def batch_span(report: BatchReport) -> None:
-    """Records a pass through a model that ended just now: a trace of its own, linked with the calls in it, both ways.
+def linked_span(
+    name: str, calls: Sequence[Span], attributes: Mapping[str, AttributeValue], *, seconds: float, problem: str = ""
+) -> None:
+    """Record work that several calls shared and that has just ended, as a trace of its own.
 
-    The origins of the report are their spans.
+    It is linked with the spans of the calls, in both directions. `seconds` is its length; `problem` marks a failure.
     """
-    calls = [origin for origin in report.origins if isinstance(origin, Span)]
     if _recorder is None or not calls:
         return
-    attributes: Mapping[str, AttributeValue] = {
-        "sluice.lane": report.lane.value,
-        "sluice.rows": report.rows,
-        "sluice.rows.failed": report.failed_rows,
-        "sluice.tokens": report.tokens,
-        "sluice.tokens.padded": report.padded_tokens,
-        "sluice.waited_seconds": report.waited_seconds,
-    }
     ended = time.time_ns()
-    batch = _recorder.batch_tracer.start_span(
-        "batch",
-        Context(),
-        attributes=attributes,
-        links=[Link(call.get_span_context()) for call in calls],
-        start_time=ended - int(report.compute_seconds * 1e9),
+    links = [Link(call.get_span_context()) for call in calls]
+    # Recorded if one of the calls is: the sampler is not asked once more.
+    span = _recorder.always.start_span(
+        name, Context(), attributes=attributes, links=links, start_time=ended - int(seconds * 1e9)
     )
     for call in calls:
-        if call.is_recording():  # else its caller has left meanwhile
-            call.add_link(batch.get_span_context())
-    if report.failed_rows:
-        batch.set_status(Status(StatusCode.ERROR, f"{report.failed_rows} rows failed"))
-    batch.end(ended)
+        if call.is_recording():  # false if its caller has left
+            call.add_link(span.get_span_context())
+    if problem:
+        span.set_status(Status(StatusCode.ERROR, problem))
+    span.end(ended)
 
 
-class _Bounded(SpanProcessor):
-    """OpenTelemetry's batching processor, with an exact count of what became of the spans."""
+class BoundedProcessor(SpanProcessor):
+    """OpenTelemetry's batching processor with an exact count of exported and lost spans."""
 
     def __init__(self, exporter: SpanExporter, count: Count) -> None:
         self._count = count
         self._lock = threading.Lock()
         self._waiting = 0
         self._export = _Export(exporter, self._exported)
-        # Twice the room, so that it never drops any itself, uncounted.
+        # Twice the room, so that the processor itself drops none, which would not be counted.
         self._batches = BatchSpanProcessor(
             self._export, max_queue_size=2 * QUEUED_SPANS, max_export_batch_size=SPANS_AN_EXPORT
         )
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queues a span, if there is room."""
+        """Queue a span if there is room."""
         with self._lock:
             full = self._waiting >= QUEUED_SPANS
             self._waiting += not full
@@ -263,7 +252,7 @@ class _Bounded(SpanProcessor):
             self._batches.on_end(span)
 
     def shutdown(self) -> None:
-        """Exports what is left, unless the collector fails once more."""
+        """Export the remaining spans, until the collector fails."""
         self._export.closing = True
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
@@ -274,17 +263,17 @@ class _Bounded(SpanProcessor):
 
 
 class _Export(SpanExporter):
-    """Says once that the collector takes nothing, and once that it does again."""
+    """Exports spans, and logs when the collector becomes unreachable and reachable."""
 
     def __init__(self, exporter: SpanExporter, count: Count) -> None:
         self._exporter = exporter
         self._count = count
         self._reachable = True
         self.closing = False
-        """Whether the process ends: a collector that has failed is then waited for no more."""
+        """True while the process ends: a collector that has failed is then not tried again."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Exports, in the processor's thread."""
+        """Export spans, in the processor's thread."""
         result = SpanExportResult.FAILURE
         try:
             if self._reachable or not self.closing:
@@ -298,5 +287,5 @@ class _Export(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         self._exporter.shutdown()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from services.chassis.background import in_background
 from services.chassis.server import Stage, run
-from services.chassis.shedding import ConcurrencyLimit
-from services.chassis.shedding_metrics import concurrency_limit
+from services.chassis.shedding import ConcurrencyLimit, concurrency_limit
+from services.chassis.timing import in_background
 from services.gateway import metrics
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.indexing import Indexing

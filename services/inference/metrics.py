@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis import tracing
@@ -70,7 +71,7 @@ class SchedulerTelemetry(SchedulerObserver):
         counted.tokens.inc(report.tokens)
         counted.padding.inc(report.padded_tokens - report.tokens)
         if report.origins:
-            tracing.batch_span(report)
+            _trace(report)
 
     def reused(self, requested: int, cached: int, shared: int) -> None:
         """Results that were asked for, that came from the cache, and from the same work in flight."""
@@ -87,6 +88,23 @@ class SchedulerTelemetry(SchedulerObserver):
     def refused(self, lane: Lane, reason: RefusalReason) -> None:
         """A whole call was turned away."""
         refused_calls.labels(lane.value, reason).inc()
+
+
+def _trace(report: BatchReport) -> None:
+    tracing.linked_span(
+        "batch",
+        [origin for origin in report.origins if isinstance(origin, Span)],
+        {
+            "sluice.lane": report.lane.value,
+            "sluice.rows": report.rows,
+            "sluice.rows.failed": report.failed_rows,
+            "sluice.tokens": report.tokens,
+            "sluice.tokens.padded": report.padded_tokens,
+            "sluice.waited_seconds": report.waited_seconds,
+        },
+        seconds=report.compute_seconds,
+        problem=f"{report.failed_rows} rows failed" if report.failed_rows else "",
+    )
 
 
 def _lane_metrics(lane: str) -> _LaneMetrics:

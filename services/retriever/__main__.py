@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.chassis import logs
-from services.chassis.background import in_background
 from services.chassis.errors import SluiceError
 from services.chassis.server import Stage, run
-from services.chassis.shedding import ConcurrencyLimit
-from services.chassis.shedding_metrics import concurrency_limit
+from services.chassis.shedding import ConcurrencyLimit, concurrency_limit
+from services.chassis.timing import in_background
 from services.retriever.backends import open_qdrant
 from services.retriever.index import Index
 from services.retriever.lexical import Bm25

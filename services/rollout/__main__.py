@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import grpc
 
 from services.chassis import logs
-from services.chassis.background import in_background
 from services.chassis.errors import StartupError
 from services.chassis.server import Stage, run
+from services.chassis.timing import in_background
 from services.rollout.backends import open_database
 from services.rollout.control import Control
 from services.rollout.decisions import Patience

@@ -226,7 +226,7 @@ class Broken(SpanExporter):
 def test_a_collector_that_is_down_gets_every_span_counted_as_lost_and_is_not_waited_for() -> None:
     fates: list[tuple[str, int]] = []
     broken = Broken()
-    processor = tracing._Bounded(broken, lambda fate, count: fates.append((fate, count)))
+    processor = tracing.BoundedProcessor(broken, lambda fate, count: fates.append((fate, count)))
     with tracing.recording("test", processor, sampling.DEFAULT_ON):
         for number in range(3 * tracing.SPANS_AN_EXPORT):
             with tracing.server_span("test/Call", (), str(number)):

@@ -19,10 +19,9 @@ from typing import Any
 import grpc
 
 from services.chassis import logs
-from services.chassis.background import in_background
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError, kind_of
-from services.chassis.timing import deadline_in
+from services.chassis.timing import deadline_in, in_background
 from services.gateway import metrics
 from services.gateway.rollout.evidence import ArmTotals, lost_with
 from services.gateway.rollout.exposure import Exposure

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.chassis.background import in_background
+from services.chassis.timing import in_background
 
 
 async def test_works_go_on_meanwhile_and_end_with_it() -> None:
