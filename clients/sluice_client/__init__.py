@@ -1,39 +1,36 @@
-"""Sluice for Python: ask questions, store documents, see what is on.
+"""Sluice for Python: ask questions, store documents, follow rollouts.
 
-    import asyncio
-    from sluice_client import Document, Features, Filter, SluiceClient, field
+    from sluice_client import Client, Document, Features, Filter, field
 
-    async def main() -> None:
-        async with SluiceClient("127.0.0.1:50051") as client:
-            await client.index(
-                [
-                    Document("argparse", "argparse", "Parses command line options.", {"year": 2011, "kind": "module"}),
-                    Document("difflib", "difflib", "Compares sequences, and files line by line.", {"year": 2001}),
-                ],
-                collection="example",
-            )
-            answer = await client.search(
-                "how do I read the options of a command?",
-                collection="example",
-                filter=Filter(must=[field("year") >= 2005, field("kind") == "module"]),
-                features=Features(rerank=True),
-            )
-            for result in answer.results:
-                print(result.rank, result.title, round(result.score, 3))
-            for stage in answer.stages:
-                print(stage.stage, stage.outcome, stage.reason)
+    with Client("127.0.0.1:50051") as client:
+        client.index(
+            [
+                Document("argparse", "argparse", "Parses command line options.", {"year": 2011, "kind": "module"}),
+                Document("difflib", "difflib", "Compares sequences, and files line by line.", {"year": 2001}),
+            ],
+            collection="example",
+        )
+        answer = client.search(
+            "how do I read the options of a command?",
+            collection="example",
+            filter=Filter(must=[field("year") >= 2005, field("kind") == "module"]),
+            features=Features(rerank=True),
+        )
+        for result in answer.results:
+            print(result.rank, result.passage.title, round(result.score, 3))
+        for stage in answer.stages:
+            print(stage.stage, stage.outcome, stage.reason)
 
-    asyncio.run(main())
-
-Every call has a deadline. Whatever fails, fails as a `SluiceError`.
+`AsyncClient` has the same methods for asyncio. Every call has a deadline, and fails with a `SluiceError`.
 """
 
+from sluice.type.v1.features_pb2 import Features
 from sluice_client.answers import (
     Answer,
     Arm,
-    Chunk,
+    ArmReason,
+    Comparison,
     FeatureArm,
-    Features,
     Outcome,
     Policies,
     Policy,
@@ -41,56 +38,105 @@ from sluice_client.answers import (
     Scores,
     Stage,
     StageReport,
-    Strategy,
 )
-from sluice_client.client import SluiceClient
-from sluice_client.comparisons import Comparison
-from sluice_client.configuration import CollectionConfig, Config, StageConfig
-from sluice_client.documents import Chunking, Document, Indexed, MetadataValue
-from sluice_client.errors import Blame, NotStored, SluiceError
-from sluice_client.filters import Condition, Filter, field
-from sluice_client.rollout_client import RolloutClient
+from sluice_client.client import (
+    AsyncClient,
+    SearchOptions,
+)
+from sluice_client.documents import (
+    Chunk,
+    Chunking,
+    Document,
+    FoundDocuments,
+    Indexed,
+    Passage,
+    StoredDocument,
+)
+from sluice_client.errors import Blame, SluiceError
+from sluice_client.filters import (
+    Condition,
+    Filter,
+    field,
+)
+from sluice_client.flags import (
+    FLAGS,
+    Flag,
+    FlagValue,
+    features,
+    flag_values,
+)
+from sluice_client.indexing import (
+    NotStored,
+)
+from sluice_client.messages import (
+    MetadataValue,
+)
+from sluice_client.rollout_client import (
+    AsyncRolloutClient,
+)
 from sluice_client.rollouts import (
     EVERYBODY_PPM,
     ArmTotals,
+    BadEventCount,
     Criteria,
     EvidencePoint,
     Feature,
     FeatureList,
     FeatureState,
     FeatureStatus,
+    Gateway,
     Guardrail,
     GuardrailEvidence,
+    HistoryAction,
     HistoryEntry,
     LatencyBucket,
     LimitEvidence,
     Plan,
     PlanStep,
-    Replica,
+    QuarantinedFeature,
     RolloutReport,
     StepReport,
 )
-from sluice_client.tls import Tls
+from sluice_client.status import (
+    Config,
+    StageConfig,
+)
+from sluice_client.sync import (
+    Client,
+    RolloutClient,
+)
+from sluice_client.tls import (
+    Tls,
+)
 from sluice_client.versions import (
     CollectionVersion,
+    FieldType,
+    ListedVersion,
+    ModelInfo,
     ReindexPhase,
     ReindexProgress,
     Snapshot,
     Switched,
     Verified,
     VersionCheck,
+    VersionCheckKind,
     VersionState,
 )
 
 __all__ = [
     "EVERYBODY_PPM",
+    "FLAGS",
     "Answer",
     "Arm",
+    "ArmReason",
     "ArmTotals",
+    "AsyncClient",
+    "AsyncRolloutClient",
+    "BadEventCount",
     "Blame",
     "Chunk",
     "Chunking",
-    "CollectionConfig",
+    "Client",
     "CollectionVersion",
     "Comparison",
     "Condition",
@@ -104,39 +150,51 @@ __all__ = [
     "FeatureState",
     "FeatureStatus",
     "Features",
+    "FieldType",
     "Filter",
+    "Flag",
+    "FlagValue",
+    "FoundDocuments",
+    "Gateway",
     "Guardrail",
     "GuardrailEvidence",
+    "HistoryAction",
     "HistoryEntry",
     "Indexed",
     "LatencyBucket",
     "LimitEvidence",
+    "ListedVersion",
     "MetadataValue",
+    "ModelInfo",
     "NotStored",
     "Outcome",
+    "Passage",
     "Plan",
     "PlanStep",
     "Policies",
     "Policy",
+    "QuarantinedFeature",
     "ReindexPhase",
     "ReindexProgress",
-    "Replica",
     "Result",
     "RolloutClient",
     "RolloutReport",
     "Scores",
-    "SluiceClient",
+    "SearchOptions",
     "SluiceError",
     "Snapshot",
     "Stage",
     "StageConfig",
     "StageReport",
     "StepReport",
-    "Strategy",
+    "StoredDocument",
     "Switched",
     "Tls",
     "Verified",
     "VersionCheck",
+    "VersionCheckKind",
     "VersionState",
+    "features",
     "field",
+    "flag_values",
 ]

@@ -1,147 +1,52 @@
-"""What can be asked for in a search, and what comes back."""
+"""Options of a search, and its answer."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
 
-from sluice_client.documents import MetadataValue
+from sluice.gateway.v1 import search_pb2 as pb
+from sluice.type.v1.features_pb2 import Features
+from sluice_client.documents import Passage
+from sluice_client.messages import Received, Sent
 
 
 class Stage(enum.StrEnum):
-    """A step of the pipeline, in their order."""
+    """A step of a search, in their order."""
 
     EXPAND = "expand"
     EMBED = "embed"
     RETRIEVE = "retrieve"
     RERANK = "rerank"
     UNKNOWN = "unknown"
-    """One that a newer gateway has and this client does not know."""
+    """Sent by a newer gateway."""
 
 
 class Outcome(enum.StrEnum):
-    """What a stage did for a request."""
+    """Result of a stage for a request."""
 
     RAN = "ran"
-    """All that was asked."""
+    """It did all that was asked."""
     SKIPPED = "skipped"
     """It was not asked, or there was nothing to do."""
     DEGRADED = "degraded"
-    """A part, or in another way than asked."""
+    """It did a part, or in another way than asked."""
     FAILED = "failed"
     """It failed, and the answer was made without it."""
     UNKNOWN = "unknown"
-    """One that a newer gateway has and this client does not know."""
-
-
-class Strategy(enum.StrEnum):
-    """How variants of a query are made."""
-
-    SYNONYMS = "synonyms"
-    """Words are replaced by synonyms from WordNet."""
-    MULTI_QUERY = "multi_query"
-    """The query is rephrased by templates."""
+    """Sent by a newer gateway."""
 
 
 class Policy(enum.StrEnum):
-    """What happens when a stage fails."""
+    """Consequence of a stage's failure."""
 
     REQUIRED = "required"
     """The search fails with the stage's own code and reason."""
     BEST_EFFORT = "best_effort"
     """The answer is made without the stage, and its report says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What to switch on or off. None leaves it to the gateway; in an `Answer` everything is decided."""
-
-    dense: bool | None = None
-    """Search by vectors."""
-    lexical: bool | None = None
-    """Search by words (BM25)."""
-    expansion: bool | None = None
-    """Search for variants of the query as well."""
-    expansion_strategy: Strategy | None = None
-    """How variants are made."""
-    max_variant_count: int | None = None
-    """Most variants, the query included, 1 to 16."""
-    rerank: bool | None = None
-    """Let a cross-encoder reorder the best candidates."""
-    rerank_candidate_count: int | None = None
-    """How many candidates the cross-encoder reads, 1 to 1000."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """What happens when a stage fails; None leaves it to the gateway. Retrieval is always required."""
-
-    expansion: Policy | None = None
-    embedding: Policy | None = None
-    rerank: Policy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What the stages thought of a result."""
-
-    retrieval: float
-    """Score of the first stage: the fusion of all searches."""
-    retrieval_rank: int
-    """Rank by the first stage alone, from 1."""
-    rerank: float | None
-    """The cross-encoder's logit; None where it did not read this result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Which part of a document a result is: the characters of its text from `start` up to `end`."""
-
-    number: int
-    """Its place among the document's chunks, from 1."""
-    count: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A document, or a chunk of one, that was found."""
-
-    id: str
-    """The document's; of chunks beyond the first, that with "#" and the chunk's number."""
-    title: str
-    text: str
-    metadata: Mapping[str, MetadataValue]
-    score: float
-    """Higher is better; comparable only within one answer."""
-    rank: int
-    """Rank in the whole answer, from 1, over all pages."""
-    scores: Scores
-    duplicate_count: int = 0
-    """Near-duplicates that it stands for, where the search collapsed them."""
-    document_id: str = ""
-    chunk: Chunk | None = None
-    """None where it is the whole document."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageReport:
-    """What one stage did for one request."""
-
-    stage: Stage
-    outcome: Outcome
-    reason: str
-    """Why, for machines: an UPPER_SNAKE_CASE word, empty when it simply ran."""
-    detail: str
-    """Why, for people."""
-    seconds: float
-    """From the gateway's call to the stage's answer."""
-    model: str
-    """The model that served, where the stage has one."""
-    item_count: int
-    """What came out: variants, vectors, candidates or scores."""
 
 
 class Arm(enum.StrEnum):
@@ -154,24 +59,107 @@ class Arm(enum.StrEnum):
     STANDARD = "standard"
     """It did not, and the request is not compared."""
     UNKNOWN = "unknown"
-    """One that a newer gateway has and this client does not know."""
+    """Sent by a newer server."""
+
+
+class ArmReason(enum.StrEnum):
+    """Reason for a request to be in neither arm of a feature."""
+
+    NO_USER = "no_user"
+    """The request names no user."""
+    NOT_SELECTED = "not_selected"
+    """The user is in neither arm."""
+    KILLED = "killed"
+    LEASE_ENDED = "lease_ended"
+    """The gateway lost the rollout service for longer than the lease."""
+    REQUEST_DECIDED = "request_decided"
+    """The request's own flags, or those of the page before, decide all that the feature sets."""
+    OTHER_FEATURE = "other_feature"
+    """A later feature, or the kill of another, decides all that the feature sets."""
+    UNKNOWN = "unknown"
+    """Sent by a newer gateway."""
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureArm:
-    """On which side of a feature's rollout a request was."""
+class Policies(Sent):
+    """Consequences of failures, by stage; None leaves one to the gateway. Retrieval is always required."""
+
+    PROTO: ClassVar = pb.StagePolicies
+
+    expansion: Policy | None = None
+    embedding: Policy | None = None
+    rerank: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores(Received):
+    """Scores of a result by stage."""
+
+    PROTO: ClassVar = pb.StageScores
+
+    retrieval: float
+    """Score of the first stage: the fusion of all searches."""
+    retrieval_rank: int
+    """Rank by the first stage alone, from 1."""
+    rerank: float | None
+    """The cross-encoder's logit; None where it did not read this result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Received):
+    """A passage that was found."""
+
+    PROTO: ClassVar = pb.Result
+
+    passage: Passage
+    score: float
+    """Higher is better; comparable only within one answer."""
+    rank: int
+    """Rank in the whole answer, from 1, over all pages."""
+    scores: Scores
+    duplicate_count: int = 0
+    """Near-duplicates that it stands for, where the search collapsed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport(Received):
+    """Report of one stage about one request."""
+
+    PROTO: ClassVar = pb.StageReport
+
+    stage: Stage
+    outcome: Outcome
+    reason: str
+    """For machines: an UPPER_SNAKE_CASE word, empty when it simply ran."""
+    detail: str
+    """The reason in words."""
+    duration: timedelta
+    """From the gateway's call to the stage's answer."""
+    model: str
+    """The model that served, where the stage has one."""
+    item_count: int
+    """Number of variants, vectors, candidates or scores that came out."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureArm(Received):
+    """Side of a feature's rollout that a request was on."""
+
+    PROTO: ClassVar = pb.FeatureArm
 
     feature: str
     arm: Arm
     ramp_id: str
     """Names the run of evidence that the request counts for."""
-    reason: str
-    """Why it is STANDARD, for machines: an UPPER_SNAKE_CASE word such as NO_USER or KILLED; empty otherwise."""
+    reason: ArmReason | None
+    """Reason for STANDARD; None for the other arms."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One page of results, best first, and what every stage did for it."""
+class Answer(Received):
+    """One page of results, best first, with a report of every stage."""
+
+    PROTO: ClassVar = pb.SearchResponse
 
     results: Sequence[Result]
     stages: Sequence[StageReport]
@@ -179,12 +167,32 @@ class Answer:
     next_page_token: str
     """Asks for the next page; empty when there is none."""
     features: Features
-    """What was on."""
+    """The flags that held, all of them set."""
     collection: str
     index_version: str
     request_id: str
     """Finds the request in logs and traces."""
     snapshot_version: int = 0
-    """Of the rollout's snapshot that decided; 0 where none did."""
+    """The rollout snapshot that decided; 0 where none did."""
     arms: Sequence[FeatureArm] = ()
-    """Of every feature that is rolled out."""
+    """One for every feature that is rolled out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Received):
+    """Two answers to one question, and how far they agree."""
+
+    PROTO: ClassVar = pb.CompareSearchResponse
+
+    standard: Answer
+    enhanced: Answer
+    standard_duration: timedelta
+    enhanced_duration: timedelta
+    """Measured second; vectors that both need may come from a cache."""
+    depth: int
+    overlap: float
+    """Share of results among the first `depth` that both have, 0 to 1."""
+    rank_biased_overlap: float
+    """Agreement that counts more at the top (Webber et al. 2010, extrapolated), 0 to 1."""
+    persistence: float
+    """Chance that a reader who saw one rank looks at the next; the overlap was computed with it."""

@@ -1,10 +1,11 @@
-"""How a server is talked to: one channel, a deadline for every call, one kind of error."""
+"""A channel to a server, with a deadline and a request id for every call."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -13,17 +14,61 @@ from sluice_client.errors import error_from
 from sluice_client.tls import Tls
 
 ReplyT = TypeVar("ReplyT", bound=Message)
+StubT = TypeVar("StubT")
 
 _REQUEST_ID = "x-request-id"
 
 
-def open_channel(address: str, service: str, tls: Tls | None = None) -> grpc.aio.Channel:
-    """A channel to the replicas behind an address. It belongs to the event loop that runs when it is made.
+class Caller:
+    """A caller of one server, for use as `async with`. Its channel belongs to the event loop that opens it."""
 
-    Raises OSError where one of the files of `tls` cannot be read.
-    """
+    def __init__(self, address: str, *, server: str, service: str, timeout: float, tls: Tls | None) -> None:
+        """`server` names the server in errors, `service` is the gRPC service of which the health is watched."""
+        self.address = address
+        self._server = f"{server} at {address}"
+        self._service = service
+        self._timeout = timeout
+        self._tls = tls
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
+
+    async def __aenter__(self) -> Self:
+        self._channel = _open(self.address, self._service, self._tls)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+        self._channel = None
+        self._stubs.clear()
+
+    def _stub(self, kind: Callable[[grpc.aio.Channel], StubT]) -> StubT:
+        if self._channel is None:
+            raise RuntimeError(f"the client is not open; use it as `async with {type(self).__name__}(...) as client:`")
+        if kind not in self._stubs:
+            self._stubs[kind] = kind(self._channel)
+        stub: StubT = self._stubs[kind]
+        return stub
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
+        request: Message,
+        timeout: float | None = None,  # of the call, for the server too
+    ) -> ReplyT:
+        """Send a request. Raises SluiceError."""
+        request_id = uuid.uuid4().hex
+        deadline = self._timeout if timeout is None else timeout
+        try:
+            return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error, self._server, request_id) from None
+
+
+def _open(address: str, service: str, tls: Tls | None) -> grpc.aio.Channel:
+    """Open a channel to the replicas at an address. Raises OSError for a file of `tls` that cannot be read."""
     options: list[tuple[str, int | str]] = [
-        # The server limits what it sends.
+        # The server limits the size of its replies.
         ("grpc.max_receive_message_length", -1),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
@@ -34,20 +79,9 @@ def open_channel(address: str, service: str, tls: Tls | None = None) -> grpc.aio
         ),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
-        # A server of ours is near; a proxy that the environment names for the web is not on the way to it.
+        # The server is near; a proxy that the environment names for the web is not on the way to it.
         ("grpc.enable_http_proxy", 0),
     ]
     if tls is not None:
         return grpc.aio.secure_channel(address, tls.credentials(), options=options)
     return grpc.aio.insecure_channel(address, options=options)
-
-
-async def call(
-    method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, *, timeout: float, server: str
-) -> ReplyT:
-    """The reply to a request. `server` names whom it is sent to, for people. Raises SluiceError."""
-    request_id = uuid.uuid4().hex
-    try:
-        return await method(request, timeout=timeout, metadata=((_REQUEST_ID, request_id),))
-    except grpc.aio.AioRpcError as error:
-        raise error_from(error, server, request_id) from None

@@ -1,18 +1,21 @@
-"""What is stored."""
+"""Documents to store, and the passages that are stored of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar
 
-MetadataValue: TypeAlias = str | int | float | bool | list[str]
-"""The first value that is stored for a field fixes the type of that field in its collection."""
+from sluice.gateway.v1 import documents_pb2
+from sluice.type.v1 import passage_pb2
+from sluice_client.messages import MetadataValue, Received, Sent
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class Document(Sent):
     """A document to store; one with the same id is replaced."""
+
+    PROTO: ClassVar = documents_pb2.Document
 
     id: str
     """Unique in its collection, 1 to 512 bytes."""
@@ -21,28 +24,84 @@ class Document:
     text: str = ""
     """May be empty only where the title says it all."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
-    """To filter on, and to get back with the results."""
+    """Values to filter on; they come back with the results."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chunking:
-    """How documents that are too long for one vector are cut. What fits into one chunk is stored whole."""
+class Chunking(Sent):
+    """Lengths at which documents are cut that are too long for one vector. Shorter ones are stored whole."""
+
+    PROTO: ClassVar = documents_pb2.Chunking
 
     chunk_tokens: int = 0
-    """Most tokens of a chunk, by the embedding model's tokenizer, the title that goes with it included: 32 up to the
-    model's window; 0 is the window."""
+    """Most tokens of a chunk, its title included: 32 up to the embedding model's window; 0 is the window."""
     overlap_tokens: int | None = None
     """Most tokens that a chunk shares with the one before, below half of a chunk; None is an eighth of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed:
-    """What became of a batch of documents: all of it is stored, durably."""
+class Indexed(Received):
+    """The outcome of a batch of documents: all of it is stored, durably."""
 
-    count: int
+    PROTO: ClassVar = documents_pb2.IndexDocumentsResponse
+
+    indexed_count: int
     truncated_ids: Sequence[str]
-    """Documents whose end did not fit the model's window: found by words whole, by vector in part."""
+    """Documents of which the end did not fit the model's window: found by words whole, by vector in part."""
     index_version: str
     model: str
     passage_count: int = 0
     """Passages stored for them: more than documents where some were cut into chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Received):
+    """Position of a passage within its document: the characters of its text from `start` up to `end`."""
+
+    PROTO: ClassVar = passage_pb2.Chunk
+
+    number: int
+    """Its place among the document's chunks, from 1."""
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(Received):
+    """A document, or a chunk of one, as it is stored and found."""
+
+    PROTO: ClassVar = passage_pb2.Passage
+
+    id: str
+    """The document's; of chunks beyond the first, that with "#" and the chunk's number."""
+    document_id: str
+    title: str
+    text: str
+    metadata: Mapping[str, MetadataValue]
+    chunk: Chunk | None = None
+    """None where it is the whole document."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument(Received):
+    """A document as it is stored."""
+
+    PROTO: ClassVar = documents_pb2.StoredDocument
+
+    document: Document
+    """As it was given."""
+    chunks: Sequence[Chunk]
+    """Empty where it is stored whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDocuments(Received):
+    """Documents that were asked for by id."""
+
+    PROTO: ClassVar = documents_pb2.GetDocumentsResponse
+
+    documents: Sequence[StoredDocument]
+    """Those that exist, in the order of the request."""
+    missing_ids: Sequence[str]
+    """The ids that do not exist, in the order of the request."""

@@ -11,8 +11,6 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from sluice_client.documents import Document
-
 _DETAILS_TRAILER = "grpc-status-details-bin"
 _PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 
@@ -68,14 +66,14 @@ class SluiceError(Exception):
         self.code = code
         """The canonical code: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, ..."""
         self.reason = reason
-        """Why, for machines: an UPPER_SNAKE_CASE word. UNREACHABLE where the server could not be talked to; the name
-        of the code where the server gave no reason."""
+        """For machines: an UPPER_SNAKE_CASE word. UNREACHABLE where the server could not be reached; the name of the
+        code where the server gave no reason."""
         self.message = message
-        """Why, and what to do, for people."""
+        """The reason, and often the remedy, in words."""
         self.field = field
-        """Path of the request's field that is to blame, as in `documents[3].id`; empty where none is."""
+        """Path of the wrong field of the request, as in `documents[3].id`; empty where no field is wrong."""
         self.retry_after = retry_after
-        """Seconds after which the server wants to be asked again; None where it did not say."""
+        """Pause in seconds that the server asks for before the next try; None where it did not say."""
         self.request_id = request_id
         """Finds the request in logs and traces; empty where none was sent."""
 
@@ -92,36 +90,15 @@ class SluiceError(Exception):
         return _KINDS.get(self.code, _FAULT).retryable and not full
 
 
-class NotStored(SluiceError):
-    """A batch of `index_all` could not be stored. Batches that were on their way beside it may be stored or not.
-
-    Storing all of it again does no harm.
-    """
-
-    def __init__(self, error: SluiceError, documents: Sequence[Document]) -> None:
-        first, last = documents[0].id, documents[-1].id
-        named = f"document {first!r}" if len(documents) == 1 else f"{len(documents)} documents, {first!r} to {last!r},"
-        super().__init__(
-            error.code,
-            error.reason,
-            f"{named} could not be stored: {error.message}",
-            field=error.field,
-            retry_after=error.retry_after,
-            request_id=error.request_id,
-        )
-        self.documents = documents
-        """The documents that are not stored, in their order; `field` counts within them."""
-
-
 def invalid(field: str, problem: str, reason: str = "INVALID_FIELD") -> SluiceError:
-    """The error for something that cannot even be sent."""
+    """Make the error for a value that cannot be sent."""
     return SluiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {problem}", field=field)
 
 
 def error_from(call_error: grpc.aio.AioRpcError, server: str, request_id: str) -> SluiceError:
-    """The error that a failed call stands for, with the server's `google.rpc` details where it sent some.
+    """Read the error of a failed call, with the server's `google.rpc` details where it sent some.
 
-    UNAVAILABLE without any comes from the transport: the server itself is UNREACHABLE.
+    UNAVAILABLE without details comes from the transport: the server is UNREACHABLE.
     """
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     trailers = dict(call_error.trailing_metadata() or ())

@@ -1,4 +1,4 @@
-"""Filters over metadata that read like what they mean.
+"""Filters over metadata, written as comparisons.
 
 Filter(
     must=[field("year") >= 2020, field("lang").any_of("en", "de")],
@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
+
+from sluice.type.v1 import filter_pb2 as pb
+from sluice_client.errors import invalid
+from sluice_client.messages import Sent, sendable, to_value
 
 Scalar: TypeAlias = str | int | float | bool
 Operator: TypeAlias = Literal["==", "any_of", ">", ">=", "<", "<=", "exists"]
+_BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Sent):
     """One test of one metadata field, made with `field`. It has no truth value of its own."""
+
+    PROTO: ClassVar = pb.Condition
 
     field: str
     operator: Operator
@@ -30,10 +37,29 @@ class Condition:
             "should, `not` as must_not"
         )
 
+    def to_proto(self, path: str = "") -> pb.Condition:
+        """Write the message. Raises SluiceError for a test that makes no sense."""
+        message = pb.Condition(field=sendable(f"{path}.field", self.field))
+        match self.operator, self.value:
+            case "exists", bool(exists):
+                message.exists = exists
+            case "==", str() | int() | float() as value:
+                message.equals.CopyFrom(to_value(value, f"{path}.equals"))
+            case "any_of", tuple(values):
+                members = [to_value(value, f"{path}.any_of[{place}]") for place, value in enumerate(values)]
+                message.any_of.CopyFrom(pb.ValueList(values=members))
+            case (">" | ">=" | "<" | "<=") as operator, int() | float() as bound:
+                setattr(message.range, _BOUNDS[operator], bound)
+            case operator, value:
+                raise invalid(path, f"cannot test whether {self.field} {operator} {value!r}", "WRONG_TYPE")
+        return message
+
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(Sent):
     """Keeps documents for which all of `must`, at least one of `should` (if any), and none of `must_not` hold."""
+
+    PROTO: ClassVar = pb.Filter
 
     must: Sequence[Condition] = ()
     should: Sequence[Condition] = ()
@@ -41,7 +67,7 @@ class Filter:
 
 
 class Field:
-    """A metadata field; comparing it makes a condition."""
+    """A metadata field; a comparison with it makes a condition."""
 
     __hash__ = None  # type: ignore[assignment]  # its == makes conditions, so it can be no key
 
@@ -67,18 +93,18 @@ class Field:
         return Condition(self._name, "<=", value)
 
     def any_of(self, *values: Scalar) -> Condition:
-        """The field has one of these values, 1 to 1000 of one type."""
+        """True for a field with one of these values, which are of one type."""
         return Condition(self._name, "any_of", values)
 
     def exists(self) -> Condition:
-        """The field is there; an empty list counts as not there."""
+        """True for a document that has the field; an empty list counts as none."""
         return Condition(self._name, "exists", True)
 
     def missing(self) -> Condition:
-        """The field is not there."""
+        """True for a document without the field."""
         return Condition(self._name, "exists", False)
 
 
 def field(name: str) -> Field:
-    """The metadata field of that name, to be compared: `field("year") >= 2020`."""
+    """Name a metadata field to compare: `field("year") >= 2020`."""
     return Field(name)

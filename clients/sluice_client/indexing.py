@@ -1,4 +1,4 @@
-"""Any number of documents, batch by batch: bounded memory, a few batches at once, patience with a busy gateway."""
+"""Indexing of any number of documents: bounded memory, a few batches at once, retries for a busy gateway."""
 
 from __future__ import annotations
 
@@ -12,20 +12,41 @@ from typing import TypeAlias, TypeVar
 import grpc
 
 from sluice_client.documents import Document, Indexed
-from sluice_client.errors import NotStored, SluiceError
+from sluice_client.errors import SluiceError
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
 
-# Some hundred chunks, which take seconds to embed; even a few calls at once leave room in the embedder's queue.
+# A few hundred chunks, which take seconds to embed; several calls at once still leave room in the embedder's queue.
 BATCH_CHARACTERS = 100_000
 READ_AHEAD = 128
 MAX_ATTEMPTS = 8
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
-# A server that wants to be left alone for longer than this is better told to somebody than waited for.
-LONGEST_PUSHBACK_SECONDS = 60.0
+# A server that asks for a longer pause than this has a problem that a person should know of.
+LONGEST_PUSHBACK_SECONDS = 300.0
 _OFFENDER = re.compile(r"documents\[(\d+)\]")
+
+
+class NotStored(SluiceError):
+    """Failure of a batch of `index_all`. Batches under way at the same time may be stored or not.
+
+    Storing all of it again does no harm.
+    """
+
+    def __init__(self, error: SluiceError, documents: Sequence[Document]) -> None:
+        first, last = documents[0].id, documents[-1].id
+        named = f"document {first!r}" if len(documents) == 1 else f"{len(documents)} documents, {first!r} to {last!r},"
+        super().__init__(
+            error.code,
+            error.reason,
+            f"{named} could not be stored: {error.message}",
+            field=error.field,
+            retry_after=error.retry_after,
+            request_id=error.request_id,
+        )
+        self.documents = documents
+        """The documents that are not stored, in their order; `field` counts within them."""
 
 
 async def index_all(
@@ -37,7 +58,7 @@ async def index_all(
     on_progress: Callable[[Sequence[DocumentT], Indexed], None] | None,
     on_rejected: Callable[[DocumentT, SluiceError], None] | None,
 ) -> int:
-    """Stores documents as if one after the other; see `SluiceClient.index_all`."""
+    """Store documents as if one after the other; see `AsyncClient.index_all`."""
     stored = 0
 
     async def store_batch(batch: list[DocumentT]) -> None:
@@ -51,7 +72,7 @@ async def index_all(
                     raise NotStored(error, batch) from None
                 on_rejected(batch.pop(place), error)
             else:
-                stored += indexed.count
+                stored += indexed.indexed_count
                 if on_progress is not None:
                     on_progress(batch, indexed)
                 return
@@ -73,7 +94,7 @@ async def index_all(
 
 
 def share_of_a_batch(documents: Sequence[Document]) -> float:
-    """How many times the text of a full batch this is; at least 1."""
+    """Length of the text, in full batches; at least 1."""
     return max(1.0, sum(_characters(document) for document in documents) / BATCH_CHARACTERS)
 
 
@@ -84,7 +105,7 @@ def _characters(document: Document) -> int:
 async def _batches(
     documents: Iterable[DocumentT] | AsyncIterable[DocumentT], batch_size: int
 ) -> AsyncIterator[list[DocumentT]]:
-    """Batches that are neither too many documents nor too much text, none with the same id twice."""
+    """Group documents into batches of bounded number and text, none with the same id twice."""
     batch: list[DocumentT] = []
     ids: set[str] = set()
     characters = 0
@@ -124,19 +145,19 @@ async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
 
 
 def pause_before(error: SluiceError, attempt: int) -> float | None:
-    """Seconds until the next attempt; None when there is to be none."""
+    """Time to wait before the next attempt, in seconds; None to give up."""
     pushback = error.retry_after
     # A batch that was too large for its deadline is too large for the next one.
     late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     if not error.retryable or late or attempt >= MAX_ATTEMPTS or (pushback or 0) > LONGEST_PUSHBACK_SECONDS:
         return None
     backoff: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1))
-    # Jitter keeps many callers from coming back all at once.
+    # Jitter keeps many callers from coming back at the same moment.
     return max(pushback or 0, backoff) * random.uniform(1, 1.5)  # noqa: S311  # no secret
 
 
 def _offender(error: SluiceError, batch: Sequence[Document]) -> int | None:
-    """The place of the one document that an error blames; None where it blames none."""
+    """Find the place of the document that an error names; None where it names none."""
     found = _OFFENDER.match(error.field)
     place = int(found[1]) if found and error.code is grpc.StatusCode.INVALID_ARGUMENT else len(batch)
     return place if place < len(batch) else None

@@ -1,4 +1,4 @@
-"""Features on their way to users: where they are, what speaks against them, who serves them.
+"""Features on their way to users: states, evidence, and the gateways that serve them.
 
 Shares are in parts per million of all users (ppm): 100,000 is 10 %.
 """
@@ -6,148 +6,187 @@ Shares are in parts per million of all users (ppm): 100,000 is 10 %.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import ClassVar
 
-from sluice_client.answers import Arm, Features
+from sluice.rollout.v1 import rollout_pb2 as pb
+from sluice.type.v1.features_pb2 import Features
+from sluice_client.answers import Arm
+from sluice_client.messages import Received, Sent
 
 EVERYBODY_PPM = 1_000_000
 
 
 class FeatureState(enum.StrEnum):
-    """Where a feature is."""
+    """State of a feature."""
 
     READY = "ready"
-    """It reaches nobody, and may be started."""
+    """It reaches no users, and may be started."""
     RAMPING = "ramping"
     """It is on its way through a plan."""
     HELD = "held"
     """It is kept where it is, by a person or by missing evidence."""
     COMPLETE = "complete"
-    """It reaches everybody, but a holdback if there is one."""
-    ROLLED_BACK = "rolled back"
+    """It reaches all users, but a holdout if there is one."""
+    ROLLED_BACK = "rolled_back"
     """It was taken back; a person has to arm it again."""
     KILLED = "killed"
-    """It is off for everybody, for requests that ask for it, too."""
+    """It is off for all users, for requests that ask for it, too."""
     UNKNOWN = "unknown"
-    """One that a newer service has and this client does not know."""
+    """Sent by a newer service."""
 
 
 class Guardrail(enum.StrEnum):
-    """Something that must not become worse."""
+    """A measure that must not become worse."""
 
     ERRORS = "errors"
     """Failed requests."""
     LATENCY = "latency"
     """Slow requests."""
-    EMPTY_RESULTS = "empty results"
+    EMPTY_RESULTS = "empty_results"
     """Answers without a result."""
     QUALITY = "quality"
     """Answers that are worse than the other arm's to the same question."""
     UNKNOWN = "unknown"
 
 
+class HistoryAction(enum.StrEnum):
+    """Something that happens to a feature."""
+
+    CREATED = "created"
+    STARTED = "started"
+    """A plan's first step began."""
+    PROMOTED = "promoted"
+    """The plan's next step began."""
+    HELD = "held"
+    RESUMED = "resumed"
+    """The ramp went on after it was held."""
+    SHARE_SET = "share_set"
+    """Its share was set by hand."""
+    HALVED = "halved"
+    ROLLED_BACK = "rolled_back"
+    KILLED = "killed"
+    REARMED = "rearmed"
+    """It may be started again."""
+    COMPLETED = "completed"
+    """Its plan ended."""
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
-class PlanStep:
+class PlanStep(Sent):
     """A share of users for a time."""
+
+    PROTO: ClassVar = pb.PlanStep
 
     treatment_ppm: int
     dwell: timedelta
-    """At least so long."""
+    """Least time in this step."""
     automatic: bool = False
-    """Whether it goes on by itself once all holds; otherwise it asks a person."""
+    """True if it goes on by itself once all holds; otherwise it asks a person."""
 
 
 @dataclass(frozen=True, slots=True)
-class Criteria:
-    """What must hold; None is not looked at. Times are in seconds, increases are over control: 0.3 is 30 %."""
+class Criteria(Sent):
+    """Conditions of a promotion; None is not looked at. Increases are over control: 0.3 is 30 %."""
+
+    PROTO: ClassVar = pb.Criteria
 
     error_rate_max: float | None = None
     p95_increase_max: float | None = None
     p99_increase_max: float | None = None
-    p95_max: float | None = None
-    p99_max: float | None = None
+    p95_max: timedelta | None = None
+    p99_max: timedelta | None = None
     quality_score_min: float | None = None
     allowed_ratio: float | None = None
-    """How many times as many bad events as control treatment may have, before that is a breach."""
+    """Bad events of treatment, in times of control's, from which on it is a breach."""
     non_inferiority_ratio: float | None = None
-    """How many times as many it must be shown not to have, before it goes on."""
+    """Bad events of treatment, in times of control's, that must be ruled out before it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """In which steps a feature reaches everybody, and what must hold on the way."""
+class Plan(Sent):
+    """Steps in which a feature reaches all users, and the conditions on the way."""
+
+    PROTO: ClassVar = pb.Plan
 
     name: str
     steps: Sequence[PlanStep]
     criteria: Criteria = Criteria()
-    holdback_ppm: int = 0
+    holdout_ppm: int = 0
     """Share of users that stay without the feature at the end."""
     shadow_ppm: int = 0
     """Share of control requests that run the treatment, too, for evidence in pairs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Feature:
-    """A named set of overrides on its way to users."""
+class Feature(Received):
+    """A named set of flags on its way to users."""
+
+    PROTO: ClassVar = pb.Feature
 
     name: str
     description: str
     salt: str
-    overrides: Features
-    """What it switches; None is left as it is without the feature."""
+    features: Features
+    """The flags that it sets; the others are left as they are without it."""
     state: FeatureState
     treatment_ppm: int
     """Share of users that it reaches."""
     plan: Plan | None
     step: int
     """Step of the plan, from 1; 0 before the first."""
-    step_started: datetime | None
+    step_start_time: datetime | None
     breach_count: int
     """Statistical breaches since it was armed."""
     reason: str
-    """Why it is where it is."""
+    """Reason for its state."""
     ramp_id: str
     """Names the run of evidence."""
 
 
 @dataclass(frozen=True, slots=True)
-class GuardrailEvidence:
-    """What speaks against a feature, and what speaks for it, as logs of e-values."""
+class GuardrailEvidence(Received):
+    """Evidence against a feature and for it, as logs of e-values."""
+
+    PROTO: ClassVar = pb.GuardrailEvidence
 
     guardrail: Guardrail
     treatment_count: int
     """First bad events of treatment's users."""
     control_count: int
     log_evidence: float
-    """Against the feature."""
+    """Evidence against the feature."""
     log_threshold: float
     """Breach from here on."""
     log_non_inferiority: float
-    """That it is not worse than its plan allows."""
+    """Evidence that it is not worse than its plan allows."""
     log_non_inferiority_threshold: float
     """Shown from here on."""
 
     @property
     def breached(self) -> bool:
-        """Whether the feature is worse beyond doubt."""
+        """True if the feature is worse beyond doubt."""
         return self.log_threshold > 0 and self.log_evidence >= self.log_threshold
 
     @property
     def shown(self) -> bool:
-        """Whether it is shown that the feature is not worse than allowed."""
+        """True if the feature is shown not to be worse than allowed."""
         return self.log_non_inferiority_threshold > 0 and self.log_non_inferiority >= self.log_non_inferiority_threshold
 
 
 @dataclass(frozen=True, slots=True)
-class LimitEvidence:
-    """What speaks for a hard limit being passed, as the log of an e-value."""
+class LimitEvidence(Received):
+    """Evidence that a hard limit is passed, as the log of an e-value."""
 
-    name: str
-    """For people: "P95 3 s"."""
-    share: float
-    """Share of requests that may be beyond it."""
+    PROTO: ClassVar = pb.LimitEvidence
+
+    label: str
+    """Text to show: "P95 3 s"."""
+    allowed_ratio: float
+    """Ratio of requests that may be beyond it."""
     bad_count: int
     """Requests of treatment beyond it."""
     log_evidence: float
@@ -156,76 +195,109 @@ class LimitEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyBucket:
-    """How many requests took from `lower` up to `upper` seconds; None is without bound."""
+class LatencyBucket(Received):
+    """Number of requests that took from `lower` up to `upper`; None is without bound."""
 
-    lower: float
-    upper: float | None
+    PROTO: ClassVar = pb.LatencyBucket
+
+    lower: timedelta
+    upper: timedelta | None
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class ArmTotals:
-    """What an arm saw in one step."""
+class BadEventCount(Received):
+    """Number of bad events of a guardrail."""
+
+    PROTO: ClassVar = pb.BadEventCount
+
+    guardrail: Guardrail
+    event_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTotals(Received):
+    """Totals of an arm in one step."""
+
+    PROTO: ClassVar = pb.ArmTotals
 
     arm: Arm
     request_count: int
     unit_count: int
     """Distinct users."""
-    bad_events: Mapping[Guardrail, int]
+    bad_events: Sequence[BadEventCount]
     """All of them, not only the first of each user."""
-    p50: float | None
-    """Seconds, as the others; None without requests."""
-    p95: float | None
-    p99: float | None
+    p50: timedelta | None
+    """Percentile of latency; None without requests."""
+    p95: timedelta | None
+    p99: timedelta | None
     quality_score: float | None
     """Mean, 0 to 1; None where there is none."""
     shadow_overlap: float | None
     """Mean overlap of the first results of pairs, 0 to 1; None where there are none."""
     latency: Sequence[LatencyBucket] = ()
-    """The histogram behind the percentiles; only in reports."""
+    """The histogram behind the percentiles; only in reports and in the status of one feature."""
+
+    def bad_event_count(self, guardrail: Guardrail) -> int:
+        """Number of bad events of one guardrail."""
+        return sum(events.event_count for events in self.bad_events if events.guardrail is guardrail)
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class QuarantinedFeature(Received):
+    """A feature that a gateway does not serve because it makes no sense to it."""
+
+    PROTO: ClassVar = pb.QuarantinedFeature
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway(Received):
     """A gateway that serves snapshots."""
+
+    PROTO: ClassVar = pb.Gateway
 
     name: str
     version: int
     """The snapshot that it serves."""
-    last_seen: datetime | None
+    last_seen_time: datetime | None
     live: bool
-    quarantined: Mapping[str, str]
-    """Features that it does not serve because they make no sense to it, and why."""
+    quarantined: Sequence[QuarantinedFeature]
     locally_killed: Sequence[str]
     """Features that a local override holds off there."""
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureStatus:
+class FeatureStatus(Received):
     """A feature with its evidence and the gateways that serve it."""
+
+    PROTO: ClassVar = pb.GetFeatureResponse
 
     feature: Feature
     guardrails: Sequence[GuardrailEvidence] = ()
-    """Of the current step."""
+    """Evidence of the current step."""
     arms: Sequence[ArmTotals] = ()
-    gateways: Sequence[Replica] = ()
+    gateways: Sequence[Gateway] = ()
     limits: Sequence[LimitEvidence] = ()
     """Hard limits of the current step."""
     log_mismatch: float = 0.0
     """Log of the e-value against users falling into arms as they must."""
     log_mismatch_threshold: float = 0.0
     obstacles: Sequence[str] = ()
-    """What keeps it from the next step, for people."""
-    watched: timedelta = timedelta()
-    """How long the step was watched; time without evidence does not count."""
-    latency_threshold: float | None = None
-    """Seconds beyond which a request of control is slow; None while that is not known."""
+    """Reasons against the next step, in words."""
+    watched_duration: timedelta = timedelta()
+    """Time that the step was watched; time without evidence does not count."""
+    latency_threshold: timedelta | None = None
+    """Latency beyond which a request of control is slow; None while that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureList:
-    """All features, in the order of their names."""
+class FeatureList(Received):
+    """Features in the order of their names."""
+
+    PROTO: ClassVar = pb.ListFeaturesResponse
 
     features: Sequence[Feature]
     snapshot_version: int
@@ -233,14 +305,15 @@ class FeatureList:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Received):
     """Something that happened."""
+
+    PROTO: ClassVar = pb.HistoryEntry
 
     number: int
     time: datetime
     feature: str
-    action: str
-    """CREATED, STARTED, PROMOTED, HELD, SET, HALVED, ROLLED_BACK, KILLED, REARMED or COMPLETED."""
+    action: HistoryAction
     actor: str
     """A person, or "sluice" itself."""
     reason: str
@@ -249,29 +322,33 @@ class HistoryEntry:
     state: FeatureState
     snapshot_version: int
     """The snapshot that carried it."""
-    done: datetime | None
-    """When every live gateway had acknowledged that snapshot."""
+    done_time: datetime | None
+    """Time at which every live gateway had acknowledged that snapshot."""
     guardrails: Sequence[GuardrailEvidence] = ()
-    """When it was decided."""
+    """Evidence at the decision."""
     arms: Sequence[ArmTotals] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one run of evidence came to."""
+class StepReport(Received):
+    """Result of one run of evidence."""
+
+    PROTO: ClassVar = pb.StepReport
 
     ramp_id: str
     treatment_ppm: int
-    started: datetime
-    ended: datetime | None
+    start_time: datetime
+    end_time: datetime | None
     """None while it runs."""
     arms: Sequence[ArmTotals]
     guardrails: Sequence[GuardrailEvidence]
 
 
 @dataclass(frozen=True, slots=True)
-class EvidencePoint:
+class EvidencePoint(Received):
     """The evidence at one moment."""
+
+    PROTO: ClassVar = pb.EvidencePoint
 
     time: datetime
     ramp_id: str
@@ -281,12 +358,14 @@ class EvidencePoint:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutReport:
-    """What a review of a feature's rollout needs."""
+class RolloutReport(Received):
+    """Material for the review of a feature's rollout."""
+
+    PROTO: ClassVar = pb.GetReportResponse
 
     feature: Feature
     history: Sequence[HistoryEntry]
     """All of it, oldest first."""
     steps: Sequence[StepReport]
-    points: Sequence[EvidencePoint] = field(default=())
+    points: Sequence[EvidencePoint] = ()
     """Evidence as it grew."""

@@ -1,4 +1,4 @@
-"""Mutual TLS with a gateway that asks for it."""
+"""Mutual TLS with a server that asks for it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: the authority whose servers are believed, and the certificate that is shown to them, with its key."""
+    """PEM files: the authority that signs servers, and the client's certificate with its key."""
 
     authority: Path
     certificate: Path
     key: Path
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What a channel is opened with. Raises OSError where a file cannot be read."""
+        """Read the files. Raises OSError for one that cannot be read."""
         return grpc.ssl_channel_credentials(
             self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
         )

@@ -1,85 +1,151 @@
-"""The life of an index: versions, rebuilds, checks and snapshots."""
+"""Versions of collections: models, rebuilds, checks and snapshots."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
+
+from sluice.gateway.v1 import collections_pb2 as pb
+from sluice.type.v1 import collection_pb2, model_pb2
+from sluice_client.messages import Received
+
+
+class FieldType(enum.StrEnum):
+    """Type of a metadata field in a collection."""
+
+    KEYWORD = "keyword"
+    INTEGER = "integer"
+    FLOAT = "float"
+    BOOL = "bool"
+    UNKNOWN = "unknown"
 
 
 class VersionState(enum.StrEnum):
-    """How far a version is."""
+    """Progress of a version."""
 
     BUILDING = "building"
-    """It is being filled, or was left unfinished; nothing can be switched to it."""
+    """It is being filled, or was left unfinished; no collection can be switched to it."""
     READY = "ready"
     UNKNOWN = "unknown"
-    """Sent by a newer gateway than this client knows."""
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionVersion:
-    """One version of a collection: the documents, and their vectors by one model."""
+class ModelInfo(Received):
+    """A model, and how it computes. Vectors are comparable when their fingerprints are equal."""
+
+    PROTO: ClassVar = model_pb2.ModelInfo
+
+    name: str
+    fingerprint: str
+    dimension: int
+    """Number of values in each vector; 0 for a reranker."""
+    max_token_count: int
+    """The model's window, in tokens."""
+    backend: str
+    """Software that computes, as in "onnx"."""
+    precision: str
+    """Arithmetic, as in "fp32"."""
+    device: str
+    """Place of the computation: "cpu" or "cuda"."""
+    pseudo: bool
+    """True for pseudo-embeddings, which carry no meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionVersion(Received):
+    """One version of a collection: its passages, and their vectors by one model."""
+
+    PROTO: ClassVar = collection_pb2.CollectionVersion
 
     collection: str
     version: str
     live: bool
-    """Whether the collection's name stands for it now."""
+    """True if the collection's name stands for it now."""
     state: VersionState
-    model: str
-    model_fingerprint: str
-    model_served: bool
-    """Whether one of the gateway's embedders serves the model; always false where the gateway was not asked."""
-    dimension: int
-    precision: str
+    model: ModelInfo
+    """The model that made the vectors: name, fingerprint, dimension and precision."""
+    passage_count: int
+    """Documents, and chunks of documents."""
+    fields: Mapping[str, FieldType]
+    """Metadata fields that can be filtered on."""
     lexical_settings: str
+    """Analyzer and parameters of the search by words."""
     source: str
-    """What it was made from."""
-    document_count: int
-    created: datetime
+    """Origin of its passages, in words."""
+    create_time: datetime
     building_version: str
     """The version that is being built from it; empty where there is none."""
     previous_version: str
     """The version that was live before it; empty where there was none."""
 
 
+@dataclass(frozen=True, slots=True)
+class ListedVersion(Received):
+    """A version in a list of all."""
+
+    PROTO: ClassVar = pb.ListedVersion
+
+    version: CollectionVersion
+    model_served: bool
+    """True if one of the gateway's embedders serves its model."""
+
+
 class ReindexPhase(enum.StrEnum):
     """A part of the way to another model."""
 
     COPY = "copy"
-    """Documents are embedded and copied."""
+    """Passages are embedded and copied."""
     SWEEP = "sweep"
-    """What was deleted meanwhile is looked for."""
+    """Deletions since the copy are repeated."""
     VERIFY = "verify"
     SWITCHED = "switched"
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class VersionCheck:
-    """One thing that was checked of a version."""
+class VersionCheckKind(enum.StrEnum):
+    """A check of a version."""
 
-    name: str
-    """COUNT, SAMPLED_VECTORS, SELF_RETRIEVAL or OVERLAP."""
+    COUNT = "count"
+    """It has as many passages as the live version."""
+    SAMPLED_VECTORS = "sampled_vectors"
+    """Sampled passages, embedded again, give the stored vectors."""
+    SELF_RETRIEVAL = "self_retrieval"
+    """Sampled passages find themselves."""
+    OVERLAP = "overlap"
+    """Its results overlap with the live version's."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCheck(Received):
+    """One check, and its finding."""
+
+    PROTO: ClassVar = pb.VersionCheck
+
+    kind: VersionCheckKind
     passed: bool
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReindexProgress:
-    """How far a rebuild is."""
+class ReindexProgress(Received):
+    """Progress of a rebuild."""
+
+    PROTO: ClassVar = pb.ReindexCollectionResponse
 
     version: str
     """The version that is being built."""
     phase: ReindexPhase
-    """What was just done."""
-    done: int
-    """Documents gone through in this phase."""
-    total: int
-    """Documents to go through in this phase, about."""
-    copied: int
-    """Documents embedded and copied in this step."""
+    """The part that was just worked on."""
+    done_count: int
+    """Passages gone through in this phase."""
+    total_count: int
+    """Passages to go through in this phase, about."""
+    copied_count: int
+    """Passages embedded and copied in this step."""
     checks: Sequence[VersionCheck]
     """The checks, once they are made. One that has failed is the end: nothing is switched."""
     previous_version: str
@@ -87,21 +153,25 @@ class ReindexProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """What the checks of a version found."""
+class Verified(Received):
+    """Findings of all checks of a version."""
+
+    PROTO: ClassVar = pb.VerifyCollectionResponse
 
     version: str
     checks: Sequence[VersionCheck]
 
     @property
     def passed(self) -> bool:
-        """Whether all did."""
+        """True if all checks passed."""
         return all(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)
-class Switched:
-    """What a collection's name stands for, and stood for."""
+class Switched(Received):
+    """The version that a collection's name stands for now, and the one before; read from RestoreSnapshot, too."""
+
+    PROTO: ClassVar = pb.RollbackCollectionResponse
 
     live: CollectionVersion
     previous_version: str
@@ -109,10 +179,12 @@ class Switched:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Received):
     """A copy of a version as it was at a moment."""
+
+    PROTO: ClassVar = collection_pb2.Snapshot
 
     name: str
     version: str
-    created: datetime
+    create_time: datetime
     size_bytes: int

@@ -1,4 +1,4 @@
-"""A gateway of canned answers: it keeps what it is given, records what it is asked, and fails when it is told to."""
+"""A gateway of canned answers: keeps documents, records requests, and fails when it is told to."""
 
 from __future__ import annotations
 
@@ -6,88 +6,117 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
 
 from services.chassis import status
 from services.chassis.errors import InvalidArgument, SluiceError
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import (
+    collections_pb2,
+    collections_pb2_grpc,
+    documents_pb2,
+    documents_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+from sluice.type.v1 import arm_pb2, collection_pb2, features_pb2, filter_pb2, model_pb2, passage_pb2, stage_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
-    """Finds everything that was stored, in the order of storing."""
+MINILM = model_pb2.ModelInfo(
+    name="all-MiniLM-L6-v2", fingerprint="f00d", dimension=384, backend="onnx", precision="fp32", device="cpu"
+)
+
+
+class CannedGateway(
+    search_pb2_grpc.SearchServiceServicer,
+    documents_pb2_grpc.DocumentServiceServicer,
+    collections_pb2_grpc.CollectionServiceServicer,
+    status_pb2_grpc.StatusServiceServicer,
+):
+    """A gateway that finds all documents, in the order of storing."""
 
     def __init__(self) -> None:
         self.address = ""
         self.requests: list[Any] = []
         self.request_ids: list[str] = []
         self.deadlines: list[float] = []
-        self.documents: dict[str, pb.Document] = {}
+        self.documents: dict[str, documents_pb2.Document] = {}
         self.failures: deque[SluiceError | None] = deque()
-        """How the next calls end, one after the other; None is well."""
+        """Errors of the next calls, one after the other; None is success."""
         self.refused_ids: set[str] = set()
-        """Documents that no batch may hold."""
+        """Documents that it refuses."""
         self.chunked_ids: set[str] = set()
-        """Documents that were cut to a length that the caller named."""
+        """Documents that were cut into chunks."""
         self.hang = False
         self.hanging = asyncio.Event()
         self.cancelled = asyncio.Event()
-        self.config = pb.GetConfigResponse(
-            default_features=pb.Features(dense=True, lexical=True, max_variant_count=5, rerank_candidate_count=50),
-            stages=[
-                pb.StageConfig(stage=pb.STAGE_EXPAND, address="127.0.0.1:50054", serving=True),
-                pb.StageConfig(
-                    stage=pb.STAGE_EMBED,
-                    address="127.0.0.1:50052",
-                    serving=True,
-                    model="all-MiniLM-L6-v2",
-                    model_fingerprint="f00d",
-                    runtime="onnx fp32 on cpu",
-                ),
-                pb.StageConfig(stage=pb.STAGE_RETRIEVE, address="127.0.0.1:50055", serving=True),
-                pb.StageConfig(stage=pb.STAGE_RERANK, address="127.0.0.1:50053", problem="UNAVAILABLE: nobody there"),
-            ],
-            collection=pb.CollectionConfig(
-                name="documents",
-                exists=True,
-                index_version="documents@1",
-                model="all-MiniLM-L6-v2",
-                model_fingerprint="f00d",
-                dimension=384,
-                document_count=7,
-                fields={"year": "integer"},
+        self.versions = [
+            collection_pb2.CollectionVersion(
+                collection="documents",
+                version="documents@1",
+                live=True,
+                state=collection_pb2.VERSION_STATE_READY,
+                model=MINILM,
+                passage_count=7,
+                fields={"year": filter_pb2.FIELD_TYPE_INTEGER},
+            )
+        ]
+        self.config = status_pb2.GetConfigResponse(
+            default_features=features_pb2.Features(
+                dense=True,
+                lexical=True,
+                expansion=False,
+                expansion_strategy=features_pb2.EXPANSION_STRATEGY_SYNONYMS,
+                max_variant_count=5,
+                rerank=False,
+                rerank_candidate_count=50,
             ),
+            stages=[
+                status_pb2.StageConfig(stage=stage_pb2.STAGE_EXPAND, address="127.0.0.1:50054", serving=True),
+                status_pb2.StageConfig(
+                    stage=stage_pb2.STAGE_EMBED, address="127.0.0.1:50052", serving=True, model=MINILM
+                ),
+                status_pb2.StageConfig(stage=stage_pb2.STAGE_RETRIEVE, address="127.0.0.1:50055", serving=True),
+                status_pb2.StageConfig(
+                    stage=stage_pb2.STAGE_RERANK, address="127.0.0.1:50053", problem="UNAVAILABLE: nobody there"
+                ),
+            ],
+            collection=self.versions[0],
             release="0.1.0",
         )
         self.stages = [
-            _report(pb.STAGE_EXPAND, pb.STAGE_OUTCOME_DEGRADED, "OTHER_STRATEGY_SERVED", "no WordNet", 0.003),
-            _report(pb.STAGE_EMBED, pb.STAGE_OUTCOME_RAN, seconds=0.0105, model="all-MiniLM-L6-v2"),
-            _report(pb.STAGE_RETRIEVE, pb.STAGE_OUTCOME_RAN, seconds=0.02),
-            _report(pb.STAGE_RERANK, pb.STAGE_OUTCOME_SKIPPED, "FEATURE_OFF", "reranking is off for this request"),
+            _report("EXPAND", "DEGRADED", "OTHER_STRATEGY_SERVED", "no WordNet", milliseconds=3),
+            _report("EMBED", "RAN", milliseconds=10.5, model="all-MiniLM-L6-v2"),
+            _report("RETRIEVE", "RAN", milliseconds=20),
+            _report("RERANK", "SKIPPED", "FEATURE_OFF", "reranking is off for this request"),
         ]
 
-    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802  # gRPC's name
-        """All documents, page by page."""
+    async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:  # noqa: N802  # gRPC's name
+        """Return all documents, page by page."""
         await self._receive(request, context)
         start = int(request.page_token or 0)
         found = list(self.documents.values())
         page = found[start : start + request.limit]
-        return pb.SearchResponse(
+        return search_pb2.SearchResponse(
             results=[
-                pb.Result(
-                    id=document.id,
-                    title=document.title,
-                    text=document.text,
-                    metadata=document.metadata,
+                search_pb2.Result(
+                    passage=passage_pb2.Passage(
+                        id=document.id,
+                        document_id=document.id,
+                        title=document.title,
+                        text=document.text,
+                        metadata=document.metadata,
+                        chunk=next(iter(self._chunks(document)), None),
+                    ),
                     score=1 / rank,
                     rank=rank,
-                    document_id=document.id,
-                    chunk=pb.Chunk(number=1, count=2, start=0, end=1) if document.id in self.chunked_ids else None,
-                    scores=pb.StageScores(
+                    scores=search_pb2.StageScores(
                         retrieval=0.5 / rank, retrieval_rank=rank + 2, rerank=4.5 if rank == 1 else None
                     ),
                 )
@@ -95,13 +124,7 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             ],
             next_page_token=str(start + len(page)) if len(found) > start + len(page) else "",
             stages=self.stages,
-            features=pb.Features(
-                dense=True,
-                lexical=True,
-                expansion_strategy=pb.EXPANSION_STRATEGY_SYNONYMS,
-                max_variant_count=5,
-                rerank_candidate_count=50,
-            ),
+            features=self.config.default_features,
             collection=request.collection or "documents",
             index_version="documents@1",
             request_id=self.request_ids[-1],
@@ -109,29 +132,36 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             arms=[self.arm_of(request.user_id)] if request.user_id else [],
         )
 
-    def arm_of(self, user: str) -> pb.FeatureArm:
-        """About every third user has the feature, about every third is compared with them."""
-        arms = (pb.ARM_TREATMENT, pb.ARM_CONTROL, pb.ARM_STANDARD)
-        return pb.FeatureArm(feature="rerank", arm=arms[sum(user.encode()) % 3], ramp_id="rerank.1")
+    def arm_of(self, user: str) -> search_pb2.FeatureArm:
+        """Choose an arm: about a third of the users each."""
+        arms = (arm_pb2.ARM_TREATMENT, arm_pb2.ARM_CONTROL, arm_pb2.ARM_STANDARD)
+        return search_pb2.FeatureArm(feature="rerank", arm=arms[sum(user.encode()) % 3], ramp_id="rerank.1")
 
     async def CompareSearch(  # noqa: N802  # gRPC's name
-        self, request: pb.CompareSearchRequest, context: Context
-    ) -> pb.CompareSearchResponse:
-        """Everything, and everything the other way round, without the first."""
+        self, request: search_pb2.CompareSearchRequest, context: Context
+    ) -> search_pb2.CompareSearchResponse:
+        """Return all documents, and all but the first in reverse order."""
         await self._receive(request, context)
         answers = [
-            pb.SearchResponse(
+            search_pb2.SearchResponse(
                 results=[
-                    pb.Result(id=document.id, title=document.title, rank=rank, document_id=document.id)
+                    search_pb2.Result(
+                        passage=passage_pb2.Passage(id=document.id, document_id=document.id, title=document.title),
+                        rank=rank,
+                    )
                     for rank, document in enumerate(documents, start=1)
                 ],
                 stages=self.stages,
-                arms=[pb.FeatureArm(feature="rerank-v1", arm=pb.ARM_STANDARD, reason="NO_USER")],
+                arms=[
+                    search_pb2.FeatureArm(
+                        feature="rerank-v1", arm=arm_pb2.ARM_STANDARD, reason=search_pb2.ARM_REASON_NO_USER
+                    )
+                ],
                 snapshot_version=7,
             )
             for documents in (list(self.documents.values()), list(self.documents.values())[:0:-1])
         ]
-        reply = pb.CompareSearchResponse(
+        reply = search_pb2.CompareSearchResponse(
             standard=answers[0], enhanced=answers[1], depth=10, overlap=0.5, rank_biased_overlap=0.375, persistence=0.9
         )
         reply.standard_duration.FromMilliseconds(40)
@@ -139,9 +169,9 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         return reply
 
     async def IndexDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.IndexDocumentsRequest, context: Context
-    ) -> pb.IndexDocumentsResponse:
-        """Keeps them, or refuses all for one."""
+        self, request: documents_pb2.IndexDocumentsRequest, context: Context
+    ) -> documents_pb2.IndexDocumentsResponse:
+        """Keep the documents, or refuse all for one."""
         await self._receive(request, context)
         for place, document in enumerate(request.documents):
             if document.id in self.refused_ids:
@@ -149,7 +179,7 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         if request.chunking.chunk_tokens:
             self.chunked_ids |= {document.id for document in request.documents}
         self.documents |= {document.id: document for document in request.documents}
-        return pb.IndexDocumentsResponse(
+        return documents_pb2.IndexDocumentsResponse(
             indexed_count=len(request.documents),
             truncated_ids=[document.id for document in request.documents if len(document.text) > 1000],
             index_version="documents@1",
@@ -157,15 +187,85 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         )
 
     async def DeleteDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.DeleteDocumentsRequest, context: Context
-    ) -> pb.DeleteDocumentsResponse:
-        """Forgets them."""
+        self, request: documents_pb2.DeleteDocumentsRequest, context: Context
+    ) -> documents_pb2.DeleteDocumentsResponse:
+        """Delete the documents."""
         await self._receive(request, context)
         known = [identity for identity in request.ids if self.documents.pop(identity, None)]
-        return pb.DeleteDocumentsResponse(deleted_count=len(known))
+        return documents_pb2.DeleteDocumentsResponse(deleted_count=len(known))
 
-    async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:  # noqa: N802  # gRPC's name
-        """Says what it was told to say."""
+    async def GetDocuments(  # noqa: N802  # gRPC's name
+        self, request: documents_pb2.GetDocumentsRequest, context: Context
+    ) -> documents_pb2.GetDocumentsResponse:
+        """Return the documents that it keeps."""
+        await self._receive(request, context)
+        return documents_pb2.GetDocumentsResponse(
+            documents=[
+                self._stored(self.documents[identity]) for identity in request.ids if identity in self.documents
+            ],
+            missing_ids=[identity for identity in request.ids if identity not in self.documents],
+        )
+
+    async def ListDocuments(  # noqa: N802  # gRPC's name
+        self, request: documents_pb2.ListDocumentsRequest, context: Context
+    ) -> documents_pb2.ListDocumentsResponse:
+        """List all documents, page by page."""
+        await self._receive(request, context)
+        start = int(request.page_token or 0)
+        end = start + (request.page_size or 20)
+        return documents_pb2.ListDocumentsResponse(
+            documents=[self._stored(document) for document in list(self.documents.values())[start:end]],
+            next_page_token=str(end) if end < len(self.documents) else "",
+        )
+
+    async def ListCollections(  # noqa: N802  # gRPC's name
+        self, request: collections_pb2.ListCollectionsRequest, context: Context
+    ) -> collections_pb2.ListCollectionsResponse:
+        """List one version a page."""
+        await self._receive(request, context)
+        place = int(request.page_token or 0)
+        found = [version for version in self.versions if request.collection in ("", version.collection)]
+        return collections_pb2.ListCollectionsResponse(
+            versions=[
+                collections_pb2.ListedVersion(version=version, model_served=True)
+                for version in found[place : place + 1]
+            ],
+            next_page_token=str(place + 1) if place + 1 < len(found) else "",
+        )
+
+    async def CreateCollection(  # noqa: N802  # gRPC's name
+        self, request: collections_pb2.CreateCollectionRequest, context: Context
+    ) -> collections_pb2.CreateCollectionResponse:
+        """Make an empty collection."""
+        await self._receive(request, context)
+        self.versions.append(
+            collection_pb2.CollectionVersion(
+                collection=request.collection,
+                version=f"{request.collection}@1",
+                live=True,
+                state=collection_pb2.VERSION_STATE_READY,
+                model=MINILM,
+            )
+        )
+        return collections_pb2.CreateCollectionResponse(live=self.versions[-1])
+
+    async def DeleteCollection(  # noqa: N802  # gRPC's name
+        self, request: collections_pb2.DeleteCollectionRequest, context: Context
+    ) -> collections_pb2.DeleteCollectionResponse:
+        """Delete all versions of a collection."""
+        await self._receive(request, context)
+        gone = [version for version in self.versions if version.collection == request.collection]
+        self.versions = [version for version in self.versions if version not in gone]
+        return collections_pb2.DeleteCollectionResponse(versions=[version.version for version in gone])
+
+    def _stored(self, document: documents_pb2.Document) -> documents_pb2.StoredDocument:
+        return documents_pb2.StoredDocument(document=document, chunks=self._chunks(document))
+
+    def _chunks(self, document: documents_pb2.Document) -> list[passage_pb2.Chunk]:
+        return [passage_pb2.Chunk(number=1, count=2, start=0, end=1)] if document.id in self.chunked_ids else []
+
+    async def GetConfig(self, request: status_pb2.GetConfigRequest, context: Context) -> status_pb2.GetConfigResponse:  # noqa: N802  # gRPC's name
+        """Return the given configuration."""
         await self._receive(request, context)
         return self.config
 
@@ -189,16 +289,17 @@ class CannedGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
 
 def _report(
-    stage: pb.Stage.ValueType,
-    outcome: pb.StageOutcome.ValueType,
-    reason: str = "",
-    detail: str = "",
-    seconds: float = 0,
-    model: str = "",
-) -> pb.StageReport:
-    report = pb.StageReport(stage=stage, outcome=outcome, reason=reason, detail=detail, model=model, item_count=3)
-    report.duration.FromNanoseconds(round(seconds * 1e9))
-    return report
+    stage: str, outcome: str, reason: str = "", detail: str = "", milliseconds: float = 0, model: str = ""
+) -> search_pb2.StageReport:
+    return search_pb2.StageReport(
+        stage=stage_pb2.Stage.Value(f"STAGE_{stage}"),
+        outcome=search_pb2.StageOutcome.Value(f"STAGE_OUTCOME_{outcome}"),
+        reason=reason,
+        detail=detail,
+        duration=timedelta(milliseconds=milliseconds),
+        model=model,
+        item_count=3,
+    )
 
 
 @asynccontextmanager
@@ -206,7 +307,10 @@ async def canned_gateway() -> AsyncIterator[CannedGateway]:
     """A canned gateway that listens on a free port."""
     gateway = CannedGateway()
     server = grpc.aio.server()
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(gateway, server)
+    documents_pb2_grpc.add_DocumentServiceServicer_to_server(gateway, server)
+    collections_pb2_grpc.add_CollectionServiceServicer_to_server(gateway, server)
+    status_pb2_grpc.add_StatusServiceServicer_to_server(gateway, server)
     gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

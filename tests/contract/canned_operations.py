@@ -1,4 +1,4 @@
-"""A rollout service of canned answers for operators: it records what it is asked, and fails when it is told to."""
+"""A rollout service of canned answers for operators: records requests, and fails when it is told to."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from services.chassis import status
 from services.chassis.errors import NotFound, SluiceError
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
+from sluice.type.v1 import arm_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclasses.dataclass
 class CannedOperations:
-    """Does what commands say, without thinking."""
+    """Obeys every command."""
 
     address: str = ""
     requests: list[Any] = dataclasses.field(default_factory=list)
-    """All of them, in their order."""
+    """All requests, in their order."""
     features: dict[str, pb.Feature] = dataclasses.field(default_factory=dict)
     history: list[pb.HistoryEntry] = dataclasses.field(default_factory=list)
     failures: deque[SluiceError | None] = dataclasses.field(default_factory=deque)
-    """How the next calls end, one after the other; None is well."""
+    """Errors of the next calls, one after the other; None is success."""
     version: int = 1
-    """Of the newest snapshot."""
+    """Version of the newest snapshot."""
     gateways: list[pb.Gateway] = dataclasses.field(default_factory=list)
     acknowledging: bool = True
-    """Whether the gateways serve every new snapshot at once."""
+    """True if the gateways serve every new snapshot at once."""
 
     @property
     def commands(self) -> list[Any]:
-        """What was commanded."""
+        """Requests that were commands."""
         return [request for request in self.requests if hasattr(request, "command")]
 
     def handler(self, name: str) -> Any:
-        """The method of one RPC."""
+        """Make the method of one RPC."""
 
         async def handle(request: Any, context: Context) -> Any:
             self.requests.append(request)
@@ -55,9 +56,15 @@ class CannedOperations:
 
         return handle
 
-    def _ListFeatures(self, _name: str, _request: Any) -> Any:  # noqa: N802  # gRPC's name
+    def _ListFeatures(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
         features = [self.features[name] for name in sorted(self.features)]
-        return pb.ListFeaturesResponse(features=features, snapshot_version=self.version)
+        start = int(request.page_token or 0)
+        end = start + 2  # a page is small here
+        return pb.ListFeaturesResponse(
+            features=features[start:end],
+            next_page_token=str(end) if end < len(features) else "",
+            snapshot_version=self.version,
+        )
 
     def _GetFeature(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
         return pb.GetFeatureResponse(
@@ -73,7 +80,7 @@ class CannedOperations:
                     log_non_inferiority_threshold=4.38,
                 )
             ],
-            arms=[_totals(pb.ARM_TREATMENT, 120, 9), _totals(pb.ARM_CONTROL, 118, 2)],
+            arms=[_totals(arm_pb2.ARM_TREATMENT, 120, 9), _totals(arm_pb2.ARM_CONTROL, 118, 2)],
             gateways=self.gateways,
         )
 
@@ -91,7 +98,7 @@ class CannedOperations:
             name=request.name,
             description=request.description,
             salt=request.salt or request.name,
-            overrides=request.overrides,
+            features=request.features,
             state=pb.FEATURE_STATE_READY,
         )
         return pb.CreateFeatureResponse(feature=self.features[request.name])
@@ -103,10 +110,10 @@ class CannedOperations:
         self._change(feature, pb.FEATURE_STATE_RAMPING, request.plan.steps[0].treatment_ppm)
         return pb.StartRampResponse(feature=feature)
 
-    def _SetPercentage(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
+    def _SetTreatmentShare(self, _name: str, request: Any) -> Any:  # noqa: N802  # gRPC's name
         feature = self._feature(request.name)
         self._change(feature, pb.FEATURE_STATE_HELD, request.treatment_ppm)
-        return pb.SetPercentageResponse(feature=feature)
+        return pb.SetTreatmentShareResponse(feature=feature)
 
     def _command(self, name: str, request: Any) -> Any:
         feature = self._feature(request.name)
@@ -134,7 +141,7 @@ class CannedOperations:
                 gateway.version = self.version
 
 
-def _totals(arm: pb.Arm.ValueType, count: int, errors: int) -> pb.ArmTotals:
+def _totals(arm: arm_pb2.Arm.ValueType, count: int, errors: int) -> pb.ArmTotals:
     totals = pb.ArmTotals(
         arm=arm,
         request_count=count,

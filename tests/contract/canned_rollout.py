@@ -16,6 +16,7 @@ from services.chassis.errors import SluiceError
 from services.experiment.snapshot_hash import content_hash
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
+from sluice.type.v1.features_pb2 import Features
 
 Context = grpc.aio.ServicerContext[Any, Any]
 RENEWAL_SECONDS = 0.05
@@ -25,7 +26,7 @@ def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
     """A feature that ramps; by default it switches expansion on, which needs no model."""
     given: dict[str, Any] = {
         "salt": name,
-        "overrides": pb.Overrides(expansion=True),
+        "features": Features(expansion=True),
         "ramp_id": f"{name}.1",
         "lease_duration": Duration(seconds=60),
     }
@@ -37,7 +38,7 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
 
     def __init__(self) -> None:
         self.address = ""
-        self.snapshot: pb.Snapshot | None = None
+        self.snapshot: pb.RolloutSnapshot | None = None
         self.watches: list[pb.WatchSnapshotRequest] = []
         self.acknowledged: list[pb.AcknowledgeSnapshotRequest] = []
         self.reports: list[pb.ReportEvidenceRequest] = []
@@ -49,15 +50,15 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
 
     def publish(
         self, *features: pb.SnapshotFeature, version: int | None = None, made: int | None = None
-    ) -> pb.Snapshot:
+    ) -> pb.RolloutSnapshot:
         """Makes a snapshot, and sends it to whoever watches."""
         number = version or (self.snapshot.version + 1 if self.snapshot else 1)
-        snapshot = pb.Snapshot(version=number, content_hash=content_hash(features), features=features)
+        snapshot = pb.RolloutSnapshot(version=number, content_hash=content_hash(features), features=features)
         snapshot.create_time.FromSeconds(1_000_000 + (number if made is None else made))
         self.send(snapshot)
         return snapshot
 
-    def send(self, snapshot: pb.Snapshot) -> None:
+    def send(self, snapshot: pb.RolloutSnapshot) -> None:
         """Sends a snapshot as it is."""
         self.snapshot = snapshot
         self._changed.set()

@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import re
 import textwrap
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 import sluice_client
 from services.chassis import errors
-from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import documents_pb2, search_pb2
+from sluice.type.v1 import features_pb2, filter_pb2
 from sluice_client import (
+    AsyncClient,
     Chunk,
     Chunking,
     Document,
@@ -24,12 +27,11 @@ from sluice_client import (
     Indexed,
     NotStored,
     Outcome,
+    Passage,
     Policies,
     Policy,
-    SluiceClient,
     SluiceError,
     Stage,
-    Strategy,
     field,
     indexing,
 )
@@ -45,8 +47,8 @@ async def gateway() -> AsyncIterator[CannedGateway]:
 
 
 @pytest.fixture
-async def client(gateway: CannedGateway) -> AsyncIterator[SluiceClient]:
-    async with SluiceClient(gateway.address) as opened:
+async def client(gateway: CannedGateway) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(gateway.address) as opened:
         yield opened
 
 
@@ -63,13 +65,13 @@ def _documents(count: int) -> list[Document]:
 # Searching
 
 
-async def test_what_is_not_said_stays_unset_on_the_wire(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_what_is_not_said_stays_unset_on_the_wire(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.search("why?")
     (request,) = gateway.requests
-    assert request == pb.SearchRequest(query="why?", limit=10, features=pb.Features(), policies=pb.StagePolicies())
+    assert request == search_pb2.SearchRequest(query="why?", limit=10)
 
 
-async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.search(
         "why?",
         limit=3,
@@ -80,81 +82,80 @@ async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGatewa
             must_not=[field("draft") == True, field("note").exists(), field("title").missing()],  # noqa: E712
         ),
         user_id="ada",
-        features=Features(dense=False, rerank=True, expansion_strategy=Strategy.MULTI_QUERY, max_variant_count=4),
+        features=sluice_client.features(
+            dense=False, rerank=True, expansion_strategy="multi_query", max_variant_count=4
+        ),
         policies=Policies(rerank=Policy.REQUIRED, embedding=Policy.BEST_EFFORT),
         collapse_duplicates=True,
         page_token="7",
     )
-    expected = pb.SearchRequest(
+    expected = search_pb2.SearchRequest(
         query="why?",
         limit=3,
         collection="papers",
-        filter=pb.Filter(
+        filter=filter_pb2.Filter(
             must=[
-                pb.Condition(field="year", range=pb.Range(gte=2020)),
-                pb.Condition(field="kind", equals=pb.Value(string_value="class")),
+                filter_pb2.Condition(field="year", range=filter_pb2.Range(gte=2020)),
+                filter_pb2.Condition(field="kind", equals=filter_pb2.Value(string_value="class")),
             ],
             should=[
-                pb.Condition(
+                filter_pb2.Condition(
                     field="lang",
-                    any_of=pb.ValueList(values=[pb.Value(string_value="en"), pb.Value(string_value="de")]),
+                    any_of=filter_pb2.ValueList(values=[filter_pb2.Value(string_value=lang) for lang in ("en", "de")]),
                 ),
-                pb.Condition(field="score", range=pb.Range(lt=0.5)),
+                filter_pb2.Condition(field="score", range=filter_pb2.Range(lt=0.5)),
             ],
             must_not=[
-                pb.Condition(field="draft", equals=pb.Value(bool_value=True)),
-                pb.Condition(field="note", exists=True),
-                pb.Condition(field="title", exists=False),
+                filter_pb2.Condition(field="draft", equals=filter_pb2.Value(bool_value=True)),
+                filter_pb2.Condition(field="note", exists=True),
+                filter_pb2.Condition(field="title", exists=False),
             ],
         ),
         user_id="ada",
-        features=pb.Features(
-            dense=False, rerank=True, expansion_strategy=pb.EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=4
+        features=Features(
+            dense=False,
+            rerank=True,
+            expansion_strategy=features_pb2.EXPANSION_STRATEGY_MULTI_QUERY,
+            max_variant_count=4,
         ),
-        policies=pb.StagePolicies(rerank=pb.STAGE_POLICY_REQUIRED, embedding=pb.STAGE_POLICY_BEST_EFFORT),
+        policies=search_pb2.StagePolicies(
+            rerank=search_pb2.STAGE_POLICY_REQUIRED, embedding=search_pb2.STAGE_POLICY_BEST_EFFORT
+        ),
         page_token="7",
         collapse_duplicates=True,
     )
     assert gateway.requests == [expected]
 
 
-async def test_an_answer_says_what_every_stage_thought_and_did(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_an_answer_says_what_every_stage_thought_and_did(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.index(_documents(2))
     answer = await client.search("why?")
     first, second = answer.results
-    assert (first.id, first.title, first.text, first.rank) == ("d0", "Title 0", "some text", 1)
+    assert (first.passage, first.rank) == (Passage("d0", "d0", "Title 0", "some text", {}), 1)
     assert (first.scores.retrieval, first.scores.retrieval_rank, first.scores.rerank) == (0.5, 3, 4.5)
     assert second.scores.rerank is None
     expand, embed, _, rerank = answer.stages
     assert (expand.stage, expand.outcome, expand.reason) == (Stage.EXPAND, Outcome.DEGRADED, "OTHER_STRATEGY_SERVED")
-    assert (embed.seconds, embed.model, embed.item_count) == (0.0105, "all-MiniLM-L6-v2", 3)
+    assert (embed.duration, embed.model, embed.item_count) == (timedelta(milliseconds=10.5), "all-MiniLM-L6-v2", 3)
     assert (rerank.stage, rerank.outcome) == ("rerank", "skipped")
-    assert answer.features == Features(
-        dense=True,
-        lexical=True,
-        expansion=False,
-        expansion_strategy=Strategy.SYNONYMS,
-        max_variant_count=5,
-        rerank=False,
-        rerank_candidate_count=50,
-    )
+    assert answer.features == gateway.config.default_features
     assert (answer.collection, answer.index_version) == ("documents", "documents@1")
     assert answer.request_id == gateway.request_ids[-1]
 
 
 async def test_what_only_a_newer_gateway_knows_is_unknown_and_not_an_error(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
-    gateway.stages = [pb.StageReport(stage=99, outcome=98)]  # type: ignore[arg-type]
+    gateway.stages = [search_pb2.StageReport(stage=99, outcome=98)]  # type: ignore[arg-type]
     (report,) = (await client.search("why?")).stages
     assert (report.stage, report.outcome) == (Stage.UNKNOWN, Outcome.UNKNOWN)
 
 
-async def test_pages_follow_one_another_with_the_same_question(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_pages_follow_one_another_with_the_same_question(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.index(_documents(5))
     gateway.requests.clear()
     pages = [page async for page in client.pages("why?", limit=2, features=Features(rerank=True))]
-    assert [[result.id for result in page.results] for page in pages] == [["d0", "d1"], ["d2", "d3"], ["d4"]]
+    assert [[result.passage.id for result in page.results] for page in pages] == [["d0", "d1"], ["d2", "d3"], ["d4"]]
     assert [request.page_token for request in gateway.requests] == ["", "2", "4"]
     for request in gateway.requests:
         request.page_token = ""
@@ -162,7 +163,7 @@ async def test_pages_follow_one_another_with_the_same_question(gateway: CannedGa
 
 
 async def test_all_results_come_in_one_row_and_only_wanted_pages_are_asked_for(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
     await client.index(_documents(9))
     ranks = []
@@ -190,11 +191,11 @@ _VALUES = st.one_of(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_metadata_comes_back_as_it_was_types_included(metadata: dict[str, sluice_client.MetadataValue]) -> None:
     async def there_and_back() -> sluice_client.Answer:
-        async with canned_gateway() as gateway, SluiceClient(gateway.address) as client:
+        async with canned_gateway() as gateway, AsyncClient(gateway.address) as client:
             await client.index([Document("d", text="text", metadata=metadata)])
             return await client.search("why?")
 
-    found = asyncio.run(there_and_back()).results[0].metadata
+    found = asyncio.run(there_and_back()).results[0].passage.metadata
     assert found == metadata
     assert {name: type(value) for name, value in found.items()} == {
         name: type(value) for name, value in metadata.items()
@@ -213,7 +214,7 @@ def test_metadata_comes_back_as_it_was_types_included(metadata: dict[str, sluice
     ],
 )
 async def test_a_value_that_cannot_travel_is_named_and_nothing_is_sent(
-    gateway: CannedGateway, client: SluiceClient, value: sluice_client.MetadataValue, problem: str
+    gateway: CannedGateway, client: AsyncClient, value: sluice_client.MetadataValue, problem: str
 ) -> None:
     with pytest.raises(SluiceError, match=problem) as caught:
         await client.index([Document("fine", text="fine"), Document("bad", text="bad", metadata={"field": value})])
@@ -222,7 +223,7 @@ async def test_a_value_that_cannot_travel_is_named_and_nothing_is_sent(
     assert not gateway.requests
 
 
-async def test_a_question_that_cannot_travel_is_refused_with_its_field(client: SluiceClient) -> None:
+async def test_a_question_that_cannot_travel_is_refused_with_its_field(client: AsyncClient) -> None:
     with pytest.raises(SluiceError) as caught:
         await client.search("\udcff")
     assert caught.value.field == "query"
@@ -237,7 +238,7 @@ async def test_a_question_that_cannot_travel_is_refused_with_its_field(client: S
 # Errors
 
 
-async def test_an_error_carries_code_reason_field_and_request_id(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_an_error_carries_code_reason_field_and_request_id(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.failures.append(errors.InvalidArgument("limit", "must be between 1 and 100, not 0", reason="OUT_OF_RANGE"))
     with pytest.raises(SluiceError) as caught:
         await client.search("why?", limit=0)
@@ -261,7 +262,7 @@ async def test_an_error_carries_code_reason_field_and_request_id(gateway: Canned
     ],
 )
 async def test_every_failure_of_the_gateway_keeps_its_code_and_reason(
-    gateway: CannedGateway, client: SluiceClient, failure: errors.SluiceError, code: grpc.StatusCode
+    gateway: CannedGateway, client: AsyncClient, failure: errors.SluiceError, code: grpc.StatusCode
 ) -> None:
     gateway.failures.append(failure)
     with pytest.raises(SluiceError) as caught:
@@ -269,7 +270,7 @@ async def test_every_failure_of_the_gateway_keeps_its_code_and_reason(
     assert (caught.value.code, caught.value.reason, caught.value.message) == (code, failure.reason, "no")
 
 
-async def test_pushback_is_told_in_seconds(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_pushback_is_told_in_seconds(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.failures.append(errors.ResourceExhausted("busy", retry_after=1.5))
     with pytest.raises(SluiceError) as caught:
         await client.search("why?")
@@ -277,7 +278,7 @@ async def test_pushback_is_told_in_seconds(gateway: CannedGateway, client: Sluic
 
 
 async def test_a_gateway_that_is_not_there_is_unreachable(gateway: CannedGateway) -> None:
-    async with SluiceClient("127.0.0.1:1", timeout=5) as client:
+    async with AsyncClient("127.0.0.1:1", timeout=5) as client:
         with pytest.raises(SluiceError, match=r"127\.0\.0\.1:1 cannot be reached") as caught:
             await client.config()
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "UNREACHABLE")
@@ -285,14 +286,53 @@ async def test_a_gateway_that_is_not_there_is_unreachable(gateway: CannedGateway
 
 async def test_a_client_that_is_not_open_says_how_to_open_it() -> None:
     with pytest.raises(RuntimeError, match="async with"):
-        await SluiceClient().search("why?")
+        await AsyncClient().search("why?")
+
+
+# Reading back, and collections
+
+
+async def test_documents_come_back_as_they_were_given_with_their_chunks(
+    gateway: CannedGateway, client: AsyncClient
+) -> None:
+    given = Document("a", "Title", "text", {"year": 2020, "tags": ["x", "y"]})
+    await client.index([given], chunking=Chunking(64))
+    await client.index(_documents(1))
+    found = await client.get_documents(["d0", "gone", "a"], collection="c")
+    assert [stored.document for stored in found.documents] == [*_documents(1), given]
+    assert [stored.chunks for stored in found.documents] == [(), (Chunk(1, 2, 0, 1),)]
+    assert found.missing_ids == ("gone",)
+    assert gateway.requests[-1].collection == "c"
+
+
+async def test_lists_follow_their_pages_and_ask_for_no_more_than_is_wanted(
+    gateway: CannedGateway, client: AsyncClient
+) -> None:
+    await client.index(_documents(5))
+    listed = [stored.document.id async for stored in client.list_documents(page_size=2)]
+    assert listed == ["d0", "d1", "d2", "d3", "d4"]
+    gateway.requests.clear()
+    async for _ in client.list_documents(page_size=2, filter=Filter(must=[field("year") >= 2020])):
+        break
+    (request,) = gateway.requests
+    assert request.filter.must[0].range.gte == 2020
+
+
+async def test_a_collection_is_created_listed_and_deleted(gateway: CannedGateway, client: AsyncClient) -> None:
+    created = await client.create_collection("papers", model="all-mpnet-base-v2")
+    assert (created.collection, created.live, created.model.name) == ("papers", True, "all-MiniLM-L6-v2")
+    assert gateway.requests[-1].model == "all-mpnet-base-v2"
+    assert [listed.version.collection async for listed in client.list_collections()] == ["documents", "papers"]
+    assert [listed.version.version async for listed in client.list_collections("papers")] == ["papers@1"]
+    assert await client.delete_collection("papers") == ("papers@1",)
+    assert [listed.version.collection async for listed in client.list_collections()] == ["documents"]
 
 
 # Deadlines and cancellation
 
 
 async def test_every_call_has_a_deadline(gateway: CannedGateway) -> None:
-    async with SluiceClient(gateway.address, timeout=7, index_timeout=70) as client:
+    async with AsyncClient(gateway.address, timeout=7, index_timeout=70) as client:
         await client.search("why?")
         await client.delete(["d0"])
         await client.config()
@@ -303,7 +343,7 @@ async def test_every_call_has_a_deadline(gateway: CannedGateway) -> None:
 
 
 async def test_a_gateway_that_does_not_answer_costs_no_more_than_the_deadline(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
     gateway.hang = True
     with pytest.raises(SluiceError) as caught:
@@ -312,7 +352,7 @@ async def test_a_gateway_that_does_not_answer_costs_no_more_than_the_deadline(
 
 
 async def test_cancelling_the_caller_cancels_the_call_at_the_gateway(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
     gateway.hang = True
     asking = asyncio.create_task(client.search("why?"))
@@ -323,7 +363,7 @@ async def test_cancelling_the_caller_cancels_the_call_at_the_gateway(
     await asyncio.wait_for(gateway.cancelled.wait(), 10)
 
 
-async def test_cancelling_a_long_storing_cancels_its_batches(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_cancelling_a_long_storing_cancels_its_batches(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.hang = True
     storing = asyncio.create_task(client.index_all(_documents(10), batch_size=2))
     await gateway.hanging.wait()
@@ -336,38 +376,40 @@ async def test_cancelling_a_long_storing_cancels_its_batches(gateway: CannedGate
 # Storing, deleting, configuration
 
 
-async def test_one_batch_says_what_became_of_it(client: SluiceClient) -> None:
+async def test_one_batch_says_what_became_of_it(client: AsyncClient) -> None:
     indexed = await client.index([Document("long", text="x" * 1001), Document("short", text="x")], collection="c")
-    assert indexed == Indexed(2, ["long"], "documents@1", "all-MiniLM-L6-v2")
+    assert indexed == Indexed(2, ("long",), "documents@1", "all-MiniLM-L6-v2")
 
 
 async def test_how_documents_are_cut_is_said_and_results_say_which_part_they_are(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
     await client.index([Document("a", text="x")], chunking=Chunking(64, 0))
     await client.index_all([Document("b", text="x")], chunking=Chunking())
     answer = await client.search("why?", group_by_document=True)
     first, second, question = gateway.requests
-    assert first.chunking == pb.Chunking(chunk_tokens=64, overlap_tokens=0)
+    assert first.chunking == documents_pb2.Chunking(chunk_tokens=64, overlap_tokens=0)
     assert second.HasField("chunking")
     assert not second.chunking.HasField("overlap_tokens")
     assert question.group_by_document
     part, whole = answer.results
-    assert (part.id, part.document_id, part.chunk) == ("a", "a", Chunk(1, 2, 0, 1))
-    assert (whole.document_id, whole.chunk) == ("b", None)
+    assert part.passage.chunk == Chunk(1, 2, 0, 1)
+    assert (whole.passage.document_id, whole.passage.chunk) == ("b", None)
 
 
-async def test_deleting_tells_how_many_there_were(client: SluiceClient) -> None:
+async def test_deleting_tells_how_many_there_were(client: AsyncClient) -> None:
     await client.index(_documents(2))
     assert await client.delete(["d0", "d1", "d9"]) == 2
 
 
-async def test_the_configuration_tells_what_serves(client: SluiceClient) -> None:
+async def test_the_configuration_tells_what_serves(client: AsyncClient) -> None:
     config = await client.config()
     assert config.default_features.dense is True
     assert [stage.stage for stage in config.stages] == ["expand", "embed", "retrieve", "rerank"]
-    assert config.stages[1].model == "all-MiniLM-L6-v2"
+    assert config.stages[1].model is not None
+    assert config.stages[1].model.name == "all-MiniLM-L6-v2"
     assert config.stages[3].problem == "UNAVAILABLE: nobody there"
+    assert config.collection is not None
     assert config.collection.fields == {"year": "integer"}
 
 
@@ -378,7 +420,7 @@ async def _asynchronously(documents: list[Document]) -> AsyncIterator[Document]:
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 async def test_any_number_of_documents_is_stored_in_batches(
-    gateway: CannedGateway, client: SluiceClient, asynchronous: bool
+    gateway: CannedGateway, client: AsyncClient, asynchronous: bool
 ) -> None:
     documents = _documents(25)
     progress: list[int] = []
@@ -386,7 +428,7 @@ async def test_any_number_of_documents_is_stored_in_batches(
         _asynchronously(documents) if asynchronous else iter(documents),
         collection="c",
         batch_size=10,
-        on_progress=lambda batch, indexed: progress.append(len(batch) + indexed.count),
+        on_progress=lambda batch, indexed: progress.append(len(batch) + indexed.indexed_count),
     )
     assert stored == 25
     assert gateway.documents.keys() == {document.id for document in documents}
@@ -394,20 +436,24 @@ async def test_any_number_of_documents_is_stored_in_batches(
     assert {request.collection for request in gateway.requests} == {"c"}
 
 
-async def test_batches_are_under_way_at_once_but_no_more_than_allowed(
-    gateway: CannedGateway, client: SluiceClient
-) -> None:
-    gateway.hang = True
-    storing = asyncio.create_task(client.index_all(_documents(40), batch_size=2, concurrency=3))
-    while len(gateway.requests) < 3:
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(0.05)  # time for a fourth, if one were to come
-    storing.cancel()
-    await asyncio.wait([storing])
-    assert len(gateway.requests) == 3
+async def test_batches_are_under_way_at_once_but_no_more_than_allowed() -> None:
+    under_way = most = 0
+
+    async def store(batch: Sequence[Document]) -> Indexed:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)  # the others begin
+        under_way -= 1
+        return Indexed(len(batch), (), "documents@1", "model")
+
+    stored = await indexing.index_all(
+        store, _documents(40), batch_size=2, concurrency=3, on_progress=None, on_rejected=None
+    )
+    assert (stored, most) == (40, 3)
 
 
-async def test_no_more_is_read_than_is_about_to_be_sent(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_no_more_is_read_than_is_about_to_be_sent(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.hang = True
     read = 0
 
@@ -426,21 +472,19 @@ async def test_no_more_is_read_than_is_about_to_be_sent(gateway: CannedGateway, 
     assert read <= 31  # two batches under way, one waiting, and the document that showed it to be full
 
 
-async def test_long_documents_make_small_batches(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_long_documents_make_small_batches(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.index_all([Document(f"d{number}", text="x" * 45_000) for number in range(5)])
     assert sorted(len(request.documents) for request in gateway.requests) == [1, 2, 2]
 
 
-async def test_a_batch_with_very_long_text_has_longer_time(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_a_batch_with_very_long_text_has_longer_time(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.index([Document("short", text="x"), Document("long", text="x" * 1_000_000)])
     await client.index([Document("long", text="x" * 1_000_000)], timeout=30)
     assert gateway.deadlines[0] > 1000
     assert gateway.deadlines[1] < 31
 
 
-async def test_a_document_that_comes_again_replaces_the_one_before(
-    gateway: CannedGateway, client: SluiceClient
-) -> None:
+async def test_a_document_that_comes_again_replaces_the_one_before(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.failures.append(errors.ResourceExhausted("busy", retry_after=0.001))
     first, again = Document("same", text="first"), Document("same", text="again")
     assert await client.index_all([first, replace(first, id="other"), again], concurrency=4) == 3
@@ -450,7 +494,7 @@ async def test_a_document_that_comes_again_replaces_the_one_before(
 @pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("failure", [errors.Unavailable("down"), errors.ResourceExhausted("busy", retry_after=0.001)])
 async def test_a_batch_is_sent_again_while_the_gateway_is_down_or_busy(
-    gateway: CannedGateway, client: SluiceClient, failure: errors.SluiceError
+    gateway: CannedGateway, client: AsyncClient, failure: errors.SluiceError
 ) -> None:
     gateway.failures.extend([failure] * 3)
     assert await client.index_all(_documents(3)) == 3
@@ -458,9 +502,7 @@ async def test_a_batch_is_sent_again_while_the_gateway_is_down_or_busy(
 
 
 @pytest.mark.usefixtures("quick_retries")
-async def test_patience_ends_and_the_error_says_what_is_not_stored(
-    gateway: CannedGateway, client: SluiceClient
-) -> None:
+async def test_patience_ends_and_the_error_says_what_is_not_stored(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.failures.extend([errors.Unavailable("down", reason="BREAKER_OPEN")] * 100)
     with pytest.raises(NotStored, match="3 documents, 'd0' to 'd2', could not be stored: down") as caught:
         await client.index_all(_documents(3))
@@ -480,7 +522,7 @@ async def test_patience_ends_and_the_error_says_what_is_not_stored(
     ],
 )
 async def test_what_does_not_pass_by_itself_is_not_tried_again(
-    gateway: CannedGateway, client: SluiceClient, failure: errors.SluiceError
+    gateway: CannedGateway, client: AsyncClient, failure: errors.SluiceError
 ) -> None:
     gateway.failures.append(failure)
     with pytest.raises(NotStored):
@@ -500,7 +542,7 @@ def test_a_pause_is_never_shorter_than_the_pushback_and_grows_without_one() -> N
     assert pause(indexing.MAX_ATTEMPTS, None) is None
 
 
-async def test_the_first_refused_document_ends_a_storing(gateway: CannedGateway, client: SluiceClient) -> None:
+async def test_the_first_refused_document_ends_a_storing(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.refused_ids = {"d4"}
     with pytest.raises(NotStored) as caught:
         await client.index_all(_documents(9), batch_size=3, concurrency=1)
@@ -510,7 +552,7 @@ async def test_the_first_refused_document_ends_a_storing(gateway: CannedGateway,
 
 
 async def test_refused_documents_can_be_taken_out_while_the_others_are_stored(
-    gateway: CannedGateway, client: SluiceClient
+    gateway: CannedGateway, client: AsyncClient
 ) -> None:
     gateway.refused_ids = {"d1", "d4"}
     unsendable = Document("d9", text="\ud800")
@@ -525,7 +567,7 @@ async def test_refused_documents_can_be_taken_out_while_the_others_are_stored(
     assert sorted(rejected) == [("d1", "INVALID_FIELD"), ("d4", "INVALID_FIELD"), ("d9", "NOT_UTF8")]
 
 
-async def test_a_source_that_breaks_breaks_the_storing_with_its_own_error(client: SluiceClient) -> None:
+async def test_a_source_that_breaks_breaks_the_storing_with_its_own_error(client: AsyncClient) -> None:
     def broken() -> Iterator[Document]:
         yield Document("d0", text="text")
         raise LookupError("the disk is gone")
@@ -538,12 +580,13 @@ async def test_a_source_that_breaks_breaks_the_storing_with_its_own_error(client
 
 
 def _examples() -> list[str]:
-    in_docstring = re.findall(
-        r"(    import asyncio\n.*?asyncio\.run\(main\(\)\))", sluice_client.__doc__ or "", re.DOTALL
-    )
-    in_readme = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    in_docstring = re.findall(r"(    from sluice_client import .*?)\n\n`", sluice_client.__doc__ or "", re.DOTALL)
+    in_readme = [
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "sluice_client" in block
+    ]
     assert in_docstring
-    return [textwrap.dedent(in_docstring[0]), *(block for block in in_readme if "sluice_client" in block)]
+    assert in_readme
+    return [textwrap.dedent(in_docstring[0]), *in_readme]
 
 
 async def test_the_examples_in_docstring_and_readme_run(

@@ -1,0 +1,168 @@
+"""Clients for code without asyncio: the asyncio clients, run on an event loop in a thread of their own.
+
+Methods, errors and deadlines are those of the asyncio clients. An iterator asks for a page when it is wanted.
+Callbacks of `index_all` run in that thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from sluice_client.channel import Caller
+from sluice_client.client import AsyncClient
+from sluice_client.rollout_client import AsyncRolloutClient
+from sluice_client.tls import Tls
+
+CallerT = TypeVar("CallerT", bound=Caller)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Blocking(Generic[CallerT]):
+    """An asyncio client and the thread of its event loop."""
+
+    def __init__(self, client: CallerT) -> None:
+        self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> Self:
+        opened: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._serve(opened),), name="sluice-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._loop = opened.result()
+        except BaseException:
+            self._thread.join()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join()
+
+    async def _serve(self, opened: Future[asyncio.AbstractEventLoop]) -> None:
+        self._closing = asyncio.Event()
+        try:
+            async with self._client:
+                opened.set_result(asyncio.get_running_loop())
+                await self._closing.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the client's loop and wait for it; an interrupt cancels it."""
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeError(f"the client is not open; use it as `with {type(self).__name__}(...) as client:`")
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+
+def _call(
+    method: Callable[Concatenate[CallerT, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Blocking[CallerT], P], T]:
+    """Make a method that waits for the result of an asyncio method."""
+
+    @functools.wraps(method)
+    def call(self: _Blocking[CallerT], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return call
+
+
+def _iterate(
+    method: Callable[Concatenate[CallerT, P], AsyncIterator[T]],
+) -> Callable[Concatenate[_Blocking[CallerT], P], Iterator[T]]:
+    """Make a method that iterates over what an asyncio method yields."""
+
+    @functools.wraps(method)
+    def iterate(self: _Blocking[CallerT], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self._client, *args, **kwargs)
+
+        async def following() -> T | None:
+            return await anext(items, None)
+
+        while (item := self._run(following())) is not None:
+            yield item
+
+    return iterate
+
+
+class Client(_Blocking[AsyncClient]):
+    """A client of one gateway, for use as `with Client(address) as client:`, in any number of threads.
+
+    Takes the arguments of `AsyncClient`.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout: float = 10.0,
+        index_timeout: float = 120.0,
+        tls: Tls | None = None,
+    ) -> None:
+        super().__init__(AsyncClient(address, timeout=timeout, index_timeout=index_timeout, tls=tls))
+
+    search = _call(AsyncClient.search)
+    compare = _call(AsyncClient.compare)
+    pages = _iterate(AsyncClient.pages)
+    search_all = _iterate(AsyncClient.search_all)
+    index = _call(AsyncClient.index)
+    index_all = _call(AsyncClient.index_all)
+    delete = _call(AsyncClient.delete)
+    get_documents = _call(AsyncClient.get_documents)
+    list_documents = _iterate(AsyncClient.list_documents)
+    config = _call(AsyncClient.config)
+    list_collections = _iterate(AsyncClient.list_collections)
+    create_collection = _call(AsyncClient.create_collection)
+    delete_collection = _call(AsyncClient.delete_collection)
+    reindex = _iterate(AsyncClient.reindex)
+    verify = _call(AsyncClient.verify)
+    rollback = _call(AsyncClient.rollback)
+    delete_version = _call(AsyncClient.delete_version)
+    create_snapshot = _call(AsyncClient.create_snapshot)
+    list_snapshots = _iterate(AsyncClient.list_snapshots)
+    restore_snapshot = _call(AsyncClient.restore_snapshot)
+    delete_snapshot = _call(AsyncClient.delete_snapshot)
+
+
+class RolloutClient(_Blocking[AsyncRolloutClient]):
+    """A client of a rollout service, for use as `with RolloutClient(address, actor="ann") as rollout:`.
+
+    Takes the arguments of `AsyncRolloutClient`.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:50057", *, actor: str, timeout: float = 10.0, tls: Tls | None = None
+    ) -> None:
+        super().__init__(AsyncRolloutClient(address, actor=actor, timeout=timeout, tls=tls))
+
+    features = _call(AsyncRolloutClient.features)
+    feature = _call(AsyncRolloutClient.feature)
+    create = _call(AsyncRolloutClient.create)
+    start = _call(AsyncRolloutClient.start)
+    promote = _call(AsyncRolloutClient.promote)
+    hold = _call(AsyncRolloutClient.hold)
+    set_share = _call(AsyncRolloutClient.set_share)
+    halve = _call(AsyncRolloutClient.halve)
+    roll_back = _call(AsyncRolloutClient.roll_back)
+    kill = _call(AsyncRolloutClient.kill)
+    rearm = _call(AsyncRolloutClient.rearm)
+    history = _iterate(AsyncRolloutClient.history)
+    report = _call(AsyncRolloutClient.report)
