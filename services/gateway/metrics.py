@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from services.chassis import logs, tracing
 from services.chassis.errors import kind_of
 from services.chassis.metrics import LATENCY_BUCKETS
-from services.gateway.rollout.table import Features
+from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 
 search_seconds = Histogram(
@@ -87,11 +87,13 @@ class _Searches:
         labels = _SWITCH[expansion], _SWITCH[rerank]
         self.seconds = search_seconds.labels(*labels)
         self.outcomes = {outcome: searches.labels(*labels, outcome) for outcome in _OUTCOMES}
-        self.stage_seconds = {stage: stage_seconds.labels(stage.value, *labels) for stage in Stage}
+        self.stage_seconds = {stage: stage_seconds.labels(stage.name.lower(), *labels) for stage in Stage}
 
 
 _searches = {switches: _Searches(*switches) for switches in product((False, True), repeat=2)}
-_stage_outcomes = {pair: stage_outcomes.labels(pair[0].value, pair[1].value) for pair in product(Stage, Outcome)}
+_stage_outcomes = {
+    pair: stage_outcomes.labels(pair[0].name.lower(), pair[1].name.lower()) for pair in product(Stage, Outcome)
+}
 
 
 def breaker_changed(stage: str, _old: str, new: str) -> None:
@@ -108,7 +110,7 @@ def observe_stages(features: Features, reports: Sequence[StageReport]) -> None:
         _stage_outcomes[report.stage, report.outcome].inc()
         if report.outcome is not Outcome.SKIPPED:
             counted.stage_seconds[report.stage].observe(report.seconds, exemplar)
-        if report.stage is Stage.EXPAND and features.expansion:
+        if report.stage is Stage.EXPAND and features.expansion and report.reason != "NOT_REACHED":
             search_variants.observe(max(1, report.item_count))
         if report.reason == "NO_CANDIDATES":
             rerank_without_candidates.inc()
@@ -166,7 +168,7 @@ def _switches(features: Features) -> dict[str, bool | str]:
         "sluice.features.dense": features.dense,
         "sluice.features.lexical": features.lexical,
         "sluice.features.expansion": features.expansion,
-        "sluice.features.expansion_strategy": features.expansion_strategy.value,
+        "sluice.features.expansion_strategy": features.expansion_strategy,
         "sluice.features.rerank": features.rerank,
     }
 
@@ -174,8 +176,8 @@ def _switches(features: Features) -> dict[str, bool | str]:
 def _described(answer: Answer) -> dict[str, int | str]:
     described: dict[str, int | str] = {"sluice.results": len(answer.results), "sluice.index": answer.index_version}
     for report in answer.reports:
-        name = f"sluice.{report.stage.value}"
-        described[f"{name}.outcome"] = report.outcome.value
+        name = f"sluice.{report.stage.name.lower()}"
+        described[f"{name}.outcome"] = report.outcome.name.lower()
         described[f"{name}.items"] = report.item_count
         if report.reason:
             described[f"{name}.reason"] = report.reason

@@ -1,7 +1,7 @@
-"""Which model embeds for which collection: always the one that made the vectors of its live version.
+"""The choice of the embedder for a collection: always the one that serves the model of its live version.
 
-A collection is looked at every few seconds. That the look has grown old does no harm: the retriever refuses vectors of
-another model than the version's that it searches or writes, and then the collection is looked at anew.
+The model of a collection is cached for a few seconds. A stale entry does no harm: the retriever refuses vectors of
+another model than that of the version that it searches or writes, and then the entry is dropped.
 """
 
 from __future__ import annotations
@@ -9,73 +9,63 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from services.chassis.errors import FailedPrecondition, NotFound, SluiceError
-from services.gateway.search.stages import Embedded, Passage
+from services.gateway.search.stages import Embedded
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 
-# How long a look at a collection is trusted, and how long it is not looked at the embedders again in vain.
+# Time that the model of a collection is cached, and that a model without an embedder is not looked for again.
 TRUSTED_SECONDS = 5.0
 UNSERVED_SECONDS = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingModel:
-    """What an embedder serves."""
-
-    name: str
-    fingerprint: str
-    dimension: int
-    precision: str
-    runtime: str = ""
-    """How it computes, for people."""
-    pseudo: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOfIndex:
-    """What made the vectors of a collection's live version, or of a version that is named."""
-
-    version: str
-    model: str
-    fingerprint: str
+Ranges = Sequence[Sequence[tuple[int, int]]]
+"""Start and end of the chunks of every document, in characters."""
 
 
 class ModelEmbedder(Protocol):
     """An embedder of one model."""
 
-    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+        """Embed queries."""
 
-    async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
+        """Embed documents, with the priority of a job."""
 
-    async def split_documents(  # noqa: D102
-        self, documents: Sequence[Passage], *, chunk_tokens: int, overlap_tokens: int | None, deadline: float
-    ) -> Sequence[Sequence[tuple[int, int]]]: ...
+    async def split_documents(
+        self,
+        documents: Sequence[passage_pb2.Passage],
+        *,
+        chunk_tokens: int,
+        overlap_tokens: int | None,
+        deadline: float,
+    ) -> Ranges:
+        """Cut documents into chunks by the tokens of the model."""
 
-    async def model(self, *, deadline: float) -> EmbeddingModel: ...  # noqa: D102
+    async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
+        """Describe the model."""
 
 
 class Collections(Protocol):
-    """Knows the models of collections."""
+    """The collections, with their models."""
 
-    async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
-        """Raises NotFound where there is no such collection."""
+    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
+        """Describe the live version of a collection, or the version of that name. Raises NotFound."""
 
 
 class Embedders:
-    """All embedders of a gateway; the first one serves what has no collection yet."""
+    """All embedders of a gateway; the first one serves new collections."""
 
     def __init__(self, embedders: Sequence[ModelEmbedder], collections: Collections) -> None:
         self._embedders = embedders
         self._collections = collections
-        self._seen: dict[str, tuple[float, ModelOfIndex]] = {}
+        self._seen: dict[str, tuple[float, collection_pb2.CollectionVersion]] = {}
         self._forgotten = 0
-        self._models: dict[int, EmbeddingModel] = {}
+        self._models: dict[int, model_pb2.ModelInfo] = {}
         self._unserved: dict[str, float] = {}
 
     async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
-        """Vectors of queries to a collection, somebody waiting.
+        """Embed queries to a collection.
 
         Raises FailedPrecondition (MODEL_MISMATCH) where no embedder serves the collection's model.
         """
@@ -84,109 +74,117 @@ class Embedders:
         )
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
-        """Vectors of documents for a collection, in bulk. Raises as `embed_queries` does."""
+        """Embed documents for a collection. Raises as `embed_queries` does."""
         return await self._embed(
             lambda embedder: embedder.embed_documents(texts, deadline=deadline), collection, deadline
         )
 
     async def split_documents(
         self,
-        documents: Sequence[Passage],
+        documents: Sequence[passage_pb2.Passage],
         *,
         collection: str,
         chunk_tokens: int,
         overlap_tokens: int | None,
         deadline: float,
-    ) -> Sequence[Sequence[tuple[int, int]]]:
-        """Start and end of the chunks of every document, by the tokens of a collection's model."""
+    ) -> Ranges:
+        """Cut documents into chunks by the tokens of a collection's model."""
         embedder = self._embedders[0]
-        if (wanted := await self._wanted(collection, deadline)) is not None:
+        if (wanted := await self._live(collection, deadline)) is not None:
             embedder = await self._serving(wanted, deadline)
         return await embedder.split_documents(
             documents, chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, deadline=deadline
         )
 
     def forget(self, collection: str) -> None:
-        """Looks at a collection anew, the next time."""
+        """Drop the cached model of a collection."""
         self._forgotten += 1
         self._seen.pop(collection, None)
 
-    async def model_named(self, name: str, *, deadline: float) -> EmbeddingModel:
-        """The model of this short or whole name; FailedPrecondition (MODEL_NOT_SERVED) where none serves it."""
+    async def model_named(self, name: str, *, deadline: float) -> model_pb2.ModelInfo:
+        """Find a served model by its short or whole name; FailedPrecondition (MODEL_NOT_SERVED) if there is none."""
         served, unreachable = await self.served(deadline=deadline)
         for model in served:
             if name in (model.name, model.name.rpartition("/")[2]):
                 return model
         names = ", ".join(model.name for model in served) or "none"
-        beside = f" ({len(unreachable)} cannot be reached)" if unreachable else ""
+        away = f" ({len(unreachable)} cannot be reached)" if unreachable else ""
         raise FailedPrecondition(
-            f"no embedder of this gateway serves {name!r}; they serve: {names}{beside}. Start an embedder with "
+            f"no embedder of this gateway serves {name!r}; they serve: {names}{away}. Start an embedder with "
             f"EMBEDDING_MODEL={name} and name it in the gateway's EMBEDDER_ADDITIONAL_ADDRESSES",
             reason="MODEL_NOT_SERVED",
         )
 
-    async def served(self, *, deadline: float) -> tuple[list[EmbeddingModel], list[SluiceError]]:
-        """The models that are served now, and why the other embedders do not tell theirs."""
+    async def first_model(self, *, deadline: float) -> model_pb2.ModelInfo:
+        """Describe the model of the first embedder."""
+        return await self._embedders[0].model(deadline=deadline)
+
+    async def served(self, *, deadline: float) -> tuple[list[model_pb2.ModelInfo], list[SluiceError]]:
+        """List the models that are served now, and the errors of the other embedders."""
         answers = await asyncio.gather(
             *(embedder.model(deadline=deadline) for embedder in self._embedders), return_exceptions=True
         )
-        self._models = {place: answer for place, answer in enumerate(answers) if isinstance(answer, EmbeddingModel)}
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, SluiceError):
                 raise answer
+        self._models = {
+            place: answer for place, answer in enumerate(answers) if isinstance(answer, model_pb2.ModelInfo)
+        }
         return list(self._models.values()), [answer for answer in answers if isinstance(answer, SluiceError)]
 
     async def _embed(
         self, call: Callable[[ModelEmbedder], Awaitable[Embedded]], collection: str, deadline: float
     ) -> Embedded:
-        if (wanted := await self._wanted(collection, deadline)) is None:
+        if (wanted := await self._live(collection, deadline)) is None:
             return await call(self._embedders[0])
         for _ in range(2):
             embedded = await call(await self._serving(wanted, deadline))
-            if embedded.fingerprint == wanted.fingerprint:
+            if embedded.model.fingerprint == wanted.model.fingerprint:
                 return embedded
-            self._models.clear()  # another model serves there since
+            self._models.clear()  # that embedder has been given another model
         raise _unserved(wanted, [])
 
-    async def _wanted(self, collection: str, deadline: float) -> ModelOfIndex | None:
-        """What made the collection's vectors; None where it is for the search or the storing to find out."""
-        seen, model = self._seen.get(collection, (0.0, None))
-        if model is not None and time.monotonic() - seen < TRUSTED_SECONDS:
-            return model
+    async def _live(self, collection: str, deadline: float) -> collection_pb2.CollectionVersion | None:
+        """Describe the live version; None where the following search or write has to find out."""
+        seen, version = self._seen.get(collection, (0.0, None))
+        if version is not None and time.monotonic() - seen < TRUSTED_SECONDS:
+            return version
         forgotten = self._forgotten
         try:
-            model = await self._collections.model_of(collection, deadline=deadline)
+            version = await self._collections.collection(collection, deadline=deadline)
         except NotFound:
             self.forget(collection)
             return None
         except SluiceError:
-            # Without the retriever there will be no search; what was known may do until it is back.
-            return model
-        if forgotten == self._forgotten:  # what was looked at before may be what was to be forgotten
-            self._seen[collection] = (time.monotonic(), model)
-        return model
+            # Without the retriever there is no search; until it is back, the old entry may do.
+            return version
+        if forgotten == self._forgotten:  # else the answer may be older than the order to forget
+            self._seen[collection] = (time.monotonic(), version)
+        return version
 
-    async def _serving(self, wanted: ModelOfIndex, deadline: float) -> ModelEmbedder:
+    async def _serving(self, wanted: collection_pb2.CollectionVersion, deadline: float) -> ModelEmbedder:
+        fingerprint = wanted.model.fingerprint
         for _ in range(2):
             for place, model in self._models.items():
-                if model.fingerprint == wanted.fingerprint:
+                if model.fingerprint == fingerprint:
                     return self._embedders[place]
-            if time.monotonic() - self._unserved.get(wanted.fingerprint, 0.0) < UNSERVED_SECONDS:
+            if time.monotonic() - self._unserved.get(fingerprint, 0.0) < UNSERVED_SECONDS:
                 break
-            _, unreachable = await self.served(deadline=deadline)
-            if not any(model.fingerprint == wanted.fingerprint for model in self._models.values()):
+            served, unreachable = await self.served(deadline=deadline)
+            if all(model.fingerprint != fingerprint for model in served):
                 if unreachable:
                     raise unreachable[0]
-                self._unserved[wanted.fingerprint] = time.monotonic()
+                self._unserved[fingerprint] = time.monotonic()
         raise _unserved(wanted, list(self._models.values()))
 
 
-def _unserved(wanted: ModelOfIndex, served: Sequence[EmbeddingModel]) -> FailedPrecondition:
+def _unserved(wanted: collection_pb2.CollectionVersion, served: Sequence[model_pb2.ModelInfo]) -> FailedPrecondition:
     names = ", ".join(f"{model.name} (fingerprint {model.fingerprint[:12]})" for model in served) or "none"
     return FailedPrecondition(
-        f"{wanted.version!r} holds vectors of {wanted.model} (fingerprint {wanted.fingerprint[:12]}), and no embedder "
-        f"of this gateway serves that; they serve: {names}. Name one that does in EMBEDDER_ADDITIONAL_ADDRESSES",
+        f"{wanted.version!r} holds vectors of {wanted.model.name} (fingerprint {wanted.model.fingerprint[:12]}), and "
+        f"no embedder of this gateway serves that; they serve: {names}. Name one that does in "
+        f"EMBEDDER_ADDITIONAL_ADDRESSES",
         reason="MODEL_MISMATCH",
         collection=wanted.version,
-        collection_fingerprint=wanted.fingerprint,
+        collection_fingerprint=wanted.model.fingerprint,
     )

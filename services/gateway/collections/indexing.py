@@ -1,15 +1,19 @@
-"""From documents to an index: cut what is too long, embed, make the collection if there is none yet, store."""
+"""Indexing: cut long documents, embed, create the collection if there is none, store."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.gateway.search.stages import Chunk, Embedded, Passage, Upserted
+from services.gateway.collections.documents import cut
+from services.gateway.collections.embedders import Ranges
+from services.gateway.search.stages import Embedded, reading
+from sluice.gateway.v1 import documents_pb2
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 
 # The retriever takes up to 1000 passages in a call.
 UPSERT_SLICE = 512
@@ -18,17 +22,34 @@ MAX_ID_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How long documents are cut."""
+    """Lengths of chunks, in tokens."""
 
     chunk_tokens: int
-    """Most tokens of a chunk; 0 is the window of the model that serves."""
+    """Most tokens of a chunk; 0 is the window of the model."""
     overlap_tokens: int | None
     """Most tokens that a chunk shares with the one before; None leaves that to the embedder."""
+
+    @classmethod
+    def from_proto(cls, message: documents_pb2.Chunking) -> Self:
+        """Read the lengths."""
+        return cls(message.chunk_tokens, message.overlap_tokens if message.HasField("overlap_tokens") else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Result of a write to a live version."""
+
+    count: int
+    index_version: str = ""
+    building_version: str = ""
+    """The version that has to follow; empty where there is none."""
+    changed_ids: Sequence[str] = ()
+    """Ids of the passages that have to follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What was stored, and with what."""
+    """Result of an indexing call."""
 
     count: int
     truncated_ids: Sequence[str]
@@ -36,97 +57,120 @@ class Indexed:
     model: str
     passage_count: int
 
+    def to_proto(self) -> documents_pb2.IndexDocumentsResponse:
+        """Write the response."""
+        return documents_pb2.IndexDocumentsResponse(
+            indexed_count=self.count,
+            truncated_ids=self.truncated_ids,
+            index_version=self.index_version,
+            model=self.model,
+            passage_count=self.passage_count,
+        )
+
 
 class DocumentEmbedder(Protocol):
-    """Documents to vectors, in bulk, by the model that made a collection's."""
+    """Makes vectors of documents, by the model that made a collection's vectors."""
 
-    async def split_documents(  # noqa: D102
+    async def split_documents(
         self,
-        documents: Sequence[Passage],
+        documents: Sequence[passage_pb2.Passage],
         *,
         collection: str,
         chunk_tokens: int,
         overlap_tokens: int | None,
         deadline: float,
-    ) -> Sequence[Sequence[tuple[int, int]]]: ...
+    ) -> Ranges:
+        """Cut documents into chunks."""
 
-    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        """Embed documents for a collection."""
 
     def forget(self, collection: str) -> None:
-        """Looks anew, the next time, which model made a collection's vectors."""
+        """Drop the cached model of a collection."""
 
 
 class Store(Protocol):
     """Keeps passages."""
 
-    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None: ...  # noqa: D102
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Create a collection for a model. Raises AlreadyExists."""
 
-    async def upsert(  # noqa: D102
+    async def upsert(
         self,
         collection: str,
-        passages: Sequence[Passage],
+        passages: Sequence[passage_pb2.Passage],
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
         deadline: float,
-    ) -> Upserted: ...
+    ) -> Written:
+        """Store passages with their vectors."""
 
 
 class Indexing:
-    """Stores documents. All of a call are stored or none."""
+    """Stores documents. All documents of a call are stored or none."""
 
     def __init__(self, embedder: DocumentEmbedder, store: Store) -> None:
         self._embedder = embedder
         self._store = store
 
     async def index(
-        self, collection: str, documents: Sequence[Passage], *, chunking: Chunking | None = None, deadline: float
+        self,
+        collection: str,
+        documents: Sequence[passage_pb2.Passage],
+        *,
+        chunking: Chunking | None = None,
+        deadline: float,
     ) -> Indexed:
-        """Embeds and stores documents by a moment on the monotonic clock.
+        """Embed and store documents by a deadline on the monotonic clock.
 
-        A collection that does not exist is created for the model that serves. Raises InvalidArgument naming the
+        A collection that does not exist is created for the first embedder's model. Raises InvalidArgument naming the
         field of a document that cannot be stored; nothing is stored then.
         """
         _check(documents)
         try:
             return await self._index(collection, documents, chunking, deadline)
-        except FailedPrecondition as mismatch:
-            if mismatch.reason != "MODEL_MISMATCH":
+        except FailedPrecondition as error:
+            if error.reason != "MODEL_MISMATCH":
                 raise
-        # The collection was switched to another model between the look at it and the storing.
+        # The collection was switched to another model between the embedding and the storing.
         self._embedder.forget(collection)
         return await self._index(collection, documents, chunking, deadline)
 
     async def _index(
-        self, collection: str, documents: Sequence[Passage], chunking: Chunking | None, deadline: float
+        self,
+        collection: str,
+        documents: Sequence[passage_pb2.Passage],
+        chunking: Chunking | None,
+        deadline: float,
     ) -> Indexed:
-        passages = (
-            list(documents) if chunking is None else await self._chunks(collection, documents, chunking, deadline)
-        )
+        passages = documents if chunking is None else await self._chunks(collection, documents, chunking, deadline)
         embedded = await self._embedder.embed_documents(
-            [passage.reading for passage in passages], collection=collection, deadline=deadline
+            [reading(passage) for passage in passages], collection=collection, deadline=deadline
         )
         places = {document.id: place for place, document in enumerate(documents)}
         try:
             index_version = await self._upsert(collection, passages, embedded, places, deadline)
         except NotFound:
-            # Where somebody else was first, theirs serves as well.
+            # If another call creates it first, that one serves as well.
             with contextlib.suppress(AlreadyExists):
-                await self._store.create_collection(collection, embedded, deadline=deadline)
+                await self._store.create_collection(collection, embedded.model, deadline=deadline)
             index_version = await self._upsert(collection, passages, embedded, places, deadline)
         truncated = {
-            passage.document_id: None for passage, cut in zip(passages, embedded.truncated, strict=True) if cut
+            passage.document_id for passage, cut_off in zip(passages, embedded.truncated, strict=True) if cut_off
         }
         in_order = sorted(truncated, key=places.__getitem__)
-        return Indexed(len(documents), in_order, index_version, embedded.model, len(passages))
+        return Indexed(len(documents), in_order, index_version, embedded.model.name, len(passages))
 
     async def _chunks(
-        self, collection: str, documents: Sequence[Passage], chunking: Chunking, deadline: float
-    ) -> list[Passage]:
-        """The documents, those that are too long cut: whole ones and first chunks before all others.
+        self, collection: str, documents: Sequence[passage_pb2.Passage], chunking: Chunking, deadline: float
+    ) -> list[passage_pb2.Passage]:
+        """Cut the documents; whole documents and first chunks come before all other chunks.
 
-        So the first call to the store has something of every document, and finds what is wrong with any of them before
-        anything is stored; and the chunk that says how many there are is there before the others.
+        So the first call to the store has a part of every document and refuses a bad one before anything is stored;
+        and the chunk that holds the number of chunks is stored before the others.
         """
         ranges = await self._embedder.split_documents(
             documents,
@@ -135,22 +179,11 @@ class Indexing:
             overlap_tokens=chunking.overlap_tokens,
             deadline=deadline,
         )
-        first: list[Passage] = []
-        others: list[Passage] = []
+        first: list[passage_pb2.Passage] = []
+        others: list[passage_pb2.Passage] = []
         for place, (document, parts) in enumerate(zip(documents, ranges, strict=True)):
-            if len(parts) == 1:
-                first.append(document)
-                continue
-            chunks = [
-                replace(
-                    document,
-                    id=document.id if number == 1 else f"{document.id}#{number}",
-                    text=document.text[start:end],
-                    chunk=Chunk(document.id, number, len(parts), start, end),
-                )
-                for number, (start, end) in enumerate(parts, start=1)
-            ]
-            if len(chunks[-1].id.encode()) > MAX_ID_BYTES:
+            chunks = cut(document, parts)
+            if len(chunks) > 1 and len(chunks[-1].id.encode()) > MAX_ID_BYTES:
                 raise InvalidArgument(
                     f"documents[{place}].id", "is too long for the number of a chunk to be added to it"
                 )
@@ -161,12 +194,12 @@ class Indexing:
     async def _upsert(
         self,
         collection: str,
-        passages: Sequence[Passage],
+        passages: Sequence[passage_pb2.Passage],
         embedded: Embedded,
         places: Mapping[str, int],
         deadline: float,
     ) -> str:
-        """The index version that took them."""
+        """Store passages in slices; return the index version that took them."""
         for start in range(0, len(passages), UPSERT_SLICE):
             part = passages[start : start + UPSERT_SLICE]
             try:
@@ -174,28 +207,27 @@ class Indexing:
                     collection,
                     part,
                     embedded.vectors[start : start + UPSERT_SLICE],
-                    model_fingerprint=embedded.fingerprint,
+                    model_fingerprint=embedded.model.fingerprint,
                     deadline=deadline,
                 )
             except InvalidArgument as error:
-                raise _in_callers_words(error, part, places) from None
+                raise _about_document(error, part, places) from None
         return stored.index_version
 
 
-def _in_callers_words(
-    error: InvalidArgument, passages: Sequence[Passage], places: Mapping[str, int]
+def _about_document(
+    error: InvalidArgument, passages: Sequence[passage_pb2.Passage], places: Mapping[str, int]
 ) -> InvalidArgument:
-    """The same error about the field that the gateway's caller knows."""
+    """Name the field of the gateway's request instead of the retriever's."""
     found = re.match(r"passages\[(\d+)\]", error.field)
     if found is None:
         return error
     place = places[passages[int(found[1])].document_id]
-    field = f"documents[{place}]{error.field[found.end() :]}"
-    return InvalidArgument(field, error.problem, reason=error.reason)
+    return InvalidArgument(f"documents[{place}]{error.field[found.end() :]}", error.problem, reason=error.reason)
 
 
-def _check(documents: Sequence[Passage]) -> None:
-    """What must be known before the embedder is put to work; the retriever checks the rest."""
+def _check(documents: Sequence[passage_pb2.Passage]) -> None:
+    """Check what must hold before anything is embedded; the retriever checks the rest."""
     seen: dict[str, int] = {}
     for position, document in enumerate(documents):
         here = f"documents[{position}]"
@@ -204,5 +236,5 @@ def _check(documents: Sequence[Passage]) -> None:
         if document.id in seen:
             raise InvalidArgument(f"{here}.id", f"is the same as that of documents[{seen[document.id]}]")
         seen[document.id] = position
-        if not document.reading.strip():
+        if not reading(document).strip():
             raise InvalidArgument(f"{here}.text", "is empty, and so is the title; there is nothing to search for")

@@ -1,23 +1,26 @@
-"""Is a version what it should be? Counted, recomputed, asked for its own passages, and compared with the live one."""
+"""Verification of a version: counted, embedded again, searched for its own passages, compared with the live one."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 import random
 from array import array
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import mul
 from typing import Protocol, TypeVar
 
 from services.chassis.errors import SluiceError
 from services.gateway.collections.embedders import Embedders
-from services.gateway.search.stages import Passage, Retrieved, Retriever, SearchVariant
+from services.gateway.search.stages import Retrieved, Retriever, SearchVariant, reading
+from sluice.gateway.v1 import collections_pb2
+from sluice.type.v1 import filter_pb2, passage_pb2
 
 ResultT = TypeVar("ResultT")
 
-SAMPLE = 64
+DEFAULT_SAMPLE = 64
 # A vector computed again differs in its last digits only, whatever the batch, the backend and the device.
 _LEAST_COSINE = 0.99
 # Vectors this near are the same; passages with the same text have the same vector, and any of them may come first.
@@ -25,74 +28,110 @@ _TIE = 1e-4
 _LEAST_FOUND = 0.98
 # The same texts weighed by the same words are found in the same order but for ties.
 _LEAST_OVERLAP = 0.8
-_FIRST = 10
+_DEPTH = 10
 _QUERY_WORDS = 8
 _MOST_QUERIES = 32
 _AT_ONCE = 4
-# While documents are being stored and deleted, the one count is taken a little before the other: so often, and with
-# such pauses, until they meet.
-_COUNTS, _PAUSE_SECONDS = 10, 0.1
+# While documents are written, the two counts are of different moments: they are taken again until they meet.
+_MOST_COUNTS = 10
+_PAUSE_SECONDS = 0.1
+
+
+class CheckKind(enum.Enum):
+    """A check of a version."""
+
+    COUNT = collections_pb2.VERSION_CHECK_KIND_COUNT
+    SAMPLED_VECTORS = collections_pb2.VERSION_CHECK_KIND_SAMPLED_VECTORS
+    SELF_RETRIEVAL = collections_pb2.VERSION_CHECK_KIND_SELF_RETRIEVAL
+    OVERLAP = collections_pb2.VERSION_CHECK_KIND_OVERLAP
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked."""
+    """Result of one check."""
 
-    name: str
+    kind: CheckKind
     passed: bool
     detail: str
+
+    def to_proto(self) -> collections_pb2.VersionCheck:
+        """Write the result."""
+        return collections_pb2.VersionCheck(kind=self.kind.value, passed=self.passed, detail=self.detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """A passage with its vector."""
 
-    passage: Passage
+    passage: passage_pb2.Passage
     vector: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Passages chosen by chance, and how many there are in all."""
+    """Passages chosen by chance, and the number of all passages."""
 
     passages: Sequence[Sampled]
     count: int
 
 
 class Versions(Retriever, Protocol):
-    """Searched and sampled by the names of versions."""
+    """Versions, searched and sampled by their names."""
 
-    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample: ...  # noqa: D102
+    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
+        """Choose passages by chance."""
 
-    async def get(self, collection: str, ids: Sequence[str], *, deadline: float) -> Sequence[Passage]: ...  # noqa: D102
+    async def documents(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Passage]]:
+        """Return the passages of the documents that exist."""
+
+
+def some_words(passage: passage_pb2.Passage) -> str:
+    """Choose some consecutive words of a passage by chance; empty if they hold no letter and no digit."""
+    words = reading(passage).split()
+    start = random.randrange(max(1, len(words) - _QUERY_WORDS))  # noqa: S311  no secret
+    query = " ".join(words[start : start + _QUERY_WORDS])
+    return query if any(character.isalnum() for character in query) else ""
 
 
 class Verification:
     """Checks versions."""
 
-    def __init__(self, versions: Versions, embedders: Embedders) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        embedders: Embedders,
+        query_of: Callable[[passage_pb2.Passage], str] = some_words,
+        pause_seconds: float = _PAUSE_SECONDS,
+    ) -> None:
+        """`query_of` makes a query that a passage should answer; empty where it cannot."""
         self._versions = versions
         self._embedders = embedders
+        self._query_of = query_of
+        self._pause_seconds = pause_seconds
 
-    async def verify(self, collection: str, version: str, *, sample_size: int = SAMPLE, deadline: float) -> list[Check]:
-        """All checks of a version, and of how it compares with the live version of the collection."""
+    async def verify(
+        self, collection: str, version: str, *, sample_size: int = DEFAULT_SAMPLE, deadline: float
+    ) -> list[Check]:
+        """Check a version by itself and against the live version of the collection."""
         counted, sample = await self._count(collection, version, sample_size, deadline)
         if not sample.passages:
             return [counted]
-        readings = [sampled.passage.reading for sampled in sample.passages]
-        embedded = await self._embedders.embed_documents(readings, collection=version, deadline=deadline)
-        cosines = [
+        texts = [reading(sampled.passage) for sampled in sample.passages]
+        embedded = await self._embedders.embed_documents(texts, collection=version, deadline=deadline)
+        least = min(
             _cosine(sampled.vector, vector) for sampled, vector in zip(sample.passages, embedded.vectors, strict=True)
-        ]
+        )
         recomputed = Check(
-            "SAMPLED_VECTORS",
-            min(cosines) >= _LEAST_COSINE,
-            f"{len(cosines)} computed again by {embedded.model}: cosine to what is stored at least {min(cosines):.4f}",
+            CheckKind.SAMPLED_VECTORS,
+            least >= _LEAST_COSINE,
+            f"{len(texts)} computed again by {embedded.model.name}: cosine to what is stored at least {least:.4f}",
         )
         return [
             counted,
             recomputed,
-            await self._find_themselves(version, sample, embedded.fingerprint, deadline),
+            await self._self_retrieval(version, sample, embedded.model.fingerprint, deadline),
             await self._overlap(collection, version, sample, deadline),
         ]
 
@@ -103,104 +142,82 @@ class Verification:
             sample = await self._versions.sample(version, size, deadline=deadline)
             counts.append(sample.count)
             live_counts.append((await self._versions.sample(collection, 1, deadline=deadline)).count)
-            # Both have been through the same numbers: as good as equal, for what changes all the while.
+            # Both went through the same range of counts: as good as equal while documents are written.
             same = min(counts) <= max(live_counts) and min(live_counts) <= max(counts)
-            if same or len(counts) == _COUNTS:
+            if same or len(counts) == _MOST_COUNTS:
                 break
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_seconds)
         others = "as many as" if same else f"{live_counts[-1]:,} in"
-        return Check("COUNT", same, f"{counts[-1]:,} passages, {others} the live version"), sample
+        return Check(CheckKind.COUNT, same, f"{counts[-1]:,} passages, {others} the live version"), sample
 
-    async def _find_themselves(self, version: str, sample: Sample, fingerprint: str, deadline: float) -> Check:
+    async def _self_retrieval(self, version: str, sample: Sample, fingerprint: str, deadline: float) -> Check:
         async def found(sampled: Sampled) -> bool:
-            candidates = (
-                await self._versions.search(
-                    version,
-                    [SearchVariant("", sampled.vector, 1.0)],
-                    filter=b"",
-                    limit=_FIRST,
-                    dense_weight=1.0,
-                    lexical_weight=0.0,
-                    model_fingerprint=fingerprint,
-                    deadline=deadline,
-                )
-            ).candidates
+            candidates = (await self._by_vector(version, sampled.vector, fingerprint, deadline)).candidates
             own = [candidate.score for candidate in candidates if candidate.passage.id == sampled.passage.id]
             ties = bool(candidates) and candidates[-1].score >= 1 - _TIE
             return ties or bool(own and own[0] >= candidates[0].score - _TIE)
 
         hits = await _few_at_once(found(sampled) for sampled in sample.passages)
         missed = [sampled.passage for sampled, hit in zip(sample.passages, hits, strict=True) if not hit]
-        if missed:  # those that were written or deleted meanwhile prove nothing
-            now = await self._versions.get(version, [passage.id for passage in missed], deadline=deadline)
+        if missed:  # a passage that was written or deleted meanwhile proves nothing
+            ids = list(dict.fromkeys(passage.document_id for passage in missed))
+            stored = await self._versions.documents(version, ids, deadline=deadline)
+            now = [passage for passages in stored for passage in passages]
             missed = [passage for passage in missed if passage in now]
         asked = sum(hits) + len(missed)
         return Check(
-            "SELF_RETRIEVAL",
+            CheckKind.SELF_RETRIEVAL,
             sum(hits) >= _LEAST_FOUND * asked,
             f"{sum(hits)} of {asked} passages are found first by their own vector",
         )
 
     async def _overlap(self, collection: str, version: str, sample: Sample, deadline: float) -> Check:
-        queries = [query for query in (_query(sampled.passage) for sampled in sample.passages) if query]
-        queries = queries[:_MOST_QUERIES]
+        queries = list(filter(None, (self._query_of(sampled.passage) for sampled in sample.passages)))[:_MOST_QUERIES]
+        if not queries:
+            return Check(CheckKind.OVERLAP, True, "the sampled passages have no words to ask for")
 
-        async def words(name: str, query: str) -> Retrieved:
-            return await self._versions.search(
-                name,
-                [SearchVariant(query, b"", 1.0)],
-                filter=b"",
-                limit=_FIRST,
-                dense_weight=0.0,
-                lexical_weight=1.0,
-                model_fingerprint="",
-                deadline=deadline,
-            )
+        async def by_words(name: str) -> list[Retrieved]:
+            return await _few_at_once(self._by_words(name, query, deadline) for query in queries)
 
-        async def vectors(name: str) -> list[Retrieved]:
+        async def by_vectors(name: str) -> list[Retrieved]:
             embedded = await self._embedders.embed_queries(queries, collection=name, deadline=deadline)
             return await _few_at_once(
-                self._versions.search(
-                    name,
-                    [SearchVariant("", vector, 1.0)],
-                    filter=b"",
-                    limit=_FIRST,
-                    dense_weight=1.0,
-                    lexical_weight=0.0,
-                    model_fingerprint=embedded.fingerprint,
-                    deadline=deadline,
-                )
-                for vector in embedded.vectors
+                self._by_vector(name, vector, embedded.model.fingerprint, deadline) for vector in embedded.vectors
             )
 
-        if not queries:
-            return Check("OVERLAP", True, "the sampled passages have no words to ask for")
-        by_words = _mean_overlap(
-            await _few_at_once(words(collection, query) for query in queries),
-            await _few_at_once(words(version, query) for query in queries),
-        )
+        words = _mean_overlap(await by_words(collection), await by_words(version))
         try:
-            by_vectors = f"{_mean_overlap(await vectors(collection), await vectors(version)):.0%}"
+            vectors = f"{_mean_overlap(await by_vectors(collection), await by_vectors(version)):.0%}"
         except SluiceError as failed:
-            by_vectors = f"not compared ({failed.reason})"
+            vectors = f"not compared ({failed.reason})"
         return Check(
-            "OVERLAP",
-            by_words >= _LEAST_OVERLAP,
-            f"of the first {_FIRST} results of {len(queries)} questions the live version gives the same: by words "
-            f"{by_words:.0%}, by vectors {by_vectors}",
+            CheckKind.OVERLAP,
+            words >= _LEAST_OVERLAP,
+            f"of the first {_DEPTH} results of {len(queries)} questions the live version gives the same: by words "
+            f"{words:.0%}, by vectors {vectors}",
         )
 
+    async def _by_words(self, name: str, query: str, deadline: float) -> Retrieved:
+        return await self._search(name, SearchVariant(query, b"", 1.0), "", deadline)
 
-def _query(passage: Passage) -> str:
-    """Some words of a passage that follow one another."""
-    words = passage.reading.split()
-    start = random.randrange(max(1, len(words) - _QUERY_WORDS))  # noqa: S311  no secret
-    query = " ".join(words[start : start + _QUERY_WORDS])
-    return query if any(character.isalnum() for character in query) else ""
+    async def _by_vector(self, name: str, vector: bytes, fingerprint: str, deadline: float) -> Retrieved:
+        return await self._search(name, SearchVariant("", vector, 1.0), fingerprint, deadline)
+
+    async def _search(self, name: str, variant: SearchVariant, fingerprint: str, deadline: float) -> Retrieved:
+        return await self._versions.search(
+            name,
+            [variant],
+            filter=filter_pb2.Filter(),
+            limit=_DEPTH,
+            dense_weight=float(bool(variant.vector)),
+            lexical_weight=float(bool(variant.text)),
+            model_fingerprint=fingerprint,
+            deadline=deadline,
+        )
 
 
 def _mean_overlap(some: Sequence[Retrieved], others: Sequence[Retrieved]) -> float:
-    """How much of what the one finds the other finds, too; nothing in both is the same."""
+    """Mean share of results that both have; 1 where both are empty."""
     shares = []
     for one, other in zip(some, others, strict=True):
         ids = {candidate.passage.id for candidate in one.candidates}

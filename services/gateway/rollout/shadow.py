@@ -30,7 +30,7 @@ from services.gateway.rollout.evidence import Evidence, Judgement, Pair
 from services.gateway.rollout.table import Decision, FeatureArm
 from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Answer, Outcome, Question, Reranker, Result
+from services.gateway.search.stages import Answer, Outcome, Question, Reranker, Result, reading
 
 _log = logs.get_logger("shadow")
 
@@ -149,7 +149,7 @@ class Shadow:
         ours, theirs = answered.answer.results[:DEPTH], treatment.results[:DEPTH]
         own_ids, other_ids = [result.passage.id for result in ours], [result.passage.id for result in theirs]
         shared = overlap(own_ids, other_ids, DEPTH)
-        readings = {result.passage.id: result.passage.reading for result in (*ours, *theirs)}
+        readings = {result.passage.id: reading(result.passage) for result in (*ours, *theirs)}
         if not readings:
             return Pair(shared, Judgement.TIE)
         judged = await self._judge.rerank(answered.question.query, list(readings.values()), deadline=deadline)

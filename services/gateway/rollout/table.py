@@ -33,6 +33,7 @@ from typing import NamedTuple
 from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
 from services.experiment.flags import FLAGS, FlagValue, Overrides
 from services.gateway.search.flags import Features, check_alternatives, resolve
+from sluice.gateway.v1 import search_pb2
 
 
 class Reason(enum.StrEnum):
@@ -131,6 +132,15 @@ class FeatureArm(NamedTuple):
     """Set where the arm is TREATMENT or CONTROL."""
     unit: int = 0
     """The user's hash under the feature's salt; set where the arm is TREATMENT or CONTROL and measured."""
+
+    def to_proto(self) -> search_pb2.FeatureArm:
+        """Write the side for a reply."""
+        return search_pb2.FeatureArm(
+            feature=self.feature,
+            arm=self.arm.to_proto(),
+            ramp_id=self.ramp_id,
+            reason=search_pb2.ArmReason.Value(f"ARM_REASON_{self.reason or 'UNSPECIFIED'}"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

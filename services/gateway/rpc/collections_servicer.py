@@ -1,8 +1,7 @@
-"""The RPCs of the life of an index: validate, translate, delegate. The servicer inherits them."""
+"""CollectionService: collections, their versions and their snapshots."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -10,180 +9,158 @@ import grpc
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of
 from services.gateway.collections.embedders import Embedders
-from services.gateway.collections.reindexing import Phase, Reindexing, Writing
-from services.gateway.collections.verification import SAMPLE, Check, Verification
-from services.gateway.rpc.stage_clients import RetrieverClient
+from services.gateway.collections.reindexing import Reindexing, Switched
+from services.gateway.collections.verification import DEFAULT_SAMPLE, Verification
+from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.settings import GatewaySettings
-from sluice.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from sluice.retriever.v1 import retriever_pb2
+from sluice.gateway.v1 import collections_pb2 as pb
+from sluice.gateway.v1 import collections_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_SAMPLE = 500
 BULK_METHODS = frozenset({"ReindexCollection", "VerifyCollection", "CreateSnapshot", "RestoreSnapshot"})
 
-_PHASES = {
-    Phase.COPY: gateway_pb2.REINDEX_PHASE_COPY,
-    Phase.SWEEP: gateway_pb2.REINDEX_PHASE_SWEEP,
-    Phase.VERIFY: gateway_pb2.REINDEX_PHASE_VERIFY,
-    Phase.SWITCHED: gateway_pb2.REINDEX_PHASE_SWITCHED,
-}
-_STATES = {
-    retriever_pb2.VERSION_STATE_BUILDING: gateway_pb2.VERSION_STATE_BUILDING,
-    retriever_pb2.VERSION_STATE_READY: gateway_pb2.VERSION_STATE_READY,
-}
 
+class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
+    """Validates requests and delegates them to the retriever, or to reindexing and verification."""
 
-@dataclass(frozen=True, slots=True)
-class Life:
-    """What the life of an index takes."""
-
-    embedders: Embedders
-    retriever: RetrieverClient
-    writing: Writing
-    reindexing: Reindexing
-    verification: Verification
-
-
-class LifeServicer(gateway_pb2_grpc.GatewayServiceServicer):
-    """Versions and snapshots of collections."""
-
-    def __init__(self, life: Life, settings: GatewaySettings) -> None:
-        self._life = life
+    def __init__(
+        self,
+        embedders: Embedders,
+        retriever: RetrieverClient,
+        reindexing: Reindexing,
+        verification: Verification,
+        settings: GatewaySettings,
+    ) -> None:
+        self._embedders = embedders
+        self._retriever = retriever
+        self._reindexing = reindexing
+        self._verification = verification
         self._settings = settings
 
     async def ListCollections(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.ListCollectionsRequest, context: Context
-    ) -> gateway_pb2.ListCollectionsResponse:
-        """Describes all versions."""
-        deadline = self._soon(context)
-        versions = await self._life.retriever.versions(deadline=deadline)
-        served, _ = await self._life.embedders.served(deadline=deadline)
+        self, request: pb.ListCollectionsRequest, context: Context
+    ) -> pb.ListCollectionsResponse:
+        """Describe a page of versions."""
+        deadline = self._short(context)
+        page = await self._retriever.list_collections(
+            request.collection, request.page_size, request.page_token, deadline=deadline
+        )
+        served, _ = await self._embedders.served(deadline=deadline)
         fingerprints = {model.fingerprint for model in served}
-        return gateway_pb2.ListCollectionsResponse(versions=[_version(found, fingerprints) for found in versions])
+        return pb.ListCollectionsResponse(
+            versions=[
+                pb.ListedVersion(version=version, model_served=version.model.fingerprint in fingerprints)
+                for version in page.versions
+            ],
+            next_page_token=page.next_page_token,
+        )
+
+    async def CreateCollection(  # noqa: N802  # gRPC's name
+        self, request: pb.CreateCollectionRequest, context: Context
+    ) -> pb.CreateCollectionResponse:
+        """Create an empty collection for a model."""
+        deadline = self._short(context)
+        if request.model:
+            model = await self._embedders.model_named(request.model, deadline=deadline)
+        else:
+            model = await self._embedders.first_model(deadline=deadline)
+        live = await self._retriever.create_collection(request.collection, model, deadline=deadline)
+        self._embedders.forget(request.collection)
+        return pb.CreateCollectionResponse(live=live)
+
+    async def DeleteCollection(  # noqa: N802  # gRPC's name
+        self, request: pb.DeleteCollectionRequest, context: Context
+    ) -> pb.DeleteCollectionResponse:
+        """Delete a collection with all of its versions."""
+        if not request.collection:
+            raise InvalidArgument("collection", "is empty; name the collection to delete")
+        versions = await self._retriever.delete_collection(request.collection, deadline=self._long(context))
+        self._embedders.forget(request.collection)
+        return pb.DeleteCollectionResponse(versions=versions)
 
     async def ReindexCollection(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.ReindexCollectionRequest, context: Context
-    ) -> gateway_pb2.ReindexCollectionResponse:
-        """Does the next part of a rebuild."""
+        self, request: pb.ReindexCollectionRequest, context: Context
+    ) -> pb.ReindexCollectionResponse:
+        """Do the next part of a rebuild."""
         if not request.model:
             raise InvalidArgument("model", "is empty; name the model that is to embed")
-        progress = await self._life.reindexing.advance(
-            self._name(request.collection), request.model, request.page_token, deadline=self._late(context)
+        progress = await self._reindexing.advance(
+            self._name(request.collection), request.model, request.cursor, deadline=self._long(context)
         )
-        return gateway_pb2.ReindexCollectionResponse(
-            version=progress.version,
-            phase=_PHASES[progress.phase],
-            done_count=progress.done,
-            total_count=progress.total,
-            copied_count=progress.copied,
-            next_page_token=progress.next_token,
-            checks=map(_check, progress.checks),
-            previous_version=progress.previous,
-        )
+        return progress.to_proto()
 
     async def VerifyCollection(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.VerifyCollectionRequest, context: Context
-    ) -> gateway_pb2.VerifyCollectionResponse:
-        """Checks a version."""
-        size = request.sample_size if request.HasField("sample_size") else SAMPLE
+        self, request: pb.VerifyCollectionRequest, context: Context
+    ) -> pb.VerifyCollectionResponse:
+        """Check a version."""
+        size = request.sample_size if request.HasField("sample_size") else DEFAULT_SAMPLE
         if not 1 <= size <= MAX_SAMPLE:
             raise InvalidArgument("sample_size", f"is {size}; send 1 to {MAX_SAMPLE}")
-        collection, deadline = self._name(request.collection), self._late(context)
-        version = request.version
-        if not version:
-            version = (await self._life.retriever.model_of(collection, deadline=deadline)).version
-        checks = await self._life.verification.verify(collection, version, sample_size=size, deadline=deadline)
-        return gateway_pb2.VerifyCollectionResponse(version=version, checks=map(_check, checks))
+        collection, deadline = self._name(request.collection), self._long(context)
+        version = request.version or (await self._retriever.collection(collection, deadline=deadline)).version
+        checks = await self._verification.verify(collection, version, sample_size=size, deadline=deadline)
+        return pb.VerifyCollectionResponse(version=version, checks=[check.to_proto() for check in checks])
 
     async def RollbackCollection(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.RollbackCollectionRequest, context: Context
-    ) -> gateway_pb2.RollbackCollectionResponse:
-        """Makes the version before live again."""
-        live, previous = await self._switch(self._name(request.collection), request.version, self._late(context))
-        return gateway_pb2.RollbackCollectionResponse(live=live, previous_version=previous)
+        self, request: pb.RollbackCollectionRequest, context: Context
+    ) -> pb.RollbackCollectionResponse:
+        """Make the version before live again, or any other that is ready."""
+        switched = await self._switch(self._name(request.collection), request.version, self._long(context))
+        return pb.RollbackCollectionResponse(live=switched.live, previous_version=switched.previous)
 
-    async def DropVersion(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.DropVersionRequest, context: Context
-    ) -> gateway_pb2.DropVersionResponse:
-        """Deletes a version."""
-        await self._life.retriever.drop_version(request.version, deadline=self._late(context))
-        return gateway_pb2.DropVersionResponse()
+    async def DeleteVersion(  # noqa: N802  # gRPC's name
+        self, request: pb.DeleteVersionRequest, context: Context
+    ) -> pb.DeleteVersionResponse:
+        """Delete a version that is not live."""
+        await self._retriever.delete_version(request.version, deadline=self._long(context))
+        return pb.DeleteVersionResponse()
 
     async def CreateSnapshot(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.CreateSnapshotRequest, context: Context
-    ) -> gateway_pb2.CreateSnapshotResponse:
-        """Copies a version."""
-        made = await self._life.retriever.create_snapshot(self._name(request.collection), deadline=self._late(context))
-        return gateway_pb2.CreateSnapshotResponse(snapshot=_snapshot(made))
+        self, request: pb.CreateSnapshotRequest, context: Context
+    ) -> pb.CreateSnapshotResponse:
+        """Copy a version."""
+        snapshot = await self._retriever.create_snapshot(self._name(request.collection), deadline=self._long(context))
+        return pb.CreateSnapshotResponse(snapshot=snapshot)
 
     async def ListSnapshots(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.ListSnapshotsRequest, context: Context
-    ) -> gateway_pb2.ListSnapshotsResponse:
-        """Lists copies."""
-        found = await self._life.retriever.snapshots(self._name(request.collection), deadline=self._soon(context))
-        return gateway_pb2.ListSnapshotsResponse(snapshots=map(_snapshot, found))
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        """List a page of snapshots."""
+        page = await self._retriever.list_snapshots(
+            self._name(request.collection), request.page_size, request.page_token, deadline=self._short(context)
+        )
+        return pb.ListSnapshotsResponse(snapshots=page.snapshots, next_page_token=page.next_page_token)
 
     async def RestoreSnapshot(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.RestoreSnapshotRequest, context: Context
-    ) -> gateway_pb2.RestoreSnapshotResponse:
-        """Makes a version from a copy, and makes it live."""
-        collection, deadline = self._name(request.collection), self._late(context)
-        version = await self._life.retriever.restore_snapshot(collection, request.snapshot, deadline=deadline)
-        live, previous = await self._switch(collection, version, deadline)
-        return gateway_pb2.RestoreSnapshotResponse(live=live, previous_version=previous)
+        self, request: pb.RestoreSnapshotRequest, context: Context
+    ) -> pb.RestoreSnapshotResponse:
+        """Make a version from a snapshot, and make it live."""
+        collection, deadline = self._name(request.collection), self._long(context)
+        restored = await self._retriever.restore_snapshot(collection, request.snapshot, deadline=deadline)
+        switched = await self._switch(collection, restored.version, deadline)
+        return pb.RestoreSnapshotResponse(live=switched.live, previous_version=switched.previous)
 
     async def DeleteSnapshot(  # noqa: N802  # gRPC's name
-        self, request: gateway_pb2.DeleteSnapshotRequest, context: Context
-    ) -> gateway_pb2.DeleteSnapshotResponse:
-        """Deletes a copy."""
-        await self._life.retriever.delete_snapshot(
-            self._name(request.collection), request.snapshot, deadline=self._late(context)
+        self, request: pb.DeleteSnapshotRequest, context: Context
+    ) -> pb.DeleteSnapshotResponse:
+        """Delete a snapshot."""
+        await self._retriever.delete_snapshot(
+            self._name(request.collection), request.snapshot, deadline=self._long(context)
         )
-        return gateway_pb2.DeleteSnapshotResponse()
+        return pb.DeleteSnapshotResponse()
 
-    async def _switch(
-        self, collection: str, version: str, deadline: float
-    ) -> tuple[gateway_pb2.CollectionVersion, str]:
-        switched = await self._life.retriever.switched(collection, version, deadline=deadline)
-        self._life.embedders.forget(collection)
-        return _version(switched.live, set()), switched.previous_version
+    async def _switch(self, collection: str, version: str, deadline: float) -> Switched:
+        switched = await self._retriever.switch(collection, version, deadline=deadline)
+        self._embedders.forget(collection)
+        return switched
 
     def _name(self, collection: str) -> str:
         return collection or self._settings.qdrant_collection
 
-    def _soon(self, context: Context) -> float:
+    def _short(self, context: Context) -> float:
         return deadline_of(context, self._settings.default_deadline_seconds)
 
-    def _late(self, context: Context) -> float:
+    def _long(self, context: Context) -> float:
         return deadline_of(context, self._settings.index_deadline_seconds)
-
-
-def _version(found: retriever_pb2.Collection, served: set[str]) -> gateway_pb2.CollectionVersion:
-    return gateway_pb2.CollectionVersion(
-        collection=found.collection,
-        version=found.index_version,
-        live=found.live,
-        state=_STATES.get(found.state, gateway_pb2.VERSION_STATE_UNSPECIFIED),
-        model=found.model.name,
-        model_fingerprint=found.model.fingerprint,
-        dimension=found.model.dimension,
-        precision=found.model.precision,
-        lexical_settings=found.lexical_settings,
-        source=found.source,
-        document_count=found.passage_count,
-        create_time=found.create_time,
-        building_version=found.building_version,
-        previous_version=found.previous_version,
-        model_served=found.model.fingerprint in served,
-    )
-
-
-def _check(check: Check) -> gateway_pb2.VersionCheck:
-    return gateway_pb2.VersionCheck(name=check.name, passed=check.passed, detail=check.detail)
-
-
-def _snapshot(found: retriever_pb2.Snapshot) -> gateway_pb2.Snapshot:
-    return gateway_pb2.Snapshot(
-        name=found.name, version=found.version, create_time=found.create_time, size_bytes=found.size_bytes
-    )

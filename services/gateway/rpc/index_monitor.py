@@ -1,6 +1,6 @@
-"""Keeps looking at the default collection: which version is live, by which model, and whether an embedder serves it.
+"""Monitor of the default collection: its live version, its model, and the embedders that serve that model.
 
-Nobody has to ask a question first, so that operators learn of a mismatch before users do.
+It needs no request, so that operators learn of a mismatch before users do.
 """
 
 from __future__ import annotations
@@ -11,43 +11,46 @@ import time
 from collections.abc import Sequence
 
 from services.chassis import logs, tracing
-from services.chassis.errors import SluiceError
+from services.chassis.errors import NotFound, SluiceError
 from services.gateway import metrics
-from services.gateway.collections.embedders import Embedders
-from services.gateway.rpc.stage_clients import CollectionCard, EmbedderClient, RetrieverClient
+from services.gateway.collections.embedders import Collections, Embedders, ModelEmbedder
+from sluice.type.v1 import collection_pb2
 
-LOOK_SECONDS = 10.0
-# A stage that does not say in this time what it has is looked at again the next time.
-_PATIENCE_SECONDS = 2.0
+POLL_SECONDS = 10.0
+# A stage that does not answer in this time is asked again at the next poll.
+_DEADLINE_SECONDS = 2.0
 
-_log = logs.get_logger("watching")
+_log = logs.get_logger("index")
 
 
-class IndexWatch:
-    """Shows the default collection in metrics. Its clients have no breaker: looking at a stage is no use of it."""
+class IndexMonitor:
+    """Shows the default collection in metrics. Its clients have no breaker, because a poll is no use of a stage."""
 
-    def __init__(self, collection: str, retriever: RetrieverClient, embedders: Sequence[EmbedderClient]) -> None:
+    def __init__(self, collection: str, collections: Collections, embedders: Sequence[ModelEmbedder]) -> None:
         self._collection = collection
-        self._retriever = retriever
-        self._embedders = Embedders(embedders, retriever)
+        self._collections = collections
+        self._embedders = Embedders(embedders, collections)
         self._mismatch = False
         self._shown: tuple[str, ...] = ()
         metrics.fingerprint_mismatch.set(0)
 
-    async def keep_looking(self) -> None:
-        """Looks for ever."""
+    async def poll(self) -> None:
+        """Check every 10 s until cancelled."""
         with tracing.untraced():
             while True:
-                with contextlib.suppress(SluiceError):  # what was seen last stays, until a stage says otherwise
-                    await self._look()
-                await asyncio.sleep(LOOK_SECONDS)
+                with contextlib.suppress(SluiceError):  # the last answer stays until a stage gives another
+                    await self.check()
+                await asyncio.sleep(POLL_SECONDS)
 
-    async def _look(self) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        card = await self._retriever.collection(self._collection, deadline=deadline)
-        self._show(card)
+    async def check(self) -> None:
+        """Update the metrics from the stages. Raises the error of the retriever."""
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        live = None
+        with contextlib.suppress(NotFound):
+            live = await self._collections.collection(self._collection, deadline=deadline)
+        self._show(live)
         served, unreachable = await self._embedders.served(deadline=deadline)
-        mismatch = card is not None and all(model.fingerprint != card.model_fingerprint for model in served)
+        mismatch = live is not None and all(model.fingerprint != live.model.fingerprint for model in served)
         if mismatch and unreachable:
             return  # one of these may serve it
         metrics.fingerprint_mismatch.set(mismatch)
@@ -55,11 +58,11 @@ class IndexWatch:
             self._mismatch = mismatch
             _log.warning("no embedder serves the index's model" if mismatch else "the index's model is served again")
 
-    def _show(self, card: CollectionCard | None) -> None:
-        metrics.index_passages.set(card.passage_count if card else 0)
-        version = (card.index_version, card.model, card.model_fingerprint) if card else ()
-        if version != self._shown:
-            self._shown = version
+    def _show(self, live: collection_pb2.CollectionVersion | None) -> None:
+        metrics.index_passages.set(live.passage_count if live else 0)
+        shown = (live.version, live.model.name, live.model.fingerprint) if live else ()
+        if shown != self._shown:
+            self._shown = shown
             metrics.index_info.clear()
-            if version:
-                metrics.index_info.labels(self._collection, *version).set(1)
+            if shown:
+                metrics.index_info.labels(self._collection, *shown).set(1)

@@ -1,4 +1,4 @@
-"""How much of the caller's time each stage may take, from how long the stages take of late.
+"""Shares of the caller's time for each stage, from the recent durations of the stages.
 
 All moments and durations are in seconds on the monotonic clock, which the caller reads.
 """
@@ -9,22 +9,24 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-# Left over for the reply to be built and sent, and for the way here, of which the caller's deadline knows and this
-# process does not. Who gives more time is sooner late by a busy machine than by a busy stage, so more is left over.
+# Reserve for building and sending the reply, and for the way here, which counts for the caller's deadline as well.
+# It grows with the time given: long deadlines are missed by a busy machine rather than by a busy stage.
 REPLY_SHARE = 0.04
 LEAST_REPLY_SECONDS = 0.01
 MOST_REPLY_SECONDS = 0.05
-# The most of the time left that a stage gets which others wait for, however quick those have been.
+# Largest share of the time left for a stage that others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6
-# What was measured counts half as much after so long: a stage that is skipped for being slow is not measured, and has
-# to be tried again soon. A try that fails costs little: nothing but the reply waits for reranking, and it ends in time.
+# Time after which a measurement counts half: a stage that is skipped for being slow is not measured, and has to be
+# tried again soon. A failed try costs little: only the reply waits for reranking, and it ends in time.
 HALF_LIFE_SECONDS = 1.0
 
 
 class Pace:
-    """How long something takes of late, on the safe side: the mean and twice the mean deviation, as TCP times its
-    retransmissions (Jacobson, 1988; RFC 6298)."""
+    """A cautious estimate of a duration: the recent mean plus twice the mean deviation.
+
+    TCP times its retransmissions so (Jacobson, 1988; RFC 6298).
+    """
 
     def __init__(self) -> None:
         self._mean = 0.0
@@ -32,8 +34,8 @@ class Pace:
         self._seen = -math.inf
 
     def observe(self, now: float, seconds: float) -> None:
-        """Takes one measurement."""
-        # What is known counts half as much after a half-life: against the new measurement, too.
+        """Add one measurement."""
+        # The weight of the past halves with each half-life, against the new measurement as well.
         kept = 0.5 ** (max(0.0, now - self._seen) / HALF_LIFE_SECONDS)
         error = seconds - self._mean
         self._mean += error * (1 - kept * 7 / 8)
@@ -42,15 +44,15 @@ class Pace:
         self._seen = now
 
     def expected(self, now: float) -> float:
-        """Seconds that the next one will hardly exceed; 0 as long as nothing is known."""
+        """Estimate the next duration in seconds; 0 before the first measurement."""
         age = max(0.0, now - self._seen)
         return float((self._mean + 2 * self._deviation) * 0.5 ** (age / HALF_LIFE_SECONDS))
 
 
 class Budgets:
-    """The paces of all stages, and what each of them may take of a deadline. One for all requests.
+    """Paces of all stages, and the share of a deadline for each. One instance serves all requests.
 
-    `last_moment` is the one of the question, by which all of them have to be done.
+    `last_moment` is the moment by which all stages of a question have to be done.
     """
 
     def __init__(self) -> None:
@@ -58,26 +60,26 @@ class Budgets:
         self.embedding = Pace()
         self.retrieval = Pace()
         self.rerank_character = Pace()
-        """One character's part of a reranking: passages differ in length, and its time goes by that."""
+        """Time a character: the time of a reranking depends on the lengths of its passages."""
 
     def expansion_until(self, now: float, last_moment: float) -> float | None:
-        """The moment by which expansion has to be done, or None if it will hardly be: others need the time."""
+        """Moment by which expansion has to be done; None if others need the time."""
         later = self.embedding.expected(now) + self.retrieval.expected(now)
         return _until(now, last_moment, later, self.expansion.expected(now), EXPANSION_SHARE)
 
     def embedding_until(self, now: float, last_moment: float) -> float | None:
-        """The moment by which embedding has to be done, or None if it will hardly be: retrieval needs the time."""
+        """Moment by which embedding has to be done; None if retrieval needs the time."""
         return _until(now, last_moment, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
 
     def rerank_count(self, now: float, last_moment: float, lengths: Sequence[int]) -> int:
-        """How many candidates, of these lengths in characters, there is time to rerank: all, the first few, or none."""
+        """Number of the first candidates that there is time to rerank, by their lengths in characters."""
         each = self.rerank_character.expected(now)
         left = max(0.0, last_moment - now)
         return sum(characters * each <= left for characters in accumulate(lengths))
 
 
 def last_moment(now: float, deadline: float) -> float:
-    """The moment by which the stages of a question that comes now have to be done."""
+    """Moment by which the stages of a question that comes now have to be done."""
     return deadline - min(max((deadline - now) * REPLY_SHARE, LEAST_REPLY_SECONDS), MOST_REPLY_SECONDS)
 
 

@@ -1,10 +1,10 @@
-"""How two answers to one question compare. Pure.
+"""Measures of the difference between two answers to one question. Pure.
 
-- `overlap`: the share of results that both have, whatever their order.
+- `overlap`: share of results that both have, in any order.
 - `rank_biased_overlap`: agreement that counts more at the top (Webber, Moffat, Zobel: A Similarity Measure for
   Indefinite Rankings, ACM TOIS 28(4), 2010), extrapolated from the ranks that are there.
-- `expected_reciprocal_rank`: how soon a reader finds what they want, where each passage satisfies with a probability
-  (Chapelle, Metzler, Zhang, Grinspan: Expected Reciprocal Rank for Graded Relevance, CIKM 2009).
+- `expected_reciprocal_rank`: mean of 1 / rank at which a reader is satisfied, where each passage satisfies with a
+  probability (Chapelle, Metzler, Zhang, Grinspan: Expected Reciprocal Rank for Graded Relevance, CIKM 2009).
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ DEFAULT_PERSISTENCE = 0.9
 
 
 def overlap(one: Sequence[str], other: Sequence[str], depth: int) -> float:
-    """The share of results that both rankings have in their first `depth`, 0 to 1; of the longer one, where they are
-    shorter. Two empty rankings are the same."""
+    """Share of results that both rankings have in their first `depth`, 0 to 1.
+
+    Where both are shorter, it is the share of the longer one. Two empty rankings are the same.
+    """
     first, second = one[:depth], other[:depth]
     longest = max(len(first), len(second))
     return len(set(first) & set(second)) / longest if longest else 1.0
 
 
 def rank_biased_overlap(one: Sequence[str], other: Sequence[str], persistence: float = DEFAULT_PERSISTENCE) -> float:
-    """RBO_ext, 0 (nothing in common) to 1 (the same), for rankings of any lengths without ties (equation 32).
+    """Rank-biased overlap, extrapolated, from 0 (disjoint) to 1 (the same).
+
+    RBO_ext for rankings of any lengths without ties (equation 32).
 
     `persistence`, between 0 and 1, is the chance that a reader who saw one rank looks at the next. The extrapolation
     assumes that the rankings go on to agree as much as they did. Two empty rankings are the same, and an empty one has
@@ -59,17 +63,19 @@ def rank_biased_overlap(one: Sequence[str], other: Sequence[str], persistence: f
 
 
 def satisfaction(logit: float) -> float:
-    """The chance that a passage is what was wanted, by the cross-encoder's logit: the logistic function, as the
-    ms-marco models were trained."""
+    """Probability that a passage is relevant, by the cross-encoder's logit.
+
+    It is the logistic function, as the ms-marco models were trained.
+    """
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     return math.exp(logit) / (1 + math.exp(logit))
 
 
 def expected_reciprocal_rank(chances: Sequence[float]) -> float:
-    """The mean of 1 / rank at which a reader stops, 0 (nobody finds anything) to 1 (all at the first rank).
+    """Mean of 1 / rank at which a reader stops, from 0 (never) to 1 (at the first rank).
 
-    `chances` are the chances, 0 to 1, that each passage satisfies, in the order of the ranking.
+    `chances` are the probabilities that each passage satisfies, in the order of the ranking.
     """
     still_reading, found = 1.0, 0.0
     for rank, chance in enumerate(chances, start=1):

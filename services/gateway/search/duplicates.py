@@ -1,4 +1,4 @@
-"""Near-duplicates among results: the best ranked of each kind stays, and says how many it stands for.
+"""Near-duplicates among results: the best ranked of each kind stays, with the number of the others.
 
 Two texts are near-duplicates when their sets of 5-word shingles have a Jaccard similarity of at least 0.8. Shingles and
 their resemblance are Broder's ("On the resemblance and containment of documents", 1997); length and threshold are
@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+")
 
 
 def collapse(texts: Sequence[str]) -> dict[int, int]:
-    """By place of each text that stays, in their order: how many later ones it stands for.
+    """Map the place of each text that stays to the number of later texts that it stands for.
 
     A text that resembles none before it stays; of several that it resembles, the first stands for it.
     """
@@ -43,7 +43,7 @@ def collapse(texts: Sequence[str]) -> dict[int, int]:
 
 
 def _shingles(text: str) -> frozenset[str]:
-    """All runs of five words; of a shorter text, the whole; of one without words, the text itself."""
+    """All runs of five words; for a shorter text, the whole text."""
     words = _WORD.findall(text.casefold())
     if len(words) <= SHINGLE_WORDS:
         return frozenset([" ".join(words) or text])
@@ -51,10 +51,10 @@ def _shingles(text: str) -> frozenset[str]:
 
 
 def _prefix(shingles: frozenset[str]) -> list[str]:
-    """So many of a set's first shingles, in an order that all sets share, that similar sets have one of them in common.
+    """First shingles of a set, in an order that all sets share, of which similar sets have one in common.
 
-    Only texts with such a shingle in common need to be compared, exactly and without all pairs (Bayardo, Ma and
-    Srikant, "Scaling Up All Pairs Similarity Search", 2007).
+    Only texts with such a shingle in common need to be compared (Bayardo, Ma and Srikant, "Scaling Up All Pairs
+    Similarity Search", 2007).
     """
     at_least_shared = math.ceil(SIMILARITY * len(shingles) - 1e-9)  # 0.8 is a little more than 4/5
     return sorted(shingles)[: len(shingles) - at_least_shared + 1]

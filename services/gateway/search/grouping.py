@@ -1,4 +1,4 @@
-"""One result a document, where several of its chunks were found."""
+"""Reduction to one result a document, where several of its chunks were found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ItemT = TypeVar("ItemT")
 
 
 def best_of_each(ranked: Iterable[ItemT], group_of: Callable[[ItemT], Hashable]) -> list[ItemT]:
-    """The first of every group, in the order given: of a ranking, the best."""
+    """Keep the first of every group, in the order given; in a ranking, the best."""
     best: dict[Hashable, ItemT] = {}
     for item in ranked:
         best.setdefault(group_of(item), item)

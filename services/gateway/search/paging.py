@@ -1,67 +1,62 @@
-"""Page tokens: where the next page starts, and a promise that it belongs to the same question.
+"""Page tokens: the offset of the next page, tied to its question.
 
-A token is opaque to callers. It pins the features of the first page, so that a changed default or a moving rollout
-does not reshuffle the pages of an answer that is being read.
+A token is opaque to callers. It pins the flags of the first page, so that a changed default or a moving rollout does
+not reorder the pages of an answer that is being read.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
-from dataclasses import dataclass
-
-from pydantic import BaseModel, ConfigDict, Field
+import json
+from dataclasses import asdict, dataclass
 
 from services.chassis.errors import InvalidArgument
-from services.gateway.rollout.table import FeatureOverrides, Features, resolve
+from services.experiment.flags import Overrides
+from services.gateway.search.flags import Features, resolve
+from sluice.gateway.v1 import search_pb2
 
-
-class _Token(BaseModel):
-    """What a token holds."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    offset: int = Field(gt=0, lt=1000)
-    features: FeatureOverrides
-    question: str
+MAX_OFFSET = 999
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """A place in an answer."""
 
-    offset: int
-    pinned: FeatureOverrides
-    """What was on for the pages before."""
+    offset: int = 0
+    pinned: Overrides = Overrides()  # noqa: RUF009  # immutable
+    """The flags of the pages before."""
 
 
-def question_digest(*parts: bytes) -> str:
-    """Identifies a question: everything in the request that every page of its answer shares."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()[:32]
+def question_digest(request: search_pb2.SearchRequest) -> str:
+    """Hash the fields that all pages of an answer share: every field but limit and page_token."""
+    question = search_pb2.SearchRequest()
+    question.CopyFrom(request)
+    question.ClearField("limit")
+    question.ClearField("page_token")
+    return hashlib.sha256(question.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 def encode(offset: int, features: Features, digest: str) -> str:
-    """The token of the page that starts at an offset."""
-    content = _Token(offset=offset, features=FeatureOverrides(**dataclasses.asdict(features)), question=digest)
-    return base64.urlsafe_b64encode(content.model_dump_json().encode()).decode()
+    """Make the token of the page that starts at an offset."""
+    content = {"offset": offset, "features": asdict(features), "question": digest}
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
 
 def decode(token: str, digest: str) -> Page:
-    """The page that a token names; an empty token names the first. Raises InvalidArgument naming `page_token`."""
+    """Read a token; an empty one is the first page. Raises InvalidArgument naming `page_token`."""
     if not token:
-        return Page(0, FeatureOverrides())
+        return Page()
     try:
-        content = _Token.model_validate_json(base64.b64decode(token, altchars=b"-_", validate=True))
-        resolve([content.features], Features())
-    except (ValueError, InvalidArgument):
+        content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        offset, pinned, question = content["offset"], Overrides(**content["features"]), content["question"]
+        resolve([pinned], Features())
+        if type(offset) is not int or not 0 < offset <= MAX_OFFSET:
+            raise ValueError(f"offset {offset}")
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidArgument):
         raise InvalidArgument("page_token", "is not a token of this service; pass next_page_token unchanged") from None
-    if content.question != digest:
+    if question != digest:
         raise InvalidArgument(
             "page_token", "belongs to another question; keep everything but page_token the same between pages"
         )
-    return Page(content.offset, content.features)
+    return Page(offset, pinned)

@@ -1,4 +1,4 @@
-"""What logs and traces show of a query: nothing, or a hash that tells equal queries from different ones."""
+"""Hashes of queries for logs and traces, which tell equal queries from different ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LoggedQueries = Literal["off", "hash"]
 
 
 class QueryLog:
-    """Notes queries as the settings allow; never their text."""
+    """Notes hashes of queries where the settings allow it; never their text."""
 
     def __init__(self, shown: LoggedQueries, key: str) -> None:
-        """A hash without a key is undone by whoever guesses the query; with one, only by who has the key, too."""
+        """Without a key, a guessed query can be tested against its hash."""
         self._on = shown == "hash"
         self._key = key.encode()
 
     def note(self, query: str) -> None:
-        """Adds the query's hash to the line and the span of the call under way, if that is on."""
+        """Add the hash of a query to the log line and the span of the current call, if that is on."""
         if not self._on:
             return
         shown = hash_of(query, self._key)
@@ -31,5 +31,5 @@ class QueryLog:
 
 
 def hash_of(query: str, key: bytes) -> str:
-    """BLAKE2b of the query's UTF-8, 16 bytes, keyed where there is a key (RFC 7693)."""
+    """BLAKE2b of a query's UTF-8, 16 bytes, keyed where there is a key (RFC 7693)."""
     return hashlib.blake2b(query.encode(), key=key, digest_size=_HASH_BYTES).hexdigest()

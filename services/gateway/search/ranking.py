@@ -1,4 +1,4 @@
-"""The last word on the order: first-stage evidence and the cross-encoder's, blended.
+"""Final order: a blend of the first stage's scores and the cross-encoder's.
 
 Trusting the cross-encoder alone throws away what the fusion knows. Both scores are standardized over the candidates
 that were read, and the weighted sum decides. Candidates that were not read count as the worst that was, which keeps
@@ -25,7 +25,7 @@ class Ranked:
 
 
 def blend(retrieval: Sequence[float], rerank: Sequence[float], rerank_weight: float) -> list[Ranked]:
-    """Orders candidates, the best first.
+    """Order candidates, the best first.
 
     `retrieval` holds the first stage's scores in descending order; `rerank` the cross-encoder's for the head of that
     list, possibly none. `rerank_weight`, 0 to 1, is the share of the cross-encoder. Ties keep the first stage's order.
@@ -47,5 +47,5 @@ def blend(retrieval: Sequence[float], rerank: Sequence[float], rerank_weight: fl
 
 
 def _moments(scores: Sequence[float]) -> tuple[float, float]:
-    # Scores that are all the same say nothing: any spread but zero leaves their share at zero.
+    # Equal scores carry no information: with any spread but zero their share is zero.
     return statistics.fmean(scores), statistics.pstdev(scores) or 1.0

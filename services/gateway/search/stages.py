@@ -1,78 +1,122 @@
-"""What the gateway knows of the stages behind it: their names, what goes in, what comes out, and how they end.
+"""The values that a search passes through its stages, and the protocols of the stages.
 
-Pure values and protocols; `clients.py` implements the protocols over gRPC.
+Passages and filters are messages of `sluice.type.v1`: the gateway hands them on as they come. `rpc.model_clients` and
+`rpc.retriever_client` implement the protocols over gRPC.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
-from services.gateway.rollout.table import ExpansionStrategy, Features
+from services.chassis.errors import InvalidArgument
+from services.chassis.timing import duration
+from services.gateway.search.flags import Features
+from sluice.gateway.v1 import search_pb2
+from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, stage_pb2
 
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 10
 # The model stages take texts of up to 65,536 bytes; a character is at most 4.
 MAX_READING_CHARACTERS = 16_384
 
 
 class Stage(enum.Enum):
-    """The stages, in the order of the pipeline."""
+    """A stage, in the order of the pipeline."""
 
-    EXPAND = "expand"
-    EMBED = "embed"
-    RETRIEVE = "retrieve"
-    RERANK = "rerank"
+    EXPAND = stage_pb2.STAGE_EXPAND
+    EMBED = stage_pb2.STAGE_EMBED
+    RETRIEVE = stage_pb2.STAGE_RETRIEVE
+    RERANK = stage_pb2.STAGE_RERANK
 
 
 class Outcome(enum.Enum):
-    """What a stage did for a request."""
+    """Outcome of a stage for one request."""
 
-    RAN = "ran"
-    SKIPPED = "skipped"
-    DEGRADED = "degraded"
-    FAILED = "failed"
+    RAN = search_pb2.STAGE_OUTCOME_RAN
+    SKIPPED = search_pb2.STAGE_OUTCOME_SKIPPED
+    DEGRADED = search_pb2.STAGE_OUTCOME_DEGRADED
+    FAILED = search_pb2.STAGE_OUTCOME_FAILED
 
 
 class Policy(enum.Enum):
-    """What happens when a stage fails."""
+    """Consequence of a stage's failure."""
 
-    REQUIRED = "required"
-    BEST_EFFORT = "best_effort"
+    REQUIRED = search_pb2.STAGE_POLICY_REQUIRED
+    BEST_EFFORT = search_pb2.STAGE_POLICY_BEST_EFFORT
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policy of every stage that may be left out; None means the default. Retrieval is always required."""
+    """Policies of the stages that can be left out; None means the default. Retrieval is always required."""
 
     expansion: Policy | None = None
     embedding: Policy | None = None
     rerank: Policy | None = None
 
+    @classmethod
+    def from_proto(cls, message: search_pb2.StagePolicies) -> Self:
+        """Read the policies. Raises InvalidArgument for an unknown one."""
+
+        def policy(name: str, value: int) -> Policy | None:
+            try:
+                return Policy(value) if value else None
+            except ValueError:
+                raise InvalidArgument(
+                    f"policies.{name}", f"is unknown ({value}); use required or best effort"
+                ) from None
+
+        return cls(
+            policy("expansion", message.expansion),
+            policy("embedding", message.embedding),
+            policy("rerank", message.rerank),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, everything decided."""
+    """A search with all of its choices made."""
 
     query: str
     collection: str
     features: Features
-    policies: Policies
-    filter: bytes
-    """Serialized filter; the gateway never looks inside."""
-    offset: int
-    """Results to pass over: the pages before."""
-    limit: int
+    policies: Policies = Policies()
+    filter: filter_pb2.Filter = field(default_factory=filter_pb2.Filter)
+    offset: int = 0
+    """Number of results on the pages before."""
+    limit: int = DEFAULT_LIMIT
     """Most results to return."""
     collapse_duplicates: bool = False
-    """Whether the best of several near-duplicates stands for them."""
+    """True if the best of several near-duplicates stands for all of them."""
     group_by_document: bool = False
-    """Whether only the best chunk of a document is a result."""
+    """True if only the best chunk of a document is a result."""
+
+    @classmethod
+    def from_proto(
+        cls, message: search_pb2.SearchRequest, *, default_collection: str, features: Features, offset: int = 0
+    ) -> Self:
+        """Read a request. Raises InvalidArgument for a limit or a policy that is none."""
+        limit = message.limit if message.HasField("limit") else DEFAULT_LIMIT
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}, not {limit}; use page_token for more")
+        return cls(
+            query=message.query,
+            collection=message.collection or default_collection,
+            features=features,
+            policies=Policies.from_proto(message.policies),
+            filter=message.filter,
+            offset=offset,
+            limit=limit,
+            collapse_duplicates=message.collapse_duplicates,
+            group_by_document=message.group_by_document,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to ask, and how much it counts."""
+    """One way to ask, and its weight."""
 
     text: str
     weight: float
@@ -88,88 +132,43 @@ class Expanded:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One vector a text, each little-endian float32; the gateway never looks inside."""
+    """One vector a text, as little-endian float32, and the model that made them."""
 
     vectors: Sequence[bytes]
-    model: str
-    fingerprint: str
-    dimension: int
-    precision: str
-    pseudo: bool
+    model: model_pb2.ModelInfo
     truncated: Sequence[bool]
-    """Whether the end of a text did not fit the model's window."""
+    """True for each text whose end did not fit the model's window."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchVariant:
-    """A variant with its vector; an empty vector is searched for by words alone."""
+    """A variant with its vector; without a vector it is searched by words alone."""
 
     text: str
     vector: bytes
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Which part of a document a passage is: the characters of its text from `start` up to `end`."""
-
-    document_id: str
-    number: int
-    """From 1."""
-    count: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What is stored and found."""
-
-    id: str
-    title: str
-    text: str
-    metadata: Mapping[str, bytes]
-    """Serialized values by field; the gateway never looks inside."""
-    chunk: Chunk | None = None
-    """None where it is a whole document."""
-
-    @property
-    def document_id(self) -> str:
-        """The id of the document that it is, or is a part of."""
-        return self.chunk.document_id if self.chunk else self.id
-
-    @property
-    def reading(self) -> str:
-        """What models read of it: title and text, to well beyond any model's window."""
-        whole = f"{self.title}\n{self.text}" if self.title else self.text
-        return whole[:MAX_READING_CHARACTERS]
+def reading(passage: passage_pb2.Passage) -> str:
+    """Join title and text for the models, cut well beyond any model's window."""
+    title, text = passage.title, passage.text
+    return (f"{title}\n{text}" if title else text)[:MAX_READING_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A passage that was found, with the first stage's score."""
 
-    passage: Passage
+    passage: passage_pb2.Passage
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The candidates, best first, and the index version that they come from."""
+    """Candidates, best first, and the index version that they come from."""
 
     candidates: Sequence[Candidate]
     index_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Upserted:
-    """How many passages were stored, the index version that took them, and the one that has to follow, if any."""
-
-    count: int
-    index_version: str
-    building_version: str = ""
-    changed_ids: Sequence[str] = ()
-    """Ids of the passages that have to follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ class Reranked:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one stage did for one request."""
+    """Report of one stage on one request."""
 
     stage: Stage
     outcome: Outcome
@@ -192,19 +191,43 @@ class StageReport:
     model: str = ""
     item_count: int = 0
 
+    def to_proto(self) -> search_pb2.StageReport:
+        """Write the report."""
+        return search_pb2.StageReport(
+            stage=self.stage.value,
+            outcome=self.outcome.value,
+            reason=self.reason,
+            detail=self.detail,
+            duration=duration(self.seconds),
+            model=self.model,
+            item_count=self.item_count,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A passage in the final order."""
 
-    passage: Passage
+    passage: passage_pb2.Passage
     score: float
     rank: int
     retrieval_score: float
     retrieval_rank: int
     rerank_score: float | None
     duplicate_count: int = 0
-    """Near-duplicates, further down, that it stands for."""
+    """Number of near-duplicates, further down, that it stands for."""
+
+    def to_proto(self) -> search_pb2.Result:
+        """Write the result."""
+        return search_pb2.Result(
+            passage=self.passage,
+            score=self.score,
+            rank=self.rank,
+            scores=search_pb2.StageScores(
+                retrieval=self.retrieval_score, retrieval_rank=self.retrieval_rank, rerank=self.rerank_score
+            ),
+            duplicate_count=self.duplicate_count,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,44 +238,46 @@ class Answer:
     reports: Sequence[StageReport]
     index_version: str
     more: bool
-    """Whether there are results after this page."""
+    """True if there are results after this page."""
 
 
 class Expander(Protocol):
-    """Query to variants."""
+    """Makes variants of a query."""
 
-    async def expand(  # noqa: D102
-        self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
-    ) -> Expanded: ...
+    async def expand(self, query: str, features: Features, *, deadline: float) -> Expanded:
+        """Make variants as the features say."""
 
 
 class Embedder(Protocol):
-    """Queries to vectors, by the model that made a collection's."""
+    """Makes vectors of queries, by the model that made a collection's vectors."""
 
-    async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded: ...  # noqa: D102
+    async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
+        """Embed queries to a collection."""
 
     def forget(self, collection: str) -> None:
-        """Looks anew, the next time, which model made a collection's vectors: it is not what it was."""
+        """Drop the cached model of a collection."""
 
 
 class Retriever(Protocol):
-    """Variants to candidates."""
+    """Finds candidates for variants."""
 
-    async def search(  # noqa: D102
+    async def search(
         self,
         collection: str,
         variants: Sequence[SearchVariant],
         *,
-        filter: bytes,  # noqa: A002  # the field's word
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
         limit: int,
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
         deadline: float,
-    ) -> Retrieved: ...
+    ) -> Retrieved:
+        """Find the best candidates over all variants."""
 
 
 class Reranker(Protocol):
-    """Passages to scores."""
+    """Scores passages."""
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked: ...  # noqa: D102
+    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+        """Score each passage for a query."""

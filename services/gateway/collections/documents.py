@@ -1,0 +1,51 @@
+"""Documents as callers give them, and the passages that they are stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sluice.gateway.v1 import documents_pb2
+from sluice.type.v1 import passage_pb2
+
+
+def to_passage(document: documents_pb2.Document) -> passage_pb2.Passage:
+    """Make the passage that stands for a whole document."""
+    return passage_pb2.Passage(
+        id=document.id,
+        document_id=document.id,
+        title=document.title,
+        text=document.text,
+        metadata=document.metadata,
+    )
+
+
+def cut(document: passage_pb2.Passage, ranges: Sequence[tuple[int, int]]) -> list[passage_pb2.Passage]:
+    """Cut a document into chunks at these ranges of its characters; a single range leaves it whole."""
+    if len(ranges) == 1:
+        return [document]
+    return [
+        passage_pb2.Passage(
+            id=document.id if number == 1 else f"{document.id}#{number}",
+            document_id=document.id,
+            title=document.title,
+            text=document.text[start:end],
+            metadata=document.metadata,
+            chunk=passage_pb2.Chunk(number=number, count=len(ranges), start=start, end=end),
+        )
+        for number, (start, end) in enumerate(ranges, start=1)
+    ]
+
+
+def from_passages(passages: Sequence[passage_pb2.Passage]) -> documents_pb2.StoredDocument:
+    """Restore a document from its passages, in their order.
+
+    Chunks overlap, and together they cover the text: each adds the characters that the ones before it do not hold.
+    """
+    first = passages[0]
+    text = first.text
+    for passage in passages[1:]:
+        text += passage.text[max(0, len(text) - passage.chunk.start) :]
+    return documents_pb2.StoredDocument(
+        document=documents_pb2.Document(id=first.document_id, title=first.title, text=text, metadata=first.metadata),
+        chunks=[passage.chunk for passage in passages if passage.HasField("chunk")],
+    )

@@ -1,0 +1,207 @@
+"""Writes to live versions, which a version that is being built follows.
+
+The proof that both agree in the end is in the retriever's `versions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
+from services.gateway.collections.embedders import Embedders
+from services.gateway.collections.indexing import Store, Written
+from services.gateway.search.stages import reading
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+
+# Most comparisons of passages that others keep writing, and most tries of a write.
+_MOST_ROUNDS = 20
+_MOST_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A passage that the version being built does not have as the live version has it."""
+
+    id: str
+    passage: passage_pb2.Passage | None
+    """The live version's passage; None where it has none."""
+    revision: str
+    building_revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The differences among the passages that were compared."""
+
+    differences: Sequence[Difference]
+    compared: int
+    next_cursor: str
+    """Continues the comparison; empty at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A version to fill, and the live version that it is filled from."""
+
+    version: collection_pb2.CollectionVersion
+    live: collection_pb2.CollectionVersion
+
+
+class VersionStore(Protocol):
+    """Keeps versions; see the retriever's RPCs."""
+
+    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
+        """Create the version for a model, or continue with the one that was begun."""
+
+    async def compare(
+        self, collection: str, version: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Difference]:
+        """Compare passages by their ids."""
+
+    async def compare_next(
+        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
+    ) -> Comparison:
+        """Compare the next passages of the live version, or of the version being built."""
+
+    async def copy(
+        self,
+        version: str,
+        differences: Sequence[Difference],
+        vectors: Sequence[bytes],
+        gone: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        """Write differences to a version that is being built."""
+
+    async def complete_version(self, version: str, *, deadline: float) -> None:
+        """Record that a version is complete."""
+
+    async def abandon_version(self, version: str, *, deadline: float) -> None:
+        """End the building of a version."""
+
+
+class LiveStore(Store, Protocol):
+    """Writes to live versions."""
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
+        """Delete documents by id."""
+
+
+class Following:
+    """Copies passages of the live version to the version that is being built."""
+
+    def __init__(self, versions: VersionStore, embedders: Embedders) -> None:
+        self._versions = versions
+        self._embedders = embedders
+
+    async def follow(self, collection: str, version: str, ids: Sequence[str], *, deadline: float) -> int:
+        """Copy passages until they are equal; return the number copied.
+
+        Raises FailedPrecondition (NOT_BUILDING) when the version is not being built, or no longer.
+        """
+        copied = 0
+        for _ in range(_MOST_ROUNDS):
+            differences = await self._versions.compare(collection, version, ids, deadline=deadline)
+            if not differences:
+                return copied
+            copied += await self._copy(version, differences, deadline)
+        raise Unavailable(f"others keep writing the same documents; {version!r} cannot follow", reason="CONTENDED")
+
+    async def follow_next(
+        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
+    ) -> tuple[Comparison, int]:
+        """Compare and copy the next passages of one side; return the comparison and the number copied."""
+        compared = await self._versions.compare_next(
+            collection, version, building=building, cursor=cursor, deadline=deadline
+        )
+        copied = 0
+        if compared.differences:
+            copied = await self._copy(version, compared.differences, deadline)
+            ids = [difference.id for difference in compared.differences]
+            copied += await self.follow(collection, version, ids, deadline=deadline)
+        return compared, copied
+
+    async def _copy(self, version: str, differences: Sequence[Difference], deadline: float) -> int:
+        present = [difference for difference in differences if difference.passage is not None]
+        gone = [difference for difference in differences if difference.passage is None]
+        texts = [reading(difference.passage) for difference in present if difference.passage is not None]
+        vectors: Sequence[bytes] = ()
+        fingerprint = ""
+        if texts:
+            # A version's name is that of a collection, too: its own model embeds.
+            embedded = await self._embedders.embed_documents(texts, collection=version, deadline=deadline)
+            vectors, fingerprint = embedded.vectors, embedded.model.fingerprint
+        await self._versions.copy(version, present, vectors, gone, model_fingerprint=fingerprint, deadline=deadline)
+        return len(present)
+
+
+class Writing:
+    """Writes to live versions, and returns when a version that is being built has followed.
+
+    Where it cannot follow, because no embedder serves its model, its building is abandoned: the live version matters
+    more.
+    """
+
+    def __init__(self, store: LiveStore, versions: VersionStore, following: Following) -> None:
+        self._store = store
+        self._versions = versions
+        self._following = following
+
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Create a collection for a model."""
+        return await self._store.create_collection(collection, model, deadline=deadline)
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[passage_pb2.Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Written:
+        """Store passages with their vectors."""
+        return await self._followed(
+            collection,
+            lambda: self._store.upsert(
+                collection, passages, vectors, model_fingerprint=model_fingerprint, deadline=deadline
+            ),
+            deadline,
+        )
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
+        """Delete documents by id."""
+        most = 0
+
+        async def delete() -> Written:
+            nonlocal most  # a second try finds none of what the first has deleted
+            deleted = await self._store.delete(collection, ids, deadline=deadline)
+            most = max(most, deleted.count)
+            return deleted
+
+        return replace(await self._followed(collection, delete, deadline), count=most)
+
+    async def _followed(self, collection: str, write: Callable[[], Awaitable[Written]], deadline: float) -> Written:
+        for _ in range(_MOST_TRIES):
+            written = await write()
+            if not written.building_version:
+                return written
+            try:
+                await self._following.follow(
+                    collection, written.building_version, written.changed_ids, deadline=deadline
+                )
+            except FailedPrecondition as error:
+                # NOT_BUILDING: the collection was switched or the building ended, so the write has to be repeated.
+                if error.reason != "NOT_BUILDING":
+                    await self._versions.abandon_version(written.building_version, deadline=deadline)
+            except (NotFound, Unavailable):
+                await self._versions.abandon_version(written.building_version, deadline=deadline)
+            else:
+                return written
+        raise Unavailable(f"the versions of {collection!r} keep changing; try again", reason="CONTENDED")

@@ -1,0 +1,42 @@
+"""The clients of all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from services.chassis.client import StageChannel
+from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.rpc.retriever_client import RetrieverClient
+from services.gateway.settings import GatewaySettings
+from sluice.type.v1 import model_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class StageClients:
+    """One client for every stage, and one for every embedder."""
+
+    expander: ExpanderClient
+    embedders: Sequence[EmbedderClient]
+    """The first one serves new collections."""
+    retriever: RetrieverClient
+    reranker: RerankerClient
+
+    @classmethod
+    def over(
+        cls,
+        open_channel: Callable[[str, str], StageChannel],
+        settings: GatewaySettings,
+        priority: model_pb2.Priority.ValueType = model_pb2.PRIORITY_INTERACTIVE,
+    ) -> Self:
+        """Make clients over channels of their own. `open_channel` takes an address and a service."""
+        return cls(
+            expander=ExpanderClient(open_channel(settings.expander_address, ExpanderClient.service)),
+            embedders=[
+                EmbedderClient(open_channel(address, EmbedderClient.service))
+                for address in settings.embedder_addresses()
+            ],
+            retriever=RetrieverClient(open_channel(settings.retriever_address, RetrieverClient.service)),
+            reranker=RerankerClient(open_channel(settings.reranker_address, RerankerClient.service), priority),
+        )

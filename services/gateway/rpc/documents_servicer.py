@@ -1,0 +1,93 @@
+"""DocumentService: documents in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from services.chassis.timing import deadline_of
+from services.chassis.validation import check_count
+from services.gateway.collections.documents import from_passages, to_passage
+from services.gateway.collections.following import Writing
+from services.gateway.collections.indexing import Chunking, Indexing
+from services.gateway.rpc.retriever_client import DOCUMENTS_A_CALL, RetrieverClient
+from services.gateway.settings import GatewaySettings
+from sluice.gateway.v1 import documents_pb2 as pb
+from sluice.gateway.v1 import documents_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_DOCUMENTS = 512
+MAX_IDS = 1000
+BULK_METHODS = frozenset({"IndexDocuments", "DeleteDocuments"})
+
+
+class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
+    """Validates requests and delegates them to indexing and the retriever."""
+
+    def __init__(
+        self, indexing: Indexing, writing: Writing, retriever: RetrieverClient, settings: GatewaySettings
+    ) -> None:
+        self._indexing = indexing
+        self._writing = writing
+        self._retriever = retriever
+        self._settings = settings
+
+    async def IndexDocuments(  # noqa: N802  # gRPC's name
+        self, request: pb.IndexDocumentsRequest, context: Context
+    ) -> pb.IndexDocumentsResponse:
+        """Store documents."""
+        check_count("documents", len(request.documents), MAX_DOCUMENTS)
+        indexed = await self._indexing.index(
+            self._name(request.collection),
+            [to_passage(document) for document in request.documents],
+            chunking=Chunking.from_proto(request.chunking) if request.HasField("chunking") else None,
+            deadline=deadline_of(context, self._settings.index_deadline_seconds),
+        )
+        return indexed.to_proto()
+
+    async def DeleteDocuments(  # noqa: N802  # gRPC's name
+        self, request: pb.DeleteDocumentsRequest, context: Context
+    ) -> pb.DeleteDocumentsResponse:
+        """Delete documents by id."""
+        check_count("ids", len(request.ids), MAX_IDS)
+        deleted = await self._writing.delete(
+            self._name(request.collection), request.ids, deadline=self._deadline(context)
+        )
+        return pb.DeleteDocumentsResponse(deleted_count=deleted.count)
+
+    async def GetDocuments(  # noqa: N802  # gRPC's name
+        self, request: pb.GetDocumentsRequest, context: Context
+    ) -> pb.GetDocumentsResponse:
+        """Return documents by id."""
+        check_count("ids", len(request.ids), DOCUMENTS_A_CALL)
+        stored = await self._retriever.documents(
+            self._name(request.collection), request.ids, deadline=self._deadline(context)
+        )
+        documents = [from_passages(passages) for passages in stored]
+        found = {document.document.id for document in documents}
+        return pb.GetDocumentsResponse(
+            documents=documents, missing_ids=[identity for identity in request.ids if identity not in found]
+        )
+
+    async def ListDocuments(  # noqa: N802  # gRPC's name
+        self, request: pb.ListDocumentsRequest, context: Context
+    ) -> pb.ListDocumentsResponse:
+        """List a page of documents."""
+        stored, next_page_token = await self._retriever.list_documents(
+            self._name(request.collection),
+            filter=request.filter,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            deadline=self._deadline(context),
+        )
+        return pb.ListDocumentsResponse(
+            documents=[from_passages(passages) for passages in stored], next_page_token=next_page_token
+        )
+
+    def _name(self, collection: str) -> str:
+        return collection or self._settings.qdrant_collection
+
+    def _deadline(self, context: Context) -> float:
+        return deadline_of(context, self._settings.default_deadline_seconds)

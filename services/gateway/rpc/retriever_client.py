@@ -1,0 +1,268 @@
+"""Client of the retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.chassis.client import StageChannel
+from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.gateway.collections.following import Begun, Comparison, Difference
+from services.gateway.collections.indexing import Written
+from services.gateway.collections.reindexing import Switched
+from services.gateway.collections.verification import Sample, Sampled
+from services.gateway.search.stages import Candidate, Retrieved, SearchVariant
+from sluice.retriever.v1 import retriever_pb2 as pb
+from sluice.retriever.v1 import retriever_pb2_grpc
+from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
+
+# Passages compared at once: enough for the embedder's batches, few enough that a call takes about a second.
+COMPARED_AT_ONCE = 128
+COMPARED_IDS_A_CALL = 1000
+DOCUMENTS_A_CALL = 100
+
+
+class RetrieverClient:
+    """Calls the retriever. A name of a collection may also be that of a version."""
+
+    service = "sluice.retriever.v1.RetrieverService"
+
+    def __init__(self, channel: StageChannel) -> None:
+        self.channel = channel
+        self.stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
+
+    async def search(
+        self,
+        collection: str,
+        variants: Sequence[SearchVariant],
+        *,
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
+        limit: int,
+        dense_weight: float,
+        lexical_weight: float,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Retrieved:
+        """Find the best candidates over all variants."""
+        request = pb.SearchPassagesRequest(
+            collection=collection,
+            variants=[
+                pb.QueryVariant(text=variant.text, vector=variant.vector, weight=variant.weight) for variant in variants
+            ],
+            filter=filter,
+            limit=limit,
+            dense_weight=dense_weight,
+            lexical_weight=lexical_weight,
+            model_fingerprint=model_fingerprint,
+        )
+        reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
+        candidates = [Candidate(candidate.passage, candidate.score) for candidate in reply.candidates]
+        return Retrieved(candidates, reply.index_version)
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[passage_pb2.Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Written:
+        """Store passages with their vectors."""
+        request = pb.UpsertPassagesRequest(
+            collection=collection, passages=_with_vectors(passages, vectors), model_fingerprint=model_fingerprint
+        )
+        try:
+            reply = await self.channel.call(self.stub.UpsertPassages, request, deadline=deadline)
+        except InvalidArgument as error:
+            if error.field.endswith(".vector"):  # no fault of the caller
+                raise FailedPrecondition(
+                    f"the embedder's vectors do not fit the collection: {error.message}", reason=error.reason
+                ) from None
+            raise
+        return Written(reply.upserted_count, reply.index_version, reply.building_version, list(reply.changed_ids))
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
+        """Delete documents by id."""
+        request = pb.DeletePassagesRequest(collection=collection, ids=ids)
+        reply = await self.channel.call(self.stub.DeletePassages, request, deadline=deadline)
+        return Written(
+            reply.deleted_count, building_version=reply.building_version, changed_ids=list(reply.changed_ids)
+        )
+
+    async def documents(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> list[Sequence[passage_pb2.Passage]]:
+        """Return the passages of the documents that exist, in the order of their ids."""
+        found: list[Sequence[passage_pb2.Passage]] = []
+        for start in range(0, len(ids), DOCUMENTS_A_CALL):
+            request = pb.GetDocumentsRequest(collection=collection, ids=ids[start : start + DOCUMENTS_A_CALL])
+            reply = await self.channel.call(self.stub.GetDocuments, request, deadline=deadline)
+            found += [document.passages for document in reply.documents]
+        return found
+
+    async def list_documents(
+        self,
+        collection: str,
+        *,
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
+        page_size: int,
+        page_token: str,
+        deadline: float,
+    ) -> tuple[list[Sequence[passage_pb2.Passage]], str]:
+        """Return the passages of the documents of a page, and the token of the next one."""
+        request = pb.ListDocumentsRequest(
+            collection=collection, filter=filter, page_size=page_size, page_token=page_token
+        )
+        reply = await self.channel.call(self.stub.ListDocuments, request, deadline=deadline)
+        return [document.passages for document in reply.documents], reply.next_page_token
+
+    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
+        """Describe the live version of a collection, or the version of that name. Raises NotFound."""
+        request = pb.GetCollectionRequest(collection=name)
+        return (await self.channel.call(self.stub.GetCollection, request, deadline=deadline)).collection
+
+    async def list_collections(
+        self, collection: str, page_size: int, page_token: str, *, deadline: float
+    ) -> pb.ListCollectionsResponse:
+        """Return a page of versions."""
+        request = pb.ListCollectionsRequest(collection=collection, page_size=page_size, page_token=page_token)
+        return await self.channel.call(self.stub.ListCollections, request, deadline=deadline)
+
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Create a collection for a model."""
+        request = pb.CreateCollectionRequest(collection=collection, model=model)
+        return (await self.channel.call(self.stub.CreateCollection, request, deadline=deadline)).collection
+
+    async def delete_collection(self, collection: str, *, deadline: float) -> Sequence[str]:
+        """Delete a collection; return the names of its versions."""
+        request = pb.DeleteCollectionRequest(collection=collection)
+        return (await self.channel.call(self.stub.DeleteCollection, request, deadline=deadline)).versions
+
+    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
+        """Create the version for a model, or continue with the one that was begun."""
+        request = pb.CreateVersionRequest(collection=collection, model=model)
+        reply = await self.channel.call(self.stub.CreateVersion, request, deadline=deadline)
+        return Begun(reply.version, reply.live)
+
+    async def compare(self, collection: str, version: str, ids: Sequence[str], *, deadline: float) -> list[Difference]:
+        """Compare passages by their ids."""
+        differences: list[Difference] = []
+        for start in range(0, len(ids), COMPARED_IDS_A_CALL):
+            request = pb.ComparePassagesRequest(
+                collection=collection, version=version, ids=ids[start : start + COMPARED_IDS_A_CALL]
+            )
+            reply = await self.channel.call(self.stub.ComparePassages, request, deadline=deadline)
+            differences += _differences(reply.differences)
+        return differences
+
+    async def compare_next(
+        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
+    ) -> Comparison:
+        """Compare the next passages of the live version, or of the version being built."""
+        request = pb.ComparePassagesRequest(
+            collection=collection,
+            version=version,
+            side=pb.SIDE_BUILDING if building else pb.SIDE_LIVE,
+            cursor=cursor,
+            limit=COMPARED_AT_ONCE,
+        )
+        reply = await self.channel.call(self.stub.ComparePassages, request, deadline=deadline)
+        return Comparison(_differences(reply.differences), reply.compared_count, reply.next_cursor)
+
+    async def copy(
+        self,
+        version: str,
+        differences: Sequence[Difference],
+        vectors: Sequence[bytes],
+        gone: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        """Write differences to a version that is being built."""
+        request = pb.CopyPassagesRequest(
+            version=version,
+            passages=[
+                pb.PassageCopy(
+                    passage=pb.PassageVector(passage=difference.passage, vector=vector),
+                    revision=difference.revision,
+                    building_revision=difference.building_revision,
+                )
+                for difference, vector in zip(differences, vectors, strict=True)
+            ],
+            removals=[
+                pb.PassageRemoval(id=difference.id, building_revision=difference.building_revision)
+                for difference in gone
+            ],
+            model_fingerprint=model_fingerprint,
+        )
+        await self.channel.call(self.stub.CopyPassages, request, deadline=deadline)
+
+    async def complete_version(self, version: str, *, deadline: float) -> None:
+        """Record that a version is complete."""
+        request = pb.CompleteVersionRequest(version=version)
+        await self.channel.call(self.stub.CompleteVersion, request, deadline=deadline)
+
+    async def abandon_version(self, version: str, *, deadline: float) -> None:
+        """End the building of a version."""
+        request = pb.AbandonVersionRequest(version=version)
+        await self.channel.call(self.stub.AbandonVersion, request, deadline=deadline)
+
+    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
+        """Choose passages by chance."""
+        request = pb.SamplePassagesRequest(collection=collection, limit=limit)
+        reply = await self.channel.call(self.stub.SamplePassages, request, deadline=deadline)
+        return Sample([Sampled(sampled.passage, sampled.vector) for sampled in reply.passages], reply.passage_count)
+
+    async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
+        """Make a version live; an empty name means the version that was live before."""
+        request = pb.SwitchCollectionRequest(collection=collection, version=version)
+        reply = await self.channel.call(self.stub.SwitchCollection, request, deadline=deadline)
+        return Switched(reply.live, reply.previous_version)
+
+    async def delete_version(self, version: str, *, deadline: float) -> None:
+        """Delete a version that is not live."""
+        request = pb.DeleteVersionRequest(version=version)
+        await self.channel.call(self.stub.DeleteVersion, request, deadline=deadline)
+
+    async def create_snapshot(self, collection: str, *, deadline: float) -> collection_pb2.Snapshot:
+        """Copy a version."""
+        request = pb.CreateSnapshotRequest(collection=collection)
+        return (await self.channel.call(self.stub.CreateSnapshot, request, deadline=deadline)).snapshot
+
+    async def list_snapshots(
+        self, collection: str, page_size: int, page_token: str, *, deadline: float
+    ) -> pb.ListSnapshotsResponse:
+        """Return a page of snapshots."""
+        request = pb.ListSnapshotsRequest(collection=collection, page_size=page_size, page_token=page_token)
+        return await self.channel.call(self.stub.ListSnapshots, request, deadline=deadline)
+
+    async def restore_snapshot(
+        self, collection: str, snapshot: str, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Make a new version from a snapshot."""
+        request = pb.RestoreSnapshotRequest(collection=collection, snapshot=snapshot)
+        return (await self.channel.call(self.stub.RestoreSnapshot, request, deadline=deadline)).version
+
+    async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
+        """Delete a snapshot."""
+        request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)
+        await self.channel.call(self.stub.DeleteSnapshot, request, deadline=deadline)
+
+
+def _with_vectors(passages: Sequence[passage_pb2.Passage], vectors: Sequence[bytes]) -> list[pb.PassageVector]:
+    return [pb.PassageVector(passage=passage, vector=vector) for passage, vector in zip(passages, vectors, strict=True)]
+
+
+def _differences(messages: Iterable[pb.Difference]) -> list[Difference]:
+    return [
+        Difference(
+            message.id,
+            message.passage if message.HasField("passage") else None,
+            message.revision,
+            message.building_revision,
+        )
+        for message in messages
+    ]

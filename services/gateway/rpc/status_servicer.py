@@ -1,0 +1,88 @@
+"""StatusService: the gateway as it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+
+from services.chassis.errors import DeadlineExceeded, NotFound, ResourceExhausted, SluiceError, Unavailable
+from services.chassis.timing import deadline_of
+from services.gateway.rollout.exposure import Exposure
+from services.gateway.rpc.clients import StageClients
+from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.rpc.retriever_client import RetrieverClient
+from services.gateway.search.stages import Stage
+from services.gateway.settings import GatewaySettings
+from sluice.gateway.v1 import status_pb2 as pb
+from sluice.gateway.v1 import status_pb2_grpc
+from sluice.type.v1 import collection_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# A person waits for the answer.
+CONFIG_DEADLINE_SECONDS = 2.0
+
+
+class StatusServicer(status_pb2_grpc.StatusServiceServicer):
+    """Describes the stages, the default collection and the default features."""
+
+    def __init__(self, clients: StageClients, exposure: Exposure, settings: GatewaySettings) -> None:
+        self._clients = clients
+        self._exposure = exposure
+        self._settings = settings
+
+    async def GetConfig(  # noqa: N802  # gRPC's name
+        self, request: pb.GetConfigRequest, context: Context
+    ) -> pb.GetConfigResponse:
+        """Describe the configuration in effect. A stage that is down is described as down, not an error."""
+        deadline = min(deadline_of(context), time.monotonic() + CONFIG_DEADLINE_SECONDS)
+        name = request.collection or self._settings.qdrant_collection
+        clients = self._clients
+        first, *further = clients.embedders
+        stages, collection = await asyncio.gather(
+            asyncio.gather(
+                _stage_config(Stage.EXPAND, clients.expander, deadline),
+                _stage_config(Stage.EMBED, first, deadline),
+                _stage_config(Stage.RETRIEVE, clients.retriever, deadline),
+                _stage_config(Stage.RERANK, clients.reranker, deadline),
+                *(_stage_config(Stage.EMBED, embedder, deadline) for embedder in further),
+            ),
+            _live_version(clients.retriever, name, deadline),
+        )
+        return pb.GetConfigResponse(
+            default_features=self._exposure.table.standard.to_proto(),
+            stages=stages,
+            collection=collection,
+            release=version("sluice"),
+        )
+
+
+async def _stage_config(
+    stage: Stage,
+    client: ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient,
+    deadline: float,
+) -> pb.StageConfig:
+    problem = await client.channel.health(client.service, deadline=deadline)
+    config = pb.StageConfig(
+        stage=stage.value, address=client.channel.address, serving=problem is None, problem=problem or ""
+    )
+    if config.serving and isinstance(client, EmbedderClient | RerankerClient):
+        try:
+            config.model.CopyFrom(await client.model(deadline=deadline))
+        except SluiceError as error:
+            config.problem = error.message
+    return config
+
+
+async def _live_version(
+    retriever: RetrieverClient, name: str, deadline: float
+) -> collection_pb2.CollectionVersion | None:
+    """Describe the live version; None where there is none, or where the retriever's own entry says why."""
+    try:
+        return await retriever.collection(name, deadline=deadline)
+    except (NotFound, Unavailable, DeadlineExceeded, ResourceExhausted):
+        return None
