@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 
 from services.expander import synonyms, templates
-from services.expander.backends import Thesaurus
+from services.expander.lexicon import Lexicon
 from services.expander.words import Rewrite
 
 MAX_VARIANTS = 16
@@ -56,13 +56,13 @@ class Expander:
     """Expands queries. The same query gets the same variants from every replica.
 
     `synonym_weight` and `template_weight` are what a variant without any doubt would weigh, between 0 and 1.
-    Without a thesaurus, `synonyms` is answered by `multi_query` and marked as degraded.
+    Without a lexicon, `synonyms` is answered by `multi_query` and marked as degraded.
     """
 
     def __init__(
-        self, thesaurus: Thesaurus | None, *, synonym_weight: float = 0.1, template_weight: float = 0.1
+        self, lexicon: Lexicon | None, *, synonym_weight: float = 0.1, template_weight: float = 0.1
     ) -> None:
-        self._thesaurus = thesaurus
+        self._lexicon = lexicon
         self._synonym_weight = synonym_weight
         self._template_weight = template_weight
 
@@ -70,8 +70,8 @@ class Expander:
         """At most `max_variants` variants, the original counted, no two alike but for case and spaces."""
         variants = [Variant(query, 1.0, Source.ORIGINAL)]
         by_templates = templates.rewrites(query)
-        if strategy == Strategy.SYNONYMS and self._thesaurus:
-            by_synonyms = synonyms.rewrites(query, self._thesaurus)
+        if strategy == Strategy.SYNONYMS and self._lexicon:
+            by_synonyms = synonyms.rewrites(query, self._lexicon)
             variants += _weighted(by_synonyms, self._synonym_weight, Source.SYNONYM)
             variants = _distinct(variants, max_variants)
             filling = _weighted(by_templates, self._synonym_weight, Source.TEMPLATE)

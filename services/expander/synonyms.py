@@ -23,7 +23,7 @@ from itertools import combinations, pairwise
 from math import prod
 from typing import NamedTuple
 
-from services.expander.backends import Part, Sense, Thesaurus, Word
+from services.expander.lexicon import Lexicon, Part, Sense, Word
 from services.expander.words import (
     BE,
     BEFORE_VERBS,
@@ -64,14 +64,14 @@ class _Reading(NamedTuple):
     probability: float
 
 
-def rewrites(query: str, thesaurus: Thesaurus) -> list[Rewrite]:
+def rewrites(query: str, lexicon: Lexicon) -> list[Rewrite]:
     """All rewrites of one or two words with enough evidence, best first; the same for the same query."""
     tokens = tokenize(query)
     if len(tokens) > MAX_WORDS:
         return []
-    places = _free_places(query, tokens, thesaurus)
+    places = _free_places(query, tokens, lexicon)
     free = [tokens[place] for place in places]
-    singles = _replacements(tokens, places, thesaurus)
+    singles = _replacements(tokens, places, lexicon)
     pairs = [pair for pair in combinations(singles[:_PAIRED], 2) if pair[0].word != pair[1].word]
     found = []
     for chosen in (*((single,) for single in singles), *pairs):
@@ -95,9 +95,9 @@ def _replaced(query: str, free: list[Token], chosen: tuple[_Replacement, ...]) -
 # --- Which words may be replaced
 
 
-def _free_places(query: str, tokens: list[Token], thesaurus: Thesaurus) -> list[int]:
+def _free_places(query: str, tokens: list[Token], lexicon: Lexicon) -> list[int]:
     """Places of words that are no names, identifiers, stop words or quotations, nor belong to a phrase."""
-    phrases = _phrases(query, tokens, thesaurus)
+    phrases = _phrases(query, tokens, lexicon)
     free = []
     for place, token in enumerate(tokens):
         following = tokens[place + 1].text if place + 1 < len(tokens) else ""
@@ -114,7 +114,7 @@ def _free_places(query: str, tokens: list[Token], thesaurus: Thesaurus) -> list[
     return free
 
 
-def _phrases(query: str, tokens: list[Token], thesaurus: Thesaurus) -> set[int]:
+def _phrases(query: str, tokens: list[Token], lexicon: Lexicon) -> set[int]:
     """Places of words that belong together: WordNet's own phrases, and what is said twice ("line by line")."""
     places: set[int] = set()
     for first in range(len(tokens)):
@@ -123,45 +123,45 @@ def _phrases(query: str, tokens: list[Token], thesaurus: Thesaurus) -> set[int]:
             if query[tokens[end - 2].end : tokens[end - 1].start].strip():
                 break  # a comma stands between them
             is_said_twice = len(words) == 3 and words[0] == words[2]
-            if is_said_twice or (all(token.is_word for token in tokens[first:end]) and _is_phrase(words, thesaurus)):
+            if is_said_twice or (all(token.is_word for token in tokens[first:end]) and _is_phrase(words, lexicon)):
                 places.update(range(first, end))
     return places
 
 
-def _is_phrase(words: list[str], thesaurus: Thesaurus) -> bool:
+def _is_phrase(words: list[str], lexicon: Lexicon) -> bool:
     verb, *rest = words
-    return any(thesaurus.base_forms(" ".join(words), part) for part in Part) or any(
-        thesaurus.senses(" ".join([base, *rest]), Part.VERB)  # "looked up", "setting up"
-        for base in thesaurus.base_forms(verb, Part.VERB)
+    return any(lexicon.base_forms(" ".join(words), part) for part in Part) or any(
+        lexicon.senses(" ".join([base, *rest]), Part.VERB)  # "looked up", "setting up"
+        for base in lexicon.base_forms(verb, Part.VERB)
     )
 
 
 # --- What may replace them
 
 
-def _replacements(tokens: list[Token], free: list[int], thesaurus: Thesaurus) -> list[_Replacement]:
+def _replacements(tokens: list[Token], free: list[int], lexicon: Lexicon) -> list[_Replacement]:
     """Every synonym of every free word, in the form that the word has; best first."""
     words = [token.text.lower() for token in tokens]
     best: dict[tuple[str, str], float] = {}
     for word in dict.fromkeys(words[place] for place in free):
         places = [place for place in free if words[place] == word]
-        readings = [_reading(words, place, thesaurus) for place in places]
+        readings = [_reading(words, place, lexicon) for place in places]
         reading = readings[0]
         if reading is None or any(other is None or other.part != reading.part for other in readings):
             continue  # unknown, or used in two ways: "book a book"
-        certainty = reading.probability * (_IN_COMPOUND if _is_in_compound(words, places[0], reading, thesaurus) else 1)
-        for synonym, evidence in _synonyms(reading, _allowed_frames(words, places[0], reading), thesaurus):
-            form = _inflected(synonym, word, reading, thesaurus)
+        certainty = reading.probability * (_IN_COMPOUND if _is_in_compound(words, places[0], reading, lexicon) else 1)
+        for synonym, evidence in _synonyms(reading, _allowed_frames(words, places[0], reading), lexicon):
+            form = _inflected(synonym, word, reading, lexicon)
             if form and form not in words and _article_fits(words, word, form):
                 best[word, form] = max(best.get((word, form), 0), certainty * evidence)
     found = [_Replacement(word, form, evidence) for (word, form), evidence in best.items()]
     return sorted(found, key=lambda replacement: -replacement.evidence)
 
 
-def _synonyms(reading: _Reading, frames: frozenset[int] | None, thesaurus: Thesaurus) -> Iterator[tuple[str, float]]:
+def _synonyms(reading: _Reading, frames: frozenset[int] | None, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
     """Synonyms with P(sense | word) * P(sense | synonym), among the verb senses that fit any of `frames`."""
     part, lemma, _ = reading
-    senses = thesaurus.senses(lemma, part)
+    senses = lexicon.senses(lemma, part)
     fitting = [sense for sense in senses if frames is None or _as_used(lemma, sense).frames & frames]
     total = sum(_as_used(lemma, sense).count + _UNSEEN for sense in fitting)
     for sense in fitting:
@@ -170,10 +170,10 @@ def _synonyms(reading: _Reading, frames: frozenset[int] | None, thesaurus: Thesa
             if (
                 (frames is None or word.frames & frames)
                 and _is_wanted(word.text, reading)
-                and _is_attested(word, reading, share, thesaurus)
+                and _is_attested(word, reading, share, lexicon)
             ):
                 # One more occurrence, of something else: a word seen once is not sure to mean this.
-                yield word.text, share * (word.count + _UNSEEN) / (_uses(word.text, part, thesaurus) + 1)
+                yield word.text, share * (word.count + _UNSEEN) / (_uses(word.text, part, lexicon) + 1)
 
 
 def _is_wanted(synonym: str, reading: _Reading) -> bool:
@@ -188,21 +188,21 @@ def _is_wanted(synonym: str, reading: _Reading) -> bool:
     )
 
 
-def _is_attested(synonym: Word, reading: _Reading, share: float, thesaurus: Thesaurus) -> bool:
+def _is_attested(synonym: Word, reading: _Reading, share: float, lexicon: Lexicon) -> bool:
     """Seen twice with this meaning, or a technical term, which a small corpus of prose hardly has.
 
     A term is written with a space or hyphen, means one thing only, and is either the word itself made more exact
     ("data file") or the synonym of one that is unambiguous as well ("electronic mail" for "email").
     """
     part, lemma, _ = reading
-    is_term = not synonym.text.isalpha() and len(thesaurus.senses(synonym.text, part)) == 1
+    is_term = not synonym.text.isalpha() and len(lexicon.senses(synonym.text, part)) == 1
     is_exact = synonym.text.endswith(f" {lemma}") and share >= 0.5
-    return synonym.count > 1 or (is_term and (is_exact or len(thesaurus.senses(lemma, part)) == 1))
+    return synonym.count > 1 or (is_term and (is_exact or len(lexicon.senses(lemma, part)) == 1))
 
 
-def _uses(lemma: str, part: Part, thesaurus: Thesaurus) -> float:
+def _uses(lemma: str, part: Part, lexicon: Lexicon) -> float:
     """How often the corpus uses the lemma as that part of speech."""
-    return sum(_as_used(lemma, sense).count + _UNSEEN for sense in thesaurus.senses(lemma, part))
+    return sum(_as_used(lemma, sense).count + _UNSEEN for sense in lexicon.senses(lemma, part))
 
 
 def _as_used(lemma: str, sense: Sense) -> Word:
@@ -212,13 +212,13 @@ def _as_used(lemma: str, sense: Sense) -> Word:
 # --- Parts of speech
 
 
-def _reading(words: list[str], place: int, thesaurus: Thesaurus) -> _Reading | None:
+def _reading(words: list[str], place: int, lexicon: Lexicon) -> _Reading | None:
     """The likeliest part of speech of a word in its query, or None for a word that WordNet does not have."""
     weights: dict[tuple[Part, str], float] = {}
     for part in Part:
-        if lemmas := thesaurus.base_forms(words[place], part):
-            lemma = max(lemmas, key=lambda lemma: _uses(lemma, part, thesaurus))
-            weights[part, lemma] = _uses(lemma, part, thesaurus) * _fit(words, place, part, lemma)
+        if lemmas := lexicon.base_forms(words[place], part):
+            lemma = max(lemmas, key=lambda lemma: _uses(lemma, part, lexicon))
+            weights[part, lemma] = _uses(lemma, part, lexicon) * _fit(words, place, part, lemma)
     if not weights:
         return None
     (part, lemma), weight = max(weights.items(), key=lambda item: item[1])
@@ -264,10 +264,10 @@ def _allowed_frames(words: list[str], place: int, reading: _Reading) -> frozense
     return _WITHOUT_OBJECT if after in PREPOSITIONS else None
 
 
-def _is_in_compound(words: list[str], place: int, reading: _Reading, thesaurus: Thesaurus) -> bool:
+def _is_in_compound(words: list[str], place: int, reading: _Reading, lexicon: Lexicon) -> bool:
     before, _, after = _neighbourhood(words, place)
     return reading.part == Part.NOUN and any(
-        _is_content(word) and thesaurus.base_forms(word, Part.NOUN) for word in (before, after)
+        _is_content(word) and lexicon.base_forms(word, Part.NOUN) for word in (before, after)
     )
 
 
@@ -284,7 +284,7 @@ def _is_content(word: str) -> bool:
 # --- Inflection
 
 
-def _inflected(synonym: str, word: str, reading: _Reading, thesaurus: Thesaurus) -> str | None:
+def _inflected(synonym: str, word: str, reading: _Reading, lexicon: Lexicon) -> str | None:
     """The synonym in the form that `word` has, or None where no rule is sure to give good English."""
     part, lemma, _ = reading
     if word == lemma:
@@ -292,22 +292,22 @@ def _inflected(synonym: str, word: str, reading: _Reading, thesaurus: Thesaurus)
     *before, last = synonym.split(" ")
     form = None
     if part == Part.NOUN and word.endswith("s"):
-        form = _plural(last, thesaurus)
+        form = _plural(last, lexicon)
     elif part == Part.VERB and (ending := next((e for e in ("ing", "ed", "s") if word.endswith(e)), None)):
-        form = _verb_form(last, ending, thesaurus)
+        form = _verb_form(last, ending, lexicon)
     # What WordNet does not lead back to the synonym is no English.
-    return " ".join([*before, form]) if form and last in thesaurus.base_forms(form, part) else None
+    return " ".join([*before, form]) if form and last in lexicon.base_forms(form, part) else None
 
 
-def _plural(noun: str, thesaurus: Thesaurus) -> str | None:
+def _plural(noun: str, lexicon: Lexicon) -> str | None:
     if noun.endswith("ness"):
         return None
-    irregular = thesaurus.irregular_forms(noun, Part.NOUN)
+    irregular = lexicon.irregular_forms(noun, Part.NOUN)
     return irregular[0] if irregular else _with_s(noun)
 
 
-def _verb_form(verb: str, ending: str, thesaurus: Thesaurus) -> str | None:
-    irregular = thesaurus.irregular_forms(verb, Part.VERB)
+def _verb_form(verb: str, ending: str, lexicon: Lexicon) -> str | None:
+    irregular = lexicon.irregular_forms(verb, Part.VERB)
     if ending == "ed" and any(not form.endswith(("ed", "ing")) for form in irregular):
         return None  # "went" or "gone"? An ending in -ed does not say which
     if known := next((form for form in irregular if form.endswith(ending)), None):
