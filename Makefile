@@ -13,8 +13,8 @@ help: ## Lists what can be made.
 setup: ## Makes .venv with everything, models and WordNet.
 	@$(PYTHON) tools/bootstrap.py
 
-wordnet: ## Puts WordNet in place, without root; part of setup.
-	@$(PYTHON) tools/fetch_wordnet.py
+wordnet: setup ## Puts WordNet in place, without root; part of setup.
+	@$(BIN)/python tools/fetch_wordnet.py
 
 demo: setup ## Indexes Python's documentation and answers questions, stage by stage.
 	@$(BIN)/python -m demo

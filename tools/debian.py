@@ -1,4 +1,4 @@
-"""Debian's packages unpacked without root, by the machine's own apt. Standard library only."""
+"""Debian packages, unpacked without root by the machine's own apt. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-_TIMEOUT = 300  # seconds for each command: a slow mirror is waited for, a dead one not forever
+_TIMEOUT = 300  # seconds for each command
 
 
 class FetchError(Exception):
-    """Why a package could not be had from here."""
+    """A package cannot be fetched."""
 
 
 def unpacked(package: str, size: str, work: Path) -> Path:
-    """Downloads a package of about that size and unpacks it, not installed, below `work`; the folder.
+    """Download a package and unpack it below `work`, without installing it; return the folder.
 
     Raises FetchError, OSError or subprocess.SubprocessError.
     """
@@ -29,7 +29,7 @@ def unpacked(package: str, size: str, work: Path) -> Path:
 
 
 def _download(package: str, size: str, work: Path) -> Path:
-    """The package file, by the machine's package lists, or by fresh ones of our own where it has none."""
+    """Return the package file, by the machine's package lists or, if they lack it, by fresh private ones."""
     options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
     print(f"Downloading {package} ({size}) ...", file=sys.stderr)
     try:
@@ -37,14 +37,14 @@ def _download(package: str, size: str, work: Path) -> Path:
     except FetchError:
         print("This machine's package lists do not have it; reading fresh ones (a minute) ...", file=sys.stderr)
         options += _private_apt(work)
-        with contextlib.suppress(FetchError):  # one broken source of many; the download tells whether it matters
+        with contextlib.suppress(FetchError):  # one broken source of several; the download fails if it matters
             _run(["apt-get", "update", *options], work)
         _run(["apt-get", "download", *options, package], work)
     return next(work.glob("*.deb"))
 
 
 def _private_apt(work: Path) -> list[str]:
-    """Options that keep all that apt writes in a folder of ours; its sources and settings stay the machine's."""
+    """Return options that keep all that apt writes below `work`; sources and settings stay the machine's."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (work / name).mkdir(parents=True)
     settings = {

@@ -1,7 +1,7 @@
-"""Puts Princeton WordNet where the expander finds it, without root: `python3 tools/fetch_wordnet.py`.
+"""Put Princeton WordNet where nltk finds it, without root: `python tools/fetch_wordnet.py`.
 
-Where WordNet is already, nothing happens. Otherwise Debian's package `wordnet-base` is downloaded with the machine's
-own apt and unpacked, not installed. Standard library only: this runs before there is a virtualenv.
+Downloads Debian's package `wordnet-base` with the machine's own apt and unpacks it; adds the table `lexnames`, which
+nltk wants and the package lacks. Does nothing if WordNet is there. Run it with the Python that the expander runs with.
 """
 
 from __future__ import annotations
@@ -16,22 +16,37 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from services.chassis.errors import StartupError
-from services.expander.backends import WordNetThesaurus, locate_wordnet, private_folder
+from services.expander.lexicon import WordNetLexicon, locate_wordnet
 from tools.debian import FetchError, unpacked
 
 PACKAGE = "wordnet-base"
+TARGET = Path(sys.prefix, "nltk_data", "corpora", "wordnet")
+# lexnames(5WN): lexicographer files by part of speech, in the order of their numbers.
+LEXNAMES = (
+    ("adj", "all pert"),
+    ("adv", "all"),
+    (
+        "noun",
+        "Tops act animal artifact attribute body cognition communication event feeling food group location motive "
+        "object person phenomenon plant possession process quantity relation shape state substance time",
+    ),
+    (
+        "verb",
+        "body change cognition communication competition consumption contact creation emotion motion perception "
+        "possession social stative weather",
+    ),
+    ("adj", "ppl"),
+)
+PARTS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Fetch WordNet unless it is there; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="fetch_wordnet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--into",
-        type=Path,
-        metavar="FOLDER",
-        help=f"put WordNet there, wherever else it may be, for WORDNET_DIR to name; default: {private_folder()}",
+        "--into", type=Path, metavar="FOLDER", help=f"put it there, for WORDNET_DIR to name; default: {TARGET}"
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing if WordNet is there already")
     arguments = parser.parse_args()
@@ -40,14 +55,13 @@ def main() -> int:
             print(f"WordNet is in {found}.")
         return 0
     into: Path | None = arguments.into
-    target = (into or private_folder()).absolute()
+    target = (into or TARGET).absolute()
     try:
         _fetch(target)
     except (FetchError, OSError, subprocess.SubprocessError) as error:
         print(f"WordNet could not be fetched: {error}", file=sys.stderr)
         print(
-            "Install it by hand: `apt-get install wordnet-base` (Debian, Ubuntu), or unpack the database files of "
-            f"WordNet 3.0 or 3.1 into {target}, or set WORDNET_DIR to where they are.\n"
+            """Get it by hand: `python -c 'import nltk; nltk.download("wordnet")'`, unpacked, or set WORDNET_DIR.\n"""
             "Without it the expander serves EXPANSION_STRATEGY=multi_query.",
             file=sys.stderr,
         )
@@ -57,28 +71,35 @@ def main() -> int:
 
 
 def _whole_wordnet(folder: Path | None) -> Path | None:
-    """The folder, or without one the first known place, if it holds a whole WordNet."""
+    """Return the folder, or the first known one, if it holds a whole WordNet."""
     try:
         found = locate_wordnet(folder)
-        WordNetThesaurus(found)
+        WordNetLexicon(found)
     except StartupError:
         return None
     return found
 
 
+def lexnames() -> str:
+    """Return lexnames(5WN): number, name and part of speech of the 45 lexicographer files."""
+    names = [f"{part}.{name}" for part, names in LEXNAMES for name in names.split()]
+    return "".join(f"{number:02d}\t{name}\t{PARTS[name.split('.')[0]]}\n" for number, name in enumerate(names))
+
+
 def _fetch(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that one rename puts everything in place at once.
+    # In the target's parent, so that one rename puts everything in place at once.
     with tempfile.TemporaryDirectory(prefix=".wordnet-", dir=target.parent) as folder:
         work = Path(folder)
         package = unpacked(PACKAGE, "6 MB", work)
         database = package / "usr" / "share" / "wordnet"
         shutil.copy(package / "usr" / "share" / "doc" / PACKAGE / "copyright", database / "LICENSE")
+        (database / "lexnames").write_text(lexnames())
         try:
-            WordNetThesaurus(locate_wordnet(database))
+            WordNetLexicon(database)
         except StartupError as error:
-            raise FetchError(f"the package is not what it should be: {error}") from error
-        if target.exists():  # a damaged copy, or somebody's folder named by mistake
+            raise FetchError(f"the package is damaged: {error}") from error
+        if target.exists():  # a damaged copy, or another folder named by mistake
             if not {entry.name for entry in target.iterdir()} <= {entry.name for entry in database.iterdir()}:
                 raise FetchError(f"{target} holds other files, too; empty it or name another folder")
             target.rename(work / "replaced")

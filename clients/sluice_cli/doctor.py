@@ -165,7 +165,7 @@ def report_check(report: StageReport) -> Check | None:
         return warn(
             "wordnet",
             f"no synonyms: {report.detail}",
-            "where the expander runs: `make wordnet`, or apt-get install wordnet-base; then start it again",
+            "where the expander runs: `make wordnet`; then start it again",
         )
     # Pseudo-embeddings have been told of, and nothing to rerank is no illness.
     if report.outcome is Outcome.FAILED:

@@ -33,7 +33,7 @@ from services.inference.models.info import ModelKind
 from services.inference.models.resolver import resolve_model
 from services.chassis.settings import load_settings
 from services.embedder.settings import EmbedderSettings
-from services.expander.backends import locate_wordnet
+from services.expander.lexicon import locate_wordnet
 from services.expander.settings import ExpanderSettings
 from services.reranker.settings import RerankerSettings
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.chassis.server import Stage, run
-from services.expander.backends import WordNetThesaurus, locate_wordnet
 from services.expander.expansion import Expander, Strategy
+from services.expander.lexicon import WordNetLexicon, locate_wordnet
 from services.expander.servicer import ExpanderServicer
 from services.expander.settings import ExpanderSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
@@ -19,15 +19,15 @@ _log = logs.get_logger("expander")
 
 @asynccontextmanager
 async def compose(settings: ExpanderSettings) -> AsyncIterator[Stage]:
-    """The expander over WordNet, or over templates alone where WordNet is missing and not what is configured."""
-    thesaurus: WordNetThesaurus | None = None
+    """Compose the expander over WordNet; over templates alone if WordNet is missing and not the default strategy."""
+    lexicon: WordNetLexicon | None = None
     try:
-        thesaurus = WordNetThesaurus(locate_wordnet(settings.wordnet_dir))
+        lexicon = WordNetLexicon(locate_wordnet(settings.wordnet_dir))
     except StartupError as error:
         if settings.expansion_strategy is Strategy.SYNONYMS:
             raise
         _log.warning("synonyms will be answered by multi_query", problem=error.message, remedy=error.remedy)
-    expander = Expander(thesaurus, synonym_weight=settings.synonym_weight, template_weight=settings.template_weight)
+    expander = Expander(lexicon, synonym_weight=settings.synonym_weight, template_weight=settings.template_weight)
     servicer = ExpanderServicer(expander, settings.expansion_strategy, settings.expansion_max_variants)
     yield Stage(
         service=expander_pb2.DESCRIPTOR.services_by_name["ExpanderService"],

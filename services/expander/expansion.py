@@ -1,7 +1,7 @@
-"""One query becomes a few: the original first, then variants that weigh less.
+"""Expansion of a query into variants: the original first, then others that weigh less.
 
-Retrieval searches with all of them and fuses the results by weight. A variant can only help where it finds what the
-original misses, and it misleads where it means something else; its weight says how far it is to be trusted.
+Retrieval searches with all of them and fuses the results by weight. A variant helps if it finds what the original
+misses, and misleads if it means something else; its weight says how far to trust it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from services.expander.lexicon import Lexicon
 from services.expander.words import Rewrite
 
 MAX_VARIANTS = 16
-# Where WordNet knows too little about a query to give this many variants, the best templates make up for it.
+# Templates fill up to this number if WordNet gives fewer variants.
 _ENOUGH = 3
 
 
 class Strategy(StrEnum):
-    """How to find variants."""
+    """Way to find variants."""
 
     SYNONYMS = auto()
     MULTI_QUERY = auto()
 
 
 class Source(StrEnum):
-    """Where a variant comes from."""
+    """Origin of a variant."""
 
     ORIGINAL = auto()
     SYNONYM = auto()
@@ -36,7 +36,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A text to search with. The original weighs 1, all others less, and more than 0."""
+    """Text to search with. The original weighs 1, all others between 0 and 1."""
 
     text: str
     weight: float
@@ -45,7 +45,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The variants, the original first, and how they were found; `degraded_reason` says why not as asked."""
+    """Variants, the original first; `degraded_reason` is set if another strategy than the requested one served."""
 
     variants: tuple[Variant, ...]
     strategy_used: Strategy
@@ -53,21 +53,19 @@ class Expansion:
 
 
 class Expander:
-    """Expands queries. The same query gets the same variants from every replica.
+    """Expander of queries. The same query gets the same variants from every replica.
 
-    `synonym_weight` and `template_weight` are what a variant without any doubt would weigh, between 0 and 1.
-    Without a lexicon, `synonyms` is answered by `multi_query` and marked as degraded.
+    `synonym_weight` and `template_weight` are the weights of a certain variant, between 0 and 1.
+    Without a lexicon, `multi_query` answers for `synonyms`, and the expansion is marked as degraded.
     """
 
-    def __init__(
-        self, lexicon: Lexicon | None, *, synonym_weight: float = 0.1, template_weight: float = 0.1
-    ) -> None:
+    def __init__(self, lexicon: Lexicon | None, *, synonym_weight: float = 0.1, template_weight: float = 0.1) -> None:
         self._lexicon = lexicon
         self._synonym_weight = synonym_weight
         self._template_weight = template_weight
 
     def expand(self, query: str, strategy: Strategy, max_variants: int) -> Expansion:
-        """At most `max_variants` variants, the original counted, no two alike but for case and spaces."""
+        """Return at most `max_variants` variants, the original included; no two differ only in case and spaces."""
         variants = [Variant(query, 1.0, Source.ORIGINAL)]
         by_templates = templates.rewrites(query)
         if strategy == Strategy.SYNONYMS and self._lexicon:
@@ -88,7 +86,7 @@ def _weighted(rewrites: Iterable[Rewrite], weight: float, source: Source) -> lis
 
 
 def _distinct(variants: Iterable[Variant], limit: int) -> list[Variant]:
-    """The first `limit` variants that differ in more than case, spaces and the full stop or question mark."""
+    """Return the first `limit` variants that differ in more than case, spaces and the last punctuation mark."""
     by_words: dict[tuple[str, ...], Variant] = {}
     for variant in variants:
         by_words.setdefault(tuple(variant.text.casefold().rstrip("?!. \n\t").split()), variant)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
@@ -27,13 +26,16 @@ class Part(StrEnum):
     ADVERB = "r"
 
 
+_NO_FRAMES: frozenset[int] = frozenset()  # one for all words: each takes 216 bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word in one of its meanings, and its count in the sense-tagged corpus."""
 
     text: str
     count: int
-    frames: frozenset[int] = frozenset()  # sentence frames of a verb, numbered as in wninput(5WN)
+    frames: frozenset[int] = _NO_FRAMES  # sentence frames of a verb, numbered as in wninput(5WN)
 
 
 Sense = tuple[Word, ...]  # the words that share a meaning
@@ -60,7 +62,7 @@ REMEDY = (
 
 @contextmanager
 def _hidden(*packages: str) -> Iterator[None]:
-    """Let imports of `packages` fail: nltk goes without them, and the stage without 60 to 100 MB."""
+    """Let imports of `packages` fail: nltk goes without them, and the stage without 100 MB."""
     absent = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None is how an import is refused
     try:
@@ -70,24 +72,17 @@ def _hidden(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-with _hidden("scipy", "sklearn"):
+with _hidden("numpy", "scipy", "sklearn"):
     import nltk.data
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
 
-def data_folder() -> Path:
-    """Folder of nltk data that `make wordnet` fills."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/"), ".cache")
-    return Path(cache, "sluice", "nltk_data")
-
-
 def locate_wordnet(explicit: Path | None = None) -> Path:
-    """Folder of WordNet: `explicit` if given, else the first `corpora/wordnet` of nltk's data path or of ours.
+    """Return the folder of WordNet: `explicit`, or the first `corpora/wordnet` on nltk's data path.
 
     Raises StartupError with every place tried.
     """
-    roots = [*nltk.data.path, data_folder()]
-    places = [explicit] if explicit else [Path(root, "corpora", "wordnet") for root in roots]
+    places = [explicit] if explicit else [Path(root, "corpora", "wordnet") for root in nltk.data.path]
     for folder in places:
         if (folder / "lexnames").is_file():
             return folder
@@ -144,14 +139,15 @@ class WordNetLexicon:
 
 def _sense(synset: Any) -> Sense:
     return tuple(
-        Word(lemma.name().replace("_", " "), lemma.count(), frozenset(lemma.frame_ids())) for lemma in synset.lemmas()
+        Word(lemma.name().replace("_", " "), lemma.count(), frozenset(lemma.frame_ids()) or _NO_FRAMES)
+        for lemma in synset.lemmas()
     )
 
 
 class _Reader(WordNetCorpusReader):  # type: ignore[misc]  # nltk publishes no types
     """nltk's reader with a bounded cache, and without the map to other releases of WordNet."""
 
-    _MOST_SYNSETS = 2048
+    _MOST_SYNSETS = 256  # of each part of speech; ours are cached above
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # "multilingual functions not available"

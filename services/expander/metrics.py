@@ -1,4 +1,4 @@
-"""The expander's series. `strategy` is the one that served, which is not always the one that was asked for."""
+"""Metrics of the expander. `strategy` is the one that served, not always the one requested."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ query_expansion_latency_seconds = Histogram(
     ["strategy"],
     buckets=(0.0001, 0.0002, *LATENCY_BUCKETS),
 )
-for _strategy in Strategy:  # what is there from the start has a rate from the start
+for _strategy in Strategy:  # a series that exists from the start has a rate from the start
     query_expansion_variants_total.labels(_strategy.value)
     query_expansion_latency_seconds.labels(_strategy.value)
 
 
 def observe_expansion(strategy: Strategy, variant_count: int, seconds: float) -> None:
-    """Counts one call."""
+    """Count one call."""
     query_expansion_latency_seconds.labels(strategy.value).observe(seconds, tracing.exemplar())
     query_expansion_variants_total.labels(strategy.value).inc(variant_count)

@@ -1,4 +1,4 @@
-"""ExpanderService: validate, translate, delegate."""
+"""gRPC servicer of the expander."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from services.chassis.validation import MAX_QUERY_BYTES, check_text
 from services.expander import metrics
 from services.expander.expansion import MAX_VARIANTS, Expander, Source, Strategy
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
+from sluice.type.v1 import features_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _STRATEGIES = {
-    expander_pb2.EXPANSION_STRATEGY_SYNONYMS: Strategy.SYNONYMS,
-    expander_pb2.EXPANSION_STRATEGY_MULTI_QUERY: Strategy.MULTI_QUERY,
+    features_pb2.EXPANSION_STRATEGY_SYNONYMS: Strategy.SYNONYMS,
+    features_pb2.EXPANSION_STRATEGY_MULTI_QUERY: Strategy.MULTI_QUERY,
 }
 _STRATEGY_NUMBERS = {strategy: number for number, strategy in _STRATEGIES.items()}
 _SOURCES = {
@@ -31,7 +32,7 @@ _SOURCES = {
 
 
 class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
-    """Expands."""
+    """Implement ExpanderService."""
 
     def __init__(self, expander: Expander, default_strategy: Strategy, default_count: int) -> None:
         self._expander = expander
@@ -41,7 +42,7 @@ class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
     async def ExpandQuery(  # noqa: N802  # gRPC's name
         self, request: expander_pb2.ExpandQueryRequest, context: Context
     ) -> expander_pb2.ExpandQueryResponse:
-        """Returns the query and its variants."""
+        """Return the query and its variants."""
         check_text("query", request.query, MAX_QUERY_BYTES)
         strategy = self._strategy(request.strategy)
         count = request.max_variant_count if request.HasField("max_variant_count") else self._default_count
@@ -70,8 +71,8 @@ class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
             compute_duration=duration(seconds),
         )
 
-    def _strategy(self, number: expander_pb2.ExpansionStrategy.ValueType) -> Strategy:
-        if number == expander_pb2.EXPANSION_STRATEGY_UNSPECIFIED:
+    def _strategy(self, number: features_pb2.ExpansionStrategy.ValueType) -> Strategy:
+        if number == features_pb2.EXPANSION_STRATEGY_UNSPECIFIED:
             return self._default_strategy
         if number not in _STRATEGIES:
             raise InvalidArgument("strategy", f"is unknown ({number}); use synonyms or multi_query")

@@ -1,18 +1,18 @@
-"""The strategy `synonyms`: the query again, with a word or two replaced by one that means the same.
+"""Strategy `synonyms`: the query with one or two words replaced by synonyms.
 
 A replacement must be likely in three ways, and its evidence is the product of the three probabilities:
 
     P(part | word, neighbours)   that the word is, say, a verb here
-    P(sense | word)              that it has the meaning which the two words share
+    P(sense | word)              that it has the meaning that the two words share
     P(sense | synonym)           that the synonym has it, too: "party" can mean "company", but hardly ever does
 
 They are estimated from how often a sense-tagged corpus (SemCor, in WordNet's `cntlist.rev`) uses each word with each
-meaning. The corpus is small and of general prose. So what it has not seen is not believed (see `_is_attested`), and
-where it has too little to say about a query, there are honestly no rewrites.
+meaning. The corpus is small and of general prose, so a meaning that it has not seen is not believed (see
+`_is_attested`), and a query that it knows too little about has no rewrites.
 
-No tagger's data is at hand. The part of speech is a guess from WordNet's morphology and frequencies and from the
-words beside it (`_fit`); being multiplied in, a doubtful guess makes for little evidence. The neighbours also tell
-whether a verb has an object, which rules out senses by WordNet's sentence frames.
+The part of speech is a guess from WordNet's morphology and frequencies and from the neighbouring words (`_fit`);
+a doubtful guess lowers the evidence. The neighbours also tell if a verb has an object, which rules out senses by
+WordNet's sentence frames.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Reading(NamedTuple):
 
 
 def rewrites(query: str, lexicon: Lexicon) -> list[Rewrite]:
-    """All rewrites of one or two words with enough evidence, best first; the same for the same query."""
+    """Return all rewrites of one or two words with enough evidence, best first; deterministic."""
     tokens = tokenize(query)
     if len(tokens) > MAX_WORDS:
         return []
@@ -92,11 +92,11 @@ def _replaced(query: str, free: list[Token], chosen: tuple[_Replacement, ...]) -
     return "".join([*pieces, query[end:]])
 
 
-# --- Which words may be replaced
+# --- Words that may be replaced
 
 
 def _free_places(query: str, tokens: list[Token], lexicon: Lexicon) -> list[int]:
-    """Places of words that are no names, identifiers, stop words or quotations, nor belong to a phrase."""
+    """Return the places of words that are no name, identifier, stop word, quotation or part of a phrase."""
     phrases = _phrases(query, tokens, lexicon)
     free = []
     for place, token in enumerate(tokens):
@@ -115,7 +115,7 @@ def _free_places(query: str, tokens: list[Token], lexicon: Lexicon) -> list[int]
 
 
 def _phrases(query: str, tokens: list[Token], lexicon: Lexicon) -> set[int]:
-    """Places of words that belong together: WordNet's own phrases, and what is said twice ("line by line")."""
+    """Return the places of words in phrases: WordNet's own, and repetitions ("line by line")."""
     places: set[int] = set()
     for first in range(len(tokens)):
         for end in range(first + 2, min(first + _LONGEST_PHRASE, len(tokens)) + 1):
@@ -136,11 +136,11 @@ def _is_phrase(words: list[str], lexicon: Lexicon) -> bool:
     )
 
 
-# --- What may replace them
+# --- Replacements
 
 
 def _replacements(tokens: list[Token], free: list[int], lexicon: Lexicon) -> list[_Replacement]:
-    """Every synonym of every free word, in the form that the word has; best first."""
+    """Return every synonym of every free word, inflected like the word; best first."""
     words = [token.text.lower() for token in tokens]
     best: dict[tuple[str, str], float] = {}
     for word in dict.fromkeys(words[place] for place in free):
@@ -159,7 +159,7 @@ def _replacements(tokens: list[Token], free: list[int], lexicon: Lexicon) -> lis
 
 
 def _synonyms(reading: _Reading, frames: frozenset[int] | None, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
-    """Synonyms with P(sense | word) * P(sense | synonym), among the verb senses that fit any of `frames`."""
+    """Yield synonyms with P(sense | word) * P(sense | synonym), of the senses that fit any of `frames`."""
     part, lemma, _ = reading
     senses = lexicon.senses(lemma, part)
     fitting = [sense for sense in senses if frames is None or _as_used(lemma, sense).frames & frames]
@@ -177,7 +177,7 @@ def _synonyms(reading: _Reading, frames: frozenset[int] | None, lexicon: Lexicon
 
 
 def _is_wanted(synonym: str, reading: _Reading) -> bool:
-    """No names, abbreviations, phrasal verbs (they do not stand where the verb stood) or descriptions with "of"."""
+    """True unless a name, an abbreviation, a phrasal verb or a description with "of"."""
     words = synonym.split()
     return (
         synonym != reading.lemma
@@ -189,7 +189,7 @@ def _is_wanted(synonym: str, reading: _Reading) -> bool:
 
 
 def _is_attested(synonym: Word, reading: _Reading, share: float, lexicon: Lexicon) -> bool:
-    """Seen twice with this meaning, or a technical term, which a small corpus of prose hardly has.
+    """True if seen twice with this meaning, or a technical term, which a small corpus of prose hardly has.
 
     A term is written with a space or hyphen, means one thing only, and is either the word itself made more exact
     ("data file") or the synonym of one that is unambiguous as well ("electronic mail" for "email").
@@ -201,7 +201,7 @@ def _is_attested(synonym: Word, reading: _Reading, share: float, lexicon: Lexico
 
 
 def _uses(lemma: str, part: Part, lexicon: Lexicon) -> float:
-    """How often the corpus uses the lemma as that part of speech."""
+    """Return the smoothed count of the lemma in the corpus, as that part of speech."""
     return sum(_as_used(lemma, sense).count + _UNSEEN for sense in lexicon.senses(lemma, part))
 
 
@@ -213,7 +213,7 @@ def _as_used(lemma: str, sense: Sense) -> Word:
 
 
 def _reading(words: list[str], place: int, lexicon: Lexicon) -> _Reading | None:
-    """The likeliest part of speech of a word in its query, or None for a word that WordNet does not have."""
+    """Return the likeliest part of speech of a word in its query; None if WordNet lacks the word."""
     weights: dict[tuple[Part, str], float] = {}
     for part in Part:
         if lemmas := lexicon.base_forms(words[place], part):
@@ -226,7 +226,7 @@ def _reading(words: list[str], place: int, lexicon: Lexicon) -> _Reading | None:
 
 
 def _fit(words: list[str], place: int, part: Part, lemma: str) -> float:
-    """How much likelier than by frequency alone a part of speech is between these neighbours."""
+    """Return the factor by which the neighbours make a part of speech likelier than its frequency alone."""
     before, word, after = _neighbourhood(words, place)
     starts_noun_phrase = before in DETERMINERS or (before in PREPOSITIONS and before != "to")
     if part == Part.VERB:
@@ -255,7 +255,7 @@ def _fit_of_verb(before: str, word: str, after: str, lemma: str) -> float:
 
 
 def _allowed_frames(words: list[str], place: int, reading: _Reading) -> frozenset[int] | None:
-    """The frames that a verb's neighbour leaves possible; None where all are."""
+    """Return the sentence frames that a verb's neighbour leaves possible; None for all."""
     _, word, after = _neighbourhood(words, place)
     if reading.part != Part.VERB or word.endswith("ed"):  # "files sorted by size" has its object before
         return None
@@ -272,7 +272,7 @@ def _is_in_compound(words: list[str], place: int, reading: _Reading, lexicon: Le
 
 
 def _neighbourhood(words: list[str], place: int) -> tuple[str, str, str]:
-    """The word before, the word, the word after; empty where there is none."""
+    """Return the word before, the word, and the word after; empty if there is none."""
     before, word, after = ["", *words, ""][place : place + 3]
     return before, word, after
 
@@ -285,7 +285,7 @@ def _is_content(word: str) -> bool:
 
 
 def _inflected(synonym: str, word: str, reading: _Reading, lexicon: Lexicon) -> str | None:
-    """The synonym in the form that `word` has, or None where no rule is sure to give good English."""
+    """Return the synonym inflected like `word`, or None if no rule is sure to give good English."""
     part, lemma, _ = reading
     if word == lemma:
         return synonym
@@ -295,7 +295,7 @@ def _inflected(synonym: str, word: str, reading: _Reading, lexicon: Lexicon) -> 
         form = _plural(last, lexicon)
     elif part == Part.VERB and (ending := next((e for e in ("ing", "ed", "s") if word.endswith(e)), None)):
         form = _verb_form(last, ending, lexicon)
-    # What WordNet does not lead back to the synonym is no English.
+    # A form that WordNet does not lead back to the synonym is no English.
     return " ".join([*before, form]) if form and last in lexicon.base_forms(form, part) else None
 
 
@@ -326,7 +326,7 @@ def _with_s(word: str) -> str:
 
 
 def _article_fits(words: list[str], word: str, synonym: str) -> bool:
-    """Whether an "a" or "an" before the word may stay."""
+    """True if an "a" or "an" before the word may stay."""
     return all(
         (before == "an") == bool(_VOWEL_SOUND.match(synonym))
         for before, after in pairwise(words)

@@ -1,4 +1,4 @@
-"""The strategy `multi_query`: the query asked again in other forms, by rules that need no data.
+"""Strategy `multi_query`: the query in other forms, by rules that need no data.
 
 A query is one of three shapes, each a phrase within some scaffolding:
 
@@ -48,7 +48,7 @@ _PATTERNS = {
     shape: re.compile(rf"(?:{scaffolding}) (?P<phrase>\S.*)", re.IGNORECASE)
     for shape, scaffolding in _SCAFFOLDING.items()
 }
-# Each with how much of the question it keeps: all without the scaffolding, less with another question's.
+# Evidence of each template: 1 without scaffolding, less with another question's.
 _KEYWORDS = 0.9
 _TEMPLATES = {
     _Shape.ACTION: {
@@ -90,7 +90,7 @@ _COMMANDS = word_set(
 
 
 def rewrites(query: str) -> list[Rewrite]:
-    """The forms that fit the shape of the query, best first; the query itself may be among them."""
+    """Return the forms that fit the shape of the query, best first; the query itself may be among them."""
     tokens = tokenize(query)
     content = [token.text for token in tokens if token.text and token.text.lower() not in STOP_WORDS]
     if not content or not any(token.is_word for token in tokens):
@@ -106,7 +106,7 @@ def rewrites(query: str) -> list[Rewrite]:
 
 
 def _analysed(question: str, tokens: list[Token]) -> tuple[_Shape, dict[str, str]]:
-    """The shape of a query, and the parts that its templates are filled with."""
+    """Return the shape of a query and the parts that fill its templates."""
     shape, phrase, asked = _shape_without_scaffolding(tokens), question, ""
     for scaffolded, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(question):
@@ -130,7 +130,7 @@ def _shape_without_scaffolding(tokens: list[Token]) -> _Shape:
 
 
 def _be(phrase: str) -> str:
-    """The verb that agrees with the noun which the phrase is about: the last one before any preposition."""
+    """Return "is" or "are", as the phrase's noun demands: the last word before any preposition."""
     noun = ""
     for word in phrase.lower().split():
         if word in PREPOSITIONS:

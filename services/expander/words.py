@@ -1,11 +1,11 @@
-"""What both strategies share: how a query falls into words, and the small words of English by what follows them."""
+"""Tokens of a query, and the function words of English by what follows them."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-# Whoever pastes a page has said it all already; this also bounds the work that one query can make.
+# A pasted page needs no variants; this also bounds the work for one query.
 MAX_WORDS = 64
 
 _TOKEN = re.compile(r"""(?P<quoted>"[^"]*"|“[^”]*”|«[^»]*»|`[^`]*`|(?<!\w)'[^']*'(?!\w))|[^\s"“”«»`]+""")
@@ -13,7 +13,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a string, which is easier to read than a list of strings."""
+    """Split a string into a set of words."""
     return frozenset(words.split())
 
 
@@ -26,7 +26,7 @@ PREPOSITIONS = word_set(
     "during for from in inside into like near of off on onto out outside over per than through throughout till to "
     "toward towards under until up upon using via versus vs with within without"
 )
-# What a verb follows: "to run", "you run", "can run".
+# Words that a verb follows: "to run", "you run", "can run".
 BEFORE_VERBS = word_set(
     "to i you we they it he she who that which can could may might must shall should will would do does did don't "
     "doesn't didn't can't cannot won't not please let's"
@@ -42,7 +42,7 @@ STOP_WORDS = DETERMINERS | PREPOSITIONS | BEFORE_VERBS | BE | _OTHERS
 
 
 class Token(NamedTuple):
-    """A word or a quoted phrase, without the punctuation around it: `text == query[start:end]`."""
+    """Word or quoted phrase, without the punctuation around it: `text == query[start:end]`."""
 
     start: int
     end: int
@@ -52,19 +52,19 @@ class Token(NamedTuple):
 
     @property
     def is_word(self) -> bool:
-        """Made of letters (and hyphens between them): no digits, no snake_case, no dotted.names, not quoted."""
+        """True if made of letters and inner hyphens: no digits, no snake_case, no dotted.names, not quoted."""
         return not self.is_quoted and _WORD.fullmatch(self.text) is not None
 
 
 class Rewrite(NamedTuple):
-    """A query said differently, and how much it deserves to count beside the original, in (0, 1]."""
+    """Query in other words, and its evidence in (0, 1]."""
 
     text: str
     evidence: float
 
 
 def tokenize(query: str) -> list[Token]:
-    """The words of a query, in order."""
+    """Split a query into tokens, in order."""
     tokens = []
     for match in _TOKEN.finditer(query):
         text = match.group()

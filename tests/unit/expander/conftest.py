@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from services.chassis.errors import StartupError
-from services.expander.backends import WordNetThesaurus, locate_wordnet
+from services.expander.lexicon import WordNetLexicon, locate_wordnet
 
 
 @pytest.fixture(scope="session")
-def wordnet() -> WordNetThesaurus:
+def wordnet() -> WordNetLexicon:
     try:
-        return WordNetThesaurus(locate_wordnet())
+        return WordNetLexicon(locate_wordnet())
     except StartupError as error:
         pytest.fail(f"{error.message}. {error.remedy}")

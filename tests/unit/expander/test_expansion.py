@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.expander.backends import WordNetThesaurus
 from services.expander.expansion import MAX_VARIANTS, Expander, Expansion, Source, Strategy
+from services.expander.lexicon import WordNetLexicon
 from services.expander.words import word_set
 
 STRATEGIES = st.sampled_from(Strategy)
@@ -19,7 +19,7 @@ QUERIES = st.text() | st.lists(st.sampled_from([*WORDS, *PROTECTED, "?", ",", "\
 
 
 @pytest.fixture(scope="session")
-def expander(wordnet: WordNetThesaurus) -> Expander:
+def expander(wordnet: WordNetLexicon) -> Expander:
     return Expander(wordnet)
 
 
@@ -57,7 +57,7 @@ def test_variants_are_never_alike_nor_more_than_asked_for(
 
 @given(query=QUERIES, strategy=STRATEGIES, count=COUNTS)
 def test_a_query_gets_the_same_variants_every_time(
-    wordnet: WordNetThesaurus, query: str, strategy: Strategy, count: int
+    wordnet: WordNetLexicon, query: str, strategy: Strategy, count: int
 ) -> None:
     assert Expander(wordnet).expand(query, strategy, count) == Expander(wordnet).expand(query, strategy, count)
 
@@ -128,7 +128,7 @@ def test_the_likelier_a_synonym_the_more_it_weighs(expander: Expander) -> None:
     assert weights["purchase a used car"] > weights["buy a used auto"] > weights["purchase a used auto"]
 
 
-def test_weights_are_those_that_the_expander_was_given(wordnet: WordNetThesaurus) -> None:
+def test_weights_are_those_that_the_expander_was_given(wordnet: WordNetLexicon) -> None:
     light = Expander(wordnet, synonym_weight=0.1, template_weight=0.2)
     synonyms = light.expand("buy a used car", Strategy.SYNONYMS, 3).variants[1:]
     templates = light.expand("buy a used car", Strategy.MULTI_QUERY, MAX_VARIANTS).variants[1:]
