@@ -41,7 +41,7 @@ def declared() -> dict[str, list[Series]]:
         "Every stage": _series(_of(chassis.process_metrics())),
         "Gateway and retriever": _series(_of(shedding)),
         "Embedder and reranker": _series(_of(inference_metrics)),
-        "Gateway": _series(_of(gateway)),
+        "Gateway": _series(_of(gateway.process_metrics())),
         "Embedder": _series(_of(embedder)),
         "Reranker": _series(_of(reranker)),
         "Expander": _series(_of(expander)),

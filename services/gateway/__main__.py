@@ -10,12 +10,12 @@ import grpc
 from services.chassis.server import Stage, run
 from services.chassis.shedding import ConcurrencyLimit, concurrency_limit
 from services.chassis.timing import in_background
-from services.gateway import metrics
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Following, Writing
 from services.gateway.collections.indexing import Indexing
 from services.gateway.collections.reindexing import Reindexing
 from services.gateway.collections.verification import Verification
+from services.gateway.metrics import GatewayMetrics, process_metrics
 from services.gateway.rollout.client import RolloutClient, housekeeping, look_once, name_of_this_process
 from services.gateway.rollout.evidence import Evidence
 from services.gateway.rollout.exposure import Exposure
@@ -52,8 +52,9 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
 
     The gateway serves while stages are down, too: its replies say what is missing.
     """
+    metrics = process_metrics()
     async with AsyncExitStack() as stack:
-        channels = await stack.enter_async_context(Channels(settings))
+        channels = await stack.enter_async_context(Channels(settings, metrics))
         clients = StageClients.over(channels.guarded, settings)
         embedders = Embedders(clients.embedders, clients.retriever)
         following = Following(clients.retriever, embedders)
@@ -61,7 +62,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         verification = Verification(clients.retriever, embedders)
         reindexing = Reindexing(clients.retriever, clients.retriever, embedders, following, verification)
         limit = ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set)
-        exposure = await stack.enter_async_context(_exposing(settings, channels))
+        exposure = await stack.enter_async_context(_exposing(settings, channels, metrics))
         # Without breakers: what fails in the background must not stop searches.
         background = StageClients.over(channels.opened, settings, model_pb2.PRIORITY_BULK)
         shadow = None
@@ -70,6 +71,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 Pipeline(_stages(background), settings.weights(), Budgets()),
                 background.reranker,
                 exposure.evidence,
+                metrics,
                 lambda: limit.occupied,
             )
             stack.push_async_callback(shadow.close)
@@ -78,11 +80,12 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             settings,
             exposure,
             shadow,
+            metrics,
         )
         documents = DocumentsServicer(Indexing(embedders, writing), writing, clients.retriever, settings)
         collections = CollectionsServicer(embedders, clients.retriever, reindexing, verification, settings)
         status = StatusServicer(clients, exposure, settings)
-        monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders)
+        monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders, metrics)
         await stack.enter_async_context(in_background(monitor.poll()))
 
         def register(server: grpc.aio.Server) -> None:
@@ -110,10 +113,10 @@ def _stages(clients: StageClients, embedders: Embedders | None = None) -> Stages
 
 
 @asynccontextmanager
-async def _exposing(settings: GatewaySettings, channels: Channels) -> AsyncIterator[Exposure]:
+async def _exposing(settings: GatewaySettings, channels: Channels, metrics: GatewayMetrics) -> AsyncIterator[Exposure]:
     """Keep the exposure up to date from the rollout service, a file, or neither."""
     defaults, local = settings.default_features(), settings.local_overrides()
-    exposure = Exposure(defaults, local, Evidence())
+    exposure = Exposure(defaults, local, Evidence(), metrics)
     async with AsyncExitStack() as stack:
         client = None
         if settings.rollout_address:
@@ -125,6 +128,7 @@ async def _exposing(settings: GatewaySettings, channels: Channels) -> AsyncItera
                 gateway=settings.rollout_gateway_name or name_of_this_process(),
                 file=SnapshotFile(settings.rollout_snapshot_path),
                 report_seconds=settings.rollout_report_seconds,
+                metrics=metrics,
             )
             await client.restore()
         file = None

@@ -22,7 +22,7 @@ from services.chassis import logs
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError, kind_of
 from services.chassis.timing import deadline_in, in_background
-from services.gateway import metrics
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import ArmTotals, lost_with
 from services.gateway.rollout.exposure import Exposure
 from services.gateway.rollout.local_overrides import OverridesFile
@@ -59,6 +59,7 @@ class RolloutClient:
         gateway: str,
         file: SnapshotFile,
         report_seconds: float,
+        metrics: GatewayMetrics,
     ) -> None:
         self._channel = channel
         self._stub = rollout_pb2_grpc.SnapshotServiceStub(channel.channel)
@@ -67,6 +68,7 @@ class RolloutClient:
         self._gateway = gateway
         self._file = file
         self._report_seconds = report_seconds
+        self._metrics = metrics
         self._to_acknowledge = asyncio.Event()
         self._to_save = asyncio.Event()
         self._refused = ""
@@ -80,7 +82,7 @@ class RolloutClient:
         try:
             served = await asyncio.to_thread(self._file.load, self._defaults)
         except Refused as refused:
-            metrics.snapshots_refused.labels(refused.reason).inc()
+            self._metrics.snapshots_refused.labels(refused.reason).inc()
             _log.error("snapshot on disk ignored", path=str(self._file.path), problem=str(refused))
             return
         if served is not None:
@@ -94,13 +96,13 @@ class RolloutClient:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
-        metrics.snapshot_age.seconds = self._exposure.silence
+        self._metrics.snapshot_age.seconds = self._exposure.silence
         works = (self._watch, self._acknowledge, self._save, self._report)
         try:
             async with in_background(*map(_keep_on, works)):
                 yield
         finally:
-            metrics.snapshot_age.seconds = None
+            self._metrics.snapshot_age.seconds = None
             with contextlib.suppress(SluiceError):
                 await self._send_report()
 
@@ -172,7 +174,7 @@ class RolloutClient:
             served = serve(snapshot, self._defaults, before=before)
         except Refused as refused:
             if self._refused != snapshot.content_hash:
-                metrics.snapshots_refused.labels(refused.reason).inc()
+                self._metrics.snapshots_refused.labels(refused.reason).inc()
                 _log.error("snapshot refused", version=snapshot.version, problem=str(refused))
             self._refused = snapshot.content_hash
             return
@@ -248,15 +250,15 @@ class RolloutClient:
         try:
             await self._channel.call(self._stub.ReportEvidence, self._unsent, deadline=deadline_in(_CALL_SECONDS))
         except SluiceError as error:
-            metrics.evidence_reports.labels("failed").inc()
+            self._metrics.evidence_reports.labels("failed").inc()
             if kind_of(error).retryable:
                 raise
             lost = lost_with(self._unsent_totals)
-            metrics.evidence_lost.labels("requests").inc(lost.requests)
-            metrics.evidence_lost.labels("units").inc(lost.units)
+            self._metrics.evidence_lost.labels("requests").inc(lost.requests)
+            self._metrics.evidence_lost.labels("units").inc(lost.units)
             _log.error("evidence refused", problem=error.message, code=kind_of(error).code)
         else:
-            metrics.evidence_reports.labels("accepted").inc()
+            self._metrics.evidence_reports.labels("accepted").inc()
         self._unsent, self._unsent_totals = None, ()
 
     @property

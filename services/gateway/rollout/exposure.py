@@ -16,7 +16,7 @@ from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, kind_of
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
-from services.gateway import metrics
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import Ending, Evidence
 from services.gateway.rollout.local_overrides import LocalOverrides
 from services.gateway.rollout.snapshot import Served
@@ -35,12 +35,14 @@ class Exposure:
         defaults: Features,
         local: LocalOverrides,
         evidence: Evidence,
+        metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.evidence = evidence
         self.served: Served | None = None
         self.local = local
         self._defaults = defaults
+        self._metrics = metrics
         self._clock = clock
         self._confirmed = -float("inf")
         self._decided: list[Decision] = []
@@ -62,7 +64,7 @@ class Exposure:
         if len(self._decided) >= _MOST_UNCOUNTED:
             self.count()
         if not unit:
-            metrics.anonymous_requests.inc()
+            self._metrics.anonymous_requests.inc()
         return decision
 
     def take(self, served: Served) -> None:
@@ -74,10 +76,10 @@ class Exposure:
         for entry in served.quarantined:
             if entry.name not in before:
                 _log.error("feature quarantined", feature=entry.name, problem=entry.reason, version=served.version)
-        metrics.snapshot_version.set(served.version)
-        metrics.quarantined.clear()
+        self._metrics.snapshot_version.set(served.version)
+        self._metrics.quarantined.clear()
         for entry in served.quarantined:
-            metrics.quarantined.labels(entry.name).set(1)
+            self._metrics.quarantined.labels(entry.name).set(1)
 
     def confirm(self) -> None:
         """The service has just said that what is served is what holds: leases begin anew."""
@@ -97,10 +99,10 @@ class Exposure:
                 key = (arm.feature, arm.arm.value)
                 counts[key] = counts.get(key, 0) + 1
         for (feature, side), count in counts.items():
-            metrics.exposures.labels(feature, side).inc(count)
+            self._metrics.exposures.labels(feature, side).inc(count)
         lost = self.evidence.take_lost()
-        metrics.evidence_lost.labels("requests").inc(lost.requests)
-        metrics.evidence_lost.labels("units").inc(lost.units)
+        self._metrics.evidence_lost.labels("requests").inc(lost.requests)
+        self._metrics.evidence_lost.labels("units").inc(lost.units)
 
     def _make_table(self) -> RolloutTable:
         served = self.served
@@ -111,13 +113,13 @@ class Exposure:
         kills += [Kill(ramp.name, ramp.overrides, ramp.ramp_id) for ramp in ramps if ramp.name in held - known]
         quarantined = served.quarantined if served else ()
         kills += [Kill(entry.name, entry.overrides) for entry in quarantined if entry.name in held - known]
-        metrics.locally_killed.clear()
+        self._metrics.locally_killed.clear()
         for name in sorted(held):
-            metrics.locally_killed.labels(name).set(1)
+            self._metrics.locally_killed.labels(name).set(1)
         for ramp in ramps:
             # A series that is there from the start shows its first increase.
             for arm in Arm:
-                metrics.exposures.labels(ramp.name, arm.value)
+                self._metrics.exposures.labels(ramp.name, arm.value)
         return RolloutTable(
             self._defaults,
             [ramp for ramp in ramps if ramp.name not in held],

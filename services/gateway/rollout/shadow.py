@@ -25,7 +25,7 @@ from services.chassis import logs
 from services.chassis.errors import SluiceError
 from services.chassis.timing import deadline_in
 from services.experiment.bucketing import BUCKETS, Arm
-from services.gateway import metrics
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import Evidence, Judgement, Pair
 from services.gateway.rollout.table import Decision, FeatureArm
 from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
@@ -71,6 +71,7 @@ class Shadow:
         pipeline: Searching,
         judge: Reranker,
         evidence: Evidence,
+        metrics: GatewayMetrics,
         occupied: Callable[[], float],
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -78,6 +79,7 @@ class Shadow:
         self._pipeline = pipeline
         self._judge = judge
         self._evidence = evidence
+        self._metrics = metrics
         self._occupied = occupied
         self._draw = draw
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +100,7 @@ class Shadow:
             return
         busy = self._occupied() > BUSY_SHARE or len(self._tasks) >= AT_ONCE
         if busy or time.monotonic() < self._resting_until:
-            metrics.shadow_searches.labels("skipped").inc()
+            self._metrics.shadow_searches.labels("skipped").inc()
             return
         arm = drawn[int(self._draw() * len(drawn)) % len(drawn)]
         features = treated(arm)
@@ -130,19 +132,19 @@ class Shadow:
         started = time.perf_counter()
         try:
             treatment = await self._pipeline.search(replace(answered.question, features=features), deadline=deadline)
-            metrics.shadow_seconds.labels("treatment").observe(time.perf_counter() - started)
-            metrics.shadow_seconds.labels("control").observe(answered.seconds)
+            self._metrics.shadow_seconds.labels("treatment").observe(time.perf_counter() - started)
+            self._metrics.shadow_seconds.labels("control").observe(answered.seconds)
             pair = await self._compare(answered, treatment, deadline)
         except SluiceError as error:
             self._rest()
-            metrics.shadow_searches.labels("failed").inc()
+            self._metrics.shadow_searches.labels("failed").inc()
             _log.debug("shadow failed", feature=arm.feature, problem=error.message)
         except Exception as fault:  # nobody waits for it, so nobody else would say so
-            metrics.shadow_searches.labels("failed").inc()
+            self._metrics.shadow_searches.labels("failed").inc()
             _log.error("unexpected error", feature=arm.feature, exc_info=fault)
         else:
-            metrics.shadow_searches.labels("run").inc()
-            metrics.shadow_judgements.labels(pair.judgement.value).inc()
+            self._metrics.shadow_searches.labels("run").inc()
+            self._metrics.shadow_judgements.labels(pair.judgement.value).inc()
             self._evidence.pair(arm, pair)
 
     async def _compare(self, answered: Answered, treatment: Answer, deadline: float) -> Pair:

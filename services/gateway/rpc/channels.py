@@ -1,4 +1,4 @@
-"""How the gateway reaches what it calls."""
+"""Channels to the stages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Self
 from services.chassis import tls
 from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
-from services.gateway import metrics
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.settings import GatewaySettings
 
 
 class Channels:
-    """Opens channels, all in the same way, and closes them at the end."""
+    """Opens channels with the same settings, and closes them at the end."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        """StartupError where a file of TLS cannot be read."""
+    def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        """Raise StartupError where a file of TLS cannot be read."""
         self._settings = settings
+        self._metrics = metrics
         self._credentials = tls.channel_credentials(settings)
         self._open = AsyncExitStack()
 
@@ -33,7 +34,7 @@ class Channels:
     def opened(
         self, address: str, service: str, *, breaker: Breaker | None = None, longest_reconnect_seconds: float = 5.0
     ) -> StageChannel:
-        """A channel to the replicas of a service."""
+        """Open a channel to the replicas of a service."""
         channel = StageChannel(
             address,
             service=service,
@@ -46,13 +47,13 @@ class Channels:
         return channel
 
     def guarded(self, address: str, service: str) -> StageChannel:
-        """A channel with a breaker, which metrics name after the stage."""
+        """Open a channel with a breaker, which metrics name after the stage."""
         stage = service.split(".")[1]
-        metrics.stage_breaker_open.labels(stage).set(0)
+        self._metrics.stage_breaker_open.labels(stage).set(0)
         breaker = Breaker(
             stage,
             failures=self._settings.breaker_failures,
             reset_seconds=self._settings.breaker_reset_seconds,
-            on_transition=metrics.breaker_changed,
+            on_transition=self._metrics.breaker_changed,
         )
         return self.opened(address, service, breaker=breaker)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from services.chassis import logs, tracing
 from services.chassis.errors import NotFound, SluiceError
-from services.gateway import metrics
 from services.gateway.collections.embedders import Collections, Embedders, ModelEmbedder
+from services.gateway.metrics import GatewayMetrics
 from sluice.type.v1 import collection_pb2
 
 POLL_SECONDS = 10.0
@@ -26,12 +26,19 @@ _log = logs.get_logger("index")
 class IndexMonitor:
     """Shows the default collection in metrics. Its clients have no breaker, because a poll is no use of a stage."""
 
-    def __init__(self, collection: str, collections: Collections, embedders: Sequence[ModelEmbedder]) -> None:
+    def __init__(
+        self,
+        collection: str,
+        collections: Collections,
+        embedders: Sequence[ModelEmbedder],
+        metrics: GatewayMetrics,
+    ) -> None:
         self._collection = collection
         self._collections = collections
         self._embedders = Embedders(embedders, collections)
         self._mismatch = False
         self._shown: tuple[str, ...] = ()
+        self._metrics = metrics
         metrics.fingerprint_mismatch.set(0)
 
     async def poll(self) -> None:
@@ -53,16 +60,16 @@ class IndexMonitor:
         mismatch = live is not None and all(model.fingerprint != live.model.fingerprint for model in served)
         if mismatch and unreachable:
             return  # one of these may serve it
-        metrics.fingerprint_mismatch.set(mismatch)
+        self._metrics.fingerprint_mismatch.set(mismatch)
         if mismatch != self._mismatch:
             self._mismatch = mismatch
             _log.warning("no embedder serves the index's model" if mismatch else "the index's model is served again")
 
     def _show(self, live: collection_pb2.CollectionVersion | None) -> None:
-        metrics.index_passages.set(live.passage_count if live else 0)
+        self._metrics.index_passages.set(live.passage_count if live else 0)
         shown = (live.version, live.model.name, live.model.fingerprint) if live else ()
         if shown != self._shown:
             self._shown = shown
-            metrics.index_info.clear()
+            self._metrics.index_info.clear()
             if shown:
-                metrics.index_info.labels(self._collection, *shown).set(1)
+                self._metrics.index_info.labels(self._collection, *shown).set(1)

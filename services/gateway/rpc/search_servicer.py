@@ -14,7 +14,7 @@ from services.chassis.timing import deadline_of, duration
 from services.chassis.validation import MAX_QUERY_BYTES, check_text
 from services.experiment.bucketing import Arm
 from services.experiment.flags import FLAGS, Overrides
-from services.gateway import metrics
+from services.gateway.metrics import GatewayMetrics, ObservedSearch
 from services.gateway.rollout.exposure import Exposure, Observed
 from services.gateway.rollout.shadow import Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision
@@ -38,9 +38,15 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Decides on the flags of a question and delegates it to the pipeline."""
 
     def __init__(
-        self, pipeline: Pipeline, settings: GatewaySettings, exposure: Exposure, shadow: Shadow | None = None
+        self,
+        pipeline: Pipeline,
+        settings: GatewaySettings,
+        exposure: Exposure,
+        shadow: Shadow | None,
+        metrics: GatewayMetrics,
     ) -> None:
         self._pipeline = pipeline
+        self._metrics = metrics
         self._settings = settings
         self._exposure = exposure
         self._shadow = shadow
@@ -60,7 +66,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         question = self._question(request, decision, page.offset)
         self._query_log.note(request.query)
         with (
-            metrics.ObservedSearch(decision.features, deadline) as counted,
+            ObservedSearch(self._metrics, decision.features, deadline) as counted,
             Observed(self._exposure.evidence, decision, deadline) as observed,
         ):
             answer = await self._pipeline.search(question, deadline=deadline)
