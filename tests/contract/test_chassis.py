@@ -1,8 +1,9 @@
-"""What every stage gets from the chassis, shown on a stage that does nothing else."""
+"""The chassis, shown on a stage that does nothing else."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -10,7 +11,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -22,7 +22,7 @@ from services.chassis.interceptors import REQUEST_ID, request_id
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
-from tests.contract.echo import METHOD, EchoServicer, echo_server, echo_stage
+from tests.contract.echo import METHOD, Counted, EchoServicer, echo_server, echo_stage
 
 REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
 REPLY = expander_pb2.ExpandQueryResponse()
@@ -38,11 +38,6 @@ def raising(error: BaseException) -> Any:
         raise error
 
     return handler
-
-
-def handled(code: str) -> float:
-    labels = {"grpc_service": "sluice.expander.v1.ExpanderService", "grpc_method": "ExpandQuery", "grpc_code": code}
-    return REGISTRY.get_sample_value("grpc_server_handled_total", labels) or 0.0
 
 
 ERRORS = [
@@ -183,8 +178,28 @@ async def test_bytes_that_are_no_message_are_refused_and_not_a_server_error() ->
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("error", [None, *ERRORS], ids=lambda error: type(error).__name__)
+async def test_every_call_is_counted_once_with_its_code_and_leaves_none_in_flight(error: SluiceError | None) -> None:
+    counted = Counted()
+    seen: list[float] = []
+
+    async def handler(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        seen.append(counted.in_flight)
+        if error is not None:
+            raise error
+        return REPLY
+
+    async with echo_server(handler, counted.metrics) as channel:
+        with contextlib.suppress(SluiceError):
+            await call(channel)
+        await counted.all_ended()
+    code = "OK" if error is None else status.code_of(error).name
+    assert seen == [1]
+    assert counted.handled(code) == counted.handled(*(each.name for each in grpc.StatusCode)) == 1
+
+
 async def test_a_slow_call_ends_at_its_deadline_and_is_counted() -> None:
-    before = handled("DEADLINE_EXCEEDED")
+    counted = Counted()
     cancelled = asyncio.Event()
 
     async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
@@ -194,15 +209,17 @@ async def test_a_slow_call_ends_at_its_deadline_and_is_counted() -> None:
             cancelled.set()
         return REPLY
 
-    async with echo_server(slow) as channel:
+    async with echo_server(slow, counted.metrics) as channel:
         with pytest.raises(errors.DeadlineExceeded):
             await call(channel, seconds=0.1)
         await asyncio.wait_for(cancelled.wait(), 5)
-        await asyncio.sleep(0)
-    assert handled("DEADLINE_EXCEEDED") + handled("CANCELLED") > before
+        await counted.all_ended()
+    # The server sees its own deadline or the caller's end of the call, whichever comes first.
+    assert counted.handled("DEADLINE_EXCEEDED", "CANCELLED") == 1
 
 
-async def test_a_caller_that_leaves_cancels_the_work() -> None:
+async def test_a_caller_that_leaves_cancels_the_work_and_is_counted() -> None:
+    counted = Counted()
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
@@ -213,13 +230,16 @@ async def test_a_caller_that_leaves_cancels_the_work() -> None:
             cancelled.set()
         return REPLY
 
-    async with echo_server(slow) as channel:
+    async with echo_server(slow, counted.metrics) as channel:
         calling = asyncio.create_task(call(channel, seconds=20))
         await started.wait()
+        assert counted.in_flight == 1
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
         await asyncio.wait_for(cancelled.wait(), 5)
+        await counted.all_ended()
+    assert counted.handled("CANCELLED") == 1
 
 
 async def test_a_handler_that_cancels_itself_does_not_leave_the_caller_hanging() -> None:

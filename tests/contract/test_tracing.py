@@ -1,4 +1,4 @@
-"""Traces through a real server and a real client, and what the chassis counts beside them."""
+"""Traces through a real server and a real client, and the metrics that go with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace import ReadableSpan, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
-from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from services.chassis import errors, tracing
@@ -23,12 +22,11 @@ from services.embedder.metrics import embedding_batch_size
 from services.inference.metrics import SchedulerTelemetry
 from services.inference.scheduling import Lane, Scheduler, SchedulerLimits, Work
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
-from tests.contract.echo import echo_server
+from tests.contract.echo import Counted, echo_server
 
 REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
 REPLY = expander_pb2.ExpandQueryResponse()
 METHOD = "sluice.expander.v1.ExpanderService/ExpandQuery"
-LABELS = {"grpc_service": "sluice.expander.v1.ExpanderService", "grpc_method": "ExpandQuery"}
 TRACE = "ab" * 16
 SAMPLED = f"00-{TRACE}-{'cd' * 8}-01"
 UNSAMPLED = f"00-{TRACE}-{'cd' * 8}-00"
@@ -36,14 +34,10 @@ UNSAMPLED = f"00-{TRACE}-{'cd' * 8}-00"
 
 @pytest.fixture
 def exported() -> Iterator[InMemorySpanExporter]:
-    """What is recorded, every trace whose caller does not say otherwise."""
+    """Recorded spans: all but those of a caller that does not sample."""
     exporter = InMemorySpanExporter()
     with tracing.recording("test", SimpleSpanProcessor(exporter), sampling.DEFAULT_ON):
         yield exporter
-
-
-def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, {**LABELS, **labels}) or 0.0
 
 
 async def call(channel: StageChannel, seconds: float = 5.0) -> None:
@@ -136,7 +130,7 @@ async def test_a_trace_that_is_not_recorded_here_still_reaches_the_next_stage(re
     assert exporter.get_finished_spans() == ()
 
 
-async def test_nothing_is_sent_along_where_nobody_traces() -> None:
+async def test_a_call_outside_of_a_trace_carries_no_trace_header() -> None:
     seen: list[str] = []
 
     async def note(_request: Any, context: grpc.aio.ServicerContext) -> expander_pb2.ExpandQueryResponse:
@@ -149,7 +143,7 @@ async def test_nothing_is_sent_along_where_nobody_traces() -> None:
 
 
 async def test_a_retry_of_grpc_is_counted_as_one() -> None:
-    before = value("grpc_server_retried_total")
+    counted = Counted()
     answers = iter([True, False])
 
     async def once_unavailable(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
@@ -157,7 +151,7 @@ async def test_a_retry_of_grpc_is_counted_as_one() -> None:
             raise errors.Unavailable("a moment")
         return REPLY
 
-    async with echo_server(once_unavailable) as server:
+    async with echo_server(once_unavailable, counted.metrics) as server:
         retrying = {"name": [{}], "retryPolicy": {
             "maxAttempts": 2, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1,
             "retryableStatusCodes": ["UNAVAILABLE"],
@@ -165,29 +159,32 @@ async def test_a_retry_of_grpc_is_counted_as_one() -> None:
         options = [("grpc.service_config", json.dumps({"methodConfig": [retrying]}))]
         async with grpc.aio.insecure_channel(server.address, options=options) as channel:
             await expander_pb2_grpc.ExpanderServiceStub(channel).ExpandQuery(REQUEST, timeout=5)
-    assert value("grpc_server_retried_total") == before + 1
+    assert counted.value("grpc_server_retried_total") == 1
 
 
 async def test_what_a_deadline_leaves_is_counted_where_there_is_one() -> None:
-    before = value("sluice_deadline_left_seconds_count"), value("grpc_server_started_total")
-    async with echo_server(fine) as channel:
+    counted = Counted()
+    async with echo_server(fine, counted.metrics) as channel:
         await call(channel)
         await expander_pb2_grpc.ExpanderServiceStub(channel.channel).ExpandQuery(REQUEST)
-    assert value("sluice_deadline_left_seconds_count") == before[0] + 1
-    assert value("grpc_server_started_total") == before[1] + 2
+    assert counted.value("sluice_deadline_left_seconds_count") == 1
+    assert counted.value("grpc_server_started_total") == 2
 
 
-async def test_nothing_stays_in_flight() -> None:
-    async with echo_server(fine) as channel:
+async def test_calls_at_the_same_time_are_all_counted_and_none_stays_in_flight() -> None:
+    counted = Counted()
+    async with echo_server(fine, counted.metrics) as channel:
         await asyncio.gather(*(call(channel) for _ in range(5)))
-    assert value("grpc_server_in_flight") == 0
+        await counted.all_ended()
+    assert (counted.handled("OK"), counted.in_flight) == (5, 0)
 
 
 async def test_latencies_carry_recorded_traces_as_exemplars(exported: InMemorySpanExporter) -> None:
-    async with echo_server(fine) as channel:
+    counted = Counted()
+    async with echo_server(fine, counted.metrics) as channel:
         await call(channel)
     (span,) = await ended(exported, 1)
-    page = generate_latest(REGISTRY).decode()
+    page = generate_latest(counted.registry).decode()
     assert f'trace_id="{format_trace_id(span.context.trace_id)}"' in page
 
 
