@@ -241,7 +241,7 @@ def _rollouts() -> list[Rpc]:
             rollout.PlanStep(treatment_ppm=500_000),
         ],
         criteria=rollout.Criteria(error_rate_max=0.02, p95_max=Duration(seconds=3)),
-        holdback_ppm=1000,
+        holdout_ppm=1000,
     )
     evidence = rollout.ArmEvidence(
         feature=RAMPING, ramp_id=f"{RAMPING}.1", arm=rollout.ARM_TREATMENT, request_count=3, units=[5, 6, 7],

@@ -27,7 +27,8 @@ from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES
 from services.rollout.decisions import LIMIT_THRESHOLD, MISMATCH_THRESHOLD, Action, Patience, Run, decide
 from services.rollout.evidence import ALPHA, ArmTotals, log_above, log_evidence, log_sample_ratio
-from services.rollout.features import Feature, FeatureState, Overrides
+from services.experiment.flags import Overrides
+from services.rollout.features import Feature, FeatureState
 
 RESULT = BUILD / "rollout-aa.json"
 MOST_FALSE_ALARMS = 0.05

@@ -140,7 +140,7 @@ class Operator:
     async def create(self) -> None:
         """All features."""
         for name in FEATURES:
-            await self._say("CreateFeature", pb.CreateFeatureRequest(name=name, overrides=pb.Overrides(rerank=True)))
+            await self._say("CreateFeature", pb.CreateFeatureRequest(name=name, features={"rerank": True}))
 
     async def command(self) -> None:
         """For ever."""
@@ -162,7 +162,7 @@ class Operator:
                     await self._say("HalveFeature", pb.HalveFeatureRequest(name=name))
                 case 5:
                     share = random.choice([0, 10_000, 250_000])
-                    await self._say("SetPercentage", pb.SetPercentageRequest(name=name, treatment_ppm=share))
+                    await self._say("SetTreatmentShare", pb.SetTreatmentShareRequest(name=name, treatment_ppm=share))
                 case 6:
                     await self._say("RollBackFeature", pb.RollBackFeatureRequest(name=name))
                 case 7:
@@ -232,7 +232,7 @@ def _ahead_of_evidence(records: Records) -> list[str]:
     wrong = []
     ended = [run for name in FEATURES for run in records.runs(name) if run.end_time is not None]
     for entry in records.history():
-        if entry.action not in ("PROMOTED", "COMPLETED"):
+        if entry.action not in (pb.HISTORY_ACTION_PROMOTED, pb.HISTORY_ACTION_COMPLETED):
             continue
         if not all(row.shown for row in entry.findings.guardrails):
             wrong.append(f"entry {entry.number} promotes what was not shown")

@@ -11,7 +11,7 @@ import enum
 import hashlib
 from typing import Self
 
-from services.experiment.enums import from_number, to_number
+from services.chassis.conversion import from_number, to_number
 from sluice.type.v1 import arm_pb2
 
 BUCKETS = 1_000_000

@@ -137,6 +137,13 @@ class Overrides:
         return Overrides(**{**weaker.values, **self.values})
 
 
+def check_alternatives(values: Mapping[str, FlagValue], field: str = "features") -> None:
+    """Raise InvalidArgument when two flags are off of which one must stay on. A flag that is left out counts as on."""
+    for flag in FLAGS.values():
+        if flag.unless and not values.get(flag.name, True) and not values.get(flag.unless, True):
+            raise InvalidArgument(field, f"{flag.name} and {flag.unless} are both off; leave at least one on")
+
+
 def _values(message: features_pb2.Features) -> dict[str, FlagValue]:
     return {field.name: _value(field, value) for field, value in message.ListFields()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Self
 
-from services.experiment.enums import from_number, to_number
+from services.chassis.conversion import from_number, to_number
 from sluice.rollout.v1 import rollout_pb2
 
 

@@ -17,7 +17,6 @@ from services.rollout.backends import open_database
 from services.rollout.control import Control
 from services.rollout.decisions import Patience
 from services.rollout.gateways import Gateways
-from services.rollout.messages import seal
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
@@ -33,7 +32,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
     metrics = RolloutMetrics()
     control = Control(
         Gateways(settings.rollout_gateway_live_seconds, settings.rollout_lease_seconds),
-        seal=seal(settings.rollout_lease_seconds),
+        lease_seconds=settings.rollout_lease_seconds,
         observer=metrics,
         patience=Patience(settings.rollout_no_data_seconds, settings.rollout_stale_seconds),
         latency_window_seconds=settings.rollout_latency_window_seconds,

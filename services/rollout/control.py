@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket_of
-from services.experiment.guardrails import Guardrail
+from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
 from services.experiment.latencies import EDGES
+from services.rollout import reports, transitions
 from services.rollout.decisions import (
     COMPARED,
     Action,
@@ -27,19 +28,14 @@ from services.rollout.decisions import (
     evidence_of,
     obstacles_of,
 )
-from services.rollout.evidence import MAX_UNITS, Findings, latency_percentile, summarize
-from services.rollout.features import (
-    Feature,
-    FeatureState,
-    HoldCause,
-    Overrides,
-    check_feature,
-    check_share,
-)
+from services.rollout.evidence import Findings, latency_percentile, summarize
+from services.rollout.features import Feature, FeatureState, HistoryAction, HoldCause, check_feature
 from services.rollout.gateways import Gateway, Gateways
-from services.rollout.plans import Plan, check_plan
-from services.rollout.records import HistoryEntry, Records, SealedSnapshot
-from services.rollout.snapshots import Quarantined, SnapshotFeature, snapshot_of
+from services.rollout.records import HistoryEntry, Records
+from services.rollout.reports import ArmReport
+from services.rollout.snapshots import Quarantined, SealedSnapshot, snapshot_of
+from services.rollout.transitions import Changed, Transition
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 OURSELVES = "sluice"
 MAX_FEATURES = 200
@@ -53,46 +49,22 @@ _THRESHOLD_REQUESTS = 50
 _SAME_THRESHOLD = 0.05
 """A threshold that moved by less is left as it is: a new one is a new snapshot for everybody."""
 _PURGED_UNITS = 20_000
-_MOST_REPORTED_UNITS = 100_000
 _REPORTS_KEPT_SECONDS = 86_400.0
 _GATEWAY_NAME = re.compile(r"[\x21-\x7e]{1,128}")
-_EXPOSED = (FeatureState.RAMPING, FeatureState.HELD, FeatureState.COMPLETE)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Who wants something and why. Empty command_id: not to be recognised again."""
+    """Actor and reason of a command. Without a command_id a repeat counts as another command."""
 
     actor: str
     reason: str
     command_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class ArmReport:
-    """What one gateway saw in one arm of one run since its last report."""
-
-    feature: str
-    ramp_id: str
-    arm: Arm
-    request_count: int
-    units: Sequence[int]
-    event_counts: dict[Guardrail, int]
-    bad_units: dict[Guardrail, Sequence[int]]
-    latency_counts: Sequence[int]
-    shadow_win_count: int
-    shadow_loss_count: int
-    shadow_tie_count: int
-    shadow_overlap_sum: float
-    quality_score_sum: float
-    quality_score_count: int
-
-
-class Seal(Protocol):
-    """Encodes the features of a snapshot; returns the bytes and their hash."""
-
-    def __call__(self, features: Sequence[SnapshotFeature]) -> tuple[bytes, str]:
-        """See above."""
+    @classmethod
+    def from_proto(cls, message: pb.Command) -> Self:
+        """Read a command; `Control` checks it."""
+        return cls(message.actor, message.reason, message.command_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +100,23 @@ class Observer(Protocol):
 
 
 class Control:
-    """The one that commands and decides. Not thread safe: calls are made one after the other.
+    """Carries out commands and decisions. Not thread safe: calls are made one after the other.
 
-    `seal` encodes snapshots, `clock` gives seconds since 1970.
+    `clock` gives seconds since 1970.
     """
 
     def __init__(
         self,
         gateways: Gateways,
         *,
-        seal: Seal,
+        lease_seconds: float,
         observer: Observer,
         patience: Patience,
         latency_window_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self.gateways = gateways
-        self._seal = seal
+        self._lease_seconds = lease_seconds
         self._observer = observer
         self._patience = patience
         self._window_seconds = latency_window_seconds
@@ -165,7 +137,7 @@ class Control:
         """Makes a feature that reaches nobody yet. Raises AlreadyExists."""
         feature = Feature(name, description, salt or name, overrides)
 
-        def create(before: Feature | None) -> tuple[Feature, str]:
+        def create(before: Feature | None) -> Changed:
             if before is not None:
                 raise AlreadyExists(f"there is a feature {name!r} already", reason="FEATURE_EXISTS", feature=name)
             check_feature(feature)
@@ -174,32 +146,19 @@ class Control:
             if len(records.features()) >= MAX_FEATURES:
                 raise ResourceExhausted(f"there are {MAX_FEATURES} features already", reason="TOO_MANY_FEATURES")
             records.add(feature)
-            return feature, "CREATED"
+            return feature, HistoryAction.CREATED
 
         return self._command(records, command, "create", name, (description, overrides, salt), create)
 
-    def start(self, records: Records, command: Command, name: str, plan: Plan) -> Feature:
-        """Begins a plan's first step."""
-        check_plan(plan)
-
-        def start(feature: Feature) -> tuple[Feature, str]:
-            if feature.state is not FeatureState.READY:
-                raise _not_ready(feature)
-            check_feature(feature)
-            after = replace(feature, plan=plan, step=1, treatment_ppm=plan.share(1), state=FeatureState.RAMPING)
-            return after, "STARTED"
-
-        return self._command(records, command, "start", name, plan, _existing(start, name))
-
     def promote(self, records: Records, command: Command, name: str) -> Feature:
-        """Goes on to the next step of the plan, where the evidence allows it."""
+        """Go on to the next step of the plan, where the evidence allows it."""
 
-        def promote(feature: Feature) -> tuple[Feature, str]:
+        def promote(feature: Feature) -> Changed:
             if feature.state is FeatureState.COMPLETE:
                 raise FailedPrecondition(f"{name!r} is complete: there is no step left", reason="LAST_STEP")
             run = records.run(feature.run) if feature.watched else None
             if run is None or feature.plan is None:
-                raise _not_ramping(feature)
+                raise transitions.not_ramping(feature)
             decision = self._decide(feature, run)
             missing = [] if decision.action in (Action.WAIT, Action.PROMOTE, Action.RESUME) else [decision.reason]
             obstacles = [*missing, *obstacles_of(feature, run)]
@@ -207,77 +166,19 @@ class Control:
                 raise FailedPrecondition(
                     f"the evidence does not allow it: {'; '.join(obstacles)}", reason="NOT_SHOWN", feature=name
                 )
-            return _next_step(feature)
+            return transitions.next_step(feature)
 
-        return self._command(records, command, "promote", name, None, _existing(promote, name))
+        return self.change(records, command, name, "promote", promote)
 
-    def hold(self, records: Records, command: Command, name: str) -> Feature:
-        """Keeps the share where it is until a person promotes."""
+    def change(
+        self, records: Records, command: Command, name: str, kind: str, transition: Transition, asked: object = None
+    ) -> Feature:
+        """Change a feature. `kind` and `asked` tell a repeated command from another one with the same id."""
 
-        def hold(feature: Feature) -> tuple[Feature, str]:
-            if not feature.watched:
-                raise _not_ramping(feature)
-            return replace(feature, state=FeatureState.HELD, hold_cause=HoldCause.PERSON), "HELD"
+        def changed(feature: Feature | None) -> Changed:
+            return transition(known(feature, name))
 
-        return self._command(records, command, "hold", name, None, _existing(hold, name))
-
-    def set_percentage(self, records: Records, command: Command, name: str, treatment_ppm: int) -> Feature:
-        """Sets the share by hand: it is kept there, and watched, until a person says more. All users is complete."""
-        check_share("treatment_ppm", treatment_ppm)
-
-        def set_share(feature: Feature) -> tuple[Feature, str]:
-            if feature.state in (FeatureState.ROLLED_BACK, FeatureState.KILLED):
-                raise _not_ready(feature)
-            after = replace(feature, treatment_ppm=treatment_ppm, hold_cause=None)
-            if treatment_ppm == 0:
-                return replace(after, state=FeatureState.READY, plan=None, step=0), "SET"
-            if treatment_ppm == BUCKETS:
-                return replace(after, state=FeatureState.COMPLETE), "SET"
-            return replace(after, state=FeatureState.HELD, hold_cause=HoldCause.PERSON), "SET"
-
-        return self._command(records, command, "set", name, treatment_ppm, _existing(set_share, name))
-
-    def halve(self, records: Records, command: Command, name: str) -> Feature:
-        """Halves the share and keeps it there: last in, first out."""
-
-        def halve(feature: Feature) -> tuple[Feature, str]:
-            if feature.state not in _EXPOSED or not feature.treatment_ppm:
-                raise _not_ramping(feature)
-            return _halved(feature, HoldCause.PERSON)
-
-        return self._command(records, command, "halve", name, None, _existing(halve, name))
-
-    def roll_back(self, records: Records, command: Command, name: str) -> Feature:
-        """Takes the feature back from everybody."""
-
-        def roll_back(feature: Feature) -> tuple[Feature, str]:
-            if feature.state is FeatureState.KILLED:
-                raise FailedPrecondition(f"{name!r} is killed, which is more", reason="KILLED", feature=name)
-            return _rolled_back(feature)
-
-        return self._command(records, command, "roll back", name, None, _existing(roll_back, name))
-
-    def kill(self, records: Records, command: Command, name: str) -> Feature:
-        """Switches the feature off for everybody, whatever a request asks for."""
-
-        def kill(feature: Feature) -> tuple[Feature, str]:
-            return replace(_rolled_back(feature)[0], state=FeatureState.KILLED), "KILLED"
-
-        return self._command(records, command, "kill", name, None, _existing(kill, name))
-
-    def rearm(self, records: Records, command: Command, name: str) -> Feature:
-        """Lets a feature that was rolled back or killed be started again."""
-
-        def rearm(feature: Feature) -> tuple[Feature, str]:
-            if feature.state not in (FeatureState.ROLLED_BACK, FeatureState.KILLED):
-                raise FailedPrecondition(
-                    f"{name!r} is {_said(feature.state)}: only what was rolled back or killed is armed again",
-                    reason="NOT_ROLLED_BACK",
-                    feature=name,
-                )
-            return replace(feature, state=FeatureState.READY, plan=None, step=0, breach_count=0), "REARMED"
-
-        return self._command(records, command, "rearm", name, None, _existing(rearm, name))
+        return self._command(records, command, kind, name, asked, changed)
 
     def _command(
         self,
@@ -286,7 +187,7 @@ class Control:
         kind: str,
         name: str,
         asked: object,
-        change: Callable[[Feature | None], tuple[Feature, str]],
+        change: Callable[[Feature | None], Changed],
     ) -> Feature:
         _check_command(command)
         fingerprint = hashlib.sha256(repr((kind, name, asked)).encode()).hexdigest()
@@ -304,12 +205,14 @@ class Control:
         return after
 
     def _apply(
-        self, records: Records, before: Feature, after: Feature, action: str, actor: str, reason: str
+        self, records: Records, before: Feature, after: Feature, action: HistoryAction, actor: str, reason: str
     ) -> Feature:
         """Writes a change down: run of evidence, feature, snapshot and history."""
         now = self._clock()
         # A hold that is said twice, or a kill of what is killed, changes nothing and needs no entry.
-        if action not in ("CREATED", "SET") and replace(after, reason="") == replace(before, reason=""):
+        if action not in (HistoryAction.CREATED, HistoryAction.SHARE_SET) and replace(after, reason="") == replace(
+            before, reason=""
+        ):
             return before
         run = records.run(before.run) if before.run else None
         findings = _findings(before, run)
@@ -342,11 +245,11 @@ class Control:
         thresholds = {run.number: run.latency_threshold for run in records.runs()}
         served, quarantined = snapshot_of(records.features(), thresholds)
         self._observer.quarantined(quarantined)
-        body, content_hash = self._seal(served)
         newest = records.newest_snapshot()
-        if newest is not None and newest.content_hash == content_hash:
+        version = newest.version + 1 if newest else 1
+        snapshot = SealedSnapshot.of(served, version, self._clock(), self._lease_seconds)
+        if newest is not None and newest.content_hash == snapshot.content_hash:
             return newest
-        snapshot = SealedSnapshot(newest.version + 1 if newest else 1, content_hash, self._clock(), body)
         records.publish(snapshot)
         return snapshot
 
@@ -386,59 +289,24 @@ class Control:
         if sequence < 1:
             raise InvalidArgument("sequence", f"must be at least 1, not {sequence}")
         for place, arm in enumerate(arms):
-            _check_report(f"arms[{place}]", arm)
+            reports.check(f"arms[{place}]", arm)
         now = self._clock()
         if not records.is_new_report(gateway, incarnation, sequence, now):
             return
         runs = {run.number: run for run in records.runs()}
         touched: dict[int, Run] = {}
         for arm in arms:
-            run = runs.get(_run_number(arm))
+            run = runs.get(arm.run)
             if run is None or run.feature != arm.feature:
                 self._observer.late_evidence()
                 continue
             touched[run.number] = run
-            self._add(records, run, arm, now)
+            reports.add(records, run, arm, now, self._patience.no_data_seconds)
         for run in touched.values():
             self._keep_point(records, run, now)
             records.save_run(run)
         records.touch_gateway(gateway, now)
         self.gateways.last_report_time = now
-
-    def _add(self, records: Records, run: Run, report: ArmReport, now: float) -> None:
-        totals = run.arms[report.arm]
-        if report.request_count:
-            seen = max(run.start_time, *(arm.last_request_time for arm in run.arms.values()))
-            run.watched_seconds += min(max(0.0, now - seen), self._patience.no_data_seconds)
-            totals.last_request_time = now
-        units = self._placed(run, report, report.units)
-        if sum(arm.unit_count for arm in run.arms.values()) < MAX_UNITS:
-            totals.unit_count += len(records.add_units(run.number, units))
-        for guardrail, count in report.event_counts.items():
-            totals.event_counts[guardrail] = totals.event_counts.get(guardrail, 0) + count
-        for guardrail, bad_units in report.bad_units.items():
-            first = totals.first_counts.get(guardrail, 0)
-            if sum(arm.first_counts.get(guardrail, 0) for arm in run.arms.values()) < MAX_UNITS:
-                # The units of shadow pairs are control's, whichever side was worse.
-                placed = bad_units if guardrail is Guardrail.QUALITY else self._placed(run, report, bad_units)
-                first += len(records.add_bad_units(run.number, guardrail, placed))
-            totals.first_counts[guardrail] = first
-        for place, count in enumerate(report.latency_counts):
-            totals.latency_counts[place] += count
-            totals.window_counts[place] += count
-        totals.request_count += report.request_count
-        totals.shadow_win_count += report.shadow_win_count
-        totals.shadow_loss_count += report.shadow_loss_count
-        totals.shadow_tie_count += report.shadow_tie_count
-        totals.shadow_overlap_sum += report.shadow_overlap_sum
-        totals.quality_score_sum += report.quality_score_sum
-        totals.quality_score_count += report.quality_score_count
-
-    def _placed(self, run: Run, report: ArmReport, units: Sequence[int]) -> list[int]:
-        """Units whose bucket is in the arm that they are reported in: all of them, unless a gateway buckets wrongly."""
-        placed = [unit for unit in units if arm_of(bucket_of(unit), run.treatment_ppm, run.control_ppm) is report.arm]
-        run.misplaced_unit_count += len(units) - len(placed)
-        return placed
 
     def _keep_point(self, records: Records, run: Run, now: float) -> None:
         """A point of the curve: often at the beginning, where it moves, and seldom later."""
@@ -489,16 +357,15 @@ class Control:
     def _carry_out(self, records: Records, feature: Feature, decision: Decision) -> None:
         match decision.action:
             case Action.ROLL_BACK:
-                after, action = _rolled_back(feature)
+                after, action = transitions.roll_back(feature)
             case Action.HALVE:
-                after, action = _halved(feature, HoldCause.BREACH)
+                after, action = transitions.halve(feature, HoldCause.BREACH)
             case Action.HOLD:
-                after = replace(feature, state=FeatureState.HELD, hold_cause=decision.hold_cause)
-                action = "HELD"
+                after, action = transitions.hold(feature, decision.hold_cause)
             case Action.RESUME:
-                after, action = replace(feature, state=FeatureState.RAMPING, hold_cause=None), "RESUMED"
+                after, action = transitions.resume(feature)
             case Action.PROMOTE:
-                after, action = _next_step(feature)
+                after, action = transitions.next_step(feature)
             case Action.WAIT:
                 return
         after = replace(after, breach_count=feature.breach_count + decision.breached)
@@ -527,36 +394,11 @@ class Control:
                 self._observer.done(entry, max(0.0, now - entry.time))
 
 
-def _existing(
-    change: Callable[[Feature], tuple[Feature, str]], name: str
-) -> Callable[[Feature | None], tuple[Feature, str]]:
-    """A change of a feature that has to be there."""
-
-    def changed(feature: Feature | None) -> tuple[Feature, str]:
-        if feature is None:
-            raise NotFound(f"there is no feature {name!r}", reason="FEATURE_NOT_FOUND", feature=name)
-        return change(feature)
-
-    return changed
-
-
-def _next_step(feature: Feature) -> tuple[Feature, str]:
-    after = replace(feature, state=FeatureState.RAMPING, hold_cause=None)
-    step = feature.plan.step_after(feature.treatment_ppm) if feature.plan else None
-    if feature.plan is None or step is None:
-        return replace(after, state=FeatureState.COMPLETE), "COMPLETED"
-    return replace(after, step=step, treatment_ppm=feature.plan.share(step)), "PROMOTED"
-
-
-def _halved(feature: Feature, cause: HoldCause) -> tuple[Feature, str]:
-    share = feature.treatment_ppm // 2
-    if share == 0:
-        return _rolled_back(feature)
-    return replace(feature, treatment_ppm=share, state=FeatureState.HELD, hold_cause=cause), "HALVED"
-
-
-def _rolled_back(feature: Feature) -> tuple[Feature, str]:
-    return replace(feature, treatment_ppm=0, state=FeatureState.ROLLED_BACK, hold_cause=None), "ROLLED_BACK"
+def known(feature: Feature | None, name: str) -> Feature:
+    """The feature itself. Raises NotFound where there is none."""
+    if feature is None:
+        raise NotFound(f"there is no feature {name!r}", reason="FEATURE_NOT_FOUND", feature=name)
+    return feature
 
 
 def _threshold_of(run: Run | None) -> float | None:
@@ -574,28 +416,6 @@ def _findings(feature: Feature, run: Run | None) -> Findings:
     return Findings(tuple(guardrails), tuple(summarize(arm, run.arms[arm]) for arm in COMPARED))
 
 
-def _said(state: FeatureState) -> str:
-    return state.value.replace("_", " ")
-
-
-def _not_ready(feature: Feature) -> FailedPrecondition:
-    reason, remedy = {
-        FeatureState.KILLED: ("KILLED", "arm it again first"),
-        FeatureState.ROLLED_BACK: ("NEEDS_REARM", "arm it again first"),
-        FeatureState.COMPLETE: ("COMPLETE", "it reaches everybody already"),
-    }.get(feature.state, ("ALREADY_RAMPING", "hold it, set its percentage, or roll it back"))
-    return FailedPrecondition(
-        f"{feature.name!r} is {_said(feature.state)}: {remedy}", reason=reason, feature=feature.name
-    )
-
-
-def _not_ramping(feature: Feature) -> FailedPrecondition:
-    if feature.state in (FeatureState.KILLED, FeatureState.ROLLED_BACK):
-        return _not_ready(feature)
-    told = "has no plan under way" if feature.watched else f"is {_said(feature.state)}"
-    return FailedPrecondition(f"{feature.name!r} {told}", reason="NOT_RAMPING", feature=feature.name)
-
-
 def _check_command(command: Command) -> None:
     if not command.actor.strip() or len(command.actor.encode()) > MAX_ACTOR_BYTES or not command.actor.isprintable():
         raise InvalidArgument("command.actor", f"must say who, in 1 to {MAX_ACTOR_BYTES} bytes of printable text")
@@ -603,47 +423,3 @@ def _check_command(command: Command) -> None:
         raise InvalidArgument("command.reason", f"must say why, in 1 to {MAX_REASON_BYTES:,} bytes")
     if len(command.command_id) > MAX_COMMAND_ID_CHARACTERS or "\0" in command.command_id + command.reason:
         raise InvalidArgument("command.command_id", f"must be at most {MAX_COMMAND_ID_CHARACTERS} characters")
-
-
-def _run_number(report: ArmReport) -> int:
-    name, _, number = report.ramp_id.rpartition(".")
-    return int(number) if name == report.feature and number.isascii() and number.isdigit() and len(number) < 10 else 0
-
-
-def _check_report(where: str, report: ArmReport) -> None:
-    """Refuses what cannot be: the whole report is then dropped, since nothing tells which part of it is right."""
-    if report.arm not in COMPARED:
-        raise InvalidArgument(f"{where}.arm", "must be treatment or control")
-    counts = {
-        "request_count": report.request_count,
-        "shadow_win_count": report.shadow_win_count,
-        "shadow_loss_count": report.shadow_loss_count,
-        "shadow_tie_count": report.shadow_tie_count,
-        "quality_score_count": report.quality_score_count,
-        "bad_events": min(report.event_counts.values(), default=0),
-        "latency_counts": min(report.latency_counts, default=0),
-    }
-    for name, count in counts.items():
-        if not 0 <= count <= 1 << 40:
-            raise InvalidArgument(f"{where}.{name}", f"is not a count: {count}")
-    if len(report.latency_counts) not in (0, len(EDGES) + 1):
-        raise InvalidArgument(f"{where}.latency_counts", f"must hold {len(EDGES) + 1} counts or none")
-    if max(len(units) for units in (report.units, *report.bad_units.values())) > _MOST_REPORTED_UNITS:
-        raise InvalidArgument(f"{where}.units", f"hold more than {_MOST_REPORTED_UNITS:,}; report more often")
-    if sum(report.latency_counts) > report.request_count:
-        raise InvalidArgument(f"{where}.latency_counts", "count more than there were requests")
-    for name, total, most in (
-        ("shadow_overlap_sum", report.shadow_overlap_sum, _pairs(report)),
-        ("quality_score_sum", report.quality_score_sum, report.quality_score_count),
-    ):
-        if not (math.isfinite(total) and 0 <= total <= most * (1 + 1e-6)):
-            raise InvalidArgument(f"{where}.{name}", f"must be between 0 and {most}, not {total}")
-    for guardrail, count in report.event_counts.items():
-        if len(report.bad_units.get(guardrail, ())) > count:
-            raise InvalidArgument(f"{where}.bad_events", f"name more units than there were {guardrail.value} events")
-        if guardrail is not Guardrail.QUALITY and count > report.request_count:
-            raise InvalidArgument(f"{where}.bad_events", f"count more {guardrail.value} than there were requests")
-
-
-def _pairs(report: ArmReport) -> int:
-    return report.shadow_win_count + report.shadow_loss_count + report.shadow_tie_count

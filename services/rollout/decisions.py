@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from services.experiment.bucketing import BUCKETS, Arm
 from services.experiment.guardrails import Guardrail
@@ -24,6 +24,7 @@ from services.rollout.evidence import (
 )
 from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.plans import Criteria
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 COMPARED = (Arm.TREATMENT, Arm.CONTROL)
 
@@ -127,16 +128,20 @@ LIMIT_THRESHOLD = math.log(1 / STRICT_ALPHA)
 class Limit:
     """A hard limit of treatment, and the evidence that it is passed."""
 
-    name: str
-    share: float
-    """Share of requests that may be beyond it."""
+    label: str
+    allowed_ratio: float
+    """Ratio of requests that may be beyond it, 0 to 1."""
     bad_count: int
     log_evidence: float
 
     @property
     def breached(self) -> bool:
-        """Whether it is passed beyond doubt."""
+        """True if it is passed beyond doubt."""
         return self.log_evidence >= LIMIT_THRESHOLD
+
+    def to_proto(self) -> pb.LimitEvidence:
+        """Write the limit with its evidence."""
+        return pb.LimitEvidence(log_threshold=LIMIT_THRESHOLD, **asdict(self))
 
 
 def limits_of(feature: Feature, run: Run) -> list[Limit]:
@@ -212,7 +217,7 @@ def _breach(feature: Feature, run: Run) -> Decision | None:
     passed = [limit for limit in limits_of(feature, run) if limit.breached]
     if passed:
         seen = run.arms[Arm.TREATMENT].request_count
-        told = ", ".join(f"{limit.name} ({limit.bad_count:,} of {seen:,} requests beyond it)" for limit in passed)
+        told = ", ".join(f"{limit.label} ({limit.bad_count:,} of {seen:,} requests beyond it)" for limit in passed)
         return Decision(Action.ROLL_BACK, f"hard limit passed: {told}")
     worse = [row for row in evidence_of(feature, run) if row.breached] if run.control_ppm else []
     if not worse:

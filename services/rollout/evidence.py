@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from scipy.special import betaincc, betaln
 
+from services.chassis.conversion import duration
 from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES
+from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice_statistics.percentiles import histogram_percentile
 
 ALPHA = 0.05
@@ -152,8 +154,13 @@ class GuardrailEvidence:
 
     @property
     def shown(self) -> bool:
-        """Whether treatment is shown not to be worse than allowed for promotion."""
+        """True if treatment is shown not to be worse than allowed for promotion."""
         return self.log_non_inferiority >= self.log_non_inferiority_threshold
+
+    def to_proto(self) -> pb.GuardrailEvidence:
+        """Write the evidence of this guardrail."""
+        counts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "guardrail"}
+        return pb.GuardrailEvidence(guardrail=self.guardrail.to_proto(), **counts)
 
 
 def weigh(
@@ -206,6 +213,29 @@ class ArmSummary:
     shadow_overlap: float | None
     latency_counts: tuple[int, ...] = ()
     """By bucket; kept for whole runs alone."""
+
+    def to_proto(self) -> pb.ArmTotals:
+        """Write the totals of this arm."""
+        message = pb.ArmTotals(
+            arm=self.arm.to_proto(),
+            request_count=self.request_count,
+            unit_count=self.unit_count,
+            bad_events=[
+                pb.BadEventCount(guardrail=guardrail.to_proto(), event_count=count)
+                for guardrail, count in self.event_counts.items()
+            ],
+            quality_score=self.quality_score,
+            shadow_overlap=self.shadow_overlap,
+        )
+        for name in ("p50", "p95", "p99"):
+            if (seconds := getattr(self, name)) is not None:
+                getattr(message, name).CopyFrom(duration(seconds))
+        for place, count in enumerate(self.latency_counts):
+            if count:
+                bucket = message.latency.add(count=count, lower=duration(EDGES[place - 1] if place else 0.0))
+                if place < len(EDGES):
+                    bucket.upper.CopyFrom(duration(EDGES[place]))
+        return message
 
 
 def summarize(arm: Arm, totals: ArmTotals, *, with_latencies: bool = False) -> ArmSummary:

@@ -1,24 +1,27 @@
-"""What is rolled out: a named set of overrides, who it reaches, and where it is on its way. Pure."""
+"""Features: named sets of overrides, the share of users that they reach, and their state. Pure."""
 
 from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+from pydantic import PlainSerializer, PlainValidator
+
+from services.chassis.conversion import timestamp, to_number
 from services.chassis.errors import InvalidArgument
 from services.experiment.bucketing import BUCKETS
+from services.experiment.flags import Overrides, check_alternatives
 from services.rollout.plans import Plan
+from sluice.rollout.v1 import rollout_pb2 as pb
 
-MAX_VARIANTS = 16
-MAX_RERANK_CANDIDATES = 1000
-EXPANSION_STRATEGIES = ("synonyms", "multi_query")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _MAX_SALT_BYTES = 128
 
 
 class FeatureState(enum.Enum):
-    """Where a feature is."""
+    """Progress of a feature."""
 
     READY = "ready"
     RAMPING = "ramping"
@@ -27,13 +30,17 @@ class FeatureState(enum.Enum):
     ROLLED_BACK = "rolled_back"
     KILLED = "killed"
 
+    def to_proto(self) -> Any:
+        """Write the state."""
+        return to_number(self, pb.FeatureState)
+
 
 WATCHED = frozenset({FeatureState.RAMPING, FeatureState.HELD})
 """States in which a run of evidence is under way and decided upon."""
 
 
 class HoldCause(enum.Enum):
-    """What keeps a feature where it is. The last three end by themselves when their cause does."""
+    """Cause of a hold. The last three end by themselves when their cause does."""
 
     PERSON = "person"
     BREACH = "breach"
@@ -42,27 +49,44 @@ class HoldCause(enum.Enum):
     STALE = "stale"
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What a feature switches in a search; None leaves it as it is without the feature."""
+class HistoryAction(enum.Enum):
+    """Something that happens to a feature."""
 
-    dense: bool | None = None
-    lexical: bool | None = None
-    expansion: bool | None = None
-    expansion_strategy: str | None = None
-    max_variant_count: int | None = None
-    rerank: bool | None = None
-    rerank_candidate_count: int | None = None
+    CREATED = "created"
+    STARTED = "started"
+    PROMOTED = "promoted"
+    HELD = "held"
+    RESUMED = "resumed"
+    SHARE_SET = "share_set"
+    HALVED = "halved"
+    ROLLED_BACK = "rolled_back"
+    KILLED = "killed"
+    REARMED = "rearmed"
+    COMPLETED = "completed"
+
+
+def _read_overrides(stored: Any) -> Overrides:
+    if isinstance(stored, Overrides):
+        return stored
+    try:
+        return Overrides(**stored)
+    except (InvalidArgument, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+StoredOverrides = Annotated[
+    Overrides, PlainValidator(_read_overrides), PlainSerializer(lambda overrides: dict(overrides.values))
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One feature. `control_ppm` is not the operator's: it follows from the share and the plan's holdback."""
+    """A named set of overrides on its way to users."""
 
     name: str
     description: str
     salt: str
-    overrides: Overrides
+    overrides: StoredOverrides
     state: FeatureState = FeatureState.READY
     treatment_ppm: int = 0
     plan: Plan | None = None
@@ -79,58 +103,63 @@ class Feature:
 
     @property
     def control_ppm(self) -> int:
-        """As many users as are treated, as far as there are others: what is compared is 1:1 up to a half."""
+        """Share of control: as large as treatment, as far as users are left; 1:1 up to a half."""
         return min(self.treatment_ppm, BUCKETS - self.treatment_ppm)
 
     @property
     def ramp_id(self) -> str:
-        """Names the run of evidence to gateways; empty where there is none."""
+        """Name of the run of evidence for gateways; empty where there is none."""
         return f"{self.name}.{self.run}" if self.run else ""
 
     @property
     def watched(self) -> bool:
-        """Whether evidence is gathered and decided upon."""
+        """True while evidence is gathered and decided upon."""
         return self.state in WATCHED and self.treatment_ppm > 0
+
+    def to_proto(self) -> pb.Feature:
+        """Write it as operators see it."""
+        message = pb.Feature(
+            name=self.name,
+            description=self.description,
+            salt=self.salt,
+            features=self.overrides.to_proto(),
+            state=self.state.to_proto(),
+            treatment_ppm=self.treatment_ppm,
+            step=self.step,
+            breach_count=self.breach_count,
+            reason=self.reason,
+            ramp_id=self.ramp_id,
+        )
+        if self.plan is not None:
+            message.plan.CopyFrom(self.plan.to_proto())
+        if self.step_start_time is not None:
+            message.step_start_time.CopyFrom(timestamp(self.step_start_time))
+        return message
 
 
 def check_name(name: str) -> None:
-    """Refuses what is no name."""
+    """Raise InvalidArgument unless it is a legal name."""
     if not _NAME.fullmatch(name):
         raise InvalidArgument("name", "must be 1 to 64 lower case letters, digits and dashes, no dash at either end")
 
 
 def check_salt(salt: str) -> None:
-    """Refuses a salt that is blank, too long, or holds what separates it from the unit."""
+    """Raise InvalidArgument for a salt that is blank, too long or not printable."""
     if not salt.strip() or len(salt.encode()) > _MAX_SALT_BYTES or not salt.isprintable():
         raise InvalidArgument("salt", f"must be 1 to {_MAX_SALT_BYTES} bytes of printable text")
 
 
-def check_overrides(overrides: Overrides) -> None:
-    """Refuses overrides that switch nothing, or to what there is not."""
-    if all(getattr(overrides, field.name) is None for field in fields(overrides)):
-        raise InvalidArgument("overrides", "are empty; set at least one thing that the feature switches")
-    if overrides.dense is False and overrides.lexical is False:
-        raise InvalidArgument("overrides", "switch dense and lexical both off; leave at least one of them")
-    if overrides.expansion_strategy is not None and overrides.expansion_strategy not in EXPANSION_STRATEGIES:
-        raise InvalidArgument("overrides.expansion_strategy", f"must be one of {', '.join(EXPANSION_STRATEGIES)}")
-    _check_count("max_variant_count", overrides.max_variant_count, MAX_VARIANTS)
-    _check_count("rerank_candidate_count", overrides.rerank_candidate_count, MAX_RERANK_CANDIDATES)
-
-
 def check_share(field: str, ppm: int) -> None:
-    """Refuses a share that is no number of buckets."""
+    """Raise InvalidArgument unless it is a number of buckets."""
     if not 0 <= ppm <= BUCKETS:
         raise InvalidArgument(field, f"must be between 0 and {BUCKETS:,}, not {ppm}")
 
 
 def check_feature(feature: Feature) -> None:
-    """Refuses a feature that gateways could not serve, wherever it comes from."""
+    """Raise InvalidArgument for a feature that gateways could not serve."""
     check_name(feature.name)
     check_salt(feature.salt)
-    check_overrides(feature.overrides)
+    if not feature.overrides:
+        raise InvalidArgument("features", "are empty; set at least one flag")
+    check_alternatives(feature.overrides.values)
     check_share("treatment_ppm", feature.treatment_ppm)
-
-
-def _check_count(name: str, given: int | None, most: int) -> None:
-    if given is not None and not 1 <= given <= most:
-        raise InvalidArgument(f"overrides.{name}", f"must be between 1 and {most}, not {given}")

@@ -1,11 +1,13 @@
-"""Who serves what: the gateways, what they acknowledged, and which of them are live. Pure."""
+"""The gateways, the versions that they acknowledged, and which of them are live. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from services.chassis.conversion import timestamp
 from services.rollout.snapshots import Quarantined
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 FORGOTTEN_SECONDS = 3600.0
 
@@ -21,12 +23,23 @@ class Gateway:
     quarantined: tuple[Quarantined, ...] = ()
     locally_killed: tuple[str, ...] = ()
 
+    def to_proto(self, *, live: bool) -> pb.Gateway:
+        """Write it as operators see it."""
+        return pb.Gateway(
+            name=self.name,
+            version=self.version,
+            last_seen_time=timestamp(self.last_seen_time),
+            live=live,
+            quarantined=[pb.QuarantinedFeature(name=one.name, reason=one.reason) for one in self.quarantined],
+            locally_killed=self.locally_killed,
+        )
+
 
 class Gateways:
-    """All that were heard of lately.
+    """The gateways that were heard of in the last hour.
 
     A gateway counts as live for `live_seconds` after the last word from it. Its lease is renewed only until
-    `lease_seconds` before that: when it counts no more, it exposes nobody to what is on a ramp. Used by the thread that
+    `lease_seconds` before that: once it does not count as live, it exposes no user to a ramp. Used by the thread that
     writes and by the event loop; every step here is atomic for both.
     """
 
@@ -37,13 +50,13 @@ class Gateways:
         self.last_report_time = 0.0
 
     def load(self, gateways: Iterable[Gateway], now: float) -> None:
-        """Begins anew with what an earlier process knew; all of them may still be there, and so count as seen now."""
+        """Start with the gateways that an earlier process knew; all of them count as seen now."""
         self._known = {gateway.name: gateway for gateway in gateways}
         for gateway in self._known.values():
             gateway.last_seen_time = max(gateway.last_seen_time, now)
 
     def known(self) -> list[Gateway]:
-        """All of them, by name."""
+        """All gateways, by name."""
         return sorted(self._known.values(), key=lambda gateway: gateway.name)
 
     def __contains__(self, name: str) -> bool:
@@ -53,7 +66,7 @@ class Gateways:
         return len(self._known)
 
     def seen(self, name: str, now: float) -> None:
-        """A word from a gateway."""
+        """Note a word from a gateway."""
         known = self._known.setdefault(name, Gateway(name, 0, now))
         known.last_seen_time = max(known.last_seen_time, now)
 
@@ -65,31 +78,31 @@ class Gateways:
         quarantined: tuple[Quarantined, ...] = (),
         locally_killed: tuple[str, ...] = (),
     ) -> Gateway:
-        """A gateway serves this version from now on."""
+        """Note the version that a gateway serves from now on."""
         self.seen(name, now)
         known = self._known[name]
         known.version, known.quarantined, known.locally_killed = version, quarantined, locally_killed
         return known
 
     def is_live(self, gateway: Gateway, now: float) -> bool:
-        """Whether it was heard of lately."""
+        """True if it was heard of within the live time."""
         return now - gateway.last_seen_time <= self._live_seconds
 
     def live(self, now: float) -> list[Gateway]:
-        """Those that are live."""
+        """Gateways that are live."""
         return [gateway for gateway in tuple(self._known.values()) if self.is_live(gateway, now)]
 
     def renewable(self, name: str, now: float) -> bool:
-        """Whether a gateway was heard of so lately that its lease may go on."""
+        """True if a gateway was heard of recently enough for its lease to go on."""
         known = self._known.get(name)
         return known is not None and now - known.last_seen_time <= self._live_seconds - self._lease_seconds
 
     def behind(self, version: int, now: float) -> list[Gateway]:
-        """Live ones that have not acknowledged a version, or a later one."""
+        """Live gateways that have not acknowledged a version, or a later one."""
         return [gateway for gateway in self.live(now) if gateway.version < version]
 
     def forget(self, now: float) -> list[str]:
-        """Forgets those that were not heard of for an hour; their names."""
+        """Forget the gateways that were not heard of for an hour; return their names."""
         every = tuple(self._known.values())
         gone = [known.name for known in every if now - known.last_seen_time > FORGOTTEN_SECONDS]
         for name in gone:

@@ -11,9 +11,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis import logs
 from services.rollout.control import OURSELVES, Look, Observer
-from services.rollout.features import FeatureState, HoldCause
-from services.rollout.records import HistoryEntry, SealedSnapshot
-from services.rollout.snapshots import Quarantined
+from services.rollout.features import FeatureState, HistoryAction, HoldCause
+from services.rollout.records import HistoryEntry
+from services.rollout.snapshots import Quarantined, SealedSnapshot
 
 _log = logs.get_logger("rollout")
 
@@ -74,7 +74,7 @@ _OF_FEATURES = (
     quarantined_gateways,
     unacknowledged_gateways,
 )
-_URGENT = ("ROLLED_BACK", "KILLED")
+_URGENT = (HistoryAction.ROLLED_BACK, HistoryAction.KILLED)
 
 
 class RolloutMetrics(Observer):
@@ -87,11 +87,11 @@ class RolloutMetrics(Observer):
     def happened(self, entry: HistoryEntry) -> None:
         """See Observer."""
         actor = OURSELVES if entry.actor == OURSELVES else "person"
-        decisions.labels(entry.feature, entry.action.lower(), actor).inc()
+        decisions.labels(entry.feature, entry.action.value, actor).inc()
         _log.warning(
             "feature changed",
             feature=entry.feature,
-            action=entry.action,
+            action=entry.action.value,
             actor=entry.actor,
             reason=entry.reason,
             old_treatment_ppm=entry.old_treatment_ppm,

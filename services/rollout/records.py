@@ -12,27 +12,20 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
+from services.chassis.conversion import timestamp, to_number
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout import tables
 from services.rollout.decisions import Run
 from services.rollout.evidence import Findings
-from services.rollout.features import Feature, FeatureState, Overrides
+from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
+from services.rollout.snapshots import SealedSnapshot
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 KEPT_SNAPSHOTS = 100
 _SIGN = 1 << 63
 _BATCH = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class SealedSnapshot:
-    """A snapshot as it goes to gateways."""
-
-    version: int
-    content_hash: str
-    create_time: float
-    body: bytes
-    """Its features, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ class HistoryEntry:
 
     time: float
     feature: str
-    action: str
+    action: HistoryAction
     actor: str
     reason: str
     old_treatment_ppm: int
@@ -51,6 +44,24 @@ class HistoryEntry:
     findings: Findings = field(default_factory=Findings)
     number: int = 0
     done_time: float | None = None
+
+    def to_proto(self) -> pb.HistoryEntry:
+        """Write the entry."""
+        return pb.HistoryEntry(
+            number=self.number,
+            time=timestamp(self.time),
+            feature=self.feature,
+            action=to_number(self.action, pb.HistoryAction),
+            actor=self.actor,
+            reason=self.reason,
+            old_treatment_ppm=self.old_treatment_ppm,
+            new_treatment_ppm=self.new_treatment_ppm,
+            state=self.state.to_proto(),
+            snapshot_version=self.snapshot_version,
+            done_time=None if self.done_time is None else timestamp(self.done_time),
+            guardrails=[row.to_proto() for row in self.findings.guardrails],
+            arms=[arm.to_proto() for arm in self.findings.arms],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from services.chassis import logs
 from services.chassis.errors import SluiceError, StartupError, Unavailable
 from services.rollout.backends import Database
 from services.rollout.control import Control
-from services.rollout.records import Records, SealedSnapshot
+from services.rollout.records import Records
+from services.rollout.snapshots import SealedSnapshot
 
 T = TypeVar("T")
 _TAKE_OVER_SECONDS = 0.5

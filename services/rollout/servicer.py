@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from services.chassis.errors import InvalidArgument, NotFound, Unavailable
-from services.chassis.timing import duration
-from services.rollout.control import Control
+from services.chassis.conversion import duration, timestamp
+from services.chassis.errors import InvalidArgument, Unavailable
+from services.experiment.flags import Overrides
+from services.rollout import transitions
+from services.rollout.control import Command, Control, known
 from services.rollout.decisions import (
     COMPARED,
     MISMATCH_THRESHOLD,
@@ -21,24 +23,13 @@ from services.rollout.decisions import (
     obstacles_of,
 )
 from services.rollout.evidence import GuardrailEvidence, summarize
-from services.rollout.features import Feature
-from services.rollout.messages import (
-    arm_message,
-    arm_report_of,
-    command_of,
-    feature_message,
-    gateway_message,
-    guardrail_message,
-    history_message,
-    limit_message,
-    overrides_of,
-    plan_of,
-    quarantined_of,
-    snapshot_message,
-    timestamp,
-)
+from services.rollout.features import Feature, check_share
+from services.rollout.plans import Plan, check_plan
 from services.rollout.records import Records
 from services.rollout.replica import Replica
+from services.rollout.reports import ArmReport
+from services.rollout.snapshots import Quarantined
+from services.rollout.transitions import Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 
@@ -50,38 +41,42 @@ MAX_PAGE = 1000
 
 
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
-    """For operators."""
+    """Implements RolloutService, for operators."""
 
     def __init__(self, replica: Replica, control: Control) -> None:
         self._replica = replica
         self._control = control
 
     async def ListFeatures(self, request: pb.ListFeaturesRequest, context: Context) -> pb.ListFeaturesResponse:
+        size = _page_size(request.page_size)
         features, newest = await self._replica.read(lambda records: (records.features(), records.newest_snapshot()))
+        # The name of a page's last feature is the token, so pages stay right while features are made.
+        rest = sorted(
+            (feature for feature in features if feature.name > request.page_token), key=lambda feature: feature.name
+        )
         return pb.ListFeaturesResponse(
-            features=[feature_message(feature) for feature in sorted(features, key=lambda feature: feature.name)],
+            features=[feature.to_proto() for feature in rest[:size]],
+            next_page_token=rest[size - 1].name if len(rest) > size else "",
             snapshot_version=newest.version if newest else 0,
         )
 
     async def GetFeature(self, request: pb.GetFeatureRequest, context: Context) -> pb.GetFeatureResponse:
         def read(records: Records) -> pb.GetFeatureResponse:
-            feature = _feature(records, request.name)
+            feature = known(records.feature(request.name), request.name)
             now = time.time()
             # The active replica knows more than what is kept: of standbys, that is all.
             active = self._replica.problem is None
             gateways = self._control.gateways.known() if active else records.gateways()
             reply = pb.GetFeatureResponse(
-                feature=feature_message(feature),
-                gateways=[
-                    gateway_message(gateway, live=self._control.gateways.is_live(gateway, now)) for gateway in gateways
-                ],
+                feature=feature.to_proto(),
+                gateways=[gateway.to_proto(live=self._control.gateways.is_live(gateway, now)) for gateway in gateways],
                 log_mismatch_threshold=MISMATCH_THRESHOLD,
             )
             run = records.run(feature.run) if feature.watched else None
             if run is not None:
-                reply.guardrails.extend(guardrail_message(row) for row in _evidence(feature, run))
-                reply.arms.extend(arm_message(summarize(arm, run.arms[arm], with_latencies=True)) for arm in COMPARED)
-                reply.limits.extend(limit_message(limit) for limit in limits_of(feature, run))
+                reply.guardrails.extend(row.to_proto() for row in _evidence(feature, run))
+                reply.arms.extend(summarize(arm, run.arms[arm], with_latencies=True).to_proto() for arm in COMPARED)
+                reply.limits.extend(limit.to_proto() for limit in limits_of(feature, run))
                 reply.log_mismatch = mismatch_of(run)
                 reply.obstacles.extend(obstacles_of(feature, run))
                 reply.watched_duration.CopyFrom(duration(run.watched_seconds))
@@ -95,75 +90,75 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         feature = await self._replica.write(
             lambda records: self._control.create(
                 records,
-                command_of(request.command),
+                Command.from_proto(request.command),
                 request.name,
                 request.description,
-                overrides_of(request.overrides),
+                Overrides.from_proto(request.features),
                 request.salt,
             )
         )
-        return pb.CreateFeatureResponse(feature=feature_message(feature))
+        return pb.CreateFeatureResponse(feature=feature.to_proto())
 
     async def StartRamp(self, request: pb.StartRampRequest, context: Context) -> pb.StartRampResponse:
-        plan = plan_of(request.plan)
-        feature = await self._replica.write(
-            lambda records: self._control.start(records, command_of(request.command), request.name, plan)
-        )
-        return pb.StartRampResponse(feature=feature_message(feature))
+        plan = Plan.from_proto(request.plan)
+        check_plan(plan)
+        feature = await self._change(request, "start", lambda feature: transitions.start(feature, plan), plan)
+        return pb.StartRampResponse(feature=feature)
 
     async def PromoteFeature(self, request: pb.PromoteFeatureRequest, context: Context) -> pb.PromoteFeatureResponse:
-        return pb.PromoteFeatureResponse(feature=await self._command(self._control.promote, request))
+        feature = await self._replica.write(
+            lambda records: self._control.promote(records, Command.from_proto(request.command), request.name)
+        )
+        return pb.PromoteFeatureResponse(feature=feature.to_proto())
+
+    async def SetTreatmentShare(
+        self, request: pb.SetTreatmentShareRequest, context: Context
+    ) -> pb.SetTreatmentShareResponse:
+        share = request.treatment_ppm
+        check_share("treatment_ppm", share)
+        feature = await self._change(request, "set", lambda feature: transitions.set_share(feature, share), share)
+        return pb.SetTreatmentShareResponse(feature=feature)
 
     async def HoldFeature(self, request: pb.HoldFeatureRequest, context: Context) -> pb.HoldFeatureResponse:
-        return pb.HoldFeatureResponse(feature=await self._command(self._control.hold, request))
-
-    async def SetPercentage(self, request: pb.SetPercentageRequest, context: Context) -> pb.SetPercentageResponse:
-        feature = await self._replica.write(
-            lambda records: self._control.set_percentage(
-                records, command_of(request.command), request.name, request.treatment_ppm
-            )
-        )
-        return pb.SetPercentageResponse(feature=feature_message(feature))
+        return pb.HoldFeatureResponse(feature=await self._change(request, "hold", transitions.hold))
 
     async def HalveFeature(self, request: pb.HalveFeatureRequest, context: Context) -> pb.HalveFeatureResponse:
-        return pb.HalveFeatureResponse(feature=await self._command(self._control.halve, request))
+        return pb.HalveFeatureResponse(feature=await self._change(request, "halve", transitions.halve))
 
     async def RollBackFeature(self, request: pb.RollBackFeatureRequest, context: Context) -> pb.RollBackFeatureResponse:
-        return pb.RollBackFeatureResponse(feature=await self._command(self._control.roll_back, request))
+        return pb.RollBackFeatureResponse(feature=await self._change(request, "roll back", transitions.roll_back))
 
     async def KillFeature(self, request: pb.KillFeatureRequest, context: Context) -> pb.KillFeatureResponse:
-        return pb.KillFeatureResponse(feature=await self._command(self._control.kill, request))
+        return pb.KillFeatureResponse(feature=await self._change(request, "kill", transitions.kill))
 
     async def RearmFeature(self, request: pb.RearmFeatureRequest, context: Context) -> pb.RearmFeatureResponse:
-        return pb.RearmFeatureResponse(feature=await self._command(self._control.rearm, request))
+        return pb.RearmFeatureResponse(feature=await self._change(request, "rearm", transitions.rearm))
 
     async def ListHistory(self, request: pb.ListHistoryRequest, context: Context) -> pb.ListHistoryResponse:
-        size = request.page_size if request.HasField("page_size") else DEFAULT_PAGE
-        if not 1 <= size <= MAX_PAGE:
-            raise InvalidArgument("page_size", f"must be between 1 and {MAX_PAGE}, not {size}")
+        size = _page_size(request.page_size)
         after = _after(request.page_token)
         entries = await self._replica.read(lambda records: records.history(request.name, after, size + 1))
         page = entries[:size]
         return pb.ListHistoryResponse(
-            entries=[history_message(entry) for entry in page],
+            entries=[entry.to_proto() for entry in page],
             next_page_token=str(page[-1].number) if len(entries) > size else "",
         )
 
     async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.GetReportResponse:
         def read(records: Records) -> pb.GetReportResponse:
-            feature = _feature(records, request.name)
+            feature = known(records.feature(request.name), request.name)
             runs = {run.number: run for run in records.runs(feature.name)}
             return pb.GetReportResponse(
-                feature=feature_message(feature),
-                history=[history_message(entry) for entry in records.history(feature.name)],
+                feature=feature.to_proto(),
+                history=[entry.to_proto() for entry in records.history(feature.name)],
                 steps=[_step(feature, run) for run in runs.values()],
                 points=[
                     pb.EvidencePoint(
                         time=timestamp(point.time),
                         ramp_id=f"{feature.name}.{point.run}",
                         treatment_ppm=runs[point.run].treatment_ppm,
-                        guardrails=[guardrail_message(row) for row in point.findings.guardrails],
-                        arms=[arm_message(arm) for arm in point.findings.arms],
+                        guardrails=[row.to_proto() for row in point.findings.guardrails],
+                        arms=[arm.to_proto() for arm in point.findings.arms],
                     )
                     for point in records.points(feature.name)
                 ],
@@ -171,14 +166,16 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
 
         return await self._replica.read(read)
 
-    async def _command(self, command: Callable[..., Feature], request: Any) -> pb.Feature:
-        """A command that needs nothing but the feature's name."""
-        feature = await self._replica.write(lambda records: command(records, command_of(request.command), request.name))
-        return feature_message(feature)
+    async def _change(self, request: Any, kind: str, transition: Transition, asked: object = None) -> pb.Feature:
+        command = Command.from_proto(request.command)
+        feature = await self._replica.write(
+            lambda records: self._control.change(records, command, request.name, kind, transition, asked)
+        )
+        return feature.to_proto()
 
 
 class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
-    """For gateways."""
+    """Implements SnapshotService, for gateways."""
 
     def __init__(self, replica: Replica, control: Control) -> None:
         self._replica = replica
@@ -195,7 +192,7 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
                 raise Unavailable("nothing was heard of this gateway for too long; watch again", reason="SILENT")
             reply = pb.WatchSnapshotResponse(content_hash=newest.content_hash, version=newest.version)
             if newest.content_hash != sent:
-                reply.snapshot.CopyFrom(snapshot_message(newest))
+                reply.snapshot.CopyFrom(newest.to_proto())
                 sent = newest.content_hash
             yield reply
 
@@ -207,26 +204,19 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
                 records,
                 request.gateway,
                 request.version,
-                quarantined_of(request.quarantined),
+                tuple(Quarantined(one.name, one.reason) for one in request.quarantined),
                 tuple(request.locally_killed),
             )
         )
         return pb.AcknowledgeSnapshotResponse()
 
     async def ReportEvidence(self, request: pb.ReportEvidenceRequest, context: Context) -> pb.ReportEvidenceResponse:
-        arms = [arm_report_of(arm, f"arms[{place}]") for place, arm in enumerate(request.arms)]
+        arms = [ArmReport.from_proto(arm, f"arms[{place}]") for place, arm in enumerate(request.arms)]
         await self._replica.write(
             lambda records: self._control.report(records, request.gateway, request.incarnation, request.sequence, arms)
         )
         self._replica.hurry()
         return pb.ReportEvidenceResponse()
-
-
-def _feature(records: Records, name: str) -> Feature:
-    feature = records.feature(name)
-    if feature is None:
-        raise NotFound(f"there is no feature {name!r}", reason="FEATURE_NOT_FOUND", feature=name)
-    return feature
 
 
 def _evidence(feature: Feature, run: Run) -> list[GuardrailEvidence]:
@@ -238,12 +228,18 @@ def _step(feature: Feature, run: Run) -> pb.StepReport:
         ramp_id=f"{feature.name}.{run.number}",
         treatment_ppm=run.treatment_ppm,
         start_time=timestamp(run.start_time),
-        arms=[arm_message(summarize(arm, run.arms[arm], with_latencies=True)) for arm in COMPARED],
-        guardrails=[guardrail_message(row) for row in _evidence(feature, run)],
+        arms=[summarize(arm, run.arms[arm], with_latencies=True).to_proto() for arm in COMPARED],
+        guardrails=[row.to_proto() for row in _evidence(feature, run)],
     )
     if run.end_time is not None:
         step.end_time.CopyFrom(timestamp(run.end_time))
     return step
+
+
+def _page_size(given: int) -> int:
+    if not 0 <= given <= MAX_PAGE:
+        raise InvalidArgument("page_size", f"must be between 0 (the default) and {MAX_PAGE}, not {given}")
+    return given or DEFAULT_PAGE
 
 
 def _after(token: str) -> int:

@@ -1,12 +1,16 @@
-"""What gateways are told: the features that matter to them, each valid on its own. Pure."""
+"""Snapshots: the features that gateways have to know, each valid on its own. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.chassis.conversion import duration, timestamp
 from services.chassis.errors import InvalidArgument
-from services.rollout.features import Feature, FeatureState, Overrides, check_feature
+from services.experiment.flags import Overrides
+from services.experiment.snapshot_hash import content_hash
+from services.rollout.features import Feature, FeatureState, check_feature
+from sluice.rollout.v1 import rollout_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,53 @@ class SnapshotFeature:
     control_ppm: int
     ramp_id: str
     leased: bool
-    """Whether exposure ends when the service is silent; a complete feature needs nobody to watch it."""
+    """True if exposure ends when the service is silent; a complete feature needs no watching."""
     latency_threshold: float | None
     shadow_ppm: int
+
+    def to_proto(self, lease_seconds: float) -> pb.SnapshotFeature:
+        """Write it with a lease, if it has one."""
+        return pb.SnapshotFeature(
+            name=self.name,
+            salt=self.salt,
+            features=self.overrides.to_proto(),
+            killed=self.killed,
+            treatment_ppm=self.treatment_ppm,
+            control_ppm=self.control_ppm,
+            ramp_id=self.ramp_id,
+            lease_duration=duration(lease_seconds) if self.leased else None,
+            latency_threshold=None if self.latency_threshold is None else duration(self.latency_threshold),
+            shadow_ppm=self.shadow_ppm,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSnapshot:
+    """A snapshot as it is kept and sent: its features are encoded once."""
+
+    version: int
+    content_hash: str
+    create_time: float
+    """Seconds since 1970."""
+    body: bytes
+    """A RolloutSnapshot with its features alone."""
+
+    @classmethod
+    def of(
+        cls, features: Sequence[SnapshotFeature], version: int, create_time: float, lease_seconds: float
+    ) -> SealedSnapshot:
+        """Encode the features of a snapshot."""
+        encoded = [feature.to_proto(lease_seconds) for feature in features]
+        body = pb.RolloutSnapshot(features=encoded).SerializeToString(deterministic=True)
+        return cls(version, content_hash(encoded), create_time, body)
+
+    def to_proto(self) -> pb.RolloutSnapshot:
+        """Write the snapshot as gateways get it."""
+        snapshot = pb.RolloutSnapshot.FromString(self.body)
+        snapshot.version = self.version
+        snapshot.content_hash = self.content_hash
+        snapshot.create_time.CopyFrom(timestamp(self.create_time))
+        return snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +85,7 @@ class Quarantined:
 def snapshot_of(
     features: Sequence[Feature], thresholds: dict[int, float | None]
 ) -> tuple[list[SnapshotFeature], list[Quarantined]]:
-    """What is served, in the order in which the features were made (the later one wins), and what is not.
+    """Split features into those served, in the order in which they were made (the later wins), and those not.
 
     `thresholds` are the runs' latency thresholds. A feature that does not hold what it must is left out alone, and so
     is off; a kill goes through whatever else is wrong with it.

@@ -31,6 +31,7 @@ from services.rollout.__main__ import compose
 from services.rollout.settings import RolloutSettings
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
+from sluice.type.v1 import features_pb2
 
 NAME = "rerank-v1"
 WHO = pb.Command(actor="ada", reason="to see")
@@ -57,13 +58,13 @@ class Service:
 
     async def create(self, name: str = NAME, **overrides: Any) -> pb.Feature:
         request = pb.CreateFeatureRequest(
-            command=WHO, name=name, overrides=pb.Overrides(**(overrides or {"rerank": True}))
+            command=WHO, name=name, features=features_pb2.Features(**(overrides or {"rerank": True}))
         )
         return (await self.ask("CreateFeature", request)).feature
 
     async def set_share(self, ppm: int, name: str = NAME) -> pb.Feature:
-        request = pb.SetPercentageRequest(command=WHO, name=name, treatment_ppm=ppm)
-        return (await self.ask("SetPercentage", request)).feature
+        request = pb.SetTreatmentShareRequest(command=WHO, name=name, treatment_ppm=ppm)
+        return (await self.ask("SetTreatmentShare", request)).feature
 
     def watch(self, gateway: str = "g1", known: str = "") -> Any:
         return self.gateways.WatchSnapshot(pb.WatchSnapshotRequest(gateway=gateway, content_hash=known))
@@ -122,7 +123,11 @@ async def test_a_change_reaches_who_watches_and_is_done_when_they_say_so(service
     acknowledgement = pb.AcknowledgeSnapshotRequest(gateway="g1", version=third.version)
     await service.ask("AcknowledgeSnapshot", acknowledgement)
     entries = (await service.ask("ListHistory", pb.ListHistoryRequest(name=NAME))).entries
-    assert [entry.action for entry in entries] == ["CREATED", "SET", "KILLED"]
+    assert [entry.action for entry in entries] == [
+        pb.HISTORY_ACTION_CREATED,
+        pb.HISTORY_ACTION_SHARE_SET,
+        pb.HISTORY_ACTION_KILLED,
+    ]
     assert entries[-1].snapshot_version == third.version
     assert entries[-1].HasField("done_time")
     assert [(entry.actor, entry.reason) for entry in entries] == [("ada", "to see")] * 3
@@ -147,7 +152,7 @@ async def test_worse_evidence_takes_a_feature_back_with_nobodys_help(service: Se
     feature = await service.set_share(100_000)
     hashed = [unit_hash(NAME, f"user-{number}") for number in range(4000)]
     arms = []
-    for arm, number in ((Arm.TREATMENT, pb.ARM_TREATMENT), (Arm.CONTROL, pb.ARM_CONTROL)):
+    for arm in (Arm.TREATMENT, Arm.CONTROL):
         units = [unit for unit in hashed if arm_of(bucket_of(unit), 100_000, 100_000) is arm]
         bad = units[:60] if arm is Arm.TREATMENT else units[:3]
         events = pb.BadEvents(guardrail=pb.GUARDRAIL_EMPTY_RESULTS, event_count=len(bad), units=bad)
@@ -157,7 +162,7 @@ async def test_worse_evidence_takes_a_feature_back_with_nobodys_help(service: Se
             pb.ArmEvidence(
                 feature=NAME,
                 ramp_id=feature.ramp_id,
-                arm=number,
+                arm=arm.to_proto(),
                 request_count=1000,
                 units=units,
                 bad_events=[events],
@@ -222,15 +227,15 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_a_repeated_command_id_does_nothing_twice(service: Service) -> None:
     await service.create()
-    request = pb.SetPercentageRequest(
+    request = pb.SetTreatmentShareRequest(
         command=pb.Command(actor="ada", reason="why", command_id="c1"), name=NAME, treatment_ppm=5000
     )
-    first = await service.ask("SetPercentage", request)
+    first = await service.ask("SetTreatmentShare", request)
     await service.set_share(7000)
-    assert await service.ask("SetPercentage", request) == first
+    assert await service.ask("SetTreatmentShare", request) == first
     request.treatment_ppm = 9000
     with pytest.raises(AlreadyExists) as refused:
-        await service.ask("SetPercentage", request)
+        await service.ask("SetTreatmentShare", request)
     assert refused.value.reason == "COMMAND_ID_REUSED"
 
 
@@ -250,15 +255,19 @@ async def test_the_history_comes_in_pages(service: Service) -> None:
 
 
 BAD = [
-    ("CreateFeature", pb.CreateFeatureRequest(command=WHO, name="UPPER", overrides={"rerank": True}), "name"),
-    ("CreateFeature", pb.CreateFeatureRequest(command=WHO, name="empty"), "overrides"),
+    ("CreateFeature", pb.CreateFeatureRequest(command=WHO, name="UPPER", features={"rerank": True}), "name"),
+    ("CreateFeature", pb.CreateFeatureRequest(command=WHO, name="empty"), "features"),
     (
         "CreateFeature",
-        pb.CreateFeatureRequest(command=WHO, name="odd", overrides={"expansion_strategy": "'; DROP TABLE feature"}),
-        "overrides.expansion_strategy",
+        pb.CreateFeatureRequest(command=WHO, name="odd", features={"expansion_strategy": 77}),
+        "features.expansion_strategy",
     ),
-    ("CreateFeature", pb.CreateFeatureRequest(name="x", overrides={"rerank": True}), "command.actor"),
-    ("SetPercentage", pb.SetPercentageRequest(command=WHO, name=NAME, treatment_ppm=1_000_001), "treatment_ppm"),
+    ("CreateFeature", pb.CreateFeatureRequest(name="x", features={"rerank": True}), "command.actor"),
+    (
+        "SetTreatmentShare",
+        pb.SetTreatmentShareRequest(command=WHO, name=NAME, treatment_ppm=1_000_001),
+        "treatment_ppm",
+    ),
     ("StartRamp", pb.StartRampRequest(command=WHO, name=NAME), "plan.name"),
     ("StartRamp", pb.StartRampRequest(command=WHO, name=NAME, plan=pb.Plan(name="p")), "plan.steps"),
     (
@@ -268,7 +277,7 @@ BAD = [
         ),
         "plan.steps[0].dwell",
     ),
-    ("ListHistory", pb.ListHistoryRequest(page_size=0), "page_size"),
+    ("ListHistory", pb.ListHistoryRequest(page_size=1_001), "page_size"),
     ("ListHistory", pb.ListHistoryRequest(page_token="-1"), "page_token"),
     ("AcknowledgeSnapshot", pb.AcknowledgeSnapshotRequest(gateway="a b"), "gateway"),
     ("AcknowledgeSnapshot", pb.AcknowledgeSnapshotRequest(gateway="g", version=-1), "version"),

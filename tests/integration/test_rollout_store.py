@@ -17,10 +17,11 @@ from alembic.migration import MigrationContext
 from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError, Unavailable
 from services.chassis.server import serving
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout.__main__ import compose
 from services.rollout.backends import Database, open_database
-from services.rollout.features import Feature, FeatureState, Overrides
+from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
 from services.rollout.records import HistoryEntry, SealedSnapshot
 from services.rollout.settings import RolloutSettings
@@ -28,10 +29,11 @@ from services.rollout.snapshots import Quarantined
 from services.rollout.tables import metadata
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
+from sluice.type.v1 import features_pb2
 from tests.postgres_server import PostgresServer
 
 FEATURE = Feature("rerank-v1", "faster?", "rerank-v1", Overrides(rerank=True, rerank_candidate_count=50))
-ENTRY = HistoryEntry(1.5, "rerank-v1", "CREATED", "ada", "why not", 0, 0, FeatureState.READY, 1)
+ENTRY = HistoryEntry(1.5, "rerank-v1", HistoryAction.CREATED, "ada", "why not", 0, 0, FeatureState.READY, 1)
 UrlOf = Callable[[], str]
 
 
@@ -210,7 +212,7 @@ async def test_a_standby_reads_refuses_the_rest_and_takes_over(url: str) -> None
     create = pb.CreateFeatureRequest(
         command=pb.Command(actor="ada", reason="try", command_id="c1"),
         name="rerank-v1",
-        overrides=pb.Overrides(rerank=True),
+        features=features_pb2.Features(rerank=True),
     )
     first = replica(url)
     active = await first.__aenter__()

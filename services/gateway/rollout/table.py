@@ -31,8 +31,8 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
-from services.experiment.flags import FLAGS, FlagValue, Overrides
-from services.gateway.search.flags import Features, check_alternatives, resolve
+from services.experiment.flags import FLAGS, FlagValue, Overrides, check_alternatives
+from services.gateway.search.flags import Features, resolve
 from sluice.gateway.v1 import search_pb2
 
 

@@ -6,11 +6,10 @@ gateway. `services.gateway.rollout.table` makes the layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from services.chassis.errors import InvalidArgument
-from services.experiment.flags import FLAGS, FlagValue, Overrides
+from services.experiment.flags import FlagValue, Overrides, check_alternatives
 from sluice.type.v1 import features_pb2
 
 
@@ -41,10 +40,3 @@ def resolve(layers: Sequence[Overrides], defaults: Features) -> Features:
         values |= layer.values
     check_alternatives(values)
     return Features(**values)  # type: ignore[arg-type]  # every layer was checked against the table
-
-
-def check_alternatives(values: Mapping[str, FlagValue]) -> None:
-    """Raise InvalidArgument when two flags are off of which one must stay on (dense and lexical)."""
-    for flag in FLAGS.values():
-        if flag.unless and not values[flag.name] and not values[flag.unless]:
-            raise InvalidArgument("features", f"{flag.name} and {flag.unless} are both off; leave at least one on")

@@ -17,14 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SluiceError
 from services.experiment.bucketing import BUCKETS, Arm, arm_of, bucket_of, unit_hash
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
+from services.rollout import transitions
 from services.rollout.backends import SqliteDatabase
 from services.rollout.control import ArmReport, Command, Control, Look
 from services.rollout.decisions import Patience
-from services.rollout.features import Feature, FeatureState, HoldCause, Overrides
+from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.gateways import Gateways
-from services.rollout.messages import seal, snapshot_message
 from services.rollout.plans import Plan, PlanStep
 from services.rollout.records import HistoryEntry, Records
 from services.rollout.snapshots import Quarantined
@@ -77,7 +78,7 @@ class Desk:
         assert self.database.lead()
         self.control = Control(
             Gateways(5.0, 2.0),
-            seal=seal(2.0),
+            lease_seconds=2.0,
             observer=self.told,
             patience=Patience(30, 15),
             latency_window_seconds=60,
@@ -92,8 +93,16 @@ class Desk:
     def create(self, name: str = NAME, overrides: Overrides = Overrides(rerank=True)) -> Feature:  # noqa: B008
         return self.do(lambda records: self.control.create(records, by("me"), name, "", overrides, ""))
 
+    def change(self, command: Command, transition: str, *asked: object, name: str = NAME) -> Feature:
+        change = getattr(transitions, transition)
+        return self.do(
+            lambda records: self.control.change(
+                records, command, name, transition, lambda feature: change(feature, *asked), asked
+            )
+        )
+
     def start(self, plan: Plan = PLAN, name: str = NAME) -> Feature:
-        return self.do(lambda records: self.control.start(records, by("me"), name, plan))
+        return self.change(by("me"), "start", plan, name=name)
 
     def feature(self, name: str = NAME) -> Feature:
         found = self.do(lambda records: records.feature(name))
@@ -123,7 +132,7 @@ class Desk:
     def snapshot(self) -> pb.Snapshot:
         sealed = self.do(lambda records: records.newest_snapshot())
         assert sealed is not None
-        return snapshot_message(sealed)
+        return sealed.to_proto()
 
     def history(self) -> list[HistoryEntry]:
         return self.do(lambda records: records.history())
@@ -175,7 +184,13 @@ def test_a_plan_is_followed_to_its_end_on_shown_evidence_alone(desk: Desk) -> No
             break
     assert desk.feature().state is FeatureState.COMPLETE
     assert shares == {100_000, 500_000, BUCKETS}
-    assert [entry.action for entry in desk.history()] == ["CREATED", "STARTED", "PROMOTED", "PROMOTED", "COMPLETED"]
+    assert [entry.action.name for entry in desk.history()] == [
+        "CREATED",
+        "STARTED",
+        "PROMOTED",
+        "PROMOTED",
+        "COMPLETED",
+    ]
     assert {entry.actor for entry in desk.history()[2:]} == {"sluice"}
     assert all(entry.findings.arms for entry in desk.history()[2:])
     (served,) = desk.snapshot().features
@@ -196,14 +211,14 @@ def test_a_breach_halves_then_ends_and_only_a_person_arms_it_again(desk: Desk) -
     with pytest.raises(FailedPrecondition) as refused:
         desk.start()
     assert refused.value.reason == "NEEDS_REARM"
-    desk.do(lambda records: desk.control.rearm(records, by("ada"), NAME))
+    desk.change(by("ada"), "rearm")
     assert desk.start().breach_count == 0
 
 
 def test_evidence_of_a_run_that_is_over_counts_nowhere(desk: Desk) -> None:
     desk.create()
     before = desk.start()
-    desk.do(lambda records: desk.control.halve(records, by("me"), NAME))
+    desk.change(by("me"), "halve")
     old = [report(before, Arm.TREATMENT, 900, {Guardrail.ERRORS: 90})]
     desk.do(lambda records: desk.control.report(records, "g1", 1, 1, old))
     run = desk.do(lambda records: records.runs())[0]
@@ -260,7 +275,7 @@ def test_the_threshold_of_slow_requests_is_controls_p95_and_outlives_the_step(de
     desk.tick()
     threshold = desk.snapshot().features[0].latency_threshold.ToNanoseconds() / 1e9
     assert threshold == pytest.approx(0.1, rel=0.11)
-    desk.do(lambda records: desk.control.halve(records, by("me"), NAME))
+    desk.change(by("me"), "halve")
     assert desk.snapshot().features[0].HasField("latency_threshold")
 
 
@@ -270,7 +285,7 @@ def test_a_command_is_done_when_every_live_gateway_serves_it(desk: Desk, command
     desk.start()
     desk.acknowledge("g1")
     desk.acknowledge("g2")
-    desk.do(lambda records: getattr(desk.control, command)(records, by("ada"), NAME))
+    desk.change(by("ada"), command)
     desk.now += 0.5
     desk.acknowledge("g1")
     assert desk.history()[-1].done_time is None
@@ -284,7 +299,7 @@ def test_a_gateway_that_fell_silent_is_waited_for_no_longer_than_it_counts_as_li
     desk.create()
     desk.start()
     desk.acknowledge("g1")
-    desk.do(lambda records: desk.control.kill(records, by("ada"), NAME))
+    desk.change(by("ada"), "kill")
     desk.now += 4.9
     desk.tick()
     assert desk.history()[-1].done_time is None
@@ -295,13 +310,13 @@ def test_a_gateway_that_fell_silent_is_waited_for_no_longer_than_it_counts_as_li
 
 def test_a_repeated_command_changes_nothing_and_returns_what_the_first_did(desk: Desk) -> None:
     desk.create()
-    first = desk.do(lambda records: desk.control.set_percentage(records, by("me", "c1"), NAME, 100_000))
-    desk.do(lambda records: desk.control.kill(records, by("me", "c2"), NAME))
-    again = desk.do(lambda records: desk.control.set_percentage(records, by("you", "c1"), NAME, 100_000))
+    first = desk.change(by("me", "c1"), "set_share", 100_000)
+    desk.change(by("me", "c2"), "kill")
+    again = desk.change(by("you", "c1"), "set_share", 100_000)
     assert again == first
     assert desk.feature().state is FeatureState.KILLED
     with pytest.raises(AlreadyExists) as refused:
-        desk.do(lambda records: desk.control.set_percentage(records, by("me", "c1"), NAME, 200_000))
+        desk.change(by("me", "c1"), "set_share", 200_000)
     assert refused.value.reason == "COMMAND_ID_REUSED"
 
 
@@ -319,7 +334,7 @@ def test_units_are_deleted_when_their_step_is_over(desk: Desk) -> None:
     desk.create()
     desk.start()
     desk.see(100, errors=(9, 9))
-    desk.do(lambda records: desk.control.roll_back(records, by("me"), NAME))
+    desk.change(by("me"), "roll_back")
     desk.tick()
     with sqlite3.connect(desk.path) as raw:
         assert raw.execute("SELECT count(*) FROM unit").fetchone() == (0,)
@@ -339,7 +354,7 @@ def test_units_are_deleted_when_their_step_is_over(desk: Desk) -> None:
 def test_a_damaged_row_is_left_out_alone_and_can_be_killed(desk: Desk, column: str, value: str) -> None:
     for name in ("first", NAME, "last"):
         desk.create(name)
-        desk.do(lambda records, name=name: desk.control.set_percentage(records, by("me"), name, 100_000))
+        desk.change(by("me"), "set_share", 100_000, name=name)
     with sqlite3.connect(desk.path) as raw:
         raw.execute(f"UPDATE feature SET {column} = ? WHERE name = ?", (value, NAME))
     desk.tick()
@@ -348,7 +363,7 @@ def test_a_damaged_row_is_left_out_alone_and_can_be_killed(desk: Desk, column: s
         "last": 100_000,
     }
     assert desk.told.quarantine == [NAME]
-    desk.do(lambda records: desk.control.kill(records, by("me"), NAME))
+    desk.change(by("me"), "kill")
     assert {feature.name: feature.killed for feature in desk.snapshot().features}[NAME]
 
 
@@ -361,10 +376,10 @@ def test_commands_of_nobody_for_no_reason_and_on_nothing_are_refused(desk: Desk)
         (Command("me", "why", "x" * 129), "command.command_id"),
     ]:
         with pytest.raises(InvalidArgument) as refused:
-            desk.do(lambda records, command=command: desk.control.kill(records, command, NAME))
+            desk.change(command, "kill")
         assert refused.value.field == wrong
     with pytest.raises(NotFound) as missing:
-        desk.do(lambda records: desk.control.kill(records, by("me"), "nothing"))
+        desk.change(by("me"), "kill", name="nothing")
     assert missing.value.reason == "FEATURE_NOT_FOUND"
 
 
@@ -404,17 +419,21 @@ class Life(RuleBasedStateMachine):
         self.desk.database.close()
         self._folder.cleanup()
 
-    @rule(command=st.sampled_from(["promote", "hold", "halve", "roll_back", "kill", "rearm"]))
+    @rule(command=st.sampled_from(["hold", "halve", "roll_back", "kill", "rearm"]))
     def command(self, command: str) -> None:
-        self._try(lambda records: getattr(self.desk.control, command)(records, by("me"), NAME))
+        self._try(lambda: self.desk.change(by("me"), command))
+
+    @rule()
+    def promote(self) -> None:
+        self._try(lambda: self.desk.do(lambda records: self.desk.control.promote(records, by("me"), NAME)))
 
     @rule(share=st.sampled_from([0, 1, 100_000, 750_000, BUCKETS]))
     def set_share(self, share: int) -> None:
-        self._try(lambda records: self.desk.control.set_percentage(records, by("me"), NAME, share))
+        self._try(lambda: self.desk.change(by("me"), "set_share", share))
 
     @rule()
     def start(self) -> None:
-        self._try(lambda records: self.desk.control.start(records, by("me"), NAME, PLAN))
+        self._try(self.desk.start)
 
     @precondition(lambda self: self.desk.feature().watched)
     @rule(bad=st.sampled_from([(0, 0), (40, 40), (60, 5)]), seconds=st.sampled_from([1.0, 40.0]))
@@ -462,10 +481,10 @@ class Life(RuleBasedStateMachine):
         if feature.state in (FeatureState.READY, FeatureState.ROLLED_BACK, FeatureState.KILLED):
             assert feature.treatment_ppm == 0
 
-    def _try(self, work: Callable[[Records], Feature]) -> None:
+    def _try(self, work: Callable[[], Feature]) -> None:
         before = self.desk.feature()
         try:
-            self.desk.do(work)
+            work()
         except SluiceError:
             assert self.desk.feature() == before
 

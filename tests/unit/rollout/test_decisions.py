@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.experiment.bucketing import BUCKETS, Arm
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.decisions import Action, Patience, Run, decide, evidence_of, obstacles_of
 from services.rollout.evidence import ArmTotals
-from services.rollout.features import Feature, FeatureState, HoldCause, Overrides
+from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.plans import Criteria, Plan, PlanStep
 
 PLAN = Plan("careful", (PlanStep(100_000, 60, True), PlanStep(500_000, 60, False), PlanStep(BUCKETS, 60, True)))

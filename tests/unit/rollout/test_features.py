@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.bucketing import BUCKETS
-from services.rollout.features import Feature, FeatureState, Overrides, check_feature
+from services.experiment.flags import Overrides
+from services.rollout.features import Feature, FeatureState, check_feature
 from services.rollout.snapshots import snapshot_of
 
 FEATURE = Feature("rerank-v1", "", "rerank-v1", Overrides(rerank=True, rerank_candidate_count=50))
@@ -22,11 +23,8 @@ BROKEN = [
     ("salt", replace(FEATURE, salt=" ")),
     ("salt", replace(FEATURE, salt="a\x1fb")),
     ("salt", replace(FEATURE, salt="ü" * 65)),
-    ("overrides", replace(FEATURE, overrides=Overrides())),
-    ("overrides", replace(FEATURE, overrides=Overrides(dense=False, lexical=False))),
-    ("overrides.expansion_strategy", replace(FEATURE, overrides=Overrides(expansion_strategy="magic"))),
-    ("overrides.max_variant_count", replace(FEATURE, overrides=Overrides(max_variant_count=17))),
-    ("overrides.rerank_candidate_count", replace(FEATURE, overrides=Overrides(rerank_candidate_count=0))),
+    ("features", replace(FEATURE, overrides=Overrides())),
+    ("features", replace(FEATURE, overrides=Overrides(dense=False, lexical=False))),
     ("treatment_ppm", replace(FEATURE, treatment_ppm=-1)),
     ("treatment_ppm", replace(FEATURE, treatment_ppm=BUCKETS + 1)),
 ]

@@ -18,7 +18,7 @@ PLAN = Plan(
 
 def test_a_plan_of_growing_steps_is_taken() -> None:
     check_plan(PLAN)
-    check_plan(replace(PLAN, holdback_ppm=50_000, shadow_ppm=10_000))
+    check_plan(replace(PLAN, holdout_ppm=50_000, shadow_ppm=10_000))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_a_plan_of_growing_steps_is_taken() -> None:
         ("plan.steps[0].dwell", replace(PLAN, steps=(PlanStep(5, -1, True),))),
         ("plan.steps[0].dwell", replace(PLAN, steps=(PlanStep(5, math.inf, True),))),
         ("plan.steps[0].dwell", replace(PLAN, steps=(PlanStep(5, math.nan, True),))),
-        ("plan.holdback_ppm", replace(PLAN, holdback_ppm=-1)),
-        ("plan.holdback_ppm", replace(PLAN, holdback_ppm=500_000)),
-        ("plan.holdback_ppm", replace(PLAN, steps=PLAN.steps[2:], holdback_ppm=BUCKETS)),
+        ("plan.holdout_ppm", replace(PLAN, holdout_ppm=-1)),
+        ("plan.holdout_ppm", replace(PLAN, holdout_ppm=500_000)),
+        ("plan.holdout_ppm", replace(PLAN, steps=PLAN.steps[2:], holdout_ppm=BUCKETS)),
         ("plan.shadow_ppm", replace(PLAN, shadow_ppm=BUCKETS + 1)),
         ("plan.criteria.error_rate_max", replace(PLAN, criteria=Criteria(error_rate_max=2))),
         ("plan.criteria.error_rate_max", replace(PLAN, criteria=Criteria(error_rate_max=0))),
@@ -55,8 +55,8 @@ def test_a_plan_that_makes_no_sense_is_refused_by_the_name_of_its_field(field: s
     assert refused.value.field == field
 
 
-def test_the_holdback_is_never_reached() -> None:
-    plan = replace(PLAN, holdback_ppm=50_000)
+def test_the_holdout_is_never_reached() -> None:
+    plan = replace(PLAN, holdout_ppm=50_000)
     assert [plan.share(step) for step in (1, 2, 3)] == [100_000, 500_000, 950_000]
     assert plan.step_after(950_000) is None
 
