@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.chassis.errors import DeadlineExceeded
+from services.chassis.errors import DeadlineExceeded, InvalidArgument
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
@@ -33,6 +34,21 @@ def remaining(deadline: float) -> float:
     if left <= 0:
         raise DeadlineExceeded("the deadline passed before the work was done")
     return left
+
+
+def seconds_of(message: Duration, field: str) -> float:
+    """Seconds of a duration. Raises InvalidArgument, naming the field, for a negative one."""
+    seconds = message.seconds + message.nanos / 1e9
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InvalidArgument(field, "must not be negative")
+    return seconds
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """A moment, from seconds since 1970, to the microsecond."""
+    message = Timestamp()
+    message.FromMicroseconds(round(seconds * 1e6))
+    return message
 
 
 def duration(seconds: float) -> Duration:

@@ -11,7 +11,7 @@ import enum
 import hashlib
 from typing import Self
 
-from services.chassis.conversion import from_number, to_number
+from services.experiment.enums import from_number
 from sluice.type.v1 import arm_pb2
 
 BUCKETS = 1_000_000
@@ -34,7 +34,7 @@ class Arm(enum.Enum):
 
     def to_proto(self) -> arm_pb2.Arm.ValueType:
         """Write the arm."""
-        return to_number(self, arm_pb2.Arm)
+        return arm_pb2.Arm.Value(f"ARM_{self.name}")
 
 
 class Salt:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Self
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from services.chassis.errors import InvalidArgument
 from sluice.type.v1 import features_pb2, stage_pb2
@@ -72,7 +72,7 @@ def _flag(field: FieldDescriptor) -> Flag:
     return Flag(
         name=field.name,
         kind=kind,
-        choices=_choices(field) if field.enum_type else (),
+        choices=_choices(field.enum_type) if field.enum_type else (),
         least=option.least,
         most=option.most,
         refines=option.refines,
@@ -85,8 +85,8 @@ def _flag(field: FieldDescriptor) -> Flag:
     )
 
 
-def _choices(field: FieldDescriptor) -> tuple[str, ...]:
-    unset, *values = [value.name for value in field.enum_type.values]
+def _choices(choices: EnumDescriptor) -> tuple[str, ...]:
+    unset, *values = [value.name for value in choices.values]
     prefix = unset.removesuffix("UNSPECIFIED")
     return tuple(value.removeprefix(prefix).lower() for value in values)
 

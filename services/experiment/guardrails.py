@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Self
 
-from services.chassis.conversion import from_number, to_number
+from services.experiment.enums import from_number
 from sluice.rollout.v1 import rollout_pb2
 
 
@@ -24,4 +24,4 @@ class Guardrail(enum.Enum):
 
     def to_proto(self) -> rollout_pb2.Guardrail.ValueType:
         """Write the guardrail."""
-        return to_number(self, rollout_pb2.Guardrail)
+        return rollout_pb2.Guardrail.Value(f"GUARDRAIL_{self.name}")

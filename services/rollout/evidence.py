@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincc, betaln
 
-from services.chassis.conversion import duration
+from services.chassis.timing import duration
 from services.experiment.bucketing import Arm
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator
 
-from services.chassis.conversion import timestamp, to_number
 from services.chassis.errors import InvalidArgument
+from services.chassis.timing import timestamp
 from services.experiment.bucketing import BUCKETS
 from services.experiment.flags import Overrides, check_alternatives
 from services.rollout.plans import Plan
@@ -30,9 +30,9 @@ class FeatureState(enum.Enum):
     ROLLED_BACK = "rolled_back"
     KILLED = "killed"
 
-    def to_proto(self) -> Any:
+    def to_proto(self) -> pb.FeatureState.ValueType:
         """Write the state."""
-        return to_number(self, pb.FeatureState)
+        return pb.FeatureState.Value(f"FEATURE_STATE_{self.name}")
 
 
 WATCHED = frozenset({FeatureState.RAMPING, FeatureState.HELD})

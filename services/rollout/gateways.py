@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.chassis.conversion import timestamp
+from services.chassis.timing import timestamp
 from services.rollout.snapshots import Quarantined
 from sluice.rollout.v1 import rollout_pb2 as pb
 

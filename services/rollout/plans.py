@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from services.chassis.conversion import duration, seconds_of
 from services.chassis.errors import InvalidArgument
+from services.chassis.timing import duration, seconds_of
 from services.experiment.bucketing import BUCKETS
 from sluice.rollout.v1 import rollout_pb2 as pb
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.chassis.conversion import timestamp, to_number
+from services.chassis.timing import timestamp
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout import tables
@@ -51,7 +51,7 @@ class HistoryEntry:
             number=self.number,
             time=timestamp(self.time),
             feature=self.feature,
-            action=to_number(self.action, pb.HistoryAction),
+            action=pb.HistoryAction.Value(f"HISTORY_ACTION_{self.action.name}"),
             actor=self.actor,
             reason=self.reason,
             old_treatment_ppm=self.old_treatment_ppm,

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from services.chassis.conversion import duration, timestamp
 from services.chassis.errors import InvalidArgument, Unavailable
+from services.chassis.timing import duration, timestamp
 from services.experiment.flags import Overrides
 from services.rollout import transitions
 from services.rollout.control import Command, Control, known

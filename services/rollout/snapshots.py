@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.chassis.conversion import duration, timestamp
 from services.chassis.errors import InvalidArgument
+from services.chassis.timing import duration, timestamp
 from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
 from services.rollout.features import Feature, FeatureState, check_feature
