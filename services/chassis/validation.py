@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
+from typing import cast
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgument
 
 MAX_QUERY_BYTES = 8192
-_TWIN_OF_STRING = "TwinOfString"
 
 
 def check_text(field: str, text: str, most_bytes: int) -> None:
@@ -33,34 +34,44 @@ def check_count(field: str, count: int, most: int) -> None:
 def undecodable(request_type: type[Message], raw: bytes) -> InvalidArgument:
     """The error for bytes that do not decode as `request_type`, naming the first field that is not UTF-8.
 
-    protobuf refuses a message with a broken `string` field without naming it. A twin of the message type, with every
-    `string` turned into `bytes`, decodes the same bytes and shows the field.
+    protobuf refuses a message with a broken `string` field without naming it. As a message without fields, the same
+    bytes decode into unknown fields, whose content can be looked at.
     """
+    described = cast(Descriptor, request_type.DESCRIPTOR)
     try:
-        # mypy takes the class of a message to be as unhashable as a message.
-        twin = _twin(request_type).FromString(raw)  # type: ignore[arg-type]
+        path = next(_broken_text(described, raw), None)
     except DecodeError:
-        return InvalidArgument("request", f"is not a valid {request_type.DESCRIPTOR.full_name} message")
-    path = next(_broken_text(twin), "request")
-    return InvalidArgument(path, "is not valid UTF-8; encode text as UTF-8", reason="NOT_UTF8")
+        path = None
+    if path is None:
+        return InvalidArgument("request", f"is not a valid {described.full_name} message")
+    return InvalidArgument(path.lstrip("."), "is not valid UTF-8; encode text as UTF-8", reason="NOT_UTF8")
 
 
-def _broken_text(twin: Message, prefix: str = "") -> Iterator[str]:
-    for field, value in twin.ListFields():
-        for path, item in _items(f"{prefix}{field.name}", value, repeated=field.is_repeated):
-            if isinstance(item, Message):
-                yield from _broken_text(item, f"{path}.")
-            elif field.json_name.startswith(_TWIN_OF_STRING) and not _is_utf8(item):
-                yield path
+def _broken_text(kind: Descriptor, raw: bytes, path: str = "") -> Iterator[str]:
+    seen: Counter[int] = Counter()
+    for number, data in _parts(raw):
+        field = kind.fields_by_number.get(number)
+        if field is None or not isinstance(data, bytes):
+            continue
+        here = path if _is_entry(kind) else f"{path}.{field.name}"
+        if field.is_repeated:
+            key = dict(_parts(data)).get(1) if _is_entry(field.message_type) else None
+            here += f".{key.decode(errors='replace')}" if isinstance(key, bytes) else f"[{seen[number]}]"
+            seen[number] += 1
+        if field.message_type is not None:
+            yield from _broken_text(field.message_type, data, here)
+        elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(data):
+            yield here
 
 
-def _items(path: str, value: Any, *, repeated: bool) -> Iterator[tuple[str, Any]]:
-    if not repeated:
-        yield path, value
-    elif hasattr(value, "items"):
-        yield from ((f"{path}.{key}", item) for key, item in value.items())
-    else:
-        yield from ((f"{path}[{position}]", item) for position, item in enumerate(value))
+def _parts(raw: bytes) -> Iterator[tuple[int, object]]:
+    for part in UnknownFieldSet(Empty.FromString(raw)):  # type: ignore[attr-defined]  # missing in its stubs
+        yield part.field_number, part.data
+
+
+def _is_entry(kind: Descriptor | None) -> bool:
+    """True for the generated message of an entry of a map."""
+    return kind is not None and kind.GetOptions().map_entry
 
 
 def _is_utf8(raw: bytes) -> bool:
@@ -69,36 +80,3 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-@cache
-def _twin(request_type: type[Message]) -> type[Message]:
-    pool = descriptor_pool.DescriptorPool()
-    added: set[str] = set()
-
-    def add(file: Any) -> None:
-        if file.name in added:
-            return
-        added.add(file.name)
-        for dependency in file.dependencies:
-            add(dependency)
-        proto = descriptor_pb2.FileDescriptorProto()
-        file.CopyToProto(proto)
-        for message in proto.message_type:
-            _strings_to_bytes(message)
-        pool.Add(proto)
-
-    add(request_type.DESCRIPTOR.file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(request_type.DESCRIPTOR.full_name))
-
-
-def _strings_to_bytes(message: descriptor_pb2.DescriptorProto) -> None:
-    for nested in message.nested_type:
-        # The key of a map cannot be bytes; a broken key is reported as a broken request.
-        if not nested.options.map_entry:
-            _strings_to_bytes(nested)
-    for number, field in enumerate(message.field):
-        if field.type == descriptor_pb2.FieldDescriptorProto.TYPE_STRING:
-            field.type = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
-            # Marks the twins; a field that was bytes from the start may hold anything.
-            field.json_name = f"{_TWIN_OF_STRING}{number}"
