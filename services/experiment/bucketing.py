@@ -1,4 +1,4 @@
-"""Which users a feature reaches: a bucket of a million for every user, and arms that nest as the share grows.
+"""Buckets of users: one of a million for every user, and arms that nest as the share grows.
 
 The function is ours, because it must never change: a library's hash that did moved a tenth of a cohort between arms.
 Its golden vectors are in the tests. The salt belongs to the feature and never changes with its share; another salt
@@ -21,7 +21,7 @@ _SEPARATOR = "\x1f"  # between salt and unit: ("a", "bc") and ("ab", "c") are no
 
 
 class Arm(enum.Enum):
-    """One side of a comparison; what is in neither is STANDARD, and not compared."""
+    """One side of a comparison; STANDARD is on neither side, and not compared."""
 
     TREATMENT = "treatment"
     CONTROL = "control"

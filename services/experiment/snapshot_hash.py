@@ -1,4 +1,4 @@
-"""What identifies the content of a rollout snapshot: the hash that the control plane and the gateways compare."""
+"""Hash of a rollout snapshot's content, which the control plane and the gateways compare."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from services.rollout.control import Control
 from services.rollout.decisions import Patience
 from services.rollout.gateways import Gateways
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.replica import Replica
+from services.rollout.leader_election import LeaderElection
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
@@ -28,7 +28,7 @@ _log = logs.get_logger("rollout")
 
 @asynccontextmanager
 async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
-    """The control plane over its database: active if nobody is, else waiting to be."""
+    """Compose the control plane over its database: it leads, or waits to lead."""
     metrics = RolloutMetrics()
     control = Control(
         Gateways(settings.rollout_gateway_live_seconds, settings.rollout_lease_seconds),
@@ -38,12 +38,12 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         latency_window_seconds=settings.rollout_latency_window_seconds,
         clock=time.time,
     )
-    replica = Replica(
+    replica = LeaderElection(
         open_database(settings.rollout_database_url.get_secret_value()),
         control,
         metrics,
         tick_seconds=settings.rollout_decision_seconds,
-        # A word that is lost or late must not end a lease.
+        # A renewal that is lost or late must not end a lease.
         renewal_seconds=min(1.0, settings.rollout_lease_seconds / 4),
     )
     died = asyncio.Event()
@@ -71,7 +71,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         await replica.close()
 
 
-def _register(server: grpc.aio.Server, replica: Replica, control: Control) -> None:
+def _register(server: grpc.aio.Server, replica: LeaderElection, control: Control) -> None:
     rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
     rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
 

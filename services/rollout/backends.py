@@ -1,4 +1,4 @@
-"""Where the records are: a SQLite file, or PostgreSQL where several replicas run. One replica leads; it alone writes.
+"""Databases for the records: a SQLite file, or PostgreSQL for several replicas. One replica leads; it alone writes.
 
 What says who leads is what a write needs: on PostgreSQL the connection that holds the advisory lock is the only one
 that writes, so a leader that lost its session, and with it the lock, cannot write what its successor does not know of.
@@ -29,10 +29,10 @@ _RETRY_SECONDS = 1.0
 
 
 class Database(Protocol):
-    """Where the records are."""
+    """A database that holds the records."""
 
     def lead(self) -> bool:
-        """Tries to become the one that writes, and brings the tables up to date; at once, whatever comes of it.
+        """Try once to become the leader, and bring the tables up to date.
 
         Raises Unavailable where the database cannot be reached, StartupError where a newer release has been at it.
         """
@@ -47,11 +47,11 @@ class Database(Protocol):
         """A context with `Records` to read. Raises Unavailable where the database cannot be reached."""
 
     def close(self) -> None:
-        """Lets go of everything, the lead as well."""
+        """Close all connections and give up the lead."""
 
 
 def open_database(url: str) -> Database:
-    """The database that a URL names. Raises StartupError with a remedy."""
+    """Open the database that a URL names. Raises StartupError with a remedy."""
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
@@ -70,7 +70,7 @@ def open_database(url: str) -> Database:
 
 
 class SqliteDatabase:
-    """A file on this machine. Its lead is a lock on the file beside it, which the kernel takes back from the dead."""
+    """A file on this machine. The lead is a lock on a second file, which the kernel releases when a process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,7 +135,7 @@ class SqliteDatabase:
 
 
 class PostgresDatabase:
-    """A PostgreSQL database. Its lead is an advisory lock of the session that writes.
+    """A PostgreSQL database. The lead is an advisory lock of the session that writes.
 
     A pooler between, if there is one, has to keep sessions (not transactions) together.
     """
@@ -200,7 +200,7 @@ class PostgresDatabase:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What a driver says of a database that is away, or not yet made, as an error that callers understand."""
+    """Turn a driver's error for a database that is away, or not yet made, into Unavailable."""
     try:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.ProgrammingError) as error:
@@ -215,7 +215,7 @@ def _explained() -> Iterator[None]:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # Transactions are ours to begin: the driver's own way would begin them late, and let two of them collide.
+    # We begin transactions: the driver would begin them late, and let two of them collide.
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

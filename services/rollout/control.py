@@ -1,4 +1,4 @@
-"""The control plane: what people command and what the evidence decides, each in one transaction.
+"""The control plane: commands of operators and decisions by evidence, each in one transaction.
 
 A command or decision, the history that tells of it, the snapshot that carries it and the run of evidence that begins
 with it become durable together or not at all. Domain code: no transport; the records and the clock are handed in.
@@ -45,9 +45,9 @@ MAX_REASON_BYTES = 4096
 MAX_COMMAND_ID_CHARACTERS = 128
 
 _THRESHOLD_REQUESTS = 50
-"""Requests of control from which its P95 is taken for a threshold."""
+"""Least requests of control from which its P95 becomes a threshold."""
 _SAME_THRESHOLD = 0.05
-"""A threshold that moved by less is left as it is: a new one is a new snapshot for everybody."""
+"""Relative change below which a threshold is kept: a new one means a new snapshot for all gateways."""
 _PURGED_UNITS = 20_000
 _REPORTS_KEPT_SECONDS = 86_400.0
 _GATEWAY_NAME = re.compile(r"[\x21-\x7e]{1,128}")
@@ -69,34 +69,34 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How everything stands, as of the last decision."""
+    """State of all features and gateways as of the last decision."""
 
     time: float
     features: list[Feature]
     findings: dict[str, Findings]
     live: list[Gateway]
     undone: list[HistoryEntry]
-    """What was done to features and not acknowledged by every live gateway."""
+    """Changes that some live gateway has not acknowledged."""
     snapshot: SealedSnapshot
 
 
 class Observer(Protocol):
-    """Is told what happened, for logs and metrics, once it is durable or about to be."""
+    """Receiver of events, for logs and metrics."""
 
     def happened(self, entry: HistoryEntry) -> None:
-        """An entry of the history was written."""
+        """Take an entry of the history that was written."""
 
     def done(self, entry: HistoryEntry, seconds: float) -> None:
-        """Every live gateway serves what an entry brought, so many seconds after it."""
+        """Take the seconds after which every live gateway served a change."""
 
     def quarantined(self, features: Sequence[Quarantined]) -> None:
-        """These features are left out of the snapshot."""
+        """Take the features that are left out of the snapshot."""
 
     def late_evidence(self) -> None:
-        """Evidence of a run that is over was left aside."""
+        """Count evidence that came after its run had ended."""
 
     def looked(self, look: Look) -> None:
-        """Every ramp was decided upon."""
+        """Take the state after all ramps were decided upon."""
 
 
 class Control:
@@ -124,7 +124,7 @@ class Control:
         self._since = clock()
 
     def take_over(self, records: Records) -> None:
-        """Begins where an earlier process, or another replica, ended."""
+        """Continue where an earlier process, or another replica, ended."""
         self._since = self._clock()
         self.gateways.load(records.gateways(), self._since)
         self._publish(records)
@@ -134,7 +134,7 @@ class Control:
     def create(
         self, records: Records, command: Command, name: str, description: str, overrides: Overrides, salt: str
     ) -> Feature:
-        """Makes a feature that reaches nobody yet. Raises AlreadyExists."""
+        """Create a feature that reaches no users yet. Raises AlreadyExists."""
         feature = Feature(name, description, salt or name, overrides)
 
         def create(before: Feature | None) -> Changed:
@@ -207,9 +207,9 @@ class Control:
     def _apply(
         self, records: Records, before: Feature, after: Feature, action: HistoryAction, actor: str, reason: str
     ) -> Feature:
-        """Writes a change down: run of evidence, feature, snapshot and history."""
+        """Write a change: run of evidence, feature, snapshot and history."""
         now = self._clock()
-        # A hold that is said twice, or a kill of what is killed, changes nothing and needs no entry.
+        # A second hold, or a kill of a killed feature, changes nothing and needs no entry.
         if action not in (HistoryAction.CREATED, HistoryAction.SHARE_SET) and replace(after, reason="") == replace(
             before, reason=""
         ):
@@ -241,7 +241,7 @@ class Control:
         return after
 
     def _publish(self, records: Records) -> SealedSnapshot:
-        """The snapshot of what holds now: a new one, if it is not the newest already."""
+        """Publish a snapshot of the features as they are; return the newest one if nothing has changed."""
         thresholds = {run.number: run.latency_threshold for run in records.runs()}
         served, quarantined = snapshot_of(records.features(), thresholds)
         self._observer.quarantined(quarantined)
@@ -263,7 +263,7 @@ class Control:
         quarantined: tuple[Quarantined, ...],
         locally_killed: tuple[str, ...],
     ) -> None:
-        """A gateway serves a version from now on."""
+        """Note the version that a gateway serves from now on."""
         self.hear(gateway)
         if version < 0:
             raise InvalidArgument("version", f"must be at least 0, not {version}")
@@ -274,7 +274,7 @@ class Control:
         self._complete(records)
 
     def hear(self, gateway: str) -> None:
-        """A word from a gateway. Raises InvalidArgument where that is no name, ResourceExhausted for too many."""
+        """Note a word from a gateway. Raises InvalidArgument for an illegal name, ResourceExhausted for too many."""
         if not _GATEWAY_NAME.fullmatch(gateway):
             raise InvalidArgument("gateway", "must be 1 to 128 visible ASCII characters")
         if gateway not in self.gateways and len(self.gateways) >= MAX_GATEWAYS:
@@ -284,7 +284,7 @@ class Control:
     def report(
         self, records: Records, gateway: str, incarnation: int, sequence: int, arms: Sequence[ArmReport]
     ) -> None:
-        """Adds what a gateway saw; a report that was counted already changes nothing."""
+        """Add a gateway's report; a report that was counted already changes nothing."""
         self.hear(gateway)
         if sequence < 1:
             raise InvalidArgument("sequence", f"must be at least 1, not {sequence}")
@@ -309,17 +309,17 @@ class Control:
         self.gateways.last_report_time = now
 
     def _keep_point(self, records: Records, run: Run, now: float) -> None:
-        """A point of the curve: often at the beginning, where it moves, and seldom later."""
+        """Keep a point of the curve: often at the beginning, where it moves, and rarely later."""
         if now - run.point_time >= max(1.0, (now - run.start_time) / 50):
             feature = records.feature(run.feature)
             if feature is not None:
                 records.add_point(run.number, now, _findings(feature, run))
                 run.point_time = now
 
-    # What happens by itself
+    # Decisions
 
     def tick(self, records: Records) -> None:
-        """Decides about every ramp, and does what else falls due."""
+        """Decide about every ramp, and do all other work that is due."""
         runs = {run.number: run for run in records.runs()}
         for feature in records.features():
             run = runs.get(feature.run)
@@ -372,7 +372,7 @@ class Control:
         self._apply(records, feature, after, action, OURSELVES, decision.reason)
 
     def _renew_threshold(self, records: Records, run: Run) -> None:
-        """Freezes control's P95 of the window that ends as the threshold of the next."""
+        """Take control's P95 of the window that ends as the threshold of the next."""
         now = self._clock()
         control = run.arms[Arm.CONTROL]
         if now - run.window_start_time < self._window_seconds or sum(control.window_counts) < _THRESHOLD_REQUESTS:
@@ -386,7 +386,7 @@ class Control:
         records.save_run(run)
 
     def _complete(self, records: Records) -> None:
-        """Writes down which entries every live gateway serves by now."""
+        """Note the changes that every live gateway serves by now."""
         now = self._clock()
         for entry in records.undone():
             if not self.gateways.behind(entry.snapshot_version, now):
@@ -402,7 +402,7 @@ def known(feature: Feature | None, name: str) -> Feature:
 
 
 def _threshold_of(run: Run | None) -> float | None:
-    """The threshold for the run after this one: control's P95 in the window that it cuts short, or the one before."""
+    """Threshold for the next run: control's P95 in the window that ends early, or the present threshold."""
     if run is None:
         return None
     window = run.arms[Arm.CONTROL].window_counts

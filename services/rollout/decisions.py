@@ -1,4 +1,4 @@
-"""What is to be done about a feature, from its evidence alone. Pure: the clock is an argument.
+"""Decisions about a feature from its evidence alone. Pure: the clock is an argument.
 
 In this order: breach (zero on a hard limit or a second statistical breach, else half) > mismatch, no data, stale (hold)
 > promote > wait. A kill comes before all of it: what is killed has no evidence to decide upon. Nothing is promoted on
@@ -30,7 +30,7 @@ COMPARED = (Arm.TREATMENT, Arm.CONTROL)
 
 
 class Action(enum.Enum):
-    """What to do."""
+    """A step that evidence asks for."""
 
     ROLL_BACK = "roll back"
     HALVE = "halve"
@@ -42,18 +42,18 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, and why."""
+    """An action and its reason."""
 
     action: Action
     reason: str
     hold_cause: HoldCause | None = None
     breached: bool = False
-    """Whether it is for a statistical breach, which is counted."""
+    """True for a statistical breach, which is counted."""
 
 
 @dataclass(slots=True)
 class Run:
-    """One run of evidence: what was seen while the share stayed the same."""
+    """One run of evidence: the time during which the share stayed the same."""
 
     number: int
     feature: str
@@ -65,22 +65,22 @@ class Run:
     """T in seconds; None while there is none yet."""
     window_start_time: float
     watched_seconds: float = 0.0
-    """How long it was watched: time without evidence is not in it, so that a ramp freezes where nothing is seen."""
+    """Time with evidence, so that a ramp stands still while nothing is seen."""
     misplaced_unit_count: int = 0
     """Units that a gateway reported in an arm to which their bucket does not belong."""
     point_time: float = 0.0
-    """When the last point of its curve was kept."""
+    """Time of the last point of its curve. Seconds since 1970."""
     arms: dict[Arm, ArmTotals] = field(default_factory=lambda: {arm: ArmTotals() for arm in COMPARED})
 
     @property
     def exposure(self) -> float:
-        """How many times as many users treatment has as control; 1 where there is no control."""
+        """Users of treatment over those of control; 1 without control."""
         return self.treatment_ppm / self.control_ppm if self.control_ppm else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long evidence may be missing, in seconds."""
+    """Longest time without evidence, in seconds."""
 
     no_data_seconds: float
     """Without a request in an arm."""
@@ -89,18 +89,18 @@ class Patience:
 
 
 def guardrails_of(feature: Feature) -> list[Guardrail]:
-    """What is looked at: quality only where shadow pairs are made."""
+    """Guardrails that apply: quality only where shadow pairs are made."""
     shadowed = feature.plan is not None and feature.plan.shadow_ppm > 0
     return [guardrail for guardrail in Guardrail if shadowed or guardrail is not Guardrail.QUALITY]
 
 
 def criteria_of(feature: Feature) -> Criteria:
-    """What must hold: the plan's word, or the defaults for a share that was set by hand."""
+    """Criteria of the plan, or the defaults for a share that was set by hand."""
     return feature.plan.criteria if feature.plan else Criteria()
 
 
 def evidence_of(feature: Feature, run: Run) -> list[GuardrailEvidence]:
-    """What the run's counts come to, by the plan's ratios."""
+    """Evidence of a run by guardrail, with the plan's ratios."""
     criteria = criteria_of(feature)
     ratio = criteria.non_inferiority_ratio or (2.0 if run.treatment_ppm < BUCKETS // 2 else 1.5)
     return weigh(
@@ -145,7 +145,7 @@ class Limit:
 
 
 def limits_of(feature: Feature, run: Run) -> list[Limit]:
-    """The hard limits: so many errors, and so slow that a twentieth (P95) or a hundredth (P99) takes too long."""
+    """Hard limits: the rate of errors, and the rates of requests slower than the largest P95 and P99."""
     criteria, treatment = criteria_of(feature), run.arms[Arm.TREATMENT]
     measured = sum(treatment.latency_counts)
     rows = (
@@ -165,7 +165,7 @@ def limits_of(feature: Feature, run: Run) -> list[Limit]:
 
 
 def decide(feature: Feature, run: Run, *, now: float, since: float, reported: float, patience: Patience) -> Decision:
-    """What to do about a feature that is watched.
+    """Decide about a feature that is watched.
 
     `since` is when this process began to look, before which nothing can have been missing, and `reported` is when any
     gateway last reported anything. Seconds since 1970.
@@ -178,7 +178,7 @@ def decide(feature: Feature, run: Run, *, now: float, since: float, reported: fl
 
 
 def _progress(feature: Feature, run: Run) -> Decision:
-    """What to do where nothing speaks against a feature."""
+    """Decide where nothing speaks against a feature."""
     if feature.state is FeatureState.HELD:
         return Decision(Action.RESUME, f"evidence is there again ({_cause(feature)} is over)")
     obstacles = obstacles_of(feature, run)
@@ -190,13 +190,13 @@ def _progress(feature: Feature, run: Run) -> Decision:
 
 
 def promotion_reason(feature: Feature, run: Run) -> str:
-    """Why it may go on, in numbers."""
+    """Reason for a promotion, in numbers."""
     treatment = run.arms[Arm.TREATMENT]
     return f"all holds after {treatment.request_count:,} requests of {treatment.unit_count:,} users in treatment"
 
 
 def obstacles_of(feature: Feature, run: Run) -> list[str]:
-    """What keeps a ramp from its next step, for people; empty where nothing does."""
+    """Readable obstacles to the next step; empty where there are none."""
     if feature.plan is None or feature.step == 0:
         return ["no plan is under way"]
     step = feature.plan.steps[feature.step - 1]
@@ -205,7 +205,7 @@ def obstacles_of(feature: Feature, run: Run) -> list[str]:
         obstacles.append(f"watched for {run.watched_seconds:,.0f} of {step.dwell_seconds:,.0f} s")
     if run.arms[Arm.TREATMENT].request_count == 0:
         obstacles.append("nothing was seen yet")
-    # At 100 % there is nobody to compare with: the hard limits alone watch.
+    # At 100 % there is no control to compare with: the hard limits alone watch.
     if run.control_ppm:
         unshown = [row.guardrail.value for row in evidence_of(feature, run) if not row.shown]
         if unshown:

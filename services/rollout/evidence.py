@@ -1,4 +1,4 @@
-"""What speaks against a feature, in numbers that may be looked at after every event. Pure.
+"""Evidence against a feature: e-values, which may be looked at after every event. Pure.
 
 Given a bad event, which arm did it come from? Where treatment is no worse than allowed, it is treatment's with a
 probability of at most t0 = m / (1 + m). The evidence against that is an e-process: the wealth of somebody who bets
@@ -27,13 +27,13 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice_statistics.percentiles import histogram_percentile
 
 ALPHA = 0.05
-"""Of all guardrails together: false alarms in a ramp that changes nothing."""
+"""Probability of a false alarm of all guardrails together, in a ramp that changes nothing."""
 STRICT_ALPHA = 0.001
-"""Of the sample ratio, and of each hard limit: what they do is not undone by waiting."""
+"""The same for the sample ratio and for each hard limit: waiting does not undo their effect."""
 NEGLIGIBLE_RATE = 0.001
-"""Bad events in so small a share of requests are no reason to wait for more of them."""
+"""Rate of bad events below which more of them are not waited for."""
 MAX_UNITS = 1_000_000
-"""Units counted in a run, and bad ones in each of its guardrails; every test has long been decided by then."""
+"""Most units counted in a run, and in each of its guardrails; every test is decided long before."""
 
 _PRIOR_STRENGTH = 20.0
 _LOWER_EDGES = (0.0, *EDGES)
@@ -88,7 +88,7 @@ def _log_evidence(s: Number, f: Number, t0: float) -> Number:
 
 @dataclass(slots=True)
 class ArmTotals:
-    """What one arm of a run saw."""
+    """Totals of one arm of a run."""
 
     request_count: int = 0
     unit_count: int = 0
@@ -99,9 +99,9 @@ class ArmTotals:
     """First bad events of a unit: the evidence."""
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(EDGES) + 1))
     window_counts: list[int] = field(default_factory=lambda: [0] * (len(EDGES) + 1))
-    """Latencies of the current window alone, of which the next threshold is made."""
+    """Latencies of the current window alone; the next threshold comes from them."""
     last_request_time: float = 0.0
-    """When requests were last reported. Seconds since 1970."""
+    """Time of the last report of requests. Seconds since 1970."""
     shadow_win_count: int = 0
     shadow_loss_count: int = 0
     shadow_tie_count: int = 0
@@ -110,7 +110,7 @@ class ArmTotals:
     quality_score_count: int = 0
 
     def slower_than(self, seconds: float) -> int:
-        """Requests that surely took longer: those of buckets that begin there or later."""
+        """Number of requests that surely took longer: those in buckets that begin there or later."""
         return sum(count for count, lower in zip(self.latency_counts, (0.0, *EDGES), strict=True) if lower >= seconds)
 
     @property
@@ -130,14 +130,14 @@ class ArmTotals:
 
 
 def latency_percentile(counts: Sequence[int], percent: float) -> float | None:
-    """Percentile of latencies counted by bucket, in seconds; None of nothing."""
+    """Percentile of latencies counted by bucket, in seconds; None without any."""
     found = float(histogram_percentile(counts, _LOWER_EDGES, _UPPER_EDGES, percent)[0])
     return None if math.isnan(found) else found
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailEvidence:
-    """What one guardrail's counts come to."""
+    """Evidence of one guardrail."""
 
     guardrail: Guardrail
     treatment_count: int
@@ -149,7 +149,7 @@ class GuardrailEvidence:
 
     @property
     def breached(self) -> bool:
-        """Whether treatment is worse than allowed."""
+        """True if treatment is worse than allowed."""
         return self.log_evidence >= self.log_threshold
 
     @property
@@ -171,7 +171,7 @@ def weigh(
     non_inferiority_ratio: float,
     exposure: float,
 ) -> list[GuardrailEvidence]:
-    """The evidence of every guardrail, alpha split over them."""
+    """Weigh the evidence of every guardrail, alpha split over them."""
     threshold = math.log(len(guardrails) / ALPHA) if guardrails else math.inf
     treatment, control = arms[Arm.TREATMENT], arms[Arm.CONTROL]
     weighed = []
@@ -180,7 +180,7 @@ def weigh(
         trials = control.shadow_count if guardrail is Guardrail.QUALITY else treatment.request_count
         events = treatment.event_counts.get(guardrail, 0)
         size = 1.0 if guardrail is Guardrail.QUALITY else exposure  # a pair has one of each
-        # Where next to nothing goes wrong there is next to nothing to compare: that it is so rare shows it as well.
+        # With very few bad events there is little to compare: that they are rare is shown instead.
         # Half of the wealth is bet on either, and so remains one wealth.
         rare = log_below(events, max(0, trials - events), NEGLIGIBLE_RATE)
         ratio = log_non_inferiority(bad, other, non_inferiority_ratio, size)
@@ -200,7 +200,7 @@ def weigh(
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """What an arm came to, for people and for the history. Times are seconds."""
+    """Summary of an arm, for operators and the history. Times are seconds."""
 
     arm: Arm
     request_count: int
@@ -239,7 +239,7 @@ class ArmSummary:
 
 
 def summarize(arm: Arm, totals: ArmTotals, *, with_latencies: bool = False) -> ArmSummary:
-    """An arm's totals in short."""
+    """Summarize an arm's totals."""
     return ArmSummary(
         arm,
         totals.request_count,

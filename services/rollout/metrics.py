@@ -78,7 +78,7 @@ _URGENT = (HistoryAction.ROLLED_BACK, HistoryAction.KILLED)
 
 
 class RolloutMetrics(Observer):
-    """Keeps the series, and logs what is done to features."""
+    """Series of the rollout service, and log lines about changes of features."""
 
     def __init__(self) -> None:
         self._quarantined: dict[str, str] = {}
@@ -126,7 +126,7 @@ class RolloutMetrics(Observer):
         for feature in look.features:
             name = feature.name
             percentage.labels(name).set(feature.treatment_ppm / 10_000)
-            # There before the first kill: of a series that begins with it, no rate shows it.
+            # The series exists before the first kill: a rate cannot show the event with which a series begins.
             zero_exposure_seconds.labels(name)
             for one in FeatureState:
                 state.labels(name, one.value).set(one is feature.state)
@@ -138,7 +138,7 @@ class RolloutMetrics(Observer):
                 log_evidence.labels(name, row.guardrail.value).set(row.log_evidence)
                 log_threshold.labels(name, row.guardrail.value).set(row.log_threshold)
                 weighed.add((name, row.guardrail.value))
-        # No series is taken away to be made anew: whoever reads in between would miss it.
+        # A series is never removed and made again: a scrape in between would miss it.
         for labels in self._weighed - weighed:
             log_evidence.remove(*labels)
             log_threshold.remove(*labels)
@@ -153,7 +153,7 @@ class RolloutMetrics(Observer):
         unacknowledged_seconds.set(max((look.time - entry.time for entry in urgent), default=0.0))
 
     def active(self, snapshot: SealedSnapshot | None) -> None:
-        """This replica leads, with this as the newest snapshot, or, without one, leads no more."""
+        """Note the newest snapshot of a replica that leads; None for one that leads no longer."""
         active.set(snapshot is not None)
         if snapshot is None:
             for series in _OF_FEATURES:

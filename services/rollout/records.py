@@ -1,4 +1,4 @@
-"""What the control plane keeps, read and written within one transaction of whoever hands the connection in."""
+"""Records of the control plane, read and written within one transaction of the caller."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BATCH = 5000
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """Something that happened. Number and done_time come from the store."""
+    """An event in the history. Number and done_time come from the store."""
 
     time: float
     feature: str
@@ -82,7 +82,7 @@ _POINT = TypeAdapter(Point)
 
 
 class Records:
-    """All of it, over one connection within one transaction."""
+    """All records, over one connection within one transaction."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -90,7 +90,7 @@ class Records:
     # Features
 
     def features(self) -> list[Feature]:
-        """All of them, in the order in which they were made.
+        """All features, in the order of their creation.
 
         A damaged row does not take the others with it: it is read as a feature that is rolled back and switches
         nothing, or killed if it says so, and that no snapshot serves.
@@ -98,16 +98,16 @@ class Records:
         return [_feature(row) for row in self._connection.execute(_FEATURES.order_by(tables.feature.c.position))]
 
     def feature(self, name: str) -> Feature | None:
-        """The feature of that name."""
+        """Feature of that name, or None."""
         row = self._connection.execute(_FEATURES.where(tables.feature.c.name == name)).one_or_none()
         return None if row is None else _feature(row)
 
     def add(self, feature: Feature) -> None:
-        """A new feature, the last in order."""
+        """Add a feature, the last in order."""
         self._connection.execute(sa.insert(tables.feature).values(**_FEATURE.dump_python(feature, mode="json")))
 
     def save(self, feature: Feature) -> None:
-        """A feature as it is now."""
+        """Write a feature as it is now."""
         table = tables.feature
         self._connection.execute(
             sa.update(table).where(table.c.name == feature.name).values(**_FEATURE.dump_python(feature, mode="json"))
@@ -116,14 +116,14 @@ class Records:
     # Runs of evidence
 
     def begin_run(self, feature: Feature, now: float, latency_threshold: float | None) -> Run:
-        """A new run for a feature's share."""
+        """Begin a run for a feature's share."""
         run = Run(0, feature.name, feature.treatment_ppm, feature.control_ppm, now, None, latency_threshold, now)
         result = self._connection.execute(sa.insert(tables.run).values(**_run_row(run)))
         run.number = _number(result)
         return run
 
     def run(self, number: int) -> Run | None:
-        """The run of that number."""
+        """Run of that number, or None."""
         row = self._connection.execute(sa.select(tables.run).where(tables.run.c.number == number)).one_or_none()
         return None if row is None else _run(row)
 
@@ -134,16 +134,16 @@ class Records:
         return [_run(row) for row in found]
 
     def save_run(self, run: Run) -> None:
-        """A run as it is now."""
+        """Write a run as it is now."""
         table = tables.run
         self._connection.execute(sa.update(table).where(table.c.number == run.number).values(**_run_row(run)))
 
     def add_units(self, run: int, units: Sequence[int]) -> list[int]:
-        """Keeps units of a run; those that no gateway had reported before."""
+        """Keep units of a run; return those that no gateway had reported before."""
         return self._add_new(tables.unit, units, run=run)
 
     def add_bad_units(self, run: int, guardrail: Guardrail, units: Sequence[int]) -> list[int]:
-        """Keeps units that had a bad event; those whose first one it was, over all gateways."""
+        """Keep units with a bad event; return those whose first one it was, over all gateways."""
         return self._add_new(tables.bad_unit, units, run=run, guardrail=guardrail.value)
 
     def _add_new(self, table: sa.Table, units: Sequence[int], **key: Any) -> list[int]:
@@ -162,7 +162,7 @@ class Records:
         return new
 
     def purge_units(self, most: int) -> int:
-        """Deletes units of runs that ended, so many at most, so that nothing waits for it; how many there were."""
+        """Delete at most `most` units of runs that ended, so that nothing waits long; return their number."""
         ended = sa.select(tables.run.c.number).where(tables.run.c.end_time.is_not(None))
         deleted = 0
         for table in (tables.unit, tables.bad_unit):
@@ -172,12 +172,12 @@ class Records:
         return deleted
 
     def add_point(self, run: int, time: float, findings: Findings) -> None:
-        """A point of a run's curve."""
+        """Add a point to a run's curve."""
         kept = _FINDINGS.dump_python(findings, mode="json")
         self._connection.execute(sa.insert(tables.point).values(run=run, time=time, findings=kept))
 
     def points(self, feature: str) -> list[Point]:
-        """The curves of a feature's runs, oldest first."""
+        """Points of the curves of a feature's runs, oldest first."""
         ours = sa.select(tables.run.c.number).where(tables.run.c.feature == feature)
         columns = (tables.point.c[name] for name in ("time", "run", "findings"))
         query = sa.select(*columns).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
@@ -186,14 +186,14 @@ class Records:
     # History
 
     def add_history(self, entry: HistoryEntry) -> int:
-        """Writes down what happened; its number."""
+        """Add an entry; return its number."""
         values = _ENTRY.dump_python(entry, mode="json")
         del values["number"], values["done_time"]
         result = self._connection.execute(sa.insert(tables.history).values(**values))
         return _number(result)
 
     def history(self, feature: str = "", after: int = 0, most: int | None = None) -> list[HistoryEntry]:
-        """What happened after an entry, oldest first; of one feature, or of all."""
+        """Entries after an entry, oldest first; of one feature, or of all."""
         query = _HISTORY.where(tables.history.c.number > after).order_by(tables.history.c.number).limit(most)
         if feature:
             query = query.where(tables.history.c.feature == feature)
@@ -208,19 +208,19 @@ class Records:
         return self.history(after=last or 0)
 
     def done(self, number: int, time: float) -> None:
-        """Every live gateway serves what this entry brought."""
+        """Note that every live gateway serves the change of an entry."""
         self._connection.execute(sa.insert(tables.history_done).values(number=number, time=time))
 
     # Snapshots
 
     def publish(self, snapshot: SealedSnapshot) -> None:
-        """A new snapshot; very old ones go."""
+        """Add a snapshot, and delete very old ones."""
         table = tables.snapshot
         self._connection.execute(sa.insert(table).values(**dataclasses.asdict(snapshot)))
         self._connection.execute(sa.delete(table).where(table.c.version <= snapshot.version - KEPT_SNAPSHOTS))
 
     def newest_snapshot(self) -> SealedSnapshot | None:
-        """What gateways are to serve."""
+        """Newest snapshot, or None."""
         query = sa.select(tables.snapshot).order_by(tables.snapshot.c.version.desc()).limit(1)
         row = self._connection.execute(query).one_or_none()
         return None if row is None else SealedSnapshot(row.version, row.content_hash, row.create_time, row.body)
@@ -228,13 +228,13 @@ class Records:
     # Commands
 
     def remembered(self, command_id: str) -> tuple[str, Feature] | None:
-        """What a command asked, as a fingerprint, and what it returned."""
+        """Fingerprint of a command and the feature that it returned."""
         table = tables.command
         row = self._connection.execute(sa.select(table).where(table.c.command_id == command_id)).one_or_none()
         return None if row is None else (row.fingerprint, feature_from(row.feature))
 
     def remember(self, command_id: str, fingerprint: str, time: float, feature: Feature) -> None:
-        """Keeps what a command returned."""
+        """Keep the feature that a command returned."""
         kept = _FEATURE.dump_python(feature, mode="json")
         values = {"command_id": command_id, "fingerprint": fingerprint, "time": time, "feature": kept}
         self._connection.execute(sa.insert(tables.command).values(**values))
@@ -242,12 +242,12 @@ class Records:
     # Gateways
 
     def gateways(self) -> list[Gateway]:
-        """Those that are known, by name."""
+        """Known gateways, by name."""
         query = sa.select(tables.gateway).order_by(tables.gateway.c.name)
         return [_GATEWAY.validate_python(dict(row._mapping)) for row in self._connection.execute(query)]
 
     def save_gateway(self, gateway: Gateway) -> None:
-        """A gateway as it is now."""
+        """Write a gateway as it is now."""
         values = _GATEWAY.dump_python(gateway, mode="json")
         table = tables.gateway
         del values["name"]
@@ -258,17 +258,17 @@ class Records:
         )
 
     def touch_gateway(self, name: str, time: float) -> None:
-        """A gateway was heard of."""
+        """Note the time of a word from a gateway."""
         table = tables.gateway
         self._connection.execute(sa.update(table).where(table.c.name == name).values(last_seen_time=time))
 
     def forget_gateways(self, names: Iterable[str], reports_before: float) -> None:
-        """Forgets gateways, and the sequence numbers of lives long over."""
+        """Forget gateways, and the sequence numbers of processes that ended long ago."""
         self._connection.execute(sa.delete(tables.gateway).where(tables.gateway.c.name.in_(list(names))))
         self._connection.execute(sa.delete(tables.report).where(tables.report.c.time < reports_before))
 
     def is_new_report(self, gateway: str, incarnation: int, sequence: int, time: float) -> bool:
-        """Whether a report was not seen before, which it is from now on."""
+        """True if a report was not seen before; it counts as seen from now on."""
         table = tables.report
         life = {"gateway": gateway, "incarnation": incarnation - _SIGN}
         same = sa.and_(*(table.c[name] == value for name, value in life.items()))
@@ -290,7 +290,7 @@ class Records:
 _HISTORY = sa.select(tables.history, tables.history_done.c.time.label("done_time")).join(
     tables.history_done, tables.history_done.c.number == tables.history.c.number, isouter=True
 )
-# JSON as text: the driver's own reader would fail for all rows where one is damaged.
+# JSON as text: the driver's own reader would fail for all rows if one is damaged.
 _FEATURES = sa.select(
     *(
         sa.cast(column, sa.Text).label(column.name) if column.name in ("overrides", "plan") else column
@@ -315,7 +315,7 @@ def _feature(row: Any) -> Feature:
 
 
 def feature_from(values: dict[str, Any]) -> Feature:
-    """A feature from what JSON or a row made of it. Raises ValueError where it is none."""
+    """Read a feature from JSON or a row. Raises ValueError where it is none."""
     return _FEATURE.validate_python(values)
 
 

@@ -26,7 +26,7 @@ from services.rollout.evidence import GuardrailEvidence, summarize
 from services.rollout.features import Feature, check_share
 from services.rollout.plans import Plan, check_plan
 from services.rollout.records import Records
-from services.rollout.replica import Replica
+from services.rollout.leader_election import LeaderElection
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined
 from services.rollout.transitions import Transition
@@ -43,7 +43,7 @@ MAX_PAGE = 1000
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     """Implements RolloutService, for operators."""
 
-    def __init__(self, replica: Replica, control: Control) -> None:
+    def __init__(self, replica: LeaderElection, control: Control) -> None:
         self._replica = replica
         self._control = control
 
@@ -64,7 +64,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         def read(records: Records) -> pb.GetFeatureResponse:
             feature = known(records.feature(request.name), request.name)
             now = time.time()
-            # The active replica knows more than what is kept: of standbys, that is all.
+            # The active replica knows more than the records, which are all that a standby has.
             active = self._replica.problem is None
             gateways = self._control.gateways.known() if active else records.gateways()
             reply = pb.GetFeatureResponse(
@@ -177,7 +177,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
 class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
     """Implements SnapshotService, for gateways."""
 
-    def __init__(self, replica: Replica, control: Control) -> None:
+    def __init__(self, replica: LeaderElection, control: Control) -> None:
         self._replica = replica
         self._control = control
 
@@ -187,7 +187,7 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
         sent = request.content_hash
         self._control.hear(request.gateway)
         async for newest in self._replica.watch():
-            # What is sent may go nowhere: only what a gateway says keeps its lease going.
+            # A message that is sent may be lost: only words of a gateway keep its lease going.
             if not self._control.gateways.renewable(request.gateway, time.time()):
                 raise Unavailable("nothing was heard of this gateway for too long; watch again", reason="SILENT")
             reply = pb.WatchSnapshotResponse(content_hash=newest.content_hash, version=newest.version)

@@ -1,4 +1,4 @@
-"""What the rollout service can be told."""
+"""Settings of the rollout service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.chassis.settings import StageSettings
 
 
 class RolloutSettings(StageSettings):
-    """Where the records are, and how much silence means what."""
+    """Database, lease and patience of the control plane."""
 
     grpc_port: int = Field(50057, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
     rollout_database_url: SecretStr = Field(

@@ -1,4 +1,4 @@
-"""Where the control plane keeps what it knows. Alembic's migrations make these tables; nothing else does.
+"""Tables of the control plane. Alembic's migrations alone make them.
 
 Times are seconds since 1970. A hashed unit is 64 bits without a sign; databases know only signed ones, so it is stored
 minus 2^63.

@@ -1,4 +1,4 @@
-"""The way to the rollout service and back: snapshots in, acknowledgements and evidence out.
+"""Client of the rollout service: snapshots in, acknowledgements and evidence out.
 
 Each of the tasks lives as long as the gateway, and none is ever waited for by a request. The service may be away, come
 back, or talk nonsense: what was good last holds, on disk, too.
@@ -33,7 +33,7 @@ from sluice.rollout.v1 import rollout_pb2_grpc
 
 _log = logs.get_logger("rollout")
 
-# A renewal comes every second. After so many without one, whatever the connection says, it is made anew.
+# A renewal comes every second. After this time without one the stream is opened again.
 QUIET_SECONDS = 4.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 _CALL_SECONDS = 2.0
@@ -41,12 +41,12 @@ _LOOK_SECONDS = 0.25
 
 
 def name_of_this_process() -> str:
-    """Unique among replicas: pods have their own host names, processes on one machine their own numbers."""
+    """Name that is unique among replicas: host name and process number."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class RolloutClient:
-    """Keeps one exposure up to date with one service, and the service with what the exposure saw."""
+    """Keep an exposure up to date with the rollout service, and report its evidence."""
 
     service = "sluice.rollout.v1.SnapshotService"
 
@@ -78,7 +78,7 @@ class RolloutClient:
         self._sequence = 0
 
     async def restore(self) -> None:
-        """Takes up what was served when the gateway last stopped. What ramps waits for the service's word."""
+        """Take the snapshot served before the last stop. Its ramps wait for the service to confirm it."""
         try:
             served = await asyncio.to_thread(self._file.load, self._defaults)
         except Refused as refused:
@@ -90,12 +90,12 @@ class RolloutClient:
             _log.info("snapshot from disk", version=served.version, path=str(self._file.path))
 
     def acknowledge_soon(self) -> None:
-        """What is served, or held here, is another."""
+        """Schedule an acknowledgement of the new snapshot or kill."""
         self._to_acknowledge.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Watches, acknowledges and reports in the meantime, and reports once more at the end."""
+        """Watch, acknowledge and report in the background, and report once more at the end."""
         self._metrics.snapshot_age.seconds = self._exposure.silence
         works = (self._watch, self._acknowledge, self._save, self._report)
         try:
@@ -132,12 +132,12 @@ class RolloutClient:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _responses(self) -> AsyncIterator[bool]:
-        """One stream, as long as it lasts; yields after each message whether what it calls newest was dealt with."""
+        """Read one stream to its end; yield for each message True if its newest snapshot was dealt with."""
         served = self._exposure.served
         request = pb.WatchSnapshotRequest(gateway=self._gateway, content_hash=served.content_hash if served else "")
         stream: Any = self._stub.WatchSnapshot(request)
         try:
-            # What was acknowledged to one replica of the service, or before it was started anew, is said again.
+            # Another replica of the service, or one that was restarted, needs the acknowledgement again.
             self.acknowledge_soon()
             while True:
                 async with asyncio.timeout(QUIET_SECONDS):
@@ -152,14 +152,14 @@ class RolloutClient:
             stream.cancel()
 
     def _hear(self, response: pb.WatchSnapshotResponse) -> bool:
-        """Takes what it says; False where this stream does not bring what is newest, and another may."""
+        """Take a message; False where another stream may bring a newer snapshot."""
         if response.HasField("snapshot"):
             self._take(response.snapshot)
         newest = response.content_hash or response.snapshot.content_hash
         served = self._exposure.served
         if served is not None and newest == served.content_hash:
             if response.version > served.version:
-                # Nothing has changed but the number, which others wait to hear of.
+                # Nothing has changed but the number, and the service waits for its acknowledgement.
                 again = pb.RolloutSnapshot()
                 again.CopyFrom(served.snapshot)
                 again.version = response.version
@@ -187,7 +187,7 @@ class RolloutClient:
         _log.info("snapshot served", version=served.version, features=len(served.snapshot.features))
 
     async def _save(self) -> None:
-        """Beside the stream, where a slow disk would hold up a kill."""
+        """Save snapshots in a task of their own: a slow disk must not delay a kill."""
         while True:
             await self._to_save.wait()
             self._to_save.clear()
@@ -220,7 +220,7 @@ class RolloutClient:
                 await self._channel.call(self._stub.AcknowledgeSnapshot, request, deadline=deadline_in(_CALL_SECONDS))
                 pause = _FIRST_PAUSE_SECONDS
             except SluiceError:
-                # The stream's end is what tells people; this only has to be said again.
+                # The stream's end is logged already; the acknowledgement is only repeated.
                 self._to_acknowledge.set()
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -234,7 +234,7 @@ class RolloutClient:
                 _log.debug("evidence not reported", problem=error.message)
 
     async def _send_report(self) -> None:
-        """Sends what waits, and be it nothing: silence would mean a gateway that is cut off.
+        """Send the evidence that waits, even if there is none: silence would mean a gateway that is cut off.
 
         What fails in a way that may pass is sent again as it was, with the same number.
         """
@@ -270,7 +270,7 @@ class RolloutClient:
 async def housekeeping(
     file: OverridesFile | None, exposure: Exposure, client: RolloutClient | None
 ) -> AsyncIterator[None]:
-    """Applies what a file of local overrides says, and counts what was decided, in the meantime."""
+    """Apply the file of local overrides, and count decisions, in the background."""
 
     async def work() -> None:
         while True:
@@ -284,7 +284,7 @@ async def housekeeping(
 
 
 async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClient | None) -> None:
-    """Applies what a file of local overrides says now."""
+    """Apply the file of local overrides as it is now."""
     seen = await asyncio.to_thread(file.look)
     if seen is None:
         return
@@ -298,7 +298,7 @@ async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClie
 
 
 async def _keep_on(work: Callable[[], Awaitable[None]]) -> None:
-    """Does what never ends, again where a fault of ours ended it: the next snapshot may be a kill."""
+    """Run endless work, and start it again after an unexpected error: the next snapshot may be a kill."""
     while True:
         try:
             await work()

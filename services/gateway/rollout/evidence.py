@@ -1,4 +1,4 @@
-"""What requests of each arm came to, added up until it is reported. Pure: the clock and the wire are elsewhere.
+"""Evidence of requests by arm, added up until it is reported. Pure: no clock, no transport.
 
 Memory is bounded whatever happens to the service that wants the evidence: totals are a few hundred numbers a ramp and
 arm, and the hashes of users are kept up to a number, beyond which they are counted as lost. Losing them loses power,
@@ -18,12 +18,12 @@ from services.experiment.latencies import EDGES, latency_bucket
 from services.gateway.rollout.table import FeatureArm
 from sluice.rollout.v1 import rollout_pb2 as pb
 
-# Treatment may be so much slower than control's P95 before a request counts as slow.
+# Factor by which treatment may be slower than control's P95 before a request counts as slow.
 TREATMENT_SLACK = 1.1
 
 
 class Judgement(enum.Enum):
-    """How the treatment's answer compares with control's to the same question."""
+    """Comparison of the treatment's answer with control's to the same question."""
 
     WIN = "win"
     LOSS = "loss"
@@ -32,23 +32,23 @@ class Judgement(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a request ended."""
+    """End of a request."""
 
     seconds: float
     failed: bool = False
-    """By a fault of ours, not the caller's."""
+    """True for a fault of ours, not of the caller."""
     timed_out: bool = False
     given_up: bool = False
-    """By the caller, before it was answered."""
+    """True if the caller left before the answer."""
     empty: bool = False
-    """Answered without a result."""
+    """True for an answer without results."""
     quality: float | None = None
-    """0 to 1; None where nothing judged the answer."""
+    """Quality score, 0 to 1; None where the answer was not judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Both answers to one question of a control request, the treatment's from beside the reply's path."""
+    """Both answers to one control request, the treatment's from off the reply's path."""
 
     overlap: float
     """Share of the first ten results that both have, 0 to 1."""
@@ -60,7 +60,7 @@ class Pair:
 
 @dataclass(slots=True)
 class BadEvents:
-    """What went wrong by one guardrail."""
+    """Bad events by one guardrail."""
 
     count: int = 0
     units: set[int] = field(default_factory=set)
@@ -68,14 +68,14 @@ class BadEvents:
 
 @dataclass(slots=True)
 class ArmTotals:
-    """What happened in one arm of one ramp."""
+    """Totals of one arm of one ramp."""
 
     feature: str
     ramp_id: str
     arm: Arm
     request_count: int = 0
     units: list[int] = field(default_factory=list)
-    """Not reported before."""
+    """Units that were not reported before."""
     bad: dict[Guardrail, BadEvents] = field(default_factory=dict)
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(EDGES) + 1))
     judgements: dict[Judgement, int] = field(default_factory=lambda: dict.fromkeys(Judgement, 0))
@@ -84,7 +84,7 @@ class ArmTotals:
     quality_count: int = 0
 
     def to_proto(self) -> pb.ArmEvidence:
-        """Write what is reported to the rollout service."""
+        """Write the totals for a report."""
         return pb.ArmEvidence(
             feature=self.feature,
             ramp_id=self.ramp_id,
@@ -107,14 +107,14 @@ class ArmTotals:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What there was no room for."""
+    """Evidence for which there was no room."""
 
     requests: int = 0
     units: int = 0
 
 
 class _Seen:
-    """The units of an arm that were reported of late: forgotten by halves, so that memory is bounded.
+    """The units of an arm that were reported recently: forgotten by halves, so that memory is bounded.
 
     A unit that is forgotten is reported once more, which does no harm: it is known at the other end.
     """
@@ -128,14 +128,14 @@ class _Seen:
         return unit in self._newer or unit in self._older
 
     def add(self, unit: int) -> None:
-        """Remembers a unit."""
+        """Remember a unit."""
         if len(self._newer) >= self._half:
             self._newer, self._older = set(), self._newer
         self._newer.add(unit)
 
 
 class Evidence:
-    """Adds up, and hands over what there is for a report. For one event loop."""
+    """Add up evidence, and hand it over for reports. For one event loop."""
 
     def __init__(self, *, most_units: int = 200_000, most_seen: int = 10_000, most_arms: int = 1_000) -> None:
         """`most_units` bounds the units that wait for a report, `most_seen` those remembered of each arm,
@@ -150,13 +150,13 @@ class Evidence:
         self._lost_units = 0
 
     def request(self, arms: Iterable[FeatureArm], ending: Ending) -> None:
-        """Adds a request to every arm that it was in and that is measured."""
+        """Add a request to every arm that it was in and that is measured."""
         for arm in arms:
             ramp = arm.ramp
             if ramp is None or not ramp.measured:
                 continue
             slow = ramp.slow_seconds * (TREATMENT_SLACK if arm.arm is Arm.TREATMENT else 1.0)
-            # Who leaves in time tells nothing of the arm; who leaves late has found it slow.
+            # A caller that leaves early says nothing about the arm; one that leaves late has found it slow.
             if ending.given_up and ending.seconds <= slow:
                 continue
             totals = self._totals(arm, arm.arm)
@@ -179,7 +179,7 @@ class Evidence:
                 totals.quality_count += 1
 
     def pair(self, arm: FeatureArm, pair: Pair) -> None:
-        """Adds a shadow pair of a control request: counts to control, the answer that was worse to its own arm."""
+        """Add a shadow pair of a control request: counts to control, the worse answer to its own arm."""
         control, treatment = self._totals(arm, Arm.CONTROL), self._totals(arm, Arm.TREATMENT)
         if control is None or treatment is None:
             return
@@ -192,20 +192,20 @@ class Evidence:
             totals.quality_count += 1
 
     def take(self) -> list[ArmTotals]:
-        """All that was added since the last time, possibly nothing; it is the caller's from here on."""
+        """Take all that was added since the last time, possibly nothing."""
         taken = list(self._arms.values())
         self._arms = {}
         self._waiting_units = 0
         return taken
 
     def take_lost(self) -> Lost:
-        """What was lost since the last time."""
+        """Take the number of requests and units lost since the last time."""
         lost = Lost(self._lost_requests, self._lost_units)
         self._lost_requests = self._lost_units = 0
         return lost
 
     def keep_only(self, ramp_ids: Iterable[str]) -> None:
-        """Forgets which units were seen in ramps that are over."""
+        """Forget the units of ramps that are over."""
         kept = set(ramp_ids)
         self._seen = {key: seen for key, seen in self._seen.items() if key[1] in kept}
 
@@ -241,7 +241,7 @@ class Evidence:
 
 
 def lost_with(totals: Sequence[ArmTotals]) -> Lost:
-    """What is lost where totals are given up."""
+    """Number of requests and units lost with totals that are given up."""
     return Lost(
         sum(arm.request_count for arm in totals),
         sum(len(arm.units) + sum(len(bad.units) for bad in arm.bad.values()) for arm in totals),

@@ -1,4 +1,4 @@
-"""Which features reach whom on this gateway, now: the snapshot, what this machine overrides, and how long both hold.
+"""Exposure of users to features on this gateway: the snapshot, local overrides, and leases.
 
 Nothing here waits for anything. Whatever brings a snapshot (`rollout_client.py`) calls `take`; each request asks
 `decide` once and keeps the answer.
@@ -28,7 +28,7 @@ _MOST_UNCOUNTED = 10_000
 
 
 class Exposure:
-    """Decides for requests by what it was last told. For one event loop."""
+    """Decide for requests by the newest snapshot and local overrides. For one event loop."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Exposure:
 
     @property
     def table(self) -> RolloutTable:
-        """What decides now."""
+        """The table that decides now."""
         return self._table
 
     def silence(self) -> float:
-        """Seconds since the service last confirmed what is served; infinite for a snapshot from disk."""
+        """Seconds since the service last confirmed the snapshot; infinite for one from disk."""
         return self._clock() - self._confirmed
 
     def decide(self, unit: str, own: Overrides = Overrides()) -> Decision:  # noqa: B008  # immutable
-        """What is on for one request, to be kept until it ends. See RolloutTable.decide."""
+        """Decide for one request; keep the decision until it ends. See RolloutTable.decide."""
         decision = self._table.decide(unit, own, silence=self.silence())
         self._decided.append(decision)
         if len(self._decided) >= _MOST_UNCOUNTED:
@@ -68,7 +68,7 @@ class Exposure:
         return decision
 
     def take(self, served: Served) -> None:
-        """From now on this snapshot decides. Its leases begin when it is confirmed."""
+        """Decide by this snapshot from now on. Its leases begin when it is confirmed."""
         before = {entry.name for entry in self.served.quarantined} if self.served else set()
         self.served = served
         self._table = self._make_table()
@@ -82,16 +82,16 @@ class Exposure:
             self._metrics.quarantined.labels(entry.name).set(1)
 
     def confirm(self) -> None:
-        """The service has just said that what is served is what holds: leases begin anew."""
+        """Note that the service has just confirmed the snapshot: leases start again."""
         self._confirmed = self._clock()
 
     def override(self, local: LocalOverrides) -> None:
-        """From now on this machine decides so."""
+        """Decide with these local overrides from now on."""
         self.local = local
         self._table = self._make_table()
 
     def count(self) -> None:
-        """Tells the metrics what was decided since the last time, all at once: it is cheaper than at each request."""
+        """Count the decisions since the last time, all at once: it is cheaper than at each request."""
         decided, self._decided = self._decided, []
         counts: dict[tuple[str, str], int] = {}
         for decision in decided:
@@ -117,7 +117,7 @@ class Exposure:
         for name in sorted(held):
             self._metrics.locally_killed.labels(name).set(1)
         for ramp in ramps:
-            # A series that is there from the start shows its first increase.
+            # A series that exists from the start shows its first increase.
             for arm in Arm:
                 self._metrics.exposures.labels(ramp.name, arm.value)
         return RolloutTable(
@@ -129,7 +129,7 @@ class Exposure:
 
 
 class Observed:
-    """A request under way, which is evidence when it ends: `with Observed(...) as observed: ...`."""
+    """A request under way, which becomes evidence at its end: `with Observed(...) as observed: ...`."""
 
     def __init__(self, evidence: Evidence, decision: Decision, deadline: float) -> None:
         """`deadline` is a moment on the monotonic clock."""
@@ -142,11 +142,11 @@ class Observed:
 
     @property
     def seconds(self) -> float:
-        """How long it has taken."""
+        """Seconds since it began."""
         return time.perf_counter() - self._started
 
     def answered(self, *, empty: bool, quality: float | None) -> None:
-        """It has its answer."""
+        """Note its answer."""
         self._empty, self._quality = empty, quality
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is decided on this machine: kills for a gateway that is cut off, and shares of users without a service.
+"""Local overrides: kills for a gateway that is cut off, and shares of users without a rollout service.
 
 The environment says it at the start, and a file says it anew while the gateway runs: `NAME=VALUE` lines, `#` before
 comments. A name in the file wins over the environment; a name that is not in it, or no file, leaves it to the
@@ -28,7 +28,7 @@ _PERCENTAGE = re.compile(r"\d{1,3}")
 
 @dataclass(frozen=True, slots=True)
 class LocalOverrides:
-    """What this machine decides."""
+    """Kills and shares of this machine."""
 
     killed: Sequence[str] = ()
     """Names of features."""
@@ -57,10 +57,10 @@ def problems_of(overrides: LocalOverrides, defaults: Features) -> list[str]:
 
 
 class OverridesFile:
-    """A file that is looked at again and again."""
+    """The file of local overrides, which is read repeatedly."""
 
     def __init__(self, path: Path, environment: LocalOverrides, defaults: Features) -> None:
-        """`environment` is what holds without the file."""
+        """Take the overrides that hold without the file as `environment`."""
         self.path = path
         self._environment = environment
         self._defaults = defaults
@@ -69,7 +69,7 @@ class OverridesFile:
         self._current = environment
 
     def look(self) -> tuple[LocalOverrides, Sequence[str]] | None:
-        """What holds now, and what is wrong with the file, for people; None where nothing has changed."""
+        """Overrides that hold now, and readable problems of the file; None where nothing has changed."""
         try:
             with self.path.open("rb") as file:
                 raw: bytes | None = file.read(MAX_FILE_BYTES + 1)
@@ -113,7 +113,7 @@ class _Given:
 
 
 def parse(text: str) -> tuple[_Given, list[str]]:
-    """What lines say, as far as they can be read, and what is wrong with them."""
+    """Overrides of the lines that can be read, and readable problems of the others."""
     killed: list[str] | None = None
     percentages: dict[str, int] = {}
     problems: list[str] = []
@@ -138,7 +138,7 @@ def parse(text: str) -> tuple[_Given, list[str]]:
 
 
 def killed_names(value: str) -> tuple[list[str], list[str]]:
-    """Names of features, separated by commas or blanks, and what is wrong with others."""
+    """Legal names of features, separated by commas or blanks, and readable problems of the others."""
     names = value.replace(",", " ").split()
     wrong = [name for name in names if not _NAME.fullmatch(name)]
     return [name for name in names if _NAME.fullmatch(name)], [

@@ -1,4 +1,4 @@
-"""The treatment beside control: some control requests are answered a second time as treatment would have been, off the
+"""Shadow searches: some control requests are answered a second time as treatment would have been, off the
 reply's path, and the reranker says which answer is better.
 
 Both answers are to the same question of the same user, so a few hundred pairs tell what thousands of separate requests
@@ -40,22 +40,22 @@ BUDGET_SECONDS = 5.0
 AT_ONCE = 2
 REST_SECONDS = 10.0
 BUSY_SHARE = 0.5
-"""Of the gateway's own limit."""
-# Differences that small are noise of the judge, not of the answers.
+"""Share of the gateway's limit above which no shadow runs."""
+# Smaller differences are noise of the judge, not of the answers.
 TIE = 0.01
-# Of what stages report: they are short of time, or of health.
+# Reasons of stages that are short of time or of health.
 _STRAINED = {"NO_TIME", "FEWER_CANDIDATES"}
 
 
 class Searching(Protocol):
-    """A pipeline."""
+    """A search pipeline."""
 
     async def search(self, question: Question, *, deadline: float) -> Answer: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request of which the answer is on its way."""
+    """A request whose answer is on its way."""
 
     decision: Decision
     question: Question
@@ -64,7 +64,7 @@ class Answered:
 
 
 class Shadow:
-    """Runs treatments beside control requests. For one event loop; close it with the gateway."""
+    """Run treatments next to control requests. For one event loop; close it with the gateway."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Shadow:
         occupied: Callable[[], float],
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`occupied` tells which part of the gateway's limit is under way; `draw` gives a number from 0 to 1."""
+        """Take the used part of the gateway's limit as `occupied`, and random numbers from 0 to 1 as `draw`."""
         self._pipeline = pipeline
         self._judge = judge
         self._evidence = evidence
@@ -86,7 +86,7 @@ class Shadow:
         self._resting_until = 0.0
 
     def offer(self, answered: Answered, treated: Callable[[FeatureArm], Features | None]) -> None:
-        """Perhaps runs the treatment of one feature that the request is control of; returns at once.
+        """Start the treatment of one feature of a control request, by chance; return at once.
 
         `treated` tells what would have been on.
         """
@@ -106,13 +106,13 @@ class Shadow:
         features = treated(arm)
         if features is None:
             return
-        # In a context of its own: neither the trace nor the caller of a request that is over by then.
+        # In a context of its own: trace and caller belong to a request that is over by then.
         task = asyncio.create_task(self._run(arm, answered, features), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Gives up what is under way."""
+        """Cancel all shadow searches."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -168,7 +168,7 @@ class Shadow:
 
 
 def quality_of(results: Sequence[Result]) -> float | None:
-    """The expected reciprocal rank of an answer whose first results the cross-encoder has all read; else None."""
+    """Expected reciprocal rank of an answer whose first results the cross-encoder has all read; else None."""
     logits = [result.rerank_score for result in results[:DEPTH] if result.rerank_score is not None]
     if not logits or len(logits) < len(results[:DEPTH]):
         return None

@@ -1,4 +1,4 @@
-"""From a snapshot of the rollout service, off the wire or from disk, to what decides.
+"""Snapshots of the rollout service, from the wire or from disk, checked and turned into ramps and kills.
 
 A snapshot is taken whole or refused whole: refused where its hash does not match (truncated, damaged), and where it is
 older than what is served. Versions of one store never fall, so a lower version means either an old message, or a store
@@ -37,12 +37,12 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 
 MAX_FEATURES = 1_000
 MAX_FILE_BYTES = 8 * 2**20
-# A lease of hours is no lease: nobody waits that long for a gateway that is cut off.
+# A longer lease would leave a gateway that is cut off exposing users for hours.
 MAX_LEASE_SECONDS = 3600.0
 
 
 class Refused(Exception):
-    """Why a snapshot is not served; `reason` is one of OLDER and CORRUPT."""
+    """A snapshot is not served; `reason` is OLDER or CORRUPT."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,33 +51,33 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A feature that is not served, and why, for people."""
+    """A feature that is not served, with a readable reason."""
 
     name: str
     reason: str
     overrides: Overrides
-    """Of what it sets, as far as that can be read, every flag set to something: for who wants to kill it."""
+    """The flags that it sets, as far as they can be read, with legal values: needed for a kill."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A snapshot that was taken."""
+    """A snapshot that was accepted."""
 
     snapshot: pb.RolloutSnapshot
     ramps: Sequence[Ramp]
     kills: Sequence[Kill]
     quarantined: Sequence[Quarantined]
     kept: Sequence[pb.SnapshotFeature]
-    """Killed features of snapshots before that this one does not speak of."""
+    """Killed features of earlier snapshots that this one does not contain."""
 
     @property
     def version(self) -> int:
-        """Grows with each change."""
+        """Version of the snapshot."""
         return self.snapshot.version
 
     @property
     def content_hash(self) -> str:
-        """Of its features."""
+        """Hash of its features."""
         return self.snapshot.content_hash
 
 
@@ -88,7 +88,7 @@ def serve(
     before: Served | None = None,
     kept: Iterable[pb.SnapshotFeature] = (),
 ) -> Served:
-    """Checks a snapshot against what was served before, and each of its features against these defaults.
+    """Check a snapshot against the one before, and each of its features against these defaults.
 
     Raises Refused.
     """
@@ -135,7 +135,7 @@ class SnapshotFile:
         self.path = path
 
     def load(self, defaults: Features) -> Served | None:
-        """What was saved, or None where nothing was. Raises Refused where the file is not what was written."""
+        """Load the saved snapshot; None where there is none. Raises Refused for a damaged file."""
         try:
             with self.path.open("rb") as file:
                 raw = file.read(MAX_FILE_BYTES + 1)
@@ -157,7 +157,7 @@ class SnapshotFile:
             raise Refused("CORRUPT", "it is no snapshot, or only a part of one") from None
 
     def save(self, served: Served) -> None:
-        """Replaces the file as a whole, or leaves it as it was and raises OSError."""
+        """Replace the file as a whole, or leave it as it was and raise OSError."""
         parts = [message.SerializeToString(deterministic=True) for message in (served.snapshot, *served.kept)]
         snapshot, *kept = [base64.b64encode(part).decode() for part in parts]
         content: dict[str, Any] = {"sha256": _checksum(parts), "snapshot": snapshot, "kept_kills": kept}
@@ -195,7 +195,7 @@ def _checksum(parts: Sequence[bytes]) -> str:
 
 
 def _ramp(feature: pb.SnapshotFeature) -> Ramp:
-    """Raises ValueError or InvalidArgument where it makes no sense."""
+    """Read a ramp. Raises ValueError or InvalidArgument where it makes no sense."""
     lease = _seconds(feature.lease_duration) if feature.HasField("lease_duration") else math.inf
     if MAX_LEASE_SECONDS < lease < math.inf:
         raise ValueError(f"its lease is longer than {MAX_LEASE_SECONDS:.0f} seconds")
@@ -213,7 +213,7 @@ def _ramp(feature: pb.SnapshotFeature) -> Ramp:
 
 
 def _kill(feature: pb.SnapshotFeature, known: Overrides | None) -> Kill:
-    """A kill holds the flags that can be read of its feature, or those known from before where none can be."""
+    """Read a kill: it holds the flags that can be read, or those known from before where none can be."""
     return Kill(feature.name[:64], Overrides.nearest_to(feature.features) or known or Overrides(), feature.ramp_id)
 
 

@@ -1,4 +1,4 @@
-"""The first tables, and a history that the database itself lets nobody change."""
+"""The first tables, and a history that the database itself protects from changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _APPEND_ONLY = ("history", "history_done")
 
 
 def upgrade() -> None:
-    """Makes everything."""
+    """Create all tables."""
     op.create_table(
         "feature",
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),

@@ -1,4 +1,4 @@
-"""One process of the control plane: the active one, or one that waits to take over.
+"""Leader election of the control plane: one process is active, the others wait to take over.
 
 All writes go through one thread, one after the other; reads have theirs. Gateways that watch are told of a new snapshot
 when it is durable, and of the lease in between, as long as this process is active.
@@ -25,14 +25,14 @@ _log = logs.get_logger("rollout")
 
 
 class Watcher(Protocol):
-    """Is told whether this replica is the active one."""
+    """Receiver of changes of the lead."""
 
     def active(self, snapshot: SealedSnapshot | None) -> None:
-        """It is, with this as the newest snapshot; without one it is not."""
+        """Take the newest snapshot of a replica that leads; None for one that does not."""
 
 
-class Replica:
-    """Leads if it can, decides while it leads, and answers what it may.
+class LeaderElection:
+    """Lead if possible, decide while leading, and run transactions.
 
     `tick_seconds` is how often it decides, and `renewal_seconds` how often watchers hear that their lease goes on.
     """
@@ -60,11 +60,11 @@ class Replica:
 
     @property
     def problem(self) -> str | None:
-        """Why it does not lead just now, or None."""
+        """Reason for not leading now, or None."""
         return self._problem
 
     async def lead(self) -> None:
-        """Leads whenever it can, for ever. Raises StartupError where it never will."""
+        """Run the leader loop. Raises StartupError where leading is impossible."""
         while True:
             if self._snapshot is None:
                 await asyncio.sleep(_TAKE_OVER_SECONDS)
@@ -75,7 +75,7 @@ class Replica:
             except SluiceError as error:
                 _log.warning("could not decide", problem=error.message)
             except Exception:
-                # What one ramp does to the arithmetic must not keep the others from being decided.
+                # An arithmetic error in one ramp must not keep the others from being decided.
                 _log.exception("could not decide")
             try:
                 async with asyncio.timeout(self._tick_seconds):
@@ -85,7 +85,7 @@ class Replica:
             self._hurry.clear()
 
     async def try_to_lead(self) -> None:
-        """Becomes the active one if nobody is."""
+        """Try to become the active replica."""
         if self._stopping:
             return
         try:
@@ -103,7 +103,7 @@ class Replica:
         _log.info("active", snapshot_version=self._snapshot.version)
 
     async def write(self, work: Callable[[Records], T]) -> T:
-        """Does something in a transaction that is durable when this returns.
+        """Run work in a transaction that is durable when this returns.
 
         Raises Unavailable, reason STANDBY, where another replica is active, and DATABASE_DOWN where none can be.
         """
@@ -121,7 +121,7 @@ class Replica:
         return result
 
     async def read(self, work: Callable[[Records], T]) -> T:
-        """Reads something. Standbys do, too."""
+        """Run a reading transaction; standbys can do so, too."""
 
         def read() -> T:
             with self._database.reading() as records:
@@ -130,11 +130,11 @@ class Replica:
         return await asyncio.to_thread(read)
 
     def hurry(self) -> None:
-        """There is evidence to decide upon."""
+        """Ask for a decision soon: there is new evidence."""
         self._hurry.set()
 
     async def watch(self) -> AsyncIterator[SealedSnapshot]:
-        """The snapshot that holds now, again at least as often as leases are renewed, and each new one at once.
+        """Yield the newest snapshot, again with each renewal of leases, and each new one at once.
 
         Ends with Unavailable when this replica is not, or no longer, the active one.
         """
@@ -149,12 +149,12 @@ class Replica:
         raise Unavailable(self._problem or "", reason="STANDBY", retry_after=_TAKE_OVER_SECONDS)
 
     def end_watches(self) -> None:
-        """Leads no more; whoever watches is sent to another replica."""
+        """End all watches, so that gateways go to another replica."""
         self._stopping = True
         self._stand_by("this replica stops")
 
     async def close(self) -> None:
-        """Lets go of the lead."""
+        """Give up the lead."""
         self.end_watches()
         await self._in_writer(self._database.close)
         self._writer.shutdown()
