@@ -1,4 +1,4 @@
-"""How searches are counted."""
+"""Counts of searches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 
 from services.chassis.errors import (
     DeadlineExceeded,
@@ -17,23 +17,39 @@ from services.chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.gateway import metrics
-from services.gateway.rollout.table import Features
+from services.experiment.flags import FLAGS
+from services.gateway.metrics import GatewayMetrics, ObservedSearch
+from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 
 FEATURES = Features(expansion=True, rerank=True)
-LABELS = {"expansion": "on", "rerank": "on"}
-
-
-def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
-def answer(*reports: StageReport) -> Answer:
-    return Answer([], reports, "docs-v1", more=False)
-
-
+LABELS = {flag.name: "on" for flag in FLAGS.values() if flag.metric_label}
 RAN = [StageReport(stage, Outcome.RAN) for stage in Stage]
+
+
+class Counted:
+    """Metrics with a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = GatewayMetrics(self.registry)
+
+    def search(self, deadline: float = math.inf) -> ObservedSearch:
+        return ObservedSearch(self.metrics, FEATURES, deadline)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def outcomes(self) -> dict[str, float]:
+        """Outcomes of the searches with all labels on, without those that never came."""
+        [searches] = [metric for metric in self.registry.collect() if metric.name == "sluice_searches"]
+        assert all(sample.labels.items() >= LABELS.items() for sample in searches.samples if sample.value)
+        return {sample.labels["outcome"]: sample.value for sample in searches.samples if sample.value}
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted()
 
 
 @pytest.mark.parametrize(
@@ -47,11 +63,10 @@ RAN = [StageReport(stage, Outcome.RAN) for stage in Stage]
         (StageReport(Stage.RERANK, Outcome.FAILED, "DEPENDENCY_DOWN"), "degraded"),
     ],
 )
-def test_an_answer_that_lacks_something_is_degraded(changed: StageReport, outcome: str) -> None:
-    before = value("sluice_searches_total", **LABELS, outcome=outcome)
-    with metrics.ObservedSearch(FEATURES, math.inf) as observed:
-        observed.answered(answer(*RAN[:3], changed))
-    assert value("sluice_searches_total", **LABELS, outcome=outcome) == before + 1
+def test_an_answer_that_lacks_something_is_degraded(counted: Counted, changed: StageReport, outcome: str) -> None:
+    with counted.search() as observed:
+        observed.answered(Answer([], [*RAN[:3], changed], "docs-v1", more=False))
+    assert counted.outcomes() == {outcome: 1}
 
 
 @pytest.mark.parametrize(
@@ -67,38 +82,36 @@ def test_an_answer_that_lacks_something_is_degraded(changed: StageReport, outcom
         (RuntimeError("a bug"), "failed"),
     ],
 )
-def test_a_search_that_fails_is_counted_with_its_time(error: BaseException, outcome: str) -> None:
-    before = value("sluice_searches_total", **LABELS, outcome=outcome)
-    timed = value("sluice_search_latency_seconds_count", **LABELS)
-    with pytest.raises(type(error)), metrics.ObservedSearch(FEATURES, math.inf):
+def test_a_search_that_fails_is_counted_with_its_time(counted: Counted, error: BaseException, outcome: str) -> None:
+    with pytest.raises(type(error)), counted.search():
         raise error
-    assert value("sluice_searches_total", **LABELS, outcome=outcome) == before + 1
-    assert value("sluice_search_latency_seconds_count", **LABELS) == timed + 1
+    assert counted.outcomes() == {outcome: 1}
+    assert counted.value("sluice_search_latency_seconds_count", **LABELS) == 1
 
 
-def test_a_call_that_the_server_cancels_at_its_deadline_is_late() -> None:
-    before = value("sluice_searches_total", **LABELS, outcome="late")
-    with pytest.raises(asyncio.CancelledError), metrics.ObservedSearch(FEATURES, time.monotonic()):
+def test_a_call_that_the_server_cancels_at_its_deadline_is_late(counted: Counted) -> None:
+    with pytest.raises(asyncio.CancelledError), counted.search(deadline=time.monotonic()):
         raise asyncio.CancelledError
-    assert value("sluice_searches_total", **LABELS, outcome="late") == before + 1
+    assert counted.outcomes() == {"late": 1}
 
 
-def test_a_failed_expansion_leaves_one_variant() -> None:
-    count, total = value("sluice_search_variants_count"), value("sluice_search_variants_sum")
-    metrics.observe_stages(FEATURES, [StageReport(Stage.EXPAND, Outcome.FAILED, "DEPENDENCY_DOWN")])
-    metrics.observe_stages(FEATURES, [StageReport(Stage.EXPAND, Outcome.RAN, item_count=5)])
-    metrics.observe_stages(Features(), [StageReport(Stage.EXPAND, Outcome.SKIPPED, "FEATURE_OFF")])
-    assert (value("sluice_search_variants_count") - count, value("sluice_search_variants_sum") - total) == (2, 6)
+def test_a_failed_expansion_leaves_one_variant(counted: Counted) -> None:
+    observe = counted.metrics.observe_stages
+    observe(FEATURES, [StageReport(Stage.EXPAND, Outcome.FAILED, "DEPENDENCY_DOWN")])
+    observe(FEATURES, [StageReport(Stage.EXPAND, Outcome.RAN, item_count=5)])
+    observe(Features(), [StageReport(Stage.EXPAND, Outcome.SKIPPED, "FEATURE_OFF")])
+    observe(FEATURES, [StageReport(Stage.EXPAND, Outcome.SKIPPED, "NOT_REACHED")])
+    assert counted.value("sluice_search_variants_count") == 2
+    assert counted.value("sluice_search_variants_sum") == 6
 
 
-def test_what_says_that_quality_suffers_has_series_of_its_own() -> None:
-    empty, mismatches = value("sluice_rerank_without_candidates_total"), value("sluice_model_mismatches_total")
-    metrics.observe_stages(
+def test_signs_of_bad_quality_have_series_of_their_own(counted: Counted) -> None:
+    counted.metrics.observe_stages(
         FEATURES,
         [
             StageReport(Stage.EMBED, Outcome.FAILED, "MODEL_MISMATCH"),
             StageReport(Stage.RERANK, Outcome.SKIPPED, "NO_CANDIDATES"),
         ],
     )
-    assert value("sluice_rerank_without_candidates_total") == empty + 1
-    assert value("sluice_model_mismatches_total") == mismatches + 1
+    assert counted.value("sluice_rerank_without_candidates_total") == 1
+    assert counted.value("sluice_model_mismatches_total") == 1

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
-from services.gateway.collections.embedders import Embedders, EmbeddingModel, ModelOfIndex
+from services.gateway.collections.embedders import Embedders
 from services.gateway.search.stages import Embedded
+from sluice.type.v1 import collection_pb2, model_pb2
+from tests.unit.gateway.samples import embedded, model, version
 
 
 class OneModel:
@@ -21,15 +23,15 @@ class OneModel:
     async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         if self.down:
             raise Unavailable("down")
-        return Embedded([b""] * len(texts), self.serves, self.serves, 1, "fp32", False, [False] * len(texts))
+        return embedded([b""] * len(texts), model(self.serves))
 
     embed_documents = embed_queries
 
-    async def model(self, *, deadline: float) -> EmbeddingModel:
+    async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         self.asked += 1
         if self.down:
             raise Unavailable("down")
-        return EmbeddingModel(f"org/{self.serves}", self.serves, 1, "fp32")
+        return model(self.serves, f"org/{self.serves}")
 
 
 class Collections:
@@ -39,15 +41,15 @@ class Collections:
         self.models = models
         self.looked = 0
 
-    async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
+    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         self.looked += 1
-        if collection not in self.models:
+        if name not in self.models:
             raise NotFound("no such collection")
-        return ModelOfIndex(f"{collection}-v1", self.models[collection], self.models[collection])
+        return version(f"{name}-v1", model(self.models[name]))
 
 
 async def embedded_by(embedders: Embedders, collection: str) -> str:
-    return (await embedders.embed_queries(["text"], collection=collection, deadline=0)).model
+    return (await embedders.embed_queries(["text"], collection=collection, deadline=0)).model.name
 
 
 async def test_each_collection_gets_the_model_that_made_it_and_is_looked_at_once() -> None:
@@ -63,7 +65,7 @@ async def test_what_has_no_collection_yet_gets_the_first_embedder() -> None:
     assert await embedded_by(Embedders([OneModel("small"), OneModel("large")], Collections()), "new") == "small"
 
 
-async def test_a_collection_that_was_switched_is_looked_at_anew_when_it_is_forgotten() -> None:
+async def test_a_collection_that_was_switched_is_looked_at_again_when_it_is_forgotten() -> None:
     collections = Collections(docs="small")
     embedders = Embedders([OneModel("small"), OneModel("large")], collections)
     assert await embedded_by(embedders, "docs") == "small"
@@ -77,8 +79,8 @@ async def test_a_look_that_began_before_a_collection_was_forgotten_is_not_kept()
     looking, switched = asyncio.Event(), asyncio.Event()
 
     class Slow(Collections):
-        async def model_of(self, collection: str, *, deadline: float) -> ModelOfIndex:
-            seen = await collections.model_of(collection, deadline=deadline)
+        async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
+            seen = await collections.collection(name, deadline=deadline)
             looking.set()
             await switched.wait()
             return seen

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.gateway.collections.indexing import Chunking, Indexing
-from services.gateway.search.stages import Embedded, Passage, Upserted
+from services.gateway.collections.indexing import Chunking, Indexing, Written
+from services.gateway.search.stages import Embedded
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from tests.unit.gateway.samples import embedded, model, passage, version
 
 
 class Shelf:
@@ -24,7 +26,7 @@ class Shelf:
 
     async def split_documents(
         self,
-        documents: Sequence[Passage],
+        documents: Sequence[passage_pb2.Passage],
         *,
         collection: str,
         chunk_tokens: int,
@@ -39,40 +41,43 @@ class Shelf:
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         self.embedded += len(texts)
         vectors = [text.encode() for text in texts]
-        return Embedded(vectors, "mini", "f00d", 4, "fp32", False, [len(text) > 20 for text in texts])
+        return embedded(vectors, model("f00d"), [len(text) > 20 for text in texts])
 
     def forget(self, collection: str) -> None:
         self.forgotten = [*self.forgotten, collection]
 
-    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
         self.exists = True
         if self.taken_meanwhile:
             raise AlreadyExists("taken")
+        return version("docs-v1", model)
 
     async def upsert(
         self,
         collection: str,
-        passages: Sequence[Passage],
+        passages: Sequence[passage_pb2.Passage],
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
         deadline: float,
-    ) -> Upserted:
+    ) -> Written:
         if self.moves:
             self.moves -= 1
             raise FailedPrecondition("switched", reason="MODEL_MISMATCH")
         if not self.exists:
             raise NotFound("no such collection")
         self.calls.append([passage.id for passage in passages])
-        for place, passage in enumerate(passages):
-            if passage.document_id in self.refused:
+        for place, stored in enumerate(passages):
+            if stored.document_id in self.refused:
                 raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
         self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
-        return Upserted(len(passages), "docs-v1")
+        return Written(len(passages), "docs-v1")
 
 
-def documents(*ids: str) -> list[Passage]:
-    return [Passage(identity, "", f"text of {identity}", {}) for identity in ids]
+def documents(*ids: str) -> list[passage_pb2.Passage]:
+    return [passage(identity, "", f"text of {identity}") for identity in ids]
 
 
 @pytest.mark.parametrize("taken_meanwhile", [False, True])
@@ -101,11 +106,13 @@ async def test_documents_that_did_not_fit_the_model_are_named() -> None:
     [
         (documents("a", ""), r"documents\[1\]\.id"),
         (documents("a", "b", "a"), r"documents\[2\]\.id.*documents\[0\]"),
-        ([Passage("a", " ", "\n", {})], r"documents\[0\]\.text"),
+        ([passage("a", " ", "\n")], r"documents\[0\]\.text"),
     ],
     ids=["no id", "the same id twice", "nothing to search for"],
 )
-async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(batch: list[Passage], field: str) -> None:
+async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(
+    batch: list[passage_pb2.Passage], field: str
+) -> None:
     shelf = Shelf()
     with pytest.raises(InvalidArgument, match=field):
         await Indexing(shelf, shelf).index("docs", batch, deadline=0)
@@ -117,7 +124,7 @@ CHUNKING = Chunking(chunk_tokens=5, overlap_tokens=None)
 
 async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chunks() -> None:
     shelf = Shelf()
-    long, short = Passage("long", "", "12345678901", {}), Passage("short", "", "1234", {})
+    long, short = passage("long", "", "12345678901"), passage("short", "", "1234")
     indexed = await Indexing(shelf, shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
     assert shelf.calls == [["long", "short", "long#2", "long#3"]]
     assert [vector.decode() for vector in shelf.stored.values()] == ["12345", "1234", "67890", "1"]
@@ -126,7 +133,7 @@ async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chun
 
 async def test_very_many_chunks_take_several_calls_the_first_with_something_of_every_document() -> None:
     shelf = Shelf()
-    batch = [Passage(identity, "", "x" * 5000, {}) for identity in ("a", "b")]
+    batch = [passage(identity, "", "x" * 5000) for identity in ("a", "b")]
     await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert len(shelf.calls) == 4
     assert shelf.calls[0][:2] == ["a", "b"]
@@ -136,7 +143,7 @@ async def test_very_many_chunks_take_several_calls_the_first_with_something_of_e
 async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
     shelf = Shelf()
     shelf.refused = {"b"}
-    batch = [Passage(identity, "", "x" * 50, {}) for identity in ("a", "b")]
+    batch = [passage(identity, "", "x" * 50) for identity in ("a", "b")]
     with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year: is of another type") as refused:
         await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert refused.value.field == "documents[1].metadata.year"

@@ -1,6 +1,6 @@
-"""Writers, a rebuild and a switch in every order of their steps that hypothesis thinks of.
+"""Writers, a rebuild and a switch, with their steps in an order that hypothesis draws.
 
-The store below does what the retriever does, one step at a time; who makes the next step is drawn.
+The store below does what the retriever does, one step at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import json
 import random
 from collections.abc import Sequence
 
@@ -17,20 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
-from services.gateway.collections.embedders import EmbeddingModel
-from services.gateway.collections.indexing import Indexing
-from services.gateway.collections.reindexing import (
-    Begun,
-    Comparison,
-    Deleted,
-    Difference,
-    Following,
-    Phase,
-    Reindexing,
-    Writing,
-)
-from services.gateway.collections.verification import Check
-from services.gateway.search.stages import Embedded, Passage, Upserted
+from services.gateway.collections.following import Begun, Comparison, Difference, Following, Writing
+from services.gateway.collections.indexing import Indexing, Written
+from services.gateway.collections.reindexing import Phase, Reindexing, Switched
+from services.gateway.collections.verification import Check, CheckKind
+from services.gateway.search.stages import Embedded
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from tests.unit.gateway import samples
 
 MODELS = {"docs-v1": "old", "docs-v2": "new"}
 
@@ -54,7 +48,7 @@ class World:
 
     async def run(self, *works: asyncio.Task[object]) -> None:
         while not all(work.done() for work in works):
-            for _ in range(5):  # until everybody has come to a turn
+            for _ in range(5):  # until all have come to a turn
                 await asyncio.sleep(0)
             self.waiting = [turn for turn in self.waiting if not turn.done()]  # the others were killed
             if self.waiting:
@@ -69,28 +63,30 @@ class World:
         model = MODELS[self.live if collection == "docs" else collection]
         if model not in self.served:
             raise Unavailable("down")
-        return Embedded([b""] * len(texts), model, model, 1, "", False, [False] * len(texts))
+        return samples.embedded([b""] * len(texts), samples.model(model))
 
     def forget(self, collection: str) -> None:
         pass
 
-    async def model_named(self, name: str, *, deadline: float) -> EmbeddingModel:
-        return EmbeddingModel(name, name, 1, "")
+    async def model_named(self, name: str, *, deadline: float) -> model_pb2.ModelInfo:
+        return samples.model(name)
 
     # The live version
 
-    async def create_collection(self, collection: str, embedded: Embedded, *, deadline: float) -> None:
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
         raise AssertionError("exists")
 
     async def upsert(
         self,
         collection: str,
-        passages: Sequence[Passage],
+        passages: Sequence[passage_pb2.Passage],
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
         deadline: float,
-    ) -> Upserted:
+    ) -> Written:
         while True:
             version = self.live
             if MODELS[version] != model_fingerprint:
@@ -100,46 +96,49 @@ class World:
             self.versions[version] |= {passage.id: (passage.text, revision) for passage in passages}
             await self.turn()
             if self.live == version:
-                return Upserted(len(passages), version, self.building, [passage.id for passage in passages])
+                return Written(len(passages), version, self.building, [passage.id for passage in passages])
 
-    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Deleted:
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
         while True:
             version = self.live
             await self.turn()
             count = sum(self.versions[version].pop(identity, None) is not None for identity in ids)
             await self.turn()
             if self.live == version:
-                return Deleted(count, self.building, ids)
+                return Written(count, version, self.building, ids)
 
     # The version being built
 
-    async def create_version(self, collection: str, model: EmbeddingModel, *, deadline: float) -> Begun:
+    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
         self.versions.setdefault("docs-v2", {})
         self.ready = False
         await self.turn()
         self.building = "docs-v2"
-        return Begun("docs-v2", "docs-v1", len(self.versions["docs-v1"]))
+        live = samples.version("docs-v1", samples.model("old"), len(self.versions["docs-v1"]))
+        return Begun(samples.version("docs-v2", model), live)
 
     def check_building(self, version: str) -> None:
         if self.building != version:
             raise FailedPrecondition("not building", reason="NOT_BUILDING")
 
     async def compare(
-        self,
-        collection: str,
-        version: str,
-        *,
-        ids: Sequence[str] = (),
-        of_building: bool = False,
-        token: str = "",
-        limit: int = 2,
-        deadline: float,
+        self, collection: str, version: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Difference]:
+        await self.turn()
+        self.check_building(version)
+        return await self.differences(version, ids)
+
+    async def compare_next(
+        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
     ) -> Comparison:
         await self.turn()
         self.check_building(version)
-        side = sorted(self.versions[version if of_building else self.live])
-        page = ids or [identity for identity in side if identity > token][:2]
-        following = "" if ids or not page or page[-1] == side[-1] else page[-1]
+        side = sorted(self.versions[version if building else self.live])
+        page = [identity for identity in side if identity > cursor][:2]
+        following = page[-1] if page and page[-1] != side[-1] else ""
+        return Comparison(await self.differences(version, page), len(page), following)
+
+    async def differences(self, version: str, ids: Sequence[str]) -> Sequence[Difference]:
         await self.turn()
         built = dict(self.versions[version])
         await self.turn()
@@ -148,12 +147,13 @@ class World:
         await self.turn()
         current = self.versions[live]
         differences = []
-        for identity in page:
+        for identity in ids:
             text, revision = current.get(identity, ("", ""))
             _, building_revision = built.get(identity, ("", ""))
             if revision != building_revision:
-                differences.append(Difference(identity, text, text.encode(), revision, building_revision))
-        return Comparison(differences, len(page), following)
+                passage = samples.passage(identity, "", text) if revision else None
+                differences.append(Difference(identity, passage, revision, building_revision))
+        return differences
 
     async def copy(
         self,
@@ -165,7 +165,7 @@ class World:
         model_fingerprint: str,
         deadline: float,
     ) -> None:
-        # Qdrant ends what it has begun, whether or not whoever asked for it is still alive.
+        # Qdrant ends what it has begun, even if its caller has died.
         self.begun = asyncio.ensure_future(self._copy(version, differences, gone))
         await asyncio.shield(self.begun)
 
@@ -173,8 +173,9 @@ class World:
         await self.turn()
         points = self.versions[version]
         for difference in differences:
+            assert difference.passage is not None
             if points.get(difference.id, ("", ""))[1] == difference.building_revision:
-                points[difference.id] = (difference.reading, difference.revision)
+                points[difference.id] = (difference.passage.text, difference.revision)
         await self.turn()
         for difference in gone:
             if points.get(difference.id, ("", ""))[1] == difference.building_revision:
@@ -190,15 +191,15 @@ class World:
         if self.live != version:
             self.ready, self.building = False, ""
 
-    async def switch(self, collection: str, version: str, *, deadline: float) -> str:
+    async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
         await self.turn()
         if not self.ready:
             raise FailedPrecondition("not ready", reason="VERSION_NOT_READY")
         before, self.live, self.building = self.live, version, ""
-        return before
+        return Switched(samples.version(version, samples.model("new")), before)
 
     async def verify(self, collection: str, version: str, *, deadline: float) -> list[Check]:
-        return [Check("COUNT", True, "")]
+        return [Check(CheckKind.COUNT, True, "")]
 
 
 class Gateway:
@@ -212,12 +213,12 @@ class Gateway:
         self.reindexing = Reindexing(world, world, world, following, world)  # type: ignore[arg-type]
 
     async def write(self, operations: Sequence[tuple[str, bool]], writer: int) -> dict[str, str]:
-        """Stores and deletes, one after the other; what this writer believes is there in the end."""
+        """Stores and deletes, one after the other; returns the texts that it expects in the end."""
         believed = {}
         for number, (identity, stores) in enumerate(operations):
             if stores:
                 text = f"{writer}.{number}"
-                await self.indexing.index("docs", [Passage(identity, "", text, {})], deadline=0)
+                await self.indexing.index("docs", [samples.passage(identity, "", text)], deadline=0)
                 believed[identity] = text
             else:
                 await self.writing.delete("docs", [identity], deadline=0)
@@ -240,16 +241,14 @@ class Gateway:
             await self.rebuild(until)
 
     async def rebuild(self, until: Phase) -> None:
-        token = ""
+        """Does part after part, until the next one is of a later phase."""
+        cursor = ""
         while True:
-            progress = await self.reindexing.advance("docs", "new", token, deadline=0)
-            token = progress.next_token
-            if progress.phase is until and (until is not Phase.SWEEP or '"verify"' in _plain(token)):
+            progress = await self.reindexing.advance("docs", "new", cursor, deadline=0)
+            cursor = progress.next_cursor
+            following = json.loads(base64.urlsafe_b64decode(cursor))["phase"] if cursor else ""
+            if progress.phase is until and following != until.name:
                 return
-
-
-def _plain(token: str) -> str:
-    return base64.urlsafe_b64decode(token).decode()
 
 
 OPERATIONS = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=4)
@@ -313,8 +312,8 @@ async def test_writing_goes_on_when_nothing_embeds_for_the_version_being_built()
     assert (world.building, world.ready, world.versions["docs-v1"]["a"][0]) == ("", False, "1.0")
 
 
-@pytest.mark.parametrize("token", ["nonsense", "e30=", "bm9uc2Vuc2U="])
-async def test_a_page_token_of_nobody_is_refused(token: str) -> None:
+@pytest.mark.parametrize("cursor", ["nonsense", "e30=", "bm9uc2Vuc2U="])
+async def test_a_cursor_that_no_answer_gave_is_refused(cursor: str) -> None:
     gateway = await start(World(random.Random(1)))
-    with pytest.raises(InvalidArgument, match="page_token"):
-        await gateway.reindexing.advance("docs", "new", token, deadline=0)
+    with pytest.raises(InvalidArgument, match="cursor"):
+        await gateway.reindexing.advance("docs", "new", cursor, deadline=0)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from services.chassis.errors import FailedPrecondition
-from services.gateway.collections.verification import Sample, Sampled, Verification
-from services.gateway.search.stages import Candidate, Embedded, Passage, Retrieved, SearchVariant
+from services.gateway.collections.verification import CheckKind, Sample, Sampled, Verification
+from services.gateway.search.stages import Candidate, Embedded, Retrieved, SearchVariant
+from sluice.type.v1 import passage_pb2
+from tests.unit.gateway.samples import embedded, model, passage
 
 
 def vector(place: int) -> bytes:
@@ -18,7 +20,7 @@ class Shelf:
     """Two versions of eight passages, and the embedder that made them; what is wrong with the second is told."""
 
     def __init__(self, *, missing: int = 0, wrong_vectors: bool = False, lost: int = 0, other_words: bool = False):
-        self.passages = [Passage(f"p{place}", "", f"word{place} and more", {}) for place in range(8)]
+        self.passages = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
         self.served = True
 
@@ -26,8 +28,10 @@ class Shelf:
         sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.passages)]
         return Sample(sampled[:limit], 8 - self.missing if collection == "docs-v2" else 8)
 
-    async def get(self, collection: str, ids: Sequence[str], *, deadline: float) -> Sequence[Passage]:
-        return [passage for passage in self.passages if passage.id in ids]
+    async def documents(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Passage]]:
+        return [[passage] for passage in self.passages if passage.id in ids]
 
     async def search(self, collection: str, variants: Sequence[SearchVariant], **_: object) -> Retrieved:
         [variant] = variants
@@ -42,7 +46,7 @@ class Shelf:
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         axes = [int(text[4]) for text in texts]
         vectors = [vector((axis + self.wrong_vectors) % 8) for axis in axes]
-        return Embedded(vectors, "m", "m@1", 8, "fp32", False, [False] * len(texts))
+        return embedded(vectors, model("m@1"))
 
     async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         if not self.served:
@@ -50,32 +54,29 @@ class Shelf:
         return await self.embed_documents(texts, collection=collection, deadline=deadline)
 
 
-async def failed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr("services.gateway.collections.verification._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("services.gateway.collections.verification._query", lambda passage: passage.text)
-    checks = await Verification(shelf, shelf).verify("docs", "docs-v2", deadline=0)  # type: ignore[arg-type]
-    assert [check.name for check in checks] == ["COUNT", "SAMPLED_VECTORS", "SELF_RETRIEVAL", "OVERLAP"]
-    return [check.name for check in checks if not check.passed]
+async def failed(shelf: Shelf) -> list[CheckKind]:
+    verification = Verification(shelf, shelf, query_of=lambda passage: passage.text, pause_seconds=0.0)  # type: ignore[arg-type]
+    checks = await verification.verify("docs", "docs-v2", deadline=0)
+    assert [check.kind for check in checks] == list(CheckKind)
+    return [check.kind for check in checks if not check.passed]
 
 
 @pytest.mark.parametrize(
     ("shelf", "expected"),
     [
         (Shelf(), []),
-        (Shelf(missing=1), ["COUNT"]),
-        (Shelf(wrong_vectors=True), ["SAMPLED_VECTORS"]),
-        (Shelf(lost=2), ["SELF_RETRIEVAL"]),
-        (Shelf(other_words=True), ["OVERLAP"]),
+        (Shelf(missing=1), [CheckKind.COUNT]),
+        (Shelf(wrong_vectors=True), [CheckKind.SAMPLED_VECTORS]),
+        (Shelf(lost=2), [CheckKind.SELF_RETRIEVAL]),
+        (Shelf(other_words=True), [CheckKind.OVERLAP]),
     ],
     ids=["nothing", "a passage", "other vectors", "some not found", "other words"],
 )
-async def test_what_is_wrong_with_a_version_fails_its_check(
-    shelf: Shelf, expected: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await failed(shelf, monkeypatch) == expected
+async def test_what_is_wrong_with_a_version_fails_its_check(shelf: Shelf, expected: list[CheckKind]) -> None:
+    assert await failed(shelf) == expected
 
 
-async def test_a_live_version_whose_model_is_gone_is_compared_by_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_live_version_whose_model_is_gone_is_compared_by_words_alone() -> None:
     shelf = Shelf()
     shelf.served = False
-    assert await failed(shelf, monkeypatch) == []
+    assert await failed(shelf) == []

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.chassis.errors import SluiceError, Unavailable
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import Evidence, Judgement
 from services.gateway.rollout.shadow import AT_ONCE, Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision, FeatureArm, Ramp, Reason
@@ -17,14 +19,13 @@ from services.gateway.search.flags import Features
 from services.gateway.search.stages import (
     Answer,
     Outcome,
-    Passage,
-    Policies,
     Question,
     Reranked,
     Result,
     Stage,
     StageReport,
 )
+from tests.unit.gateway.samples import passage
 
 RAMP = Ramp(
     "rerank-v1",
@@ -36,12 +37,12 @@ RAMP = Ramp(
     lease_seconds=10,
     shadow_ppm=500_000,
 )
-QUESTION = Question("how do pools work", "docs", Features(), Policies(), b"", 0, 10)
+QUESTION = Question("how do pools work", "docs", Features())
 TREATED = Features(rerank=True)
 
 
 def result(identity: str, rank: int = 1, rerank_score: float | None = None) -> Result:
-    return Result(Passage(identity, "", identity, {}), 1 / rank, rank, 1 / rank, rank, rerank_score)
+    return Result(passage(identity, "", identity), 1 / rank, rank, 1 / rank, rank, rerank_score)
 
 
 def answer(*identities: str, reason: str = "", outcome: Outcome = Outcome.RAN) -> Answer:
@@ -66,7 +67,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.gate.set()
-        self.shadow = Shadow(self, self, self.evidence, lambda: self.occupied, lambda: self.drawn)
+        self.shadow = Shadow(
+            self, self, self.evidence, GatewayMetrics(CollectorRegistry()), lambda: self.occupied, lambda: self.drawn
+        )
 
     async def search(self, question: Question, *, deadline: float) -> Answer:
         self.asked.append(question)

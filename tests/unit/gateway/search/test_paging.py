@@ -1,49 +1,59 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.chassis.errors import InvalidArgument
-from services.gateway.rollout.table import ExpansionStrategy, Features, resolve
+from services.experiment.flags import FLAGS
 from services.gateway.search import paging
+from services.gateway.search.flags import Features, resolve
+from sluice.gateway.v1 import search_pb2
+from tests.unit.gateway import flag_values
 
-features = st.builds(
-    Features,
-    lexical=st.booleans(),
-    expansion=st.booleans(),
-    expansion_strategy=st.sampled_from(ExpansionStrategy),
-    max_variant_count=st.integers(1, 16),
-    rerank=st.booleans(),
-    rerank_candidate_count=st.integers(1, 1000),
-)
-DIGEST = paging.question_digest(b"what", b"docs")
+REQUEST = search_pb2.SearchRequest(query="what", collection="docs")
+DIGEST = paging.question_digest(REQUEST)
+FIELDS = list(search_pb2.SearchRequest.DESCRIPTOR.fields)
 
 
 def test_no_token_is_the_first_page() -> None:
     assert paging.decode("", DIGEST).offset == 0
 
 
-@given(st.integers(1, 999), features)
-def test_a_token_says_where_to_go_on_and_with_which_features(offset: int, pinned: Features) -> None:
+@given(st.integers(1, paging.MAX_OFFSET), flag_values.features)
+def test_a_token_keeps_the_offset_and_the_features_of_the_first_page(offset: int, pinned: Features) -> None:
     page = paging.decode(paging.encode(offset, pinned, DIGEST), DIGEST)
-    assert page.offset == offset
-    assert dataclasses.asdict(page.pinned) == dataclasses.asdict(pinned)
+    assert (page.offset, page.pinned.values) == (offset, asdict(pinned))
 
 
 def test_a_token_of_another_question_is_refused() -> None:
-    token = paging.encode(10, Features(), paging.question_digest(b"why", b"docs"))
+    token = paging.encode(10, Features(), paging.question_digest(search_pb2.SearchRequest(query="why")))
     with pytest.raises(InvalidArgument, match="another question"):
         paging.decode(token, DIGEST)
 
 
-def test_moving_a_border_between_parts_makes_another_question() -> None:
-    assert paging.question_digest(b"ab", b"c") != paging.question_digest(b"a", b"bc")
+def changed(field: FieldDescriptor) -> search_pb2.SearchRequest:
+    """The request with another value of one field."""
+    request = search_pb2.SearchRequest()
+    request.CopyFrom(REQUEST)
+    if isinstance(value := getattr(request, field.name), Message):
+        value.SetInParent()
+    else:
+        setattr(request, field.name, {str: "other", bool: True, int: 7}[type(value)])
+    return request
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=[field.name for field in FIELDS])
+def test_every_field_but_limit_and_page_token_makes_another_question(field: FieldDescriptor) -> None:
+    same = paging.question_digest(changed(field)) == DIGEST
+    assert same == (field.name in {"limit", "page_token"})
 
 
 @given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
@@ -83,14 +93,17 @@ def test_a_token_with_a_strange_offset_is_refused(offset: object) -> None:
     assert page is None or (type(page.offset) is int and 0 < page.offset < 1000)
 
 
-@given(json_values, st.sampled_from([field.name for field in dataclasses.fields(Features)]))
+@given(json_values, st.sampled_from(list(FLAGS)) | st.text(max_size=8))
 @example("yes", "rerank")
 @example(True, "max_variant_count")
 @example(False, "dense")
+@example(["synonyms"], "expansion_strategy")
 def test_a_token_tampered_with_says_only_what_a_request_could_have_said(pinned: object, name: str) -> None:
     tampered = content()
     tampered["features"][name] = pinned
+    if name == "dense":
+        tampered["features"]["lexical"] = False
     page = accepted(tampered)
     if page is not None:
-        assert type(getattr(page.pinned, name)) in (bool, int, ExpansionStrategy, type(None))
+        assert all(not FLAGS[flag].problem(value) for flag, value in page.pinned.values.items())
         resolve([page.pinned], Features())

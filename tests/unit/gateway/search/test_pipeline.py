@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,16 +11,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from services.chassis.errors import FailedPrecondition, SluiceError, Unavailable
-from services.gateway.rollout.table import ExpansionStrategy, Features
 from services.gateway.search.budgets import Budgets
-from services.gateway.search.pipeline import Pipeline, Stages, Weights
+from services.gateway.search.flags import Features
+from services.gateway.search.pipeline import Pipeline, StageObserver, Stages, Weights
 from services.gateway.search.stages import (
     Answer,
     Candidate,
     Embedded,
     Expanded,
     Outcome,
-    Passage,
     Policies,
     Policy,
     Question,
@@ -30,17 +30,16 @@ from services.gateway.search.stages import (
     StageReport,
     Variant,
 )
+from sluice.type.v1 import filter_pb2, passage_pb2
+from tests.unit.gateway.samples import embedded, model, passage
 
 QUESTION = Question(
     query="how do pools work",
     collection="docs",
     features=Features(expansion=True, rerank=True),
-    policies=Policies(),
-    filter=b"",
-    offset=0,
     limit=3,
 )
-PASSAGES = [Passage(str(number), f"title {number}", f"text {number}", {}) for number in range(8)]
+PASSAGES = [passage(str(number), f"title {number}", f"text {number}") for number in range(8)]
 
 
 @dataclass
@@ -53,7 +52,7 @@ class World:
     retrieve_error: SluiceError | None = None
     rerank_error: SluiceError | None = None
     pseudo: bool = False
-    found: Sequence[Passage] = field(default_factory=lambda: PASSAGES)
+    found: Sequence[passage_pb2.Passage] = field(default_factory=lambda: PASSAGES)
     searched: list[SearchVariant] = field(default_factory=list)
     fingerprint: str | None = None
     weights: tuple[float, float] | None = None
@@ -66,11 +65,9 @@ class World:
     index_model: str = "f00d"
     switched_while_expanding: bool = False
     switches: int = 0
-    """So many times the collection is switched just before it is searched."""
+    """Number of switches of the collection just before it is searched."""
 
-    async def expand(
-        self, query: str, strategy: ExpansionStrategy, max_variant_count: int, *, deadline: float
-    ) -> Expanded:
+    async def expand(self, query: str, features: Features, *, deadline: float) -> Expanded:
         self.expanding.set()
         await asyncio.wait_for(self.embedding.wait(), 5)
         if self.expand_error:
@@ -90,14 +87,14 @@ class World:
         if QUESTION.query not in texts and self.switched_while_expanding:
             self.switched_while_expanding = False
             self.model = self.index_model = "beef"
-        return Embedded(vectors, "mini", self.model, 4, "fp32", self.pseudo, [False] * len(texts))
+        return embedded(vectors, model(self.model, pseudo=self.pseudo))
 
     async def search(
         self,
         collection: str,
         variants: Sequence[SearchVariant],
         *,
-        filter: bytes,
+        filter: filter_pb2.Filter,
         limit: int,
         dense_weight: float,
         lexical_weight: float,
@@ -124,8 +121,11 @@ class World:
         return Reranked([float(number) * 10 for number in range(len(passages))], "cross")
 
     async def answer(self, question: Question = QUESTION) -> Answer:
-        pipeline = Pipeline(Stages(self, self, self, self), Weights(dense=1.0, lexical=0.67, rerank=1.0), self.budgets)
-        return await pipeline.search(question, deadline=time.monotonic() + self.deadline_seconds)
+        return await self.pipeline().search(question, deadline=time.monotonic() + self.deadline_seconds)
+
+    def pipeline(self, observe: StageObserver = lambda _features, _reports: None) -> Pipeline:
+        weights = Weights(dense=1.0, lexical=0.67, rerank=1.0)
+        return Pipeline(Stages(self, self, self, self), weights, self.budgets, observe)
 
 
 def reports(answer: Answer) -> dict[Stage, StageReport]:
@@ -235,6 +235,19 @@ async def test_a_required_stage_fails_the_call_with_its_own_error(policies: Poli
     assert caught.value.reason.startswith("NO_")
 
 
+async def test_a_stage_that_the_search_did_not_come_to_has_a_report_as_well() -> None:
+    seen: list[list[StageReport]] = []
+    world = World(retrieve_error=Unavailable("down"))
+    with pytest.raises(Unavailable):
+        await world.pipeline(lambda _, reports: seen.append(list(reports))).search(QUESTION, deadline=math.inf)
+    (reports,) = seen
+    assert [(report.stage, report.reason) for report in reports[2:]] == [
+        (Stage.RETRIEVE, "DEPENDENCY_DOWN"),
+        (Stage.RERANK, "NOT_REACHED"),
+    ]
+    assert [report.stage for report in reports] == list(Stage)
+
+
 async def test_retrieval_is_always_required() -> None:
     with pytest.raises(FailedPrecondition):
         await World(retrieve_error=FailedPrecondition("other model", reason="MODEL_MISMATCH")).answer()
@@ -246,7 +259,7 @@ async def test_a_search_that_a_switch_overtakes_is_made_again_with_the_new_model
     assert (world.fingerprint, reports(answer)[Stage.EMBED].outcome) == ("beef", Outcome.RAN)
 
 
-async def test_a_search_is_made_again_as_often_as_switches_overtake_it_but_not_for_ever() -> None:
+async def test_a_search_is_made_again_after_each_switch_up_to_a_limit() -> None:
     world = World(switches=4)
     await world.answer()
     assert world.fingerprint == "model 0"
@@ -273,7 +286,7 @@ async def test_pages_follow_one_another_without_gap_or_repeat() -> None:
 
 
 async def test_near_duplicates_are_collapsed_on_request_after_reranking_and_pages_stay_full() -> None:
-    copies = [Passage(f"{kind}{number}", "", f"what is said of {kind}", {}) for number in range(3) for kind in "abc"]
+    copies = [passage(f"{kind}{number}", "", f"what is said of {kind}") for number in range(3) for kind in "abc"]
     question = replace(QUESTION, limit=2, features=replace(QUESTION.features, rerank_candidate_count=9))
     assert ids(await World(found=copies).answer(question)) == ["c2", "b2"]
     question = replace(question, collapse_duplicates=True)
@@ -285,7 +298,7 @@ async def test_near_duplicates_are_collapsed_on_request_after_reranking_and_page
 
 
 async def test_nothing_is_collapsed_unless_it_is_asked_for() -> None:
-    copies = [Passage(str(number), "", "the same", {}) for number in range(3)]
+    copies = [passage(str(number), "", "the same") for number in range(3)]
     answer = await World(found=copies).answer()
     assert [result.duplicate_count for result in answer.results] == [0, 0, 0]
 
