@@ -1,0 +1,49 @@
+"""The lint check of docstrings."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.docstrings import docstrings, is_question
+
+SOURCE = '''
+"""A module."""
+EDGES = (1, 2)
+"""Edges in seconds."""
+"""A string that documents nothing."""
+
+class A:
+    """A class."""
+
+    size: int
+    """Its size."""
+
+    def method(self):
+        """A method."""
+        "no docstring"
+
+async def function():
+    """A function."""
+
+if True:
+    "no docstring either"
+'''
+
+
+def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> None:
+    found = {text for _, text in docstrings(SOURCE)}
+    assert found == {"A module.", "Edges in seconds.", "A class.", "Its size.", "A method.", "A function."}
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("What comes of it.", True),
+        ("  whether, or not.", True),
+        ("Whatever it is.", False),
+        ("Split a document.", False),
+        ("", False),
+    ],
+)
+def test_a_docstring_that_begins_with_a_question_word_is_told_from_others(text: str, question: bool) -> None:
+    assert is_question(text) is question
