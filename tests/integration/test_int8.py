@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
 from services.inference.models import openvino
-from services.inference.models.info import ModelKind, fingerprint_of
-from services.inference.models.onnx import exported
+from services.inference.models.info import ModelKind
+from services.inference.models.onnx import OnnxModel
 from services.inference.models.openvino import OpenVinoRuntime
 from services.inference.models.quality import PrecisionRefused, Quality, QualityGate
 from services.inference.models.quantize import Effort, quantize
@@ -35,8 +35,8 @@ NO_QUALITY = QualityGate(least_likeness=1.01)
 @pytest.fixture(scope="session")
 def quantized(options: ModelOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real all-MiniLM-L6-v2 in int8, from a small calibration."""
-    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=None, cache_dir=options.cache_dir)
-    fp32 = exported(model, fingerprint_of(model.folder), options.cache_dir)
+    model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=options.model_dir, cache_dir=options.cache_dir)
+    fp32 = OnnxModel.build(model.folder, ModelKind.ENCODER)
     folder = tmp_path_factory.mktemp("int8")
     quantize(ModelKind.ENCODER, fp32, folder, Effort(calibration_rows=60, encoder_items=100))
     return folder

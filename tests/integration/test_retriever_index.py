@@ -24,9 +24,8 @@ from services.chassis.errors import (
 )
 from services.retriever import index as index_module
 from services.retriever.backends import EmbeddedQdrant, open_qdrant
-from services.retriever.documents import Chunk, chunk_id
+from services.retriever.documents import Chunk, Passage, chunk_id
 from services.retriever.fields import AnyOf, Equals, Exists, FieldType, Filter, Range
-from services.retriever.documents import Passage
 from services.retriever.index import CollectionModel, Index, QueryVariant
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics

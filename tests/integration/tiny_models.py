@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -13,9 +14,11 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
+    DistilBertConfig,
     ElectraConfig,
     MPNetConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     set_seed,
@@ -37,6 +40,23 @@ def bert_encoder(folder: Path) -> Path:
     return _encoder(folder, BertConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), "cls", prompts=prompts)
 
 
+def distilbert_encoder(folder: Path) -> Path:
+    """An architecture that only an export can serve."""
+    config = DistilBertConfig(vocab_size=VOCABULARY, dim=64, n_layers=2, n_heads=4, hidden_dim=128)
+    return _encoder(folder, config, _bert_tokenizer(), "mean")
+
+
+def bert_cross_encoder(folder: Path) -> Path:
+    """ms-marco-MiniLM with 2 layers."""
+    return _classifier(folder, BertConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), outputs=1)
+
+
+def mpnet_cross_encoder(folder: Path) -> Path:
+    """Position by distance, and a classifier of two layers."""
+    config = MPNetConfig(vocab_size=VOCABULARY, **_small(), **_roberta_like())
+    return _classifier(folder, config, _roberta_tokenizer(word_pieces=True), outputs=1)
+
+
 def electra_cross_encoder(folder: Path, outputs: int = 1) -> Path:
     """ms-marco-electra-base with 2 layers."""
     return _classifier(folder, ElectraConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), outputs)
@@ -46,6 +66,11 @@ def roberta_cross_encoder(folder: Path) -> Path:
     """Byte-level tokens, two separators between query and passage, no token types."""
     config = RobertaConfig(vocab_size=VOCABULARY, **_small(), **_roberta_like())
     return _classifier(folder, config, _roberta_tokenizer(word_pieces=False), outputs=1)
+
+
+def store_as_bf16(folder: Path) -> None:
+    """Store the weights of an encoder again, in half of their size."""
+    AutoModel.from_pretrained(folder).bfloat16().save_pretrained(folder)
 
 
 def _small() -> dict[str, int]:
@@ -64,8 +89,7 @@ def _encoder(
     *after: Normalize,
     prompts: dict[str, str] | None = None,
 ) -> Path:
-    set_seed(7)
-    AutoModel.from_config(config).save_pretrained(folder)
+    _randomized(AutoModel.from_config(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     modules = [Transformer(str(folder)), Pooling(config.hidden_size, pooling), *after]
     SentenceTransformer(modules=modules, prompts=prompts).save(str(folder))
@@ -73,11 +97,19 @@ def _encoder(
 
 
 def _classifier(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, outputs: int) -> Path:
-    set_seed(7)
     config.num_labels = outputs
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    _randomized(AutoModelForSequenceClassification.from_config(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _randomized(model: PreTrainedModel) -> PreTrainedModel:
+    """Make every parameter count: new models have biases of zero."""
+    set_seed(7)
+    for name, parameter in model.named_parameters():
+        spread = 0.5 if "relative_attention_bias" in name else 0.1
+        parameter.data += spread * torch.randn(parameter.shape)
+    return model
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerFast:

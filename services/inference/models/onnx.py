@@ -1,56 +1,104 @@
-"""The fast engine on cpu: ONNX Runtime over an export that is made once and kept."""
+"""Serve a model on cpu in ONNX Runtime, fp32: from its own files if a graph can be built for it, or from an export."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from services.inference.models.artifacts import built_once
-from services.inference.models.info import ModelSpec, fingerprint_of
+from services.chassis.errors import StartupError
+from services.inference.models.artifacts import built_once, read_facts
+from services.inference.models.graph import build_graph, weights_file
+from services.inference.models.info import ModelKind, ModelSpec
+from services.inference.models.layout import UnknownModelError, fingerprint_of, read_spec, read_tokenizer
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
 GRAPH_FILE = "model.onnx"
-SPEC_FILE = "spec.json"
-TOKENIZER_FILE = "tokenizer.json"
 # Part of an export's key: raise it when `export` writes something else than before.
 _EXPORT_VERSION = 1
 
 
-class OnnxRuntime:
-    """A model in ONNX Runtime, fp32. The graph holds pooling and normalization too, as the model defines them."""
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """Everything that ONNX Runtime needs to serve a model."""
 
-    def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
-        self.spec = ModelSpec(**json.loads((folder / SPEC_FILE).read_text()))
-        self.tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_text(), self.spec.max_token_count)
-        self.info = self.spec.info(
-            name=name,
-            fingerprint=fingerprint,
-            backend="onnx",
-            precision="fp32",
-            device="cpu",
-        )
-        self._session = _open_session(folder / GRAPH_FILE, threads)
+    graph: bytes
+    weights: Path
+    """Folder of the file that the graph refers to for its weights."""
+    spec: ModelSpec
+    tokenizer: str
+    """Content of a tokenizer.json."""
+
+    @classmethod
+    def build(cls, folder: Path, kind: ModelKind) -> OnnxModel:
+        """Build the graph from the model's own files, in milliseconds; raise UnknownModelError."""
+        graph = build_graph(folder, kind).SerializeToString()
+        return cls(graph, weights_file(folder).parent, read_spec(folder, kind), read_tokenizer(folder))
+
+    @classmethod
+    def read(cls, folder: Path) -> OnnxModel:
+        """Read an export."""
+        return cls((folder / GRAPH_FILE).read_bytes(), folder, *read_facts(folder))
+
+    @classmethod
+    def prepare(cls, model: ResolvedModel, fingerprint: str, cache_dir: Path) -> OnnxModel:
+        """Build the graph, or export the model once if its architecture is not known here; raise StartupError."""
+        try:
+            return cls.build(model.folder, model.kind)
+        except UnknownModelError as error:
+            folder = built_once(
+                cache_dir / model.artifact("fp32", _EXPORT_VERSION, fingerprint),
+                "services.inference.models.export",
+                [model.kind, str(model.folder)],
+                needs=("torch", "sentence_transformers"),
+                extra="export",
+                why=f"{model.name} can be served only by way of an export to ONNX, because {error}",
+                otherwise="Or set the backend to torch, which needs no export.",
+            )
+            return cls.read(folder)
+
+
+class OnnxRuntime:
+    """A model in ONNX Runtime. The graph includes pooling and normalization, as the model defines them."""
+
+    def __init__(self, model: OnnxModel, *, name: str, fingerprint: str, threads: int) -> None:
+        self.spec = model.spec
+        self.tokenizer = Tokenizer(model.tokenizer, model.spec.max_token_count)
+        self.info = self.spec.info(name=name, fingerprint=fingerprint, backend="onnx", precision="fp32", device="cpu")
+        self._session = _open_session(model, threads)
         self._inputs = [graph_input.name for graph_input in self._session.get_inputs()]
 
     @classmethod
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int) -> OnnxRuntime:
-        """Opens the model's export, which is made first where there is none; StartupError where that fails."""
+        """Open a model and compute one row with it; raise StartupError if that fails."""
         fingerprint = fingerprint_of(model.folder)
-        folder = exported(model, fingerprint, cache_dir)
-        return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
+        prepared = OnnxModel.prepare(model, fingerprint, cache_dir)
+        try:
+            runtime = cls(prepared, name=model.name, fingerprint=fingerprint, threads=threads)
+            row = runtime.run([text.ids for text in runtime.tokenizer.texts(["a text"])])
+            problem = (
+                "" if row.shape == (1, prepared.spec.dimension) and np.isfinite(row).all() else "its output is wrong"
+            )
+        except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
+            problem = str(error).splitlines()[0]
+        if problem:
+            raise StartupError(
+                f"{model.name} in {model.folder} cannot be computed: {problem}",
+                remedy="Bring a fresh copy of the model's folder; if that fails as well, set the backend to torch.",
+            )
+        return runtime
 
     def width(self, token_count: int) -> int:
-        """See `Runtime.width`. Padding moves nothing by more than fp32's own noise, so rows are as wide as they are."""
+        """Return the tokens themselves: padding moves nothing by more than fp32's own noise."""
         return token_count
 
     def warm_up(self, batch_tokens: int) -> None:
-        """See `Runtime.warm_up`: no shape is compiled."""
+        """Do nothing: no shape is compiled."""
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
@@ -60,21 +108,13 @@ class OnnxRuntime:
         return rows
 
 
-def exported(model: ResolvedModel, fingerprint: str, cache_dir: Path) -> Path:
-    """The folder of the model's export, made first where there is none; StartupError where that fails."""
-    return built_once(
-        cache_dir / model.artifact("fp32", _EXPORT_VERSION, fingerprint),
-        "services.inference.models.export",
-        [model.kind, str(model.folder)],
-        needs=("torch", "sentence_transformers", "onnx"),
-    )
-
-
-def _open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An inference session on cpu with its own pool of `threads` that do not spin: services share these cores."""
+def _open_session(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession:
+    """Open a session with a pool of `threads` that do not spin: services share these cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # ONNX Runtime maps the weights from there into memory, it makes no copy of them.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.weights))
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])

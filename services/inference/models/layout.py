@@ -1,0 +1,139 @@
+"""Files of a model folder in Hugging Face's layout: weights, configuration, tokenizer, and a checksum of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from services.inference.models.info import ModelKind, ModelSpec
+
+_CONFIGURATION = re.compile(r"(config|modules|sentence_bert_config|config_sentence_transformers)\.json")
+_TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|vocab)\.json|(vocab|merges)\.txt|.+\.model")
+_MODULE_FOLDER = re.compile(r"\d+_\w+")
+# Written by tools about themselves: copies of a model that differ only here are the same model.
+_VOLATILE = {"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype"}
+# Prompts of a model for each role, in the order in which sentence-transformers looks for them.
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+class UnknownModelError(Exception):
+    """A model that cannot be served from its files alone; the message says why, beginning with "its" or "it"."""
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Return the folder of weights and tokenizer, which older sentence-transformers models keep apart."""
+    return room if (room := folder / "0_Transformer").is_dir() else folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the weights in a folder: safetensors, or else PyTorch's older format; empty if there are none."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def problem_of(folder: Path, kind: ModelKind) -> str | None:
+    """Explain why a folder cannot serve as a model of this kind; None if it can."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    room = transformer_folder(folder)
+    if missing := list(_missing_parts(room)):
+        return f"it lacks {' and '.join(missing)}"
+    try:
+        config = read_json(room / "config.json")
+        architecture = (config.get("architectures") or ["no architecture"])[0]
+        outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)
+    except (ValueError, AttributeError, TypeError):
+        return "its config.json cannot be read"
+    scores = architecture.endswith("ForSequenceClassification")
+    if scores != (kind is ModelKind.CROSS_ENCODER):
+        return f"it is no {kind}: its config.json says {architecture}"
+    if scores and outputs != 1:
+        return f"it has {outputs} outputs for a pair (num_labels), where a reranker needs exactly 1"
+    return None
+
+
+def _missing_parts(room: Path) -> Iterator[str]:
+    if not (room / "config.json").is_file():
+        yield "config.json"
+    if not weight_files(room):
+        yield "weights (model.safetensors or pytorch_model.bin)"
+    if not any((room / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        yield "a tokenizer (tokenizer.json)"
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Compute the sha256 over weights, configuration, tokenizer, pooling and normalization.
+
+    Independent of the folder's name, of times, and of the versions of libraries that wrote the files.
+    """
+    digest = hashlib.sha256()
+    for room in [folder, *sorted(room for room in folder.iterdir() if _MODULE_FOLDER.fullmatch(room.name))]:
+        for file in sorted(room.iterdir()):
+            if _CONFIGURATION.fullmatch(file.name):
+                content = read_json(file)
+                if isinstance(content, dict):
+                    content = {key: value for key, value in content.items() if key not in _VOLATILE}
+                part = json.dumps(content, sort_keys=True)
+            elif _TOKENIZER.fullmatch(file.name) or file in weight_files(room):
+                part = file_digest(file)
+            else:
+                continue
+            digest.update(f"{file.relative_to(folder)}\0{part}\0".encode())
+    return digest.hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """Compute the sha256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path, default: Any = None) -> Any:
+    """Parse a JSON file; `default`, if given, stands for a file that is not there."""
+    return default if default is not None and not file.is_file() else json.loads(file.read_text())
+
+
+def read_spec(folder: Path, kind: ModelKind) -> ModelSpec:
+    """Read how to feed a model from its files, as sentence-transformers does; raise UnknownModelError."""
+    room = transformer_folder(folder)
+    config = read_json(room / "config.json")
+    own = read_json(room / "sentence_bert_config.json", {})
+    tokenizer = read_json(room / "tokenizer_config.json", {})
+    about = read_json(folder / "config_sentence_transformers.json", {})
+    if own.get("do_lower_case") or tokenizer.get("truncation_side", "right") != "right":
+        raise UnknownModelError("its texts are changed or cut in a way that only sentence-transformers knows")
+    positions = config.get("max_position_embeddings", 0)
+    limit = own.get("max_seq_length") or min(tokenizer.get("model_max_length", positions), positions)
+    if limit <= 0:
+        raise UnknownModelError("its files do not say after how many tokens a text is cut off")
+    return ModelSpec(
+        dimension=config["hidden_size"] if kind is ModelKind.ENCODER else 1,
+        max_token_count=limit,
+        pad_token_id=config.get("pad_token_id") or 0,
+        prompts=chosen_prompts(about.get("prompts") or {}, about.get("default_prompt_name")),
+    )
+
+
+def read_tokenizer(folder: Path) -> str:
+    """Read the tokenizer's definition; raise UnknownModelError if another file of the model contradicts it."""
+    room = transformer_folder(folder)
+    if not (file := room / "tokenizer.json").is_file():
+        raise UnknownModelError("it has no tokenizer.json")
+    definition = file.read_text()
+    lowercase = (json.loads(definition).get("normalizer") or {}).get("lowercase")
+    if lowercase is not None and lowercase != read_json(room / "tokenizer_config.json", {}).get(
+        "do_lower_case", lowercase
+    ):
+        raise UnknownModelError("its tokenizer.json and tokenizer_config.json disagree about lower case")
+    return definition
+
+
+def chosen_prompts(prompts: Mapping[Any, str | None], default: str | None) -> dict[str, str]:
+    """Choose the prompt of each role among a model's prompts."""
+    return {
+        role: next((prompts[name] for name in (*names, default) if name in prompts), None) or ""
+        for role, names in _PROMPTS.items()
+    }
