@@ -23,11 +23,11 @@ from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
 from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES
 from services.rollout.decisions import LIMIT_THRESHOLD, MISMATCH_THRESHOLD, Action, Patience, Run, decide
 from services.rollout.evidence import ALPHA, ArmTotals, log_above, log_evidence, log_sample_ratio
-from services.experiment.flags import Overrides
 from services.rollout.features import Feature, FeatureState
 
 RESULT = BUILD / "rollout-aa.json"

@@ -36,10 +36,10 @@ from deploy.local.paths import BUILD, shown
 from drills.faults.processes import StageProcess, running
 from services.experiment.bucketing import Arm, arm_of, bucket_of, unit_hash
 from services.experiment.latencies import EDGES, latency_bucket
-from services.rollout.backends import SqliteDatabase
 from services.rollout.features import FeatureState
 from services.rollout.messages import snapshot_message
-from services.rollout.records import Records
+from services.rollout.storage.database import SqliteDatabase
+from services.rollout.storage.records import Records
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 

@@ -13,14 +13,14 @@ from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
-from services.rollout.backends import open_database
 from services.rollout.control import Control
 from services.rollout.decisions import Patience
 from services.rollout.gateways import Gateways
-from services.rollout.metrics import RolloutMetrics
 from services.rollout.leader_election import LeaderElection
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
+from services.rollout.storage.database import open_database
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
 
 _log = logs.get_logger("rollout")

@@ -31,9 +31,9 @@ from services.rollout.decisions import (
 from services.rollout.evidence import Findings, latency_percentile, summarize
 from services.rollout.features import Feature, FeatureState, HistoryAction, HoldCause, check_feature
 from services.rollout.gateways import Gateway, Gateways
-from services.rollout.records import HistoryEntry, Records
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined, SealedSnapshot, snapshot_of
+from services.rollout.storage.records import HistoryEntry, Records
 from services.rollout.transitions import Changed, Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 

@@ -13,10 +13,10 @@ from typing import Protocol, TypeVar
 
 from services.chassis import logs
 from services.chassis.errors import SluiceError, StartupError, Unavailable
-from services.rollout.backends import Database
 from services.rollout.control import Control
-from services.rollout.records import Records
 from services.rollout.snapshots import SealedSnapshot
+from services.rollout.storage.database import Database
+from services.rollout.storage.records import Records
 
 T = TypeVar("T")
 _TAKE_OVER_SECONDS = 0.5

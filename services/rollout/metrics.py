@@ -12,8 +12,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.chassis import logs
 from services.rollout.control import OURSELVES, Look, Observer
 from services.rollout.features import FeatureState, HistoryAction, HoldCause
-from services.rollout.records import HistoryEntry
 from services.rollout.snapshots import Quarantined, SealedSnapshot
+from services.rollout.storage.records import HistoryEntry
 
 _log = logs.get_logger("rollout")
 

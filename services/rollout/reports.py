@@ -13,7 +13,7 @@ from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES
 from services.rollout.decisions import COMPARED, Run
 from services.rollout.evidence import MAX_UNITS
-from services.rollout.records import Records
+from services.rollout.storage.records import Records
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 _MOST_REPORTED_UNITS = 100_000

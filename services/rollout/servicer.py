@@ -24,11 +24,11 @@ from services.rollout.decisions import (
 )
 from services.rollout.evidence import GuardrailEvidence, summarize
 from services.rollout.features import Feature, check_share
-from services.rollout.plans import Plan, check_plan
-from services.rollout.records import Records
 from services.rollout.leader_election import LeaderElection
+from services.rollout.plans import Plan, check_plan
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined
+from services.rollout.storage.records import Records
 from services.rollout.transitions import Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc

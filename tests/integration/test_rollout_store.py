@@ -20,13 +20,13 @@ from services.chassis.server import serving
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout.__main__ import compose
-from services.rollout.backends import Database, open_database
 from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
-from services.rollout.records import HistoryEntry, SealedSnapshot
 from services.rollout.settings import RolloutSettings
 from services.rollout.snapshots import Quarantined
-from services.rollout.tables import metadata
+from services.rollout.storage.database import Database, open_database
+from services.rollout.storage.records import HistoryEntry, SealedSnapshot
+from services.rollout.storage.tables import metadata
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1 import features_pb2

@@ -21,14 +21,14 @@ from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout import transitions
-from services.rollout.backends import SqliteDatabase
 from services.rollout.control import ArmReport, Command, Control, Look
 from services.rollout.decisions import Patience
 from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.gateways import Gateways
 from services.rollout.plans import Plan, PlanStep
-from services.rollout.records import HistoryEntry, Records
 from services.rollout.snapshots import Quarantined
+from services.rollout.storage.database import SqliteDatabase
+from services.rollout.storage.records import HistoryEntry, Records
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 T = TypeVar("T")

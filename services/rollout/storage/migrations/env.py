@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from services.rollout.tables import metadata
+from services.rollout.storage.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from services.chassis.errors import StartupError, Unavailable
-from services.rollout.records import Records
+from services.rollout.storage.records import Records
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK_KEY = 0x51_1C_E0_07  # any number, as long as nothing else in the database takes it

@@ -15,12 +15,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from services.chassis.timing import timestamp
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
-from services.rollout import tables
 from services.rollout.decisions import Run
 from services.rollout.evidence import Findings
 from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
 from services.rollout.snapshots import SealedSnapshot
+from services.rollout.storage import tables
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 KEPT_SNAPSHOTS = 100
