@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -38,18 +39,16 @@ def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | No
     return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
-async def renewed(
-    settings: StageSettings, *, look_seconds: float = _LOOK_SECONDS, spread_seconds: float = _SPREAD_SECONDS
-) -> None:
+async def renewed(settings: StageSettings, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Wait until the certificate has been replaced, and a random time longer; without end if TLS is off."""
     file = settings.grpc_tls_certificate
     if file is None:
         await asyncio.Event().wait()
         return
     before = await asyncio.to_thread(file.read_bytes)
-    while await asyncio.to_thread(_content, file) in (before, b""):  # noqa: ASYNC110  # others write the file
-        await asyncio.sleep(look_seconds)
-    await asyncio.sleep(random.uniform(0, spread_seconds))  # noqa: S311  spreads restarts, hides nothing
+    while await asyncio.to_thread(_content, file) in (before, b""):
+        await pause(_LOOK_SECONDS)
+    await pause(random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  spreads restarts, hides nothing
 
 
 def _read(settings: StageSettings) -> tuple[bytes, bytes, bytes] | None:

@@ -121,11 +121,16 @@ async def test_the_health_port_answers_probes_without_a_certificate_and_nothing_
 
 
 async def test_a_renewed_certificate_ends_the_wait_and_one_that_stays_does_not(authority: Authority) -> None:
-    waiting = asyncio.create_task(tls.renewed(authority.settings(), look_seconds=0.01, spread_seconds=0))
-    done, _ = await asyncio.wait({waiting}, timeout=0.1)
-    assert not done
-    authority.issue()
-    await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            authority.issue()
+
+    await asyncio.wait_for(tls.renewed(authority.settings(), pause), PATIENCE_SECONDS)
+    assert len(pauses) == 4  # three looks at the old certificate, and the pause that spreads restarts
+    assert len(set(pauses[:3])) == 1
 
 
 def test_a_part_of_tls_is_refused_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

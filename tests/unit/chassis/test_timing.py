@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, cast
 
 import pytest
 
 from services.chassis.errors import DeadlineExceeded
-from services.chassis.timing import deadline_of, duration, remaining
+from services.chassis.timing import deadline_of, duration, in_background, remaining
 
 
 class Context:
@@ -35,3 +36,37 @@ def test_a_deadline_that_has_passed_leaves_no_time() -> None:
 
 def test_a_duration_is_exact_to_the_nanosecond() -> None:
     assert duration(1.25).ToNanoseconds() == 1_250_000_000
+
+
+async def test_works_go_on_meanwhile_and_end_with_it() -> None:
+    began, ended = asyncio.Event(), list[int]()
+
+    async def work(number: int) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    async with in_background(work(1), work(2)):
+        await began.wait()
+        assert ended == []
+    assert sorted(ended) == [1, 2]
+
+
+async def test_what_a_work_died_of_is_raised_at_the_end_once_the_others_are_over() -> None:
+    over = asyncio.Event()
+
+    async def dies() -> None:
+        raise ValueError("out of work")
+
+    async def goes_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            over.set()
+
+    with pytest.raises(ValueError, match="out of work"):
+        async with in_background(dies(), goes_on()):
+            await asyncio.sleep(0)
+    assert over.is_set()
