@@ -139,7 +139,8 @@ class StageChannel:
                 return reply
             except grpc.aio.AioRpcError as error:
                 code = error.code()
-                raise status.error_from(error) from None
+                found = status.error_from(error)
+                raise found from found.__cause__
             except asyncio.CancelledError:
                 pending.cancel()
                 raise

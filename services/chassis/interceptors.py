@@ -215,7 +215,7 @@ def _as_error(fault: BaseException) -> SluiceError:
 def _log_cause(method: str, error: SluiceError) -> None:
     """Log the cause of an error. An error from another stage has none: it is in the log of that stage."""
     cause = error.__cause__
-    if cause is None or isinstance(cause, TimeoutError | asyncio.CancelledError):
+    if cause is None or isinstance(error, DeadlineExceeded | Cancelled):
         return
     match kind_of(error).blame:
         case Blame.CALLER:

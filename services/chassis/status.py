@@ -54,7 +54,10 @@ def trailers_of(error: SluiceError) -> Trailers:
 
 
 def error_from(call_error: grpc.aio.AioRpcError) -> SluiceError:
-    """The error of a failed call. A code that is none of ours becomes INTERNAL, with that code as its reason."""
+    """The error of a failed call. A code that is none of ours becomes INTERNAL, with that code as its reason.
+
+    Its cause is the failed call, unless a server of ours has answered, and logged the cause.
+    """
     code = call_error.code()
     kind = kind_of_code(code.name)
     message = call_error.details() or code.name
@@ -63,13 +66,16 @@ def error_from(call_error: grpc.aio.AioRpcError) -> SluiceError:
         if key == DETAILS_TRAILER and isinstance(value, bytes):
             for packed in status_pb2.Status.FromString(value).details:
                 _ = packed.Unpack(info) or packed.Unpack(bad) or packed.Unpack(retry)
+    retry_after = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+    error: SluiceError
     if kind.error is InvalidArgument:
         violation = next(iter(bad.field_violations), None)
         field, problem = (violation.field, violation.description) if violation else ("request", message)
-        return InvalidArgument(field, problem, reason=info.reason or None)
-    retry_after = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
-    # A server of ours names its reason: without one the status is that of the transport or of another server.
-    return kind.error(message, reason=info.reason or code.name, retry_after=retry_after, **info.metadata)
+        error = InvalidArgument(field, problem, reason=info.reason or None)
+    else:
+        error = kind.error(message, reason=info.reason or code.name, retry_after=retry_after, **info.metadata)
+    error.__cause__ = None if info.domain == DOMAIN else call_error
+    return error
 
 
 def _add(status: status_pb2.Status, detail: Message) -> None:

@@ -129,6 +129,19 @@ async def test_the_cause_of_an_error_is_logged_once_by_the_stage_that_met_it() -
     assert (logged["problem"], logged["cause"]) == ("the database is down", "ConnectionRefusedError: port 5432")
 
 
+async def test_the_cause_of_an_unreachable_stage_is_logged_by_its_caller() -> None:
+    async def passing_on(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        async with StageChannel("127.0.0.1:1") as nowhere:
+            return await call(nowhere)
+
+    with capture_logs() as lines:
+        async with echo_server(passing_on) as channel:
+            with pytest.raises(errors.Unavailable):
+                await call(channel)
+    (logged,) = of_level(lines, "warning", "error")
+    assert logged["cause"].startswith("UNAVAILABLE: ")
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED])
 async def test_a_caller_that_is_not_let_in_does_not_open_the_breaker(code: grpc.StatusCode) -> None:
     async def refusing(_request: Any, context: Any) -> expander_pb2.ExpandQueryResponse:
