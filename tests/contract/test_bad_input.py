@@ -1,4 +1,4 @@
-"""Bad input through the gateway: the canonical code, the field's name, and nothing lost."""
+"""Bad input: the canonical code, the name of the field, and an index that stays as it was."""
 
 from __future__ import annotations
 
@@ -10,17 +10,32 @@ import pytest
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, SluiceError
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import (
+    collections_pb2,
+    collections_pb2_grpc,
+    documents_pb2,
+    documents_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+from sluice.gateway.v1.documents_pb2 import Document
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from sluice.type.v1 import filter_pb2, model_pb2, stage_pb2
+from sluice.type.v1.features_pb2 import Features
+from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
 from tests.contract.conftest import Platform
 
 BOOKS = [
-    pb.Document(
+    Document(
         id=f"book-{number}",
         title=f"Volume {number}",
         text=f"The sea, the ship and the storm, part {number}.",
-        metadata={"year": pb.Value(integer_value=1900 + number), "author": pb.Value(string_value="Ada")},
+        metadata={
+            "year": Value(integer_value=1900 + number),
+            "author": Value(string_value="Ada"),
+        },
     )
     for number in range(6)
 ]
@@ -30,25 +45,28 @@ def soon() -> float:
     return time.monotonic() + 20
 
 
-async def search(platform: Platform, **request: Any) -> pb.SearchResponse:
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
-    return await platform["gateway"].call(stub.Search, pb.SearchRequest(**request), deadline=soon())
+async def search(platform: Platform, **request: Any) -> search_pb2.SearchResponse:
+    stub = search_pb2_grpc.SearchServiceStub(platform["gateway"].channel)
+    return await platform["gateway"].call(stub.Search, search_pb2.SearchRequest(**request), deadline=soon())
 
 
-async def index(platform: Platform, *documents: pb.Document) -> pb.IndexDocumentsResponse:
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
-    request = pb.IndexDocumentsRequest(documents=documents)
+async def index(platform: Platform, *documents: Document) -> documents_pb2.IndexDocumentsResponse:
+    stub = documents_pb2_grpc.DocumentServiceStub(platform["gateway"].channel)
+    request = documents_pb2.IndexDocumentsRequest(documents=documents)
     return await platform["gateway"].call(stub.IndexDocuments, request, deadline=soon())
 
 
+async def configuration(platform: Platform) -> status_pb2.GetConfigResponse:
+    stub = status_pb2_grpc.StatusServiceStub(platform["gateway"].channel)
+    return await platform["gateway"].call(stub.GetConfig, status_pb2.GetConfigRequest(), deadline=soon())
+
+
 async def count(platform: Platform) -> int:
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
-    config = await platform["gateway"].call(stub.GetConfig, pb.GetConfigRequest(), deadline=soon())
-    return config.collection.document_count
+    return (await configuration(platform)).collection.passage_count
 
 
 async def test_near_duplicates_are_collapsed_on_request_and_pages_belong_to_that_request(platform: Platform) -> None:
-    copies = [pb.Document(id=f"copy-{number}", title="Volume 1", text=BOOKS[1].text.upper()) for number in range(2)]
+    copies = [Document(id=f"copy-{number}", title="Volume 1", text=BOOKS[1].text.upper()) for number in range(2)]
     await index(platform, *BOOKS, *copies)
     answer = await search(platform, query="sea storm", limit=5, collapse_duplicates=True)
     assert sorted(result.duplicate_count for result in answer.results) == [0, 0, 0, 0, 2]
@@ -61,10 +79,10 @@ async def test_documents_go_in_and_come_out(platform: Platform) -> None:
     assert indexed.indexed_count == len(BOOKS)
     answer = await search(platform, query="a ship in a storm", limit=3)
     assert len(answer.results) == 3
-    assert answer.results[0].metadata["author"].string_value == "Ada"
+    assert answer.results[0].passage.metadata["author"].string_value == "Ada"
     assert answer.index_version == indexed.index_version
-    embed = next(report for report in answer.stages if report.stage == pb.STAGE_EMBED)
-    assert (embed.outcome, embed.reason) == (pb.STAGE_OUTCOME_DEGRADED, "PSEUDO_EMBEDDINGS")
+    embed = next(report for report in answer.stages if report.stage == stage_pb2.STAGE_EMBED)
+    assert (embed.outcome, embed.reason) == (search_pb2.STAGE_OUTCOME_DEGRADED, "PSEUDO_EMBEDDINGS")
 
 
 @pytest.mark.parametrize(
@@ -76,10 +94,10 @@ async def test_documents_go_in_and_come_out(platform: Platform) -> None:
         ({"query": "sea", "limit": 0}, "limit"),
         ({"query": "sea", "limit": -1}, "limit"),
         ({"query": "sea", "limit": 10_000}, "limit"),
-        ({"query": "sea", "features": pb.Features(expansion_strategy=99)}, "features.expansion_strategy"),  # type: ignore[arg-type]
-        ({"query": "sea", "features": pb.Features(max_variant_count=0)}, "features.max_variant_count"),
-        ({"query": "sea", "features": pb.Features(dense=False, lexical=False)}, "features"),
-        ({"query": "sea", "policies": pb.StagePolicies(rerank=77)}, "policies.rerank"),  # type: ignore[arg-type]
+        ({"query": "sea", "features": Features(expansion_strategy=99)}, "features.expansion_strategy"),  # type: ignore[arg-type]
+        ({"query": "sea", "features": Features(max_variant_count=0)}, "features.max_variant_count"),
+        ({"query": "sea", "features": Features(dense=False, lexical=False)}, "features"),
+        ({"query": "sea", "policies": search_pb2.StagePolicies(rerank=77)}, "policies.rerank"),  # type: ignore[arg-type]
         ({"query": "sea", "page_token": "bm90IGEgdG9rZW4="}, "page_token"),
         ({"query": "sea", "collection": "no such/name"}, "collection"),
     ],
@@ -96,33 +114,33 @@ async def test_a_bad_search_is_refused_by_the_name_of_its_field(
 @pytest.mark.parametrize(
     ("condition", "field"),
     [
-        (pb.Condition(field="year", equals=pb.Value(string_value="1903")), "filter.must[0].equals"),
-        (pb.Condition(field="author", range=pb.Range(gte=1)), "filter.must[0].range"),
-        (pb.Condition(field="colour", exists=True), "filter.must[0].field"),
-        (pb.Condition(field="year"), "filter.must[0]"),
+        (Condition(field="year", equals=Value(string_value="1903")), "filter.must[0].equals"),
+        (Condition(field="author", range=Range(gte=1)), "filter.must[0].range"),
+        (Condition(field="colour", exists=True), "filter.must[0].field"),
+        (Condition(field="year"), "filter.must[0]"),
     ],
     ids=["text for a number", "range of text", "unknown field", "no test"],
 )
 async def test_a_filter_that_does_not_fit_is_refused_by_its_path(
-    platform: Platform, condition: pb.Condition, field: str
+    platform: Platform, condition: Condition, field: str
 ) -> None:
     await index(platform, *BOOKS)
     with pytest.raises(InvalidArgument) as caught:
-        await search(platform, query="sea", filter=pb.Filter(must=[condition]))
+        await search(platform, query="sea", filter=Filter(must=[condition]))
     assert caught.value.field == field
 
 
 async def test_a_filter_that_fits_keeps_what_it_says(platform: Platform) -> None:
     await index(platform, *BOOKS)
-    later = pb.Condition(field="year", range=pb.Range(gte=1904))
-    answer = await search(platform, query="sea", filter=pb.Filter(must=[later]))
-    assert {result.id for result in answer.results} == {"book-4", "book-5"}
+    later = Condition(field="year", range=Range(gte=1904))
+    answer = await search(platform, query="sea", filter=Filter(must=[later]))
+    assert {result.passage.id for result in answer.results} == {"book-4", "book-5"}
 
 
 async def test_snapshots_of_what_cannot_be_a_collection_are_refused_by_the_field(platform: Platform) -> None:
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+    stub = collections_pb2_grpc.CollectionServiceStub(platform["gateway"].channel)
     with pytest.raises(InvalidArgument) as caught:
-        request = pb.ListSnapshotsRequest(collection="no such/name")
+        request = collections_pb2.ListSnapshotsRequest(collection="no such/name")
         await platform["gateway"].call(stub.ListSnapshots, request, deadline=soon())
     assert caught.value.field == "collection"
 
@@ -135,19 +153,22 @@ async def test_an_unknown_collection_is_not_found_by_name(platform: Platform) ->
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
-        (pb.Document(id="", text="no name"), "documents[1].id"),
-        (pb.Document(id="book-0", text="again"), "documents[1].id"),
-        (pb.Document(id="empty"), "documents[1].text"),
+        (Document(id="", text="no name"), "documents[1].id"),
+        (Document(id="book-0", text="again"), "documents[1].id"),
+        (Document(id="empty"), "documents[1].text"),
         (
-            pb.Document(id="typed", text="x", metadata={"year": pb.Value(string_value="1999")}),
+            Document(id="typed", text="x", metadata={"year": Value(string_value="1999")}),
             "documents[1].metadata.year",
         ),
-        (pb.Document(id="valueless", text="x", metadata={"year": pb.Value()}), "documents[1].metadata.year"),
+        (
+            Document(id="valueless", text="x", metadata={"year": Value()}),
+            "documents[1].metadata.year",
+        ),
     ],
     ids=["no id", "duplicate id", "no text", "other type", "no value"],
 )
 async def test_a_bad_document_is_named_and_the_index_stays_as_it_was(
-    platform: Platform, bad: pb.Document, field: str
+    platform: Platform, bad: Document, field: str
 ) -> None:
     await index(platform, *BOOKS)
     with pytest.raises(InvalidArgument) as caught:
@@ -157,23 +178,23 @@ async def test_a_bad_document_is_named_and_the_index_stays_as_it_was(
 
 
 async def test_a_call_that_is_not_utf8_is_refused_by_the_name_of_its_field(platform: Platform) -> None:
-    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.GatewayService/IndexDocuments")
-    bad = pb.IndexDocumentsRequest(documents=[pb.Document(id="a", text="fine"), pb.Document(id="b", text="QQQQ")])
+    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.DocumentService/IndexDocuments")
+    bad = documents_pb2.IndexDocumentsRequest(documents=[Document(id="a", text="fine"), Document(id="b", text="QQQQ")])
     with pytest.raises(Exception, match=r"documents\[1\]\.text: is not valid UTF-8"):
         await raw(bad.SerializeToString().replace(b"QQQQ", b"\xc3\x28\xa0\xa1"), timeout=5)
 
 
 async def test_text_in_metadata_that_is_not_utf8_is_found_too(platform: Platform) -> None:
-    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.GatewayService/IndexDocuments")
-    bad = pb.Document(id="a", text="fine", metadata={"author": pb.Value(string_value="QQQQ")})
-    message = pb.IndexDocumentsRequest(documents=[bad]).SerializeToString()
+    raw = platform["gateway"].channel.unary_unary("/sluice.gateway.v1.DocumentService/IndexDocuments")
+    bad = Document(id="a", text="fine", metadata={"author": Value(string_value="QQQQ")})
+    message = documents_pb2.IndexDocumentsRequest(documents=[bad]).SerializeToString()
     with pytest.raises(Exception, match=r"documents\[0\]\.metadata\.author\.string_value: is not valid UTF-8"):
         await raw(message.replace(b"QQQQ", b"\xc3\x28\xa0\xa1"), timeout=5)
 
 
 async def create(platform: Platform, fingerprint: str, dimension: int = 384) -> None:
     stub = retriever_pb2_grpc.RetrieverServiceStub(platform["retriever"].channel)
-    model = retriever_pb2.CollectionModel(name="other", fingerprint=fingerprint, dimension=dimension)
+    model = model_pb2.ModelInfo(name="other", fingerprint=fingerprint, dimension=dimension)
     request = retriever_pb2.CreateCollectionRequest(collection="documents", model=model)
     await platform["retriever"].call(stub.CreateCollection, request, deadline=soon())
 
@@ -182,10 +203,10 @@ async def test_an_index_built_by_another_model_gets_none_of_this_model_s_vectors
     await create(platform, fingerprint="made-by-another-model")
     by_words_alone = await search(platform, query="sea")
     assert [(stage.stage, stage.reason) for stage in by_words_alone.stages if stage.reason != "FEATURE_OFF"] == [
-        (pb.STAGE_EMBED, "MODEL_MISMATCH"),
-        (pb.STAGE_RETRIEVE, "LEXICAL_ONLY"),
+        (stage_pb2.STAGE_EMBED, "MODEL_MISMATCH"),
+        (stage_pb2.STAGE_RETRIEVE, "LEXICAL_ONLY"),
     ]
-    required = pb.StagePolicies(embedding=pb.STAGE_POLICY_REQUIRED)
+    required = search_pb2.StagePolicies(embedding=search_pb2.STAGE_POLICY_REQUIRED)
     for call in (search(platform, query="sea", policies=required), index(platform, *BOOKS)):
         with pytest.raises(FailedPrecondition) as caught:
             await call
@@ -250,12 +271,12 @@ async def test_the_expander_names_what_it_refuses(
 
 async def test_a_reranker_that_is_not_there_leaves_an_answer_and_a_report(platform: Platform) -> None:
     await index(platform, *BOOKS)
-    answer = await search(platform, query="sea", features=pb.Features(rerank=True))
+    answer = await search(platform, query="sea", features=Features(rerank=True))
     assert answer.results
-    assert answer.stages[-1].outcome == pb.STAGE_OUTCOME_FAILED
-    required = pb.StagePolicies(rerank=pb.STAGE_POLICY_REQUIRED)
+    assert answer.stages[-1].outcome == search_pb2.STAGE_OUTCOME_FAILED
+    required = search_pb2.StagePolicies(rerank=search_pb2.STAGE_POLICY_REQUIRED)
     with pytest.raises(SluiceError):
-        await search(platform, query="sea", features=pb.Features(rerank=True), policies=required)
+        await search(platform, query="sea", features=Features(rerank=True), policies=required)
 
 
 async def test_pages_go_through_the_whole_answer(platform: Platform) -> None:
@@ -264,7 +285,7 @@ async def test_pages_go_through_the_whole_answer(platform: Platform) -> None:
     token = ""
     while True:
         page = await search(platform, query="sea", limit=4, page_token=token)
-        found += [result.id for result in page.results]
+        found += [result.passage.id for result in page.results]
         token = page.next_page_token
         if not token:
             break
@@ -273,25 +294,26 @@ async def test_pages_go_through_the_whole_answer(platform: Platform) -> None:
 
 async def test_the_configuration_in_effect_can_be_read(platform: Platform) -> None:
     await index(platform, *BOOKS)
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
-    config = await platform["gateway"].call(stub.GetConfig, pb.GetConfigRequest(), deadline=soon())
+    config = await configuration(platform)
     stages = {stage.stage: stage for stage in config.stages}
     assert config.default_features.dense
     assert not config.default_features.rerank
-    assert stages[pb.STAGE_EMBED].serving
-    assert stages[pb.STAGE_EMBED].pseudo
-    assert not stages[pb.STAGE_RERANK].serving
-    assert "UNAVAILABLE" in stages[pb.STAGE_RERANK].problem
-    assert config.collection.exists
-    assert config.collection.document_count == len(BOOKS)
-    assert config.collection.model_fingerprint == stages[pb.STAGE_EMBED].model_fingerprint
-    assert dict(config.collection.fields) == {"year": "integer", "author": "keyword"}
+    assert stages[stage_pb2.STAGE_EMBED].serving
+    assert stages[stage_pb2.STAGE_EMBED].model.pseudo
+    assert not stages[stage_pb2.STAGE_RERANK].serving
+    assert "UNAVAILABLE" in stages[stage_pb2.STAGE_RERANK].problem
+    assert config.collection.passage_count == len(BOOKS)
+    assert config.collection.model.fingerprint == stages[stage_pb2.STAGE_EMBED].model.fingerprint
+    assert dict(config.collection.fields) == {
+        "year": filter_pb2.FIELD_TYPE_INTEGER,
+        "author": filter_pb2.FIELD_TYPE_KEYWORD,
+    }
 
 
 async def test_deleted_documents_are_gone(platform: Platform) -> None:
     await index(platform, *BOOKS)
-    stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
-    request = pb.DeleteDocumentsRequest(ids=["book-1", "book-2", "never-was"])
+    stub = documents_pb2_grpc.DocumentServiceStub(platform["gateway"].channel)
+    request = documents_pb2.DeleteDocumentsRequest(ids=["book-1", "book-2", "never-was"])
     reply = await platform["gateway"].call(stub.DeleteDocuments, request, deadline=soon())
     assert reply.deleted_count == 2
     assert await count(platform) == len(BOOKS) - 2
@@ -305,7 +327,7 @@ async def test_a_collection_that_the_vectors_do_not_fit_takes_none_of_them(
 ) -> None:
     embedder = embedder_pb2_grpc.EmbedderServiceStub(platform["embedder"].channel)
     served = await platform["embedder"].call(embedder.GetModel, embedder_pb2.GetModelRequest(), deadline=soon())
-    model = retriever_pb2.CollectionModel(
+    model = model_pb2.ModelInfo(
         name="mini", fingerprint=fingerprint or served.model.fingerprint, dimension=dimension, precision="fp32"
     )
     retriever = retriever_pb2_grpc.RetrieverServiceStub(platform["retriever"].channel)
