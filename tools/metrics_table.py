@@ -17,7 +17,7 @@ from services.chassis import shedding
 from services.embedder import metrics as embedder
 from services.expander import metrics as expander
 from services.gateway import metrics as gateway
-from services.inference import metrics as inference_metrics
+from services.inference import metrics as inference
 from services.reranker import metrics as reranker
 from services.retriever import metrics as retriever
 from services.rollout import metrics as rollout
@@ -40,10 +40,10 @@ def declared() -> dict[str, list[Series]]:
     return {
         "Every stage": _series(_of(chassis.process_metrics())),
         "Gateway and retriever": _series(_of(shedding)),
-        "Embedder and reranker": _series(_of(inference_metrics)),
+        "Embedder and reranker": _series(_of(inference.process_metrics())),
         "Gateway": _series(_of(gateway.process_metrics())),
-        "Embedder": _series(_of(embedder)),
-        "Reranker": _series(_of(reranker)),
+        "Embedder": _series(_of(embedder.process_metrics())),
+        "Reranker": _series(_of(reranker.process_metrics())),
         "Expander": _series(_of(expander)),
         "Retriever": _series(_of(retriever.process_metrics())),
         "Rollout": _series(_of(rollout)),

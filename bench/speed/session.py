@@ -19,6 +19,7 @@ from bench.speed.stages import Server, serving
 from bench.speed.workload import Question, Workload
 from sluice.embedder.v1 import embedder_pb2
 from sluice.reranker.v1 import reranker_pb2
+from sluice.type.v1 import model_pb2
 
 EMBED = "/sluice.embedder.v1.EmbedderService/EmbedTexts"
 RERANK = "/sluice.reranker.v1.RerankerService/RerankPassages"
@@ -137,7 +138,7 @@ def embed_document(text: str) -> bytes:
 
 def document_calls(texts: Sequence[str], texts_a_call: int, *, bulk: bool = False) -> list[Call]:
     """Calls of EmbedTexts with several documents each."""
-    priority = embedder_pb2.PRIORITY_BULK if bulk else embedder_pb2.PRIORITY_INTERACTIVE
+    priority = model_pb2.PRIORITY_BULK if bulk else model_pb2.PRIORITY_INTERACTIVE
     batches = [texts[start : start + texts_a_call] for start in range(0, len(texts), texts_a_call)]
     return [Call(_embed(batch, embedder_pb2.TEXT_KIND_DOCUMENT, priority), len(batch)) for batch in batches]
 
@@ -156,6 +157,6 @@ def rerank_calls(questions: Iterable[Question]) -> list[Call]:
 def _embed(
     texts: Sequence[str],
     kind: embedder_pb2.TextKind.ValueType,
-    priority: embedder_pb2.Priority.ValueType = embedder_pb2.PRIORITY_INTERACTIVE,
+    priority: model_pb2.Priority.ValueType = model_pb2.PRIORITY_INTERACTIVE,
 ) -> bytes:
     return embedder_pb2.EmbedTextsRequest(texts=texts, kind=kind, priority=priority).SerializeToString()

@@ -19,6 +19,7 @@ from itertools import count
 from services.chassis.client import StageChannel
 from services.chassis.errors import ResourceExhausted, SluiceError
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice.type.v1 import model_pb2
 
 WORDS = (
     "the", "storm", "drove", "the", "ship", "before", "it", "over", "a", "dark", "sea",
@@ -34,7 +35,7 @@ def passage(words: int) -> str:
     return " ".join(random.choices(WORDS, k=words))
 
 
-async def embed(channel: StageChannel, texts: list[str], priority: embedder_pb2.Priority.ValueType) -> str:
+async def embed(channel: StageChannel, texts: list[str], priority: model_pb2.Priority.ValueType) -> str:
     """Embeds; says what came of it."""
     stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
     request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=priority)
@@ -50,7 +51,7 @@ async def embed(channel: StageChannel, texts: list[str], priority: embedder_pb2.
 
 @asynccontextmanager
 async def flood(
-    address: str, callers: int, texts: int, words: int, priority: embedder_pb2.Priority.ValueType
+    address: str, callers: int, texts: int, words: int, priority: model_pb2.Priority.ValueType
 ) -> AsyncIterator[Counter[str]]:
     """So many callers with so many texts of so many words each. How their calls ended is known afterwards."""
     ended: Counter[str] = Counter()

@@ -21,7 +21,7 @@ from drills.faults.proxy import Proxy
 from drills.faults.replicas import expanding, words_for
 from drills.faults.scripted import scripted_stages, slow
 from services.chassis.client import StageChannel
-from sluice.embedder.v1 import embedder_pb2
+from sluice.type.v1 import model_pb2
 from sluice_client import SluiceClient
 from sluice_client import SluiceError as ClientError
 
@@ -87,7 +87,7 @@ async def health_for(address: str, seconds: float) -> tuple[int, int, float]:
     "some are served; health says SERVING throughout, each time within 1 s",
 )
 async def saturation(embedder: Embedder) -> Seen:
-    async with flood(embedder.process.address, 64, 32, 40, embedder_pb2.PRIORITY_INTERACTIVE) as ended:
+    async with flood(embedder.process.address, 64, 32, 40, model_pb2.PRIORITY_INTERACTIVE) as ended:
         asked, serving, slowest = await health_for(embedder.process.address, 6)
     ok = ended["RESOURCE_EXHAUSTED with pushback"] > 0 and ended["OK"] > 0
     ok = (
@@ -146,9 +146,7 @@ async def bulk_flood(embedder: Embedder) -> Seen:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             started = time.perf_counter()
-            outcome = await embed(
-                embedder.channel, [f"{passage(6)} {random.random()}"], embedder_pb2.PRIORITY_INTERACTIVE
-            )
+            outcome = await embed(embedder.channel, [f"{passage(6)} {random.random()}"], model_pb2.PRIORITY_INTERACTIVE)
             times.append(time.perf_counter() - started)
             failed[outcome] += outcome != "OK"
             await asyncio.sleep(0.02)
@@ -156,7 +154,7 @@ async def bulk_flood(embedder: Embedder) -> Seen:
 
     await interactive(1)
     idle = await interactive(FLOOD_SECONDS / 2)
-    async with flood(embedder.process.address, 24, 64, 40, embedder_pb2.PRIORITY_BULK) as ended:
+    async with flood(embedder.process.address, 24, 64, 40, model_pb2.PRIORITY_BULK) as ended:
         await asyncio.sleep(2)
         flooded = await interactive(FLOOD_SECONDS)
     idle += await interactive(FLOOD_SECONDS / 2)
@@ -180,8 +178,8 @@ async def bulk_flood(embedder: Embedder) -> Seen:
 )
 async def cpu_bound(embedder: Embedder) -> Seen:
     async with (
-        flood(embedder.process.address, 2, 512, 100, embedder_pb2.PRIORITY_BULK),
-        flood(embedder.process.address, 2, 100, 12_000, embedder_pb2.PRIORITY_BULK),
+        flood(embedder.process.address, 2, 512, 100, model_pb2.PRIORITY_BULK),
+        flood(embedder.process.address, 2, 100, 12_000, model_pb2.PRIORITY_BULK),
     ):
         asked, serving, slowest = await health_for(embedder.process.address, 8)
     return Seen(

@@ -21,6 +21,7 @@ from sluice.embedder.v1 import embedder_pb2
 from sluice.expander.v1 import expander_pb2
 from sluice.reranker.v1 import reranker_pb2
 from sluice.retriever.v1 import retriever_pb2
+from sluice.type.v1 import model_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Context], Awaitable[None]]
@@ -63,7 +64,7 @@ def _embed(request: Any) -> Message:
         row_count=count,
         dimension=DIMENSION,
         texts=[embedder_pb2.EmbeddedText(token_count=3)] * count,
-        model=embedder_pb2.EmbeddingModel(name="scripted", fingerprint="scripted", dimension=DIMENSION),
+        model=model_pb2.ModelInfo(name="scripted", fingerprint="scripted", dimension=DIMENSION),
     )
 
 
@@ -88,7 +89,7 @@ def _search(request: Any) -> Message:
 
 def _rerank(request: Any) -> Message:
     scores = [float(number) for number in range(len(request.passages))]
-    return reranker_pb2.RerankPassagesResponse(scores=scores, model=reranker_pb2.RerankingModel(name="scripted"))
+    return reranker_pb2.RerankPassagesResponse(scores=scores, model=model_pb2.ModelInfo(name="scripted"))
 
 
 _METHODS: dict[str, tuple[str, str, Any, Callable[[Any], Message]]] = {

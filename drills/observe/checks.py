@@ -162,9 +162,9 @@ def _tree(spans: Sequence[Received]) -> list[Row]:
     told = {
         "sluice-gateway": ("sluice.features.expansion", "sluice.features.rerank", "sluice.outcome", "sluice.results"),
         "sluice-expander": ("sluice.strategy", "sluice.variants", "sluice.outcome"),
-        "sluice-embedder": ("sluice.model", "sluice.texts", "sluice.tokens"),
+        "sluice-embedder": ("sluice.model", "sluice.rows", "sluice.tokens"),
         "sluice-retriever": ("sluice.index", "sluice.candidates"),
-        "sluice-reranker": ("sluice.model", "sluice.passages"),
+        "sluice-reranker": ("sluice.model", "sluice.rows"),
     }
     missing = [f"{name}: {key}" for name, keys in told.items() for key in keys if key not in attributes.get(name, {})]
     rows.append(

@@ -25,6 +25,7 @@ from sluice.gateway.v1 import gateway_pb2 as pb
 from sluice.gateway.v1 import gateway_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2_grpc
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from sluice.type.v1 import model_pb2
 from tests.qdrant_server import QdrantServer
 
 SECRET = "zanzibar"
@@ -177,7 +178,7 @@ async def _embed(platform: Platform, texts: Sequence[str], timeout: float = _SEC
     request = embedder_pb2.EmbedTextsRequest(
         texts=texts,
         kind=embedder_pb2.TEXT_KIND_DOCUMENT,
-        priority=embedder_pb2.PRIORITY_BULK if bulk else embedder_pb2.PRIORITY_INTERACTIVE,
+        priority=model_pb2.PRIORITY_BULK if bulk else model_pb2.PRIORITY_INTERACTIVE,
     )
     await platform.embedder.EmbedTexts(request, timeout=timeout)
 

@@ -1,4 +1,4 @@
-"""Engines that turn texts into vectors: a model on one of the runtimes, or hashes where no model is configured."""
+"""Backends that turn texts into vectors: a model on one of the runtimes, or hashes if no model is configured."""
 
 from __future__ import annotations
 
@@ -12,60 +12,52 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.chassis.errors import InvalidArgument
+from services.inference.engine import Engine, RuntimeEngine
 from services.inference.models.info import ModelInfo, ModelKind
-from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
+from services.inference.models.runtime import ModelOptions, load_runtime
 from services.inference.models.tokenization import TokenizedText, Word
+from sluice.embedder.v1 import embedder_pb2
 
 
 class TextKind(StrEnum):
-    """What a text is in a search. Some models want a prompt of their own in front of each."""
+    """The role of a text in a search. Some models want a prompt of their own in front of each."""
 
     QUERY = "query"
     DOCUMENT = "document"
 
+    @classmethod
+    def from_proto(cls, number: int, field: str) -> TextKind:
+        """Read a kind. Raises InvalidArgument, naming the field, if there is none."""
+        kinds: dict[int, TextKind] = {
+            embedder_pb2.TEXT_KIND_QUERY: cls.QUERY,
+            embedder_pb2.TEXT_KIND_DOCUMENT: cls.DOCUMENT,
+        }
+        if (kind := kinds.get(number)) is None:
+            raise InvalidArgument(field, f"must be TEXT_KIND_QUERY or TEXT_KIND_DOCUMENT, not {number}")
+        return kind
 
-class EmbeddingBackend(Protocol):
-    """What the encoder needs of an engine. All calls block and are thread safe."""
 
-    @property
-    def model(self) -> ModelInfo:
-        """What is loaded."""
+class EmbeddingBackend(Engine, Protocol):
+    """A loaded embedding model."""
 
     def tokenize(self, texts: Sequence[str], kind: TextKind) -> list[TokenizedText]:
         """Tokens of each text, with the model's prompt for this kind, cut to the model's limit."""
 
-    def width(self, token_count: int) -> int:
-        """Tokens that a text of so many costs, padding included."""
-
-    def warm_up(self, batch_tokens: int) -> None:
-        """Makes batches of up to so many padded tokens quick. Seconds."""
-
     def words(self, text: str) -> list[Word]:
-        """All words of a text of any length; their tokens add up to those of the text, less what is around it."""
+        """All words of a text of any length; their tokens add up to those of the text without special tokens."""
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """Vectors [texts, dimension] by one forward pass, padded to the longest text. At least one text."""
 
 
-class ModelBackend:
+class ModelBackend(RuntimeEngine):
     """A sentence-transformers model, pooled and normalized as its own files say."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.model = runtime.info
 
     def tokenize(self, texts: Sequence[str], kind: TextKind) -> list[TokenizedText]:
         """See `EmbeddingBackend.tokenize`."""
         prompt = self._runtime.spec.prompts[kind]
         return self._runtime.tokenizer.texts([prompt + text for text in texts] if prompt else texts)
-
-    def width(self, token_count: int) -> int:
-        """See `EmbeddingBackend.width`."""
-        return self._runtime.width(token_count)
-
-    def warm_up(self, batch_tokens: int) -> None:
-        """See `EmbeddingBackend.warm_up`."""
-        self._runtime.warm_up(batch_tokens)
 
     def words(self, text: str) -> list[Word]:
         """See `EmbeddingBackend.words`."""
@@ -77,9 +69,9 @@ class ModelBackend:
 
 
 class PseudoBackend:
-    """Unit vectors from hashed words: the same everywhere and for ever, near one another where texts share words.
+    """Unit vectors from hashed words: always the same, and near each other if texts share words.
 
-    For development without a model. They know nothing of meaning, which `model.pseudo` says.
+    For development without a model. They carry no meaning, which `model.pseudo` tells.
     """
 
     _WORDS = re.compile(r"\w+")
@@ -100,7 +92,7 @@ class PseudoBackend:
         self._word_vector = lru_cache(maxsize=8192)(self._hashed)
 
     def tokenize(self, texts: Sequence[str], kind: TextKind) -> list[TokenizedText]:
-        """Words as 32-bit hashes; a text without any has one, so that its vector has a length."""
+        """Words as 32-bit hashes; a text without words has one, so that its vector has a length."""
         tokenized = []
         for text in texts:
             words = self._WORDS.findall(text.casefold()) or [""]
@@ -110,18 +102,18 @@ class PseudoBackend:
         return tokenized
 
     def width(self, token_count: int) -> int:
-        """Words cost what they are."""
+        """The token count: nothing is padded."""
         return token_count
 
     def warm_up(self, batch_tokens: int) -> None:
-        """Nothing is slower the first time."""
+        """Do nothing: no pass is slower the first time."""
 
     def words(self, text: str) -> list[Word]:
         """See `EmbeddingBackend.words`."""
         return [Word(found.start(), found.end(), 1) for found in self._WORDS.finditer(text)]
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
-        """The sum of the words' vectors, brought to length 1."""
+        """Sums of the words' vectors, scaled to length 1."""
         sums = np.stack([np.sum([self._word_vector(word) for word in text.ids], axis=0) for text in texts])
         unit: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         return unit

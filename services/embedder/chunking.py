@@ -1,8 +1,7 @@
-"""Where to cut a text that is longer than the model's window.
+"""Split a text that is longer than the model's window into chunks that overlap.
 
-As many words as there is room for go into a chunk; then the cut moves back to the last place where a reader would
-pause, as long as half of the chunk is left. The next chunk begins a little before the cut, so that what straddles it
-is read whole by one of them.
+A chunk takes as many words as fit; then its end moves back to the last place where a reader would pause, if half of
+the chunk is left. The next chunk begins a little earlier, so that a sentence across the cut is whole in one of them.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from services.inference.models.tokenization import Word
+from sluice.embedder.v1 import embedder_pb2
 
-# Where to cut rather than anywhere, the best first: between paragraphs, sentences, lines, words of the writer's (the
-# tokenizer's are shorter). What is matched belongs to what comes before.
+# Pauses to cut after, the best first: paragraphs, sentences, lines, words as written (the tokenizer's are shorter).
+# The matched text belongs to the chunk before the cut.
 _PAUSES = (
     re.compile(r"\n\s*\n\s*"),
     re.compile(r"[.!?…][\"'”’»)\]]*\s+|[。！？]\s*"),  # noqa: RUF001  full-width
@@ -24,7 +24,7 @@ _PAUSES = (
     re.compile(r"\s+"),
 )
 _LONGEST_PUNCTUATION = 8
-# The most tokens that a character can become: the bytes of its UTF-8.
+# A character becomes at most as many tokens as its UTF-8 has bytes.
 _TOKENS_A_CHARACTER = 4
 
 
@@ -36,12 +36,16 @@ class Chunk:
     end: int
     token_count: int
 
+    def to_proto(self) -> embedder_pb2.TextChunk:
+        """Write the message."""
+        return embedder_pb2.TextChunk(start=self.start, end=self.end, token_count=self.token_count)
+
 
 def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Chunk]:
-    """Chunks of at most `room` tokens, each sharing at most `overlap` tokens with the one before.
+    """Split a text into chunks of at most `room` tokens that share at most `overlap` tokens with the one before.
 
     They cover the text, blanks included, and each begins and ends after the one before. `words` are all words of the
-    text in their order; a word that is longer than `room` is cut anywhere.
+    text in order; a word that is longer than `room` is cut at any character.
     """
     words = [piece for word in words for piece in _pieces(word, room)]
     if not words:
@@ -75,7 +79,7 @@ def _pieces(word: Word, room: int) -> Sequence[Word]:
 
 
 def _last_pause(text: str, starts: Sequence[int], least: int, most: int) -> int:
-    """The word to cut before, from `least` to `most`: the last one after the best kind of pause."""
+    """The word to cut before, from `least` to `most`: the last after the best kind of pause."""
     for pause in _PAUSES:
         for place in range(most, least - 1, -1):
             if _follows(pause, text, starts, place):
@@ -84,7 +88,7 @@ def _last_pause(text: str, starts: Sequence[int], least: int, most: int) -> int:
 
 
 def _first_pause(text: str, starts: Sequence[int], least: int, most: int) -> int:
-    """The word to begin with, from `least` to `most`: the first one after the best kind of pause."""
+    """The word to begin with, from `least` to `most`: the first after the best kind of pause."""
     for pause in _PAUSES:
         for place in range(least, most):
             if _follows(pause, text, starts, place):
@@ -93,7 +97,7 @@ def _first_pause(text: str, starts: Sequence[int], least: int, most: int) -> int
 
 
 def _follows(pause: re.Pattern[str], text: str, starts: Sequence[int], word: int) -> bool:
-    """Whether this pause lies right before a word."""
+    """True if this pause lies right before a word."""
     if word == 0:
         return False
     here = starts[word]

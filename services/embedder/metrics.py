@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from prometheus_client import Gauge, Histogram
+from functools import cache
+
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram
 
 from services.chassis import tracing
 from services.chassis.metrics import LATENCY_BUCKETS
+from services.inference.metrics import ROWS_BUCKETS, describe, model_info
 from services.inference.models.info import ModelInfo
 from services.inference.scheduling import Lane
 
-embedding_latency_seconds = Histogram(
-    "embedding_latency_seconds", "Time from texts to vectors, waiting included.", ["lane"], buckets=LATENCY_BUCKETS
-)
-embedding_batch_size = Histogram(
-    "embedding_batch_size", "Rows of one pass through the model.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
-)
-embedding_model_info = Gauge(
-    "embedding_model_info",
-    "The model that serves; always 1.",
-    ["name", "fingerprint", "backend", "precision", "device"],
-)
-embedding_pseudo = Gauge("embedding_pseudo", "1 where pseudo-embeddings serve, which carry no meaning; else 0.")
-_latency_of = {lane: embedding_latency_seconds.labels(lane.value) for lane in Lane}
+
+class EmbedderMetrics:
+    """The embedder's series, apart from those of every model stage."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.latency = Histogram(
+            "embedding_latency_seconds",
+            "Time from texts to vectors, waiting included.",
+            ["lane"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "embedding_batch_size", "Rows of one pass through the model.", buckets=ROWS_BUCKETS, registry=registry
+        )
+        self.model = model_info("embedding_model_info", registry)
+        self.pseudo = Gauge(
+            "embedding_pseudo",
+            "1 where pseudo-embeddings serve, which carry no meaning; else 0.",
+            registry=registry,
+        )
+        self._latency_of = {lane: self.latency.labels(lane.value) for lane in Lane}
+
+    def describe(self, model: ModelInfo) -> None:
+        """Show the model that serves."""
+        describe(self.model, model)
+        self.pseudo.set(model.pseudo)
+
+    def observe(self, lane: Lane, seconds: float) -> None:
+        """Count one call."""
+        self._latency_of[lane].observe(seconds, tracing.exemplar())
 
 
-def describe(model: ModelInfo) -> None:
-    """Shows which model serves."""
-    embedding_model_info.labels(model.name, model.fingerprint, model.backend, model.precision, model.device).set(1)
-    embedding_pseudo.set(model.pseudo)
-
-
-def observe_embedding(lane: Lane, seconds: float) -> None:
-    """Counts one call."""
-    _latency_of[lane].observe(seconds, tracing.exemplar())
+@cache
+def process_metrics() -> EmbedderMetrics:
+    """The series of this process, in the default registry."""
+    return EmbedderMetrics()

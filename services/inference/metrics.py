@@ -1,93 +1,141 @@
-"""The series of the stages that compute with a model: what waits for it, and what its passes cost."""
+"""The series of the stages that compute with a model: the model, its queue and its passes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import get_args
 
 from opentelemetry.trace import Span
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from services.chassis import tracing
 from services.chassis.metrics import LATENCY_BUCKETS
+from services.inference.models.info import ModelInfo
 from services.inference.scheduling import BatchReport, DropReason, Lane, RefusalReason, SchedulerObserver
 
-queued_entries = Gauge("sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"])
-queued_tokens = Gauge("sluice_queued_tokens", "Tokens that wait for the model.", ["lane"])
-batch_seconds = Histogram(
-    "sluice_batch_compute_seconds", "Time of one pass through the model.", ["lane"], buckets=LATENCY_BUCKETS
-)
-batch_wait_seconds = Histogram(
-    "sluice_batch_wait_seconds", "Time that the leader of a batch waited.", ["lane"], buckets=LATENCY_BUCKETS
-)
-computed_tokens = Counter("sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"])
-padding_tokens = Counter("sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"])
-requested_results = Counter("sluice_requested_results_total", "Results asked for, reused ones too.")
-reused_results = Counter(
-    "sluice_reused_results_total",
-    'Results not computed again. Share of cache hits: `{source="cache"}` over `sluice_requested_results_total`.',
-    ["source"],
-)
-dropped_work = Counter("sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"])
-refused_calls = Counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-@dataclass(slots=True)
-class _LaneMetrics:
-    """What is counted of one lane."""
+class InferenceMetrics:
+    """The series of a model and its scheduler, under the same names in every model stage."""
 
-    compute: Histogram
-    wait: Histogram
-    tokens: Counter
-    padding: Counter
-    waiting_entries: int = 0
-    waiting_tokens: int = 0
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.queued_entries = Gauge(
+            "sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"], registry=registry
+        )
+        self.queued_tokens = Gauge(
+            "sluice_queued_tokens", "Tokens that wait for the model.", ["lane"], registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "sluice_batch_compute_seconds",
+            "Time of one pass through the model.",
+            ["lane"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.batch_wait_seconds = Histogram(
+            "sluice_batch_wait_seconds",
+            "Time that the leader of a batch waited.",
+            ["lane"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.computed_tokens = Counter(
+            "sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"], registry=registry
+        )
+        self.padding_tokens = Counter(
+            "sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"], registry=registry
+        )
+        self.requested_results = Counter(
+            "sluice_requested_results_total", "Results asked for, reused ones too.", registry=registry
+        )
+        self.reused_results = Counter(
+            "sluice_reused_results_total",
+            "Results not computed again. Share of cache hits: "
+            '`{source="cache"}` over `sluice_requested_results_total`.',
+            ["source"],
+            registry=registry,
+        )
+        self.dropped_work = Counter(
+            "sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"], registry=registry
+        )
+        self.refused_calls = Counter(
+            "sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"], registry=registry
+        )
+        self.precision_refused = Gauge(
+            "sluice_precision_refused",
+            "1 where `int8` was set but lost too much quality on this processor, so that `fp32` serves; else 0.",
+            registry=registry,
+        )
+
+    def describe(self, model: ModelInfo, precision: str) -> None:
+        """Show if the model serves in the precision that was set."""
+        self.precision_refused.set(not model.pseudo and model.precision != precision)
+
+
+def model_info(name: str, registry: CollectorRegistry) -> Gauge:
+    """The gauge that shows a stage's model in its labels, see `describe`."""
+    labels = ["name", "fingerprint", "backend", "precision", "device"]
+    return Gauge(name, "The model that serves; always 1.", labels, registry=registry)
+
+
+def describe(gauge: Gauge, model: ModelInfo) -> None:
+    """Show a model in its gauge."""
+    gauge.labels(model.name, model.fingerprint, model.backend, model.precision, model.device).set(1)
+
+
+@cache
+def process_metrics() -> InferenceMetrics:
+    """The series of this process, in the default registry."""
+    return InferenceMetrics()
 
 
 class SchedulerTelemetry(SchedulerObserver):
-    """Counts what a scheduler does and traces its batches; `batch_size` is the stage's own histogram of rows a pass."""
+    """Counts the work of a scheduler and traces its batches. `batch_size` is the stage's own histogram of rows."""
 
-    def __init__(self, batch_size: Histogram) -> None:
+    def __init__(self, metrics: InferenceMetrics, batch_size: Histogram) -> None:
+        self._metrics = metrics
         self._batch_size = batch_size
-        self._cached = reused_results.labels("cache")
-        self._shared = reused_results.labels("in_flight")
-        self._lanes = {lane: _lane_metrics(lane.value) for lane in Lane}
+        self._cached = metrics.reused_results.labels("cache")
+        self._shared = metrics.reused_results.labels("in_flight")
+        self._lanes = {lane: _LaneSeries.of(lane.value, metrics) for lane in Lane}
 
     def call_began(self) -> object | None:
         """The call's span, for the spans of its batches."""
         return tracing.recorded()
 
     def queue_changed(self, lane: Lane, entries: int, tokens: int) -> None:
-        """So much waits in this lane now."""
-        counted = self._lanes[lane]
-        counted.waiting_entries, counted.waiting_tokens = entries, tokens
+        """Note the length of a lane."""
+        series = self._lanes[lane]
+        series.waiting_entries, series.waiting_tokens = entries, tokens
 
     def batch_finished(self, report: BatchReport) -> None:
-        """A pass ended."""
-        counted = self._lanes[report.lane]
+        """Count a pass."""
+        series = self._lanes[report.lane]
         self._batch_size.observe(report.rows)
-        counted.compute.observe(report.compute_seconds)
-        counted.wait.observe(report.waited_seconds)
-        counted.tokens.inc(report.tokens)
-        counted.padding.inc(report.padded_tokens - report.tokens)
+        series.compute.observe(report.compute_seconds)
+        series.wait.observe(report.waited_seconds)
+        series.tokens.inc(report.tokens)
+        series.padding.inc(report.padded_tokens - report.tokens)
         if report.origins:
             _trace(report)
 
     def reused(self, requested: int, cached: int, shared: int) -> None:
-        """Results that were asked for, that came from the cache, and from the same work in flight."""
-        requested_results.inc(requested)
+        """Count requested results, and those from the cache and from the same work in flight."""
+        self._metrics.requested_results.inc(requested)
         if cached:
             self._cached.inc(cached)
         if shared:
             self._shared.inc(shared)
 
     def dropped(self, lane: Lane, reason: DropReason) -> None:
-        """Nobody waits for it any more."""
-        dropped_work.labels(lane.value, reason).inc()
+        """Count work that left the queue."""
+        self._metrics.dropped_work.labels(lane.value, reason).inc()
 
     def refused(self, lane: Lane, reason: RefusalReason) -> None:
-        """A whole call was turned away."""
-        refused_calls.labels(lane.value, reason).inc()
+        """Count a call that was refused."""
+        self._metrics.refused_calls.labels(lane.value, reason).inc()
 
 
 def _trace(report: BatchReport) -> None:
@@ -107,17 +155,30 @@ def _trace(report: BatchReport) -> None:
     )
 
 
-def _lane_metrics(lane: str) -> _LaneMetrics:
-    counted = _LaneMetrics(
-        batch_seconds.labels(lane),
-        batch_wait_seconds.labels(lane),
-        computed_tokens.labels(lane),
-        padding_tokens.labels(lane),
-    )
-    queued_entries.labels(lane).set_function(lambda: counted.waiting_entries)
-    queued_tokens.labels(lane).set_function(lambda: counted.waiting_tokens)
-    for drop in get_args(DropReason):  # what is there from the start has a rate from the start
-        dropped_work.labels(lane, drop)
-    for refusal in get_args(RefusalReason):
-        refused_calls.labels(lane, refusal)
-    return counted
+@dataclass(slots=True)
+class _LaneSeries:
+    """The series of one lane."""
+
+    compute: Histogram
+    wait: Histogram
+    tokens: Counter
+    padding: Counter
+    waiting_entries: int = 0
+    waiting_tokens: int = 0
+
+    @classmethod
+    def of(cls, lane: str, metrics: InferenceMetrics) -> _LaneSeries:
+        """Series that exist from the start, so that they have a rate from the start."""
+        series = cls(
+            metrics.batch_seconds.labels(lane),
+            metrics.batch_wait_seconds.labels(lane),
+            metrics.computed_tokens.labels(lane),
+            metrics.padding_tokens.labels(lane),
+        )
+        metrics.queued_entries.labels(lane).set_function(lambda: series.waiting_entries)
+        metrics.queued_tokens.labels(lane).set_function(lambda: series.waiting_tokens)
+        for drop in get_args(DropReason):
+            metrics.dropped_work.labels(lane, drop)
+        for refusal in get_args(RefusalReason):
+            metrics.refused_calls.labels(lane, refusal)
+        return series

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace import ReadableSpan, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from services.chassis import errors, tracing
 from services.chassis.client import StageChannel
-from services.embedder.metrics import embedding_batch_size
-from services.inference.metrics import SchedulerTelemetry
+from services.inference.metrics import InferenceMetrics, SchedulerTelemetry
 from services.inference.scheduling import Lane, Scheduler, SchedulerLimits, Work
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from tests.contract.echo import Counted, echo_server
@@ -192,9 +192,9 @@ async def test_calls_and_the_batch_that_serves_them_are_linked_both_ways(exporte
     def compute(rows: Sequence[str]) -> list[str]:
         return [row.upper() for row in rows]
 
-    async with Scheduler(
-        compute, SchedulerLimits(), SchedulerTelemetry(embedding_batch_size), on_death=print
-    ) as scheduler:
+    registry = CollectorRegistry()
+    telemetry = SchedulerTelemetry(InferenceMetrics(registry), Histogram("rows", "Rows.", registry=registry))
+    async with Scheduler(compute, SchedulerLimits(), telemetry, on_death=print) as scheduler:
         with tracing.server_span("test/Call", [("traceparent", SAMPLED)], "r1"):
             works = [Work(key=text, payload=text, token_count=1) for text in ("a", "b")]
             assert await scheduler.submit(works, lane=Lane.INTERACTIVE, caller="me") == ["A", "B"]

@@ -29,7 +29,7 @@ def long_texts(mixed_texts: list[str]) -> list[TitledText]:
 async def test_chunks_fit_the_model_as_counted_cover_the_text_and_overlap_as_asked(
     embedder: EmbeddingBackend, long_texts: list[TitledText], chunk_tokens: int, overlap_tokens: int
 ) -> None:
-    async with Encoder.open(embedder, SchedulerLimits(), SchedulerObserver()) as encoder:
+    async with Encoder(embedder, SchedulerLimits(), SchedulerObserver()) as encoder:
         split = await encoder.split(long_texts, chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens)
     (special,) = embedder.tokenize([""], TextKind.DOCUMENT)
     for titled, chunks in zip(long_texts, split, strict=True):
@@ -41,7 +41,7 @@ async def test_chunks_fit_the_model_as_counted_cover_the_text_and_overlap_as_ask
             assert shared.token_count - special.token_count <= overlap_tokens
         for chunk in chunks:
             part = TitledText(titled.title, titled.text[chunk.start : chunk.end])
-            (read,) = embedder.tokenize([part.reading], TextKind.DOCUMENT)
+            (read,) = embedder.tokenize([part.whole], TextKind.DOCUMENT)
             assert read.token_count == min(chunk.token_count, embedder.model.max_token_count)
             if title.token_count <= chunk_tokens / 2:
                 assert read.token_count <= chunk_tokens
@@ -50,7 +50,7 @@ async def test_chunks_fit_the_model_as_counted_cover_the_text_and_overlap_as_ask
 
 async def test_a_chunk_ends_with_a_sentence_where_there_is_one(embedder: EmbeddingBackend) -> None:
     text = "The ship left the harbour at noon. A storm came up. " * 40
-    async with Encoder.open(embedder, SchedulerLimits(), SchedulerObserver()) as encoder:
+    async with Encoder(embedder, SchedulerLimits(), SchedulerObserver()) as encoder:
         (chunks,) = await encoder.split([TitledText("", text)], chunk_tokens=64, overlap_tokens=16)
     for chunk in chunks:
         assert text[chunk.start : chunk.end].rstrip().endswith(".")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+from sluice.type.v1 import model_pb2
 
 
 class ModelKind(StrEnum):
@@ -35,6 +37,10 @@ class ModelInfo:
     """`cpu` or `cuda`."""
     pseudo: bool = False
     """True if no model is loaded and vectors are made from hashes."""
+
+    def to_proto(self) -> model_pb2.ModelInfo:
+        """Write the message."""
+        return model_pb2.ModelInfo(**asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ to length is done here. So a query is tokenized once for all its passages, and a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +38,11 @@ class TokenizedText:
         """Tokens after truncation, special tokens included."""
         return len(self.ids)
 
+    @property
+    def key(self) -> bytes:
+        """Name of its result: the model sees nothing but the ids."""
+        return hashlib.blake2b(array("I", self.ids).tobytes(), digest_size=16).digest()
+
 
 class Word(NamedTuple):
     """A word as a tokenizer sees it: the characters from `start` up to `end`, and the tokens that it becomes."""
@@ -57,6 +64,13 @@ class TokenizedPair:
     def token_count(self) -> int:
         """Tokens after truncation, special tokens included."""
         return len(self.ids)
+
+    @property
+    def key(self) -> bytes:
+        """Name of its result: the model sees nothing but ids and types."""
+        digest = hashlib.blake2b(array("I", self.ids).tobytes(), digest_size=16)
+        digest.update(bytes(self.type_ids))
+        return digest.digest()
 
 
 class Tokenizer:

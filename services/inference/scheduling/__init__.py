@@ -3,12 +3,14 @@
     submit ──▶ cache ──▶ admission ──▶ lane ──▶ worker thread ──▶ compute ──▶ one wake-up of the event loop
                or the same key in flight       (fair between callers, indexed by length)
 
-There is no timer. Whatever waits when a worker becomes free is its next batch, and the worker picks that batch by
+There is no timer. When a worker becomes free, the queued work is its next batch, and the worker picks that batch
 itself, so a model with work waiting never idles. Nothing in here knows of texts, models or grpc.
 
-    contract.py   what callers give and are told: works, lanes, limits, the observer
-    waiting.py    the queue of one lane: whose turn it is, and which rows go together
-    scheduler.py  calls, deadlines, sharing, admission, the worker threads and their failures
+    contract.py   types at the boundary: works, lanes, limits, the observer
+    waiting.py    the queue of one lane: turns of callers, and rows that go together
+    rate.py       the measured speed of the model
+    outcomes.py   results of a batch, or the failures of single rows; the cache of results
+    scheduler.py  calls, deadlines, sharing, admission, worker threads
 """
 
 from services.inference.scheduling.contract import (

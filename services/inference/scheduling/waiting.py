@@ -1,11 +1,11 @@
-"""What waits in one lane: whose turn it is, and which rows go together.
+"""The queue of one lane: turns of callers, and rows that go together; and both lanes.
 
 Between callers: self-clocked fair queueing (Golestani, INFOCOM 1994). An entry's turn is the number of tokens that its
-caller has been given by the time it is done; a caller with nothing waiting starts at the turn of the last leader.
-The lowest turn leads the next batch, so callers share the lane evenly in tokens, whatever each of them queues.
+caller has received by the time it is done; a caller with nothing queued starts at the turn of the last leader. The
+lowest turn leads the next batch, so callers share the lane evenly in tokens, no matter how much each of them queues.
 
-Within a batch: rows of the leader's length join it, then the nearest lengths, as long as the padding of the whole
-batch stays below what one more pass through the model would cost.
+Within a batch: rows of the leader's length join it, then the nearest lengths, while the padding of the whole batch
+stays below the cost of one more pass through the model.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from services.inference.scheduling.contract import Lane, SchedulerLimits, Work
 
 @dataclass(eq=False, slots=True)
 class Submission:
-    """One call of `submit` while it waits."""
+    """One call while it waits."""
 
     done: asyncio.Future[None]
     lane: Lane
     caller: str
     deadline: float
     origin: object | None = None
-    """What the observer knows the call by."""
+    """Result of the observer's `call_began`."""
     results: list[Any] = field(default_factory=list)
     pending: set[Entry] = field(default_factory=set)
     error: Exception | None = None
-    given_up: bool = False
-    """Nobody waits for it any more."""
-    foreseen: int = 0
+    abandoned: bool = False
+    """True when its caller does not wait any more."""
+    expected_tokens: int = 0
     """Tokens for which its lane keeps room while its works are being made."""
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One key in flight, for however many submissions wait for it."""
+    """One key in flight, shared by all submissions that wait for it."""
 
     work: Work[Any]
     number: int
     """Order of arrival."""
     since: float
     waiters: dict[Submission, list[int]] = field(default_factory=dict)
-    """Where in each submission the result goes."""
+    """Positions of the result in each submission."""
     queue: LaneQueue | None = None
-    """None as soon as a worker has taken it."""
+    """None once a worker has taken it."""
     caller: str = ""
     turn: int = 0
 
 
 @dataclass(slots=True)
 class _Account:
-    """A caller with entries in the queue. Forgotten when it has none, and with it what it ran ahead."""
+    """A caller with entries in the queue. It is forgotten, with the turns it ran ahead, when it has none."""
 
     entries: int = 0
     tokens: int = 0
@@ -70,42 +70,47 @@ class LaneQueue:
         self.lane = lane
         self.share = share
         self.used = 0.0
-        """Padded tokens computed, over the share: the lane with less of it goes next."""
+        """Padded tokens computed, divided by the share: the lane with less of it goes next."""
         self.entries = 0
         self.tokens = 0
-        self.foreseen = 0
-        """Tokens of submissions whose works are still being made: as good as here."""
+        self.expected_tokens = 0
+        """Tokens of submissions whose works are still being made; they count as queued."""
         self.accounts: dict[str, _Account] = {}
         self._turn = 0
         self._by_length: dict[int, list[tuple[int, int, Entry]]] = {}  # each by turn, then arrival
 
     def tokens_of(self, caller: str) -> int:
-        """What waits for this caller."""
+        """Tokens that this caller has in the queue."""
         account = self.accounts.get(caller)
         return account.tokens if account else 0
 
     def next_turn(self, caller: str, token_count: int) -> int:
-        """The turn that an entry would get now."""
+        """The turn that an entry of this caller would get now."""
         account = self.accounts.get(caller)
         return max(self._turn, account.last_turn if account else 0) + token_count
 
     def add(self, entry: Entry, caller: str) -> None:
-        """Queues the entry at its caller's next turn."""
+        """Queue the entry at its caller's next turn."""
         length = entry.work.token_count
         entry.queue, entry.caller, entry.turn = self, caller, self.next_turn(caller, length)
         insort(self._by_length.setdefault(length, []), (entry.turn, entry.number, entry))
         self.accounts.setdefault(caller, _Account()).last_turn = entry.turn
         self._count(entry, 1)
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing is queued, expected, or remembered of a caller."""
+        return not (self.accounts or self._by_length or self.expected_tokens)
+
     def discard(self, entry: Entry) -> None:
-        """Takes out an entry that will not be computed here; its caller gets the tokens back."""
+        """Remove an entry that will not be computed here; its caller gets the tokens back."""
         length = entry.work.token_count
         self._pop(length, bisect_left(self._by_length[length], (entry.turn, entry.number)))
         if account := self.accounts.get(entry.caller):
             account.last_turn -= length
 
     def take(self, batch_tokens: int, limits: SchedulerLimits) -> list[Entry]:
-        """Takes the entry whose turn it is, with the neighbours in length that fill its batch."""
+        """Remove the entry whose turn it is, with the neighbours in length that fill its batch."""
         self._turn, _, leader = min(peers[0] for peers in self._by_length.values())
         latest_turn = self._turn + limits.run_ahead_tokens
         batch: list[Entry] = []
@@ -141,8 +146,67 @@ class LaneQueue:
             del self.accounts[entry.caller]
 
 
+class Lanes:
+    """Both lanes, and the share of the machine that each gets."""
+
+    def __init__(self, bulk_share: float) -> None:
+        self._lanes = {  # in the order of precedence when both have had their share
+            Lane.INTERACTIVE: LaneQueue(Lane.INTERACTIVE, 1 - bulk_share),
+            Lane.BULK: LaneQueue(Lane.BULK, bulk_share),
+        }
+
+    def __getitem__(self, lane: Lane) -> LaneQueue:
+        return self._lanes[lane]
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is queued or expected."""
+        return all(lane.idle for lane in self._lanes.values())
+
+    def waiting(self) -> list[LaneQueue]:
+        """Lanes that are not empty."""
+        return [lane for lane in self._lanes.values() if lane.entries]
+
+    def add(self, entry: Entry, queue: LaneQueue, caller: str) -> None:
+        """Queue the entry in a lane, at its caller's next turn."""
+        if not queue.entries:
+            # A lane saves no credit while it is empty.
+            queue.used = max(lane.used for lane in self._lanes.values())
+        queue.add(entry, caller)
+
+    def promote(self, entry: Entry, queue: LaneQueue, caller: str) -> LaneQueue | None:
+        """Move a queued entry to where a new waiter would have put it, if it runs sooner there.
+
+        Returns the lane that it has left.
+        """
+        previous = entry.queue
+        if previous is None:
+            return None
+        if previous is queue:
+            sooner = queue.next_turn(caller, entry.work.token_count) < entry.turn
+        else:
+            sooner = queue.lane is Lane.INTERACTIVE
+        if not sooner:
+            return None
+        previous.discard(entry)
+        self.add(entry, queue, caller)
+        return previous
+
+    def tokens_ahead(self, queue: LaneQueue, caller: str, demand: int) -> float:
+        """Queued tokens that are done before `demand` more of this caller are, and these.
+
+        Fairness bounds them: until then no other caller gets more than this one, nor the other lane more than its
+        share.
+        """
+        own = queue.tokens_of(caller) + demand
+        callers = len(queue.accounts) + (caller not in queue.accounts)
+        ahead: float = min(queue.tokens + demand, callers * own)
+        other_lanes = sum(lane.tokens for lane in self._lanes.values()) - queue.tokens
+        return ahead + min(other_lanes, ahead * (1 - queue.share) / queue.share)
+
+
 def _nearest(length: int, span: int) -> Iterator[int]:
-    """The length itself, then those around it, the nearest first."""
+    """The length itself, then its neighbours, the nearest first."""
     yield length
     for distance in range(1, span + 1):
         yield length - distance

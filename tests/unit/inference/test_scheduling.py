@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,12 +55,15 @@ class Model:
         self.batches: list[list[str]] = []
         self.poison: set[str] = set()
         self.error: BaseException | None = None
+        self.forgetful = False
+        self.before: Callable[[], object] = lambda: None
         self.seconds_per_token = 0.0
         self.clock = Clock()
         self._gate = threading.Event()
         self._changed = threading.Condition()
 
     def __call__(self, payloads: Sequence[str]) -> list[str]:
+        self.before()
         with self._changed:
             self.batches.append(list(payloads))
             self._changed.notify_all()
@@ -70,6 +73,8 @@ class Model:
             raise self.error
         if self.poison.intersection(payloads):
             raise ValueError(f"cannot compute one of {payloads}")
+        if self.forgetful:
+            return []
         return [payload.upper() for payload in payloads]
 
     def open(self) -> None:
@@ -155,12 +160,7 @@ class House:
 
     def assert_nothing_is_left(self) -> None:
         assert set(self.record.depth.values()) <= {(0, 0)}
-        assert not self.scheduler._in_flight
-        assert not self.scheduler._running_tokens
-        for lane in self.scheduler._lanes.values():
-            assert not lane.accounts
-            assert not lane._by_length
-            assert not lane.foreseen
+        assert self.scheduler.idle
 
 
 @asynccontextmanager
@@ -480,7 +480,7 @@ async def test_what_cannot_be_done_in_time_is_refused_whole() -> None:
         assert refusal.value.retry_after == pytest.approx(1.12)  # the plug, what waits and itself
         assert h.record.depth[INTERACTIVE] == (1, 50)
         assert h.record.counts[INTERACTIVE, "late"] == 1
-        assert (await gathered(await h.queue("50:a", deadline=0.01)))[0].default_reason == "DEADLINE_EXCEEDED"
+        assert (await gathered(await h.queue("50:a", deadline=0.01)))[0].reason == "DEADLINE_EXCEEDED"
         h.model.open()
         await gathered(*plugs, waiting)
         assert h.model.computed[1:] == ["50:a"]
@@ -570,7 +570,8 @@ async def test_a_call_that_failed_leaves_nothing_behind_in_the_queue() -> None:
 
 async def test_a_result_missing_is_a_failure_and_never_another_rows_result() -> None:
     async with house() as h:
-        h.scheduler._compute = lambda payloads: []
+        h.model.forgetful = True
+        h.model.open()
         with pytest.raises(Internal):
             await h.submit("5:a", "5:b")
         assert h.scheduler.ready
@@ -809,7 +810,6 @@ def test_ever_new_callers_do_not_starve_one_that_waits(flood: list[int], lights:
                 *(text(length, f"patient {i}") for i, length in enumerate(lights)), caller="patient"
             )
             newcomers = iter(enumerate(itertools.islice(itertools.cycle(flood), 1000)))
-            compute = h.scheduler._compute
             loop = asyncio.get_running_loop()
             arrived: list[asyncio.Task[list[str]]] = []
 
@@ -817,12 +817,11 @@ def test_ever_new_callers_do_not_starve_one_that_waits(flood: list[int], lights:
                 number, length = next(newcomers)
                 arrived.append(await h.queue(text(length, f"new {number}"), caller=f"new {number}"))
 
-            def compute_while_one_arrives(payloads: Sequence[str]) -> Sequence[str]:
+            def let_one_arrive() -> None:
                 if not patient.done():
                     asyncio.run_coroutine_threadsafe(arrive(), loop).result(PATIENCE)
-                return compute(payloads)
 
-            h.scheduler._compute = compute_while_one_arrives
+            h.model.before = let_one_arrive
             for _ in range(3):
                 await arrive()
             h.model.open()
@@ -838,13 +837,13 @@ async def test_what_submit_would_refuse_is_foreseen_before_anything_is_made() ->
         plugs = await h.occupy()
         flood = await h.queue(*(f"10:{number}" for number in range(200)), caller="flood")
         with pytest.raises(ResourceExhausted) as full:
-            h.scheduler.begin(foreseen=10, lane=INTERACTIVE, caller="flood")
+            h.scheduler.begin(expected_tokens=10, lane=INTERACTIVE, caller="flood")
         assert full.value.reason == "QUEUE_FULL"
         with pytest.raises(ResourceExhausted):
-            h.scheduler.begin(foreseen=100, lane=INTERACTIVE, caller="ann", deadline=0.5)
+            h.scheduler.begin(expected_tokens=100, lane=INTERACTIVE, caller="ann", deadline=0.5)
         nothing = Internal("nothing can be made of it")
-        h.scheduler.fail(h.scheduler.begin(foreseen=10, lane=INTERACTIVE, caller="ann"), nothing)
-        h.scheduler.fail(h.scheduler.begin(foreseen=0, lane=INTERACTIVE, caller="flood"), nothing)
+        h.scheduler.fail(h.scheduler.begin(expected_tokens=10, lane=INTERACTIVE, caller="ann"), nothing)
+        h.scheduler.fail(h.scheduler.begin(expected_tokens=0, lane=INTERACTIVE, caller="flood"), nothing)
         h.model.open()
         await gathered(*plugs, flood)
         h.assert_nothing_is_left()
@@ -855,7 +854,7 @@ async def test_who_comes_while_others_still_make_theirs_finds_no_room_until_they
         h.model.open()
 
         def comes(caller: str) -> Submission:
-            return h.scheduler.begin(foreseen=600, lane=INTERACTIVE, caller=caller)
+            return h.scheduler.begin(expected_tokens=600, lane=INTERACTIVE, caller=caller)
 
         def finds_no_room() -> None:
             with pytest.raises(ResourceExhausted) as full:

@@ -1,0 +1,182 @@
+"""A model that serves concurrent calls: rows tokenized in threads, scheduled, and computed in batches.
+
+The embedder and the reranker extend it by what their rows mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from services.chassis import tracing
+from services.inference.engine import Engine
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import Compute, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Submission, Work
+
+# Tokenizing is fast next to the model; a second thread keeps a query from waiting behind a bulk batch.
+TOKENIZER_THREADS = 2
+_WARM_UP_WORDS = (1, 8, 24, 60, 120, 240)
+_WARM_UP_ROWS = 8
+
+
+class Row(Protocol):
+    """One tokenized input of a model."""
+
+    @property
+    def key(self) -> bytes:
+        """Name of its result: rows with the same key have the same result."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens, special tokens included, padding not."""
+
+    @property
+    def truncated(self) -> bool:
+        """True if the end of the input did not fit the model's window."""
+
+
+RowT = TypeVar("RowT", bound=Row)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Computed(Generic[RowT, ResultT]):
+    """Rows and their results, in the caller's order."""
+
+    rows: Sequence[RowT]
+    results: Sequence[ResultT]
+    tokenize_seconds: float
+    compute_seconds: float
+    """Time in the queue included."""
+
+    @property
+    def seconds(self) -> float:
+        """Time from the call to its results."""
+        return self.tokenize_seconds + self.compute_seconds
+
+    @property
+    def truncated_count(self) -> int:
+        """Number of rows whose end did not fit the model's window."""
+        return sum(row.truncated for row in self.rows)
+
+
+class ServedModel(Generic[RowT, ResultT]):
+    """One model behind one scheduler. An async context manager.
+
+    `compute` runs a batch in a worker thread, and `tokenize_example` makes rows for the warm-up. `died` is set when
+    the model cannot compute any more.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        compute: Compute[RowT, ResultT],
+        tokenize_example: Callable[[Sequence[str]], Sequence[RowT]],
+        limits: SchedulerLimits,
+        observer: SchedulerObserver,
+    ) -> None:
+        self.died = asyncio.Event()
+        self._engine = engine
+        self._tokenize_example = tokenize_example
+        self._batch_tokens = limits.batch_tokens
+        self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._scheduler: Scheduler[RowT, ResultT] = Scheduler(
+            compute, limits, observer, on_death=lambda _error: self.died.set()
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that serves."""
+        return self._engine.model
+
+    @property
+    def problem(self) -> str | None:
+        """The reason that nothing can be computed, or None."""
+        return None if self._scheduler.ready else "the model's worker has died"
+
+    async def __aenter__(self) -> Self:
+        await self._scheduler.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._scheduler.__aexit__(kind, error, trace)
+        self._tokenizing.shutdown(wait=False)
+
+    async def warm_up(self) -> None:
+        """Compute the shapes that serve once, so that no caller has to wait for it and a rate is known."""
+        await asyncio.to_thread(self._engine.warm_up, self._batch_tokens)
+        for words in _WARM_UP_WORDS:
+            texts = [f"warm up {number} " + "word " * words for number in range(_WARM_UP_ROWS)]
+            await self.run(texts, self._tokenize_example, lane=Lane.INTERACTIVE, caller="warm-up", deadline=None)
+
+    async def run(
+        self,
+        texts: Sequence[str],
+        tokenize: Callable[[Sequence[str]], Sequence[RowT]],
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
+    ) -> Computed[RowT, ResultT]:
+        """Tokenize texts and compute their rows before a deadline on the monotonic clock.
+
+        Raises what `Scheduler.submit` raises, without tokenizing if the length of the texts is reason enough.
+        """
+        started = time.perf_counter()
+        expected = least_tokens(texts, self.model.max_token_count)
+        submission = self._scheduler.begin(lane=lane, caller=caller, deadline=deadline, expected_tokens=expected)
+        call = _Call[RowT](lambda: tokenize(texts), submission, started)
+        # The tokenizing thread queues the rows itself: the event loop is woken once, when all is done.
+        self._tokenizing.submit(self._enter, call)
+        results = await self._scheduler.answer(submission)
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes(
+                {
+                    "sluice.model": self.model.name,
+                    "sluice.lane": lane.value,
+                    "sluice.rows": len(call.rows),
+                    "sluice.tokens": sum(row.token_count for row in call.rows),
+                    "sluice.truncated": sum(row.truncated for row in call.rows),
+                }
+            )
+        return Computed(
+            rows=call.rows,
+            results=results,
+            tokenize_seconds=call.tokenized - started,
+            compute_seconds=time.perf_counter() - call.tokenized,
+        )
+
+    def _enter(self, call: _Call[RowT]) -> None:
+        try:
+            call.rows = call.tokenize()
+            works = [Work(row.key, row, self._engine.width(row.token_count)) for row in call.rows]
+            call.tokenized = time.perf_counter()
+            self._scheduler.enter(call.submission, works)
+        except Exception as error:  # raised where the answer is awaited
+            self._scheduler.fail(call.submission, error)
+
+
+@dataclass(slots=True)
+class _Call(Generic[RowT]):
+    """One call, shared by the event loop and a tokenizing thread."""
+
+    tokenize: Callable[[], Sequence[RowT]]
+    submission: Submission
+    tokenized: float
+    """Time at which tokenizing ended."""
+    rows: Sequence[RowT] = ()
+
+
+def least_tokens(texts: Sequence[str], most: int) -> int:
+    """Lower bound of the tokens of texts, at most `most` each: one for every space.
+
+    A single text counts as 0: it is tokenized quickly, and its result may be in the cache.
+    """
+    return sum(min(text.count(" "), most) for text in texts) if len(texts) > 1 else 0

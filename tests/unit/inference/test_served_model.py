@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.inference.models.info import ModelInfo
+from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
+from services.inference.served_model import Computed, ServedModel, least_tokens
+
+MODEL = ModelInfo(
+    name="doubling",
+    fingerprint="doubling",
+    dimension=1,
+    max_token_count=256,
+    backend="none",
+    precision="fp32",
+    device="cpu",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text of which every character is a token."""
+
+    text: str
+    truncated: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.text
+
+    @property
+    def token_count(self) -> int:
+        return len(self.text)
+
+
+class Doubling:
+    """An engine that doubles token counts, and remembers what it was given."""
+
+    model = MODEL
+
+    def __init__(self) -> None:
+        self.computed: list[Row] = []
+        self.warm_for = 0
+
+    def width(self, token_count: int) -> int:
+        return token_count
+
+    def warm_up(self, batch_tokens: int) -> None:
+        self.warm_for = batch_tokens
+
+    def compute(self, rows: Sequence[Row]) -> list[int]:
+        self.computed += rows
+        return [2 * row.token_count for row in rows]
+
+
+def tokenize(texts: Sequence[str]) -> list[Row]:
+    return [Row(text, truncated=len(text) > 3) for text in texts]
+
+
+def served(engine: Doubling) -> ServedModel[Row, int]:
+    return ServedModel(engine, engine.compute, tokenize, SchedulerLimits(), SchedulerObserver())
+
+
+async def run(model: ServedModel[Row, int], *texts: str) -> Computed[Row, int]:
+    return await model.run(texts, tokenize, lane=Lane.BULK, caller="me", deadline=None)
+
+
+async def test_rows_come_back_with_their_results_in_order() -> None:
+    async with served(Doubling()) as model:
+        done = await run(model, "abc", "a", "abcd")
+    assert ([row.text for row in done.rows], done.results) == (["abc", "a", "abcd"], [6, 2, 8])
+    assert done.truncated_count == 1
+    assert done.seconds == done.tokenize_seconds + done.compute_seconds
+
+
+async def test_an_error_of_the_tokenizer_is_raised_to_the_caller() -> None:
+    def refuse(texts: Sequence[str]) -> list[Row]:
+        raise ValueError("no tokens in here")
+
+    async with served(Doubling()) as model:
+        with pytest.raises(ValueError, match="no tokens in here"):
+            await model.run(["text"], refuse, lane=Lane.BULK, caller="me", deadline=None)
+
+
+async def test_a_call_that_was_cancelled_while_it_was_tokenized_is_never_computed() -> None:
+    tokenizing, release = threading.Event(), threading.Event()
+    engine = Doubling()
+
+    def slowly(texts: Sequence[str]) -> list[Row]:
+        tokenizing.set()
+        release.wait()
+        return tokenize(texts)
+
+    async with served(engine) as model:
+        call = asyncio.create_task(model.run(["gone"], slowly, lane=Lane.BULK, caller="me", deadline=None))
+        await asyncio.to_thread(tokenizing.wait)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        release.set()
+        await run(model, "kept")
+    assert engine.computed == [Row("kept", truncated=True)]
+
+
+async def test_the_warm_up_prepares_the_engine_and_computes_short_and_long_rows() -> None:
+    engine = Doubling()
+    async with served(engine) as model:
+        await model.warm_up()
+    lengths = [row.token_count for row in engine.computed]
+    assert engine.warm_for == SchedulerLimits().batch_tokens
+    assert min(lengths) < 20
+    assert max(lengths) > 1000
+
+
+async def test_a_worker_that_dies_is_a_problem_for_good() -> None:
+    def die(rows: Sequence[Row]) -> list[int]:
+        raise SystemExit(1)
+
+    async with ServedModel(Doubling(), die, tokenize, SchedulerLimits(), SchedulerObserver()) as model:
+        assert model.problem is None
+        with pytest.raises(Exception, match="a worker died"):
+            await run(model, "text")
+        await model.died.wait()
+        assert model.problem == "the model's worker has died"
+
+
+@given(st.lists(st.lists(st.text("abcdef", min_size=1), min_size=1, max_size=30).map(" ".join), min_size=2))
+def test_texts_never_have_fewer_tokens_than_expected(texts: list[str]) -> None:
+    words = sum(len(text.split()) for text in texts)
+    assert least_tokens(texts, most=1000) <= words
+
+
+def test_tokens_that_the_model_would_cut_off_are_not_expected() -> None:
+    assert least_tokens(["a " * 500, "b " * 500], most=256) == 512
+
+
+def test_a_single_text_is_always_tokenized_first() -> None:
+    assert least_tokens(["many words of a single text"], most=256) == 0
