@@ -2,7 +2,7 @@
 
 The ready-made grpc.aio interceptors break cancellation and record errors twice, so the server's interceptor and the
 client open their spans themselves (docs/adr/0003-own-tracing-hooks.md). A call that is not sampled costs a header and
-no span object (docs/adr/0018-what-telemetry-costs.md).
+no span object (docs/adr/0018-cost-of-telemetry.md).
 """
 
 from __future__ import annotations
