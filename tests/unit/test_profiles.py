@@ -1,4 +1,4 @@
-"""Every profile says everything, says it rightly, and says what the design says."""
+"""Profiles set every variable, to values that the stages accept, as the design's table says."""
 
 from importlib import import_module
 
@@ -167,6 +167,22 @@ def test_an_unknown_profile_is_refused_with_those_that_exist():
 @pytest.mark.parametrize("line", ["RERANK_TOP_K", "RERANK TOP K=5", "export RERANK_TOP_K=5", "LOG_LEVEL=DEBUG"])
 def test_a_line_that_is_no_new_variable_is_refused_with_its_number(line, tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "base.env").write_text("LOG_LEVEL=INFO\n")
     (tmp_path / "odd.env").write_text(f"# comment\n\nLOG_LEVEL=INFO\n{line}\n")
     with pytest.raises(StartupError, match=r"odd\.env:4: "):
         load_profile("odd")
+
+
+def test_a_variable_that_the_base_lacks_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "base.env").write_text("LOG_LEVEL=INFO\n")
+    (tmp_path / "odd.env").write_text("LOG_LEVLE=DEBUG\n")
+    with pytest.raises(StartupError, match="LOG_LEVLE"):
+        load_profile("odd")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_profile_holds_only_what_differs_from_the_base(name):
+    lines = (profiles.PROFILES / f"{name}.env").read_text().splitlines()
+    base = (profiles.PROFILES / "base.env").read_text().splitlines()
+    assert not {line for line in lines if "=" in line and not line.startswith("#")} & set(base)
