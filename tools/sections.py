@@ -1,4 +1,4 @@
-"""Parts of Markdown files that are made by a tool: they lie between two comments."""
+"""Generated sections of files: the lines between two comments."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ README = ROOT / "README.md"
 
 
 def write(name: str, content: str, *, file: Path = README, check: bool = False) -> None:
-    """Writes the section, or with `check` ends the program where it is not up to date."""
-    begin, end = f"<!-- {name}: made by `make docs` -->", f"<!-- /{name} -->"
+    """Write the section, or with `check` exit if it is out of date."""
+    indent, opening, closing = ("  ", "# ", "") if file.suffix in (".yaml", ".yml") else ("", "<!-- ", " -->")
+    begin, end = f"{indent}{opening}{name}: made by `make docs`{closing}", f"{indent}{opening}/{name}{closing}"
     before = file.read_text()
     section = f"{begin}\n{content}\n{end}"
     after = re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: section, before, flags=re.DOTALL)
     if section not in after:
         sys.exit(f"{file.name} has no `{begin}` ... `{end}`")
     if check and after != before:
-        sys.exit(f"{file.name}'s table of {name} is out of date; run `make docs`")
+        sys.exit(f"{file.name}'s section {name} is out of date; run `make docs`")
     file.write_text(after)

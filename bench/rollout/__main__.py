@@ -48,7 +48,7 @@ SKEW = 1.0
 CALLERS = 8
 WANTED_MICROSECONDS = 20.0
 WANTED_RATIO = 0.98
-LEASH = ROOT / "deploy" / "local" / "leash.py"
+PARENT_DEATH = ROOT / "deploy" / "local" / "parent_death.py"
 ENVIRONMENT = {
     "LOG_LEVEL": "WARNING",
     "METRICS_PORT": "0",
@@ -181,7 +181,7 @@ async def gateway(stack: LocalStack, rollout: str) -> AsyncIterator[tuple[str, i
             "ROLLOUT_SNAPSHOT_PATH": str(stack.data / f"snapshot-{port}.json"),
         }
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), sys.executable, "-m", "services.gateway"),
+            *(sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid()), sys.executable, "-m", "services.gateway"),
             cwd=ROOT,
             env=variables,
             stdin=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ _START_SECONDS = 600.0
 _GRACE_SECONDS = 10.0
 _HEALTH_SECONDS = 1.0
 _POLL_SECONDS = 0.1
-_LEASH = ROOT / "deploy" / "local" / "leash.py"
+_PARENT_DEATH = ROOT / "deploy" / "local" / "parent_death.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ def reserved_port() -> Iterator[int]:
 def spawned(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the context, or with this process; it writes to build/bench/logs/<name>.log."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid())]
+    dying_with_us = [sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid())]
     with log_of(name).open("wb") as log:
         child = subprocess.Popen(
-            [*leash, *command],
+            [*dying_with_us, *command],
             cwd=ROOT,
             env=own_environment(environment),
             stdin=subprocess.DEVNULL,

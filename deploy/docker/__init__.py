@@ -1,1 +1,1 @@
-"""The stages as images: built, looked at, and run together by compose.yaml."""
+"""Images of the stages, built, checked, and run together by compose.yaml."""

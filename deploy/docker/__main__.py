@@ -1,4 +1,4 @@
-"""`python -m deploy.docker`: images built, and started once to see that they serve."""
+"""`python -m deploy.docker`: build images, and start each once to check that it serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -115,7 +115,7 @@ async def _checked(tool: Tool, image: Image) -> Checked:
     user, problems = containers.problems(tool, image)
     if image.service == "client":
         return Checked(image.tag, round(size, 1), containers.release(tool, image), 0.0, user, problems)
-    # As `make up` starts them, but from the image: what keeps something keeps it where it may.
+    # As `make up` starts them, with state below /tmp, the only place that may be written.
     environment = {
         **load_profile("development"),
         "QDRANT_PATH": "/tmp/qdrant",  # noqa: S108  the container's own
@@ -150,7 +150,7 @@ def _chosen(services: Sequence[str] | None, model: str | None, engine: Engine) -
         return images
     if len(images) != 1 or not images[0].model:
         raise StartupError("--model and --engine are for one model stage", remedy="Name it: build embedder --model ...")
-    return [Image(images[0].service, images[0].model if model is None else model, engine)]
+    return [replace(images[0], model=images[0].model if model is None else model, engine=engine)]
 
 
 def _progress() -> Progress:
@@ -159,7 +159,7 @@ def _progress() -> Progress:
 
 
 def main() -> None:
-    """Runs the command; what cannot be done is said in two lines, not in a traceback."""
+    """Run the command; show a StartupError in two lines instead of a traceback."""
     os.chdir(ROOT)
     try:
         app()

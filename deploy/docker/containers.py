@@ -1,4 +1,4 @@
-"""Starts a stage from its image, as a cluster would: not root, nothing writable but /tmp; and asks for its health."""
+"""Containers of images, started as in a cluster: not root, nothing writable but /tmp."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STOP_SECONDS = 30.0
 _HEALTH_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _HOST = "127.0.0.1"
-# What an image has no use for once it is built; the last is how Python would ask for pip.
+# Tools that a built image must not have.
 _BUILD_TOOLS = ("gcc", "cc", "c++", "make", "ld", "pip", "pip3", "git")
-# Writable for everybody in every Debian, and read-only with the root; or the machine's.
+# World-writable in every Debian and read-only with the root, or the machine's.
 _OPEN = ("/tmp", "/data", "/var/tmp", "/run", "/proc", "/sys", "/dev")  # noqa: S108
 _ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in _OPEN)
 USER = "65532"
@@ -33,22 +33,22 @@ USER = "65532"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was seen of an image."""
+    """Result of checking an image."""
 
     image: str
     size_mib: float
     health: str
-    """SERVING, or why not; of the client, the release that it says it is."""
+    """SERVING, or the problem; for the client, its release."""
     start_seconds: float
-    """From the start of the container to the first SERVING."""
+    """Seconds from the start of the container to the first SERVING."""
     user: str
-    """The number of the user that it runs as."""
+    """Number of the user that it runs as."""
     problems: tuple[str, ...]
-    """What should not be: build tools, root, a root file system that can be written to."""
+    """Problems found: build tools, root, a writable root file system."""
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has just now."""
+    """Return a free port of loopback."""
     with socket.socket() as free:
         free.bind((_HOST, 0))
         port: int = free.getsockname()[1]
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 @contextmanager
 def runner(tool: Tool, image: Image) -> Iterator[list[str]]:
-    """What to put before `VARIABLE=value ... command` to run it in a container of the image, on the host's network."""
+    """Yield the words before `VARIABLE=value ... command` that run it in a container on the host's network."""
     if tool == "buildah":
         with container(image) as name:
             yield ["buildah", "run", "--isolation", "chroot", "--user", f"{USER}:{USER}", name, "--", "/usr/bin/env"]
@@ -70,7 +70,7 @@ def runner(tool: Tool, image: Image) -> Iterator[list[str]]:
 
 @asynccontextmanager
 async def serving(tool: Tool, image: Image, environment: Mapping[str, str], log: Path) -> AsyncIterator[float]:
-    """Runs a stage; yields, once it is SERVING, the seconds that took. StartupError where it never is."""
+    """Run a stage and yield the seconds until it was SERVING. Raises StartupError if it never is."""
     port = free_port()
     variables = {**environment, "GRPC_HOST": _HOST, "GRPC_PORT": str(port), "METRICS_PORT": "0"}
     with ExitStack() as stack:
@@ -95,7 +95,7 @@ async def serving(tool: Tool, image: Image, environment: Mapping[str, str], log:
 
 
 def problems(tool: Tool, image: Image) -> tuple[str, tuple[str, ...]]:
-    """The user that the image runs as, and what it should not have."""
+    """Return the user of the image, and its problems."""
     found: list[str] = []
     with runner(tool, image) as words:
         user = _said(words, "id", "-u")
@@ -112,7 +112,7 @@ def problems(tool: Tool, image: Image) -> tuple[str, tuple[str, ...]]:
 
 
 def release(tool: Tool, image: Image) -> str:
-    """What the command in the client's image says of itself."""
+    """Return the release that the client's image reports."""
     with runner(tool, image) as words:
         return _said(words, "/opt/sluice/bin/stage", "--version")
 
@@ -122,7 +122,7 @@ def _said(words: Sequence[str], *command: str) -> str:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Asks the container to stop, then insists. The stage is the last of a line of children."""
+    """Stop the container: first SIGTERM, then SIGKILL. The stage is the last of a line of children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     try:

@@ -1,8 +1,9 @@
-"""The images of Sluice, and what builds them: docker, podman or buildah, which take nearly the same words."""
+"""Images of Sluice, built by docker, podman or buildah, whose command lines are nearly the same."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -13,46 +14,43 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.local.paths import ROOT
+from deploy.stages import STAGES
 from services.chassis.errors import StartupError
 
 Tool = Literal["docker", "podman", "buildah"]
 Engine = Literal["onnx", "openvino", "torch"]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
+PREFIX = os.environ.get("IMAGE_PREFIX", "sluice")
+"""First part of the name of every image."""
 BASE = "debian:bookworm-slim"
 DEBIAN = "bookworm"
-"""The release that `BASE` is of, and that `debootstrap` makes where no registry of images can be reached."""
+"""Release of `BASE`, which `debootstrap` makes if no registry of images can be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image: a service, and for a model stage what is baked in and computed with."""
+    """One image: a service, and for a model stage its model and engine."""
 
     service: str
     model: str = ""
     engine: Engine = "onnx"
+    set_up: str = ""
+    """Program that fetches the data of the image."""
 
     @property
     def tag(self) -> str:
-        """The name under which overlays of deploy/k8s know it: the release, then the model, then `cuda` for torch."""
+        """Name of the image: prefix and service, then the release, the model, and `cuda` for torch."""
         parts = (version("sluice"), self.model.rsplit("/", 1)[-1], "cuda" if self.engine == "torch" else "")
-        return f"sluice/{self.service}:{'-'.join(part for part in parts if part)}"
+        return f"{PREFIX}/{self.service}:{'-'.join(part for part in parts if part)}"
 
 
-IMAGES = (
-    Image("gateway"),
-    Image("embedder", "all-MiniLM-L6-v2"),
-    Image("reranker", "ms-marco-MiniLM-L-12-v2"),
-    Image("expander"),
-    Image("retriever"),
-    Image("rollout"),
-    Image("client"),
-)
-"""What `make images` builds: the stages with models that packages carry, and the `sluice` command."""
+IMAGES = (*(Image(spec.name, spec.model, set_up=spec.set_up) for spec in STAGES), Image("client"))
+"""Images that `make images` builds: the stages, with models that packages carry, and the `sluice` command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """How images are built here."""
+    """Builder of images on this machine."""
 
     tool: Tool
     base: str = BASE
@@ -62,8 +60,15 @@ class Builder:
     isolation: str = ""
 
     def command(self, image: Image) -> list[str]:
-        """The command line that builds an image."""
-        arguments = {"BASE": self.base, "SERVICE": image.service, "MODEL": image.model, "ENGINE": image.engine}
+        """Return the command line that builds an image."""
+        arguments = {
+            "BASE": self.base,
+            "SERVICE": image.service,
+            "MODEL": image.model,
+            "ENGINE": image.engine,
+            "SET_UP": image.set_up,
+            "COMMAND": "sluice" if image.service == "client" else f"python -m services.{image.service}",
+        }
         secrets = {"pip": self.pip_configuration, "ca": self.certificates}
         return [
             self.tool,
@@ -76,13 +81,13 @@ class Builder:
             *(word for name, file in secrets.items() if file for word in ("--secret", f"id={name},src={file}")),
             *(word for volume in self.volumes for word in ("--volume", volume)),
             *(("--isolation", self.isolation) if self.isolation else ()),
-            # Layers are kept, so that what stages share is made once.
+            # Layers are kept, so that stages share them.
             *(("--layers",) if self.tool != "docker" else ()),
             str(ROOT),
         ]
 
     def build(self, image: Image, log: Path) -> None:
-        """Builds an image; StartupError with the end of the log where that fails."""
+        """Build an image. Raises StartupError with the end of the log if that fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as stream:
             done = subprocess.run(  # noqa: S603  our own words
@@ -96,7 +101,7 @@ class Builder:
             )
 
     def size_mib(self, image: Image) -> float:
-        """Size of the image's files, in MiB, all layers together."""
+        """Return the size of all layers of the image, in MiB."""
         if self.tool != "buildah":
             return float(json.loads(output(self.tool, "image", "inspect", image.tag))[0]["Size"]) / 2**20
         with container(image) as name:
@@ -105,7 +110,7 @@ class Builder:
 
 
 def found_tool() -> Tool:
-    """The first of docker, podman and buildah that works here."""
+    """Return the first of docker, podman and buildah that works here."""
     probes: dict[Tool, Sequence[str]] = {
         "docker": ("docker", "info"),
         "podman": ("podman", "info"),
@@ -122,7 +127,7 @@ def found_tool() -> Tool:
 
 @contextmanager
 def container(image: Image) -> Iterator[str]:
-    """The name of a container of buildah's from an image that is here."""
+    """Yield the name of a buildah container of an image."""
     name = output("buildah", "from", "--pull-never", image.tag)
     try:
         yield name
@@ -131,7 +136,7 @@ def container(image: Image) -> Iterator[str]:
 
 
 def make_base(folder: Path, name: str) -> None:
-    """Makes a base image from Debian's packages alone. Needs root, debootstrap and buildah."""
+    """Make a base image from Debian's packages. Needs root, debootstrap and buildah."""
     if missing := [tool for tool in ("debootstrap", "buildah") if shutil.which(tool) is None]:
         raise StartupError(f"{' and '.join(missing)} missing", remedy=f"`apt-get install {' '.join(missing)}`.")
     if not (folder / "etc" / "debian_version").exists():
@@ -145,7 +150,7 @@ def make_base(folder: Path, name: str) -> None:
 
 
 def output(*command: str) -> str:
-    """What a command says; StartupError where it fails."""
+    """Return the output of a command. Raises StartupError if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own words
     if done.returncode:
         raise StartupError(

@@ -1,4 +1,4 @@
-"""The stages as processes on loopback."""
+"""All stages as processes on loopback."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from deploy import stages
 from deploy.local import processes
 from deploy.local.paths import ROOT, data_folder, run_folder, shown
 from deploy.local.processes import Process
@@ -23,22 +24,20 @@ from deploy.local.profiles import load_profile
 from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError
 
-STAGES = ("gateway", "embedder", "reranker", "expander", "retriever", "rollout")
-"""The stages in the order of their well-known ports."""
-SEARCHED = tuple(stage for stage in STAGES if stage != "rollout")
-"""Those that a search goes through: the control plane is on no question's way."""
+STAGES = tuple(spec.name for spec in stages.STAGES)
+"""Names of the stages, in the order of their well-known ports."""
+SEARCHED = tuple(spec.name for spec in stages.STAGES if spec.searched)
+"""Names of the stages that a search goes through."""
 
 START_SECONDS = 600.0
-"""Longest start. The first one on a machine fetches and converts models."""
+"""Longest start: the first one on a machine fetches and converts models."""
 GRACE_SECONDS = 20.0
-"""Longest stop: the profiles let a stage drain for up to 5 s, and give calls in flight another 10."""
+"""Longest stop: up to 5 s to drain and 10 s for calls in flight, by the profiles."""
 
 _ABANDONED_GRACE_SECONDS = 2.0
 _HOST = "127.0.0.1"
-_FIRST_GRPC_PORT = 50051
-_FIRST_METRICS_PORT = 9103
-# One place is left for a second embedder, with which an index is rebuilt.
-_PLACES = {**{stage: place for place, stage in enumerate(STAGES)}, "rollout": len(STAGES)}
+WELL_KNOWN_PORTS = {spec.name: (spec.grpc_port, spec.metrics_port) for spec in stages.STAGES}
+"""gRPC and metrics ports of each stage under `make up`."""
 _HEALTH_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 12
@@ -46,25 +45,25 @@ _TAIL_LINES = 12
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one stage is."""
+    """Place of one running stage."""
 
     address: str
-    """Of its gRPC server, as `host:port`."""
+    """`host:port` of its gRPC server."""
     metrics_url: str
-    """Of its Prometheus endpoint."""
+    """URL of its Prometheus endpoint."""
     log: Path
-    """Its standard output and error."""
+    """File with its standard output and error."""
 
 
 class LocalStack:
-    """All stages on loopback, from a profile overlaid by this process's environment, overlaid by `environment`.
+    """All stages on loopback, configured by a profile, over it the environment, and over that `environment`.
 
         async with LocalStack(name="test", environment={"EMBEDDING_MODEL": ""}, data=tmp_path) as stack:
             async with SluiceClient(stack.address("gateway")) as client: ...
 
-    On entry every stage is SERVING; otherwise StartupError says which is not, why, and what to do. On leaving, the
-    gateway stops first, then the others. The stages die with this process, however it dies, unless `detached`. Enter
-    it in the main thread: the kernel takes the end of the thread that started a process for the end of its parent.
+    On entry every stage is SERVING, or StartupError names the one that is not, the cause and a remedy. On exit the
+    gateway stops first, then the others. The stages die with this process unless `detached`. Enter it in the main
+    thread: to the kernel, the end of the thread that started a process is the end of its parent.
     """
 
     def __init__(
@@ -91,19 +90,19 @@ class LocalStack:
         self._ports = ExitStack()
 
     def address(self, stage: str) -> str:
-        """`host:port` of a stage's gRPC server."""
+        """Return `host:port` of a stage's gRPC server."""
         return self._placements[stage].address
 
     def metrics_url(self, stage: str) -> str:
-        """URL of a stage's Prometheus endpoint."""
+        """Return the URL of a stage's Prometheus endpoint."""
         return self._placements[stage].metrics_url
 
     def log(self, stage: str) -> Path:
-        """File with a stage's standard output and error."""
+        """Return the file with a stage's standard output and error."""
         return self._placements[stage].log
 
     def pid(self, stage: str) -> int:
-        """Number of a stage's process."""
+        """Return the process id of a stage."""
         return self._children[stage].pid
 
     async def __aenter__(self) -> Self:
@@ -121,7 +120,7 @@ class LocalStack:
         await self.stop()
 
     def spawn(self) -> None:
-        """Starts the processes, and waits for none of them."""
+        """Start the processes without waiting for them."""
         folder = run_folder(self.name)
         folder.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(parents=True, exist_ok=True)
@@ -135,7 +134,7 @@ class LocalStack:
             "QDRANT_PATH": str(self.data / "qdrant"),
             "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
             "ROLLOUT_DATABASE_URL": f"sqlite:///{self.data / 'rollout.db'}",
-            **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES[1:]},
+            **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES if stage != "gateway"},
         }
         for stage, (grpc_port, metrics_port) in ports.items():
             own = {"GRPC_PORT": str(grpc_port), "METRICS_PORT": str(metrics_port)}
@@ -143,7 +142,7 @@ class LocalStack:
             self._processes[stage] = Process.of(child.pid)
 
     async def wait_until_serving(self) -> None:
-        """Returns when the health service of every stage says SERVING; raises StartupError when one never will."""
+        """Wait until every stage is SERVING. Raises StartupError if one never will be."""
         try:
             async with asyncio.timeout(START_SECONDS), asyncio.TaskGroup() as waits:
                 for stage in STAGES:
@@ -157,11 +156,11 @@ class LocalStack:
             ) from None
 
     async def abandon(self) -> None:
-        """Stops the processes of a start that failed: nothing is in flight, so there is little to wait for."""
+        """Stop the processes of a failed start: no call is in flight, so the grace is short."""
         await self.stop(_ABANDONED_GRACE_SECONDS)
 
     async def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Stops the processes, the gateway first, so that no stage is missing while questions still come in."""
+        """Stop the processes, the gateway first, so that no search misses a stage."""
         try:
             await stop_stages(self._processes, grace_seconds)
         finally:
@@ -170,23 +169,21 @@ class LocalStack:
             self._ports.close()
 
     def processes(self) -> dict[str, Process]:
-        """The process of every stage."""
+        """Return the process of every stage."""
         return dict(self._processes)
 
     def placements(self) -> dict[str, Placement]:
-        """Where every stage is."""
+        """Return the placement of every stage."""
         return dict(self._placements)
 
     def _reserved_ports(self, stage: str) -> tuple[int, int]:
-        if self._well_known_ports:
-            place = _PLACES[stage]
-            return self._reserved(_FIRST_GRPC_PORT + place), self._reserved(_FIRST_METRICS_PORT + place)
-        return self._reserved(0), self._reserved(0)
+        grpc_port, metrics_port = WELL_KNOWN_PORTS[stage] if self._well_known_ports else (0, 0)
+        return self._reserved(grpc_port), self._reserved(metrics_port)
 
     def _reserved(self, port: int) -> int:
-        """Holds a port without listening on it, so that nobody but our own stage, who is told of it, takes it."""
+        """Hold a port without listening on it, so that only our own stage takes it."""
         holder = self._ports.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        # The stage's own socket has this option too, and may share the port until one of them listens.
+        # The stage's own socket has this option, too: both may hold the port until one of them listens.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind((_HOST, port))
@@ -200,16 +197,16 @@ class LocalStack:
         return bound
 
     def _spawn(self, stage: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        leash = [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid())]
+        dying_with_us = [sys.executable, "-I", "-S", str(Path(__file__).with_name("parent_death.py")), str(os.getpid())]
         with self.log(stage).open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [*([] if self._detached else leash), sys.executable, "-m", f"services.{stage}"],
+                [*([] if self._detached else dying_with_us), sys.executable, "-m", f"services.{stage}"],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C reaches us alone, and the stages stop in order
+                start_new_session=True,  # Ctrl-C reaches only us, and the stages stop in order
             )
 
     async def _serving(self, stage: str) -> None:
@@ -235,7 +232,7 @@ class LocalStack:
 
 
 async def stop_stages(stages: Mapping[str, Process], grace_seconds: float = GRACE_SECONDS) -> None:
-    """Stops the processes of stages, the gateway's first."""
+    """Stop the processes of stages, the gateway's first."""
     gateway = [stages[name] for name in stages if name == "gateway"]
     behind = [stages[name] for name in stages if name != "gateway"]
     try:
@@ -245,7 +242,7 @@ async def stop_stages(stages: Mapping[str, Process], grace_seconds: float = GRAC
 
 
 def _startup_error(line: str) -> tuple[str, str] | None:
-    """Problem and remedy, where a line of a log says why a stage cannot start (`services.chassis.server.run`)."""
+    """Return problem and remedy if a line of a log reports a failed start (`services.chassis.server.run`)."""
     try:
         event = json.loads(line)
     except ValueError:

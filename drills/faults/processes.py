@@ -18,7 +18,7 @@ from deploy.local.paths import BUILD, ROOT
 from services.chassis.client import StageChannel
 
 LOGS = BUILD / "faults" / "logs"
-LEASH = ROOT / "deploy" / "local" / "leash.py"
+PARENT_DEATH = ROOT / "deploy" / "local" / "parent_death.py"
 START_SECONDS = 120.0
 QUIET = {
     "METRICS_PORT": "0",
@@ -62,7 +62,7 @@ class StageProcess:
         variables = {**os.environ, **QUIET, **self._environment, "GRPC_HOST": self.host, "GRPC_PORT": str(self.port)}
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), sys.executable, "-m", self._module],
+                [sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid()), sys.executable, "-m", self._module],
                 cwd=ROOT,
                 env=variables,
                 stdin=subprocess.DEVNULL,

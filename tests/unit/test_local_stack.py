@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import deploy.local.__main__ as cli
-from deploy.local import leash, paths, processes, stack, state
+from deploy.local import parent_death, paths, processes, stack, state
 from deploy.local.processes import Process
 from deploy.local.stack import STAGES, LocalStack, stop_stages
 from deploy.local.state import Running, Started
@@ -114,7 +114,7 @@ time.sleep(600)
     assert sorted(words) == sorted(names)
 
 
-LEASHED = """
+DYING_WITH_ITS_PARENT = """
 import os, subprocess, sys, time
 child = subprocess.Popen(
     [sys.executable, "-I", "-S", sys.argv[1], str(os.getpid()), sys.executable, "-I", "-S", "-c", sys.argv[2]],
@@ -127,8 +127,8 @@ time.sleep(600)
 """
 
 
-def test_a_process_on_the_leash_dies_with_its_parent_however_that_dies(python, tmp_path):
-    parent = python(LEASHED, leash.__file__, SLEEPS, str(tmp_path / "pid"))
+def test_a_process_with_the_parent_death_signal_dies_with_its_parent(python, tmp_path):
+    parent = python(DYING_WITH_ITS_PARENT, parent_death.__file__, SLEEPS, str(tmp_path / "pid"))
     child = Process.of(int((tmp_path / "pid").read_text()))
     assert child.alive
     assert Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")[-2] == SLEEPS  # it has become the command
@@ -136,8 +136,8 @@ def test_a_process_on_the_leash_dies_with_its_parent_however_that_dies(python, t
     assert eventually(lambda: not child.alive)
 
 
-def test_a_leash_whose_parent_has_died_already_starts_nothing(tmp_path):
-    done = subprocess.run([sys.executable, leash.__file__, "1", "/bin/touch", tmp_path / "started"], check=False)
+def test_a_command_whose_parent_has_died_already_is_not_started(tmp_path):
+    done = subprocess.run([sys.executable, parent_death.__file__, "1", "/bin/touch", tmp_path / "started"], check=False)
     assert done.returncode == 1
     assert not (tmp_path / "started").exists()
 
@@ -163,7 +163,7 @@ async def test_a_stage_that_dies_without_a_word_is_reported_with_the_end_of_its_
 def test_a_port_that_somebody_listens_on_is_named(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(stack, "_FIRST_GRPC_PORT", port)
+        monkeypatch.setitem(stack.WELL_KNOWN_PORTS, "gateway", (port, 0))
         with pytest.raises(StartupError, match=f"port {port} is taken"):
             LocalStack(name="taken", well_known_ports=True, data=tmp_path).spawn()
 

@@ -1,7 +1,5 @@
 """Profiles set every variable, to values that the stages accept, as the design's table says."""
 
-from importlib import import_module
-
 import pytest
 
 from deploy.local import profiles
@@ -99,12 +97,8 @@ TABLE = {
 }
 
 
-def settings_type(stage):
-    return getattr(import_module(f"services.{stage.name}.settings"), stage.settings)
-
-
 def variables_of_all_stages():
-    return {field.upper() for stage in STAGES for field in settings_type(stage).model_fields}
+    return {field.upper() for stage in STAGES for field in stage.spec.settings().model_fields}
 
 
 def test_the_profiles_are_those_of_the_design():
@@ -132,7 +126,7 @@ def test_every_stage_takes_every_profile(name, stage, monkeypatch):
     profile = load_profile(name)
     for variable, value in profile.items():
         monkeypatch.setenv(variable, value)
-    settings = load_settings(settings_type(stage))
+    settings = load_settings(stage.spec.settings())
     # What was written is what was read: no value is silently rounded, clipped or ignored.
     for field in type(settings).model_fields:
         if field.upper() in profile:
