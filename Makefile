@@ -83,6 +83,7 @@ lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/python tools/settings_table.py --check
 	@$(BIN)/python tools/metrics_table.py --check
 	@$(BIN)/python tools/prometheus_rule.py --check
+	@$(BIN)/python tools/stage_lists.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -100,6 +101,7 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m deploy.grafana
 	@$(BIN)/python tools/prometheus_rule.py
+	@$(BIN)/python tools/stage_lists.py
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 

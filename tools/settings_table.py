@@ -1,9 +1,10 @@
-"""Writes the table of all environment variables into README.md: `python tools/settings_table.py`, or `--check`."""
+"""Write docs/configuration.md, the settings of all stages: `python tools/settings_table.py`, or `--check`."""
 
 from __future__ import annotations
 
 import argparse
 import enum
+import sys
 import types
 import typing
 from pathlib import Path
@@ -11,41 +12,57 @@ from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from sections import write
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from deploy.stages import STAGES
 from services.chassis.settings import SheddingSettings, StageSettings
-from services.embedder.settings import EmbedderSettings
-from services.expander.settings import ExpanderSettings
-from services.gateway.settings import GatewaySettings
 from services.inference.models.settings import InferenceSettings
-from services.reranker.settings import RerankerSettings
-from services.retriever.settings import RetrieverSettings
-from services.rollout.settings import RolloutSettings
 
-SECTIONS: list[tuple[str, type[StageSettings], type[StageSettings] | None]] = [
-    ("Every stage", StageSettings, None),
-    ("Embedder and reranker", InferenceSettings, StageSettings),
-    ("Gateway and retriever", SheddingSettings, StageSettings),
-    ("Gateway", GatewaySettings, SheddingSettings),
-    ("Embedder", EmbedderSettings, InferenceSettings),
-    ("Reranker", RerankerSettings, InferenceSettings),
-    ("Expander", ExpanderSettings, StageSettings),
-    ("Retriever", RetrieverSettings, SheddingSettings),
-    ("Rollout", RolloutSettings, StageSettings),
-]
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+# Settings that several stages share, the most general first.
+SHARED: dict[str, type[StageSettings]] = {
+    "Every stage": StageSettings,
+    "Model stages": InferenceSettings,
+    "Stages that shed load": SheddingSettings,
+}
+_HEAD = """# Configuration
+
+<!-- Made by `make docs` from the settings of the stages. -->
+
+Every stage reads environment variables once, at its start, and refuses to start if one of them is wrong. A profile
+(`deploy/profiles`) sets all of them for all stages; the environment of `make up` goes before the profile.
+"""
 
 
-def table() -> str:
-    """The table, one section a stage."""
-    lines: list[str] = []
-    for title, settings, parent in SECTIONS:
-        inherited = {} if parent is None else parent.model_fields
-        lines += ["", f"**{title}**", "", "| Variable | Values | Default | Meaning |", "|---|---|---|---|"]
-        for name, field in settings.model_fields.items():
-            if name in inherited and field.default == inherited[name].default:
-                continue
-            lines.append(f"| `{name.upper()}` | {_values(field)} | {_default(field)} | {field.description} |")
-    return "\n".join([*lines, ""])
+def page() -> str:
+    """Return the page: settings that stages share, then those of each stage."""
+    parts = [_HEAD]
+    for title, settings in SHARED.items():
+        users = [spec.name for spec in STAGES if issubclass(spec.settings(), settings)]
+        whose = "" if settings is StageSettings else f"Of {' and '.join(users)}.\n\n"
+        parts.append(f"## {title}\n\n{whose}{_table(settings, _parent(settings))}")
+    for spec in STAGES:
+        ports = (
+            f"`{spec.full_service}` on port {spec.grpc_port}; metrics on 9103, under `make up` on {spec.metrics_port}."
+        )
+        parts.append(f"## {spec.name.capitalize()}\n\n{ports}\n\n{_table(spec.settings(), _parent(spec.settings()))}")
+    return "\n".join(parts)
+
+
+def _parent(settings: type[StageSettings]) -> type[StageSettings] | None:
+    """Return the nearest class of settings that others share, too."""
+    return next((kind for kind in settings.__mro__[1:] if kind in SHARED.values()), None)
+
+
+def _table(settings: type[StageSettings], parent: type[StageSettings] | None) -> str:
+    inherited = {} if parent is None else parent.model_fields
+    rows = [
+        f"| `{name.upper()}` | {_values(field)} | {_default(field)} | {field.description} |"
+        for name, field in settings.model_fields.items()
+        if name not in inherited or field.default != inherited[name].default
+    ]
+    return "\n".join(["| Variable | Values | Default | Meaning |", "|---|---|---|---|", *rows, ""])
 
 
 def _values(field: FieldInfo) -> str:
@@ -58,7 +75,7 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{member.value}`" for member in kind)
     if kind is bool:
         return "`0`, `1`"
-    if kind is Path and (field.description or "").startswith("File"):
+    if "file" in field.metadata:
         return "file"
     words = {int: "whole number", float: "number", Path: "folder"}.get(kind, "text")
     bounds = {
@@ -82,10 +99,14 @@ def _default(field: FieldInfo) -> str:
 
 
 def main() -> None:
-    """Writes or checks."""
+    """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
-    write("settings", table(), check=parser.parse_args().check)
+    parser.add_argument("--check", action="store_true", help="fail if docs/configuration.md is out of date")
+    if parser.parse_args().check:
+        if not PAGE.exists() or PAGE.read_text() != page():
+            sys.exit("docs/configuration.md is out of date; run `make docs`")
+    else:
+        PAGE.write_text(page())
 
 
 if __name__ == "__main__":

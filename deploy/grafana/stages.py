@@ -10,7 +10,7 @@ from deploy.grafana.promql import HERE, each, mean, quantile, rate, ratio, worst
 UID = "sluice"
 
 _SEARCH = 'grpc_service="sluice.gateway.v1.GatewayService", grpc_method="Search"'
-_STAGES = 'job=~"gateway|embedder|reranker|expander|retriever|rollout"'
+_STAGES = 'job!="qdrant"'
 
 
 def built() -> dashboard.Dashboard:

@@ -18,7 +18,9 @@ from services.chassis.shedding import LimitBounds
 
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 """A folder, or None; an empty variable counts as unset."""
-OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+File = Annotated[Path, "file"]
+"""A file."""
+OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None), "file"]
 """A file, or None; an empty variable counts as unset."""
 
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from functools import cache
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from services.chassis import tracing
 from services.chassis.metrics import LATENCY_BUCKETS
 from services.expander.expansion import Strategy
 
-query_expansion_variants_total = Counter(
-    "query_expansion_variants_total",
-    "Variants returned, the original counted. Variants a query: this over `query_expansion_latency_seconds_count`.",
-    ["strategy"],
-)
-query_expansion_latency_seconds = Histogram(
-    "query_expansion_latency_seconds",
-    "Time from a query to its variants.",
-    ["strategy"],
-    buckets=(0.0001, 0.0002, *LATENCY_BUCKETS),
-)
-for _strategy in Strategy:  # a series that exists from the start has a rate from the start
-    query_expansion_variants_total.labels(_strategy.value)
-    query_expansion_latency_seconds.labels(_strategy.value)
+
+class ExpanderMetrics:
+    """Series of the expander, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.variants = Counter(
+            "query_expansion_variants_total",
+            "Variants returned, the query included. Variants a query: this over "
+            "`query_expansion_latency_seconds_count`.",
+            ["strategy"],
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "query_expansion_latency_seconds",
+            "Time from a query to its variants.",
+            ["strategy"],
+            buckets=(0.0001, 0.0002, *LATENCY_BUCKETS),
+            registry=registry,
+        )
+        for strategy in Strategy:  # a series that exists from the start has a rate from the start
+            self.variants.labels(strategy.value)
+            self.latency.labels(strategy.value)
+
+    def observe(self, strategy: Strategy, variant_count: int, seconds: float) -> None:
+        """Count one call."""
+        self.latency.labels(strategy.value).observe(seconds, tracing.exemplar())
+        self.variants.labels(strategy.value).inc(variant_count)
 
 
-def observe_expansion(strategy: Strategy, variant_count: int, seconds: float) -> None:
-    """Count one call."""
-    query_expansion_latency_seconds.labels(strategy.value).observe(seconds, tracing.exemplar())
-    query_expansion_variants_total.labels(strategy.value).inc(variant_count)
+@cache
+def process_metrics() -> ExpanderMetrics:
+    """Return the metrics of this process."""
+    return ExpanderMetrics()

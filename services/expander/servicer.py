@@ -12,8 +12,8 @@ from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import duration
 from services.chassis.validation import MAX_QUERY_BYTES, check_text
-from services.expander import metrics
 from services.expander.expansion import MAX_VARIANTS, Expander, Source, Strategy
+from services.expander.metrics import ExpanderMetrics
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.type.v1 import features_pb2
 
@@ -34,8 +34,11 @@ _SOURCES = {
 class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
     """Implement ExpanderService."""
 
-    def __init__(self, expander: Expander, default_strategy: Strategy, default_count: int) -> None:
+    def __init__(
+        self, expander: Expander, metrics: ExpanderMetrics, default_strategy: Strategy, default_count: int
+    ) -> None:
         self._expander = expander
+        self._metrics = metrics
         self._default_strategy = default_strategy
         self._default_count = default_count
 
@@ -52,7 +55,7 @@ class ExpanderServicer(expander_pb2_grpc.ExpanderServiceServicer):
         # A long query takes long enough to hold up health checks.
         expansion = await asyncio.to_thread(self._expander.expand, request.query, strategy, count)
         seconds = time.perf_counter() - started
-        metrics.observe_expansion(expansion.strategy_used, len(expansion.variants), seconds)
+        self._metrics.observe(expansion.strategy_used, len(expansion.variants), seconds)
         if (span := tracing.recorded()) is not None:
             span.set_attributes(
                 {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, create_model, model_validator
 
-from services.chassis.settings import OptionalFile, SheddingSettings
+from services.chassis.settings import File, OptionalFile, SheddingSettings
 from services.experiment.flags import FLAGS, Flag
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
 from services.gateway.search.flags import Features
@@ -104,7 +104,7 @@ class GatewaySettings(FlagSettings):
         description="Name of this gateway for the rollout service, unique among replicas; empty means host name and "
         "process number.",
     )
-    rollout_snapshot_path: Path = Field(
+    rollout_snapshot_path: File = Field(
         Path("data/rollout/snapshot.json"),
         description="File for the last good snapshot of the rollout service, for a start while the service is away.",
     )
