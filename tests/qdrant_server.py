@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import grpc
 from qdrant_client import AsyncQdrantClient, models
@@ -23,6 +26,27 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 Fault = Callable[[str, grpc.aio.ServicerContext], Awaitable[None]]
 """Awaited before each call with the method's name; it may wait, or abort the call."""
+
+
+@dataclass(frozen=True)
+class RealQdrant:
+    """A Qdrant server that takes part in tests and drills."""
+
+    url: str
+    """Its HTTP address: QDRANT_TEST_URL."""
+    grpc_port: int
+    """QDRANT_TEST_GRPC_PORT, 6334 by default."""
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """The server that the environment names, or None."""
+        url = os.environ.get("QDRANT_TEST_URL")
+        return cls(url, int(os.environ.get("QDRANT_TEST_GRPC_PORT", "6334"))) if url else None
+
+    @property
+    def grpc_target(self) -> str:
+        """Host and gRPC port."""
+        return f"{urlsplit(self.url).hostname}:{self.grpc_port}"
 
 
 class QdrantServer:

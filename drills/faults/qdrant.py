@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from drills.faults.proxy import Proxy
 from services.retriever.backends import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from tests.qdrant_server import Fault, QdrantServer
+from tests.qdrant_server import Fault, QdrantServer, RealQdrant
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,10 +71,11 @@ def storage_full() -> Fault:
 
 @asynccontextmanager
 async def qdrant_behind_a_proxy() -> AsyncIterator[Proxy]:
-    """A real Qdrant's gRPC port (`QDRANT_TEST_URL=http://host:6334`), or its protocol over the embedded engine."""
+    """A real Qdrant if QDRANT_TEST_URL names one (see `RealQdrant`), or its protocol over the embedded engine."""
     async with AsyncExitStack() as stack:
-        target = os.environ.get("QDRANT_TEST_URL", "").rpartition("/")[2]
-        if not target:
+        if real := RealQdrant.from_environment():
+            target = real.grpc_target
+        else:
             server = await stack.enter_async_context(QdrantServer())
             target = f"127.0.0.1:{server.port}"
         yield await stack.enter_async_context(Proxy(target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,10 +17,10 @@ from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_b
 from services.retriever.backends import EmbeddedQdrant, QdrantPool, open_qdrant
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from tests.qdrant_server import QdrantServer
+from tests.qdrant_server import QdrantServer, RealQdrant
 
-# A real server takes part where QDRANT_TEST_URL names one (its gRPC port: QDRANT_TEST_GRPC_PORT, 6334 by default).
-ENGINES = ["embedded", "protocol", *(["server"] if "QDRANT_TEST_URL" in os.environ else [])]
+REAL_QDRANT = RealQdrant.from_environment()
+ENGINES = ["embedded", "protocol", *(["server"] if REAL_QDRANT else [])]
 
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 RERANK_MODEL = "ms-marco-MiniLM-L-12-v2"
@@ -72,7 +71,7 @@ def mixed_texts() -> list[str]:
 
 @pytest.fixture(params=ENGINES)
 async def qdrant(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QdrantPool | EmbeddedQdrant]:
-    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server."""
+    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server if one is named."""
     metrics = RetrieverMetrics(CollectorRegistry())
     if request.param == "embedded":
         qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
@@ -86,10 +85,8 @@ async def qdrant(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             yield qdrant
             await qdrant.close()
     else:
-        settings = RetrieverSettings(
-            qdrant_url=os.environ["QDRANT_TEST_URL"],
-            qdrant_grpc_port=int(os.environ.get("QDRANT_TEST_GRPC_PORT", "6334")),
-        )
+        assert REAL_QDRANT is not None
+        settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)
         qdrant = await open_qdrant(settings, metrics)
         yield qdrant
         await qdrant.close()

@@ -1,6 +1,6 @@
 """The index on Qdrant's embedded engine, on the same engine behind Qdrant's protocol, and on a real server.
 
-The real server takes part where QDRANT_TEST_URL names one (its gRPC port: QDRANT_TEST_GRPC_PORT, 6334 by default).
+The real server takes part if QDRANT_TEST_URL names one, see `RealQdrant`.
 """
 
 import asyncio
