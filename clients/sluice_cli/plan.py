@@ -1,10 +1,11 @@
-"""`sluice plan`: replicas, what autoscalers aim at, and what features cost, from measured times."""
+"""`sluice plan`: replicas, autoscalers' targets and the cost of features, simulated from measured times."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calibrate import Wanted, calibrate
+from sluice_cli.calibrate import METRICS_PORTS, Wanted, calibrate
 from sluice_cli.calls import (
     DONE,
     NEEDS_A_LOOK,
@@ -24,6 +25,7 @@ from sluice_cli.calls import (
     Problem,
     plain,
     print_json,
+    say_problem,
     say_warning,
     stderr,
     stdout,
@@ -31,30 +33,23 @@ from sluice_cli.calls import (
 from sluice_plan import (
     FEATURES,
     STAGES,
-    Layout,
+    CannotHoldError,
+    Feature,
     Measurements,
-    Network,
     Plan,
     Prediction,
     Search,
+    Stack,
+    Stage,
     Target,
     UnfitMeasurementsError,
-    UnreachableError,
     size,
 )
-from sluice_plan.measurements import MODEL_STAGES, Feature, Stage
 
-DEFAULT_MEASUREMENTS = "measured.json"
-METRICS_PORTS: Mapping[Stage, int] = {
-    "gateway": 9103,
-    "embedder": 9104,
-    "reranker": 9105,
-    "expander": 9106,
-    "retriever": 9107,
-}
-"""Where `make up` serves metrics."""
-_BUSY = 0.1
-_PERCENTILES = (50, 90, 95, 99)
+SAMPLE = "measured.json"
+BUSY = 0.1
+"""Share of the machine that others may use while it is measured."""
+_SILENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +60,6 @@ class Options:
     p99_ms: float | None
     features: str
     candidates: int | None
-    cores: Sequence[str]
     max_use: float
     shared_cores: float | None
     measurements: Path | None
@@ -87,35 +81,42 @@ class CalibrateOptions:
 
 
 async def plan(_connection: Connection, options: Options) -> int:
-    """Plans and shows; the exit code."""
+    """Plan and show; the exit code."""
     measurements = _measurements(options.measurements)
-    network = Network(measurements)
     search = Search(_features(options.features), options.candidates)
+    if options.p99_ms is None and options.shared_cores is None:
+        raise Problem(
+            "the target is missing",
+            "say how soon 99 of 100 searches are to be answered, as --p99-ms 150; or, to predict what one machine "
+            "does, how many processors it has: --shared-cores",
+            exit_code=WRONG_COMMAND_LINE,
+        )
     try:
-        if options.shared_cores is not None:
-            return _predict(network, search, options, options.shared_cores)
-        if options.p99_ms is None:
-            raise Problem(
-                "what is to be held is missing",
-                "say how soon 99 of 100 searches are to be answered, as --p99-ms 150; or, to predict what one machine "
-                "does, how many processors it has: --shared-cores",
-                exit_code=WRONG_COMMAND_LINE,
-            )
-        target = Target(options.qps, options.p99_ms / 1000, options.max_use, _cores(options.cores))
-        found = size(network, search, target)
+        with _progress() as on_simulation:
+            stack = Stack(measurements, on_simulation=on_simulation)
+            if options.shared_cores is not None or options.p99_ms is None:
+                prediction = stack.predict_together(search, options.qps, options.shared_cores or 1)
+                found = None
+            else:
+                found = size(stack, search, Target(options.qps, options.p99_ms, options.max_use))
+                prediction = found.prediction
     except UnfitMeasurementsError as error:
         raise Problem(str(error), "measure all of it: `sluice plan calibrate`") from error
-    except UnreachableError as error:
-        raise _unreachable(error, options) from error
+    except CannotHoldError as error:
+        return _cannot_hold(error, options)
+    holds = prediction.percentiles[99] <= (options.p99_ms or math.inf) and prediction.keeps_up
     if options.as_json:
-        print_json(_plan_json(found, measurements))
+        origin = measurements.measured.model_dump()
+        print_json({"holds": holds, **(_plan_json(found) if found else {}), **_prediction_json(prediction), "measured": origin})
     else:
-        stdout.print(_plan_view(found))
-    return DONE
+        stdout.print(_view(prediction, options, found))
+    if not prediction.keeps_up:
+        say_warning(f"{options.qps:g} searches a second are more than {prediction.capacity:.1f}: the queues only grow")
+    return DONE if holds else NEEDS_A_LOOK
 
 
 async def measure(connection: Connection, options: CalibrateOptions) -> int:
-    """Calibrates, and writes the measurements; the exit code."""
+    """Calibrate, and write the measurements; the exit code."""
     wanted = Wanted(
         metrics=_metrics(options.metrics),
         collection=options.collection,
@@ -131,50 +132,68 @@ async def measure(connection: Connection, options: CalibrateOptions) -> int:
             measured = await calibrate(
                 client, wanted, lambda done, total: progress.update(bar, completed=done, total=total)
             )
+    content = measured.model_dump_json(indent=1)
     try:
-        options.output.write_text(json.dumps(measured.as_json(), indent=1) + "\n", encoding="utf-8")
+        options.output.write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise Problem(f"cannot write {options.output}: {error.strerror}", "name another file with --output") from error
     if options.as_json:
-        print_json(measured.as_json())
+        print_json(measured.model_dump())
     else:
         stdout.print(_measured_view(measured))
         stdout.print(f"\nWritten to {options.output}; plan with it: --measurements {options.output}")
-    if measured.busy_before > _BUSY:
-        say_warning(f"others used {measured.busy_before:.0%} of the machine just before: measure again when it is idle")
-    return NEEDS_A_LOOK if measured.busy_before > _BUSY else DONE
+    busy = measured.measured.busy_before
+    if busy > BUSY:
+        say_warning(f"others used {busy:.0%} of the machine just before: measure again when it is idle")
+    return NEEDS_A_LOOK if busy > BUSY else DONE
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[], None]]:
+    """Show that something is being done, and how many simulations there were; at once on a terminal, else after 2 s."""
+    said, done = "Simulating searches", 0
+    if not stderr.is_terminal:
+        timer = threading.Timer(_SILENT_SECONDS, lambda: stderr.print(f"{said}; up to a minute ..."))
+        timer.start()
+        try:
+            yield lambda: None
+        finally:
+            timer.cancel()
+        return
+    with stderr.status(said) as status:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            status.update(f"{said}: {done} simulations")
+
+        yield advance
 
 
 def _measurements(path: Path | None) -> Measurements:
-    """Those of a file, or those that came with this release, which are not of anybody's own machine."""
-    if path is None:
-        text = (resources.files("sluice_plan") / DEFAULT_MEASUREMENTS).read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Problem(f"cannot read {path}: {error}", "make it with `sluice plan calibrate`") from error
+    """Those of a file, or the sample that comes with the release."""
     try:
-        found = Measurements.from_json(json.loads(text))
-    except ValueError as error:
-        raise Problem(
-            f"{path or DEFAULT_MEASUREMENTS}: {error}", "make it anew with `sluice plan calibrate`"
-        ) from error
+        content = (path or resources.files("sluice_plan") / SAMPLE).read_bytes()
+        found = Measurements.from_json(content)
+    except OSError as error:
+        raise Problem(f"cannot read {path}: {error}", "make it with `sluice plan calibrate`") from error
+    except UnfitMeasurementsError as error:
+        raise Problem(f"{path or SAMPLE}: {error}", "make it with `sluice plan calibrate`") from error
     if path is None:
         say_warning(
             f"planned from times measured on another machine: {_origin(found)}. Measure yours: `sluice plan calibrate`"
         )
-    if found.busy_before > _BUSY:
+    if found.measured.busy_before > BUSY:
         say_warning(
-            f"these times were measured while others used {found.busy_before:.0%} of the machine, so stages look "
-            "slower than they are: measure again when it is idle"
+            f"these times were measured while others used {found.measured.busy_before:.0%} of the machine, so stages "
+            "look slower than they are: measure again when it is idle"
         )
     return found
 
 
 def _origin(found: Measurements) -> str:
     models = ", ".join(f"{pace.name.rpartition('/')[2]} {pace.runtime}" for pace in found.models.values())
-    return f"{found.machine}, {found.measured_at[:10]}, {models}, {found.passages:,} passages"
+    return f"{found.measured.machine}, {found.measured.at[:10]}, {models}, {found.measured.passages:,} passages"
 
 
 def _features(given: str) -> frozenset[Feature]:
@@ -186,25 +205,6 @@ def _features(given: str) -> frozenset[Feature]:
             exit_code=WRONG_COMMAND_LINE,
         )
     return frozenset(feature for feature in FEATURES if feature in names)
-
-
-def _cores(given: Sequence[str]) -> dict[Stage, float]:
-    cores: dict[Stage, float] = {}
-    for one in given:
-        name, _, number = one.rpartition("=")
-        try:
-            count = float(number)
-        except ValueError:
-            count = 0.0
-        stages = [stage for stage in MODEL_STAGES if name in ("", stage)]
-        if not stages or not 0 < count <= 1024:
-            raise Problem(
-                f"--cores {one!r} says nothing",
-                "give a number for both model stages, as 4, or for one, as reranker=8",
-                exit_code=WRONG_COMMAND_LINE,
-            )
-        cores.update(dict.fromkeys(stages, count))
-    return cores
 
 
 def _metrics(given: Sequence[str]) -> dict[Stage, str]:
@@ -230,117 +230,61 @@ def _lines(path: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"cannot read {path}: {error}", "name a text file with one question a line") from error
     if not any(lines):
-        raise Problem(f"{path} holds no question", "write one a line, as people ask them")
+        raise Problem(f"{path} holds no question", "write one a line, as users ask them")
     return [line for line in lines if line]
 
 
-def _unreachable(error: UnreachableError, options: Options) -> Problem:
-    alone = error.alone.times.percentile(99) * 1000
+def _cannot_hold(error: CannotHoldError, options: Options) -> int:
+    """Say that no number of replicas holds the target, and what would."""
     ways = []
     if error.candidates:
         ways.append(f"rerank no more than {error.candidates} candidates (--candidates {error.candidates})")
-    if error.cores:
-        ways.append(
-            f"give each {error.slowest} {error.cores:.0f} processors (--cores {error.slowest}={error.cores:.0f}; "
-            "measure whether that does what Amdahl's law hopes)"
-        )
-    ways.append(f"allow more than --p99-ms {alone:.0f}")
-    ways.append(f"a quicker model, precision or device for the {error.slowest}, measured with `sluice plan calibrate`")
-    return Problem(
-        f"no number of replicas answers in {options.p99_ms:g} ms: a search that is alone takes {alone:.0f} ms at the "
-        f"99th percentile, {error.alone.stages[error.slowest].alone_seconds * 1000:.0f} of them in the {error.slowest}",
-        "; or ".join(ways),
-        exit_code=NEEDS_A_LOOK,
-    )
-
-
-def _predict(network: Network, search: Search, options: Options, shared_cores: float) -> int:
-    layout = Layout(cores=_cores(options.cores), shared_cores=shared_cores)
-    prediction = network.predict(search, options.qps, layout)
-    holds = prediction.keeps_up
-    if options.p99_ms is not None:
-        holds = holds and prediction.times.percentile(99) * 1000 <= options.p99_ms
+    ways.append(f"allow more than --p99-ms {error.prediction.percentiles[99]:.0f}")
+    ways.append(f"a quicker model, precision or device for the {error.stage}, measured with `sluice plan calibrate`")
+    message = f"cannot be held: no number of replicas answers 99 % in {options.p99_ms:g} ms: {error}"
     if options.as_json:
-        print_json({"holds": holds, **_prediction_json(prediction)})
-    else:
-        stdout.print(
-            Group(
-                _states_table(
-                    prediction, f"One machine, {shared_cores:g} processors, {options.qps:g} searches a second"
-                ),
-                _outcome(prediction),
-            )
-        )
-    if not prediction.keeps_up:
-        say_warning(f"{options.qps:g} searches a second are more than {prediction.capacity:.1f}: the queues only grow")
-    return DONE if holds else NEEDS_A_LOOK
+        told = {"holds": False, "stage": error.stage, "reason": str(error), "candidates": error.candidates}
+        print_json({**told, **_prediction_json(error.prediction)})
+    say_problem(message, "; or ".join(ways))
+    return NEEDS_A_LOOK
 
 
-def _plan_view(plan: Plan) -> RenderableType:
-    target = plan.target
-    table = _table(f"{target.qps:g} searches a second, 99 % within {target.p99_seconds * 1000:g} ms")
-    table.add_column("stage")
-    for name in ("replicas", "cores each", "used", "mean ms", "p99 ms"):
-        table.add_column(name, justify="right")
-    table.add_column("autoscaler's aim, per pod")
-    table.add_column("CPU %", justify="right")
-    for pods in plan.pods:
-        state = plan.prediction.stages[pods.stage]
-        table.add_row(
-            pods.stage,
-            f"{pods.replicas:,}",
-            f"{pods.cores:g}",
-            f"{state.use:.0%}",
-            _ms(state.mean_seconds),
-            _ms(state.p99_seconds),
-            f"{pods.signal} = {pods.signal_target:,}" if pods.signal else "",
-            str(pods.cpu_target),
-        )
-    parts: list[RenderableType] = [table, _outcome(plan.prediction)]
-    if plan.features:
-        costs = _table("\nWhat each feature costs")
-        costs.add_column("feature")
-        for name in ("replicas", "cores", "of all", "mean ms", "p99 ms"):
-            costs.add_column(name, justify="right")
-        for cost in plan.features:
-            costs.add_row(
-                cost.feature,
-                f"{cost.replicas:+,}",
-                f"{cost.cores:+,.0f}",
-                f"{cost.cores / plan.cores:.0%}",
-                f"{cost.mean_seconds * 1000:+.1f}",
-                f"{cost.p99_seconds * 1000:+.1f}",
-            )
-        parts.append(costs)
-    parts.append(Text(f"\n{plan.cores:,.0f} cores in all", style="bold"))
-    return Group(*parts)
-
-
-def _states_table(prediction: Prediction, title: str) -> Table:
-    table = _table(title)
-    table.add_column("stage")
-    for name in ("used", "mean ms", "p99 ms", "alone ms"):
-        table.add_column(name, justify="right")
-    for state in prediction.stages.values():
-        table.add_row(
-            state.stage,
-            f"{state.use:.0%}",
-            _ms(state.mean_seconds),
-            _ms(state.p99_seconds),
-            _ms(state.alone_seconds),
-        )
-    return table
-
-
-def _outcome(prediction: Prediction) -> Text:
-    percentiles = ", ".join(f"p{percent} {_ms(prediction.times.percentile(percent))} ms" for percent in _PERCENTILES)
-    return Text.assemble(
+def _view(prediction: Prediction, options: Options, found: Plan | None) -> RenderableType:
+    machine = f"One machine, {options.shared_cores:g} processors: " if options.shared_cores else ""
+    target = f", 99 % within {options.p99_ms:g} ms" if options.p99_ms else ""
+    table = _table(f"{machine}{options.qps:g} searches a second{target}")
+    for name in ("stage", "replicas", "used", "mean ms", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for name in ("cores each", "CPU %", "autoscaler's target, per pod") if found else ():
+        table.add_column(name, justify="left" if name.startswith("auto") else "right")
+    pods = {one.stage: one for one in found.pods} if found else {}
+    for stage, state in prediction.stages.items():
+        cells = [stage, f"{state.replicas:,}", f"{state.use:.0%}"]
+        cells += [_ms(value) for value in (state.mean_ms, state.p50_ms, state.p99_ms)]
+        if one := pods.get(stage):
+            aim = f"{one.signal} = {one.signal_target:,}" if one.signal else ""
+            cells += [f"{one.cores:g}", str(one.cpu_target), aim]
+        table.add_row(*cells)
+    percentiles = ", ".join(f"p{percent} {_ms(value)} ms" for percent, value in prediction.percentiles.items())
+    outcome = Text.assemble(
         "\nExpected: ",
         (percentiles, "bold"),
         f"\nAt most {prediction.capacity:,.1f} searches a second; the ",
         (prediction.saturating, "bold"),
         " gives way first",
     )
+    parts: list[RenderableType] = [table, outcome]
+    if found and found.features:
+        costs = _table("\nWhat each feature costs")
+        for name in ("feature", "replicas", "cores", "of all", "mean ms", "p99 ms"):
+            costs.add_column(name, justify="left" if name == "feature" else "right")
+        for cost in found.features:
+            numbers = f"{cost.replicas:+,}", f"{cost.cores:+,.0f}", f"{cost.cores / found.cores:.0%}"
+            costs.add_row(cost.feature, *numbers, f"{cost.mean_ms:+.1f}", f"{cost.p99_ms:+.1f}")
+        parts.append(costs)
+    if found:
+        parts.append(Text(f"\n{found.cores:,.0f} cores in all", style="bold"))
+    return Group(*parts)
 
 
 def _measured_view(found: Measurements) -> RenderableType:
@@ -348,59 +292,35 @@ def _measured_view(found: Measurements) -> RenderableType:
     table.add_column("features")
     for name in ("a search, ms", *STAGES):
         table.add_column(name, justify="right")
-    for features, cost in found.searches.items():
-        table.add_row(
-            ", ".join(sorted(features)) or "none",
-            f"{cost.wall_seconds * 1000:.1f}",
-            *(
-                f"{cost.stages[stage].wall_seconds * 1000:.1f} ({cost.stages[stage].cpu_seconds * 1000:.1f} cpu)"
-                if stage in cost.stages
-                else ""
-                for stage in STAGES
-            ),
-        )
+    for cost in found.searches:
+        stages = (cost.stages.get(stage) for stage in STAGES)
+        cells = (f"{one.wall_ms:.1f} ({one.cpu_ms:.1f} cpu)" if one else "" for one in stages)
+        table.add_row(", ".join(cost.features) or "none", f"{cost.wall_ms:.1f}", *cells)
     return table
 
 
-def _plan_json(plan: Plan, measurements: Measurements) -> dict[str, Any]:
+def _plan_json(plan: Plan) -> dict[str, Any]:
     return {
-        "target": {"qps": plan.target.qps, "p99_ms": plan.target.p99_seconds * 1000, "max_use": plan.target.use},
+        "target": asdict(plan.target),
         "features": sorted(plan.search.features),
         "cores": plan.cores,
-        "stages": [asdict(pods) for pods in plan.pods],
-        "feature_costs": [
-            {
-                "feature": cost.feature,
-                "replicas": cost.replicas,
-                "cores": cost.cores,
-                "mean_ms": round(cost.mean_seconds * 1000, 2),
-                "p99_ms": round(cost.p99_seconds * 1000, 2),
-            }
-            for cost in plan.features
-        ],
-        "prediction": _prediction_json(plan.prediction),
-        "measured": measurements.as_json()["measured"],
+        "pods": [asdict(pods) for pods in plan.pods],
+        "feature_costs": [asdict(cost) for cost in plan.features],
     }
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:
+    """JSON knows no infinity: null."""
+    stages = {
+        stage: {name: _finite(value) for name, value in asdict(state).items()}
+        for stage, state in prediction.stages.items()
+    }
     return {
         "qps": prediction.qps,
-        **{f"p{percent}_ms": _finite(prediction.times.percentile(percent) * 1000, 2) for percent in _PERCENTILES},
-        "capacity": round(prediction.capacity, 3),
+        **{f"p{percent}_ms": _finite(value) for percent, value in prediction.percentiles.items()},
+        "capacity": _finite(prediction.capacity),
         "saturating": prediction.saturating,
-        "stages": {
-            stage: {
-                "replicas": state.replicas,
-                "use": round(state.use, 4),
-                "mean_ms": round(state.mean_seconds * 1000, 3),
-                "p99_ms": _finite(state.p99_seconds * 1000, 3),
-                "in_flight": round(state.in_flight, 3),
-                "queued_tokens": round(state.queued_tokens, 1),
-                "cpu": round(state.cpu, 3),
-            }
-            for stage, state in prediction.stages.items()
-        },
+        "stages": stages,
     }
 
 
@@ -408,10 +328,9 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f}" if math.isfinite(seconds) else "no end"
+def _ms(value: float) -> str:
+    return f"{value:,.1f}" if math.isfinite(value) else "no end"
 
 
-def _finite(value: float, digits: int) -> float | None:
-    """JSON knows no infinity."""
-    return round(value, digits) if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None

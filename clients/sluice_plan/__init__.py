@@ -1,28 +1,36 @@
-"""What a stack can do, from what it was measured to take: queues, percentiles, replicas. Pure arithmetic.
+"""What a stack can do, by a simulation from measured times. All times are milliseconds; no I/O, no clock.
 
-measurements.py   what was measured, and its file
-times.py          distributions of durations
-queues.py         how long one waits: for servers, and for a model that batches
-    simulation.py     searches played through, where stages share one machine
-network.py        searches on their way through all stages
-sizing.py         replicas, aims of the autoscaler, what features cost
+measurements.py  what was measured, and its file
+simulation.py    searches played through, one event after the other
+stack.py         a search as works of the stages: percentiles, utilisation, capacity
+sizing.py        replicas that hold a target, and what features cost
 """
 
-from sluice_plan.measurements import FEATURES, STAGES, Measurements, UnfitMeasurementsError
-from sluice_plan.network import Layout, Network, Prediction, Search
-from sluice_plan.sizing import Plan, Target, UnreachableError, size
+from sluice_plan.measurements import (
+    FEATURES,
+    MODEL_STAGES,
+    STAGES,
+    Feature,
+    Measurements,
+    Stage,
+    UnfitMeasurementsError,
+)
+from sluice_plan.sizing import CannotHoldError, Plan, Target, size
+from sluice_plan.stack import Prediction, Search, Stack
 
 __all__ = [
     "FEATURES",
+    "MODEL_STAGES",
     "STAGES",
-    "Layout",
+    "CannotHoldError",
+    "Feature",
     "Measurements",
-    "Network",
     "Plan",
     "Prediction",
     "Search",
+    "Stack",
+    "Stage",
     "Target",
     "UnfitMeasurementsError",
-    "UnreachableError",
     "size",
 ]

@@ -1,222 +1,207 @@
-"""Searches played through one by one, where stages share the processors of one machine.
+"""A discrete-event simulation of searches (Law, Simulation Modeling and Analysis, chapter 1).
 
-Processor sharing among stages that each serve in order of arrival has no formula that is right about a p99: whoever
-meets another search is slowed down in all stages, and most searches meet nobody. So this is a discrete-event simulation
-(Law, Simulation Modeling and Analysis, chapter 1): whatever runs gets an equal part of the processors, between two
-events every speed is constant, and the next event is found by looking. The same seed gives the same answer.
+Whatever runs shares the processors equally, so all of it is slowed down alike: a work ends at a moment of a virtual
+time that passes more slowly while more threads run than there are processors. Any unit of time; the same seed gives
+the same answer.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
-_INSTANT = 1e-12
+WARM_UP = 300  # answers that are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a search does at one station."""
+    """Work of a search at a station."""
+
+    time: float
+    """Mean, alone on the machine; gamma distributed."""
+    cv: float = 0.0
+    threads: float = 1.0
+    """Threads that run meanwhile."""
+    servers: int = 1
+    """Works that the station does at once, in order of arrival; 0 for any number."""
+    batch: int = 1
+    """Most works of one pass, which takes those that wait when it begins."""
+    once: float = 0.0
+    """Part of `time` that a pass takes once, however many works are in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Works at one station, one after the other."""
 
     station: str
-    seconds: float
-    """Mean, alone on the machine; gamma distributed."""
-    cv: float
-    threads: float
-    """That run meanwhile."""
-    queues: bool = True
-    """Whether the station does this for one search, or one batch of searches, at a time; otherwise for all at once."""
-    batch: int = 1
-    """Searches that a station takes together, of those that wait when it becomes free: without a timer."""
-    once_seconds: float = 0.0
-    """Part of `seconds` that a batch takes once, however many searches are in it."""
+    works: Sequence[Work]
+
+
+Step = Sequence[Chain]
+"""Chains of different stations at the same time; the next step begins when all have ended."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the searches."""
+    """Results of a simulation."""
 
-    seconds: list[float]
-    """Of every search that was answered, in the order of the answers."""
-    per_second: float
-    """Searches answered a second."""
-    in_system: float
-    """Searches under way, on average over time."""
+    times: list[float]
+    """Of every search, in the order of the answers."""
+    step_times: list[list[float]]
+    """Of every step, in the same order of searches."""
+    station_times: dict[str, list[float]]
+    """Of every search at each station, waiting included."""
+    rate: float
+    """Searches answered per unit of time."""
     busy: dict[str, float]
-    """The share of time that each station was taken."""
-    station_seconds: dict[str, list[float]]
-    """Every search's time at each station, waiting included, all its works there together."""
+    """Share of time that each station worked."""
 
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    arrived: float
-    next_step: int = 0
-    parts_left: int = 0
-    at: dict[str, float] = field(default_factory=dict)
+    began: float
+    step_began: float = 0.0
+    step: int = -1
+    chains_left: int = 0
+    step_times: list[float] = field(default_factory=list)
+    station_times: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class _Chain:
-    """Works of a search that come one after the other."""
+class _Progress:
+    """A search on a chain."""
 
     search: _Search
-    works: Sequence[Work]
-    next_work: int = 0
-    since: float = 0.0
+    chain: Chain
+    place: int = 0
 
     @property
     def work(self) -> Work:
-        return self.works[self.next_work]
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """Works of the same kind that run together and end together."""
-
-    chains: Sequence[_Chain]
-    work: Work
-    left: float
+        return self.chain.works[self.place]
 
 
 def simulate(
-    steps: Sequence[Sequence[Sequence[Work]]],
-    cores: float,
+    steps: Sequence[Step],
     *,
     rate: float = 0.0,
     callers: int = 0,
+    cores: float = math.inf,
     searches: int,
-    warm_up: int = 0,
     seed: int = 0,
 ) -> Outcome:
-    """Searches that do step after step. A step is chains side by side, a chain is works one after the other.
+    """Simulate searches that go through all steps, on one machine.
 
-    They arrive at random moments at a rate (Poisson), or from so many callers who ask again at once. `cores` may be
-    infinite: then every station has its own. The first `warm_up` answers are left out.
+    They arrive at random moments at a rate (Poisson), or from callers who ask again at once.
     """
-    chance = random.Random(seed)  # noqa: S311  # arrivals, not secrets
-    return _Machine(steps, cores, rate, chance).run(callers, searches, warm_up)
+    return _Simulation(steps, cores, random.Random(seed)).run(rate, callers, searches)  # noqa: S311  # no secret
 
 
-class _Machine:
-    def __init__(
-        self, steps: Sequence[Sequence[Sequence[Work]]], cores: float, rate: float, chance: random.Random
-    ) -> None:
+class _Simulation:
+    def __init__(self, steps: Sequence[Step], cores: float, chance: random.Random) -> None:
         self._steps = steps
         self._cores = cores
-        self._rate = rate
         self._chance = chance
-        names = dict.fromkeys(work.station for step in steps for chain in step for work in chain)
-        self._waiting: dict[str, deque[_Chain]] = {name: deque() for name in names}
-        self._taken: dict[str, _Running] = {}
-        self._running: list[_Running] = []
-        self._now = 0.0
+        stations = dict.fromkeys(chain.station for step in steps for chain in step)
+        self._waiting: dict[str, deque[_Progress]] = {station: deque() for station in stations}
+        self._taken = dict.fromkeys(stations, 0)
+        self._busy = dict.fromkeys(stations, 0.0)
+        self._running: list[tuple[float, int, float, list[_Progress]]] = []
+        self._count = itertools.count()
+        self._now = self._virtual = self._threads = 0.0
 
-    def run(self, callers: int, searches: int, warm_up: int) -> Outcome:
-        outcome = Outcome([], 0.0, 0.0, dict.fromkeys(self._waiting, 0.0), {name: [] for name in self._waiting})
-        due = self._chance.expovariate(self._rate) if self._rate else math.inf
-        under_way = answered = 0
-        area = began = 0.0
+    def run(self, rate: float, callers: int, searches: int) -> Outcome:
+        done: list[tuple[float, _Search]] = []
+        began = 0.0
+        arrival = self._chance.expovariate(rate) if rate else math.inf
         for _ in range(callers):
-            under_way += 1
-            self._enter(_Search(0.0))
-        while answered < searches + warm_up:
-            slow = max(1.0, sum(one.work.threads for one in self._running) / self._cores)
-            first = min((one.left for one in self._running), default=math.inf) * slow
-            step = min(first, due - self._now)
-            self._now += step
-            area += under_way * step
-            for one in self._running:
-                one.left -= step / slow
-            for name in self._taken:
-                outcome.busy[name] += step
-            if step < first:
-                due = self._now + self._chance.expovariate(self._rate)
-                under_way += 1
-                self._enter(_Search(self._now))
+            self._go_on(_Search(0.0))
+        while len(done) < searches + WARM_UP:
+            slowdown = max(1.0, self._threads / self._cores)
+            end = self._now + (self._running[0][0] - self._virtual) * slowdown if self._running else math.inf
+            if arrival < end:
+                self._virtual += (arrival - self._now) / slowdown
+                self._now = arrival
+                arrival += self._chance.expovariate(rate)
+                self._go_on(_Search(self._now))
                 continue
-            for search in self._finished():
-                answered += 1
-                if answered > warm_up:
-                    outcome.seconds.append(self._now - search.arrived)
-                    for name, seconds in search.at.items():
-                        outcome.station_seconds[name].append(seconds)
-                elif answered == warm_up:
-                    began, area, outcome.busy = self._now, 0.0, dict.fromkeys(outcome.busy, 0.0)
+            self._now = end
+            for search in self._ended():
+                done.append((self._now - search.began, search))
+                if len(done) == WARM_UP:
+                    began, self._busy = self._now, dict.fromkeys(self._busy, 0.0)
                 if callers:
-                    self._enter(_Search(self._now))
-                else:
-                    under_way -= 1
+                    self._go_on(_Search(self._now))
+        counted = done[WARM_UP : WARM_UP + searches]
         span = self._now - began
-        outcome.per_second = searches / span
-        outcome.in_system = area / span
-        outcome.busy = {name: seconds / span for name, seconds in outcome.busy.items()}
-        return outcome
+        return Outcome(
+            times=[time for time, _ in counted],
+            step_times=[[search.step_times[step] for _, search in counted] for step in range(len(self._steps))],
+            station_times={
+                station: [search.station_times[station] for _, search in counted] for station in self._waiting
+            },
+            rate=(len(done) - WARM_UP) / span,
+            busy={station: time / span for station, time in self._busy.items()},
+        )
 
-    def _enter(self, search: _Search) -> None:
-        step = self._steps[search.next_step]
-        search.parts_left = len(step)
-        for works in step:
-            self._come(_Chain(search, works))
-
-    def _come(self, chain: _Chain) -> None:
-        """A chain is at its next work."""
-        station = chain.work.station
-        chain.since = self._now
-        if not chain.work.queues:
-            self._begin([chain])
-        elif station in self._taken:
-            self._waiting[station].append(chain)
-        else:
-            self._taken[station] = self._begin([chain])
-
-    def _begin(self, chains: Sequence[_Chain]) -> _Running:
-        each = [self._seconds(chain.work) for chain in chains]
-        saved = sum(chain.work.once_seconds for chain in chains[1:])
-        running = _Running(chains, chains[0].work, max(sum(each) - saved, *each))
-        self._running.append(running)
-        return running
-
-    def _seconds(self, work: Work) -> float:
-        if not work.cv:
-            return work.seconds
-        return self._chance.gammavariate(work.cv**-2, work.seconds * work.cv**2)
-
-    def _next_batch(self, station: str) -> list[_Chain]:
-        waiting = self._waiting[station]
-        return [waiting.popleft() for _ in range(min(len(waiting), waiting[0].work.batch))]
-
-    def _finished(self) -> list[_Search]:
-        """Ends what is done, begins what waited for it, and answers the searches that are through."""
-        through = []
-        for one in [one for one in self._running if one.left <= _INSTANT]:
-            self._running.remove(one)
-            name = one.work.station
-            if self._taken.get(name) is one:
-                del self._taken[name]
-                if self._waiting[name]:
-                    self._taken[name] = self._begin(self._next_batch(name))
-            for chain in one.chains:
-                chain.search.at[name] = chain.search.at.get(name, 0.0) + self._now - chain.since
-                if self._went_on(chain):
-                    through.append(chain.search)
-        return through
-
-    def _went_on(self, chain: _Chain) -> bool:
-        """Goes on to what comes next; whether that was the search's end."""
-        search = chain.search
-        chain.next_work += 1
-        if chain.next_work < len(chain.works):
-            self._come(chain)
+    def _go_on(self, search: _Search) -> bool:
+        """Begin the next step of a search; False if there is none."""
+        search.step += 1
+        if search.step == len(self._steps):
             return False
-        search.parts_left -= 1
-        if search.parts_left:
-            return False
-        search.next_step += 1
-        if search.next_step < len(self._steps):
-            self._enter(search)
-            return False
+        search.step_began = self._now
+        search.chains_left = len(self._steps[search.step])
+        for chain in self._steps[search.step]:
+            self._arrive(_Progress(search, chain))
         return True
+
+    def _arrive(self, progress: _Progress) -> None:
+        work, station = progress.work, progress.chain.station
+        if work.servers and self._taken[station] >= work.servers:
+            self._waiting[station].append(progress)
+        else:
+            self._begin([progress])
+
+    def _begin(self, batch: list[_Progress]) -> None:
+        work = batch[0].work
+        if work.servers:
+            self._taken[batch[0].chain.station] += 1
+        times = [self._time(progress.work) for progress in batch]
+        time = max(sum(times) - sum(progress.work.once for progress in batch[1:]), *times, 0.0)
+        self._threads += work.threads
+        heappush(self._running, (self._virtual + time, next(self._count), self._now, batch))
+
+    def _time(self, work: Work) -> float:
+        return self._chance.gammavariate(work.cv**-2, work.time * work.cv**2) if work.cv else work.time
+
+    def _ended(self) -> list[_Search]:
+        """End the pass that is due, and begin what waited for it; the searches that are through."""
+        self._virtual, _, began, batch = heappop(self._running)
+        work, station = batch[0].work, batch[0].chain.station
+        self._threads = self._threads - work.threads if self._running else 0.0
+        if work.servers:
+            self._busy[station] += (self._now - began) / work.servers
+            self._taken[station] -= 1
+            if waiting := self._waiting[station]:
+                self._begin([waiting.popleft() for _ in range(min(len(waiting), waiting[0].work.batch))])
+        return [progress.search for progress in batch if self._is_through(progress)]
+
+    def _is_through(self, progress: _Progress) -> bool:
+        """Take a search to its next work or step; True if that was its end."""
+        search, station = progress.search, progress.chain.station
+        progress.place += 1
+        if progress.place < len(progress.chain.works):
+            self._arrive(progress)
+            return False
+        spent = self._now - search.step_began
+        search.station_times[station] = search.station_times.get(station, 0.0) + spent
+        search.chains_left -= 1
+        if search.chains_left:
+            return False
+        search.step_times.append(spent)
+        return not self._go_on(search)

@@ -1,46 +1,48 @@
-"""How many replicas of each stage a rate and a percentile ask for, at what the autoscaler should aim, and what each
-feature costs.
-"""
+"""Replicas that hold a rate and a percentile, and what each feature costs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sluice_plan.measurements import MODEL_STAGES, Feature, Stage
-from sluice_plan.network import Layout, Network, Prediction, Search
+from sluice_plan.stack import Prediction, Search, Stack
 
 DEFAULT_USE = 0.75
-_GROWTH = 1.08  # replicas of a stage that are added at once, as a factor
-_STEPS = 400
-_MOST_CORES = 64
+LEAST_USE = 0.05
+"""Use below which more replicas are no answer: hardly a search waits any more."""
+_SAME_USE = 1.1  # ratio of two uses that are not told apart
+_SAME_REPLICAS = 0.03  # share of a stage's replicas that is within the error of the simulation
+_SIGNALS = {
+    "gateway": "grpc_server_in_flight",
+    "embedder": 'sluice_queued_tokens{lane="interactive"}',
+    "retriever": "grpc_server_in_flight",
+    "reranker": 'sluice_queued_tokens{lane="interactive"}',
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be held."""
+    """A load, and how soon it is to be answered."""
 
     qps: float
-    p99_seconds: float
+    p99_ms: float
     use: float = DEFAULT_USE
-    """The most of its capacity that a stage is planned to use: the rest is for a pod that is lost, and for the time
-    until an autoscaler's new one has loaded its model."""
-    cores: Mapping[Stage, float] = field(default_factory=dict)
-    """Of a replica of a model stage; as many as were measured with where nothing is said."""
+    """Most of its capacity that a stage is planned to use: the rest is for a pod that is lost, and for the time until
+    an autoscaler's new one has loaded its model."""
 
 
-class UnreachableError(ValueError):
-    """No number of replicas holds the target: a search that is alone takes too long already."""
+class CannotHoldError(ValueError):
+    """No number of replicas holds the target; the message says why."""
 
-    def __init__(self, alone: Prediction, candidates: int | None, cores: float | None, slowest: Stage) -> None:
-        super().__init__("a search alone exceeds the target")
-        self.alone = alone
+    def __init__(self, reason: str, stage: Stage, prediction: Prediction, candidates: int | None) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        """The stage that takes most of the time."""
+        self.prediction = prediction
+        """The best that was found."""
         self.candidates = candidates
-        """Candidates that would leave enough time, where reranking is on and any number does."""
-        self.cores = cores
-        """Processors for each reranker or embedder that would do, as far as Amdahl's law can be trusted."""
-        self.slowest = slowest
+        """Most candidates to rerank that leave enough time, if any number does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,10 @@ class Pods:
     cores: float
     """To request for each."""
     signal: str
-    """The series that an autoscaler averages over pods, and per pod; empty where it has CPU alone."""
+    """Series that an autoscaler averages over pods; empty for one that has processor time alone."""
     signal_target: int
     cpu_target: int
-    """In percent of what is requested: what the autoscaler falls back on."""
+    """Percent of the requested processors, for the autoscaler to fall back on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,11 @@ class FeatureCost:
     feature: Feature
     replicas: int
     cores: float
-    mean_seconds: float
-    """Of a search, at the planned rate."""
-    p99_seconds: float
+    mean_ms: float
+    p99_ms: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Replicas that hold a target."""
 
@@ -78,8 +79,12 @@ class Plan:
     target: Target
     pods: tuple[Pods, ...]
     prediction: Prediction
-    alone: Prediction
     features: tuple[FeatureCost, ...] = ()
+
+    @property
+    def replicas(self) -> int:
+        """Of all stages."""
+        return sum(pods.replicas for pods in self.pods)
 
     @property
     def cores(self) -> float:
@@ -87,78 +92,89 @@ class Plan:
         return sum(pods.replicas * pods.cores for pods in self.pods)
 
 
-def size(network: Network, search: Search, target: Target) -> Plan:
-    """The fewest processors that hold the target, as far as a greedy search finds them, with what each feature costs.
+def size(stack: Stack, search: Search, target: Target) -> Plan:
+    """Find replicas that hold the target, and the cost of each feature.
 
-    It begins with what the rate alone asks for, adds replicas where they take most off the percentile for their
-    processors (marginal allocation, Fox 1966), and takes back what turned out not to be needed.
-    Raises UnreachableError, or UnfitMeasurementsError.
+    All stages are filled alike, to the largest share of their capacity that holds the target; then replicas that turn
+    out not to be needed are taken back, those with most processors first.
+
+    Raises CannotHoldError, or UnfitMeasurementsError for features that were not measured.
     """
-    plan = _sized(network, search, target)
+    plan = _sized(stack, search, target)
     costs = []
     for feature in sorted(search.features):
-        without = _sized(network, replace(search, features=search.features - {feature}), target)
+        without = _sized(stack, replace(search, features=search.features - {feature}), target)
         costs.append(
             FeatureCost(
-                feature=feature,
-                replicas=_replicas(plan) - _replicas(without),
-                cores=plan.cores - without.cores,
-                mean_seconds=plan.prediction.times.mean - without.prediction.times.mean,
-                p99_seconds=plan.prediction.times.percentile(99) - without.prediction.times.percentile(99),
+                feature,
+                plan.replicas - without.replicas,
+                plan.cores - without.cores,
+                plan.prediction.mean_ms - without.prediction.mean_ms,
+                plan.prediction.percentiles[99] - without.prediction.percentiles[99],
             )
         )
     return replace(plan, features=tuple(costs))
 
 
-def _sized(network: Network, search: Search, target: Target) -> Plan:
-    alone = network.predict(search, 1e-6, Layout(cores=target.cores))
-    if alone.times.percentile(99) >= target.p99_seconds:
-        raise _unreachable(network, search, target, alone)
-    stages = tuple(alone.stages)
-    fewest = {
-        stage: max(
-            1, math.ceil(target.qps / target.use / network.replica_capacity(search, stage, target.cores.get(stage)))
-        )
-        for stage in stages
-    }
-    cores = {stage: _cores(network, search, stage, target) for stage in stages}
+def _sized(stack: Stack, search: Search, target: Target) -> Plan:
+    alone = stack.alone(search)
+    if alone.percentiles[99] >= target.p99_ms:
+        told = f"a search that meets no other takes {alone.percentiles[99]:,.1f} ms at the 99th percentile"
+        raise _cannot_hold(stack, search, target, alone, told)
+    capacity = {stage: stack.replica_capacity(search, stage) for stage in alone.stages}
 
-    def p99(replicas: Mapping[Stage, int]) -> float:
-        return network.predict(search, target.qps, Layout(replicas, target.cores)).times.percentile(99)
+    def filled(use: float) -> dict[Stage, int]:
+        return {stage: max(1, math.ceil(target.qps / use / capacity[stage])) for stage in capacity}
 
-    replicas = dict(fewest)
-    for _ in range(_STEPS):
-        now = p99(replicas)
-        if now <= target.p99_seconds:
-            break
+    replicas = fewest = filled(target.use)
+    found = stack.predict(search, target.qps, replicas)
+    if found.percentiles[99] > target.p99_ms:
+        low, high = LEAST_USE, target.use
+        replicas = filled(low)
+        found = stack.predict(search, target.qps, replicas)
+        if found.percentiles[99] > target.p99_ms:
+            told = (
+                f"a search that meets no other takes {alone.percentiles[99]:,.1f} ms at the 99th percentile, and with "
+                f"every stage idle {1 - low:.0%} of the time it is still {found.percentiles[99]:,.1f} ms"
+            )
+            raise _cannot_hold(stack, search, target, found, told)
+        while high > _SAME_USE * low:
+            use = math.sqrt(low * high)
+            trial = stack.predict(search, target.qps, filled(use))
+            if trial.percentiles[99] <= target.p99_ms:
+                low, replicas, found = use, filled(use), trial
+            else:
+                high = use
+    cores = {stage: _cores(stack, search, stage) for stage in capacity}
+    for stage in sorted(capacity, key=lambda stage: -cores[stage]):
+        least = fewest[stage]
+        while replicas[stage] - least > _SAME_REPLICAS * replicas[stage]:
+            middle = (least + replicas[stage]) // 2
+            trial = stack.predict(search, target.qps, {**replicas, stage: middle})
+            if trial.percentiles[99] <= target.p99_ms:
+                replicas, found = {**replicas, stage: middle}, trial
+            else:
+                least = middle + 1
+    return Plan(search, target, tuple(_pods(stack, search, found, stage, cores[stage]) for stage in capacity), found)
 
-        def gain(stage: Stage, now: float = now) -> float:
-            more = _more(replicas[stage])
-            before = min(now, 1e3)
-            return (before - min(1e3, p99({**replicas, stage: more}))) / ((more - replicas[stage]) * cores[stage])
 
-        best = max(stages, key=gain)
-        replicas[best] = _more(replicas[best])
-    for stage in sorted(stages, key=lambda stage: -cores[stage]):
-        replicas[stage] = _fewest(
-            fewest[stage],
-            replicas[stage],
-            lambda count, stage=stage: p99({**replicas, stage: count}) <= target.p99_seconds,  # type: ignore[misc]
-        )
-    prediction = network.predict(search, target.qps, Layout(replicas, target.cores))
-    pods = tuple(_pods(network, search, prediction, stage, cores[stage]) for stage in stages)
-    return Plan(search, target, pods, prediction, alone)
+def _cannot_hold(stack: Stack, search: Search, target: Target, best: Prediction, reason: str) -> CannotHoldError:
+    slowest = max(best.stages, key=lambda stage: best.stages[stage].mean_ms)
+    low, high = 0, stack.measurements.cost(search.features, search.candidates).candidates
+    while high - low > 1:  # the most candidates that hold lie between
+        middle = (low + high) // 2
+        holds = stack.alone(replace(search, candidates=middle)).percentiles[99] < target.p99_ms
+        low, high = (middle, high) if holds else (low, middle)
+    told = f"{reason}, {best.stages[slowest].mean_ms:,.1f} of them in the {slowest} alone"
+    return CannotHoldError(told, slowest, best, low or None)
 
 
-def _pods(network: Network, search: Search, prediction: Prediction, stage: Stage, cores: float) -> Pods:
-    state = prediction.stages[stage]
-    signal, aim = "", 0.0
+def _pods(stack: Stack, search: Search, prediction: Prediction, stage: Stage, cores: float) -> Pods:
+    state, signal = prediction.stages[stage], _SIGNALS.get(stage, "")
+    aim = state.in_flight
     if stage in MODEL_STAGES:
-        cost = network.measurements.cost(search.features, search.candidates).stages[stage]
-        # Less than one call is no queue.
-        signal, aim = 'sluice_queued_tokens{lane="interactive"}', max(cost.tokens / cost.calls, state.queued_tokens)
-    elif stage in ("gateway", "retriever"):
-        signal, aim = "grpc_server_in_flight", state.in_flight
+        cost = stack.measurements.cost(search.features, search.candidates).stages[stage]
+        aim = max(cost.tokens / cost.calls, state.queued_tokens)  # less than one call is no queue
     return Pods(
         stage=stage,
         replicas=state.replicas,
@@ -169,44 +185,9 @@ def _pods(network: Network, search: Search, prediction: Prediction, stage: Stage
     )
 
 
-def _cores(network: Network, search: Search, stage: Stage, target: Target) -> float:
-    """Processors of one replica: those of the model, or what its process can use."""
+def _cores(stack: Stack, search: Search, stage: Stage) -> float:
+    """Processors of one replica: those of the measured machine for a model, else what its process can use."""
     if stage in MODEL_STAGES:
-        return float(target.cores.get(stage) or network.measurements.cores)
-    cost = network.measurements.cost(search.features, search.candidates).stages[stage]
-    return float(max(1, math.ceil(network.replica_capacity(search, stage) * cost.cpu_seconds - 0.05)))
-
-
-def _unreachable(network: Network, search: Search, target: Target, alone: Prediction) -> UnreachableError:
-    def holds(candidates: int | None, cores: Mapping[Stage, float]) -> bool:
-        trial = replace(search, candidates=candidates)
-        return network.predict(trial, 1e-6, Layout(cores=cores)).times.percentile(99) < target.p99_seconds
-
-    slowest = max(alone.stages, key=lambda stage: alone.stages[stage].alone_seconds)
-    wanted = network.measurements.cost(search.features, search.candidates).candidates
-    fewer = next((count for count in range(wanted - 1, 0, -1) if holds(count, target.cores)), None)
-    cores = None
-    if slowest in MODEL_STAGES:
-        now = int(target.cores.get(slowest) or network.measurements.cores)
-        sizes = (count for count in range(now + 1, _MOST_CORES + 1))
-        cores = next((count for count in sizes if holds(search.candidates, {**target.cores, slowest: count})), None)
-    return UnreachableError(alone, fewer, cores, slowest)
-
-
-def _fewest(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """The fewest between the two that still hold, where more always do if fewer do."""
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
-
-
-def _more(replicas: int) -> int:
-    return max(replicas + 1, math.ceil(replicas * _GROWTH))
-
-
-def _replicas(plan: Plan) -> int:
-    return sum(pods.replicas for pods in plan.pods)
+        return float(stack.measurements.measured.cores)
+    cost = stack.measurements.cost(search.features, search.candidates).stages[stage]
+    return float(max(1, math.ceil(stack.replica_capacity(search, stage) * cost.cpu_ms / 1000 - 0.05)))
