@@ -90,10 +90,6 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     candidates: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=1000, help="Candidates to rerank; as measured if not given.")
     ] = None,
-    cores: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[STAGE=]N", help="Processors of an embedder or reranker; as measured if not given."),
-    ] = None,
     max_use: Annotated[
         float, typer.Option(metavar="SHARE", min=0.05, max=0.95, help="Most of a stage's capacity to plan with.")
     ] = 0.75,
@@ -108,13 +104,13 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 ) -> None:
     """Say how many replicas of each stage a load needs, what autoscalers aim at, and what each feature costs.
 
-    From measured times: `sluice plan calibrate` takes them from a running stack. docs/capacity.md tells how it is
-    worked out and how far it was right. The exit code is 1 if the target cannot be held.
+    Searches are simulated from measured times, which `sluice plan calibrate` takes from a running stack;
+    docs/capacity.md tells how, and how far it was right. The exit code is 1 if the target cannot be held.
 
     \b
     Examples:
       sluice plan --qps 2000 --p99-ms 150 --features rerank,expansion
-      sluice plan --qps 200 --p99-ms 300 --candidates 20 --cores reranker=8
+      sluice plan --qps 200 --p99-ms 300 --candidates 20
       sluice plan --qps 500 --p99-ms 100 --features none --json | jq .cores
       sluice plan --qps 5 --shared-cores 2 --measurements mine.json
       sluice plan calibrate --output mine.json
@@ -134,7 +130,6 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         p99_ms=p99_ms,
         features=features,
         candidates=candidates,
-        cores=cores or [],
         max_use=max_use,
         shared_cores=shared_cores,
         measurements=measurements,

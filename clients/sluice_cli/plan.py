@@ -30,6 +30,7 @@ from sluice_cli.calls import (
     stderr,
     stdout,
 )
+from sluice_cli.loadtest import read_questions
 from sluice_plan import (
     FEATURES,
     STAGES,
@@ -41,7 +42,6 @@ from sluice_plan import (
     Search,
     Stack,
     Stage,
-    Target,
     UnfitMeasurementsError,
     size,
 )
@@ -98,7 +98,7 @@ async def plan(_connection: Connection, options: Options) -> int:
                 prediction = stack.predict_together(search, options.qps, options.shared_cores or 1)
                 found = None
             else:
-                found = size(stack, search, Target(options.qps, options.p99_ms, options.max_use))
+                found = size(stack, search, options.qps, options.p99_ms, options.max_use)
                 prediction = found.prediction
     except UnfitMeasurementsError as error:
         raise Problem(str(error), "measure all of it: `sluice plan calibrate`") from error
@@ -106,8 +106,9 @@ async def plan(_connection: Connection, options: Options) -> int:
         return _cannot_hold(error, options)
     holds = prediction.percentiles[99] <= (options.p99_ms or math.inf) and prediction.keeps_up
     if options.as_json:
-        origin = measurements.measured.model_dump()
-        print_json({"holds": holds, **(_plan_json(found) if found else {}), **_prediction_json(prediction), "measured": origin})
+        costs = {"cores": found.cores, "feature_costs": _feature_costs(found)} if found else {}
+        origin = {"measured": measurements.measured.model_dump()}
+        print_json({"holds": holds, **_prediction_json(prediction), **costs, **origin})
     else:
         stdout.print(_view(prediction, options, found))
     if not prediction.keeps_up:
@@ -120,7 +121,7 @@ async def measure(connection: Connection, options: CalibrateOptions) -> int:
     wanted = Wanted(
         metrics=_metrics(options.metrics),
         collection=options.collection,
-        queries=_lines(options.queries),
+        queries=read_questions(options.queries) if options.queries else [],
         candidates=options.candidates,
         searches=options.searches,
         batch_tokens=options.batch_tokens,
@@ -222,18 +223,6 @@ def _metrics(given: Sequence[str]) -> dict[Stage, str]:
     return urls
 
 
-def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"cannot read {path}: {error}", "name a text file with one question a line") from error
-    if not any(lines):
-        raise Problem(f"{path} holds no question", "write one a line, as users ask them")
-    return [line for line in lines if line]
-
-
 def _cannot_hold(error: CannotHoldError, options: Options) -> int:
     """Say that no number of replicas holds the target, and what would."""
     ways = []
@@ -241,96 +230,101 @@ def _cannot_hold(error: CannotHoldError, options: Options) -> int:
         ways.append(f"rerank no more than {error.candidates} candidates (--candidates {error.candidates})")
     ways.append(f"allow more than --p99-ms {error.prediction.percentiles[99]:.0f}")
     ways.append(f"a quicker model, precision or device for the {error.stage}, measured with `sluice plan calibrate`")
-    message = f"cannot be held: no number of replicas answers 99 % in {options.p99_ms:g} ms: {error}"
     if options.as_json:
         told = {"holds": False, "stage": error.stage, "reason": str(error), "candidates": error.candidates}
         print_json({**told, **_prediction_json(error.prediction)})
-    say_problem(message, "; or ".join(ways))
+    say_problem(
+        f"cannot be held: no number of replicas answers 99 % in {options.p99_ms:g} ms: {error}", "; or ".join(ways)
+    )
     return NEEDS_A_LOOK
 
 
 def _view(prediction: Prediction, options: Options, found: Plan | None) -> RenderableType:
     machine = f"One machine, {options.shared_cores:g} processors: " if options.shared_cores else ""
     target = f", 99 % within {options.p99_ms:g} ms" if options.p99_ms else ""
-    table = _table(f"{machine}{options.qps:g} searches a second{target}")
-    for name in ("stage", "replicas", "used", "mean ms", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for name in ("cores each", "CPU %", "autoscaler's target, per pod") if found else ():
-        table.add_column(name, justify="left" if name.startswith("auto") else "right")
-    pods = {one.stage: one for one in found.pods} if found else {}
+    rows = []
     for stage, state in prediction.stages.items():
-        cells = [stage, f"{state.replicas:,}", f"{state.use:.0%}"]
-        cells += [_ms(value) for value in (state.mean_ms, state.p50_ms, state.p99_ms)]
-        if one := pods.get(stage):
-            aim = f"{one.signal} = {one.signal_target:,}" if one.signal else ""
-            cells += [f"{one.cores:g}", str(one.cpu_target), aim]
-        table.add_row(*cells)
+        row = [stage, f"{state.replicas:,}", f"{state.use:.0%}"]
+        row += [_ms(value) for value in (state.mean_ms, state.p50_ms, state.p99_ms)]
+        if found:
+            aim = f"{state.signal} = {state.signal_target:,}" if state.signal else ""
+            row += [f"{state.cores:g}", str(state.cpu_percent), aim]
+        rows.append(row)
+    names = ["stage", "replicas", "used", "mean ms", "p50 ms", "p99 ms"]
+    names += ["cores each", "CPU %", "autoscaler's target, per pod"] if found else []
     percentiles = ", ".join(f"p{percent} {_ms(value)} ms" for percent, value in prediction.percentiles.items())
-    outcome = Text.assemble(
-        "\nExpected: ",
-        (percentiles, "bold"),
-        f"\nAt most {prediction.capacity:,.1f} searches a second; the ",
-        (prediction.saturating, "bold"),
-        " gives way first",
-    )
-    parts: list[RenderableType] = [table, outcome]
-    if found and found.features:
-        costs = _table("\nWhat each feature costs")
-        for name in ("feature", "replicas", "cores", "of all", "mean ms", "p99 ms"):
-            costs.add_column(name, justify="left" if name == "feature" else "right")
-        for cost in found.features:
-            numbers = f"{cost.replicas:+,}", f"{cost.cores:+,.0f}", f"{cost.cores / found.cores:.0%}"
-            costs.add_row(cost.feature, *numbers, f"{cost.mean_ms:+.1f}", f"{cost.p99_ms:+.1f}")
-        parts.append(costs)
+    parts: list[RenderableType] = [
+        _table(f"{machine}{options.qps:g} searches a second{target}", names, rows),
+        Text.assemble(
+            "\nExpected: ",
+            (percentiles, "bold"),
+            f"\nAt most {prediction.capacity:,.1f} searches a second; the ",
+            (prediction.saturating, "bold"),
+            " gives way first",
+        ),
+    ]
+    if found and found.without:
+        names = ["feature", "replicas", "cores", "of all", "mean ms", "p99 ms"]
+        rows = [
+            [cost["feature"], f"{cost['replicas']:+,}", f"{cost['cores']:+,.0f}", f"{cost['cores'] / found.cores:.0%}",
+             f"{cost['mean_ms']:+.1f}", f"{cost['p99_ms']:+.1f}"]
+            for cost in _feature_costs(found)
+        ]  # fmt: skip
+        parts.append(_table("\nWhat each feature costs", names, rows))
     if found:
         parts.append(Text(f"\n{found.cores:,.0f} cores in all", style="bold"))
     return Group(*parts)
 
 
+def _feature_costs(plan: Plan) -> list[dict[str, Any]]:
+    """What each feature adds to a plan."""
+    return [
+        {
+            "feature": feature,
+            "replicas": plan.replicas - without.replicas,
+            "cores": plan.cores - without.cores,
+            "mean_ms": plan.prediction.mean_ms - without.prediction.mean_ms,
+            "p99_ms": plan.prediction.percentiles[99] - without.prediction.percentiles[99],
+        }
+        for feature, without in plan.without.items()
+    ]
+
+
 def _measured_view(found: Measurements) -> RenderableType:
-    table = _table(plain(_origin(found)))
-    table.add_column("features")
-    for name in ("a search, ms", *STAGES):
-        table.add_column(name, justify="right")
+    rows = []
     for cost in found.searches:
         stages = (cost.stages.get(stage) for stage in STAGES)
         cells = (f"{one.wall_ms:.1f} ({one.cpu_ms:.1f} cpu)" if one else "" for one in stages)
-        table.add_row(", ".join(cost.features) or "none", f"{cost.wall_ms:.1f}", *cells)
-    return table
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "target": asdict(plan.target),
-        "features": sorted(plan.search.features),
-        "cores": plan.cores,
-        "pods": [asdict(pods) for pods in plan.pods],
-        "feature_costs": [asdict(cost) for cost in plan.features],
-    }
+        rows.append([", ".join(cost.features) or "none", f"{cost.wall_ms:.1f}", *cells])
+    return _table(plain(_origin(found)), ["features", "a search, ms", *STAGES], rows)
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """JSON knows no infinity: null."""
-    stages = {
-        stage: {name: _finite(value) for name, value in asdict(state).items()}
-        for stage, state in prediction.stages.items()
-    }
+    stages = {stage: {**asdict(state), "cpu_percent": state.cpu_percent} for stage, state in prediction.stages.items()}
     return {
         "qps": prediction.qps,
         **{f"p{percent}_ms": _finite(value) for percent, value in prediction.percentiles.items()},
         "capacity": _finite(prediction.capacity),
         "saturating": prediction.saturating,
-        "stages": stages,
+        "stages": {stage: {name: _finite(value) for name, value in one.items()} for stage, one in stages.items()},
     }
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
+def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for place, name in enumerate(names):
+        table.add_column(name, justify="left" if not place or name.startswith("autoscaler") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _ms(value: float) -> str:
     return f"{value:,.1f}" if math.isfinite(value) else "no end"
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: Any) -> Any:
+    """A value for JSON, which knows no infinity."""
+    if not isinstance(value, float):
+        return value
     return round(value, 3) if math.isfinite(value) else None

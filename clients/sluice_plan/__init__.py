@@ -15,7 +15,7 @@ from sluice_plan.measurements import (
     Stage,
     UnfitMeasurementsError,
 )
-from sluice_plan.sizing import CannotHoldError, Plan, Target, size
+from sluice_plan.sizing import CannotHoldError, Plan, size
 from sluice_plan.stack import Prediction, Search, Stack
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Search",
     "Stack",
     "Stage",
-    "Target",
     "UnfitMeasurementsError",
     "size",
 ]

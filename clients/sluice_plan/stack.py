@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sluice_plan.measurements import MODEL_STAGES, Feature, Measurements, SearchCost, Stage
+from sluice_plan.measurements import MODEL_STAGES, Feature, Measurements, SearchCost, Stage, StageCost
 from sluice_plan.simulation import Chain, Outcome, Step, Work, simulate
 from sluice_statistics.percentiles import percentile
 
@@ -29,6 +29,12 @@ SIMULATED = 8000  # searches: a p99 at 0.75 of capacity is then known to about 1
 PERCENTILES = (50, 90, 95, 99)
 NEARLY_SATURATED = 0.985
 """Use of the capacity from which on queues count as endless: the rest is within the error of any measurement."""
+_SIGNALS: Mapping[Stage, str] = {
+    "gateway": "grpc_server_in_flight",
+    "embedder": 'sluice_queued_tokens{lane="interactive"}',
+    "retriever": "grpc_server_in_flight",
+    "reranker": 'sluice_queued_tokens{lane="interactive"}',
+}
 _CALLERS = 12  # that find out how much a machine can do
 
 
@@ -51,11 +57,18 @@ class StageState:
     mean_ms: float
     p50_ms: float
     p99_ms: float
-    in_flight: float
-    queued_tokens: float
-    """That wait for the model; 0 without one."""
     cpu: float
     """Processors kept busy."""
+    cores: float
+    """To request."""
+    signal: str
+    """Series that an autoscaler averages over pods; empty for a stage that has processor time alone."""
+    signal_target: int
+
+    @property
+    def cpu_percent(self) -> int:
+        """Of what is requested, for an autoscaler to fall back on."""
+        return max(1, min(100, round(100 * self.cpu / self.cores)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +108,10 @@ class Stack:
 
     def alone(self, search: Search) -> Prediction:
         """A search that meets no other. Raises UnfitMeasurementsError for features that were not measured."""
-        cost = self._cost(search)
         outcome = self._run(self._steps(search), callers=1, searches=self._simulated // 2)
-        return self._prediction(cost, 0.0, np.asarray(outcome.times), outcome.station_times, {}, (math.inf, "gateway"))
+        return self._prediction(
+            search, 0.0, np.asarray(outcome.times), outcome.station_times, {}, (math.inf, "gateway")
+        )
 
     def predict(self, search: Search, qps: float, replicas: Mapping[Stage, int]) -> Prediction:
         """Searches where every replica has its own processors."""
@@ -106,13 +120,13 @@ class Stack:
         saturating = min(rates, key=lambda stage: rates[stage])
         uses = {stage: (replicas[stage], qps / rates[stage]) for stage in cost.stages}
         if qps >= NEARLY_SATURATED * rates[saturating]:
-            return self._prediction(cost, qps, _ENDLESS, {}, uses, (rates[saturating], saturating))
+            return self._prediction(search, qps, _ENDLESS, {}, uses, (rates[saturating], saturating))
         outcomes = {stage: self._replica(search, stage, qps / replicas[stage]) for stage in cost.stages}
         times = np.zeros(self._simulated)
         for number, step in enumerate(self._steps(search)):
             times += np.max([outcomes[chain.station][1][number] for chain in step], axis=0)  # type: ignore[index]
         stage_times: dict[str, Times] = {stage: found for stage, (found, _) in outcomes.items()}
-        return self._prediction(cost, qps, times, stage_times, uses, (rates[saturating], saturating))
+        return self._prediction(search, qps, times, stage_times, uses, (rates[saturating], saturating))
 
     def predict_together(self, search: Search, qps: float, cores: float) -> Prediction:
         """Searches where one of each stage, and the caller, share one machine's processors."""
@@ -122,21 +136,15 @@ class Stack:
         saturating = max(cost.stages, key=lambda stage: most.busy[stage])
         if qps >= NEARLY_SATURATED * capacity:
             uses = dict.fromkeys(cost.stages, (1, qps / capacity))
-            return self._prediction(cost, qps, _ENDLESS, {}, uses, (capacity, saturating))
+            return self._prediction(search, qps, _ENDLESS, {}, uses, (capacity, saturating))
         found = self._run(steps, rate=qps / 1000, cores=cores, searches=self._simulated)
         uses = {stage: (1, found.busy[stage]) for stage in cost.stages}
-        return self._prediction(cost, qps, np.asarray(found.times), found.station_times, uses, (capacity, saturating))
+        return self._prediction(search, qps, np.asarray(found.times), found.station_times, uses, (capacity, saturating))
 
     def replica_capacity(self, search: Search, stage: Stage) -> float:
         """Searches a second that one replica of a stage cannot exceed, every pass of a model being full."""
-        works = [
-            work
-            for step in self._steps(search)
-            for chain in step
-            if chain.station == stage
-            for work in chain.works
-            if work.servers
-        ]
+        chains = (chain for step in self._steps(search) for chain in step if chain.station == stage)
+        works = [work for chain in chains for work in chain.works if work.servers]
         servers = works[0].servers
         held = sum(work.once / work.batch + work.time - work.once for work in works) / servers
         cpu = 0.0 if stage in MODEL_STAGES else self._cost(search).stages[stage].cpu_ms / servers
@@ -153,11 +161,7 @@ class Stack:
     def _simulate_replica(self, search: Search, stage: Stage, qps: float) -> tuple[Times, dict[int, Times]]:
         """One replica: a search's times in the stage, and in each step that takes part."""
         steps = self._steps(search)
-        own = {
-            number: [chain for chain in step if chain.station == stage]
-            for number, step in enumerate(steps)
-            if any(chain.station == stage for chain in step)
-        }
+        own = {number: [chain] for number, step in enumerate(steps) for chain in step if chain.station == stage}
         # Another seed for each stage: times that move together would add up to too wide a spread.
         seed = list(self._cost(search).stages).index(stage)
         outcome = self._run(list(own.values()), rate=qps / 1000, searches=self._simulated, seed=seed)
@@ -166,7 +170,7 @@ class Stack:
 
     def _prediction(
         self,
-        cost: SearchCost,
+        search: Search,
         qps: float,
         times: Times,
         stage_times: Mapping[str, Sequence[float] | Times],
@@ -174,23 +178,33 @@ class Stack:
         capacity: tuple[float, Stage],
     ) -> Prediction:
         states = {}
-        for stage, one in cost.stages.items():
+        for stage, one in self._cost(search).stages.items():
             found = stage_times.get(stage, _ENDLESS)
             replicas, use = uses.get(stage, (1, 0.0))
-            rate, mean = qps / replicas, float(np.mean(found))
-            waiting = max(0.0, mean - one.wall_ms) / one.calls if stage in MODEL_STAGES and one.calls else 0.0
+            rate, mean = qps / replicas / 1000, float(np.mean(found))
+            waiting = max(0.0, mean - one.wall_ms) / one.calls
+            # By Little's law; less than the tokens of one call are no queue.
+            target = max(one.tokens / one.calls, rate * waiting * one.tokens) if one.tokens else rate * mean
+            signal = _SIGNALS.get(stage, "")
             states[stage] = StageState(
                 replicas=replicas,
                 use=use,
                 mean_ms=mean,
-                p50_ms=percentile(found, 50),
-                p99_ms=percentile(found, 99),
-                in_flight=rate * mean / 1000,
-                queued_tokens=rate * waiting / 1000 * one.tokens,
-                cpu=rate * one.cpu_ms / 1000,
+                p50_ms=_at(found, 50),
+                p99_ms=_at(found, 99),
+                cpu=rate * one.cpu_ms,
+                cores=self._cores(one, stage, self.replica_capacity(search, stage)),
+                signal=signal,
+                signal_target=math.ceil(target) if signal and math.isfinite(target) else 0,
             )
-        percentiles = {percent: percentile(times, percent) for percent in PERCENTILES}
+        percentiles = {percent: _at(times, percent) for percent in PERCENTILES}
         return Prediction(qps, float(np.mean(times)), percentiles, states, *capacity)
+
+    def _cores(self, cost: StageCost, stage: Stage, capacity: float) -> float:
+        """Processors of one replica: those of the measured machine for a model, else what its process can use."""
+        if stage in MODEL_STAGES:
+            return float(self.measurements.measured.cores)
+        return float(max(1, math.ceil(capacity * cost.cpu_ms / 1000 - 0.05)))
 
     def _compute_steps(self, search: Search) -> list[Step]:
         """A search as works: what holds a stage, and what goes on around it."""
@@ -233,3 +247,7 @@ class Stack:
 
 
 _ENDLESS = np.array([math.inf])
+
+
+def _at(times: Sequence[float] | Times, percent: float) -> float:
+    return math.inf if times is _ENDLESS else percentile(times, percent)

@@ -1,75 +1,75 @@
-import math
-
 import pytest
 
-from sluice_plan import Layout, Network, Search, Target, UnreachableError, size
+from sluice_plan import CannotHoldError, Search, Stack, size
+from sluice_plan.sizing import DEFAULT_USE
 from tests.unit.plan.samples import measurements
 
-ALL = frozenset({"expansion", "rerank"})
+ALL = Search(frozenset({"expansion", "rerank"}))
+QPS, P99_MS = 2000, 150
 
 
 @pytest.fixture(scope="module")
-def network():
-    return Network(measurements())
+def stack():
+    return Stack(measurements(), simulated=2000)
 
 
 @pytest.fixture(scope="module")
-def plan(network):
-    return size(network, Search(ALL), Target(qps=2000, p99_seconds=0.15))
+def plan(stack):
+    return size(stack, ALL, QPS, P99_MS)
 
 
 def test_a_plan_holds_its_target(plan):
-    assert plan.prediction.times.percentile(99) <= 0.15
-    assert all(state.use <= plan.target.use + 1e-9 for state in plan.prediction.stages.values())
-    assert plan.prediction.capacity >= 2000 / plan.target.use * (1 - 1e-9)
+    assert plan.prediction.percentiles[99] <= P99_MS
+    assert all(state.use <= DEFAULT_USE + 1e-9 for state in plan.prediction.stages.values())
+    assert plan.prediction.capacity >= QPS / DEFAULT_USE * (1 - 1e-9)
 
 
-def test_no_stage_of_a_plan_has_a_replica_too_many(network, plan):
-    for pods in plan.pods:
-        fewer = {other.stage: other.replicas - (other.stage == pods.stage) for other in plan.pods}
-        prediction = network.predict(plan.search, 2000, Layout(fewer))
-        too_late = prediction.times.percentile(99) > 0.15
-        too_full = prediction.stages[pods.stage].use > plan.target.use
-        assert too_late or too_full, pods
+def test_a_tenth_fewer_replicas_miss_the_target(stack, plan):
+    fewer = {stage: int(state.replicas * 0.9) for stage, state in plan.prediction.stages.items()}
+    missed = stack.predict(ALL, QPS, fewer)
+    full = [stage for stage, state in missed.stages.items() if state.use > DEFAULT_USE]
+    assert full or missed.percentiles[99] > P99_MS
 
 
-def test_a_tighter_target_takes_no_fewer_processors(network, plan):
-    roomy = size(network, Search(ALL), Target(qps=2000, p99_seconds=1.0))
-    assert roomy.cores <= plan.cores
+def test_a_tighter_target_takes_no_fewer_processors(stack, plan):
+    assert size(stack, ALL, QPS, 1000).cores <= plan.cores
 
 
-def test_features_cost_what_the_plan_without_them_saves(network, plan):
-    costs = {cost.feature: cost for cost in plan.features}
-    without = size(network, Search(frozenset({"expansion"})), plan.target)
-    assert costs["rerank"].cores == pytest.approx(plan.cores - without.cores)
-    assert costs["rerank"].mean_seconds > costs["expansion"].mean_seconds > 0
+def test_the_cost_of_a_feature_is_the_plan_without_it(stack, plan):
+    assert set(plan.without) == {"expansion", "rerank"}
+    without = size(stack, Search(frozenset({"expansion"})), QPS, P99_MS)
+    assert plan.without["rerank"].cores == without.cores
+    assert plan.without["rerank"].cores < plan.cores
 
 
-def test_autoscalers_aim_at_tokens_in_model_stages_at_calls_elsewhere_and_fall_back_on_processors(plan):
-    pods = {one.stage: one for one in plan.pods}
+def test_autoscalers_watch_tokens_in_model_stages_and_calls_elsewhere(plan):
+    stages = plan.prediction.stages
     for stage in ("embedder", "reranker"):
-        assert pods[stage].signal.startswith("sluice_queued_tokens")
+        assert stages[stage].signal.startswith("sluice_queued_tokens")
     for stage in ("gateway", "retriever"):
-        assert pods[stage].signal == "grpc_server_in_flight"
-    assert pods["expander"].signal == ""
-    assert pods["reranker"].signal_target >= 280  # one call is no queue
-    assert all(1 <= one.cpu_target <= 100 for one in plan.pods)
+        assert stages[stage].signal == "grpc_server_in_flight"
+    assert stages["expander"].signal == ""
+    assert stages["reranker"].signal_target >= 280  # one call is no queue
+    assert all(1 <= state.cpu_percent <= 100 for state in stages.values())
 
 
-def test_what_no_number_of_replicas_can_do_is_said_with_what_would(network):
-    with pytest.raises(UnreachableError) as told:
-        size(network, Search(ALL), Target(qps=10, p99_seconds=0.07))
+def test_a_target_below_the_time_of_one_search_cannot_be_held(stack):
+    with pytest.raises(CannotHoldError, match=r"meets no other takes .* in the reranker alone") as told:
+        size(stack, ALL, 10, 70)
     error = told.value
-    assert error.slowest == "reranker"
-    assert error.candidates is not None
-    assert network.alone(Search(ALL, error.candidates)).times.percentile(99) < 0.07
-    assert error.cores is not None
-    assert network.predict(Search(ALL), 1e-6, Layout(cores={"reranker": error.cores})).times.percentile(99) < 0.07
+    assert error.stage == "reranker"
+    assert error.candidates
+    assert stack.alone(Search(ALL.features, error.candidates)).percentiles[99] < 70
+    assert stack.alone(Search(ALL.features, error.candidates + 1)).percentiles[99] >= 70
 
 
-def test_what_nothing_can_do_is_said_too(network):
-    with pytest.raises(UnreachableError) as told:
-        size(network, Search(ALL), Target(qps=10, p99_seconds=0.005))
+def test_a_target_just_above_the_time_of_one_search_cannot_be_held_by_any_number_of_replicas(stack):
+    alone = stack.alone(ALL).percentiles[99]
+    with pytest.raises(CannotHoldError, match=r"with every stage idle 95% of the time"):
+        size(stack, ALL, 10_000, alone * 1.001)
+
+
+def test_a_target_that_fewer_candidates_do_not_help_names_none(stack):
+    with pytest.raises(CannotHoldError) as told:
+        size(stack, ALL, 10, 5)
     assert told.value.candidates is None
-    assert told.value.cores is None
-    assert math.isfinite(told.value.alone.times.percentile(99))
