@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -22,21 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.overload.plot import draw
-from demo import corpus as documentation
-from demo.corpus import Corpus
-from demo.indexing import collection_for, is_stored, store
-from deploy.local import LocalStack
+from bench.searched import Searched, searched
 from deploy.local.paths import BUILD, shown
-from deploy.local.progress import say, starting
+from deploy.local.progress import say
 from services.chassis.errors import StartupError
 from sluice_cli.load import opened as offer
-from sluice_client import Answer, Features, Outcome, SluiceClient, SluiceError
+from sluice_client import Answer, Features, Outcome, SluiceError
+from sluice_statistics.percentiles import percentile
 
 DEADLINE_SECONDS = 0.15
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-PASSAGES = 1000
-# A cross-encoder on two cores reads a dozen of these in half of the deadline, and one of the long ones.
-LONGEST_CHARACTERS = 320
 # What is tried for the reranker, dearest first: the dearest search that takes half of its deadline on an idle machine.
 CANDIDATES = (32, 16, 8, 4, 2)
 IDLE_SHARE = 0.5
@@ -46,13 +40,6 @@ WANTED_SHARE = 0.99
 FIGURE_LOAD = 2.0
 RESULT = BUILD / "bench" / "overload.json"
 PLOT = BUILD / "bench" / "overload.png"
-ENVIRONMENT = {
-    "LOG_LEVEL": "WARNING",
-    "METRICS_PORT": "0",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-    # Every question is to cost what a new one costs.
-    "CACHE_ENTRIES": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -89,24 +76,20 @@ class Load:
 
 
 class Asking:
-    """Asks questions that nobody asked before."""
+    """Asks questions that no one asked before."""
 
-    def __init__(self, client: SluiceClient, collection: str, corpus: Corpus, candidates: int) -> None:
-        self._client = client
-        self._collection = collection
-        self._titles = [passage.title for passage in corpus.passages]
+    def __init__(self, stack: Searched, candidates: int) -> None:
+        self._stack = stack
         self._features = Features(
             dense=True, lexical=True, expansion=False, rerank=True, rerank_candidate_count=candidates
         )
 
     async def ask(self, timeout: float) -> tuple[str, float]:
-        """Asks one; what became of it, and how long that took."""
-        title = random.choice(self._titles)
-        question = f"what does {title} do in case {random.randrange(10**6)}"
+        """Ask one; its outcome, and its seconds."""
         started = time.perf_counter()
         try:
-            answer = await self._client.search(
-                question, collection=self._collection, features=self._features, timeout=timeout
+            answer = await self._stack.client.search(
+                self._stack.question(), collection=self._stack.collection, features=self._features, timeout=timeout
             )
             kind = "full" if _is_full(answer) else "degraded"
         except SluiceError as error:
@@ -160,64 +143,41 @@ async def opened(asking: Asking, load: float, rate: float, seconds: float) -> Lo
         refused=kinds["refused"],
         late=kinds["late"],
         failed=kinds["failed"],
-        p50_ms=_percentile(answered, 50),
-        p99_ms=_percentile(answered, 99),
+        p50_ms=percentile(answered, 50),
+        p99_ms=percentile(answered, 99),
     )
 
 
-async def _candidates(asking: Callable[[int], Asking]) -> int:
-    """How many candidates the reranker reads, so that a search alone on the machine takes half of its time."""
+async def _candidates(stack: Searched) -> int:
+    """Most candidates with which a search alone on the machine takes half of its time."""
     for count in CANDIDATES:
-        trial = asking(count)
+        trial = Asking(stack, count)
         times = [(await trial.ask(PATIENCE_SECONDS))[1] for _ in range(12)]
-        if _percentile(times, 50) <= DEADLINE_SECONDS * IDLE_SHARE:
+        if percentile(times, 50) <= DEADLINE_SECONDS * IDLE_SHARE:
             return count
     return CANDIDATES[-1]
 
 
 async def _measure(console: Console, seconds: float, only: Sequence[float]) -> dict[str, object]:
-    corpus = documentation.load(BUILD / "demo")
-    short = [passage for passage in corpus.passages if len(passage.text) <= LONGEST_CHARACTERS]
-    corpus = Corpus(tuple(short[:: max(1, len(short) // PASSAGES)]))
-    with starting(console) as on_serving:
-        stack = LocalStack(
-            name="overload", data=BUILD / "data" / "overload", environment=ENVIRONMENT, on_serving=on_serving
-        )
-        await stack.__aenter__()
-    try:
-        async with SluiceClient(stack.address("gateway"), timeout=10) as client:
-            collection = await collection_for(client, corpus)
-            if not await is_stored(client, corpus, collection):
-                with console.status(f"Indexing {len(corpus.passages)} passages"):
-                    await store(client, corpus, collection)
-
-            def asking(candidates: int) -> Asking:
-                return Asking(client, collection, corpus, candidates)
-
-            candidates = await _candidates(asking)
-            capacity = await sustainable(asking(candidates), seconds)
-            console.print(f"Sustainable: [bold]{capacity:.1f}[/] searches/s, each reranking {candidates} candidates")
-            loads = []
-            for load in only:
-                loads.append(await opened(asking(candidates), load, load * capacity, seconds))
-                console.print(f"[dim]{load:g}x: {loads[-1].in_time:.1%} of {loads[-1].accepted} accepted in time[/]")
-                await asyncio.sleep(1)
-    finally:
-        await stack.stop()
+    async with searched("overload", console) as stack:
+        candidates = await _candidates(stack)
+        asking = Asking(stack, candidates)
+        capacity = await sustainable(asking, seconds)
+        console.print(f"Sustainable: [bold]{capacity:.1f}[/] searches/s, each reranking {candidates} candidates")
+        loads = []
+        for load in only:
+            loads.append(await opened(asking, load, load * capacity, seconds))
+            console.print(f"[dim]{load:g}x: {loads[-1].in_time:.1%} of {loads[-1].accepted} accepted in time[/]")
+            await asyncio.sleep(1)
     figure = next((load.in_time for load in loads if load.load == FIGURE_LOAD), None)
     return {
         "deadline_ms": DEADLINE_SECONDS * 1000,
-        "passages": len(corpus.passages),
+        "passages": len(stack.titles),
         "rerank_candidates": candidates,
         "sustainable_per_second": capacity,
         "in_time_at_2x": figure,
         "loads": [asdict(load) | {"accepted": load.accepted, "in_time": load.in_time} for load in loads],
     }
-
-
-def _percentile(values: Sequence[float], percent: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 
 
 def main(

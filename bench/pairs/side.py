@@ -1,6 +1,6 @@
 """One side of a comparison: starts the stack of the checkout that it runs in, and asks it what standard input says.
 
-It runs under two commits, so it uses only what both have: LocalStack, SluiceClient, Document and Features.
+It runs under two commits, so it uses only what both have: LocalStack, the asyncio client, Document and Features.
 Every line in and out is JSON: first the set-up, answered by {}, then windows of searches until the input ends.
 """
 
@@ -14,8 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import sluice_client
 from deploy.local import LocalStack
-from sluice_client import Document, Features, SluiceClient
+from sluice_client import Document, Features
+
+# The earlier commit's name of the same client.
+Client: Any = vars(sluice_client).get("AsyncClient") or vars(sluice_client)["SluiceClient"]
 
 
 def cpu_seconds() -> float:
@@ -25,7 +29,7 @@ def cpu_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-async def window(client: SluiceClient, asked: dict[str, Any]) -> dict[str, Any]:
+async def window(client: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """Ask questions one after the other."""
     features = Features(**asked["features"])
     before, seconds = cpu_seconds(), []
@@ -41,7 +45,7 @@ async def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
     setup = json.loads(sys.stdin.readline())
     stack = LocalStack(name=setup["name"], environment=setup["environment"], data=Path(setup["data"]))
-    async with stack, SluiceClient(stack.address("gateway"), timeout=30) as client:
+    async with stack, Client(stack.address("gateway"), timeout=30) as client:
         await client.index_all(Document(str(number), "", text) for number, text in enumerate(setup["documents"]))
         print("{}", file=answers, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):

@@ -181,7 +181,16 @@ async def gateway(stack: LocalStack, rollout: str) -> AsyncIterator[tuple[str, i
             "ROLLOUT_SNAPSHOT_PATH": str(stack.data / f"snapshot-{port}.json"),
         }
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid()), sys.executable, "-m", "services.gateway"),
+            *(
+                sys.executable,
+                "-I",
+                "-S",
+                str(PARENT_DEATH),
+                str(os.getpid()),
+                sys.executable,
+                "-m",
+                "services.gateway",
+            ),
             cwd=ROOT,
             env=variables,
             stdin=subprocess.DEVNULL,

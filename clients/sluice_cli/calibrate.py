@@ -124,7 +124,7 @@ async def calibrate(client: AsyncClient, wanted: Wanted, on_progress: Callable[[
             "the collection is empty: there is nothing to search",
             "store documents like those to be served with `sluice index`, or name another with --collection",
         )
-    connections = int(_summed(await _scraped(wanted.metrics["retriever"]), "qdrant_pool_size") or 1)
+    connections = int(summed(await _scraped(wanted.metrics["retriever"]), "qdrant_pool_size") or 1)
     asked = _unheard(wanted.queries or await _queries_of(client, wanted.collection))
     busy = await asyncio.to_thread(_busy_share)
     kinds = _kinds(wanted.candidates)
@@ -148,7 +148,7 @@ async def read_counters(urls: Mapping[Stage, str]) -> dict[Stage, Counter[str]]:
     """Counters of every stage. Raises Problem where its metrics cannot be had."""
     scrapes = await asyncio.gather(*(_scraped(urls[stage]) for stage in STAGES))
     return {
-        stage: Counter({name: sum(_summed(scrape, one) for one in series) for name, series in _SERIES.items()})
+        stage: Counter({name: sum(summed(scrape, one) for one in series) for name, series in _SERIES.items()})
         for stage, scrape in zip(STAGES, scrapes, strict=True)
     }
 
@@ -213,7 +213,7 @@ async def _queries_of(client: AsyncClient, collection: str) -> list[str]:
     return questions
 
 
-def _summed(scrape: str, series: str) -> float:
+def summed(scrape: str, series: str) -> float:
     """Sum of a series over all labels."""
     samples = (sample for family in text_string_to_metric_families(scrape) for sample in family.samples)
     return sum(sample.value for sample in samples if sample.name == series)
@@ -248,7 +248,7 @@ def _measurements(
         at_once = cores if model.backend == "openvino" else 1
         for done in spent.values():
             done.counters[stage]["held"] /= at_once  # type: ignore[assignment]
-        pass_ms, token_ms, busy_cores = _pace([(done.counters[stage], len(done.walls)) for done in spent.values()])
+        pass_ms, token_ms, busy_cores = pace([(done.counters[stage], len(done.walls)) for done in spent.values()])
         paces[stage] = ModelPace(
             name=model.name,
             runtime=f"{model.backend} {model.precision} on {model.device}",
@@ -305,7 +305,7 @@ def _search_cost(kind: _Kind, spent: _Spent, connections: int) -> SearchCost:
     )
 
 
-def _pace(counted: Sequence[tuple[Counter[str], int]]) -> tuple[float, float, float]:
+def pace(counted: Sequence[tuple[Counter[str], int]]) -> tuple[float, float, float]:
     """Milliseconds of a pass and of a token, and processors that a pass keeps busy: lines through all kinds."""
     used = [{name: one[name] / searches for name in _SERIES} for one, searches in counted if one["passes"]]
     held = np.array([one["held"] * 1000 for one in used])

@@ -49,7 +49,8 @@ from sluice_plan import (
 SAMPLE = "measured.json"
 BUSY = 0.1
 """Share of the machine that others may use while it is measured."""
-_SILENT_SECONDS = 2.0
+SILENT_SECONDS = 2.0
+"""After which something is said where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def _progress() -> Iterator[Callable[[], None]]:
     """Show that something is being done, and how many simulations there were; at once on a terminal, else after 2 s."""
     said, done = "Simulating searches", 0
     if not stderr.is_terminal:
-        timer = threading.Timer(_SILENT_SECONDS, lambda: stderr.print(f"{said}; up to a minute ..."))
+        timer = threading.Timer(SILENT_SECONDS, lambda: stderr.print(f"{said}; up to a minute ..."))
         timer.start()
         try:
             yield lambda: None

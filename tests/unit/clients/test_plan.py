@@ -2,12 +2,13 @@
 
 import json
 
-import numpy as np
+from collections import Counter
+
 import pytest
 from typer.testing import CliRunner
 
 from sluice_cli import calls
-from sluice_cli.calibrate import _nonnegative, _summed
+from sluice_cli.calibrate import pace, summed
 from sluice_cli.main import app
 from tests.unit.plan.samples import measurements
 
@@ -15,7 +16,7 @@ from tests.unit.plan.samples import measurements
 @pytest.fixture
 def sluice(tmp_path):
     path = tmp_path / "measured.json"
-    path.write_text(json.dumps(measurements().as_json()))
+    path.write_text(measurements().model_dump_json())
 
     def run(*arguments):
         return CliRunner().invoke(app, ["plan", "--measurements", str(path), *arguments])
@@ -23,28 +24,30 @@ def sluice(tmp_path):
     return run
 
 
-def test_a_plan_names_replicas_aims_percentiles_and_what_features_cost(sluice):
+def test_a_plan_names_replicas_targets_percentiles_and_the_cost_of_features(sluice):
     result = sluice(*["--qps", "200", "--p99-ms", "200", "--features", "rerank,expansion", "--json"])
     assert result.exit_code == calls.DONE, result.output
     told = json.loads(result.stdout)
-    assert [stage["stage"] for stage in told["stages"]] == ["gateway", "expander", "embedder", "retriever", "reranker"]
-    assert all(stage["replicas"] >= 1 for stage in told["stages"])
-    assert told["prediction"]["p99_ms"] <= 200
-    assert told["prediction"]["saturating"] in told["prediction"]["stages"]
+    assert list(told["stages"]) == ["gateway", "expander", "embedder", "retriever", "reranker"]
+    assert all(stage["replicas"] >= 1 for stage in told["stages"].values())
+    assert all(stage["p50_ms"] <= stage["p99_ms"] for stage in told["stages"].values())
+    assert told["holds"]
+    assert told["p99_ms"] <= 200
+    assert told["saturating"] in told["stages"]
     assert {cost["feature"] for cost in told["feature_costs"]} == {"rerank", "expansion"}
     assert told["measured"]["machine"] == "sample, 2 processors"
 
 
 def test_without_features_there_is_no_reranker_to_pay(sluice):
     told = json.loads(sluice(*["--qps", "50", "--p99-ms", "200", "--features", "none", "--json"]).stdout)
-    assert [stage["stage"] for stage in told["stages"]] == ["gateway", "embedder", "retriever"]
+    assert list(told["stages"]) == ["gateway", "embedder", "retriever"]
     assert told["feature_costs"] == []
 
 
-def test_people_get_a_table(sluice):
+def test_a_terminal_gets_a_table(sluice):
     result = sluice(*["--qps", "50", "--p99-ms", "200"])
     assert result.exit_code == calls.DONE
-    for word in ("reranker", "autoscaler", "gives way first", "What each feature costs", "cores in all"):
+    for word in ("reranker", "p50 ms", "autoscaler", "gives way first", "What each feature costs", "cores in all"):
         assert word in result.stdout
 
 
@@ -92,13 +95,31 @@ def test_a_file_that_holds_no_measurements_is_named(tmp_path, content):
     assert "remedy: make it" in result.stderr
 
 
+def test_a_target_that_cannot_be_held_names_stage_and_reason(sluice):
+    result = sluice(*["--qps", "2000", "--p99-ms", "60", "--json"])
+    assert result.exit_code == calls.NEEDS_A_LOOK
+    told = json.loads(result.stdout)
+    assert told["holds"] is False
+    assert told["stage"] == "reranker"
+    assert "a search that meets no other takes" in told["reason"]
+    assert "cannot be held" in result.stderr
+
+
+def test_a_long_simulation_is_announced_where_there_is_no_terminal(sluice, monkeypatch):
+    monkeypatch.setattr("sluice_cli.plan.SILENT_SECONDS", 0.0)
+    assert "Simulating searches" in sluice(*["--qps", "200", "--p99-ms", "200"]).stderr
+
+
 def test_counters_are_summed_over_their_labels():
     scrape = '# TYPE a counter\na_total{lane="x"} 2\na_total{lane="y"} 3\n# TYPE b gauge\nb 7\n'
-    assert _summed(scrape, "a_total") == 5
-    assert _summed(scrape, "c_total") == 0
+    assert summed(scrape, "a_total") == 5
+    assert summed(scrape, "c_total") == 0
 
 
 def test_a_pass_and_a_token_are_told_apart_and_neither_takes_less_than_nothing():
-    factors = np.array([[1, 10], [1, 40], [2, 90]], dtype=float)
-    assert _nonnegative(factors, factors @ [3.0, 0.5]) == pytest.approx((3.0, 0.5))
-    assert min(_nonnegative(factors, factors @ [-3.0, 0.5])) == 0.0
+    def counted(passes, tokens, seconds):
+        return Counter(passes=passes, tokens=tokens, held=seconds, cpu=2 * seconds), 1
+
+    pass_ms, token_ms, cores = pace([counted(1, 10, 0.008), counted(1, 40, 0.023), counted(2, 90, 0.051)])
+    assert (pass_ms, token_ms, cores) == pytest.approx((3.0, 0.5, 2.0))
+    assert min(pace([counted(1, 10, 0.002), counted(1, 40, 0.017), counted(2, 90, 0.039)])) == 0.0
