@@ -1,6 +1,6 @@
-"""Writes the table of `make bench-quality` into README.md: `python tools/quality_table.py`, or `--check`.
+"""Writes the table of `make bench-quality` into docs/quality.md: `python tools/quality_table.py`, or `--check`.
 
-Where nothing was measured on this machine, README.md stays as it is.
+Where nothing was measured on this machine, the page stays as it is.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sections import write
+from sections import ROOT, write
 
-FILE = Path(__file__).resolve().parent.parent / "build" / "bench" / "quality.json"
+FILE = ROOT / "build" / "bench" / "quality.json"
 MEASURES = ("ndcg@10", "recall@100", "mrr@10", "all_gold@10")
 
 
@@ -40,10 +39,10 @@ def _interval(found: Mapping[str, float] | None) -> str:
 def main() -> None:
     """Writes or checks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
     arguments = parser.parse_args()
     if FILE.exists():
-        write("quality", table(json.loads(FILE.read_text())), check=arguments.check)
+        write("quality", table(json.loads(FILE.read_text())), file=ROOT / "docs" / "quality.md", check=arguments.check)
 
 
 if __name__ == "__main__":
