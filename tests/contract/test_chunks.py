@@ -9,41 +9,46 @@ import pytest
 
 from services.chassis.errors import InvalidArgument
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import documents_pb2, search_pb2, status_pb2
+from sluice.type.v1 import filter_pb2
 from tests.contract.conftest import Platform
+from tests.stubs import GatewayStubs
 
-CHUNKING = pb.Chunking(chunk_tokens=32, overlap_tokens=4)
+CHUNKING = documents_pb2.Chunking(chunk_tokens=32, overlap_tokens=4)
 
 
 def soon() -> float:
     return time.monotonic() + 20
 
 
-def stub(platform: Platform) -> gateway_pb2_grpc.GatewayServiceStub:
-    return gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+def stubs(platform: Platform) -> GatewayStubs:
+    return GatewayStubs(platform["gateway"].channel)
 
 
 async def index(
-    platform: Platform, *documents: pb.Document, chunking: pb.Chunking | None = CHUNKING
-) -> pb.IndexDocumentsResponse:
-    request = pb.IndexDocumentsRequest(documents=documents, chunking=chunking)
-    return await platform["gateway"].call(stub(platform).IndexDocuments, request, deadline=soon())
+    platform: Platform, *documents: documents_pb2.Document, chunking: documents_pb2.Chunking | None = CHUNKING
+) -> documents_pb2.IndexDocumentsResponse:
+    request = documents_pb2.IndexDocumentsRequest(documents=documents, chunking=chunking)
+    return await platform["gateway"].call(stubs(platform).documents.IndexDocuments, request, deadline=soon())
 
 
-async def search(platform: Platform, query: str, **request: Any) -> pb.SearchResponse:
-    question = pb.SearchRequest(query=query, limit=100, **request)
-    return await platform["gateway"].call(stub(platform).Search, question, deadline=soon())
+async def search(platform: Platform, query: str, **request: Any) -> search_pb2.SearchResponse:
+    question = search_pb2.SearchRequest(query=query, limit=100, **request)
+    return await platform["gateway"].call(stubs(platform).search.Search, question, deadline=soon())
 
 
 async def passages(platform: Platform) -> int:
-    config = await platform["gateway"].call(stub(platform).GetConfig, pb.GetConfigRequest(), deadline=soon())
-    return config.collection.document_count
+    config = await platform["gateway"].call(
+        stubs(platform).status.GetConfig, status_pb2.GetConfigRequest(), deadline=soon()
+    )
+    return config.collection.passage_count
 
 
-def saga(identity: str, sentences: int) -> pb.Document:
+def saga(identity: str, sentences: int) -> documents_pb2.Document:
     text = " ".join(f"Chapter {number} tells of ship{number} and of the storm." for number in range(sentences))
-    return pb.Document(id=identity, title="A saga", text=text, metadata={"year": pb.Value(integer_value=1900)})
+    return documents_pb2.Document(
+        id=identity, title="A saga", text=text, metadata={"year": filter_pb2.Value(integer_value=1900)}
+    )
 
 
 async def test_a_long_document_is_found_by_its_parts(platform: Platform) -> None:
@@ -51,18 +56,23 @@ async def test_a_long_document_is_found_by_its_parts(platform: Platform) -> None
     indexed = await index(platform, document, saga("tale", 2))
     assert (indexed.indexed_count, indexed.truncated_ids) == (2, [])
     assert indexed.passage_count == await passages(platform) > 5
-    found = {result.id: result for result in (await search(platform, "storm saga")).results}
+    found = {result.passage.id: result for result in (await search(platform, "storm saga")).results}
     assert len(found) == indexed.passage_count
-    assert not found["tale"].HasField("chunk")
-    chunks = sorted((r for r in found.values() if r.document_id == "saga"), key=lambda result: result.chunk.number)
-    assert [result.id for result in chunks] == ["saga", *(f"saga#{number}" for number in range(2, len(chunks) + 1))]
+    assert not found["tale"].passage.HasField("chunk")
+    chunks = sorted(
+        (r for r in found.values() if r.passage.document_id == "saga"), key=lambda result: result.passage.chunk.number
+    )
+    assert [result.passage.id for result in chunks] == [
+        "saga",
+        *(f"saga#{number}" for number in range(2, len(chunks) + 1)),
+    ]
     covered = 0
     for number, result in enumerate(chunks, start=1):
-        chunk = result.chunk
+        chunk = result.passage.chunk
         assert (chunk.number, chunk.count) == (number, len(chunks))
-        assert result.text == document.text[chunk.start : chunk.end]
-        assert result.title == "A saga"
-        assert result.metadata["year"].integer_value == 1900
+        assert result.passage.text == document.text[chunk.start : chunk.end]
+        assert result.passage.title == "A saga"
+        assert result.passage.metadata["year"].integer_value == 1900
         assert chunk.start <= covered < chunk.end
         covered = chunk.end
     assert covered == len(document.text)
@@ -73,13 +83,13 @@ async def test_a_long_document_is_found_by_its_parts(platform: Platform) -> None
 async def test_by_document_only_the_best_chunk_is_a_result(platform: Platform) -> None:
     await index(platform, saga("saga", 20), saga("tale", 12), saga("note", 1))
     grouped = (await search(platform, "the storm of ship7", group_by_document=True)).results
-    assert sorted(result.document_id for result in grouped) == ["note", "saga", "tale"]
+    assert sorted(result.passage.document_id for result in grouped) == ["note", "saga", "tale"]
     assert [result.rank for result in grouped] == [1, 2, 3]
     everything = (await search(platform, "the storm of ship7")).results
     best: dict[str, str] = {}
     for result in everything:
-        best.setdefault(result.document_id, result.id)
-    assert [result.id for result in grouped] == list(best.values())
+        best.setdefault(result.passage.document_id, result.passage.id)
+    assert [result.passage.id for result in grouped] == list(best.values())
 
 
 async def test_pages_by_document_go_through_all_documents_once(platform: Platform) -> None:
@@ -89,9 +99,9 @@ async def test_pages_by_document_go_through_all_documents_once(platform: Platfor
     found: list[str] = []
     token = ""
     while True:
-        question = pb.SearchRequest(query="storm of ship", limit=2, group_by_document=True, page_token=token)
-        page = await platform["gateway"].call(stub(platform).Search, question, deadline=soon())
-        found += [result.document_id for result in page.results]
+        question = search_pb2.SearchRequest(query="storm of ship", limit=2, group_by_document=True, page_token=token)
+        page = await platform["gateway"].call(stubs(platform).search.Search, question, deadline=soon())
+        found += [result.passage.document_id for result in page.results]
         token = page.next_page_token
         if not token:
             break
@@ -100,7 +110,7 @@ async def test_pages_by_document_go_through_all_documents_once(platform: Platfor
 
 @pytest.mark.parametrize("chunking", [CHUNKING, None])
 async def test_a_document_that_has_become_shorter_leaves_no_chunk_behind(
-    platform: Platform, chunking: pb.Chunking | None
+    platform: Platform, chunking: documents_pb2.Chunking | None
 ) -> None:
     await index(platform, saga("saga", 40))
     await index(platform, saga("saga", 1), chunking=chunking)
@@ -109,8 +119,8 @@ async def test_a_document_that_has_become_shorter_leaves_no_chunk_behind(
 
 async def test_deleting_a_document_deletes_its_chunks(platform: Platform) -> None:
     await index(platform, saga("saga", 40), saga("tale", 1))
-    request = pb.DeleteDocumentsRequest(ids=["saga"])
-    reply = await platform["gateway"].call(stub(platform).DeleteDocuments, request, deadline=soon())
+    request = documents_pb2.DeleteDocumentsRequest(ids=["saga"])
+    reply = await platform["gateway"].call(stubs(platform).documents.DeleteDocuments, request, deadline=soon())
     assert (reply.deleted_count, await passages(platform)) == (1, 1)
 
 
@@ -122,7 +132,7 @@ async def test_very_many_chunks_are_stored_in_several_calls(platform: Platform) 
 async def test_what_is_wrong_with_a_long_document_is_told_before_anything_is_stored(platform: Platform) -> None:
     await index(platform, saga("first", 1))
     bad = saga("bad", 700)
-    bad.metadata["year"].CopyFrom(pb.Value(string_value="soon"))
+    bad.metadata["year"].CopyFrom(filter_pb2.Value(string_value="soon"))
     with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year"):
         await index(platform, saga("good", 700), bad)
     assert await passages(platform) == 1
@@ -133,14 +143,14 @@ async def test_what_is_wrong_with_a_long_document_is_told_before_anything_is_sto
 @pytest.mark.parametrize(
     ("chunking", "field"),
     [
-        (pb.Chunking(chunk_tokens=8), "chunk_tokens"),
-        (pb.Chunking(chunk_tokens=100_000), "chunk_tokens"),
-        (pb.Chunking(chunk_tokens=64, overlap_tokens=32), "overlap_tokens"),
-        (pb.Chunking(chunk_tokens=64, overlap_tokens=-1), "overlap_tokens"),
+        (documents_pb2.Chunking(chunk_tokens=8), "chunk_tokens"),
+        (documents_pb2.Chunking(chunk_tokens=100_000), "chunk_tokens"),
+        (documents_pb2.Chunking(chunk_tokens=64, overlap_tokens=32), "overlap_tokens"),
+        (documents_pb2.Chunking(chunk_tokens=64, overlap_tokens=-1), "overlap_tokens"),
     ],
 )
 async def test_chunks_that_make_no_sense_are_refused_by_field(
-    platform: Platform, chunking: pb.Chunking, field: str
+    platform: Platform, chunking: documents_pb2.Chunking, field: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=rf"chunking\.{field}") as refused:
         await index(platform, saga("saga", 1), chunking=chunking)

@@ -14,20 +14,22 @@ import pytest
 from services.chassis import errors
 from services.experiment.bucketing import bucket, unit_hash
 from services.experiment.latencies import EDGES
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from services.gateway.metrics import process_metrics
+from sluice.gateway.v1 import documents_pb2, search_pb2
 from sluice.rollout.v1 import rollout_pb2
+from sluice.type.v1 import arm_pb2, features_pb2, filter_pb2
 from tests.contract.canned_rollout import CannedRollout, canned_rollout, feature
 from tests.contract.conftest import Platform, start
+from tests.stubs import GatewayStubs
 
-KIND = {"kind": pb.Value(string_value="module")}
+KIND = {"kind": filter_pb2.Value(string_value="module")}
 DOCUMENTS = [
-    pb.Document(id=f"d{number}", title=f"pool {number}", text="threads wait in a pool", metadata=KIND)
+    documents_pb2.Document(id=f"d{number}", title=f"pool {number}", text="threads wait in a pool", metadata=KIND)
     for number in range(5)
 ]
 TREATED = next(f"user-{number}" for number in range(1000) if bucket("rerank-v1", f"user-{number}") < 100_000)
 CONTROL = next(f"user-{number}" for number in range(1000) if bucket("rerank-v1", f"user-{number}") >= 900_000)
-ON = pb.Features(expansion=True)
+ON = features_pb2.Features(expansion=True)
 
 
 async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
@@ -41,15 +43,15 @@ class Gateway:
     """A gateway with stages behind it, as its callers see it."""
 
     def __init__(self, platform: Platform) -> None:
-        self.stub = gateway_pb2_grpc.GatewayServiceStub(platform["gateway"].channel)
+        self.stubs = GatewayStubs(platform["gateway"].channel)
 
-    async def search(self, user: str = TREATED, **fields: Any) -> pb.SearchResponse:
-        answer: pb.SearchResponse = await self.stub.Search(
-            pb.SearchRequest(query="pool", user_id=user, **fields), timeout=20
+    async def search(self, user: str = TREATED, **fields: Any) -> search_pb2.SearchResponse:
+        answer: search_pb2.SearchResponse = await self.stubs.search.Search(
+            search_pb2.SearchRequest(query="pool", user_id=user, **fields), timeout=20
         )
         return answer
 
-    async def serves(self, version: int) -> pb.SearchResponse:
+    async def serves(self, version: int) -> search_pb2.SearchResponse:
         """The first answer that this version of the snapshot decided."""
         deadline = time.monotonic() + 20
         while (answer := await self.search()).snapshot_version != version:
@@ -82,7 +84,7 @@ async def started(stack: AsyncExitStack, tmp_path: Path, settings: dict[str, Any
         gateway=settings,
     )
     gateway = Gateway(platform)
-    await gateway.stub.IndexDocuments(pb.IndexDocumentsRequest(documents=DOCUMENTS), timeout=20)
+    await gateway.stubs.documents.IndexDocuments(documents_pb2.IndexDocumentsRequest(documents=DOCUMENTS), timeout=20)
     return gateway
 
 
@@ -92,8 +94,11 @@ async def gateway(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Gat
         yield await started(stack, tmp_path, settings)
 
 
-def arms(answer: pb.SearchResponse) -> dict[str, tuple[str, str]]:
-    return {arm.feature: (pb.Arm.Name(arm.arm).removeprefix("ARM_"), arm.reason) for arm in answer.arms}
+def arms(answer: search_pb2.SearchResponse) -> dict[str, tuple[str, str]]:
+    def reason(arm: search_pb2.FeatureArm) -> str:
+        return search_pb2.ArmReason.Name(arm.reason).removeprefix("ARM_REASON_") if arm.reason else ""
+
+    return {arm.feature: (arm_pb2.Arm.Name(arm.arm).removeprefix("ARM_"), reason(arm)) for arm in answer.arms}
 
 
 async def test_users_of_treatment_get_the_feature_and_others_do_not(gateway: Gateway, rollout: CannedRollout) -> None:
@@ -154,7 +159,7 @@ async def test_a_lease_ends_when_the_service_falls_silent_and_begins_again_with_
 ) -> None:
     lease = {"nanos": 300_000_000}
     complete = feature(
-        "done-v1", treatment_ppm=1_000_000, lease_duration=None, overrides=rollout_pb2.Overrides(lexical=True)
+        "done-v1", treatment_ppm=1_000_000, lease_duration=None, features=features_pb2.Features(lexical=True)
     )
     rollout.publish(feature(treatment_ppm=1_000_000, lease_duration=lease), complete)
     assert (await gateway.serves(1)).features.expansion is True
@@ -180,6 +185,12 @@ async def test_a_gateway_that_is_cut_off_can_be_told_to_kill(
     await until(lambda: list(rollout.acknowledged[-1].locally_killed) == ["rerank-v1"])
 
 
+def snapshots_refused() -> float:
+    """Number of snapshots that gateways of this process have refused."""
+    [metric] = process_metrics().snapshots_refused.collect()
+    return sum(sample.value for sample in metric.samples)
+
+
 async def test_a_refused_snapshot_leaves_what_was_served(gateway: Gateway, rollout: CannedRollout) -> None:
     rollout.publish(feature(treatment_ppm=1_000_000), version=5)
     await gateway.serves(5)
@@ -187,11 +198,12 @@ async def test_a_refused_snapshot_leaves_what_was_served(gateway: Gateway, rollo
     truncated = rollout.publish(feature("a"), feature("b"), version=6)
     del truncated.features[1]
     for refused in (older, truncated):
+        before = snapshots_refused()
         rollout.send(refused)
-        await asyncio.sleep(0.2)
+        await until(lambda before=before: snapshots_refused() > before)
         answer = await gateway.search()
         assert (answer.snapshot_version, answer.features.expansion) == (5, True)
-    assert rollout.acknowledged[-1].version == 5
+    assert {entry.version for entry in rollout.acknowledged} == {5}
     rollout.publish(version=7)
     assert (await gateway.serves(7)).features.expansion is False
 
@@ -202,14 +214,14 @@ async def test_a_gateway_that_starts_without_the_service_serves_what_it_last_did
     async with canned_rollout() as rollout, AsyncExitStack() as stack:
         await started(stack, tmp_path, settings | {"rollout_address": rollout.address})
         complete = feature("done-v1", treatment_ppm=1_000_000, lease_duration=None)
-        killed = feature("bad-v1", killed=True, overrides=rollout_pb2.Overrides(rerank=True))
-        ramping = feature(treatment_ppm=1_000_000, overrides=rollout_pb2.Overrides(max_variant_count=2))
+        killed = feature("bad-v1", killed=True, features=features_pb2.Features(rerank=True))
+        ramping = feature(treatment_ppm=1_000_000, features=features_pb2.Features(max_variant_count=2))
         rollout.publish(complete, killed, ramping)
         await until(lambda: rollout.acknowledged)
         await until((tmp_path / "snapshot.json").exists)
     async with AsyncExitStack() as stack:
         gateway = await started(stack, tmp_path, settings | {"rollout_address": rollout.address})
-        answer = await gateway.search(features=pb.Features(rerank=True))
+        answer = await gateway.search(features=features_pb2.Features(rerank=True))
         assert (answer.snapshot_version, answer.features.expansion, answer.features.rerank) == (1, True, False)
         assert answer.features.max_variant_count == 5
         assert arms(answer)["rerank-v1"] == ("STANDARD", "LEASE_ENDED")
@@ -240,8 +252,8 @@ async def test_what_requests_came_to_is_reported_by_arm(gateway: Gateway, rollou
     await gateway.search(CONTROL)
     await gateway.search("")
     await gateway.search(CONTROL, features=ON)
-    await until(lambda: evidence(rollout, rollout_pb2.ARM_CONTROL) and evidence(rollout, rollout_pb2.ARM_TREATMENT))
-    (control,) = evidence(rollout, rollout_pb2.ARM_CONTROL)
+    await until(lambda: evidence(rollout, arm_pb2.ARM_CONTROL) and evidence(rollout, arm_pb2.ARM_TREATMENT))
+    (control,) = evidence(rollout, arm_pb2.ARM_CONTROL)
     assert (control.feature, control.ramp_id, control.request_count) == ("rerank-v1", "rerank-v1.1", 1)
     assert list(control.units) == [unit_hash("rerank-v1", CONTROL)]
     assert (len(control.latency_counts), sum(control.latency_counts)) == (len(EDGES) + 1, 1)
@@ -261,7 +273,7 @@ async def test_an_answer_without_results_is_evidence_and_the_callers_mistake_is_
 ) -> None:
     rollout.publish(feature(control_ppm=1_000_000))
     await gateway.serves(1)
-    nothing = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_value="none"))])
+    nothing = filter_pb2.Filter(must=[filter_pb2.Condition(field="kind", equals=filter_pb2.Value(string_value="none"))])
     await gateway.search(filter=nothing)
     with pytest.raises(Exception, match="does not exist"):
         await gateway.search(collection="elsewhere")
@@ -292,9 +304,10 @@ async def test_a_report_that_fails_is_sent_again_as_it_was_and_one_that_is_refus
 async def test_a_comparison_has_both_answers_and_how_they_differ(gateway: Gateway, rollout: CannedRollout) -> None:
     rollout.publish(feature(treatment_ppm=1_000_000))
     await gateway.serves(1)
-    compared = await gateway.stub.CompareSearch(
-        pb.CompareSearchRequest(
-            search=pb.SearchRequest(query="pool", user_id=TREATED, limit=3), enhanced=pb.Features(expansion=True)
+    compared = await gateway.stubs.search.CompareSearch(
+        search_pb2.CompareSearchRequest(
+            search=search_pb2.SearchRequest(query="pool", user_id=TREATED, limit=3),
+            enhanced=features_pb2.Features(expansion=True),
         ),
         timeout=20,
     )
@@ -306,28 +319,36 @@ async def test_a_comparison_has_both_answers_and_how_they_differ(gateway: Gatewa
     assert [report.stage for report in compared.enhanced.stages] == [1, 2, 3, 4]
     assert compared.standard_duration.ToNanoseconds() > 0
     assert {reason for _, reason in arms(compared.enhanced).values()} <= {"NO_USER", "REQUEST_DECIDED"}
-    same = await gateway.stub.CompareSearch(
-        pb.CompareSearchRequest(search=pb.SearchRequest(query="pool"), enhanced=pb.Features(lexical=True)), timeout=20
+    same = await gateway.stubs.search.CompareSearch(
+        search_pb2.CompareSearchRequest(
+            search=search_pb2.SearchRequest(query="pool"), enhanced=features_pb2.Features(lexical=True)
+        ),
+        timeout=20,
     )
     assert (same.overlap, same.rank_biased_overlap) == (1.0, pytest.approx(1.0))
 
 
 async def test_a_comparison_may_be_with_a_feature_of_the_rollout(gateway: Gateway, rollout: CannedRollout) -> None:
-    rollout.publish(feature(), feature("bad-v1", killed=True, overrides=rollout_pb2.Overrides(rerank=True)))
+    rollout.publish(feature(), feature("bad-v1", killed=True, features=features_pb2.Features(rerank=True)))
     await gateway.serves(2 if rollout.snapshot is None else rollout.snapshot.version)
-    search = pb.SearchRequest(query="pool")
-    compared = await gateway.stub.CompareSearch(pb.CompareSearchRequest(search=search, feature="rerank-v1"), timeout=20)
+    search = search_pb2.SearchRequest(query="pool")
+    compared = await gateway.stubs.search.CompareSearch(
+        search_pb2.CompareSearchRequest(search=search, feature="rerank-v1"), timeout=20
+    )
     assert compared.enhanced.features.expansion is True
     for wrong, problem in (
-        (pb.CompareSearchRequest(search=search, feature="none"), "there are: rerank-v1"),
-        (pb.CompareSearchRequest(search=search, feature="bad-v1"), "is killed"),
-        (pb.CompareSearchRequest(search=search, feature="rerank-v1", enhanced=ON), "both set"),
-        (pb.CompareSearchRequest(search=pb.SearchRequest(query=" ")), "search.query"),
-        (pb.CompareSearchRequest(search=pb.SearchRequest(query="a", page_token="b")), "search.page_token"),
-        (pb.CompareSearchRequest(search=search, persistence=1.0), "persistence"),
+        (search_pb2.CompareSearchRequest(search=search, feature="none"), "there are: rerank-v1"),
+        (search_pb2.CompareSearchRequest(search=search, feature="bad-v1"), "is killed"),
+        (search_pb2.CompareSearchRequest(search=search, feature="rerank-v1", enhanced=ON), "both set"),
+        (search_pb2.CompareSearchRequest(search=search_pb2.SearchRequest(query=" ")), "search.query"),
+        (
+            search_pb2.CompareSearchRequest(search=search_pb2.SearchRequest(query="a", page_token="b")),
+            "search.page_token",
+        ),
+        (search_pb2.CompareSearchRequest(search=search, persistence=1.0), "persistence"),
     ):
         with pytest.raises(Exception, match=problem):
-            await gateway.stub.CompareSearch(wrong, timeout=20)
+            await gateway.stubs.search.CompareSearch(wrong, timeout=20)
 
 
 async def test_the_name_of_a_user_has_bounds(gateway: Gateway) -> None:

@@ -16,9 +16,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from deploy.local.stack import SEARCHED, LocalStack
 from drills.observe.collector import Collector, served
 from services.chassis.client import StageChannel
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import documents_pb2, search_pb2
+from sluice.type.v1 import features_pb2
 from tests.registry import STAGES
+from tests.stubs import GatewayStubs
 
 SECRET = "zanzibar"
 LIGHT_STAGE_MIB = 200
@@ -44,31 +45,36 @@ async def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def answer(stack: LocalStack) -> pb.SearchResponse:
+async def answer(stack: LocalStack) -> search_pb2.SearchResponse:
     """One search with every feature on, over a small index."""
     async with StageChannel(stack.address("gateway")) as channel:
-        stub = gateway_pb2_grpc.GatewayServiceStub(channel.channel)
+        stubs = GatewayStubs(channel.channel)
         documents = [
-            pb.Document(id=str(number), text=f"A sentence about {SECRET} number {number}.") for number in range(20)
+            documents_pb2.Document(id=str(number), text=f"A sentence about {SECRET} number {number}.")
+            for number in range(20)
         ]
         await channel.call(
-            stub.IndexDocuments, pb.IndexDocumentsRequest(documents=documents), deadline=time.monotonic() + 60
+            stubs.documents.IndexDocuments,
+            documents_pb2.IndexDocumentsRequest(documents=documents),
+            deadline=time.monotonic() + 60,
         )
-        request = pb.SearchRequest(
-            query=f"buy a used car in {SECRET}", features=pb.Features(expansion=True, rerank=True)
+        request = search_pb2.SearchRequest(
+            query=f"buy a used car in {SECRET}", features=features_pb2.Features(expansion=True, rerank=True)
         )
-        return await channel.call(stub.Search, request, deadline=time.monotonic() + 60)
+        return await channel.call(stubs.search.Search, request, deadline=time.monotonic() + 60)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_every_stage_runs_on_the_real_models(answer: pb.SearchResponse) -> None:
-    assert [report.outcome for report in answer.stages] == [pb.STAGE_OUTCOME_RAN] * 4
+async def test_every_stage_runs_on_the_real_models(answer: search_pb2.SearchResponse) -> None:
+    assert [report.outcome for report in answer.stages] == [search_pb2.STAGE_OUTCOME_RAN] * 4
     assert len(answer.results) == 10
 
 
-async def test_one_search_is_one_trace_through_all_stages(collector: Collector, answer: pb.SearchResponse) -> None:
+async def test_one_search_is_one_trace_through_all_stages(
+    collector: Collector, answer: search_pb2.SearchResponse
+) -> None:
     services = {f"sluice-{stage}" for stage in SEARCHED}
     spans = await collector.search_of(answer.request_id, services)
     by_id = {each.span.span_id: each for each in spans}
@@ -81,7 +87,7 @@ async def test_one_search_is_one_trace_through_all_stages(collector: Collector, 
             assert by_id[parent.span.parent_span_id] is own["sluice-gateway"]
 
 
-async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchResponse) -> None:
+async def test_every_named_series_is_there(stack: LocalStack, answer: search_pb2.SearchResponse) -> None:
     for stage in STAGES:
         page = await asyncio.to_thread(read, stack.metrics_url(stage.name))
         for series in (*stage.metrics, "grpc_server_started_total", "grpc_server_handled_total"):
@@ -89,7 +95,7 @@ async def test_every_named_series_is_there(stack: LocalStack, answer: pb.SearchR
 
 
 async def test_logs_are_json_with_one_request_id_through_all_stages_and_no_query(
-    stack: LocalStack, answer: pb.SearchResponse
+    stack: LocalStack, answer: search_pb2.SearchResponse
 ) -> None:
     for stage in SEARCHED:
         lines = [json.loads(line) for line in stack.log(stage).read_text().splitlines()]
@@ -99,7 +105,7 @@ async def test_logs_are_json_with_one_request_id_through_all_stages_and_no_query
         assert SECRET not in stack.log(stage).read_text()
 
 
-async def test_light_stages_stay_light(stack: LocalStack, answer: pb.SearchResponse) -> None:
+async def test_light_stages_stay_light(stack: LocalStack, answer: search_pb2.SearchResponse) -> None:
     resident = {stage: resident_mib(stack.pid(stage)) for stage in ("gateway", "expander", "retriever")}
     assert all(mib < LIGHT_STAGE_MIB for mib in resident.values()), resident
 

@@ -14,12 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from drills.faults.processes import StageProcess, running
 from services.chassis.client import StageChannel
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import documents_pb2, search_pb2
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
+from sluice.type.v1 import arm_pb2, features_pb2
 from tests.contract.conftest import start
+from tests.stubs import GatewayStubs
 
-ON = pb.Features(expansion=True)
+ON = features_pb2.Features(expansion=True)
 BY = rollout_pb2.Command(actor="a test", reason="it must be so")
 HALF = rollout_pb2.Plan(
     name="half",
@@ -33,13 +34,15 @@ class Fleet:
     def __init__(self, service: StageProcess, operator: StageChannel, gateways: list[StageChannel]) -> None:
         self.service = service
         self.operator = rollout_pb2_grpc.RolloutServiceStub(operator.channel)
-        self.gateways = [gateway_pb2_grpc.GatewayServiceStub(gateway.channel) for gateway in gateways]
+        self.gateways = [GatewayStubs(gateway.channel) for gateway in gateways]
 
-    async def treated(self, users: int = 8, features: pb.Features | None = None) -> list[int]:
+    async def treated(self, users: int = 8, features: features_pb2.Features | None = None) -> list[int]:
         """How many of these users get expansion, by gateway."""
         answers = await asyncio.gather(
             *(
-                gateway.Search(pb.SearchRequest(query="pool", user_id=f"user-{user}", features=features), timeout=20)
+                gateway.search.Search(
+                    search_pb2.SearchRequest(query="pool", user_id=f"user-{user}", features=features), timeout=20
+                )
                 for gateway in self.gateways
                 for user in range(users)
             )
@@ -97,11 +100,13 @@ async def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             platform = await start(stack, {"gateway"}, gateway=addresses | settings)
             gateways.append(platform["gateway"])
         fleet = Fleet(service, operator, gateways)
-        documents = [pb.Document(id=f"d{number}", text="threads wait in a pool") for number in range(3)]
-        await fleet.gateways[0].IndexDocuments(pb.IndexDocumentsRequest(documents=documents), timeout=20)
+        documents = [documents_pb2.Document(id=f"d{number}", text="threads wait in a pool") for number in range(3)]
+        await fleet.gateways[0].documents.IndexDocuments(
+            documents_pb2.IndexDocumentsRequest(documents=documents), timeout=20
+        )
         await fleet.operator.CreateFeature(
             rollout_pb2.CreateFeatureRequest(
-                command=BY, name="expand-v1", overrides=rollout_pb2.Overrides(expansion=True)
+                command=BY, name="expand-v1", features=features_pb2.Features(expansion=True)
             ),
             timeout=20,
         )
@@ -119,7 +124,7 @@ async def test_a_ramp_reaches_the_same_users_on_every_gateway_and_a_kill_takes_i
     # What was asked last is reported a moment later.
     async with asyncio.timeout(30):
         units: dict[int, int] = {}
-        while units.get(rollout_pb2.ARM_TREATMENT) != treated[0] or not units.get(rollout_pb2.ARM_CONTROL):
+        while units.get(arm_pb2.ARM_TREATMENT) != treated[0] or not units.get(arm_pb2.ARM_CONTROL):
             units = {arm.arm: arm.unit_count for arm in (await fleet.shown()).arms}
             await asyncio.sleep(0.05)
 
@@ -127,7 +132,7 @@ async def test_a_ramp_reaches_the_same_users_on_every_gateway_and_a_kill_takes_i
     assert await fleet.come_to(lambda treated: not any(treated), features=ON) == [0, 0]
     while not (last := (await fleet.history())[-1]).HasField("done_time"):
         await asyncio.sleep(0.05)
-    assert last.action == "KILLED"
+    assert last.action == rollout_pb2.HISTORY_ACTION_KILLED
     assert {gateway.name: gateway.version for gateway in (await fleet.shown()).gateways} == {
         f"gateway-{number}": last.snapshot_version for number in range(2)
     }

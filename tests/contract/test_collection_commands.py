@@ -1,0 +1,54 @@
+"""The commands for collections, versions and snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from sluice_cli import calls
+from sluice_cli.main import app
+from tests.contract.test_collections import World, documents, world  # noqa: F401  # a fixture
+
+
+@pytest.fixture
+def quiet_stages() -> Iterator[None]:
+    """The stages of this process do not log: their standard output is the command's, too."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+async def test_the_commands_do_all_of_it(quiet_stages: None, world: World) -> None:  # noqa: F811  # the fixture
+    await world.client.index(documents(40))
+
+    async def sluice(*arguments: str, code: int = calls.DONE) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", world.client.address, *arguments])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    built = await sluice("reindex", "--model", "pseudo-32", "--json")
+    assert (built["version"], built["previous"], built["switched"]) == ("documents-v2", "documents-v1", True)
+    assert (built["documents"], built["copied"], {check["passed"] for check in built["checks"]}) == (40, 40, {True})
+    assert "documents-v1 now" in await sluice("rollback")
+    assert (await sluice("rollback", "--to", "documents-v2", "--json"))["previous"] == "documents-v1"
+    assert "as it should be" in await sluice("verify")
+    versions = await sluice("collections", "--json")
+    assert [(version["version"], version["live"]) for version in versions] == [
+        ("documents-v1", False),
+        ("documents-v2", True),
+    ]
+    made = [(await sluice("snapshot", "create", "--json"))["name"] for _ in range(2)]
+    assert {found["name"] for found in await sluice("snapshot", "list", "--json")} == set(made)
+    assert made[0] in await sluice("snapshot", "list")
+    assert (await sluice("snapshot", "restore", made[0], "--json"))["live"] == "documents-v3"
+    assert (await sluice("snapshot", "prune", "--keep", "1", "--json"))["deleted"] == made[:1]
+    assert "dropped" in await sluice("collections", "--drop", "documents-v1")
+    await sluice("collections", "--drop", "documents-v3", code=calls.NOT_DONE)
+    await sluice("reindex", "--model", "none", code=calls.NOT_DONE)
