@@ -19,19 +19,18 @@ from services.chassis.settings import StageSettings
 from tests.registry import STAGES
 
 NAME = "app.kubernetes.io/name"
-MODEL_STAGES = {"embedder": "EMBEDDING", "reranker": "RERANK"}
-# Made by people or operators, not by us: README.md says how.
+MODEL_STAGES = {stage.name: stage.spec.model_setting.removesuffix("_MODEL") for stage in STAGES if stage.spec.model}
+# Made by operators: README.md says how.
 GIVEN = {
     ("Secret", "qdrant"),
     ("Secret", "rollout"),
-    ("ConfigMap", "gateway-overrides"),
-    ("PersistentVolumeClaim", "models"),
+    ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),
 }
 # One replica of them is active, however many there are: load is no reason for more.
 UNSCALED = {"rollout"}
 # What the component gpu says against a profile, and nothing else may.
-OVER_PROFILE = {"EMBEDDING_DEVICE", "RERANK_DEVICE", "BATCH_TOKENS"}
+OVER_PROFILE = {"EMBEDDING_DEVICE", "RERANK_DEVICE"}
 _MARGIN_SECONDS = 5
 _VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "csi"}
 
@@ -229,19 +228,29 @@ def models(rendering: Rendering) -> Found:
 
 @policy
 def profile(rendering: Rendering) -> Found:
-    """Every stage gets exactly the profile of its overlay, and nothing is said against it."""
+    """Every stage gets the base and the profile of its overlay, and no other source says something else."""
     wanted = load_profile(rendering.profile)
-    carried = [manifest for manifest in rendering.of("ConfigMap") if "sluice/profile" in manifest["metadata"]["labels"]]
-    for manifest in carried:
-        if manifest["data"] != wanted:
-            different = sorted(name for name, _ in manifest["data"].items() ^ wanted.items())
-            yield manifest, f"differs from deploy/profiles/{rendering.profile}.env in {', '.join(different)}"
-    names = {manifest["metadata"]["name"] for manifest in carried}
+    carried = {
+        manifest["metadata"]["labels"]["sluice/profile"]: manifest
+        for manifest in rendering.of("ConfigMap")
+        if "sluice/profile" in manifest["metadata"]["labels"]
+    }
+    if set(carried) != {"base", rendering.profile}:
+        yield rendering.of("Namespace")[0], f"holds the profiles {', '.join(sorted(carried))}"
+        return
+    base, own = carried["base"], carried[rendering.profile]
+    if different := sorted(name for name, _ in (base["data"] | own["data"]).items() ^ wanted.items()):
+        yield own, f"differs from deploy/profiles in {', '.join(different)}"
+    names = [base["metadata"]["name"], own["metadata"]["name"]]
     for manifest in rendering.stages():
         container = pod_of(manifest)["containers"][0]
-        if [source["configMapRef"]["name"] for source in container.get("envFrom", ())] != sorted(names):
-            yield manifest, "does not get its variables from the profile alone"
+        sources = [source["configMapRef"]["name"] for source in container.get("envFrom", ())]
+        if sources[:2] != names:
+            yield manifest, "does not get its variables from the base and the profile first"
         said = {entry["name"] for entry in container.get("env", ())}
+        for source in sources[2:]:
+            found = rendering.named("ConfigMap", source)
+            said |= set(found["data"]) if found else set()
         if against := sorted(said & set(wanted) - OVER_PROFILE):
             yield manifest, f"says {', '.join(against)}, which is the profile's to say"
 
@@ -495,6 +504,8 @@ def references(rendering: Rendering) -> Found:
         pod = pod_of(manifest)
         named = [("ServiceAccount", pod.get("serviceAccountName", "default"))]
         for volume in pod.get("volumes", ()):
+            if volume.get("secret", volume.get("configMap", {})).get("optional"):
+                continue
             if "secret" in volume:
                 named.append(("Secret", volume["secret"]["secretName"]))
             if "persistentVolumeClaim" in volume:

@@ -28,6 +28,15 @@ def documents(folder):
             yield from yaml.safe_load_all(file.read_text())
 
 
+def config_map(name, profile, data):
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "labels": {"sluice/profile": profile}},
+        "data": data,
+    }
+
+
 def assembled():
     """The base as an overlay would complete it, without kustomize."""
     manifests = [
@@ -36,23 +45,15 @@ def assembled():
             "kind": "Namespace",
             "metadata": {"name": "here", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         },
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "profile", "labels": {"sluice/profile": PROFILE}},
-            "data": load_profile(PROFILE),
-        },
+        config_map("profile-base", "base", load_profile(PROFILE)),
+        config_map("profile", PROFILE, {}),
     ]
     for folder in sorted((K8S / "base").iterdir()):
         if folder.is_dir():
             manifests += documents(folder)
-    models = {"embedder": "-all-MiniLM-L6-v2", "reranker": "-ms-marco-MiniLM-L-12-v2"}
     for manifest in manifests:
         if manifest["kind"] != "Namespace":
             manifest["metadata"]["namespace"] = "here"
-        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
-            for container in manifest["spec"]["template"]["spec"]["containers"]:
-                container["image"] += f":1.0{models.get(container['name'], '')}"
     return manifests
 
 
@@ -122,7 +123,7 @@ BREAKS = {
         lambda w: container(w, "embedder")["resources"]["limits"].update({"nvidia.com/gpu": "1"}),
     ),
     "a profile that was edited": ("profile", lambda w: w.named("ConfigMap", "profile")["data"].update(LEXICAL_B="0.1")),
-    "a profile that lacks a line": ("profile", lambda w: w.named("ConfigMap", "profile")["data"].pop("LEXICAL_B")),
+    "a profile that lacks a line": ("profile", lambda w: w.named("ConfigMap", "profile-base")["data"].pop("LEXICAL_B")),
     "a stage without the profile": ("profile", lambda w: container(w).pop("envFrom")),
     "a word against the profile": ("profile", lambda w: variable(w, "RERANK_ENABLED", "1")),
     "a variable that no stage knows": ("settings", lambda w: variable(w, "RERANKER_ADRESS", "x")),
@@ -231,18 +232,19 @@ def test_every_policy_has_something_to_refuse():
     assert {expected for expected, _break in BREAKS.values()} == set(POLICIES)
 
 
-def test_the_profiles_kustomization_carries_every_profile():
+def test_the_profiles_kustomization_carries_the_base_and_the_profile_of_every_overlay():
     kustomization = yaml.safe_load((PROFILES / "kustomization.yaml").read_text())
     carried = {entry["name"]: entry for entry in kustomization["configMapGenerator"]}
-    assert set(carried) == {f"profile-{name}" for name in profile_names()}
-    for name in profile_names():
+    assert set(carried) == {f"profile-{name}" for name in ("base", *rendering.overlays())}
+    for name in ("base", *rendering.overlays()):
         entry = carried[f"profile-{name}"]
         assert entry["envs"] == [f"{name}.env"]
         assert entry["options"]["labels"]["sluice/profile"] == name
 
 
-def test_there_is_an_overlay_for_every_profile():
-    assert rendering.overlays() == profile_names()
+def test_overlays_are_the_environments_and_have_profiles():
+    assert rendering.overlays() == ["development", "production", "staging"]
+    assert set(rendering.overlays()) <= set(profile_names())
 
 
 def test_every_component_is_checked():
@@ -251,10 +253,9 @@ def test_every_component_is_checked():
 
 def test_images_carry_the_release():
     release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    for file in K8S.glob("*/*/kustomization.yaml"):
-        for image in yaml.safe_load(file.read_text()).get("images", ()):
-            if image["name"].startswith("sluice/"):
-                assert re.fullmatch(rf"{re.escape(release)}(-.+)?", image["newTag"]), file
+    for file in K8S.glob("*/*/*.yaml"):
+        for tag in re.findall(r"image: sluice/[a-z]+:(\S+)|name: sluice/[a-z]+\n +newTag: (\S+)", file.read_text()):
+            assert re.fullmatch(rf"{re.escape(release)}(-.+)?", "".join(tag)), file
 
 
 KUBECTL = shutil.which("kubectl")
