@@ -1,4 +1,4 @@
-"""All five stages in this process, on real sockets: pseudo-embeddings, templates, Qdrant's embedded engine."""
+"""The stages in this process, on real sockets: pseudo-embeddings, templates, Qdrant's embedded engine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from services.chassis.server import serving
 from tests.registry import STAGES
 
 
+# Reading WordNet takes seconds, and the templates of the expander do without it.
+_WITHOUT_WORDNET = {"wordnet_dir": Path("/there/is/no/wordnet")}
+
+
 @dataclass(frozen=True)
 class Platform:
-    """Channels to the running stages, by name."""
+    """Channels to the running stages, by the name of the stage."""
 
     channels: dict[str, StageChannel]
 
@@ -26,12 +30,12 @@ class Platform:
 
 
 async def start(stack: AsyncExitStack, only: set[str], **settings: dict[str, Any]) -> Platform:
-    """Starts stages, the gateway last and pointed at the others."""
+    """Start stages, the gateway last and pointed at the others."""
     channels: dict[str, StageChannel] = {}
     for stage in STAGES:
         if stage.name not in only:
             continue
-        given = settings.get(stage.name, {})
+        given = settings.get(stage.name, _WITHOUT_WORDNET if stage.name == "expander" else {})
         if stage.name == "gateway":
             given = {f"{name}_address": channel.address for name, channel in channels.items()} | given
         loaded = stage.load_settings(**given)
@@ -43,7 +47,7 @@ async def start(stack: AsyncExitStack, only: set[str], **settings: dict[str, Any
 
 @pytest.fixture
 async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    """Everything but the reranker, whose model takes seconds to load."""
+    """The stages of a search without the reranker, whose model takes seconds to load."""
     async with AsyncExitStack() as stack:
         yield await start(
             stack, {"embedder", "expander", "retriever", "gateway"}, retriever={"qdrant_path": tmp_path / "qdrant"}
