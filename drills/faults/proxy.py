@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can be made as bad as a network: while connections live, and each way on its own."""
+"""A TCP proxy on loopback with the faults of a network, in each direction, also while connections live."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
 
 CHUNK = 64 * 1024
-# What is under way in a connection, at most: beyond it the sender is held up, as by a full window.
+# Most chunks under way in a connection: beyond it the sender waits, as for a full window.
 WINDOW = 256
 POLL_SECONDS = 0.005
 
 
 @dataclass
 class Way:
-    """One direction of all connections. Everything may be changed at any time, and holds from then on."""
+    """One direction of all connections. Each field may be changed at any time, and holds from then on."""
 
     latency: float = 0.0
-    """Seconds that every byte is late. It delays, and does not slow down: bytes may follow one another closely."""
+    """Delay of every byte in seconds. It does not limit the bandwidth."""
     jitter: float = 0.0
-    """Most seconds more, drawn for each chunk. The order stays."""
+    """Most seconds of further delay, drawn for each chunk. The order stays."""
     blackhole: bool = False
-    """Nothing gets through; what was sent meanwhile arrives once this is lifted, as by TCP's retransmissions."""
+    """True if nothing gets through; bytes sent meanwhile arrive once it is lifted, as by TCP's retransmissions."""
     bytes_per_second: float = 0.0
     """Bandwidth; 0 is no limit."""
     slice_bytes: int = 0
@@ -33,14 +34,21 @@ class Way:
     slice_pause: float = 0.0
     """Seconds after each write: with small slices, a slow drip."""
     bytes: int = field(default=0, init=False)
-    """Bytes handed on so far."""
+    """Bytes delivered so far."""
 
 
 class Proxy:
     """`async with Proxy("127.0.0.1:50052") as proxy:` listens on `proxy.address`. The target need not be up yet."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(
+        self,
+        target: str,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`sleep` makes the delays, and `clock` gives the time, both in seconds."""
         self._target = target
+        self._timing = _Time(sleep, clock)
         self.up = Way()
         """From client to server."""
         self.down = Way()
@@ -54,7 +62,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Address that it listens on."""
         return f"127.0.0.1:{self._port}"
 
     @property
@@ -74,32 +82,32 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def accept(self) -> None:
-        """Listens; on the same port as before if it has listened before."""
+        """Listen; on the same port as before if there was one."""
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Refuses new connections from now on (ECONNREFUSED); those that live stay."""
+        """Refuse new connections (ECONNREFUSED); open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
             await asyncio.sleep(0)
 
     def reset(self) -> int:
-        """Breaks all connections on both sides with RST; says how many."""
+        """Break all connections on both sides with RST; return their number."""
         broken = list(self._live)
         for connection in broken:
             connection.reset()
         return len(broken)
 
     def half_close(self) -> None:
-        """Tells all clients that nothing more will come (FIN), and goes on taking what they send."""
+        """Send FIN to all clients, and still accept their bytes."""
         for connection in self._live:
             connection.half_close()
 
     def heal(self) -> None:
-        """No more toxics; connections that were broken stay broken."""
+        """Remove all faults; broken connections stay broken."""
         for way in (self.up, self.down):
             handed_on = way.bytes
             way.__init__()  # type: ignore[misc]  # the very object that the connections hold
@@ -122,14 +130,20 @@ class Proxy:
         self._live.add(connection)
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, server_writer, self.up))
-                pumps.create_task(_pump(server_reader, writer, self.down))
+                pumps.create_task(_pump(reader, server_writer, self.up, self._timing))
+                pumps.create_task(_pump(server_reader, writer, self.down, self._timing))
         except* OSError:
             connection.reset()
         finally:
             self._live.discard(connection)
             for end in (writer, server_writer):
                 end.close()
+
+
+@dataclass(frozen=True)
+class _Time:
+    sleep: Callable[[float], Awaitable[None]]
+    clock: Callable[[], float]
 
 
 @dataclass(eq=False)
@@ -146,8 +160,8 @@ class _Connection:
             self.client.write_eof()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
-    """Hands on one direction, to its end."""
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way, timing: _Time) -> None:
+    """Deliver one direction, to its end."""
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WINDOW)
 
     async def take() -> None:
@@ -155,24 +169,24 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way:
         while chunk:
             chunk = await reader.read(CHUNK)
             late = way.latency + random.uniform(0, way.jitter)
-            await under_way.put((time.monotonic() + late, chunk))
+            await under_way.put((timing.clock() + late, chunk))
 
     async with asyncio.TaskGroup() as halves:
         halves.create_task(take())
         while True:
             due, chunk = await under_way.get()
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await timing.sleep(max(0.0, due - timing.clock()))
             if not chunk:
                 break
-            await _deliver(chunk, writer, way)
+            await _deliver(chunk, writer, way, timing)
     if writer.can_write_eof() and not writer.is_closing():
         writer.write_eof()
 
 
-async def _deliver(chunk: bytes, writer: asyncio.StreamWriter, way: Way) -> None:
+async def _deliver(chunk: bytes, writer: asyncio.StreamWriter, way: Way, timing: _Time) -> None:
     while chunk:
         while way.blackhole:
-            await asyncio.sleep(POLL_SECONDS)
+            await timing.sleep(POLL_SECONDS)
         size = way.slice_bytes or (max(1, int(way.bytes_per_second / 50)) if way.bytes_per_second else len(chunk))
         piece, chunk = chunk[:size], chunk[size:]
         if writer.transport.is_closing():
@@ -182,7 +196,7 @@ async def _deliver(chunk: bytes, writer: asyncio.StreamWriter, way: Way) -> None
         way.bytes += len(piece)
         pause = way.slice_pause + (len(piece) / way.bytes_per_second if way.bytes_per_second else 0.0)
         if pause:
-            await asyncio.sleep(pause)
+            await timing.sleep(pause)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
