@@ -25,9 +25,11 @@ from bench.quality.beir import Dataset
 from bench.quality.kept import Kept
 from deploy.local import LocalStack
 from services.chassis.client import StageChannel
-from services.gateway.rollout.table import ExpansionStrategy
-from services.gateway.rpc.stage_clients import EmbedderClient, ExpanderClient, RerankerClient
-from services.gateway.search.stages import Passage
+from services.experiment.flags import FLAGS
+from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.search.flags import Features
+from services.gateway.search.stages import reading
+from sluice.type.v1 import passage_pb2
 
 Vectors = npt.NDArray[np.float32]
 
@@ -53,7 +55,7 @@ class Evidence:
     documents: Vectors
     vectors: Mapping[str, npt.NDArray[np.float32]]
     """By text, of all queries and variants."""
-    variants: Mapping[ExpansionStrategy, Mapping[str, Sequence[Rewording]]]
+    variants: Mapping[str, Mapping[str, Sequence[Rewording]]]
     """By query, without the query itself."""
 
 
@@ -92,12 +94,12 @@ class Collector:
         self._stages = stages
         self._progress = progress
         self._readings = [
-            Passage(document.id, document.title, document.text, {}).reading for document in dataset.documents
+            reading(passage_pb2.Passage(title=document.title, text=document.text)) for document in dataset.documents
         ]
 
     async def collect(self) -> Evidence:
         """Vectors and variants."""
-        variants = {strategy: await self._variants(strategy) for strategy in ExpansionStrategy}
+        variants = {strategy: await self._variants(strategy) for strategy in FLAGS["expansion_strategy"].choices}
         texts = list(self._dataset.queries.values())
         texts += [each.text for found in variants.values() for rewordings in found.values() for each in rewordings]
         distinct = list(dict.fromkeys(texts))
@@ -136,8 +138,8 @@ class Collector:
                 kept.add(query=query, documents=documents, scores=list(answer.scores))
         return scores
 
-    async def _variants(self, strategy: ExpansionStrategy) -> dict[str, list[Rewording]]:
-        kept = Kept(self._folder / f"{strategy.value}.jsonl", self._dataset.digest)
+    async def _variants(self, strategy: str) -> dict[str, list[Rewording]]:
+        kept = Kept(self._folder / f"{strategy}.jsonl", self._dataset.digest)
         found = {line["query"]: [Rewording(*each) for each in line["variants"]] for line in kept.lines}
         missing = [query for query in self._dataset.queries if query not in found]
         if missing:
@@ -146,8 +148,7 @@ class Collector:
                 for query in missing:
                     expanded = await expander.expand(
                         self._dataset.queries[query],
-                        strategy,
-                        _MOST_VARIANTS,
+                        Features(expansion_strategy=strategy, max_variant_count=_MOST_VARIANTS),
                         deadline=time.monotonic() + _PATIENCE_SECONDS,
                     )
                     found[query] = [Rewording(each.text, each.weight) for each in expanded.variants[1:]]

@@ -34,7 +34,6 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
-from services.gateway.rollout.table import ExpansionStrategy
 from services.gateway.search.ranking import blend
 from services.gateway.settings import GatewaySettings
 from services.retriever.fusion import Found, Fused, fuse
@@ -65,7 +64,7 @@ class Settings:
     depth: int = _default(RetrieverSettings, "fusion_depth")
     dense_weight: float = _default(GatewaySettings, "dense_weight")
     lexical_weight: float = _default(GatewaySettings, "lexical_weight")
-    strategy: ExpansionStrategy | None = None
+    strategy: str | None = None
     variant_weight: float = 0.0
     """Of a variant without any doubt, beside the query's 1."""
     variants_dense: bool = True
@@ -241,8 +240,8 @@ CURVES = (
             {"strategy": strategy, **route},
         )
         for name, strategy in (
-            ("SYNONYM_WEIGHT", ExpansionStrategy.SYNONYMS),
-            ("TEMPLATE_WEIGHT", ExpansionStrategy.MULTI_QUERY),
+            ("SYNONYM_WEIGHT", "synonyms"),
+            ("TEMPLATE_WEIGHT", "multi_query"),
         )
         for how, route in (
             ("both ways", {}),
