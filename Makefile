@@ -83,7 +83,6 @@ lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/python tools/settings_table.py --check
 	@$(BIN)/python tools/metrics_table.py --check
 	@$(BIN)/python tools/prometheus_rule.py --check
-	@$(BIN)/python tools/stage_lists.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -101,7 +100,6 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m deploy.grafana
 	@$(BIN)/python tools/prometheus_rule.py
-	@$(BIN)/python tools/stage_lists.py
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 
@@ -124,11 +122,13 @@ images-check: setup ## Starts every image, asks for its health, looks for what s
 	@$(BIN)/python -m deploy.docker check $(SERVICES)
 
 COMPOSE ?= docker compose
+COMPOSE_FILES := --file deploy/docker/compose.yaml --file build/compose/stages.yaml
 compose-up: images ## Starts the whole stack with Qdrant, Prometheus, Grafana and Jaeger: COMPOSE="podman compose".
-	@$(COMPOSE) --file deploy/docker/compose.yaml up --detach
+	@$(BIN)/python -m deploy.docker.compose
+	@$(COMPOSE) $(COMPOSE_FILES) up --detach
 
 compose-down: ## Stops it; what Qdrant and Prometheus keep stays.
-	@$(COMPOSE) --file deploy/docker/compose.yaml down
+	@$(COMPOSE) $(COMPOSE_FILES) down
 
 k8s-check: setup ## Renders every overlay with every component and checks what comes out; build/k8s.json.
 	@$(BIN)/python -m drills.k8s

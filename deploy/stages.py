@@ -1,6 +1,6 @@
 """Stages of Sluice: one StageSpec each, from which all that lists stages is derived.
 
-The local stack, images and tests read `STAGES`; `make docs` writes it into compose.yaml and prometheus.yml.
+The local stack, images, the compose stack with its Prometheus, tests and generated documents read `STAGES`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generated sections of files: the lines between two comments."""
+"""Generated sections of Markdown files: the lines between two comments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ README = ROOT / "README.md"
 
 def write(name: str, content: str, *, file: Path = README, check: bool = False) -> None:
     """Write the section, or with `check` exit if it is out of date."""
-    indent, opening, closing = ("  ", "# ", "") if file.suffix in (".yaml", ".yml") else ("", "<!-- ", " -->")
-    begin, end = f"{indent}{opening}{name}: made by `make docs`{closing}", f"{indent}{opening}/{name}{closing}"
+    begin, end = f"<!-- {name}: made by `make docs` -->", f"<!-- /{name} -->"
     before = file.read_text()
     section = f"{begin}\n{content}\n{end}"
     after = re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: section, before, flags=re.DOTALL)

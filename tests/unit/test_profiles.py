@@ -8,8 +8,9 @@ from services.chassis.errors import StartupError
 from services.chassis.settings import load_settings
 from tests.registry import STAGES
 
-# Where things are is said by whoever starts the stages, on one machine or in a cluster, not by a profile.
+# Set by `make up` or a cluster, not by a profile.
 PLACES = {
+    *(stage.spec.address_variable for stage in STAGES if stage.name != "gateway"),
     "GRPC_HOST",
     "GRPC_PORT",
     "METRICS_PORT",
@@ -17,12 +18,7 @@ PLACES = {
     "GRPC_TLS_CERTIFICATE",
     "GRPC_TLS_KEY",
     "GRPC_TLS_AUTHORITY",
-    "EMBEDDER_ADDRESS",
     "EMBEDDER_ADDITIONAL_ADDRESSES",
-    "RERANKER_ADDRESS",
-    "EXPANDER_ADDRESS",
-    "RETRIEVER_ADDRESS",
-    "ROLLOUT_ADDRESS",
     "ROLLOUT_GATEWAY_NAME",
     "ROLLOUT_SNAPSHOT_PATH",
     "ROLLOUT_OVERRIDES_PATH",

@@ -1,0 +1,60 @@
+"""`python -m deploy.docker.compose`: write what the compose stack derives from the stages, to build/compose.
+
+compose.yaml has the services with ports or data; stages.yaml, over it, has the others and the gateway's addresses.
+scrape.yaml has what Prometheus scrapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from deploy.local.paths import BUILD, ROOT
+from deploy.stages import STAGES
+
+COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
+FOLDER = BUILD / "compose"
+
+
+def stages() -> dict[str, Any]:
+    """Return the compose file of the stages."""
+    written = yaml.safe_load(COMPOSE.read_text())
+    addresses = {
+        spec.address_variable: f"dns:///{spec.name}:{spec.grpc_port}" for spec in STAGES if spec.name != "gateway"
+    }
+    services = {
+        spec.name: {
+            **written["x-stage"],
+            "image": f"${{IMAGE_PREFIX:-sluice}}/{spec.name}:${{RELEASE:-0.1.0}}{_model(spec.name, spec.model)}",
+            "environment": written["x-environment"],
+        }
+        for spec in STAGES
+        if spec.name not in written["services"]
+    }
+    return {"services": {"gateway": {"environment": addresses}, **services}}
+
+
+def scrapes() -> dict[str, Any]:
+    """Return the scrape configurations of the stages: the job is the stage's name, and DNS lists its replicas."""
+    return {
+        "scrape_configs": [
+            {"job_name": spec.name, "dns_sd_configs": [{"names": [spec.name], "type": "A", "port": 9103}]}
+            for spec in STAGES
+        ]
+    }
+
+
+def _model(stage: str, model: str) -> str:
+    return f"-${{{stage.upper()}_IMAGE_MODEL:-{model}}}" if model else ""
+
+
+def main() -> None:
+    """Write both files."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, content in {"stages.yaml": stages(), "scrape.yaml": scrapes()}.items():
+        (FOLDER / name).write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()
