@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import cache
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import grpc
@@ -104,17 +103,11 @@ class StageChannel:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
 
     async def call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
-        request: Message,
-        *,
-        deadline: float,
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, *, deadline: float
     ) -> ReplyT:
         """Send a request and return the reply. `deadline` is on the monotonic clock.
 
@@ -129,7 +122,8 @@ class StageChannel:
     async def _send(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float
     ) -> ReplyT:
-        with tracing.client_span(_method_of(request.DESCRIPTOR)) as span:
+        name = _method_of(request.DESCRIPTOR)
+        with tracing.client_span(name, {"rpc.system.name": "grpc", "rpc.method": name}) as span:
             code = grpc.StatusCode.CANCELLED
             metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
             pending = method(request, timeout=timeout, metadata=metadata)

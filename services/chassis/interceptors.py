@@ -11,9 +11,10 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -40,21 +41,8 @@ _RETRIES = "grpc-previous-rpc-attempts"
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
-Around = Callable[[Any, Context], AbstractAsyncContextManager[None]]
-
-
-class _Outcome(NamedTuple):
-    """Status and reason of a call that ended."""
-
-    code: grpc.StatusCode
-    reason: str = ""
-
-
-class _Undecodable:
-    """Bytes that are no valid request; kept, so that the handler can name the field."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
+Around = Callable[[Message | bytes, Context], AbstractAsyncContextManager[None]]
+"""The context of one call. Bytes are a request that does not decode."""
 
 
 class StageInterceptor(grpc.aio.ServerInterceptor):
@@ -87,16 +75,15 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
         request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
 
-        def decode(raw: bytes) -> Message | _Undecodable:
+        def decode(raw: bytes) -> Message | bytes:
             try:
                 return request_type.FromString(raw)
             except DecodeError:
-                return _Undecodable(raw)
+                return raw  # the handler names the field
 
         service, _, name = method.strip("/").partition("/")
-        around = _around(
-            method, request_type, self._metrics.method(service, name), timed=not handler.response_streaming
-        )
+        counted = self._metrics.method(service, name)
+        around = _around(method, request_type, counted, timed=not handler.response_streaming)
         if handler.response_streaming:
             # The limit learns from the length of calls, and a stream has none that means anything.
             wrapped = grpc.unary_stream_rpc_method_handler(
@@ -105,38 +92,28 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
                 response_serializer=handler.response_serializer,
             )
         else:
-            call = self._shedding(cast(Call, handler.unary_unary), name)
+            admit = partial(self._limit.admitted, bulk=name in self._bulk_methods) if self._limit else nullcontext
             wrapped = grpc.unary_unary_rpc_method_handler(
-                _wrap(call, around), request_deserializer=decode, response_serializer=handler.response_serializer
+                _wrap(cast(Call, handler.unary_unary), around, admit),
+                request_deserializer=decode,
+                response_serializer=handler.response_serializer,
             )
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _shedding(self, handle: Call, name: str) -> Call:
-        limit = self._limit
-        if limit is None:
-            return handle
-        bulk = name in self._bulk_methods
 
-        async def call(request: Message, context: Context) -> Message:
-            with limit.admitted(bulk=bulk):
-                reply: Message = await handle(request, context)
-                return reply
-
-        return call
-
-
-def _wrap(handle: Call, around: Around) -> Call:
-    async def call(request: Message | _Undecodable, context: Context) -> Message:
+def _wrap(handle: Call, around: Around, admit: Callable[[], AbstractContextManager[None]]) -> Call:
+    async def call(request: Message | bytes, context: Context) -> Message:
         async with around(request, context):
-            reply: Message = await handle(request, context)
+            with admit():
+                reply: Message = await handle(request, context)
             return reply
 
     return call
 
 
 def _wrap_stream(handle: Stream, around: Around) -> Call:
-    async def stream(request: Message | _Undecodable, context: Context) -> None:
+    async def stream(request: Message | bytes, context: Context) -> None:
         # Written from here instead of being yielded: a caller that leaves then cancels this coroutine, where a
         # generator would only be dropped, between two of its steps, without clean-up.
         async with around(request, context), aclosing(cast(Any, handle(request, context))) as replies:
@@ -151,7 +128,7 @@ def _around(method: str, request_type: type[Message], counted: MethodMetrics, *,
     path = method.strip("/")
 
     @asynccontextmanager
-    async def around(request: Message | _Undecodable, context: Context) -> AsyncIterator[None]:
+    async def around(request: Message | bytes, context: Context) -> AsyncIterator[None]:
         started = time.perf_counter()
         metadata = tuple(context.invocation_metadata() or ())
         identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
@@ -159,33 +136,27 @@ def _around(method: str, request_type: type[Message], counted: MethodMetrics, *,
         caller.set(_plain(metadata, CALLER) or context.peer())
         structlog.contextvars.bind_contextvars(request_id=identity)
         counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
-        outcome = _Outcome(grpc.StatusCode.CANCELLED)
+        code, reason = grpc.StatusCode.CANCELLED, ""
         with tracing.server_span(path, metadata, identity) as span:
             try:
-                if isinstance(request, _Undecodable):
-                    raise undecodable(request_type, request.raw)
+                if isinstance(request, bytes):
+                    raise undecodable(request_type, request)
                 yield
-                outcome = _Outcome(grpc.StatusCode.OK)
+                code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:
                 if isinstance(fault, asyncio.CancelledError) and _cancelled_from_outside():
                     if _deadline_passed(context):
-                        outcome = _Outcome(grpc.StatusCode.DEADLINE_EXCEEDED)
+                        code = grpc.StatusCode.DEADLINE_EXCEEDED
                     raise
                 error = _as_error(fault)
-                outcome = _Outcome(status.code_of(error), error.reason)
+                code, reason = status.code_of(error), error.reason
                 _log_cause(method, error)
-                await context.abort(status.code_of(error), status.message_of(error), status.trailers_of(error))
+                await context.abort(code, status.message_of(error), status.trailers_of(error))
             finally:
                 seconds = time.perf_counter() - started
-                counted.ended(outcome.code.name, seconds if timed else None)
-                tracing.end_with_code(span, outcome.code.name)
-                _log.info(
-                    "call",
-                    method=method,
-                    code=outcome.code.name,
-                    reason=outcome.reason,
-                    ms=round(seconds * 1000, 2),
-                )
+                counted.ended(code.name, seconds if timed else None)
+                tracing.end_with_code(span, code.name)
+                _log.info("call", method=method, code=code.name, reason=reason, ms=round(seconds * 1000, 2))
 
     return around
 

@@ -11,9 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import Token
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 from opentelemetry import context, trace
@@ -107,74 +105,46 @@ def sampler_of(settings: StageSettings) -> sampling.Sampler:
     return samplers[settings.otel_traces_sampler]
 
 
-class _Current:
-    """Makes a span the current one while a block runs, and ends it afterwards."""
-
-    __slots__ = ("_span", "_token")
-    _token: Token[Context]
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> Span:
-        self._token = context.attach(trace.set_span_in_context(self._span))
-        return self._span
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        context.detach(self._token)
-        self._span.end()
+@contextmanager
+def _current(span: Span) -> Iterator[Span]:
+    """Make a span the current one while the block runs, and end it afterwards."""
+    token = context.attach(trace.set_span_in_context(span))
+    try:
+        yield span
+    finally:
+        context.detach(token)
+        span.end()
 
 
-class _Nothing:
-    """Stands for a span that is not recorded."""
-
-    def __enter__(self) -> Span:
-        return trace.INVALID_SPAN
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
+_NOT_RECORDED = nullcontext(trace.INVALID_SPAN)
 
 
-_NOTHING = _Nothing()
-
-
-def server_span(method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str) -> _Current | _Nothing:
+def server_span(
+    method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str
+) -> AbstractContextManager[Span]:
     """The span of an incoming call, below the caller's span if the metadata names one."""
     carrier = {key: value for key, value in metadata if key in _HEADERS and isinstance(value, str)}
     if not carrier and _recorder is None:
-        return _NOTHING
+        return _NOT_RECORDED
     parent = _W3C.extract(carrier, Context()) if carrier else Context()
     if _recorder is None:
-        return _Current(trace.get_current_span(parent))
+        return _current(trace.get_current_span(parent))
     attributes = {"rpc.system.name": "grpc", "rpc.method": method, "sluice.request_id": request_id}
-    return _Current(_recorder.sampled.start_span(method, parent, SpanKind.SERVER, attributes))
+    return _current(_recorder.sampled.start_span(method, parent, SpanKind.SERVER, attributes))
 
 
-def client_span(method: str) -> _Current | _Nothing:
+def client_span(name: str, attributes: Mapping[str, AttributeValue]) -> AbstractContextManager[Span]:
     """The span of an outgoing call, below the current span; none if that is not recorded."""
     if _recorder is None or not trace.get_current_span().is_recording():
-        return _NOTHING
-    attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-    return _Current(_recorder.sampled.start_span(method, None, SpanKind.CLIENT, attributes))
+        return _NOT_RECORDED
+    return _current(_recorder.sampled.start_span(name, None, SpanKind.CLIENT, attributes))
 
 
-def qdrant_span(operation: str) -> _Current | _Nothing:
-    """The span of a call to Qdrant, below the current span; none if that is not recorded."""
-    if _recorder is None or not trace.get_current_span().is_recording():
-        return _NOTHING
-    attributes = {"db.system.name": "qdrant", "db.operation.name": operation}
-    return _Current(_recorder.sampled.start_span(f"qdrant {operation}", None, SpanKind.CLIENT, attributes))
-
-
-def untraced() -> _Current:
+def untraced() -> AbstractContextManager[Span]:
     """Keep outgoing calls out of all traces while the block runs; for polling."""
     unsampled = TraceFlags(TraceFlags.DEFAULT)
     nowhere = SpanContext(_IDS.generate_trace_id(), _IDS.generate_span_id(), is_remote=False, trace_flags=unsampled)
-    return _Current(NonRecordingSpan(nowhere))
+    return _current(NonRecordingSpan(nowhere))
 
 
 def headers() -> dict[str, str]:

@@ -255,7 +255,10 @@ def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
 def _observed(metrics: RetrieverMetrics, name: str) -> Iterator[None]:
     """Counts and traces one call to Qdrant, however it ends; its requests carry the trace along."""
     code = grpc.StatusCode.CANCELLED
-    with tracing.qdrant_span(name) as span, headers(tracing.headers()):
+    with (
+        tracing.client_span(f"qdrant {name}", {"db.system.name": "qdrant", "db.operation.name": name}) as span,
+        headers(tracing.headers()),
+    ):
         try:
             yield
             code = grpc.StatusCode.OK

@@ -14,7 +14,6 @@ from services.chassis.client import StageChannel
 from services.chassis.server import serving
 from tests.registry import STAGES
 
-
 # Reading WordNet takes seconds, and the templates of the expander do without it.
 _WITHOUT_WORDNET = {"wordnet_dir": Path("/there/is/no/wordnet")}
 
