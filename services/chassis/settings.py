@@ -36,31 +36,31 @@ class StageSettings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field(
-        "json", description="`json`, one object a line, for machines; `console` for people."
+        "json", description="`json`, one object a line, or `console`, to be read on a terminal."
     )
     drain_seconds: float = Field(
         0.5,
         ge=0,
         le=60,
-        description="After SIGTERM, how long the stage still takes calls while health says NOT_SERVING, "
-        "so that load balancers notice. Seconds.",
+        description="Time after SIGTERM in which the stage accepts calls while health says NOT_SERVING, so that load "
+        "balancers notice. Seconds.",
     )
     shutdown_grace_seconds: float = Field(
-        10, ge=0, le=300, description="After draining, how long calls in flight may still take. Seconds."
+        10, ge=0, le=300, description="Time after draining that calls in flight have to end. Seconds."
     )
     max_connection_age_seconds: float = Field(
         120,
         gt=0,
         le=86_400,
-        description="After this long a client has to connect anew, and may find new replicas. Seconds.",
+        description="Age at which a connection is closed, so that its client looks for new replicas. Seconds.",
     )
     max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
     grpc_tls_certificate: OptionalFile = Field(
-        None, description="PEM file with the certificate that this stage shows; unset, as the two below, is no TLS."
+        None, description="PEM file with the certificate of this stage; without it and the two below there is no TLS."
     )
     grpc_tls_key: OptionalFile = Field(None, description="PEM file with the certificate's private key.")
     grpc_tls_authority: OptionalFile = Field(
-        None, description="PEM file with the authority whose certificates callers and called stages have to show."
+        None, description="PEM file with the authority of the certificates of callers and of called stages."
     )
     health_port: int = Field(
         0,
@@ -81,8 +81,7 @@ class StageSettings(BaseSettings):
         "parentbased_traceidratio",
     ] = Field(
         "parentbased_traceidratio",
-        description="Which traces are recorded, by OpenTelemetry's names; `parentbased_` samplers do as the caller "
-        "does, where it says.",
+        description="OpenTelemetry's name of the trace sampler; those with `parentbased_` follow the caller's choice.",
     )
     otel_traces_sampler_arg: float = Field(
         1.0, ge=0, le=1, description="Share of the traces that the `traceidratio` samplers record."
@@ -100,11 +99,11 @@ class StageSettings(BaseSettings):
 class SheddingSettings(StageSettings):
     """Settings of a stage that limits the calls under way."""
 
-    concurrency_initial: int = Field(32, ge=1, le=100_000, description="Calls that may be under way at once, at first.")
-    concurrency_lowest: int = Field(8, ge=1, le=100_000, description="The least that the limit shrinks to.")
-    concurrency_highest: int = Field(512, ge=1, le=100_000, description="The most that the limit grows to.")
+    concurrency_initial: int = Field(32, ge=1, le=100_000, description="Start value of the limit on calls under way.")
+    concurrency_lowest: int = Field(8, ge=1, le=100_000, description="Lowest value of the limit.")
+    concurrency_highest: int = Field(512, ge=1, le=100_000, description="Highest value of the limit.")
     concurrency_bulk_share: float = Field(
-        0.5, gt=0, le=1, description="The part of the limit that calls may use for which nobody waits, as indexing."
+        0.5, gt=0, le=1, description="Share of the limit that bulk calls, as indexing, may use."
     )
 
     def limit_bounds(self) -> LimitBounds:
@@ -128,7 +127,7 @@ def load_settings(settings_type: type[SettingsT]) -> SettingsT:
         )
         raise StartupError(
             f"wrong settings: {problems}",
-            remedy="Correct the named variables; README.md lists every variable with its values.",
+            remedy="Correct the named variables; docs/configuration.md lists every variable with its values.",
         ) from None
 
 

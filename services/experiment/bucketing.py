@@ -2,7 +2,7 @@
 
 The function is ours, because it must never change: a library's hash that did moved a tenth of a cohort between arms.
 Its golden vectors are in the tests. The salt belongs to the feature and never changes with its share; another salt
-deals all users anew.
+gives all users new buckets.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def bucket(salt: str, unit: str) -> int:
 
 
 def arm_of(bucket: int, treatment_ppm: int, control_ppm: int) -> Arm:
-    """The arm of a bucket: the lowest are treatment, the highest control, those between standard.
+    """The arm of a bucket: treatment for the lowest, control for the highest, standard between them.
 
-    As treatment grows from below and control from above, whoever is in an arm stays in it while the share grows up to
-    half, and treatment takes precedence beyond that. Halving takes the treatment from those who got it last.
+    Treatment grows from below and control from above, so users stay in their arm while the share grows up to half;
+    beyond that, treatment takes precedence. Halving takes the treatment from those who got it last.
     """
     if bucket < treatment_ppm:
         return Arm.TREATMENT

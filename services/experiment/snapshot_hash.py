@@ -9,11 +9,11 @@ from google.protobuf.message import Message
 
 
 def content_hash(features: Iterable[Message]) -> str:
-    """SHA-256, in hex, of a snapshot's features in their order, which has a meaning: the later feature wins.
+    """SHA-256, in hex, of the features of a snapshot. Their order counts, because the later feature wins.
 
-    Each goes in as the length of its serialized form, eight bytes little-endian, and that form with its fields in the
-    order of their numbers. Fields that only a newer release knows are part of it, so that old gateways can check the
-    snapshots of a new control plane.
+    Each feature adds the length of its serialized form, eight bytes little-endian, and that form, with its fields in
+    the order of their numbers. Fields of a newer release are part of it, so that old gateways can check the snapshots
+    of a new control plane.
     """
     digest = hashlib.sha256()
     for feature in features:

@@ -21,6 +21,7 @@ from services.chassis.errors import SluiceError
 from services.chassis.interceptors import REQUEST_ID, request_id
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
+from services.chassis.shedding import ConcurrencyLimit, LimitBounds
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from tests.contract.echo import METHOD, Counted, EchoServicer, echo_server, echo_stage
 
@@ -253,6 +254,31 @@ async def test_a_caller_that_leaves_cancels_the_work_and_is_counted() -> None:
         await asyncio.wait_for(cancelled.wait(), 5)
         await counted.all_ended()
     assert counted.handled("CANCELLED") == 1
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_a_call_over_the_limit_is_refused_before_its_handler_and_says_when_to_come_back(bulk: bool) -> None:
+    entered, release = list[int](), asyncio.Event()
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        entered.append(1)
+        await release.wait()
+        return REPLY
+
+    # Interactive calls may use all places, and bulk calls half of them.
+    places = 4 if bulk else 2
+    limit = ConcurrencyLimit(LimitBounds(places, places, places, bulk_share=0.5), on_change=lambda _limit: None)
+    async with echo_server(slow, limit=limit, bulk_methods=frozenset({"ExpandQuery"} if bulk else ())) as channel:
+        calls = [asyncio.create_task(call(channel)) for _ in range(2)]
+        async with asyncio.timeout(5):
+            while len(entered) < 2:
+                await asyncio.sleep(0.01)
+        with pytest.raises(errors.ResourceExhausted) as refused:
+            await call(channel)
+        release.set()
+        assert await asyncio.gather(*calls) == [REPLY, REPLY]
+    assert refused.value.retry_after is not None
+    assert len(entered) == 2
 
 
 async def test_a_handler_that_cancels_itself_does_not_leave_the_caller_hanging() -> None:

@@ -93,7 +93,7 @@ async def test_the_failure_that_opens_it_reaches_its_caller_unchanged(breaker):
     assert seen.value is error
 
 
-async def test_a_success_between_failures_starts_the_count_anew(breaker):
+async def test_a_success_between_failures_resets_the_count(breaker):
     await fail(breaker, 4)
     await attempt(breaker)
     await fail(breaker, 4)

@@ -79,7 +79,7 @@ def test_halving_takes_it_from_those_who_got_it_last_over_a_million_users(bucket
     assert np.array_equal(lost, (buckets >= 250_000) & (buckets < 500_000))
 
 
-def test_another_salt_deals_all_users_anew(buckets: np.ndarray) -> None:
+def test_another_salt_gives_all_users_new_buckets(buckets: np.ndarray) -> None:
     sample = 50_000
     other = np.fromiter((bucket("expand-v1", f"user-{number}") for number in range(sample)), np.int32, sample)
     both = np.mean((buckets[:sample] < 100_000) & (other < 100_000))
