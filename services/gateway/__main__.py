@@ -58,9 +58,9 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         clients = StageClients.over(channels.guarded, settings)
         embedders = Embedders(clients.embedders, clients.retriever)
         following = Following(clients.retriever, embedders)
-        writing = Writing(clients.retriever, clients.retriever, following)
+        writing = Writing(clients.retriever, following)
         verification = Verification(clients.retriever, embedders)
-        reindexing = Reindexing(clients.retriever, clients.retriever, embedders, following, verification)
+        reindexing = Reindexing(clients.retriever, embedders, following, verification)
         limit = ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set)
         exposure = await stack.enter_async_context(_exposing(settings, channels, metrics))
         # Without breakers: what fails in the background must not stop searches.
@@ -82,7 +82,9 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             shadow,
             metrics,
         )
-        documents = DocumentsServicer(Indexing(embedders, writing), writing, clients.retriever, settings)
+        documents = DocumentsServicer(
+            Indexing(embedders, clients.retriever, writing), writing, clients.retriever, settings
+        )
         collections = CollectionsServicer(embedders, clients.retriever, reindexing, verification, settings)
         status = StatusServicer(clients, exposure, settings)
         monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders, metrics)

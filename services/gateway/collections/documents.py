@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from sluice.gateway.v1 import documents_pb2
 from sluice.type.v1 import passage_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """Lengths of chunks, in tokens."""
+
+    chunk_tokens: int
+    """Most tokens of a chunk; 0 is the window of the model."""
+    overlap_tokens: int | None
+    """Most tokens that a chunk shares with the one before; None leaves that to the embedder."""
+
+    @classmethod
+    def from_proto(cls, message: documents_pb2.Chunking) -> Self:
+        """Read the lengths."""
+        return cls(message.chunk_tokens, message.overlap_tokens if message.HasField("overlap_tokens") else None)
 
 
 def to_passage(document: documents_pb2.Document) -> passage_pb2.Passage:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from services.chassis.errors import FailedPrecondition, NotFound, SluiceError
+from services.gateway.collections.documents import Chunking
+from services.gateway.collections.store import Store
 from services.gateway.search.stages import Embedded
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 
@@ -33,12 +35,7 @@ class ModelEmbedder(Protocol):
         """Embed documents, with the priority of a job."""
 
     async def split_documents(
-        self,
-        documents: Sequence[passage_pb2.Passage],
-        *,
-        chunk_tokens: int,
-        overlap_tokens: int | None,
-        deadline: float,
+        self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float
     ) -> Ranges:
         """Cut documents into chunks by the tokens of the model."""
 
@@ -46,19 +43,12 @@ class ModelEmbedder(Protocol):
         """Describe the model."""
 
 
-class Collections(Protocol):
-    """The collections, with their models."""
-
-    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
-        """Describe the live version of a collection, or the version of that name. Raises NotFound."""
-
-
 class Embedders:
     """All embedders of a gateway; the first one serves new collections."""
 
-    def __init__(self, embedders: Sequence[ModelEmbedder], collections: Collections) -> None:
+    def __init__(self, embedders: Sequence[ModelEmbedder], store: Store) -> None:
         self._embedders = embedders
-        self._collections = collections
+        self._store = store
         self._seen: dict[str, tuple[float, collection_pb2.CollectionVersion]] = {}
         self._forgotten = 0
         self._models: dict[int, model_pb2.ModelInfo] = {}
@@ -80,21 +70,13 @@ class Embedders:
         )
 
     async def split_documents(
-        self,
-        documents: Sequence[passage_pb2.Passage],
-        *,
-        collection: str,
-        chunk_tokens: int,
-        overlap_tokens: int | None,
-        deadline: float,
+        self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
     ) -> Ranges:
         """Cut documents into chunks by the tokens of a collection's model."""
         embedder = self._embedders[0]
         if (wanted := await self._live(collection, deadline)) is not None:
             embedder = await self._serving(wanted, deadline)
-        return await embedder.split_documents(
-            documents, chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, deadline=deadline
-        )
+        return await embedder.split_documents(documents, chunking, deadline=deadline)
 
     def forget(self, collection: str) -> None:
         """Drop the cached model of a collection."""
@@ -151,7 +133,7 @@ class Embedders:
             return version
         forgotten = self._forgotten
         try:
-            version = await self._collections.collection(collection, deadline=deadline)
+            version = await self._store.collection(collection, deadline=deadline)
         except NotFound:
             self.forget(collection)
             return None

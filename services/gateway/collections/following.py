@@ -6,96 +6,24 @@ The proof that both agree in the end is in the retriever's `versions`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
 from services.gateway.collections.embedders import Embedders
-from services.gateway.collections.indexing import Store, Written
+from services.gateway.collections.store import Comparison, Difference, Store, Written
 from services.gateway.search.stages import reading
-from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from sluice.type.v1 import passage_pb2
 
 # Most comparisons of passages that others keep writing, and most tries of a write.
 _MOST_ROUNDS = 20
 _MOST_TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A passage that the version being built does not have as the live version has it."""
-
-    id: str
-    passage: passage_pb2.Passage | None
-    """The live version's passage; None where it has none."""
-    revision: str
-    building_revision: str
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The differences among the passages that were compared."""
-
-    differences: Sequence[Difference]
-    compared: int
-    next_cursor: str
-    """Continues the comparison; empty at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A version to fill, and the live version that it is filled from."""
-
-    version: collection_pb2.CollectionVersion
-    live: collection_pb2.CollectionVersion
-
-
-class VersionStore(Protocol):
-    """Keeps versions; see the retriever's RPCs."""
-
-    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
-        """Create the version for a model, or continue with the one that was begun."""
-
-    async def compare(
-        self, collection: str, version: str, ids: Sequence[str], *, deadline: float
-    ) -> Sequence[Difference]:
-        """Compare passages by their ids."""
-
-    async def compare_next(
-        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
-    ) -> Comparison:
-        """Compare the next passages of the live version, or of the version being built."""
-
-    async def copy(
-        self,
-        version: str,
-        differences: Sequence[Difference],
-        vectors: Sequence[bytes],
-        gone: Sequence[Difference],
-        *,
-        model_fingerprint: str,
-        deadline: float,
-    ) -> None:
-        """Write differences to a version that is being built."""
-
-    async def complete_version(self, version: str, *, deadline: float) -> None:
-        """Record that a version is complete."""
-
-    async def abandon_version(self, version: str, *, deadline: float) -> None:
-        """End the building of a version."""
-
-
-class LiveStore(Store, Protocol):
-    """Writes to live versions."""
-
-    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
-        """Delete documents by id."""
-
-
 class Following:
     """Copies passages of the live version to the version that is being built."""
 
-    def __init__(self, versions: VersionStore, embedders: Embedders) -> None:
-        self._versions = versions
+    def __init__(self, store: Store, embedders: Embedders) -> None:
+        self._store = store
         self._embedders = embedders
 
     async def follow(self, collection: str, version: str, ids: Sequence[str], *, deadline: float) -> int:
@@ -105,7 +33,7 @@ class Following:
         """
         copied = 0
         for _ in range(_MOST_ROUNDS):
-            differences = await self._versions.compare(collection, version, ids, deadline=deadline)
+            differences = await self._store.compare(collection, version, ids, deadline=deadline)
             if not differences:
                 return copied
             copied += await self._copy(version, differences, deadline)
@@ -115,7 +43,7 @@ class Following:
         self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
     ) -> tuple[Comparison, int]:
         """Compare and copy the next passages of one side; return the comparison and the number copied."""
-        compared = await self._versions.compare_next(
+        compared = await self._store.compare_next(
             collection, version, building=building, cursor=cursor, deadline=deadline
         )
         copied = 0
@@ -135,7 +63,7 @@ class Following:
             # A version's name is that of a collection, too: its own model embeds.
             embedded = await self._embedders.embed_documents(texts, collection=version, deadline=deadline)
             vectors, fingerprint = embedded.vectors, embedded.model.fingerprint
-        await self._versions.copy(version, present, vectors, gone, model_fingerprint=fingerprint, deadline=deadline)
+        await self._store.copy(version, present, vectors, gone, model_fingerprint=fingerprint, deadline=deadline)
         return len(present)
 
 
@@ -146,16 +74,9 @@ class Writing:
     more.
     """
 
-    def __init__(self, store: LiveStore, versions: VersionStore, following: Following) -> None:
+    def __init__(self, store: Store, following: Following) -> None:
         self._store = store
-        self._versions = versions
         self._following = following
-
-    async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
-    ) -> collection_pb2.CollectionVersion:
-        """Create a collection for a model."""
-        return await self._store.create_collection(collection, model, deadline=deadline)
 
     async def upsert(
         self,
@@ -199,9 +120,9 @@ class Writing:
             except FailedPrecondition as error:
                 # NOT_BUILDING: the collection was switched or the building ended, so the write has to be repeated.
                 if error.reason != "NOT_BUILDING":
-                    await self._versions.abandon_version(written.building_version, deadline=deadline)
+                    await self._store.abandon_version(written.building_version, deadline=deadline)
             except (NotFound, Unavailable):
-                await self._versions.abandon_version(written.building_version, deadline=deadline)
+                await self._store.abandon_version(written.building_version, deadline=deadline)
             else:
                 return written
         raise Unavailable(f"the versions of {collection!r} keep changing; try again", reason="CONTENDED")

@@ -6,45 +6,19 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.gateway.collections.documents import cut
-from services.gateway.collections.embedders import Ranges
+from services.gateway.collections.documents import Chunking, cut
+from services.gateway.collections.embedders import Embedders
+from services.gateway.collections.following import Writing
+from services.gateway.collections.store import Store
 from services.gateway.search.stages import Embedded, reading
 from sluice.gateway.v1 import documents_pb2
-from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from sluice.type.v1 import passage_pb2
 
 # The retriever takes up to 1000 passages in a call.
 UPSERT_SLICE = 512
 MAX_ID_BYTES = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Chunking:
-    """Lengths of chunks, in tokens."""
-
-    chunk_tokens: int
-    """Most tokens of a chunk; 0 is the window of the model."""
-    overlap_tokens: int | None
-    """Most tokens that a chunk shares with the one before; None leaves that to the embedder."""
-
-    @classmethod
-    def from_proto(cls, message: documents_pb2.Chunking) -> Self:
-        """Read the lengths."""
-        return cls(message.chunk_tokens, message.overlap_tokens if message.HasField("overlap_tokens") else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Result of a write to a live version."""
-
-    count: int
-    index_version: str = ""
-    building_version: str = ""
-    """The version that has to follow; empty where there is none."""
-    changed_ids: Sequence[str] = ()
-    """Ids of the passages that have to follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,53 +42,13 @@ class Indexed:
         )
 
 
-class DocumentEmbedder(Protocol):
-    """Makes vectors of documents, by the model that made a collection's vectors."""
-
-    async def split_documents(
-        self,
-        documents: Sequence[passage_pb2.Passage],
-        *,
-        collection: str,
-        chunk_tokens: int,
-        overlap_tokens: int | None,
-        deadline: float,
-    ) -> Ranges:
-        """Cut documents into chunks."""
-
-    async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
-        """Embed documents for a collection."""
-
-    def forget(self, collection: str) -> None:
-        """Drop the cached model of a collection."""
-
-
-class Store(Protocol):
-    """Keeps passages."""
-
-    async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
-    ) -> collection_pb2.CollectionVersion:
-        """Create a collection for a model. Raises AlreadyExists."""
-
-    async def upsert(
-        self,
-        collection: str,
-        passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
-        *,
-        model_fingerprint: str,
-        deadline: float,
-    ) -> Written:
-        """Store passages with their vectors."""
-
-
 class Indexing:
     """Stores documents. All documents of a call are stored or none."""
 
-    def __init__(self, embedder: DocumentEmbedder, store: Store) -> None:
-        self._embedder = embedder
+    def __init__(self, embedders: Embedders, store: Store, writing: Writing) -> None:
+        self._embedders = embedders
         self._store = store
+        self._writing = writing
 
     async def index(
         self,
@@ -136,7 +70,7 @@ class Indexing:
             if error.reason != "MODEL_MISMATCH":
                 raise
         # The collection was switched to another model between the embedding and the storing.
-        self._embedder.forget(collection)
+        self._embedders.forget(collection)
         return await self._index(collection, documents, chunking, deadline)
 
     async def _index(
@@ -147,7 +81,7 @@ class Indexing:
         deadline: float,
     ) -> Indexed:
         passages = documents if chunking is None else await self._chunks(collection, documents, chunking, deadline)
-        embedded = await self._embedder.embed_documents(
+        embedded = await self._embedders.embed_documents(
             [reading(passage) for passage in passages], collection=collection, deadline=deadline
         )
         places = {document.id: place for place, document in enumerate(documents)}
@@ -172,13 +106,7 @@ class Indexing:
         So the first call to the store has a part of every document and refuses a bad one before anything is stored;
         and the chunk that holds the number of chunks is stored before the others.
         """
-        ranges = await self._embedder.split_documents(
-            documents,
-            collection=collection,
-            chunk_tokens=chunking.chunk_tokens,
-            overlap_tokens=chunking.overlap_tokens,
-            deadline=deadline,
-        )
+        ranges = await self._embedders.split_documents(documents, chunking, collection=collection, deadline=deadline)
         first: list[passage_pb2.Passage] = []
         others: list[passage_pb2.Passage] = []
         for place, (document, parts) in enumerate(zip(documents, ranges, strict=True)):
@@ -203,7 +131,7 @@ class Indexing:
         for start in range(0, len(passages), UPSERT_SLICE):
             part = passages[start : start + UPSERT_SLICE]
             try:
-                stored = await self._store.upsert(
+                stored = await self._writing.upsert(
                     collection,
                     part,
                     embedded.vectors[start : start + UPSERT_SLICE],

@@ -11,14 +11,13 @@ import enum
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
 
 from services.chassis.errors import InvalidArgument
 from services.gateway.collections.embedders import Embedders
-from services.gateway.collections.following import Following, VersionStore
+from services.gateway.collections.following import Following
+from services.gateway.collections.store import Store
 from services.gateway.collections.verification import Check, Verification
 from sluice.gateway.v1 import collections_pb2
-from sluice.type.v1 import collection_pb2
 
 
 class Phase(enum.Enum):
@@ -87,35 +86,11 @@ class _Place:
         return place
 
 
-@dataclass(frozen=True, slots=True)
-class Switched:
-    """Result of a switch of a collection."""
-
-    live: collection_pb2.CollectionVersion
-    previous: str
-    """The version that was live before."""
-
-
-class Switching(Protocol):
-    """Switches collections to versions."""
-
-    async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
-        """Make a version live; an empty name means the version that was live before."""
-
-
 class Reindexing:
     """Rebuilds collections part by part."""
 
-    def __init__(
-        self,
-        versions: VersionStore,
-        switching: Switching,
-        embedders: Embedders,
-        following: Following,
-        verification: Verification,
-    ) -> None:
-        self._versions = versions
-        self._switching = switching
+    def __init__(self, store: Store, embedders: Embedders, following: Following, verification: Verification) -> None:
+        self._store = store
         self._embedders = embedders
         self._following = following
         self._verification = verification
@@ -137,13 +112,13 @@ class Reindexing:
             case Phase.VERIFY:
                 return await self._verify(place, deadline)
             case Phase.SWITCHED:
-                switched = await self._switching.switch(collection, place.version, deadline=deadline)
+                switched = await self._store.switch(collection, place.version, deadline=deadline)
                 self._embedders.forget(collection)
                 return Progress(place.version, Phase.SWITCHED, place.total, place.total, previous=switched.previous)
 
     async def _begin(self, collection: str, model: str, deadline: float) -> Progress:
         wanted = await self._embedders.model_named(model, deadline=deadline)
-        begun = await self._versions.create_version(collection, wanted, deadline=deadline)
+        begun = await self._store.create_version(collection, wanted, deadline=deadline)
         version, total = begun.version.version, begun.live.passage_count
         if version == begun.live.version:  # an earlier run has switched to it
             return Progress(version, Phase.SWITCHED, total, total)
@@ -168,6 +143,6 @@ class Reindexing:
         checks = await self._verification.verify(place.collection, place.version, deadline=deadline)
         cursor = ""
         if all(check.passed for check in checks):
-            await self._versions.complete_version(place.version, deadline=deadline)
+            await self._store.complete_version(place.version, deadline=deadline)
             cursor = replace(place, phase=Phase.SWITCHED.name).encoded()
         return Progress(place.version, Phase.VERIFY, place.total, place.total, next_cursor=cursor, checks=checks)

@@ -10,11 +10,12 @@ from array import array
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import mul
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from services.chassis.errors import SluiceError
 from services.gateway.collections.embedders import Embedders
-from services.gateway.search.stages import Retrieved, Retriever, SearchVariant, reading
+from services.gateway.collections.store import Sample, Sampled, Store
+from services.gateway.search.stages import Retrieved, SearchVariant, reading
 from sluice.gateway.v1 import collections_pb2
 from sluice.type.v1 import filter_pb2, passage_pb2
 
@@ -59,34 +60,6 @@ class Check:
         return collections_pb2.VersionCheck(kind=self.kind.value, passed=self.passed, detail=self.detail)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A passage with its vector."""
-
-    passage: passage_pb2.Passage
-    vector: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Passages chosen by chance, and the number of all passages."""
-
-    passages: Sequence[Sampled]
-    count: int
-
-
-class Versions(Retriever, Protocol):
-    """Versions, searched and sampled by their names."""
-
-    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
-        """Choose passages by chance."""
-
-    async def documents(
-        self, collection: str, ids: Sequence[str], *, deadline: float
-    ) -> Sequence[Sequence[passage_pb2.Passage]]:
-        """Return the passages of the documents that exist."""
-
-
 def some_words(passage: passage_pb2.Passage) -> str:
     """Choose some consecutive words of a passage by chance; empty if they hold no letter and no digit."""
     words = reading(passage).split()
@@ -100,13 +73,13 @@ class Verification:
 
     def __init__(
         self,
-        versions: Versions,
+        store: Store,
         embedders: Embedders,
         query_of: Callable[[passage_pb2.Passage], str] = some_words,
         pause_seconds: float = _PAUSE_SECONDS,
     ) -> None:
         """`query_of` makes a query that a passage should answer; empty where it cannot."""
-        self._versions = versions
+        self._store = store
         self._embedders = embedders
         self._query_of = query_of
         self._pause_seconds = pause_seconds
@@ -139,9 +112,9 @@ class Verification:
         counts: list[int] = []
         live_counts: list[int] = []
         while True:
-            sample = await self._versions.sample(version, size, deadline=deadline)
+            sample = await self._store.sample(version, size, deadline=deadline)
             counts.append(sample.count)
-            live_counts.append((await self._versions.sample(collection, 1, deadline=deadline)).count)
+            live_counts.append((await self._store.sample(collection, 1, deadline=deadline)).count)
             # Both went through the same range of counts: as good as equal while documents are written.
             same = min(counts) <= max(live_counts) and min(live_counts) <= max(counts)
             if same or len(counts) == _MOST_COUNTS:
@@ -161,7 +134,7 @@ class Verification:
         missed = [sampled.passage for sampled, hit in zip(sample.passages, hits, strict=True) if not hit]
         if missed:  # a passage that was written or deleted meanwhile proves nothing
             ids = list(dict.fromkeys(passage.document_id for passage in missed))
-            stored = await self._versions.documents(version, ids, deadline=deadline)
+            stored = await self._store.documents(version, ids, deadline=deadline)
             now = [passage for passages in stored for passage in passages]
             missed = [passage for passage in missed if passage in now]
         asked = sum(hits) + len(missed)
@@ -204,7 +177,7 @@ class Verification:
         return await self._search(name, SearchVariant("", vector, 1.0), fingerprint, deadline)
 
     async def _search(self, name: str, variant: SearchVariant, fingerprint: str, deadline: float) -> Retrieved:
-        return await self._versions.search(
+        return await self._store.search(
             name,
             [variant],
             filter=filter_pb2.Filter(),

@@ -9,7 +9,8 @@ import grpc
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of
 from services.gateway.collections.embedders import Embedders
-from services.gateway.collections.reindexing import Reindexing, Switched
+from services.gateway.collections.reindexing import Reindexing
+from services.gateway.collections.store import Switched
 from services.gateway.collections.verification import DEFAULT_SAMPLE, Verification
 from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.settings import GatewaySettings

@@ -8,9 +8,9 @@ import grpc
 
 from services.chassis.timing import deadline_of
 from services.chassis.validation import check_count
-from services.gateway.collections.documents import from_passages, to_passage
+from services.gateway.collections.documents import Chunking, from_passages, to_passage
 from services.gateway.collections.following import Writing
-from services.gateway.collections.indexing import Chunking, Indexing
+from services.gateway.collections.indexing import Indexing
 from services.gateway.rpc.retriever_client import DOCUMENTS_A_CALL, RetrieverClient
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import documents_pb2 as pb

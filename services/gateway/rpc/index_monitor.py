@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from services.chassis import logs, tracing
 from services.chassis.errors import NotFound, SluiceError
-from services.gateway.collections.embedders import Collections, Embedders, ModelEmbedder
+from services.gateway.collections.embedders import Embedders, ModelEmbedder
+from services.gateway.collections.store import Store
 from services.gateway.metrics import GatewayMetrics
 from sluice.type.v1 import collection_pb2
 
@@ -29,13 +30,13 @@ class IndexMonitor:
     def __init__(
         self,
         collection: str,
-        collections: Collections,
+        store: Store,
         embedders: Sequence[ModelEmbedder],
         metrics: GatewayMetrics,
     ) -> None:
         self._collection = collection
-        self._collections = collections
-        self._embedders = Embedders(embedders, collections)
+        self._store = store
+        self._embedders = Embedders(embedders, store)
         self._mismatch = False
         self._shown: tuple[str, ...] = ()
         self._metrics = metrics
@@ -54,7 +55,7 @@ class IndexMonitor:
         deadline = time.monotonic() + _DEADLINE_SECONDS
         live = None
         with contextlib.suppress(NotFound):
-            live = await self._collections.collection(self._collection, deadline=deadline)
+            live = await self._store.collection(self._collection, deadline=deadline)
         self._show(live)
         served, unreachable = await self._embedders.served(deadline=deadline)
         mismatch = live is not None and all(model.fingerprint != live.model.fingerprint for model in served)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import InvalidArgument
+from services.gateway.collections.documents import Chunking
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Embedded, Expanded, Reranked, Variant
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
@@ -69,18 +70,13 @@ class EmbedderClient:
         )
 
     async def split_documents(
-        self,
-        documents: Sequence[passage_pb2.Passage],
-        *,
-        chunk_tokens: int,
-        overlap_tokens: int | None,
-        deadline: float,
+        self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float
     ) -> list[list[tuple[int, int]]]:
         """Cut documents into chunks by the tokens of the model."""
         request = embedder_pb2.SplitTextsRequest(
             texts=[embedder_pb2.TitledText(title=document.title, text=document.text) for document in documents],
-            chunk_tokens=chunk_tokens,
-            overlap_tokens=overlap_tokens,
+            chunk_tokens=chunking.chunk_tokens,
+            overlap_tokens=chunking.overlap_tokens,
         )
         try:
             reply = await self.channel.call(self._stub.SplitTexts, request, deadline=deadline)

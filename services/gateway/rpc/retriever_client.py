@@ -6,10 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.gateway.collections.following import Begun, Comparison, Difference
-from services.gateway.collections.indexing import Written
-from services.gateway.collections.reindexing import Switched
-from services.gateway.collections.verification import Sample, Sampled
+from services.gateway.collections.store import Begun, Comparison, Difference, Sample, Sampled, Switched, Written
 from services.gateway.search.stages import Candidate, Retrieved, SearchVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc

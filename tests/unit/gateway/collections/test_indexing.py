@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.gateway.collections.indexing import Chunking, Indexing, Written
+from services.gateway.collections.documents import Chunking
+from services.gateway.collections.indexing import Indexing
+from services.gateway.collections.store import Written
 from services.gateway.search.stages import Embedded
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 from tests.unit.gateway.samples import embedded, model, passage, version
@@ -25,16 +27,11 @@ class Shelf:
         self.moves = moves
 
     async def split_documents(
-        self,
-        documents: Sequence[passage_pb2.Passage],
-        *,
-        collection: str,
-        chunk_tokens: int,
-        overlap_tokens: int | None,
-        deadline: float,
+        self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
     ) -> list[list[tuple[int, int]]]:
         def ranges(text: str) -> list[tuple[int, int]]:
-            return [(start, min(start + chunk_tokens, len(text))) for start in range(0, len(text), chunk_tokens)]
+            step = chunking.chunk_tokens
+            return [(start, min(start + step, len(text))) for start in range(0, len(text), step)]
 
         return [ranges(document.text) for document in documents]
 
@@ -76,6 +73,10 @@ class Shelf:
         return Written(len(passages), "docs-v1")
 
 
+def indexing(shelf: Shelf) -> Indexing:
+    return Indexing(shelf, shelf, shelf)  # type: ignore[arg-type]
+
+
 def documents(*ids: str) -> list[passage_pb2.Passage]:
     return [passage(identity, "", f"text of {identity}") for identity in ids]
 
@@ -83,21 +84,21 @@ def documents(*ids: str) -> list[passage_pb2.Passage]:
 @pytest.mark.parametrize("taken_meanwhile", [False, True])
 async def test_the_first_documents_create_the_collection(taken_meanwhile: bool) -> None:
     shelf = Shelf(exists=False, taken_meanwhile=taken_meanwhile)
-    indexed = await Indexing(shelf, shelf).index("docs", documents("a", "b"), deadline=0)
+    indexed = await indexing(shelf).index("docs", documents("a", "b"), deadline=0)
     assert (indexed.count, set(shelf.stored)) == (2, {"a", "b"})
 
 
 async def test_a_switch_to_another_model_between_embedding_and_storing_is_followed_once() -> None:
     shelf = Shelf(moves=1)
-    indexed = await Indexing(shelf, shelf).index("docs", documents("a"), deadline=0)
+    indexed = await indexing(shelf).index("docs", documents("a"), deadline=0)
     assert (indexed.count, shelf.embedded, shelf.forgotten) == (1, 2, ["docs"])
     with pytest.raises(FailedPrecondition):
-        await Indexing(Shelf(moves=2), Shelf(moves=2)).index("docs", documents("a"), deadline=0)
+        await indexing(Shelf(moves=2)).index("docs", documents("a"), deadline=0)
 
 
 async def test_documents_that_did_not_fit_the_model_are_named() -> None:
     shelf = Shelf()
-    indexed = await Indexing(shelf, shelf).index("docs", documents("a", "a-rather-long-id"), deadline=0)
+    indexed = await indexing(shelf).index("docs", documents("a", "a-rather-long-id"), deadline=0)
     assert indexed.truncated_ids == ["a-rather-long-id"]
 
 
@@ -115,7 +116,7 @@ async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(
 ) -> None:
     shelf = Shelf()
     with pytest.raises(InvalidArgument, match=field):
-        await Indexing(shelf, shelf).index("docs", batch, deadline=0)
+        await indexing(shelf).index("docs", batch, deadline=0)
     assert (shelf.embedded, shelf.stored) == (0, {})
 
 
@@ -125,7 +126,7 @@ CHUNKING = Chunking(chunk_tokens=5, overlap_tokens=None)
 async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chunks() -> None:
     shelf = Shelf()
     long, short = passage("long", "", "12345678901"), passage("short", "", "1234")
-    indexed = await Indexing(shelf, shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
+    indexed = await indexing(shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
     assert shelf.calls == [["long", "short", "long#2", "long#3"]]
     assert [vector.decode() for vector in shelf.stored.values()] == ["12345", "1234", "67890", "1"]
     assert (indexed.count, indexed.passage_count) == (2, 4)
@@ -134,7 +135,7 @@ async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chun
 async def test_very_many_chunks_take_several_calls_the_first_with_something_of_every_document() -> None:
     shelf = Shelf()
     batch = [passage(identity, "", "x" * 5000) for identity in ("a", "b")]
-    await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+    await indexing(shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert len(shelf.calls) == 4
     assert shelf.calls[0][:2] == ["a", "b"]
     assert len(shelf.stored) == 2000
@@ -145,6 +146,6 @@ async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
     shelf.refused = {"b"}
     batch = [passage(identity, "", "x" * 50) for identity in ("a", "b")]
     with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year: is of another type") as refused:
-        await Indexing(shelf, shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
+        await indexing(shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert refused.value.field == "documents[1].metadata.year"
     assert not shelf.stored

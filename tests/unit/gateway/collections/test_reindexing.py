@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
-from services.gateway.collections.following import Begun, Comparison, Difference, Following, Writing
-from services.gateway.collections.indexing import Indexing, Written
-from services.gateway.collections.reindexing import Phase, Reindexing, Switched
+from services.gateway.collections.following import Following, Writing
+from services.gateway.collections.indexing import Indexing
+from services.gateway.collections.reindexing import Phase, Reindexing
+from services.gateway.collections.store import Begun, Comparison, Difference, Switched, Written
 from services.gateway.collections.verification import Check, CheckKind
 from services.gateway.search.stages import Embedded
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
@@ -208,9 +209,9 @@ class Gateway:
     def __init__(self, world: World) -> None:
         self.world = world
         following = Following(world, world)  # type: ignore[arg-type]
-        self.writing = Writing(world, world, following)
-        self.indexing = Indexing(world, self.writing)
-        self.reindexing = Reindexing(world, world, world, following, world)  # type: ignore[arg-type]
+        self.writing = Writing(world, following)
+        self.indexing = Indexing(world, world, self.writing)
+        self.reindexing = Reindexing(world, world, following, world)  # type: ignore[arg-type]
 
     async def write(self, operations: Sequence[tuple[str, bool]], writer: int) -> dict[str, str]:
         """Stores and deletes, one after the other; returns the texts that it expects in the end."""

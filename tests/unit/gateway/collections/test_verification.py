@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from services.chassis.errors import FailedPrecondition
-from services.gateway.collections.verification import CheckKind, Sample, Sampled, Verification
+from services.gateway.collections.store import Sample, Sampled
+from services.gateway.collections.verification import CheckKind, Verification
 from services.gateway.search.stages import Candidate, Embedded, Retrieved, SearchVariant
 from sluice.type.v1 import passage_pb2
 from tests.unit.gateway.samples import embedded, model, passage

@@ -1,0 +1,144 @@
+"""The store of collections as their domain needs it: a protocol, which the retriever's client implements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.gateway.search.stages import Retriever
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Result of a write to a live version."""
+
+    count: int
+    index_version: str = ""
+    building_version: str = ""
+    """The version that has to follow; empty where there is none."""
+    changed_ids: Sequence[str] = ()
+    """Ids of the passages that have to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A passage that the version being built does not have as the live version has it."""
+
+    id: str
+    passage: passage_pb2.Passage | None
+    """The live version's passage; None where it has none."""
+    revision: str
+    building_revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The differences among the passages that were compared."""
+
+    differences: Sequence[Difference]
+    compared: int
+    next_cursor: str
+    """Continues the comparison; empty at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A version to fill, and the live version that it is filled from."""
+
+    version: collection_pb2.CollectionVersion
+    live: collection_pb2.CollectionVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """Result of a switch of a collection."""
+
+    live: collection_pb2.CollectionVersion
+    previous: str
+    """The version that was live before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A passage with its vector."""
+
+    passage: passage_pb2.Passage
+    vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Passages chosen by chance, and the number of all passages."""
+
+    passages: Sequence[Sampled]
+    count: int
+
+
+class Store(Retriever, Protocol):
+    """Keeps collections and their versions. A name of a collection may also be that of a version."""
+
+    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
+        """Describe the live version of a collection. Raises NotFound."""
+
+    async def create_collection(
+        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Create a collection for a model. Raises AlreadyExists."""
+
+    async def upsert(
+        self,
+        collection: str,
+        passages: Sequence[passage_pb2.Passage],
+        vectors: Sequence[bytes],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> Written:
+        """Store passages with their vectors."""
+
+    async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
+        """Delete documents by id."""
+
+    async def documents(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Passage]]:
+        """Return the passages of the documents that exist, in the order of their ids."""
+
+    async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
+        """Choose passages by chance."""
+
+    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
+        """Create the version for a model, or continue with the one that was begun."""
+
+    async def compare(
+        self, collection: str, version: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[Difference]:
+        """Compare passages by their ids."""
+
+    async def compare_next(
+        self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
+    ) -> Comparison:
+        """Compare the next passages of the live version, or of the version being built."""
+
+    async def copy(
+        self,
+        version: str,
+        differences: Sequence[Difference],
+        vectors: Sequence[bytes],
+        gone: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        """Write differences to a version that is being built."""
+
+    async def complete_version(self, version: str, *, deadline: float) -> None:
+        """Record that a version is complete."""
+
+    async def abandon_version(self, version: str, *, deadline: float) -> None:
+        """End the building of a version."""
+
+    async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
+        """Make a version live; an empty name means the version that was live before."""
