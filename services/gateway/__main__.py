@@ -31,7 +31,7 @@ from services.gateway.rpc.index_monitor import IndexMonitor
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
 from services.gateway.search.budgets import Budgets
-from services.gateway.search.pipeline import Pipeline, Stages
+from services.gateway.search.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import (
     collections_pb2,
@@ -68,7 +68,11 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         shadow = None
         if settings.rollout_address:
             shadow = Shadow(
-                Pipeline(_stages(background), settings.weights(), Budgets()),
+                Pipeline(
+                    background.stages(Embedders(background.embedders, background.retriever)),
+                    settings.weights(),
+                    Budgets(),
+                ),
                 background.reranker,
                 exposure.evidence,
                 metrics,
@@ -76,7 +80,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             )
             stack.push_async_callback(shadow.close)
         search = SearchServicer(
-            Pipeline(_stages(clients, embedders), settings.weights(), Budgets(), metrics.observe_stages),
+            Pipeline(clients.stages(embedders), settings.weights(), Budgets(), metrics.observe_stages),
             settings,
             exposure,
             shadow,
@@ -107,11 +111,6 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             limit=limit,
             bulk_methods=documents_servicer.BULK_METHODS | collections_servicer.BULK_METHODS,
         )
-
-
-def _stages(clients: StageClients, embedders: Embedders | None = None) -> Stages:
-    embedders = embedders or Embedders(clients.embedders, clients.retriever)
-    return Stages(clients.expander, embedders, clients.retriever, clients.reranker)
 
 
 @asynccontextmanager

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.chassis.client import StageChannel
+from services.gateway.collections.embedders import Embedders
 from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
 from services.gateway.rpc.retriever_client import RetrieverClient
+from services.gateway.search.pipeline import Stages
+from services.gateway.search.stages import Stage
 from services.gateway.settings import GatewaySettings
 from sluice.type.v1 import model_pb2
+
+StageClient = ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +45,18 @@ class StageClients:
             retriever=RetrieverClient(open_channel(settings.retriever_address, RetrieverClient.service)),
             reranker=RerankerClient(open_channel(settings.reranker_address, RerankerClient.service), priority),
         )
+
+    def stages(self, embedders: Embedders) -> Stages:
+        """Return the stages of a pipeline that calls these clients."""
+        return Stages(self.expander, embedders, self.retriever, self.reranker)
+
+    def named(self) -> list[tuple[Stage, StageClient]]:
+        """Return every client with its stage, in the order of the pipeline, and further embedders at the end."""
+        first, *further = self.embedders
+        return [
+            (Stage.EXPAND, self.expander),
+            (Stage.EMBED, first),
+            (Stage.RETRIEVE, self.retriever),
+            (Stage.RERANK, self.reranker),
+            *((Stage.EMBED, embedder) for embedder in further),
+        ]

@@ -12,8 +12,8 @@ import grpc
 from services.chassis.errors import DeadlineExceeded, NotFound, ResourceExhausted, SluiceError, Unavailable
 from services.chassis.timing import deadline_of
 from services.gateway.rollout.exposure import Exposure
-from services.gateway.rpc.clients import StageClients
-from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.rpc.clients import StageClient, StageClients
+from services.gateway.rpc.model_clients import EmbedderClient, RerankerClient
 from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.search.stages import Stage
 from services.gateway.settings import GatewaySettings
@@ -42,15 +42,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         deadline = min(deadline_of(context), time.monotonic() + CONFIG_DEADLINE_SECONDS)
         name = request.collection or self._settings.qdrant_collection
         clients = self._clients
-        first, *further = clients.embedders
         stages, collection = await asyncio.gather(
-            asyncio.gather(
-                _stage_config(Stage.EXPAND, clients.expander, deadline),
-                _stage_config(Stage.EMBED, first, deadline),
-                _stage_config(Stage.RETRIEVE, clients.retriever, deadline),
-                _stage_config(Stage.RERANK, clients.reranker, deadline),
-                *(_stage_config(Stage.EMBED, embedder, deadline) for embedder in further),
-            ),
+            asyncio.gather(*(_stage_config(stage, client, deadline) for stage, client in clients.named())),
             _live_version(clients.retriever, name, deadline),
         )
         return pb.GetConfigResponse(
@@ -61,11 +54,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         )
 
 
-async def _stage_config(
-    stage: Stage,
-    client: ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient,
-    deadline: float,
-) -> pb.StageConfig:
+async def _stage_config(stage: Stage, client: StageClient, deadline: float) -> pb.StageConfig:
     problem = await client.channel.health(client.service, deadline=deadline)
     config = pb.StageConfig(
         stage=stage.value, address=client.channel.address, serving=problem is None, problem=problem or ""
