@@ -1,7 +1,6 @@
 """`sluice plan` as it is typed."""
 
 import json
-
 from collections import Counter
 
 import pytest
@@ -74,8 +73,6 @@ def test_the_sample_that_comes_with_it_is_announced_as_anothers(tmp_path):
         ("--p99-ms 150", calls.WRONG_COMMAND_LINE, "--qps 2000"),
         ("--qps 20", calls.WRONG_COMMAND_LINE, "--p99-ms 150"),
         ("--qps 20 --p99-ms 150 --features telepathy", calls.WRONG_COMMAND_LINE, "rerank"),
-        ("--qps 20 --p99-ms 150 --cores gateway=4", calls.WRONG_COMMAND_LINE, "reranker=8"),
-        ("--qps 20 --p99-ms 150 --cores many", calls.WRONG_COMMAND_LINE, "reranker=8"),
         ("--qps 20 --p99-ms 60", calls.NEEDS_A_LOOK, "--candidates"),
     ],
 )
