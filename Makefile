@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-aa rollout-crash rollout-drill observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -40,14 +40,14 @@ bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build
 alerts-check: setup ## Checks alert rules by their tests, and the queries of dashboards and runbook, with promtool.
 	@$(BIN)/python tools/alerts_check.py
 
-rollout-drill: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
-	@$(BIN)/python -m drills.rollout_drill
+rollout-regressions: setup ## Lets regressions loose on a rollout, and kills it in every way; build/rollout.json, a review.
+	@$(BIN)/python -m drills.rollout_regressions
 
-rollout-aa: setup ## Simulates ramps that change nothing, and some that do; build/rollout-aa.json.
-	@$(BIN)/python -m drills.rollout_sim.aa
+rollout-false-alarms: setup ## Simulates ramps that change nothing, and some that do; build/rollout-false-alarms.json.
+	@$(BIN)/python -m drills.rollout_false_alarms
 
 rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
-	@$(BIN)/python -m drills.rollout_sim.crash
+	@$(BIN)/python -m drills.rollout_crash
 
 bench-speed: setup ## Measures the model stages against the raw backend; build/bench/speed.json.
 	@$(BIN)/python -m bench.speed

@@ -30,7 +30,7 @@ from deploy.local.paths import BUILD, ROOT, shown
 from deploy.local.profiles import load_profile
 from deploy.local.progress import say, starting
 from services.chassis.errors import StartupError
-from sluice_client import NotStored, SluiceClient, SluiceError
+from sluice_client import AsyncClient, NotStored, SluiceError
 
 PROFILE = "development"
 DATA = ROOT.parent / "shared" / "data" / "ir"
@@ -112,7 +112,7 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
         )
         await stack.__aenter__()
     try:
-        async with SluiceClient(stack.address("gateway"), index_timeout=600) as client:
+        async with AsyncClient(stack.address("gateway"), index_timeout=600) as client:
             with progress_bars(console) as progress:
                 return [
                     row
@@ -124,7 +124,7 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
 
 
 async def _asked(
-    client: SluiceClient, dataset: Dataset, configs: Sequence[str], options: Options, progress: Progress
+    client: AsyncClient, dataset: Dataset, configs: Sequence[str], options: Options, progress: Progress
 ) -> dict[str, Asked]:
     settings = {
         **load_profile(PROFILE),

@@ -12,7 +12,7 @@ from bench.quality.configs import Config
 from bench.quality.kept import Kept
 from deploy.local.paths import ROOT
 from services.chassis.errors import StartupError
-from sluice_client import Answer, Document, Outcome, SluiceClient, Stage
+from sluice_client import Answer, AsyncClient, Document, Outcome, Stage
 from sluice_client.errors import SluiceError
 
 DEPTH = 100
@@ -51,14 +51,14 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-async def models_of(client: SluiceClient) -> str:
+async def models_of(client: AsyncClient) -> str:
     """What computes, by fingerprint."""
     config = await client.config()
     return " ".join(stage.model_fingerprint for stage in config.stages if stage.model_fingerprint)
 
 
 async def store(
-    client: SluiceClient,
+    client: AsyncClient,
     dataset: Dataset,
     settings: Mapping[str, str],
     on_progress: Callable[[int], None],
@@ -88,7 +88,7 @@ async def store(
 
 
 async def ask(
-    client: SluiceClient,
+    client: AsyncClient,
     collection: str,
     queries: Iterable[tuple[str, str]],
     config: Config,

@@ -37,7 +37,7 @@ from services.chassis.client import StageChannel
 from services.experiment.bucketing import BUCKETS
 from services.gateway.rollout.table import FeatureOverrides, Features, Ramp, RolloutTable
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
-from sluice_client import Document, SluiceClient
+from sluice_client import AsyncClient, Document
 
 RESULT = BUILD / "bench" / "rollout.json"
 FEATURES = 50
@@ -230,7 +230,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def throughput(client: SluiceClient, pid: int, users: Sequence[str], seconds: float) -> tuple[float, float]:
+async def throughput(client: AsyncClient, pid: int, users: Sequence[str], seconds: float) -> tuple[float, float]:
     """Searches a second, with as many under way as there are callers, and the gateway's milliseconds for each."""
     until = time.perf_counter() + seconds
     done = 0
@@ -266,7 +266,7 @@ async def searching(console: Console, pairs: int, seconds: float) -> list[Pair]:
         clients, pids = {}, {}
         for name, rollout in (("off", ""), ("on", stack.address("rollout"))):
             address, pids[name] = await exits.enter_async_context(gateway(stack, rollout))
-            clients[name] = await exits.enter_async_context(SluiceClient(address))
+            clients[name] = await exits.enter_async_context(AsyncClient(address))
         documents = [Document(f"d{number}", f"pool {number}", f"threads wait in pool {number}") for number in range(50)]
         await clients["off"].index(documents)
         while not (await clients["on"].search("pool", user_id="a")).snapshot_version:  # noqa: ASYNC110  # a process

@@ -16,7 +16,7 @@ from bench.speed.stages import HOST, reserved_port, spawned
 from bench.speed.workload import Workload
 from deploy.local.paths import BUILD
 from deploy.local.stack import STAGES, LocalStack
-from sluice_client import Document, SluiceClient
+from sluice_client import AsyncClient, Document
 
 PASSAGES = 200
 SCRAPE_SECONDS = 5.0
@@ -89,7 +89,7 @@ async def sides(collector: str, on_serving: Callable[[str], None]) -> AsyncItera
 
 async def _store(local: LocalStack) -> None:
     texts = Workload(0).mixed(PASSAGES)
-    async with SluiceClient(local.address("gateway")) as client:
+    async with AsyncClient(local.address("gateway")) as client:
         await client.index_all([Document(str(number), "", text.text) for number, text in enumerate(texts)])
 
 

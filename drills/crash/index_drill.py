@@ -17,7 +17,7 @@ from qdrant_client import AsyncQdrantClient
 
 from deploy.local.paths import BUILD, ROOT
 from drills.faults.processes import StageProcess, running
-from sluice_client import SluiceClient, SluiceError
+from sluice_client import AsyncClient, SluiceError
 
 STAGES = ("gateway", "embedder", "retriever")
 # Some documents are long enough for several chunks of 64 words, some are the same document in another version, and
@@ -94,11 +94,11 @@ class Drill:
 
     async def settled(self) -> None:
         """Returns when the gateway reaches all of them again."""
-        async with asyncio.timeout(60), SluiceClient(self.stages["gateway"].address) as client:
+        async with asyncio.timeout(60), AsyncClient(self.stages["gateway"].address) as client:
             while True:
                 with suppress(SluiceError):
                     config = await client.config("reference")
-                    if config.collection.exists:
+                    if config.collection:
                         return
                 await asyncio.sleep(0.1)
 

@@ -16,7 +16,7 @@ from qdrant_client import AsyncQdrantClient
 
 from deploy.local.paths import BUILD, ROOT
 from drills.faults.processes import StageProcess, running
-from sluice_client import Document, SluiceClient, SluiceError
+from sluice_client import AsyncClient, Document, SluiceError
 
 FIRST_MODEL, SECOND_MODEL = "pseudo-64", "pseudo-32"
 _UNLIMITED = {"CONCURRENCY_LOWEST": "200", "CONCURRENCY_INITIAL": "200"}
@@ -52,10 +52,11 @@ class Processes:
 
     async def settled(self) -> None:
         """Returns when the gateway reaches the retriever again."""
-        async with asyncio.timeout(60), SluiceClient(self.gateway.address) as client:
+        async with asyncio.timeout(60), AsyncClient(self.gateway.address) as client:
             while True:
                 with suppress(SluiceError):
-                    await client.collections()
+                    async for _ in client.list_collections():
+                        pass
                     return
                 await asyncio.sleep(0.1)
 

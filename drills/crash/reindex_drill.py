@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from drills.crash.platform import SECOND_MODEL, Processes, documents, killed_at_random, platform
-from sluice_client import SluiceClient
+from sluice_client import AsyncClient
 
 DOCUMENTS = 5000
 _LONGEST_SECONDS = 6.0
@@ -16,7 +16,7 @@ _LONGEST_SECONDS = 6.0
 
 async def drill(kills: int) -> list[dict[str, Any]]:
     """The rows of this drill."""
-    async with platform() as processes, SluiceClient(processes.gateway.address) as client:
+    async with platform() as processes, AsyncClient(processes.gateway.address) as client:
         await client.index_all(documents(DOCUMENTS), batch_size=512)
         await _end(processes)
         reference = await processes.points("documents-v2")
@@ -68,12 +68,13 @@ async def _end(processes: Processes) -> None:
 
 async def _is_live(processes: Processes, version: str) -> bool:
     await processes.settled()
-    async with SluiceClient(processes.gateway.address) as client:
-        return (await client.config(timeout=30)).collection.index_version == version
+    async with AsyncClient(processes.gateway.address) as client:
+        live = (await client.config(timeout=30)).collection
+        return live is not None and live.version == version
 
 
 async def _again(processes: Processes) -> None:
     """Back to the version before, as if nothing had been built."""
-    async with SluiceClient(processes.gateway.address) as client:
+    async with AsyncClient(processes.gateway.address) as client:
         await client.rollback("documents-v1")
-        await client.drop_version("documents-v2")
+        await client.delete_version("documents-v2")

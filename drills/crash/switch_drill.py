@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from drills.crash.platform import FIRST_MODEL, SECOND_MODEL, documents, killed_at_random, platform
-from sluice_client import Features, SluiceClient, SluiceError, Stage
+from sluice_client import AsyncClient, Features, SluiceError, Stage
 
 DOCUMENTS = 1000
 _ASKERS = 4
@@ -23,7 +23,7 @@ _MODELS = {"documents-v1": FIRST_MODEL, "documents-v2": SECOND_MODEL}
 
 async def drill(kills: int) -> list[dict[str, Any]]:
     """The rows of this drill."""
-    async with platform() as processes, SluiceClient(processes.gateway.address) as client:
+    async with platform() as processes, AsyncClient(processes.gateway.address) as client:
         await client.index_all(documents(DOCUMENTS, "one"), batch_size=512)
         async for _ in client.reindex(SECOND_MODEL):
             pass
@@ -44,7 +44,7 @@ async def drill(kills: int) -> list[dict[str, Any]]:
                     continue
                 version = answer.index_version
                 answered[version] += 1
-                titles = {result.title for result in answer.results}
+                titles = {result.passage.title for result in answer.results}
                 models = {stage.model for stage in answer.stages if stage.stage is Stage.EMBED}
                 if titles != {_TITLES[version]} or models != {_MODELS[version]} or len(answer.results) != _LIMIT:
                     wrong.append(f"{version}: {titles} by {models}, {len(answer.results)} results")
@@ -62,7 +62,7 @@ async def drill(kills: int) -> list[dict[str, Any]]:
                 commands += 1
                 killed += await killed_at_random(await processes.command("rollback"), 3.0)
             over.set()
-        versions = [(version.version, version.live) for version in await client.collections()]
+        versions = [(one.version.version, one.version.live) async for one in client.list_collections()]
     mixed = f"{len(wrong)} wrong, as {wrong[0]}" if wrong else "none failed, none mixed"
     return [
         {

@@ -16,7 +16,7 @@ from drills.faults.pipeline import told
 from drills.faults.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from sluice_client import Document, Features, SluiceClient
+from sluice_client import AsyncClient, Document, Features
 
 
 def documents(count: int, length: int, name: str) -> list[Document]:
@@ -29,7 +29,7 @@ class Platform:
     """Four stages with the gateway's own defaults for breakers, and real models."""
 
     stages: Mapping[str, StageProcess]
-    client: SluiceClient
+    client: AsyncClient
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def platform() -> AsyncIterator[Platform]:
         }
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
         stages["gateway"] = await stack.enter_async_context(running("gateway", addresses))
-        client = await stack.enter_async_context(SluiceClient(stages["gateway"].address, timeout=20))
+        client = await stack.enter_async_context(AsyncClient(stages["gateway"].address, timeout=20))
         yield Platform(stages, client)
 
 
@@ -69,7 +69,7 @@ async def reranker_killed(platform: Platform) -> Seen:
     reranker.kill()
     answer = await searching
     took = time.monotonic() - started
-    same = [result.id for result in answer.results] == [result.id for result in plain.results]
+    same = [one.passage.id for one in answer.results] == [one.passage.id for one in plain.results]
     await reranker.ended()
     await reranker.start()
     returned = time.monotonic()
@@ -118,13 +118,13 @@ async def embedder_killed(platform: Platform) -> Seen:
     resumed = time.monotonic() - killed
     async with StageChannel(platform.stages["retriever"].address) as channel:
         stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
-        request = retriever_pb2.GetPassagesRequest(collection="job", ids=[document.id for document in jobs])
-        reply = await channel.call(stub.GetPassages, request, deadline=time.monotonic() + 10)
+        request = retriever_pb2.GetDocumentsRequest(collection="job", ids=[document.id for document in jobs])
+        reply = await channel.call(stub.GetDocuments, request, deadline=time.monotonic() + 10)
         described = await channel.call(
             stub.GetCollection, retriever_pb2.GetCollectionRequest(collection="job"), deadline=time.monotonic() + 10
         )
     total = described.collection.passage_count
-    ok = count == 400 and len(reply.passages) == total == 400
+    ok = count == 400 and len(reply.documents) == total == 400
     words = (
         f"killed after {at_kill} documents, back after {down:.1f} s; the job {ended} {resumed:.1f} s after the kill; "
     )

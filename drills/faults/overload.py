@@ -22,7 +22,7 @@ from drills.faults.replicas import expanding, words_for
 from drills.faults.scripted import scripted_stages, slow
 from services.chassis.client import StageChannel
 from sluice.type.v1 import model_pb2
-from sluice_client import SluiceClient
+from sluice_client import AsyncClient
 from sluice_client import SluiceError as ClientError
 
 HEALTH_SECONDS = 1.0
@@ -108,7 +108,7 @@ async def saturation(embedder: Embedder) -> Seen:
 async def saturated_gateway(_embedder: Embedder) -> Seen:
     async with scripted_stages() as stages:
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
-        async with running("gateway", addresses) as gateway, SluiceClient(gateway.address, timeout=5) as client:
+        async with running("gateway", addresses) as gateway, AsyncClient(gateway.address, timeout=5) as client:
             refusals: list[float] = []
 
             async def search() -> str:

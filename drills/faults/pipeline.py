@@ -14,7 +14,7 @@ from drills.faults.drill import Group, Seen, ms
 from drills.faults.processes import running
 from drills.faults.proxy import Proxy
 from drills.faults.scripted import ScriptedStage, at_once, hanging, scripted_stages, slow
-from sluice_client import Answer, Features, Policies, Policy, SluiceClient, SluiceError
+from sluice_client import Answer, AsyncClient, Features, Policies, Policy, SluiceError
 
 EVERYTHING = Features(dense=True, lexical=True, expansion=True, rerank=True)
 # What a caller may see of its own deadline: gRPC's timer, and a busy machine.
@@ -26,7 +26,7 @@ CANCELLED_WITHIN_SECONDS = 0.2
 class Platform:
     """A gateway in a process of its own; every stage of it is scripted, and behind a proxy."""
 
-    client: SluiceClient
+    client: AsyncClient
     stages: dict[str, ScriptedStage]
     proxies: dict[str, Proxy]
 
@@ -65,7 +65,7 @@ async def platform() -> AsyncIterator[Platform]:
         addresses = {f"{name.upper()}_ADDRESS": proxy.address for name, proxy in proxies.items()}
         environment = {**addresses, "BREAKER_RESET_SECONDS": "0.5"}
         gateway = await stack.enter_async_context(running("gateway", environment))
-        client = await stack.enter_async_context(SluiceClient(gateway.address))
+        client = await stack.enter_async_context(AsyncClient(gateway.address))
         made = Platform(client, stages, proxies)
         await made.healthy()
         yield made

@@ -17,7 +17,8 @@ from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from sluice_client import Features, SluiceClient
+from sluice.type.v1 import model_pb2
+from sluice_client import AsyncClient, Features
 from sluice_client import SluiceError as ClientError
 from tests.qdrant_server import QdrantServer
 
@@ -90,7 +91,7 @@ async def sigterm(_nothing: None) -> Seen:
         first, second = StageProcess("gateway", "127.0.0.1", addresses), StageProcess("gateway", "127.0.0.1", addresses)
         try:
             await asyncio.gather(first.start(), second.start())
-            async with SluiceClient(f"ipv4:{first.address},{second.address}", timeout=5) as client:
+            async with AsyncClient(f"ipv4:{first.address},{second.address}", timeout=5) as client:
 
                 async def search() -> str:
                     try:
@@ -219,7 +220,7 @@ async def not_serving(_nothing: None) -> Seen:
         ):
             stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
             request = retriever_pb2.CreateCollectionRequest(
-                collection="c", model=retriever_pb2.CollectionModel(name="m", fingerprint="f", dimension=4)
+                collection="c", model=model_pb2.ModelInfo(name="m", fingerprint="f", dimension=4)
             )
             for replica in (well, ill):
                 async with StageChannel(replica.address) as own:

@@ -26,7 +26,7 @@ from services.chassis.client import StageChannel
 from services.chassis.status import error_from
 from sluice.rollout.v1 import rollout_pb2 as rollout
 from sluice.rollout.v1 import rollout_pb2_grpc
-from sluice_client import Document, SluiceClient, SluiceError
+from sluice_client import AsyncClient, Document, Features, SluiceError
 
 MESSAGES = int(os.environ.get("FAULT_MESSAGES", "20000"))
 """On each method. 20,000 on each of the 55 take most of the drill's time."""
@@ -40,7 +40,7 @@ class Platform:
     """The stages with one collection, and the rollout service with features."""
 
     stages: Mapping[str, StageProcess]
-    client: SluiceClient
+    client: AsyncClient
     fingerprint: str
 
 
@@ -61,14 +61,14 @@ async def platform() -> AsyncIterator[Platform]:
         }
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
         stages["gateway"] = await stack.enter_async_context(running("gateway", LIGHT | addresses))
-        client = await stack.enter_async_context(SluiceClient(stages["gateway"].address, timeout=20))
+        client = await stack.enter_async_context(AsyncClient(stages["gateway"].address, timeout=20))
         await client.index(DOCUMENTS)
         config = await client.config()
         assert config.collection is not None
         database = f"sqlite:///{Path(folder) / 'rollout.db'}"
         stages["rollout"] = await stack.enter_async_context(running("rollout", {"ROLLOUT_DATABASE_URL": database}))
         await _ramp(stages["rollout"])
-        yield Platform(stages, client, config.collection.model_fingerprint)
+        yield Platform(stages, client, config.collection.model.fingerprint)
 
 
 async def _ramp(service: StageProcess) -> None:
@@ -78,9 +78,9 @@ async def _ramp(service: StageProcess) -> None:
     async with StageChannel(service.address) as channel:
         operator: Any = rollout_pb2_grpc.RolloutServiceStub(channel.channel)
         for name in (STILL, RAMPING):
-            overrides = rollout.Overrides(rerank=True)
+            features = Features(rerank=True)
             await operator.CreateFeature(
-                rollout.CreateFeatureRequest(command=command, name=name, overrides=overrides), timeout=20
+                rollout.CreateFeatureRequest(command=command, name=name, features=features), timeout=20
             )
         await operator.StartRamp(rollout.StartRampRequest(command=command, name=RAMPING, plan=plan), timeout=20)
 
@@ -169,7 +169,7 @@ async def payloads(platform: Platform) -> Seen:
     five = documents(5)
     stored = 0
     for start in range(0, len(five), 512):
-        stored += (await platform.client.index(five[start : start + 512], collection="big")).count
+        stored += (await platform.client.index(five[start : start + 512], collection="big")).indexed_count
     took = time.monotonic() - started
     before = process.resident_mib
     code = "OK"

@@ -20,15 +20,24 @@ from google.protobuf.message_factory import GetMessageClass
 
 from sluice.embedder.v1 import embedder_pb2 as embedder
 from sluice.expander.v1 import expander_pb2 as expander
-from sluice.gateway.v1 import gateway_pb2 as gateway
+from sluice.gateway.v1 import collections_pb2 as collections
+from sluice.gateway.v1 import documents_pb2 as documents
+from sluice.gateway.v1 import search_pb2 as search
+from sluice.gateway.v1 import status_pb2 as status
 from sluice.reranker.v1 import reranker_pb2 as reranker
 from sluice.retriever.v1 import retriever_pb2 as retriever
 from sluice.rollout.v1 import rollout_pb2 as rollout
+from sluice.type.v1.arm_pb2 import ARM_TREATMENT
+from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY, Features
+from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
+from sluice.type.v1.model_pb2 import ModelInfo
+from sluice.type.v1.passage_pb2 import Passage
 
 DIMENSION = 384
 STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
 """Features: one that nothing happens to, one that everything happens to, and one that is reported on."""
-FILES = tuple(module.DESCRIPTOR for module in (gateway, embedder, expander, reranker, retriever, rollout))
+GATEWAY = (search, documents, collections, status)
+FILES = tuple(module.DESCRIPTOR for module in (*GATEWAY, embedder, expander, reranker, retriever, rollout))
 
 
 @dataclass(frozen=True)
@@ -71,31 +80,31 @@ def methods_of(file: FileDescriptor) -> list[MethodDescriptor]:
 def rpcs(fingerprint: str) -> list[Rpc]:
     """All methods of all stages."""
     vector = np.full(DIMENSION, 0.05, dtype="<f4").tobytes()
-    value = gateway.Value(integer_value=3)
-    condition = gateway.Condition(field="year", range=gateway.Range(gte=1))
-    passage = retriever.Passage(id="p", title="t", text="sea", metadata={"year": retriever.Value(integer_value=3)})
+    value, condition = Value(integer_value=3), Condition(field="year", range=Range(gte=1))
+    passage = Passage(id="p", title="t", text="sea", metadata={"year": value})
+    info = ModelInfo(name="m", fingerprint="f", dimension=8, precision="fp32")
     return [
         Rpc(
-            gateway.SearchRequest(
-                query="sea", limit=3, collection="documents", filter=gateway.Filter(must=[condition]), user_id="u",
-                features=gateway.Features(dense=True, lexical=True, expansion=True, max_variant_count=3, rerank=False),
-                policies=gateway.StagePolicies(embedding=gateway.STAGE_POLICY_BEST_EFFORT),
+            search.SearchRequest(
+                query="sea", limit=3, collection="documents", filter=Filter(must=[condition]), user_id="u",
+                features=Features(dense=True, lexical=True, expansion=True, max_variant_count=3, rerank=False),
+                policies=search.StagePolicies(embedding=search.STAGE_POLICY_BEST_EFFORT),
             ),
             _search_makes_sense,
         ),
         Rpc(
-            gateway.CompareSearchRequest(
-                search=gateway.SearchRequest(query="sea", limit=3, collection="documents"),
-                enhanced=gateway.Features(lexical=False),
+            search.CompareSearchRequest(
+                search=search.SearchRequest(query="sea", limit=3, collection="documents"),
+                enhanced=Features(lexical=False),
             ),
             lambda asked, said: _search_makes_sense(asked.search, said.standard)
             and 0 <= said.overlap <= 1 and 0 <= said.rank_biased_overlap <= 1 and 0 < said.persistence < 1,
         ),
         Rpc(
-            gateway.IndexDocumentsRequest(
+            documents.IndexDocumentsRequest(
                 collection="fuzz",
-                documents=[gateway.Document(id="a", title="t", text="sea", metadata={"year": value}),
-                           gateway.Document(id="b", text="ship")],
+                documents=[documents.Document(id="a", title="t", text="sea", metadata={"year": value}),
+                           documents.Document(id="b", text="ship")],
             ),
             lambda asked, said: _ids([document.id for document in asked.documents], 512) and _named(asked.collection)
             and all((document.title + document.text).strip() for document in asked.documents)
@@ -103,11 +112,11 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and said.indexed_count == len(asked.documents),
         ),
         Rpc(
-            gateway.DeleteDocumentsRequest(collection="fuzz", ids=["a", "b"]),
+            documents.DeleteDocumentsRequest(collection="fuzz", ids=["a", "b"]),
             lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
         ),
         Rpc(
-            gateway.GetConfigRequest(collection="documents"),
+            status.GetConfigRequest(collection="documents"),
             lambda asked, said: len(said.stages) == 4 and _named(asked.collection),
         ),
         Rpc(
@@ -124,7 +133,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         ),
         Rpc(
             expander.ExpandQueryRequest(
-                query="sea", strategy=expander.EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=3
+                query="sea", strategy=EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=3
             ),
             lambda asked, said: _text(asked.query, 8192) and asked.strategy in {0, 1, 2}
             and (not asked.HasField("max_variant_count") or 1 <= asked.max_variant_count <= 16)
@@ -143,7 +152,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         Rpc(
             retriever.SearchPassagesRequest(
                 collection="documents", variants=[retriever.QueryVariant(text="sea", vector=vector, weight=1)],
-                filter=retriever.Filter(must=[retriever.Condition(field="year", exists=True)]),
+                filter=Filter(must=[Condition(field="year", exists=True)]),
                 limit=3, dense_weight=1, lexical_weight=1, model_fingerprint=fingerprint,
             ),
             lambda asked, said: 1 <= len(asked.variants) <= 16 and 1 <= asked.limit <= 1000
@@ -167,28 +176,41 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             retriever.DeletePassagesRequest(collection="documents", ids=["p", "q"]),
             lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
         ),
-        Rpc(
-            retriever.GetPassagesRequest(collection="documents", ids=["d1", "q"]),
-            lambda asked, said: 1 <= len(asked.ids) <= 1000
-            and len(said.passages) + len(said.missing_ids) == len(asked.ids),
+        *(
+            Rpc(
+                module.GetDocumentsRequest(collection="documents", ids=["d1", "q"]),
+                lambda asked, said: 1 <= len(asked.ids) <= 1000 and len(said.missing_ids) <= len(asked.ids),
+            )
+            for module in (documents, retriever)
+        ),
+        *(
+            Rpc(
+                module.ListDocumentsRequest(collection="documents", filter=Filter(must=[condition]), page_size=3),
+                lambda asked, _said: _named(asked.collection) and 0 <= asked.page_size <= 1000,
+            )
+            for module in (documents, retriever)
         ),
         Rpc(
             retriever.CreateCollectionRequest(
                 collection="documents",
-                model=retriever.CollectionModel(name="m", fingerprint="f", dimension=8, precision="fp32"),
+                model=info,
             ),
             lambda asked, said: _named(asked.collection) and bool(asked.model.fingerprint)
-            and 1 <= asked.model.dimension <= 65_536 and said.collection.name == asked.collection,
+            and 1 <= asked.model.dimension <= 65_536 and said.collection.collection == asked.collection,
         ),
         Rpc(
             retriever.GetCollectionRequest(collection="documents"),
-            lambda asked, said: said.collection.name == asked.collection and _named(asked.collection),
+            lambda asked, said: said.collection.collection == asked.collection and _named(asked.collection),
         ),
         Rpc(
             embedder.SplitTextsRequest(texts=[embedder.TitledText(title="t", text="sea " * 40)], chunk_tokens=16),
             lambda asked, said: len(said.texts) == len(asked.texts)
             and all(0 <= one.start <= one.end <= len(text.text)
                     for text, parts in zip(asked.texts, said.texts, strict=True) for one in parts.chunks),
+        ),
+        Rpc(
+            collections.CreateCollectionRequest(collection="documents", model="m"),
+            lambda asked, said: _named(asked.collection) and said.live.collection == asked.collection,
         ),
         *_life(fingerprint, vector),
         *_rollouts(),
@@ -197,23 +219,22 @@ def rpcs(fingerprint: str) -> list[Rpc]:
 
 def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
     """Versions and snapshots, of a collection of their own: mutants must not drop what the other methods need."""
-    model = retriever.CollectionModel(name="m", fingerprint=fingerprint, dimension=DIMENSION, precision="fp32")
-    copied = retriever.PassageCopy(
-        passage=retriever.PassageVector(passage=retriever.Passage(id="p", text="sea"), vector=vector)
-    )
+    model = ModelInfo(name="m", fingerprint=fingerprint, dimension=DIMENSION, precision="fp32")
+    copied = retriever.PassageCopy(passage=retriever.PassageVector(passage=Passage(id="p", text="sea"), vector=vector))
     named: dict[str, dict[str, Any]] = {
         "ListCollections": {},
         "RollbackCollection": {"collection": "life", "version": "life-v1"},
         "ReindexCollection": {"collection": "life", "model": "m"},
         "VerifyCollection": {"collection": "life", "version": "life-v1", "sample_size": 3},
         "CreateVersion": {"collection": "life", "model": model},
-        "ComparePassages": {"collection": "life", "version": "life-v1", "ids": ["p"], "page_size": 3},
+        "ComparePassages": {"collection": "life", "version": "life-v1", "ids": ["p"], "limit": 3},
         "CopyPassages": {"version": "life-v1", "passages": [copied], "model_fingerprint": fingerprint},
         "SamplePassages": {"collection": "life", "limit": 3},
         "CompleteVersion": {"version": "life-v1"},
         "AbandonVersion": {"version": "life-v1"},
         "SwitchCollection": {"collection": "life", "version": "life-v1"},
-        "DropVersion": {"version": "life-v1"},
+        "DeleteVersion": {"version": "life-v1"},
+        "DeleteCollection": {"collection": "life"},
         "CreateSnapshot": {"collection": "life"},
         "ListSnapshots": {"collection": "life"},
         "RestoreSnapshot": {"collection": "life", "snapshot": "s"},
@@ -224,7 +245,7 @@ def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
             getattr(module, f"{method}Request")(**fields),
             lambda asked, _said: _named(getattr(asked, "collection", "")) and _named(getattr(asked, "version", "")),
         )
-        for module in (gateway, retriever)
+        for module in (collections, retriever)
         for method, fields in named.items()
         if hasattr(module, f"{method}Request")
     ]
@@ -233,7 +254,7 @@ def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
 def _rollouts() -> list[Rpc]:
     """Of the control plane. What is commanded is not what is reported on: mutants make for a long history."""
     command = rollout.Command(actor="somebody", reason="to see")
-    overrides = rollout.Overrides(rerank=True, rerank_candidate_count=20)
+    features = Features(rerank=True, rerank_candidate_count=20)
     plan = rollout.Plan(
         name="week",
         steps=[
@@ -244,7 +265,7 @@ def _rollouts() -> list[Rpc]:
         holdout_ppm=1000,
     )
     evidence = rollout.ArmEvidence(
-        feature=RAMPING, ramp_id=f"{RAMPING}.1", arm=rollout.ARM_TREATMENT, request_count=3, units=[5, 6, 7],
+        feature=RAMPING, ramp_id=f"{RAMPING}.1", arm=ARM_TREATMENT, request_count=3, units=[5, 6, 7],
         bad_events=[rollout.BadEvents(guardrail=rollout.GUARDRAIL_ERRORS, event_count=1, units=[5])],
         shadow_win_count=1, shadow_overlap_sum=0.5, quality_score_sum=0.5, quality_score_count=1,
     )  # fmt: skip
@@ -256,24 +277,24 @@ def _rollouts() -> list[Rpc]:
         Rpc(rollout.ListFeaturesRequest(), lambda _asked, said: said.snapshot_version >= 1),
         Rpc(rollout.GetFeatureRequest(name=STILL), lambda asked, said: said.feature.name == asked.name),
         Rpc(
-            rollout.CreateFeatureRequest(command=command, name=COMMANDED, overrides=overrides),
+            rollout.CreateFeatureRequest(command=command, name=COMMANDED, features=features),
             lambda asked, said: _commanded(asked, said)
             and re.fullmatch("[a-z0-9-]{1,64}", asked.name) is not None
-            and any(asked.overrides.HasField(field.name) for field in asked.overrides.DESCRIPTOR.fields),
+            and bool(asked.features.ListFields()),
         ),
         Rpc(
             rollout.StartRampRequest(command=command, name=COMMANDED, plan=plan),
             lambda asked, said: _commanded(asked, said) and _rises([step.treatment_ppm for step in asked.plan.steps]),
         ),
         Rpc(
-            rollout.SetPercentageRequest(command=command, name=COMMANDED, treatment_ppm=20_000),
+            rollout.SetTreatmentShareRequest(command=command, name=COMMANDED, treatment_ppm=20_000),
             lambda asked, said: _commanded(asked, said)
             and 0 <= asked.treatment_ppm == said.feature.treatment_ppm <= 1_000_000,
         ),
         *(Rpc(request(command=command, name=COMMANDED), _commanded) for request in named),
         Rpc(
             rollout.ListHistoryRequest(name=STILL, page_size=3),
-            lambda asked, said: (not asked.HasField("page_size") or 1 <= asked.page_size <= 1000)
+            lambda asked, said: 0 <= asked.page_size <= 1000
             and all(not asked.name or entry.feature == asked.name for entry in said.entries),
         ),
         Rpc(rollout.GetReportRequest(name=STILL), lambda asked, said: said.feature.name == asked.name),

@@ -21,7 +21,7 @@ from sluice.embedder.v1 import embedder_pb2
 from sluice.expander.v1 import expander_pb2
 from sluice.reranker.v1 import reranker_pb2
 from sluice.retriever.v1 import retriever_pb2
-from sluice.type.v1 import model_pb2
+from sluice.type.v1 import model_pb2, passage_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Context], Awaitable[None]]
@@ -80,7 +80,7 @@ def _expand(request: Any) -> Message:
 def _search(request: Any) -> Message:
     return retriever_pb2.SearchPassagesResponse(
         candidates=[
-            retriever_pb2.Candidate(passage=retriever_pb2.Passage(id=str(number), text="words"), score=1 / number)
+            retriever_pb2.Candidate(passage=passage_pb2.Passage(id=str(number), text="words"), score=1 / number)
             for number in range(1, request.limit + 1)
         ],
         index_version="v1",

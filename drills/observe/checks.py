@@ -20,11 +20,11 @@ from drills.observe.collector import Received
 from drills.observe.platform import ALL_FEATURES, QUERY, SECRET, Platform, query_hash
 from drills.observe.prometheus import RULE_TESTS, RULES, promtool
 from drills.observe.series import STILL, verdicts
-from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import search_pb2 as pb
 
 SERVICES = {f"sluice-{stage}" for stage in SEARCHED}
 _CODES = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "UNAVAILABLE"}
-_SEARCH = 'grpc_service="sluice.gateway.v1.GatewayService", grpc_method="Search"'
+_SEARCH = 'grpc_service="sluice.gateway.v1.SearchService", grpc_method="Search"'
 _WINDOW = "10m"
 # A stage that was too busy to be scraped has no series until it is again.
 _SCRAPES = 10
@@ -187,7 +187,7 @@ async def _cancelled(platform: Platform) -> AsyncIterator[Row]:
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     names = {
-        "sluice.gateway.v1.GatewayService/Search",
+        "sluice.gateway.v1.SearchService/Search",
         "sluice.retriever.v1.RetrieverService/SearchPassages",
         "qdrant search",
     }

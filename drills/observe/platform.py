@@ -21,19 +21,21 @@ from drills.faults.qdrant import Gate, failing
 from drills.observe.collector import Collector
 from drills.observe.prometheus import Prometheus
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice.gateway.v1 import gateway_pb2_grpc
+from sluice.gateway.v1 import documents_pb2, documents_pb2_grpc, search_pb2_grpc
+from sluice.gateway.v1 import search_pb2 as pb
 from sluice.reranker.v1 import reranker_pb2_grpc
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice.type.v1 import model_pb2
+from sluice.type.v1.features_pb2 import Features
+from sluice.type.v1.filter_pb2 import Condition, Filter, Value
 from tests.qdrant_server import QdrantServer
 
 SECRET = "zanzibar"
 """A word of every query and document; it must be in no log and no span."""
 QUERY_KEY = "observe-check"
 QUERY = f"buy a used car in {SECRET}"
-ALL_FEATURES = pb.Features(expansion=True, rerank=True, rerank_candidate_count=10)
-NOTHING = pb.Filter(must=[pb.Condition(field="kind", equals=pb.Value(string_value="poem"))])
+ALL_FEATURES = Features(expansion=True, rerank=True, rerank_candidate_count=10)
+NOTHING = Filter(must=[Condition(field="kind", equals=Value(string_value="poem"))])
 """What no document is."""
 FOLDER = BUILD / "observe"
 OTHER_MODEL = "another-model@1"
@@ -67,7 +69,8 @@ class Platform:
     qdrant: QdrantServer
     collector: Collector
     prometheus: Prometheus
-    gateway: gateway_pb2_grpc.GatewayServiceStub
+    gateway: search_pb2_grpc.SearchServiceStub
+    documents: documents_pb2_grpc.DocumentServiceStub
     embedder: embedder_pb2_grpc.EmbedderServiceStub
     reranker: reranker_pb2_grpc.RerankerServiceStub
     retriever: retriever_pb2_grpc.RetrieverServiceStub
@@ -124,7 +127,8 @@ async def observed(say: Callable[[str], None], on_serving: Callable[[str], None]
             qdrant,
             collector,
             prometheus,
-            gateway_pb2_grpc.GatewayServiceStub(channels["gateway"]),
+            search_pb2_grpc.SearchServiceStub(channels["gateway"]),
+            documents_pb2_grpc.DocumentServiceStub(channels["gateway"]),
             embedder_pb2_grpc.EmbedderServiceStub(channels["embedder"]),
             reranker_pb2_grpc.RerankerServiceStub(channels["reranker"]),
             retriever_pb2_grpc.RetrieverServiceStub(channels["retriever"]),
@@ -137,14 +141,14 @@ async def observed(say: Callable[[str], None], on_serving: Callable[[str], None]
 async def index(platform: Platform, count: int) -> None:
     """Stores so many documents."""
     documents = [
-        pb.Document(
+        documents_pb2.Document(
             id=str(number),
             text=f"Sentence {number} about {SECRET}.",
-            metadata={"kind": pb.Value(string_value="sentence")},
+            metadata={"kind": Value(string_value="sentence")},
         )
         for number in range(count)
     ]
-    await platform.gateway.IndexDocuments(pb.IndexDocumentsRequest(documents=documents), timeout=_SECONDS)
+    await platform.documents.IndexDocuments(documents_pb2.IndexDocumentsRequest(documents=documents), timeout=_SECONDS)
 
 
 async def drive(platform: Platform, say: Callable[[str], None]) -> None:
@@ -153,7 +157,7 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     say("searching with every combination of features")
     for expansion in (False, True):
         for rerank in (False, True):
-            await platform.searches(4, features=pb.Features(expansion=expansion, rerank=rerank))
+            await platform.searches(4, features=Features(expansion=expansion, rerank=rerank))
     await platform.search(features=ALL_FEATURES, filter=NOTHING)
     await platform.search(features=ALL_FEATURES)  # twice the same: the caches answer
     await platform.search(features=ALL_FEATURES)
@@ -216,7 +220,7 @@ async def _hold_up_qdrant(platform: Platform) -> None:
     """More searches at once than there are connections, for as long as it takes to be scraped."""
     gate = Gate()
     platform.qdrant.fault = gate
-    held = asyncio.create_task(platform.searches(24, features=pb.Features(dense=False, lexical=True)))
+    held = asyncio.create_task(platform.searches(24, features=Features(dense=False, lexical=True)))
     await gate.holds(2)
     await platform.prometheus.scraped(2)
     platform.qdrant.fault = None
@@ -232,7 +236,7 @@ async def _break_qdrant(platform: Platform) -> None:
             platform.qdrant.fault = failing(grpc.StatusCode.UNAVAILABLE, "gone")
             broken_until = time.monotonic() + _BROKEN_SECONDS
             while awaited and time.monotonic() < broken_until:
-                await platform.searches(2, features=pb.Features(dense=False, lexical=True))
+                await platform.searches(2, features=Features(dense=False, lexical=True))
                 await asyncio.sleep(0.3)
                 awaited = {series for series in awaited if not await platform.prometheus.total(series)}
             platform.qdrant.fault = None
@@ -242,13 +246,11 @@ async def _break_qdrant(platform: Platform) -> None:
 
 async def _mismatch(platform: Platform) -> None:
     """The live version becomes one of a model that no embedder serves, until the gateway has seen it."""
-    model = retriever_pb2.CollectionModel(
-        name="another-model", fingerprint=OTHER_MODEL, dimension=384, precision="fp32"
-    )
+    model = model_pb2.ModelInfo(name="another-model", fingerprint=OTHER_MODEL, dimension=384, precision="fp32")
     created = await platform.retriever.CreateVersion(
         retriever_pb2.CreateVersionRequest(collection="documents", model=model), timeout=_SECONDS
     )
-    version, live = created.version.index_version, created.live.index_version
+    version, live = created.version.version, created.live.version
     await platform.retriever.CompleteVersion(retriever_pb2.CompleteVersionRequest(version=version), timeout=_SECONDS)
     await _switch(platform, version)
     await _until(platform, "max(sluice_fingerprint_mismatch) == 1")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.local.paths import ROOT
-from drills.faults.processes import LEASH, reserve
+from drills.faults.processes import PARENT_DEATH, reserve
 from services.chassis.errors import StartupError
 from tools import fetch_prometheus
 from tools.debian import FetchError
@@ -56,7 +56,7 @@ class Prometheus:
         with (self._folder / "log").open("wb") as log:
             self._child = subprocess.Popen(  # noqa: ASYNC220  which takes a millisecond
                 [
-                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(program)),
+                    *(sys.executable, "-I", "-S", str(PARENT_DEATH), str(os.getpid()), str(program)),
                     f"--config.file={configuration}",
                     f"--storage.tsdb.path={self._folder / 'data'}",
                     f"--web.listen-address={self.address}",

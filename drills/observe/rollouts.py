@@ -7,15 +7,15 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from drills.observe.platform import NOTHING, Platform
-from sluice.gateway.v1 import gateway_pb2 as pb
-from sluice_client import EVERYBODY_PPM, Criteria, Features, Plan, PlanStep, RolloutClient
+from sluice.type.v1 import arm_pb2
+from sluice_client import EVERYBODY_PPM, AsyncRolloutClient, Criteria, Features, Plan, PlanStep
 
 _KILLED, _STAYS = "words-alone", "three-variants"
 _SECONDS = 120.0
 _PLAN = Plan(
     "observe-check",
     [PlanStep(EVERYBODY_PPM // 2, timedelta(hours=1))],
-    Criteria(error_rate_max=0.5, p95_max=60.0, p99_max=60.0),
+    Criteria(error_rate_max=0.5, p95_max=timedelta(minutes=1), p99_max=timedelta(minutes=1)),
     shadow_ppm=EVERYBODY_PPM,
 )
 
@@ -23,7 +23,7 @@ _PLAN = Plan(
 async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     """Half of the users get two features until there is evidence, then nobody asks for a while, then one is killed."""
     total = platform.prometheus.total
-    async with RolloutClient(platform.stack.address("rollout"), actor="observe-check") as rollout:
+    async with AsyncRolloutClient(platform.stack.address("rollout"), actor="observe-check") as rollout:
         say("rolling a feature out")
         for name, features in ((_KILLED, Features(dense=False)), (_STAYS, Features(max_variant_count=3))):
             await rollout.create(name, features, reason="to be observed")
@@ -37,7 +37,7 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
             ):
                 for user in (f"user-{number}" for number in range(8)):
                     answer = await platform.search(user_id=user)
-                    if any(arm.arm == pb.ARM_TREATMENT for arm in answer.arms):
+                    if any(arm.arm == arm_pb2.ARM_TREATMENT for arm in answer.arms):
                         unlucky = unlucky or user
                 # One who finds nothing is evidence against the feature, and not enough to take it back.
                 if unlucky:

@@ -16,10 +16,10 @@ from demo import corpus as documentation
 from deploy.local.paths import BUILD
 from drills.faults.processes import StageProcess
 from drills.faults.proxy import Proxy
-from drills.rollout_drill.regressions import SpoilingRetriever
+from drills.rollout_regressions.regressions import SpoilingRetriever
 from sluice_cli.load import Zipf
 from sluice_cli.loadtest import read_questions
-from sluice_client import Arm, Document, RolloutClient, SluiceClient, SluiceError
+from sluice_client import Arm, AsyncClient, AsyncRolloutClient, Document, SluiceError
 
 GATEWAYS = 3
 USERS = 3000
@@ -54,7 +54,7 @@ class Replica:
     way: Proxy
     """Between it and the rollout service."""
     overrides: Path
-    client: SluiceClient
+    client: AsyncClient
     answered: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     treated: Counter[str] = field(default_factory=Counter)
@@ -67,10 +67,10 @@ class Replica:
 class Platform:
     """All of it."""
 
-    replicas: Sequence[Replica]
+    replicas: list[Replica]
     retriever: SpoilingRetriever
     service: StageProcess
-    rollout: RolloutClient
+    rollout: AsyncRolloutClient
 
     @property
     def asked(self) -> int:
@@ -104,7 +104,7 @@ async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
     """Everything serves, documents are stored, and users ask until the end."""
     BUILD.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(dir=BUILD, prefix="rollout-drill-")))
+        folder = Path(stack.enter_context(TemporaryDirectory(dir=BUILD, prefix="rollout-regressions-")))
         database = {"ROLLOUT_DATABASE_URL": f"sqlite:///{folder / 'rollout.db'}"}
         embedder, index, reranker, service = await _started(
             stack,
@@ -123,7 +123,7 @@ async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
             await _replica(stack, f"gateway-{number}", service, stages, folder) for number in range(1, GATEWAYS + 1)
         ]
         await replicas[0].client.index_all(_documents())
-        rollout = await stack.enter_async_context(RolloutClient(service.address, actor=ACTOR))
+        rollout = await stack.enter_async_context(AsyncRolloutClient(service.address, actor=ACTOR))
         made = Platform(replicas, retriever, service, rollout)
         async with _asking(made, askers):
             yield made
@@ -154,7 +154,7 @@ async def _replica(
         "ROLLOUT_OVERRIDES_PATH": str(overrides),
     }
     (process,) = await _started(stack, ("gateway", environment))
-    client = await stack.enter_async_context(SluiceClient(process.address, timeout=10))
+    client = await stack.enter_async_context(AsyncClient(process.address, timeout=10))
     return Replica(name, process, way, overrides, client)
 
 

@@ -36,12 +36,14 @@ from deploy.local.paths import BUILD, shown
 from drills.faults.processes import StageProcess, running
 from services.experiment.bucketing import Arm, arm_of, bucket_of, unit_hash
 from services.experiment.latencies import EDGES, latency_bucket
-from services.rollout.features import FeatureState
+from services.rollout.features import FeatureState, HistoryAction
 from services.rollout.messages import snapshot_message
 from services.rollout.storage.database import SqliteDatabase
 from services.rollout.storage.records import Records
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
+from sluice.type.v1 import arm_pb2
+from sluice.type.v1.features_pb2 import Features
 
 RESULT = BUILD / "rollout-crash.json"
 GATEWAYS = 3
@@ -52,7 +54,7 @@ many moments to be killed in as a quick one."""
 _CALL_SECONDS = 2.0
 _REQUESTS = 400
 _USERS = [f"user-{number}" for number in range(3000)]
-_ARMS = {Arm.TREATMENT: pb.ARM_TREATMENT, Arm.CONTROL: pb.ARM_CONTROL}
+_ARMS = {Arm.TREATMENT: arm_pb2.ARM_TREATMENT, Arm.CONTROL: arm_pb2.ARM_CONTROL}
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Gateway:
             request = pb.ReportEvidenceRequest(
                 gateway=self._name, incarnation=self._incarnation, sequence=sequence, arms=arms
             )
-            keys = [(arm.ramp_id, pb.Arm.Name(arm.arm)) for arm in arms]
+            keys = [(arm.ramp_id, arm_pb2.Arm.Name(arm.arm)) for arm in arms]
             for key in keys:
                 self._ledger.sent[key] += _REQUESTS
             await insist(lambda request=request: self._stub.ReportEvidence(request, timeout=_CALL_SECONDS))
@@ -140,7 +142,7 @@ class Operator:
     async def create(self) -> None:
         """All features."""
         for name in FEATURES:
-            await self._say("CreateFeature", pb.CreateFeatureRequest(name=name, features={"rerank": True}))
+            await self._say("CreateFeature", pb.CreateFeatureRequest(name=name, features=Features(rerank=True)))
 
     async def command(self) -> None:
         """For ever."""
@@ -232,7 +234,7 @@ def _ahead_of_evidence(records: Records) -> list[str]:
     wrong = []
     ended = [run for name in FEATURES for run in records.runs(name) if run.end_time is not None]
     for entry in records.history():
-        if entry.action not in (pb.HISTORY_ACTION_PROMOTED, pb.HISTORY_ACTION_COMPLETED):
+        if entry.action not in (HistoryAction.PROMOTED, HistoryAction.COMPLETED):
             continue
         if not all(row.shown for row in entry.findings.guardrails):
             wrong.append(f"entry {entry.number} promotes what was not shown")
@@ -255,7 +257,7 @@ def _unlike_the_ledger(records: Records, ledger: Ledger) -> list[str]:
     for name in FEATURES:
         for run in records.runs(name):
             for arm, totals in run.arms.items():
-                key = (f"{name}.{run.number}", pb.Arm.Name(_ARMS[arm]))
+                key = (f"{name}.{run.number}", arm_pb2.Arm.Name(_ARMS[arm]))
                 if totals.request_count > ledger.sent[key]:
                     wrong.append(f"{key}: {totals.request_count} requests are kept, {ledger.sent[key]} were sent")
                 # What is reported when a run is over is left aside, so only a run under way has to have all of it.
@@ -296,7 +298,7 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
             wrong += problems(path, ledger)
             with contextlib.closing(SqliteDatabase(path)) as database, database.reading() as records:
                 actions = Counter(
-                    f"{entry.action.lower()} by {'sluice' if entry.actor == 'sluice' else 'people'}"
+                    f"{entry.action.value} by {'sluice' if entry.actor == 'sluice' else 'people'}"
                     for entry in records.history()
                 )
                 finished = sum(feature.state is FeatureState.COMPLETE for feature in records.features())

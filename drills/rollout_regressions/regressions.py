@@ -18,6 +18,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sluice.retriever.v1 import retriever_pb2
+from sluice.type.v1 import passage_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE = "sluice.retriever.v1.RetrieverService"
@@ -106,7 +107,7 @@ class SpoilingRetriever:
         if self.regression.worst_first:
             # The scores stay in their places: what was best has the least of them now.
             passages = [candidate.passage for candidate in found.candidates]
-            reversed_ = [retriever_pb2.Passage.FromString(passage.SerializeToString()) for passage in passages[::-1]]
+            reversed_ = [passage_pb2.Passage.FromString(passage.SerializeToString()) for passage in passages[::-1]]
             for candidate, passage in zip(found.candidates, reversed_, strict=True):
                 candidate.passage.CopyFrom(passage)
 

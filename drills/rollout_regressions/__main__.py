@@ -1,4 +1,4 @@
-"""`make rollout-drill`: regressions in a rollout are taken back, and kills reach every gateway; build/rollout.json."""
+"""`make rollout-regressions`: regressions are taken back, and kills reach every gateway; build/rollout.json."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rich.text import Text
 
 from deploy.local.paths import BUILD, shown
 from drills.faults.processes import LOGS
-from drills.rollout_drill.platform import Platform, platform
-from drills.rollout_drill.rows import ROWS, Row, Seen
+from drills.rollout_regressions.platform import Platform, platform
+from drills.rollout_regressions.rows import ROWS, Row, Seen
 from sluice_cli.rollout import report
 
 RESULT = BUILD / "rollout.json"

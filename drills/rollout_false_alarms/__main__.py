@@ -1,4 +1,6 @@
-"""Ramps that change nothing, looked at after every event, and ramps that do: `make rollout-aa`, build/rollout-aa.json.
+"""Ramps that change nothing, looked at after every event, and ramps that do.
+
+`make rollout-false-alarms` writes build/rollout-false-alarms.json.
 
 What decides in the service decides here: `services.rollout.evidence` over arrays, each element the evidence after one
 more event. For some ramps the service's own `decide` is asked after every event as well, and has to say the same.
@@ -30,7 +32,7 @@ from services.rollout.decisions import LIMIT_THRESHOLD, MISMATCH_THRESHOLD, Acti
 from services.rollout.evidence import ALPHA, ArmTotals, log_above, log_evidence, log_sample_ratio
 from services.rollout.features import Feature, FeatureState
 
-RESULT = BUILD / "rollout-aa.json"
+RESULT = BUILD / "rollout-false-alarms.json"
 MOST_FALSE_ALARMS = 0.05
 REQUESTS = 20_000
 """Of a ramp, in both arms together."""

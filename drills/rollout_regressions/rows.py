@@ -9,14 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from drills.rollout_drill.platform import Platform
-from drills.rollout_drill.regressions import NONE, Regression
+from drills.rollout_regressions.platform import Platform
+from drills.rollout_regressions.regressions import NONE, Regression
 from sluice_client import (
     EVERYBODY_PPM,
     Arm,
     Criteria,
     Features,
     FeatureState,
+    HistoryAction,
     HistoryEntry,
     Plan,
     PlanStep,
@@ -28,8 +29,13 @@ HALF = EVERYBODY_PPM // 2
 WORDS_ALONE = Features(dense=False)
 # The criteria of the runbook. Nobody promotes in here, so that no row depends on a dwell.
 CRITERIA = Criteria(
-    error_rate_max=0.02, p95_increase_max=0.3, p99_increase_max=0.4, p95_max=3.5, p99_max=5.0, quality_score_min=None
+    error_rate_max=0.02,
+    p95_increase_max=0.3,
+    p99_increase_max=0.4,
+    p95_max=timedelta(seconds=3.5),
+    p99_max=timedelta(seconds=5),
 )
+TAKEN_BACK = {HistoryAction.HALVED, HistoryAction.ROLLED_BACK}
 DETECTED_WITHIN_REQUESTS = 8000
 DETECTED_WITHIN_SECONDS = 600.0
 AS_GOOD_REQUESTS = 4000
@@ -107,14 +113,14 @@ def detected(regression: Regression, *, shadow: int = 0) -> Callable[[Platform, 
         finally:
             platform.retriever.regression = NONE
         history = await _history(platform, name)
-        decisions = [entry for entry in history if entry.action in {"HALVED", "ROLLED_BACK"}]
+        decisions = [entry for entry in history if entry.action in TAKEN_BACK]
         back = decisions[-1]
         counts = [_treated_in(entry) for entry in decisions]
         seconds = last - back.time.timestamp()
-        done = back.done and (back.done - back.time).total_seconds()
+        done = (back.done_time - back.time).total_seconds() if back.done_time else None
         by_itself = all(entry.actor == "sluice" for entry in decisions)
         ok = by_itself and seconds <= MOST_SECONDS_TO_ZERO and done is not None and done <= MOST_SECONDS_TO_ZERO
-        told = "; ".join(f"{entry.action.lower().replace('_', ' ')} ({entry.reason})" for entry in decisions)
+        told = "; ".join(f"{entry.action.replace('_', ' ')} ({entry.reason})" for entry in decisions)
         acknowledged = "never acknowledged" if done is None else f"acknowledged by all after {done:.2f} s"
         return Seen(ok, f"{told}; {acknowledged}", name, counts[0], sum(counts), max(0.0, seconds))
 
@@ -134,7 +140,7 @@ async def as_good(platform: Platform, progress: Progress) -> Seen:
     await platform.rollout.roll_back(name, reason="seen enough")
     await platform.settled(name)
     logs = ", ".join(f"{evidence.guardrail} {evidence.log_evidence:.2f}" for evidence in status.guardrails)
-    ok = status.feature.treatment_ppm == HALF and not {entry.action for entry in history} & {"HALVED", "ROLLED_BACK"}
+    ok = status.feature.treatment_ppm == HALF and not {entry.action for entry in history} & TAKEN_BACK
     return Seen(
         ok, f"{platform.treated(name):,} treated requests, still {status.feature.state}; evidence: {logs}", name
     )

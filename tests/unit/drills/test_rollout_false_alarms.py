@@ -1,10 +1,10 @@
-"""A small version of `make rollout-aa`."""
+"""A small version of `make rollout-false-alarms`."""
 
 from __future__ import annotations
 
 import math
 
-from drills.rollout_sim.aa import MOST_FALSE_ALARMS, REGRESSIONS, detection, false_alarms
+from drills.rollout_false_alarms.__main__ import MOST_FALSE_ALARMS, REGRESSIONS, detection, false_alarms
 from services.rollout.evidence import ALPHA
 
 

@@ -1,0 +1,1 @@
+"""Drill: metrics, traces, logs, rules and dashboards show what happens."""

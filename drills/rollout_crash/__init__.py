@@ -1,0 +1,1 @@
+"""Drill: the rollout service, killed at random moments during ramps."""

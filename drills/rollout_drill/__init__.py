@@ -1,1 +1,0 @@
-"""Regressions that reach some users through a rollout, and are taken back with nobody's help."""

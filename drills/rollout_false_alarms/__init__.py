@@ -1,0 +1,1 @@
+"""Drill: ramps that change nothing are not rolled back, however often one looks."""
