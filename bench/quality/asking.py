@@ -54,7 +54,7 @@ def code_digest() -> str:
 async def models_of(client: AsyncClient) -> str:
     """What computes, by fingerprint."""
     config = await client.config()
-    return " ".join(stage.model_fingerprint for stage in config.stages if stage.model_fingerprint)
+    return " ".join(stage.model.fingerprint for stage in config.stages if stage.model)
 
 
 async def store(
@@ -69,12 +69,12 @@ async def store(
     A collection belongs to the documents, the model and the lexical settings that it was made with.
     """
     config = await client.config()
-    fingerprint = next(stage.model_fingerprint for stage in config.stages if stage.stage is Stage.EMBED)
+    fingerprint = next(stage.model.fingerprint for stage in config.stages if stage.stage is Stage.EMBED and stage.model)
     parts = [dataset.corpus_digest, fingerprint, *(settings[name] for name in _LEXICAL_SETTINGS)]
     collection = f"{_plain(dataset.name)}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
     whole = [document for document in dataset.documents if document.title.strip() or document.text.strip()]
     stored = (await client.config(collection=collection)).collection
-    if stored.exists and stored.document_count == len(whole):
+    if stored and stored.passage_count == len(whole):
         on_progress(len(dataset.documents))
         return collection
     await client.index_all(
@@ -115,7 +115,7 @@ async def ask(
             )
             milliseconds[query] = (time.perf_counter() - started) * 1000
             _check(answer)
-            run[query] = [result.id for result in answer.results]
+            run[query] = [result.passage.id for result in answer.results]
             kept.add(query=query, results=run[query], ms=round(milliseconds[query], 2))
         on_progress()
     return Asked({query: run[query] for query in wanted}, {query: milliseconds[query] for query in wanted})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sluice_client import Features, Policies, Policy, Strategy
+from sluice_client import Features, Policies, Policy, features
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,8 @@ class Config:
         )
 
 
-def _on(
-    *, dense: bool = True, lexical: bool = True, rerank: bool = False, expansion: Strategy | None = None
-) -> Features:
-    return Features(
+def _on(*, dense: bool = True, lexical: bool = True, rerank: bool = False, expansion: str | None = None) -> Features:
+    return features(
         dense=dense,
         lexical=lexical,
         rerank=rerank,
@@ -45,8 +43,8 @@ CONFIGS: Mapping[str, Config] = {
     "lexical": Config(_on(dense=False), ""),
     "hybrid": Config(_on(), DENSE),
     "+rerank": Config(_on(rerank=True), "hybrid"),
-    "+synonyms": Config(_on(expansion=Strategy.SYNONYMS), "hybrid"),
-    "+multi_query": Config(_on(expansion=Strategy.MULTI_QUERY), "hybrid"),
-    "all": Config(_on(rerank=True, expansion=Strategy.SYNONYMS), "+rerank"),
+    "+synonyms": Config(_on(expansion="synonyms"), "hybrid"),
+    "+multi_query": Config(_on(expansion="multi_query"), "hybrid"),
+    "all": Config(_on(rerank=True, expansion="synonyms"), "+rerank"),
 }
 """In the order of the table. `all` expands by synonyms, the gateway's own default."""

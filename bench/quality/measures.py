@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import ir_measures
 import numpy as np
 from ir_measures import RR, R, nDCG
+
+from sluice_statistics.intervals import Estimate, bootstrap
 
 Qrels = Mapping[str, Mapping[str, int]]
 """How relevant which documents are, by query; 0 is not at all."""
@@ -17,17 +18,6 @@ Run = Mapping[str, Sequence[str]]
 NDCG, ALL_GOLD = "ndcg@10", "all_gold@10"
 _MEASURES = {NDCG: nDCG @ 10, "recall@100": R @ 100, "recall@5": R @ 5, "mrr@10": RR @ 10}
 NAMES = (*_MEASURES, ALL_GOLD)
-
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-
-
-class Interval(NamedTuple):
-    """A mean difference, and between which bounds it would lie in 95 of 100 samples of such queries."""
-
-    difference: float
-    lower: float
-    upper: float
 
 
 def by_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
@@ -51,13 +41,6 @@ def by_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     return values
 
 
-def interval(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interval:
-    """By how much our mean over queries exceeds theirs: the paired bootstrap (Efron and Tibshirani, 1993).
-
-    Both are for the same queries; queries are drawn with replacement, always the same way.
-    """
-    differences = np.array([ours[query] - theirs[query] for query in sorted(ours)])
-    generator = np.random.default_rng(20)
-    means = differences[generator.integers(0, len(differences), (RESAMPLES, len(differences)))].mean(axis=1)
-    lower, upper = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(differences.mean()), float(lower), float(upper))
+def interval(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Estimate:
+    """Increase of our mean over queries above theirs, by the paired bootstrap; both are for the same queries."""
+    return bootstrap([ours[query] - theirs[query] for query in sorted(ours)], np.mean)

@@ -15,7 +15,7 @@ from bench.quality import measures
 from bench.quality.asking import Asked
 from bench.quality.beir import Dataset
 from bench.quality.configs import CONFIGS, DENSE
-from bench.quality.measures import NDCG, Interval
+from bench.quality.measures import NDCG
 from bench.speed.results import load
 from deploy.local.paths import BUILD
 
@@ -54,8 +54,8 @@ def rows(dataset: Dataset, asked: Mapping[str, Asked], wanted: Sequence[str] = t
 def _against(other: str, config: str, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Row | None:
     if other == config or other not in values or values[other][NDCG].keys() != values[config][NDCG].keys():
         return None
-    found: Interval = measures.interval(values[config][NDCG], values[other][NDCG])
-    return {name: round(value, 4) for name, value in found._asdict().items()}
+    found = measures.interval(values[config][NDCG], values[other][NDCG])
+    return {"difference": round(found.value, 4), "lower": round(found.low, 4), "upper": round(found.high, 4)}
 
 
 def store(fresh: Sequence[Row], path: Path = FILE) -> list[Row]:

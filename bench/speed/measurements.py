@@ -10,7 +10,7 @@ from typing import Any
 from bench.speed.load import OK, Call, Endpoint, Report
 from bench.speed.loss import ndcg_loss
 from bench.speed.predict import BATCHES, DEFAULT_BATCH, PredictProcess
-from bench.speed.results import Row, compared, percentile, percentiles
+from bench.speed.results import Row, compared, percentiles
 from bench.speed.session import (
     Payload,
     Session,
@@ -23,6 +23,7 @@ from bench.speed.session import (
     workload,
 )
 from bench.speed.workload import PASSAGES
+from sluice_statistics.percentiles import percentile
 
 INT8 = {"EMBEDDING_PRECISION": "int8"}
 RERANK_INT8 = {"RERANK_PRECISION": "int8"}

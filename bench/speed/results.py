@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from deploy.local.paths import BUILD
+from sluice_statistics.percentiles import percentile
 
 FOLDER = BUILD / "bench"
 FILE = FOLDER / "speed.json"
@@ -115,11 +115,6 @@ def compared(name: str, rounds: Sequence[Sequence[float]], unit: str, **details:
             **details,
         },
     )
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Linear between the two nearest; of no values it is nan."""
-    return float(np.percentile(values, percent)) if values else float("nan")
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

@@ -29,9 +29,11 @@ from bench.telemetry.platform import Side, sides, sink
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
-from sluice.gateway.v1 import gateway_pb2
+from sluice.gateway.v1 import search_pb2
+from sluice_client import Features
+from sluice_statistics.percentiles import percentile
 
-SEARCH = "/sluice.gateway.v1.GatewayService/Search"
+SEARCH = "/sluice.gateway.v1.SearchService/Search"
 MOST_LOST = 0.03
 RESULT = BUILD / "bench" / "telemetry.json"
 # More than any window can use up.
@@ -56,18 +58,18 @@ class Load:
     concurrency: int
 
 
-def _search(features: gateway_pb2.Features) -> Callable[[str], bytes]:
+def _search(features: Features) -> Callable[[str], bytes]:
     def payload(text: str) -> bytes:
-        request = gateway_pb2.SearchRequest(query=text, features=features)
+        request = search_pb2.SearchRequest(query=text, features=features)
         return request.SerializeToString()
 
     return payload
 
 
-_BOTH = gateway_pb2.Features(expansion=True, rerank=True)
+_BOTH = Features(expansion=True, rerank=True)
 LOADS = (
     Load("embed@c32", "embedder", EMBED, embed_query, 32),
-    Load("search@c8", "gateway", SEARCH, _search(gateway_pb2.Features()), 8),
+    Load("search@c8", "gateway", SEARCH, _search(Features()), 8),
     Load("search+expansion+rerank@c4", "gateway", SEARCH, _search(_BOTH), 4),
 )
 
@@ -147,13 +149,12 @@ def _figure(load: str, side: str, windows: dict[str, list[Window]]) -> Figure:
     losses = [1 - one.per_second / other.per_second for one, other in zip(on, off, strict=True)]
     more = [one.cpu_ms / other.cpu_ms - 1 for one, other in zip(on, off, strict=True)]
     lost = statistics.median(losses)
-    quartiles = statistics.quantiles(losses, n=4) if len(losses) > 1 else [lost] * 3
     return Figure(
         name=f"{load} ({side})",
         per_second=statistics.median(window.per_second for window in on),
         per_second_off=statistics.median(window.per_second for window in off),
         lost=lost,
-        spread=(quartiles[0], quartiles[2]),
+        spread=(percentile(losses, 25), percentile(losses, 75)),
         cpu_ms=statistics.median(window.cpu_ms for window in on),
         cpu_ms_off=statistics.median(window.cpu_ms for window in off),
         cpu_more=statistics.median(more),

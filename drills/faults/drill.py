@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -52,18 +51,7 @@ class Group(Generic[SettingT]):
         return add
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """By the nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
 def ms(seconds: float) -> str:
     """Milliseconds, as people read them."""
     value = seconds * 1000
     return f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms"
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)

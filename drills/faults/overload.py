@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from drills.faults.drill import Group, Seen, median, ms, percentile
+from drills.faults.drill import Group, Seen, ms
 from drills.faults.flood import embed, flood, passage
 from drills.faults.processes import LIGHT, StageProcess, running
 from drills.faults.proxy import Proxy
@@ -24,6 +24,7 @@ from services.chassis.client import StageChannel
 from sluice.type.v1 import model_pb2
 from sluice_client import AsyncClient
 from sluice_client import SluiceError as ClientError
+from sluice_statistics.percentiles import percentile
 
 HEALTH_SECONDS = 1.0
 FLOOD_SECONDS = 12.0
@@ -129,7 +130,7 @@ async def saturated_gateway(_embedder: Embedder) -> Seen:
             async with calling(search, 300) as ended:
                 asked, serving, slowest = await health_for(gateway.address, 6)
     ok = set(ended) == {"OK", "RESOURCE_EXHAUSTED with pushback"} and serving == asked and slowest < HEALTH_SECONDS
-    told = f", half of the refusals within {ms(median(refusals))}" if refusals else ""
+    told = f", half of the refusals within {ms(percentile(refusals, 50))}" if refusals else ""
     return Seen(ok, f"{words_for(ended)}{told}; health {serving} of {asked} times SERVING, slowest {ms(slowest)}")
 
 
@@ -166,7 +167,7 @@ async def bulk_flood(embedder: Embedder) -> Seen:
     )
     return Seen(
         ok,
-        f"{words}medians {ms(median(idle))} and {ms(median(flooded))}, {failed.total()} failed; bulk: "
+        f"{words}medians {ms(percentile(idle, 50))} and {ms(percentile(flooded, 50))}, {failed.total()} failed; bulk: "
         f"{words_for(ended)}",
     )
 
@@ -237,9 +238,9 @@ async def collector_down(_embedder: Embedder) -> Seen:
             stopped = time.monotonic() - stopping
             spans = collector.spans
     await server.stop(grace=None)
-    difference = median([without - within for within, without in zip(*times, strict=True)])
+    difference = percentile([without - within for within, without in zip(*times, strict=True)], 50)
     ok = set(ended) == {"OK"} and abs(difference) < 0.0002 and spans > 0 and status == 0 and stopped < 6
-    words = f"median {ms(median(times[0]))} with and {ms(median(times[1]))} without, "
+    words = f"median {ms(percentile(times[0], 50))} with and {ms(percentile(times[1], 50))} without, "
     words += f"paired difference {difference * 1e6:+.0f} µs"
     return Seen(
         ok, f"{words}; p99 {ms(percentile(times[0], 99))} and {ms(percentile(times[1], 99))}; {words_for(ended)}; "

@@ -64,19 +64,20 @@ def test_an_interval_is_the_same_every_time_and_holds_the_difference():
     ours = {query: min(1.0, value + 0.1 * generator.random()) for query, value in theirs.items()}
     found = interval(ours, theirs)
     assert found == interval(ours, theirs)
-    assert 0 < found.lower < found.difference < found.upper
+    assert 0 < found.low < found.value < found.high
 
 
 def test_pairs_that_always_differ_alike_leave_no_doubt():
     theirs = {str(query): query / 100 for query in range(50)}
     ours = {query: value + 0.25 for query, value in theirs.items()}
-    assert interval(ours, theirs) == pytest.approx((0.25, 0.25, 0.25))
+    found = interval(ours, theirs)
+    assert (found.low, found.value, found.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_the_interval_of_coin_tosses_is_as_wide_as_statistics_says():
     ours = {str(query): float(query % 2) for query in range(400)}
     found = interval(ours, dict.fromkeys(ours, 0.5))
-    assert (found.upper - found.lower) / 2 == pytest.approx(1.96 * 0.5 / math.sqrt(400), rel=0.1)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * 0.5 / math.sqrt(400), rel=0.1)
 
 
 # Collections

@@ -1,13 +1,12 @@
 """The parts of `bench.speed` that need no server."""
 
 import json
-import math
 
 import pytest
 
 from bench.speed.load import OK, Report, Sample
 from bench.speed.raw import CUTS, Cut
-from bench.speed.results import BARS, Bar, Row, compared, load, percentile, plot, store
+from bench.speed.results import BARS, Bar, Row, compared, load, plot, store
 from bench.speed.workload import LENGTHS, SHORT_LENGTHS, Workload, tokenizer
 
 
@@ -71,12 +70,6 @@ def test_a_rate_counts_only_what_was_answered_well_in_the_window():
     assert report.rate() == 12 / 4
     assert report.rate(1.5, 3.5) == 10 / 2
     assert report.milliseconds("UNAVAILABLE") == [pytest.approx(100)]
-
-
-def test_percentiles_lie_between_the_nearest_values():
-    assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 2.5
-    assert percentile([7.0], 99) == 7.0
-    assert math.isnan(percentile([], 99))
 
 
 def test_a_row_of_rounds_is_the_median_of_each_side_with_the_spread_of_the_rounds():
