@@ -180,7 +180,7 @@ class _Series:
 
 
 class SnapshotAge(Collector):
-    """A gauge that exists only while a rollout service is configured: without one nothing can be too old."""
+    """A gauge that exists only while a rollout service is configured."""
 
     name = "sluice_rollout_snapshot_age_seconds"
     text = "Time since the last message of the rollout service."

@@ -16,7 +16,7 @@ from services.gateway.search.query_log import LoggedQueries
 
 
 def _flag_fields() -> dict[str, Any]:
-    """Make the settings that the table of flags asks for: a default and a share of users for each flag."""
+    """Make the settings of the flags: defaults, and shares of users."""
     defaults = Features()
     fields: dict[str, Any] = {
         flag.variable.lower(): (_type_of(flag), _default(flag, getattr(defaults, flag.name))) for flag in FLAGS.values()

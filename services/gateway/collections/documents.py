@@ -17,7 +17,7 @@ class Chunking:
     chunk_tokens: int
     """Most tokens of a chunk; 0 is the window of the model."""
     overlap_tokens: int | None
-    """Most tokens that a chunk shares with the one before; None leaves that to the embedder."""
+    """Most tokens shared with the chunk before; None leaves it to the embedder."""
 
     @classmethod
     def from_proto(cls, message: documents_pb2.Chunking) -> Self:
@@ -37,7 +37,7 @@ def to_passage(document: documents_pb2.Document) -> passage_pb2.Passage:
 
 
 def cut(document: passage_pb2.Passage, ranges: Sequence[tuple[int, int]]) -> list[passage_pb2.Passage]:
-    """Cut a document into chunks at these ranges of its characters; a single range leaves it whole."""
+    """Cut a document at ranges of its characters; one range leaves it whole."""
     if len(ranges) == 1:
         return [document]
     return [

@@ -1,4 +1,4 @@
-"""The choice of the embedder for a collection: always the one that serves the model of its live version.
+"""Choice of the embedder that serves the model of a collection's live version.
 
 The model of a collection is cached for a few seconds. A stale entry does no harm: the retriever refuses vectors of
 another model than that of the version that it searches or writes, and then the entry is dropped.
@@ -84,7 +84,7 @@ class Embedders:
         self._seen.pop(collection, None)
 
     async def model_named(self, name: str, *, deadline: float) -> model_pb2.ModelInfo:
-        """Find a served model by its short or whole name; FailedPrecondition (MODEL_NOT_SERVED) if there is none."""
+        """Find a served model by its short or whole name, or raise MODEL_NOT_SERVED."""
         served, unreachable = await self.served(deadline=deadline)
         for model in served:
             if name in (model.name, model.name.rpartition("/")[2]):
@@ -127,7 +127,7 @@ class Embedders:
         raise _unserved(wanted, [])
 
     async def _live(self, collection: str, deadline: float) -> collection_pb2.CollectionVersion | None:
-        """Describe the live version; None where the following search or write has to find out."""
+        """Describe the live version; None if the next call has to find out."""
         seen, version = self._seen.get(collection, (0.0, None))
         if version is not None and time.monotonic() - seen < TRUSTED_SECONDS:
             return version

@@ -42,7 +42,7 @@ class Following:
     async def follow_next(
         self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
     ) -> tuple[Comparison, int]:
-        """Compare and copy the next passages of one side; return the comparison and the number copied."""
+        """Compare and copy the next passages; return the comparison and the number copied."""
         compared = await self._store.compare_next(
             collection, version, building=building, cursor=cursor, deadline=deadline
         )
@@ -68,7 +68,7 @@ class Following:
 
 
 class Writing:
-    """Writes to live versions, and returns when a version that is being built has followed.
+    """Writes to the live version, and waits until the version being built has followed.
 
     Where it cannot follow, because no embedder serves its model, its building is abandoned: the live version matters
     more.

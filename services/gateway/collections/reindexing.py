@@ -1,4 +1,6 @@
-"""Reindexing: build a version by another model while the live one serves, check it, switch to it.
+"""Reindexing: build, check and switch to a version by another model.
+
+The live version serves in the meantime.
 
 All state of a rebuild is in the index itself, so it may be killed at any point: when it is begun again, it compares
 both versions and does the rest.

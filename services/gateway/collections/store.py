@@ -1,4 +1,4 @@
-"""The store of collections as their domain needs it: a protocol, which the retriever's client implements."""
+"""Port of the domain to the store of collections; the retriever's client implements it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A passage that the version being built does not have as the live version has it."""
+    """A passage that differs between the live version and the one being built."""
 
     id: str
     passage: passage_pb2.Passage | None
@@ -77,7 +77,10 @@ class Sample:
 
 
 class Store(Retriever, Protocol):
-    """Keeps collections and their versions. A name of a collection may also be that of a version."""
+    """Keeps collections and their versions.
+
+    A name of a collection may also be that of a version.
+    """
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         """Describe the live version of a collection. Raises NotFound."""

@@ -1,4 +1,4 @@
-"""Verification of a version: counted, embedded again, searched for its own passages, compared with the live one."""
+"""Verification of a version by counts, vectors and searches."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Check:
 
 
 def some_words(passage: passage_pb2.Passage) -> str:
-    """Choose some consecutive words of a passage by chance; empty if they hold no letter and no digit."""
+    """Choose some consecutive words of a passage; empty without letters and digits."""
     words = reading(passage).split()
     start = random.randrange(max(1, len(words) - _QUERY_WORDS))  # noqa: S311  no secret
     query = " ".join(words[start : start + _QUERY_WORDS])

@@ -1,4 +1,4 @@
-"""Monitor of the default collection: its live version, its model, and the embedders that serve that model.
+"""Monitor of the default collection and of the embedders of its model.
 
 It needs no request, so that operators learn of a mismatch before users do.
 """
@@ -25,7 +25,10 @@ _log = logs.get_logger("index")
 
 
 class IndexMonitor:
-    """Shows the default collection in metrics. Its clients have no breaker, because a poll is no use of a stage."""
+    """Shows the default collection in metrics.
+
+    Its clients have no breaker, because a poll is no use of a stage.
+    """
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ DOCUMENTS_A_CALL = 100
 
 
 class RetrieverClient:
-    """Calls the retriever. A name of a collection may also be that of a version."""
+    """Calls the retriever."""
 
     service = "sluice.retriever.v1.RetrieverService"
 
@@ -106,7 +106,7 @@ class RetrieverClient:
         page_token: str,
         deadline: float,
     ) -> tuple[list[Sequence[passage_pb2.Passage]], str]:
-        """Return the passages of the documents of a page, and the token of the next one."""
+        """Return the passages of a page of documents, and the next token."""
         request = pb.ListDocumentsRequest(
             collection=collection, filter=filter, page_size=page_size, page_token=page_token
         )
@@ -114,7 +114,7 @@ class RetrieverClient:
         return [document.passages for document in reply.documents], reply.next_page_token
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
-        """Describe the live version of a collection, or the version of that name. Raises NotFound."""
+        """Describe the live version of a collection. Raises NotFound."""
         request = pb.GetCollectionRequest(collection=name)
         return (await self.channel.call(self.stub.GetCollection, request, deadline=deadline)).collection
 

@@ -84,7 +84,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def CompareSearch(  # noqa: N802  # gRPC's name
         self, request: pb.CompareSearchRequest, context: Context
     ) -> pb.CompareSearchResponse:
-        """Answer a question twice, one after the other, so that neither slows the other down."""
+        """Answer a question twice, in sequence, so that neither slows the other."""
         search = request.search
         _check_question(search, "search.")
         if search.page_token:

@@ -38,7 +38,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     async def GetConfig(  # noqa: N802  # gRPC's name
         self, request: pb.GetConfigRequest, context: Context
     ) -> pb.GetConfigResponse:
-        """Describe the configuration in effect. A stage that is down is described as down, not an error."""
+        """Describe the configuration in effect; a stage that is down is no error."""
         deadline = min(deadline_of(context), time.monotonic() + CONFIG_DEADLINE_SECONDS)
         name = request.collection or self._settings.qdrant_collection
         clients = self._clients
@@ -70,7 +70,7 @@ async def _stage_config(stage: Stage, client: StageClient, deadline: float) -> p
 async def _live_version(
     retriever: RetrieverClient, name: str, deadline: float
 ) -> collection_pb2.CollectionVersion | None:
-    """Describe the live version; None where there is none, or where the retriever's own entry says why."""
+    """Describe the live version; None where there is none, or no retriever."""
     try:
         return await retriever.collection(name, deadline=deadline)
     except (NotFound, Unavailable, DeadlineExceeded, ResourceExhausted):

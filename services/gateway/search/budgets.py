@@ -1,4 +1,4 @@
-"""Shares of the caller's time for each stage, from the recent durations of the stages.
+"""Shares of the caller's time for each stage, from their recent durations.
 
 All moments and durations are in seconds on the monotonic clock, which the caller reads.
 """
@@ -50,7 +50,7 @@ class Pace:
 
 
 class Budgets:
-    """Paces of all stages, and the share of a deadline for each. One instance serves all requests.
+    """Paces of all stages, shared by all requests.
 
     `last_moment` is the moment by which all stages of a question have to be done.
     """
@@ -60,7 +60,7 @@ class Budgets:
         self.embedding = Pace()
         self.retrieval = Pace()
         self.rerank_character = Pace()
-        """Time a character: the time of a reranking depends on the lengths of its passages."""
+        """Time of a reranking for each character of its passages."""
 
     def expansion_until(self, now: float, last_moment: float) -> float | None:
         """Moment by which expansion has to be done; None if others need the time."""
@@ -72,14 +72,14 @@ class Budgets:
         return _until(now, last_moment, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
 
     def rerank_count(self, now: float, last_moment: float, lengths: Sequence[int]) -> int:
-        """Number of the first candidates that there is time to rerank, by their lengths in characters."""
+        """Number of candidates, by their lengths, that there is time to rerank."""
         each = self.rerank_character.expected(now)
         left = max(0.0, last_moment - now)
         return sum(characters * each <= left for characters in accumulate(lengths))
 
 
 def last_moment(now: float, deadline: float) -> float:
-    """Moment by which the stages of a question that comes now have to be done."""
+    """Moment by which all stages of a new question have to be done."""
     return deadline - min(max((deadline - now) * REPLY_SHARE, LEAST_REPLY_SECONDS), MOST_REPLY_SECONDS)
 
 

@@ -73,7 +73,7 @@ def satisfaction(logit: float) -> float:
 
 
 def expected_reciprocal_rank(chances: Sequence[float]) -> float:
-    """Mean of 1 / rank at which a reader stops, from 0 (never) to 1 (at the first rank).
+    """Mean of 1 / rank at which a reader stops, 0 to 1.
 
     `chances` are the probabilities that each passage satisfies, in the order of the ranking.
     """

@@ -1,4 +1,4 @@
-"""Near-duplicates among results: the best ranked of each kind stays, with the number of the others.
+"""Near-duplicates among results, collapsed into the best ranked of each kind.
 
 Two texts are near-duplicates when their sets of 5-word shingles have a Jaccard similarity of at least 0.8. Shingles and
 their resemblance are Broder's ("On the resemblance and containment of documents", 1997); length and threshold are
@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+")
 
 
 def collapse(texts: Sequence[str]) -> dict[int, int]:
-    """Map the place of each text that stays to the number of later texts that it stands for.
+    """Map each text that stays, by place, to its number of near-duplicates.
 
     A text that resembles none before it stays; of several that it resembles, the first stands for it.
     """
@@ -51,7 +51,7 @@ def _shingles(text: str) -> frozenset[str]:
 
 
 def _prefix(shingles: frozenset[str]) -> list[str]:
-    """First shingles of a set, in an order that all sets share, of which similar sets have one in common.
+    """First shingles of a sorted set; similar sets have one of them in common.
 
     Only texts with such a shingle in common need to be compared (Bayardo, Ma and Srikant, "Scaling Up All Pairs
     Similarity Search", 2007).

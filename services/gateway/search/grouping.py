@@ -9,7 +9,7 @@ ItemT = TypeVar("ItemT")
 
 
 def best_of_each(ranked: Iterable[ItemT], group_of: Callable[[ItemT], Hashable]) -> list[ItemT]:
-    """Keep the first of every group, in the order given; in a ranking, the best."""
+    """Keep the first, in a ranking the best, of every group."""
     best: dict[Hashable, ItemT] = {}
     for item in ranked:
         best.setdefault(group_of(item), item)

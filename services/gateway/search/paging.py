@@ -29,7 +29,7 @@ class Page:
 
 
 def question_digest(request: search_pb2.SearchRequest) -> str:
-    """Hash the fields that all pages of an answer share: every field but limit and page_token."""
+    """Hash every field of a request but limit and page_token."""
     question = search_pb2.SearchRequest()
     question.CopyFrom(request)
     question.ClearField("limit")

@@ -1,4 +1,4 @@
-"""The graph of stages from a question to ranked passages, and the treatment of stages that fail.
+"""The graph of stages from a question to ranked passages.
 
     query ─┬─▶ embed ──────────────┬─▶ retrieve ─▶ rerank ─▶ blend
            └─▶ expand ─▶ embed ────┘
@@ -75,7 +75,7 @@ class Stages:
 
 
 class Pipeline:
-    """Answers questions with the stages. Between requests it keeps the pace of the stages and nothing else."""
+    """Answers questions with the stages; it keeps their pace between requests."""
 
     def __init__(
         self,
@@ -161,14 +161,14 @@ class _Run:
 
     @staticmethod
     async def _collapsed(ranked: Sequence[Ranked], candidates: Sequence[Candidate]) -> tuple[list[Ranked], list[int]]:
-        """Keep the best of each kind, with the number of near-duplicates that it stands for."""
+        """Keep the best of each kind, with its number of near-duplicates."""
         texts = [reading(candidates[item.position].passage) for item in ranked]
         # Hundreds of long passages would block the event loop.
         kept = await asyncio.to_thread(collapse, texts)
         return [ranked[place] for place in kept], list(kept.values())
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
-        """Expand and embed: variants with their vectors, and the fingerprint of the model of the vectors."""
+        """Expand and embed; return variants with vectors, and the model's fingerprint."""
         try:
             async with asyncio.TaskGroup() as group:
                 expanding = group.create_task(self._expand())
@@ -332,7 +332,7 @@ class _Run:
         until: float | None,
         parts: int = 1,
     ) -> _Done[ResultT] | StageReport:
-        """Call a stage if there is time; a required one always, and with all the time that is left.
+        """Call a stage if there is time, and a required one always.
 
         Returns the report instead where a best-effort stage was not called or failed.
         """

@@ -21,7 +21,7 @@ class QueryLog:
         self._key = key.encode()
 
     def note(self, query: str) -> None:
-        """Add the hash of a query to the log line and the span of the current call, if that is on."""
+        """Add a query's hash to the current log line and span, if enabled."""
         if not self._on:
             return
         shown = hash_of(query, self._key)
@@ -31,5 +31,5 @@ class QueryLog:
 
 
 def hash_of(query: str, key: bytes) -> str:
-    """BLAKE2b of a query's UTF-8, 16 bytes, keyed where there is a key (RFC 7693)."""
+    """BLAKE2b of a query's UTF-8: 16 bytes, possibly keyed (RFC 7693)."""
     return hashlib.blake2b(query.encode(), key=key, digest_size=_HASH_BYTES).hexdigest()

@@ -1,4 +1,4 @@
-"""The values that a search passes through its stages, and the protocols of the stages.
+"""Values that a search passes through its stages, and the stages' protocols.
 
 Passages and filters are messages of `sluice.type.v1`: the gateway hands them on as they come. `rpc.model_clients` and
 `rpc.retriever_client` implement the protocols over gRPC.
@@ -50,7 +50,7 @@ class Policy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Policies of the stages that can be left out; None means the default. Retrieval is always required."""
+    """Policies of the stages that can be left out; None means the default."""
 
     expansion: Policy | None = None
     embedding: Policy | None = None
