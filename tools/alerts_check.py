@@ -48,7 +48,7 @@ def queries_of_dashboard(file: Path) -> list[str]:
 
 
 def queries_of_runbook(file: Path) -> list[str]:
-    """What stands in its blocks of PromQL."""
+    """The PromQL queries of the runbook."""
     return re.findall(r"```promql\n(.*?)\n```", file.read_text(), re.DOTALL)
 
 

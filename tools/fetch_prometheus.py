@@ -45,14 +45,14 @@ def main() -> int:
 
 
 def folder() -> Path:
-    """Where `prometheus` and `promtool` are, fetched first if they are nowhere."""
+    """The folder of `prometheus` and `promtool`; fetch them if they are nowhere."""
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sluice", "prometheus")
     installed = shutil.which("prometheus")
     for found in (Path(installed).parent if installed else kept, kept):
         if all((found / program).exists() for program in PROGRAMS):
             return found
     kept.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that one rename puts everything in place at once.
+    # Next to the target, so that one rename puts everything in place at once.
     with tempfile.TemporaryDirectory(prefix=".prometheus-", dir=kept.parent) as work:
         programs = unpacked(PACKAGE, "19 MB", Path(work)) / "usr" / "bin"
         shutil.rmtree(kept, ignore_errors=True)

@@ -1,10 +1,15 @@
-"""Generates the Python stubs of all protos: `python tools/protos.py`, or `--check` to fail on drift instead."""
+"""Generates the Python stubs of all protos.
+
+`python tools/protos.py --check` fails instead if the committed stubs are out of date, or if the protos break callers
+of an earlier commit (`buf breaking`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import filecmp
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +23,7 @@ GENERATED = PROTOS / "gen"
 
 
 def generate(into: Path) -> None:
-    """Writes stubs and type stubs for every proto of ours into a folder."""
+    """Write stubs and type stubs for every proto of ours into a folder."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / "sluice").rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     status = protoc.main(
@@ -45,7 +50,7 @@ def generate(into: Path) -> None:
 
 
 def drift(generated: Path) -> list[str]:
-    """Names the files that differ between a fresh generation and what is committed."""
+    """Names of the files that differ between a fresh generation and the committed one."""
     names = {path.relative_to(generated) for path in generated.rglob("*") if path.is_file()}
     committed = {
         path.relative_to(GENERATED)
@@ -61,10 +66,38 @@ def drift(generated: Path) -> list[str]:
     )
 
 
+def check_callers() -> None:
+    """Compare the protos with origin's main, or with the commit before this one if they are the same (as in CI)."""
+    head = _commit("HEAD")
+    base = next((commit for commit in map(_commit, ("origin/main", "HEAD~1")) if commit not in ("", head)), None)
+    if base is None or not _has_protos(base):
+        print("no earlier protos to compare with")
+        return
+    buf = Path(sys.executable).parent / "buf"
+    done = subprocess.run([str(buf), "breaking", "--against", f".git#ref={base}"], cwd=ROOT, check=False)
+    if done.returncode != 0:
+        sys.exit("the protos break callers; change them additively, or start a v2 package")
+
+
+def _commit(name: str) -> str:
+    """The commit of a name; empty if there is none."""
+    return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").stdout.strip()
+
+
+def _has_protos(commit: str) -> bool:
+    return _git("cat-file", "-e", f"{commit}:protos/sluice").returncode == 0
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def main() -> None:
-    """Regenerates or checks."""
+    """Regenerate or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the committed stubs are not up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="fail if the stubs are out of date, or callers would break"
+    )
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
@@ -73,6 +106,7 @@ def main() -> None:
             differing = drift(fresh)
             if differing:
                 sys.exit("stubs are out of date, run `make protos`: " + ", ".join(differing))
+            check_callers()
             return
         shutil.rmtree(GENERATED, ignore_errors=True)
         shutil.copytree(fresh, GENERATED)

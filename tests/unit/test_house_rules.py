@@ -1,10 +1,10 @@
-"""The lint check of docstrings."""
+"""The lint check of house rules."""
 
 from __future__ import annotations
 
 import pytest
 
-from tools.docstrings import docstrings, is_question
+from tools.house_rules import docstrings, is_question
 
 SOURCE = '''
 """A module."""
