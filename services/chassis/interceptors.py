@@ -148,9 +148,8 @@ def _around(method: str, request_type: type[Message], counted: MethodMetrics, *,
                     if _deadline_passed(context):
                         code = grpc.StatusCode.DEADLINE_EXCEEDED
                     raise
-                error = _as_error(fault)
+                error = _as_error(fault, method)
                 code, reason = status.code_of(error), error.reason
-                _log_cause(method, error)
                 await context.abort(code, status.message_of(error), status.trailers_of(error))
             finally:
                 seconds = time.perf_counter() - started
@@ -167,40 +166,37 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _as_error(fault: BaseException) -> SluiceError:
-    """The error that the caller is told; an unexpected exception stays here, as its cause."""
+def _as_error(fault: BaseException, method: str) -> SluiceError:
+    """The error that the caller is told. The log has what the caller must not see of an unexpected exception."""
     match fault:
         case SluiceError():
+            _log_cause(fault, method)
             return fault
         case TimeoutError():
-            error: SluiceError = DeadlineExceeded("the deadline passed before the work was done")
+            return DeadlineExceeded("the deadline passed before the work was done")
         case asyncio.CancelledError():
             # The work cancelled itself; if that escaped, the caller would wait until its deadline.
-            error = Cancelled("the work was given up")
-        case _:
-            error = Internal(f"unexpected error; the log has it under request {request_id.get()}")
-    error.__cause__ = fault
-    return error
+            return Cancelled("the work was given up")
+    _log.error("unexpected error", method=method, exc_info=fault)
+    return Internal(f"unexpected error; the log has it under request {request_id.get()}")
 
 
-def _log_cause(method: str, error: SluiceError) -> None:
+def _log_cause(error: SluiceError, method: str) -> None:
     """Log the cause of an error. An error from another stage has none: it is in the log of that stage."""
-    cause = error.__cause__
-    if cause is None or isinstance(error, DeadlineExceeded | Cancelled):
+    cause, blame = error.__cause__, kind_of(error).blame
+    if cause is None or blame is Blame.CALLER or isinstance(error, DeadlineExceeded | Cancelled):
         return
-    match kind_of(error).blame:
-        case Blame.CALLER:
-            return
-        case Blame.OURSELVES:
-            _log.error("unexpected error", method=method, problem=error.message, exc_info=cause)
-        case _:
-            _log.warning("call failed", method=method, problem=error.message, cause=_in_one_line(cause))
+    log = _log.error if blame is Blame.OURSELVES else _log.warning
+    log("call failed", method=method, problem=error.message, cause=_described(cause))
 
 
-def _in_one_line(cause: BaseException) -> str:
+def _described(cause: BaseException) -> str:
+    """One line on a foreign exception. The text of most is left out, because it may quote a query or a document."""
     if isinstance(cause, grpc.aio.AioRpcError):
-        return f"{cause.code().name}: {cause.details()}"
-    return f"{type(cause).__name__}: {cause}"
+        name, detail = cause.code().name, cause.details() if cause.code() is grpc.StatusCode.UNAVAILABLE else ""
+    else:
+        name, detail = type(cause).__name__, str(cause) if isinstance(cause, OSError) else ""
+    return f"{name}: {detail}" if detail else name
 
 
 def _plain(metadata: tuple[tuple[str, str | bytes], ...], name: str) -> str:

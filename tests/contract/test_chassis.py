@@ -130,6 +130,19 @@ async def test_the_cause_of_an_error_is_logged_once_by_the_stage_that_met_it() -
     assert (logged["problem"], logged["cause"]) == ("the database is down", "ConnectionRefusedError: port 5432")
 
 
+async def test_the_text_of_a_foreign_error_stays_out_of_the_log() -> None:
+    async def failing(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        raise errors.Internal("the database makes no sense") from ValueError("cannot store 'the secret is swordfish'")
+
+    with capture_logs() as lines:
+        async with echo_server(failing) as channel:
+            with pytest.raises(errors.Internal):
+                await call(channel)
+    (logged,) = of_level(lines, "error")
+    assert logged["cause"] == "ValueError"
+    assert "swordfish" not in str(lines)
+
+
 async def test_the_cause_of_an_unreachable_stage_is_logged_by_its_caller() -> None:
     async def passing_on(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
         async with StageChannel("127.0.0.1:1") as nowhere:

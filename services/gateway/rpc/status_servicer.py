@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from services.chassis.errors import DeadlineExceeded, NotFound, ResourceExhausted, SluiceError, Unavailable
+from services.chassis.errors import NotFound, SluiceError, kind_of
 from services.chassis.timing import deadline_of
 from services.gateway.rollout.exposure import Exposure
 from services.gateway.rpc.clients import StageClient, StageClients
@@ -73,5 +73,7 @@ async def _live_version(
     """Describe the live version; None where there is none, or no retriever."""
     try:
         return await retriever.collection(name, deadline=deadline)
-    except (NotFound, Unavailable, DeadlineExceeded, ResourceExhausted):
-        return None
+    except SluiceError as error:
+        if isinstance(error, NotFound) or kind_of(error).retryable:
+            return None
+        raise
