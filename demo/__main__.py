@@ -22,7 +22,7 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say, starting
 from services.chassis.errors import StartupError
-from sluice_client import SluiceClient, SluiceError
+from sluice_client import AsyncClient, SluiceError
 
 _RESULT = BUILD / "demo.json"
 _NARROWEST = 150
@@ -57,7 +57,7 @@ async def _demonstrate(console: Console) -> None:
     console.print(
         f"[bold]{len(corpus.passages):,}[/] passages: the documentation of Python {version}'s standard library"
     )
-    async with _stack(console) as stack, SluiceClient(stack.address("gateway")) as client:
+    async with _stack(console) as stack, AsyncClient(stack.address("gateway")) as client:
         collection = await collection_for(client, corpus)
         if await is_stored(client, corpus, collection):
             console.print(f"Collection [bold]{collection}[/] is there already.")
@@ -86,7 +86,7 @@ async def _stack(console: Console) -> AsyncIterator[LocalStack]:
         yield stack
 
 
-async def _store(client: SluiceClient, corpus: Corpus, collection: str, console: Console) -> None:
+async def _store(client: AsyncClient, corpus: Corpus, collection: str, console: Console) -> None:
     columns = (
         TextColumn("Indexing"),
         BarColumn(),
@@ -99,7 +99,7 @@ async def _store(client: SluiceClient, corpus: Corpus, collection: str, console:
         await store(client, corpus, collection, on_progress=lambda count: progress.advance(bar, count))
 
 
-async def _ask(client: SluiceClient, collection: str, console: Console) -> list[Run]:
+async def _ask(client: AsyncClient, collection: str, console: Console) -> list[Run]:
     runs: list[Run] = []
     for question in QUESTIONS:
         answers = {config: await ask(client, question, config, collection=collection) for config in CONFIGS}

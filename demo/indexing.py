@@ -7,29 +7,31 @@ import sys
 from collections.abc import Callable
 
 from demo.corpus import Corpus, Passage
-from sluice_client import Document, SluiceClient, Stage
+from sluice_client import AsyncClient, Document, Stage
 
 _BATCH_SIZE = 64
 # One batch is embedded while another is stored.
 _CONCURRENCY = 2
 
 
-async def collection_for(client: SluiceClient, corpus: Corpus) -> str:
+async def collection_for(client: AsyncClient, corpus: Corpus) -> str:
     """The collection of this corpus under the model that serves: another corpus or model has another name."""
     config = await client.config()
-    fingerprint = next(stage.model_fingerprint for stage in config.stages if stage.stage is Stage.EMBED)
+    models = {stage.stage: stage.model for stage in config.stages}
+    model = models.get(Stage.EMBED)
+    fingerprint = model.fingerprint if model else ""
     content = hashlib.sha256(f"{corpus.digest} {fingerprint}".encode()).hexdigest()
     return f"python-{sys.version_info.major}-{sys.version_info.minor}-{content[:8]}"
 
 
-async def is_stored(client: SluiceClient, corpus: Corpus, collection: str) -> bool:
-    """Whether an earlier run stored all of it."""
+async def is_stored(client: AsyncClient, corpus: Corpus, collection: str) -> bool:
+    """True if an earlier run stored all of it."""
     stored = (await client.config(collection=collection)).collection
-    return stored.exists and stored.document_count == len(corpus.passages)
+    return stored is not None and stored.passage_count == len(corpus.passages)
 
 
 async def store(
-    client: SluiceClient, corpus: Corpus, collection: str, *, on_progress: Callable[[int], None] = lambda _count: None
+    client: AsyncClient, corpus: Corpus, collection: str, *, on_progress: Callable[[int], None] = lambda _count: None
 ) -> None:
     """Stores all of it; `on_progress` is told how many more passages are stored. Raises SluiceError."""
     await client.index_all(

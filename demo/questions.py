@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sluice_client import Answer, Features, SluiceClient
+from sluice_client import Answer, AsyncClient, Features
 
 QUESTIONS = (
     "run a function in a pool of worker threads",
@@ -36,7 +36,7 @@ class Run:
     answer: Answer
 
 
-async def ask(client: SluiceClient, question: str, config: str, *, collection: str) -> Run:
+async def ask(client: AsyncClient, question: str, config: str, *, collection: str) -> Run:
     """Asks a question in one of the ways of CONFIGS. Raises SluiceError."""
     answer = await client.search(
         question, limit=LIMIT, collection=collection, features=CONFIGS[config], timeout=_DEADLINE_SECONDS

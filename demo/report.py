@@ -22,7 +22,7 @@ def table(runs: Mapping[str, Run]) -> Table:
     shown.add_column("", no_wrap=True, style="dim")
     for config in runs:
         shown.add_column(config, ratio=1, overflow="fold")
-    before = {result.id: result.rank for result in runs["off"].answer.results}
+    before = {result.passage.id: result.rank for result in runs["off"].answer.results}
     for place in range(_SHOWN):
         shown.add_row(str(place + 1), *(_answer(run, place, before) for run in runs.values()))
     shown.add_section()
@@ -39,9 +39,13 @@ def write(path: Path, passages: int, runs: Sequence[Run]) -> None:
             {
                 "question": run.question,
                 "config": run.config,
-                "results": [{"title": result.title, "score": result.score} for result in run.answer.results],
+                "results": [{"title": result.passage.title, "score": result.score} for result in run.answer.results],
                 "stages": [
-                    {"stage": stage.stage.value, "outcome": stage.outcome.value, "ms": round(stage.seconds * 1000, 3)}
+                    {
+                        "stage": stage.stage.value,
+                        "outcome": stage.outcome.value,
+                        "ms": round(stage.duration.total_seconds() * 1000, 3),
+                    }
                     for stage in run.answer.stages
                 ],
             }
@@ -58,14 +62,14 @@ def _answer(run: Run, place: int, before: Mapping[str, int]) -> str:
         return ""
     result = results[place]
     change = "" if run.config == "off" else _change(result, before) + " "
-    return f"[dim]{result.score:.3f}[/] {change}{escape(result.title)}"
+    return f"[dim]{result.score:.3f}[/] {change}{escape(result.passage.title)}"
 
 
 def _change(result: Result, before: Mapping[str, int]) -> str:
     """How far a result moved from where it is without reranking and expansion."""
-    if result.id not in before:
+    if result.passage.id not in before:
         return "[green]new[/]"
-    climbed = before[result.id] - result.rank
+    climbed = before[result.passage.id] - result.rank
     if climbed > 0:
         return f"[green]↑{climbed}[/]"
     return f"[red]↓{-climbed}[/]" if climbed < 0 else "[dim] =[/]"
@@ -79,5 +83,5 @@ def _stage(run: Run, stage: Stage) -> str:
 def _report(report: StageReport) -> str:
     if report.outcome is Outcome.SKIPPED:
         return "[dim]skipped[/]"
-    took = f"{report.seconds * 1000:.0f} ms"
+    took = f"{report.duration.total_seconds() * 1000:.0f} ms"
     return took if report.outcome is Outcome.RAN else f"[yellow]{report.outcome.value}: {report.reason}[/] {took}"

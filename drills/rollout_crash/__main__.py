@@ -37,7 +37,6 @@ from drills.faults.processes import StageProcess, running
 from services.experiment.bucketing import Arm, arm_of, bucket_of, unit_hash
 from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.features import FeatureState, HistoryAction
-from services.rollout.messages import snapshot_message
 from services.rollout.storage.database import SqliteDatabase
 from services.rollout.storage.records import Records
 from sluice.rollout.v1 import rollout_pb2 as pb
@@ -210,7 +209,7 @@ def _inconsistent(records: Records) -> list[str]:
     if [entry.number for entry in history] != list(range(1, len(history) + 1)):
         wrong.append("the history has a gap")
     newest = records.newest_snapshot()
-    served = {feature.name: feature for feature in snapshot_message(newest).features} if newest else {}
+    served = {feature.name: feature for feature in newest.to_proto().features} if newest else {}
     open_runs = {run.number: run for run in records.runs()}
     for feature in records.features():
         told = [entry for entry in history if entry.feature == feature.name]
