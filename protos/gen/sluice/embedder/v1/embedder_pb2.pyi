@@ -30,19 +30,19 @@ class _TextKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextKind.Val
     TEXT_KIND_UNSPECIFIED: _TextKind.ValueType  # 0
     """Refused with INVALID_ARGUMENT."""
     TEXT_KIND_QUERY: _TextKind.ValueType  # 1
-    """What a user asks."""
+    """Queries of users."""
     TEXT_KIND_DOCUMENT: _TextKind.ValueType  # 2
-    """What an index holds."""
+    """Documents of an index."""
 
 class TextKind(_TextKind, metaclass=_TextKindEnumTypeWrapper):
-    """TextKind says what the texts are, for models that treat queries and documents differently."""
+    """TextKind is the kind of texts, for models that treat queries and documents differently."""
 
 TEXT_KIND_UNSPECIFIED: TextKind.ValueType  # 0
 """Refused with INVALID_ARGUMENT."""
 TEXT_KIND_QUERY: TextKind.ValueType  # 1
-"""What a user asks."""
+"""Queries of users."""
 TEXT_KIND_DOCUMENT: TextKind.ValueType  # 2
-"""What an index holds."""
+"""Documents of an index."""
 Global___TextKind: _TypeAlias = TextKind  # noqa: Y015
 
 @_typing.final
@@ -55,9 +55,9 @@ class EmbedTextsRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     kind: Global___TextKind.ValueType
-    """What the texts are. Required."""
+    """Kind of the texts. Required."""
     priority: _model_pb2.Priority.ValueType
-    """Who waits for the answer."""
+    """Priority of the call."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts, 1 to 1024 of them. Each is non-empty and at most 65,536 bytes of UTF-8."""
@@ -97,7 +97,7 @@ class EmbedTextsResponse(_message.Message):
     """Number of float32 values in each vector."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddedText]:
-        """What became of each text, in the order of the request."""
+        """Result of each text, in the order of the request."""
 
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
@@ -105,7 +105,7 @@ class EmbedTextsResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___EmbedTimings:
-        """Where the time went."""
+        """Times of the steps."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ Global___EmbedTextsResponse: _TypeAlias = EmbedTextsResponse  # noqa: Y015
 
 @_typing.final
 class EmbeddedText(_message.Message):
-    """EmbeddedText says how much of one text the model saw."""
+    """EmbeddedText is the part of one text that the model saw."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -307,9 +307,9 @@ class TextChunk(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     start: _builtins.int
-    """Where it starts, in characters (Unicode code points) from the start of the text."""
+    """Its start, in characters (Unicode code points) from the start of the text."""
     end: _builtins.int
-    """Where it ends: the first character after it."""
+    """Its end: the first character after it."""
     token_count: _builtins.int
     """Tokens of the chunk, its title and special tokens included."""
     def __init__(

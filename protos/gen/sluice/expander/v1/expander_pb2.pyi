@@ -61,7 +61,7 @@ class ExpandQueryRequest(_message.Message):
     query: _builtins.str
     """The query, non-empty, at most 8,192 bytes of UTF-8."""
     strategy: _features_pb2.ExpansionStrategy.ValueType
-    """How to make variants."""
+    """Strategy."""
     max_variant_count: _builtins.int
     """Most variants to return, the original included, 1 to 16; unset means the stage's setting."""
     def __init__(
@@ -93,9 +93,9 @@ class Variant(_message.Message):
     text: _builtins.str
     """The text to search for."""
     weight: _builtins.float
-    """How much its evidence counts: 1 for the original, between 0 and 1 for all others."""
+    """Weight of its evidence: 1 for the original, between 0 and 1 for all others."""
     source: Global___VariantSource.ValueType
-    """Where it comes from."""
+    """Its source."""
     def __init__(
         self,
         *,
@@ -124,7 +124,7 @@ class ExpandQueryResponse(_message.Message):
     strategy: _features_pb2.ExpansionStrategy.ValueType
     """The strategy that made them."""
     degraded_reason: _builtins.str
-    """Why another strategy than the wanted one served; empty when nothing is degraded."""
+    """Reason for serving another strategy than the wanted one; empty when nothing is degraded."""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
         """The variants; the original is always the first."""

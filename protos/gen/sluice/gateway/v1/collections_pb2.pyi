@@ -31,7 +31,7 @@ class _ReindexPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexP
     REINDEX_PHASE_COPY: _ReindexPhase.ValueType  # 1
     """Passages are embedded and copied."""
     REINDEX_PHASE_SWEEP: _ReindexPhase.ValueType  # 2
-    """What was deleted meanwhile is looked for."""
+    """Deletions that happened meanwhile are found."""
     REINDEX_PHASE_VERIFY: _ReindexPhase.ValueType  # 3
     """The new version is checked."""
     REINDEX_PHASE_SWITCHED: _ReindexPhase.ValueType  # 4
@@ -45,7 +45,7 @@ REINDEX_PHASE_UNSPECIFIED: ReindexPhase.ValueType  # 0
 REINDEX_PHASE_COPY: ReindexPhase.ValueType  # 1
 """Passages are embedded and copied."""
 REINDEX_PHASE_SWEEP: ReindexPhase.ValueType  # 2
-"""What was deleted meanwhile is looked for."""
+"""Deletions that happened meanwhile are found."""
 REINDEX_PHASE_VERIFY: ReindexPhase.ValueType  # 3
 """The new version is checked."""
 REINDEX_PHASE_SWITCHED: ReindexPhase.ValueType  # 4
@@ -313,7 +313,7 @@ class ReindexCollectionResponse(_message.Message):
     version: _builtins.str
     """The version that is being built."""
     phase: Global___ReindexPhase.ValueType
-    """What was just done."""
+    """The phase of this call."""
     done_count: _builtins.int
     """Passages gone through in this phase so far."""
     total_count: _builtins.int
@@ -360,9 +360,9 @@ class VersionCheck(_message.Message):
     kind: Global___VersionCheckKind.ValueType
     """The check."""
     passed: _builtins.bool
-    """Whether it is as it should be."""
+    """True if the check passed."""
     detail: _builtins.str
-    """What was found, for people."""
+    """Readable finding."""
     def __init__(
         self,
         *,
@@ -380,7 +380,7 @@ Global___VersionCheck: _TypeAlias = VersionCheck  # noqa: Y015
 
 @_typing.final
 class VerifyCollectionRequest(_message.Message):
-    """VerifyCollectionRequest says what to check."""
+    """VerifyCollectionRequest names a version to check."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -440,7 +440,7 @@ Global___VerifyCollectionResponse: _TypeAlias = VerifyCollectionResponse  # noqa
 
 @_typing.final
 class RollbackCollectionRequest(_message.Message):
-    """RollbackCollectionRequest says what to go back to."""
+    """RollbackCollectionRequest names the version to go back to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -579,7 +579,7 @@ Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y0
 
 @_typing.final
 class ListSnapshotsRequest(_message.Message):
-    """ListSnapshotsRequest says whose snapshots to list."""
+    """ListSnapshotsRequest asks for a page of snapshots."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

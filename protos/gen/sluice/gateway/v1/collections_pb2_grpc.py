@@ -118,9 +118,9 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReindexCollection(self, request, context):
-        """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+        """ReindexCollection does the next part of building a version by another model next to the live one, and of switching
         to it: begin with an empty cursor, and call again with each next_cursor until there is none. All that is
-        known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+        known is in the index, so it may end anywhere and start again: finished work is skipped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,9 +23,9 @@ class CollectionServiceStub:
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteCollectionRequest, _collections_pb2.DeleteCollectionResponse]
     """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.ReindexCollectionRequest, _collections_pb2.ReindexCollectionResponse]
-    """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+    """ReindexCollection does the next part of building a version by another model next to the live one, and of switching
     to it: begin with an empty cursor, and call again with each next_cursor until there is none. All that is
-    known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+    known is in the index, so it may end anywhere and start again: finished work is skipped.
     """
     VerifyCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.VerifyCollectionRequest, _collections_pb2.VerifyCollectionResponse]
     """VerifyCollection checks a version against the model that made it and against the live version."""
@@ -75,9 +75,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collections_pb2.ReindexCollectionRequest,
         context: _aio.ServicerContext[_collections_pb2.ReindexCollectionRequest, _abc.Awaitable[_collections_pb2.ReindexCollectionResponse]],
     ) -> _abc.Awaitable[_collections_pb2.ReindexCollectionResponse]:
-        """ReindexCollection does the next part of building a version by another model beside the live one, and of switching
+        """ReindexCollection does the next part of building a version by another model next to the live one, and of switching
         to it: begin with an empty cursor, and call again with each next_cursor until there is none. All that is
-        known is in the index, so it may end anywhere and begin anew: what is done already is passed over.
+        known is in the index, so it may end anywhere and start again: finished work is skipped.
         """
 
     @_abc_1.abstractmethod

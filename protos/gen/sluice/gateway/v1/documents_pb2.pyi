@@ -79,7 +79,7 @@ Global___Document: _TypeAlias = Document  # noqa: Y015
 
 @_typing.final
 class Chunking(_message.Message):
-    """Chunking says how long documents are cut. A document that fits into one chunk is stored as without chunking."""
+    """Chunking holds the sizes by which long documents are cut. A document that fits into one chunk is stored as without chunking."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -143,7 +143,7 @@ Global___IndexDocumentsRequest: _TypeAlias = IndexDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class IndexDocumentsResponse(_message.Message):
-    """IndexDocumentsResponse says what was stored."""
+    """IndexDocumentsResponse counts the documents that were stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -211,7 +211,7 @@ Global___DeleteDocumentsRequest: _TypeAlias = DeleteDocumentsRequest  # noqa: Y0
 
 @_typing.final
 class DeleteDocumentsResponse(_message.Message):
-    """DeleteDocumentsResponse says what was deleted."""
+    """DeleteDocumentsResponse counts the documents that were deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

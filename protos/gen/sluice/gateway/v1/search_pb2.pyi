@@ -39,7 +39,7 @@ class _StagePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StagePoli
     """The answer is made without the stage, and the report says so."""
 
 class StagePolicy(_StagePolicy, metaclass=_StagePolicyEnumTypeWrapper):
-    """StagePolicy says what happens when a stage fails."""
+    """StagePolicy is the reaction to a failure of a stage."""
 
 STAGE_POLICY_UNSPECIFIED: StagePolicy.ValueType  # 0
 """Means the default: see StagePolicies."""
@@ -67,7 +67,7 @@ class _StageOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StageOut
     """It failed, and the answer was made without it."""
 
 class StageOutcome(_StageOutcome, metaclass=_StageOutcomeEnumTypeWrapper):
-    """StageOutcome says what a stage did."""
+    """StageOutcome is the result of a stage."""
 
 STAGE_OUTCOME_UNSPECIFIED: StageOutcome.ValueType  # 0
 """Never sent."""
@@ -144,7 +144,7 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """Name of the collection; empty means the gateway's default."""
     user_id: _builtins.str
-    """Who asks: keeps a user on one side of a percentage rollout. At most 1,024 bytes; not stored, not logged. Without it
+    """The user: keeps a user on one side of a rollout. At most 1,024 bytes; not stored, not logged. Without it
     a request is answered as without any feature that ramps.
     """
     page_token: _builtins.str
@@ -159,11 +159,11 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """What to switch on or off for this request."""
+        """Flags of this request; those that are unset are decided by rollout and defaults."""
 
     @_builtins.property
     def policies(self) -> Global___StagePolicies:
-        """What happens when a stage fails."""
+        """Policies of the stages."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class StagePolicies(_message.Message):
-    """StagePolicies says what happens when a stage fails. Retrieval is always required."""
+    """StagePolicies holds the policy of each stage. Retrieval is always required."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,7 +254,7 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """What was on for this request, every field set."""
+        """Flags of this request, all set."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureArm]:
@@ -325,7 +325,7 @@ Global___Result: _TypeAlias = Result  # noqa: Y015
 
 @_typing.final
 class StageScores(_message.Message):
-    """StageScores holds what each stage thought of a result."""
+    """StageScores holds the scores of a result by stage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -357,7 +357,7 @@ Global___StageScores: _TypeAlias = StageScores  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):
-    """StageReport says what one stage did for one request."""
+    """StageReport is the report of one stage for one request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -371,15 +371,15 @@ class StageReport(_message.Message):
     stage: _stage_pb2.Stage.ValueType
     """The stage."""
     outcome: Global___StageOutcome.ValueType
-    """What it did."""
+    """Its result."""
     reason: _builtins.str
-    """Why, as a machine-readable UPPER_SNAKE_CASE word; empty when it simply ran."""
+    """Reason, as an UPPER_SNAKE_CASE word; empty when it simply ran."""
     detail: _builtins.str
-    """Why, for people; empty when it simply ran."""
+    """Readable reason; empty when it simply ran."""
     model: _builtins.str
     """The model that served, where the stage has one."""
     item_count: _builtins.int
-    """What came out: variants, vectors, candidates or scores."""
+    """Number of variants, vectors, candidates or scores that it returned."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time from the gateway's call to the answer."""
@@ -450,7 +450,7 @@ class CompareSearchRequest(_message.Message):
     feature: _builtins.str
     """Name of a feature of the rollout, instead: the enhanced answer is what its users get. NOT_FOUND if there is none."""
     persistence: _builtins.float
-    """How far down a reader looks, for the rank-biased overlap: the chance that who saw one rank looks at the next,
+    """Persistence of the rank-biased overlap: the chance that a reader who saw one rank looks at the next,
     above 0 and below 1; unset means 0.9.
     """
     @_builtins.property
@@ -461,7 +461,7 @@ class CompareSearchRequest(_message.Message):
 
     @_builtins.property
     def enhanced(self) -> _features_pb2.Features:
-        """What the enhanced answer switches beyond that; where this is empty and no feature is named: expansion and rerank on."""
+        """Flags that the enhanced answer adds; where this is empty and no feature is named: expansion and rerank on."""
 
     def __init__(
         self,

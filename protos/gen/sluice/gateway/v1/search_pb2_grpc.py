@@ -52,14 +52,14 @@ class SearchServiceServicer:
     """
 
     def Search(self, request, context):
-        """Search answers a question with ranked passages and says what every stage did for it.
+        """Search answers a question with ranked passages and a report of every stage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompareSearch(self, request, context):
-        """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+        """CompareSearch answers a question twice, as it is answered now and with more switched on, and measures how the answers
         differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -17,9 +17,9 @@ class SearchServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """Search answers a question with ranked passages and says what every stage did for it."""
+    """Search answers a question with ranked passages and a report of every stage."""
     CompareSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.CompareSearchRequest, _search_pb2.CompareSearchResponse]
-    """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+    """CompareSearch answers a question twice, as it is answered now and with more switched on, and measures how the answers
     differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
     """
 
@@ -32,7 +32,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _aio.ServicerContext[_search_pb2.SearchRequest, _abc.Awaitable[_search_pb2.SearchResponse]],
     ) -> _abc.Awaitable[_search_pb2.SearchResponse]:
-        """Search answers a question with ranked passages and says what every stage did for it."""
+        """Search answers a question with ranked passages and a report of every stage."""
 
     @_abc_1.abstractmethod
     def CompareSearch(
@@ -40,7 +40,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.CompareSearchRequest,
         context: _aio.ServicerContext[_search_pb2.CompareSearchRequest, _abc.Awaitable[_search_pb2.CompareSearchResponse]],
     ) -> _abc.Awaitable[_search_pb2.CompareSearchResponse]:
-        """CompareSearch answers a question twice, as it is answered now and with more switched on, and says how the answers
+        """CompareSearch answers a question twice, as it is answered now and with more switched on, and measures how the answers
         differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
         """
 

@@ -58,7 +58,7 @@ class GetConfigResponse(_message.Message):
     """Release of the gateway."""
     @_builtins.property
     def default_features(self) -> _features_pb2.Features:
-        """What is on for a request that says nothing, every field set."""
+        """Flags of a request that sets none, all set."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageConfig]:
@@ -100,9 +100,9 @@ class StageConfig(_message.Message):
     address: _builtins.str
     """Address that the gateway calls."""
     serving: _builtins.bool
-    """Whether it answers and says that it is serving."""
+    """True if it answers and says that it is serving."""
     problem: _builtins.str
-    """Why it is not serving; empty when it is."""
+    """Problem that keeps it from serving; empty when it serves."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """The model that serves, where the stage has one."""

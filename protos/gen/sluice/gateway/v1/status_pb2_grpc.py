@@ -47,7 +47,7 @@ class StatusServiceServicer:
     """
 
     def GetConfig(self, request, context):
-        """GetConfig says what is on by default here, and which models and which index version serve.
+        """GetConfig returns the default flags, the models and the index version that serve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@ class StatusServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetConfig: _aio.UnaryUnaryMultiCallable[_status_pb2.GetConfigRequest, _status_pb2.GetConfigResponse]
-    """GetConfig says what is on by default here, and which models and which index version serve."""
+    """GetConfig returns the default flags, the models and the index version that serve."""
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
     """StatusService describes the gateway as it is now."""
@@ -28,6 +28,6 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _status_pb2.GetConfigRequest,
         context: _aio.ServicerContext[_status_pb2.GetConfigRequest, _abc.Awaitable[_status_pb2.GetConfigResponse]],
     ) -> _abc.Awaitable[_status_pb2.GetConfigResponse]:
-        """GetConfig says what is on by default here, and which models and which index version serve."""
+        """GetConfig returns the default flags, the models and the index version that serve."""
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _aio.Server) -> None: ...

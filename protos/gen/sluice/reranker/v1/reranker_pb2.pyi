@@ -32,7 +32,7 @@ class RerankPassagesRequest(_message.Message):
     query: _builtins.str
     """The query, non-empty, at most 8,192 bytes of UTF-8."""
     priority: _model_pb2.Priority.ValueType
-    """Who waits for the answer."""
+    """Priority of the call."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The passages, 1 to 1000 of them, each non-empty and at most 65,536 bytes of UTF-8."""
@@ -74,7 +74,7 @@ class RerankPassagesResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___RerankTimings:
-        """Where the time went."""
+        """Times of the steps."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class _SideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Side.ValueType],
     """Those of the version that is being built: finds what the live version does not have any more."""
 
 class Side(_Side, metaclass=_SideEnumTypeWrapper):
-    """Side says whose passages a comparison goes through."""
+    """Side is the version whose passages a comparison goes through."""
 
 SIDE_UNSPECIFIED: Side.ValueType  # 0
 """Means SIDE_LIVE."""
@@ -62,7 +62,7 @@ class QueryVariant(_message.Message):
     vector: _builtins.bytes
     """One vector of little-endian float32; empty leaves the dense search of this variant out."""
     weight: _builtins.float
-    """How much this variant counts in the fusion, above 0."""
+    """Weight of this variant in the fusion, above 0."""
     def __init__(
         self,
         *,
@@ -267,7 +267,7 @@ Global___UpsertPassagesRequest: _TypeAlias = UpsertPassagesRequest  # noqa: Y015
 
 @_typing.final
 class UpsertPassagesResponse(_message.Message):
-    """UpsertPassagesResponse says what was stored."""
+    """UpsertPassagesResponse counts the passages that were stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -331,7 +331,7 @@ Global___DeletePassagesRequest: _TypeAlias = DeletePassagesRequest  # noqa: Y015
 
 @_typing.final
 class DeletePassagesResponse(_message.Message):
-    """DeletePassagesResponse says what was deleted."""
+    """DeletePassagesResponse counts the documents that were deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -711,7 +711,7 @@ Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: 
 
 @_typing.final
 class CreateVersionRequest(_message.Message):
-    """CreateVersionRequest says what the next version is for."""
+    """CreateVersionRequest names the collection and model of the next version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -769,7 +769,7 @@ Global___CreateVersionResponse: _TypeAlias = CreateVersionResponse  # noqa: Y015
 
 @_typing.final
 class ComparePassagesRequest(_message.Message):
-    """ComparePassagesRequest says what to compare: passages by their ids, or else the next ones of one side."""
+    """ComparePassagesRequest names the passages to compare: those by their ids, or else the next ones of one side."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -862,7 +862,7 @@ class ComparePassagesResponse(_message.Message):
     """Asks for the next ones; empty when there are none."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
-        """What differs, in no order."""
+        """Differences, in no order."""
 
     def __init__(
         self,
@@ -1137,7 +1137,7 @@ Global___AbandonVersionResponse: _TypeAlias = AbandonVersionResponse  # noqa: Y0
 
 @_typing.final
 class SwitchCollectionRequest(_message.Message):
-    """SwitchCollectionRequest says what a name is to stand for."""
+    """SwitchCollectionRequest names the version that a collection's name is to stand for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1276,7 +1276,7 @@ Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y0
 
 @_typing.final
 class ListSnapshotsRequest(_message.Message):
-    """ListSnapshotsRequest says whose snapshots to list."""
+    """ListSnapshotsRequest asks for a page of snapshots."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

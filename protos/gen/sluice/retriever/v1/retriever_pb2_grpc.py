@@ -212,9 +212,9 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateVersion(self, request, context):
-        """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
-        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
-        writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+        """CreateVersion creates the next version of a collection, to be filled next to the live one; or goes on with the one
+        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, every
+        writer of the live version has to make the new one follow (ComparePassages, CopyPassages).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,9 +39,9 @@ class RetrieverServiceStub:
     ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
     """ListCollections describes all versions of all collections."""
     CreateVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateVersionRequest, _retriever_pb2.CreateVersionResponse]
-    """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
-    that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
-    writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+    """CreateVersion creates the next version of a collection, to be filled next to the live one; or goes on with the one
+    that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, every
+    writer of the live version has to make the new one follow (ComparePassages, CopyPassages).
     """
     ComparePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ComparePassagesRequest, _retriever_pb2.ComparePassagesResponse]
     """ComparePassages tells which passages of a version that is being built are not as they are in the live version."""
@@ -151,9 +151,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.CreateVersionRequest,
         context: _aio.ServicerContext[_retriever_pb2.CreateVersionRequest, _abc.Awaitable[_retriever_pb2.CreateVersionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.CreateVersionResponse]:
-        """CreateVersion creates the next version of a collection, to be filled beside the live one; or goes on with the one
-        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, whoever
-        writes to the live version has to make the new one follow (ComparePassages, CopyPassages).
+        """CreateVersion creates the next version of a collection, to be filled next to the live one; or goes on with the one
+        that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, every
+        writer of the live version has to make the new one follow (ComparePassages, CopyPassages).
         """
 
     @_abc_1.abstractmethod

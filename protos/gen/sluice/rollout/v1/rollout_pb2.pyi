@@ -32,35 +32,35 @@ class _FeatureStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureS
     FEATURE_STATE_UNSPECIFIED: _FeatureState.ValueType  # 0
     """Never sent."""
     FEATURE_STATE_READY: _FeatureState.ValueType  # 1
-    """Reaches nobody, may be started."""
+    """Reaches no users, may be started."""
     FEATURE_STATE_RAMPING: _FeatureState.ValueType  # 2
     """On its way through a plan."""
     FEATURE_STATE_HELD: _FeatureState.ValueType  # 3
     """Kept where it is, by a person or by missing evidence."""
     FEATURE_STATE_COMPLETE: _FeatureState.ValueType  # 4
-    """Reaches everybody (but a holdout, if there is one)."""
+    """Reaches all users (but a holdout, if there is one)."""
     FEATURE_STATE_ROLLED_BACK: _FeatureState.ValueType  # 5
     """Taken back; a person has to arm it again."""
     FEATURE_STATE_KILLED: _FeatureState.ValueType  # 6
-    """Off for everybody, for requests that ask for it too."""
+    """Off for all users, also for requests that ask for it."""
 
 class FeatureState(_FeatureState, metaclass=_FeatureStateEnumTypeWrapper):
-    """FeatureState says where a feature is."""
+    """FeatureState is the progress of a feature."""
 
 FEATURE_STATE_UNSPECIFIED: FeatureState.ValueType  # 0
 """Never sent."""
 FEATURE_STATE_READY: FeatureState.ValueType  # 1
-"""Reaches nobody, may be started."""
+"""Reaches no users, may be started."""
 FEATURE_STATE_RAMPING: FeatureState.ValueType  # 2
 """On its way through a plan."""
 FEATURE_STATE_HELD: FeatureState.ValueType  # 3
 """Kept where it is, by a person or by missing evidence."""
 FEATURE_STATE_COMPLETE: FeatureState.ValueType  # 4
-"""Reaches everybody (but a holdout, if there is one)."""
+"""Reaches all users (but a holdout, if there is one)."""
 FEATURE_STATE_ROLLED_BACK: FeatureState.ValueType  # 5
 """Taken back; a person has to arm it again."""
 FEATURE_STATE_KILLED: FeatureState.ValueType  # 6
-"""Off for everybody, for requests that ask for it too."""
+"""Off for all users, also for requests that ask for it."""
 Global___FeatureState: _TypeAlias = FeatureState  # noqa: Y015
 
 class _Guardrail:
@@ -81,7 +81,7 @@ class _GuardrailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guardrail.V
     """Answers that are worse than the other arm's for the same query, from shadow pairs."""
 
 class Guardrail(_Guardrail, metaclass=_GuardrailEnumTypeWrapper):
-    """Guardrail is something that must not become worse."""
+    """Guardrail is a measure that must not become worse."""
 
 GUARDRAIL_UNSPECIFIED: Guardrail.ValueType  # 0
 """Never sent."""
@@ -173,7 +173,7 @@ class RolloutSnapshot(_message.Message):
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """Time of its creation."""
 
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotFeature]:
@@ -218,7 +218,7 @@ class SnapshotFeature(_message.Message):
     salt: _builtins.str
     """Goes into the bucket; never changes with the percentage."""
     killed: _builtins.bool
-    """Off for everybody, whatever a request asks for."""
+    """Off for all users, whatever a request asks for."""
     treatment_ppm: _builtins.int
     """Treatment is buckets [0, treatment_ppm), of 1,000,000."""
     control_ppm: _builtins.int
@@ -229,11 +229,11 @@ class SnapshotFeature(_message.Message):
     """Share of control requests that also run the treatment off the reply's path, 0 to 1,000,000."""
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """What it switches."""
+        """The flags that it sets."""
 
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
-        """Exposure ends so long after the last word from the service; unset for a feature that is complete."""
+        """Exposure ends this time after the last word from the service; unset for a feature that is complete."""
 
     @_builtins.property
     def latency_threshold(self) -> _duration_pb2.Duration:
@@ -274,7 +274,7 @@ class WatchSnapshotRequest(_message.Message):
     gateway: _builtins.str
     """Name of the gateway, unique among replicas and stable while it lives."""
     content_hash: _builtins.str
-    """What it serves already: the first answer is only a renewal where this is the newest."""
+    """Hash of the snapshot that it serves already: the first answer is only a renewal where this is the newest."""
     def __init__(
         self,
         *,
@@ -323,7 +323,7 @@ Global___WatchSnapshotResponse: _TypeAlias = WatchSnapshotResponse  # noqa: Y015
 
 @_typing.final
 class AcknowledgeSnapshotRequest(_message.Message):
-    """AcknowledgeSnapshotRequest says what a gateway serves."""
+    """AcknowledgeSnapshotRequest names the snapshot that a gateway serves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -374,7 +374,7 @@ class QuarantinedFeature(_message.Message):
     name: _builtins.str
     """Name."""
     reason: _builtins.str
-    """Why, for people."""
+    """Readable reason."""
     def __init__(
         self,
         *,
@@ -421,12 +421,12 @@ class ReportEvidenceRequest(_message.Message):
     gateway: _builtins.str
     """Name of the gateway."""
     incarnation: _builtins.int
-    """One life of its process: a random number, so that sequence numbers may begin anew."""
+    """Identifies the process: a random number, so that sequence numbers may start again."""
     sequence: _builtins.int
     """1 for the first report of this life, one more for each that follows."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmEvidence]:
-        """What it saw, by feature and arm."""
+        """Evidence by feature and arm."""
 
     def __init__(
         self,
@@ -575,7 +575,7 @@ Global___ReportEvidenceResponse: _TypeAlias = ReportEvidenceResponse  # noqa: Y0
 
 @_typing.final
 class Plan(_message.Message):
-    """Plan says in which steps a feature reaches everybody, and what must hold on the way."""
+    """Plan holds the steps in which a feature reaches all users, and the criteria on the way."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -596,7 +596,7 @@ class Plan(_message.Message):
 
     @_builtins.property
     def criteria(self) -> Global___Criteria:
-        """What must hold."""
+        """The criteria."""
 
     def __init__(
         self,
@@ -627,10 +627,10 @@ class PlanStep(_message.Message):
     treatment_ppm: _builtins.int
     """Share of users that get the feature, 0 to 1,000,000."""
     automatic: _builtins.bool
-    """Whether it goes on by itself once all holds; otherwise it asks a person."""
+    """True if the next step begins by itself once all criteria hold; else a person promotes."""
     @_builtins.property
     def dwell(self) -> _duration_pb2.Duration:
-        """At least so long."""
+        """Least time for this step."""
 
     def __init__(
         self,
@@ -649,8 +649,8 @@ Global___PlanStep: _TypeAlias = PlanStep  # noqa: Y015
 
 @_typing.final
 class Criteria(_message.Message):
-    """Criteria is what must hold. Hard limits (failed requests, P95 and P99 of treatment) are always looked at: passing one
-    beyond doubt takes the feature back from everybody. The others are looked at before promotion, where they are set.
+    """Criteria are the conditions of a plan. Hard limits (failed requests, P95 and P99 of treatment) are always looked at: passing one
+    beyond doubt takes the feature back from all users. The others are checked before promotion, where they are set.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -672,11 +672,11 @@ class Criteria(_message.Message):
     quality_score_min: _builtins.float
     """Least mean quality score of treatment, 0 to 1."""
     allowed_ratio: _builtins.float
-    """How many times as many bad events as control treatment may have before it is a breach, 0.5 to 10: m, of which
+    """Bad events of treatment over those of control from which on it is a breach, 0.5 to 10: m, of which
     t0 = m / (1 + m). Unset means 1.
     """
     non_inferiority_ratio: _builtins.float
-    """How many times as many it must be shown not to have before promotion, above 1 and at most 10. Unset means 2 below
+    """Ratio that must be shown not to be reached before promotion, above 1 and at most 10. Unset means 2 below
     half of the users, and 1.5 from there.
     """
     @_builtins.property
@@ -751,11 +751,11 @@ class Feature(_message.Message):
     name: _builtins.str
     """Name: lower case letters, digits and dashes."""
     description: _builtins.str
-    """For people."""
+    """Readable description."""
     salt: _builtins.str
     """Goes into the bucket."""
     state: Global___FeatureState.ValueType
-    """Where it is."""
+    """Its state."""
     treatment_ppm: _builtins.int
     """Share of users that it reaches."""
     step: _builtins.int
@@ -763,12 +763,12 @@ class Feature(_message.Message):
     breach_count: _builtins.int
     """Statistical breaches since it was armed."""
     reason: _builtins.str
-    """Why it is where it is, for people."""
+    """Readable reason for its state."""
     ramp_id: _builtins.str
     """Names the run of evidence."""
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """What it switches."""
+        """The flags that it sets."""
 
     @_builtins.property
     def plan(self) -> Global___Plan:
@@ -776,7 +776,7 @@ class Feature(_message.Message):
 
     @_builtins.property
     def step_start_time(self) -> _timestamp_pb2.Timestamp:
-        """When this step began."""
+        """Start of this step."""
 
     def __init__(
         self,
@@ -804,7 +804,7 @@ Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):
-    """Command says who wants something and why."""
+    """Command names the actor and the reason of a change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -812,9 +812,9 @@ class Command(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
-    """Who."""
+    """The actor."""
     reason: _builtins.str
-    """Why."""
+    """The reason."""
     command_id: _builtins.str
     """Makes a repeat harmless: unique for each command, at most 128 characters. Empty: every call is a new command."""
     def __init__(
@@ -954,11 +954,11 @@ class GetFeatureResponse(_message.Message):
 
     @_builtins.property
     def obstacles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What keeps it from the next step, for people; empty where nothing does."""
+        """Readable obstacles to the next step; empty where there are none."""
 
     @_builtins.property
     def watched_duration(self) -> _duration_pb2.Duration:
-        """How long this step was watched: time without evidence does not count."""
+        """Time with evidence of this step."""
 
     @_builtins.property
     def latency_threshold(self) -> _duration_pb2.Duration:
@@ -1026,7 +1026,7 @@ Global___LimitEvidence: _TypeAlias = LimitEvidence  # noqa: Y015
 
 @_typing.final
 class GuardrailEvidence(_message.Message):
-    """GuardrailEvidence is what speaks against a feature."""
+    """GuardrailEvidence is the evidence against a feature."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1158,11 +1158,11 @@ class LatencyBucket(_message.Message):
     """Requests."""
     @_builtins.property
     def upper(self) -> _duration_pb2.Duration:
-        """Up to so long, this included; unset for the last one, which is open."""
+        """Upper edge, included; unset for the last bucket, which is open."""
 
     @_builtins.property
     def lower(self) -> _duration_pb2.Duration:
-        """Above so long."""
+        """Lower edge, not included."""
 
     def __init__(
         self,
@@ -1190,7 +1190,7 @@ class BadEventCount(_message.Message):
     guardrail: Global___Guardrail.ValueType
     """The guardrail."""
     event_count: _builtins.int
-    """How many."""
+    """Number of events."""
     def __init__(
         self,
         *,
@@ -1222,18 +1222,18 @@ class Gateway(_message.Message):
     version: _builtins.int
     """The version that it acknowledged."""
     live: _builtins.bool
-    """Whether it counts as live."""
+    """True if it counts as live."""
     @_builtins.property
     def last_seen_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last heard of."""
+        """Time of the last word from it."""
 
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedFeature]:
-        """What it does not serve."""
+        """Features that it does not serve."""
 
     @_builtins.property
     def locally_killed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What a local override holds off there."""
+        """Features that a local override holds off there."""
 
     def __init__(
         self,
@@ -1267,16 +1267,16 @@ class CreateFeatureRequest(_message.Message):
     name: _builtins.str
     """Name: 1 to 64 lower case letters, digits and dashes."""
     description: _builtins.str
-    """For people."""
+    """Readable description."""
     salt: _builtins.str
     """Goes into the bucket; empty means the name."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """What it switches, at least one thing."""
+        """The flags that it sets, at least one."""
 
     def __init__(
         self,
@@ -1332,7 +1332,7 @@ class StartRampRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     @_builtins.property
     def plan(self) -> Global___Plan:
@@ -1389,7 +1389,7 @@ class PromoteFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1441,7 +1441,7 @@ class HoldFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1496,7 +1496,7 @@ class SetTreatmentShareRequest(_message.Message):
     """Share of users, 0 to 1,000,000."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1549,7 +1549,7 @@ class HalveFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1601,7 +1601,7 @@ class RollBackFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1653,7 +1653,7 @@ class KillFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1705,7 +1705,7 @@ class RearmFeatureRequest(_message.Message):
     """Name of the feature."""
     @_builtins.property
     def command(self) -> Global___Command:
-        """Who and why."""
+        """Actor and reason."""
 
     def __init__(
         self,
@@ -1827,11 +1827,11 @@ class HistoryEntry(_message.Message):
     feature: _builtins.str
     """The feature."""
     action: Global___HistoryAction.ValueType
-    """What happened."""
+    """The action."""
     actor: _builtins.str
-    """Who: a person, or "sluice" itself."""
+    """The actor: a person, or "sluice" itself."""
     reason: _builtins.str
-    """Why, for people."""
+    """Readable reason."""
     old_treatment_ppm: _builtins.int
     """Share before."""
     new_treatment_ppm: _builtins.int
@@ -1842,11 +1842,11 @@ class HistoryEntry(_message.Message):
     """The snapshot that carried it."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """Time."""
 
     @_builtins.property
     def done_time(self) -> _timestamp_pb2.Timestamp:
-        """When every live gateway had acknowledged that snapshot."""
+        """Time at which every live gateway had acknowledged that snapshot."""
 
     @_builtins.property
     def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardrailEvidence]:
@@ -1905,7 +1905,7 @@ Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
 
 @_typing.final
 class GetReportResponse(_message.Message):
-    """GetReportResponse is what a review needs."""
+    """GetReportResponse is the material of a review."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1963,11 +1963,11 @@ class StepReport(_message.Message):
     """Share of users."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it began."""
+        """Start."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended; unset while it runs."""
+        """End; unset while it runs."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmTotals]:
@@ -1975,7 +1975,7 @@ class StepReport(_message.Message):
 
     @_builtins.property
     def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardrailEvidence]:
-        """What spoke against it."""
+        """Evidence against it."""
 
     def __init__(
         self,
@@ -2012,11 +2012,11 @@ class EvidencePoint(_message.Message):
     """Share of users."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """Time."""
 
     @_builtins.property
     def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardrailEvidence]:
-        """What spoke against it."""
+        """Evidence against it."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmTotals]:

@@ -123,7 +123,7 @@ class RolloutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateFeature(self, request, context):
-        """CreateFeature makes a feature that reaches nobody yet.
+        """CreateFeature creates a feature that reaches no users yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +165,7 @@ class RolloutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollBackFeature(self, request, context):
-        """RollBackFeature takes the feature back from everybody. A person has to arm it again.
+        """RollBackFeature takes the feature back from all users. A person has to arm it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -671,7 +671,7 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeSnapshot(self, request, context):
-        """AcknowledgeSnapshot says which version a gateway serves from now on. A rollback is done when all have said so.
+        """AcknowledgeSnapshot names the version that a gateway serves from now on. A rollback is done when all have done so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

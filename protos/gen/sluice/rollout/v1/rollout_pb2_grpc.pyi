@@ -23,7 +23,7 @@ class RolloutServiceStub:
     GetFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetFeatureRequest, _rollout_pb2.GetFeatureResponse]
     """GetFeature shows one feature with its evidence and the gateways that serve it."""
     CreateFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CreateFeatureRequest, _rollout_pb2.CreateFeatureResponse]
-    """CreateFeature makes a feature that reaches nobody yet."""
+    """CreateFeature creates a feature that reaches no users yet."""
     StartRamp: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRampRequest, _rollout_pb2.StartRampResponse]
     """StartRamp begins a plan's first step."""
     PromoteFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.PromoteFeatureRequest, _rollout_pb2.PromoteFeatureResponse]
@@ -35,7 +35,7 @@ class RolloutServiceStub:
     HalveFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.HalveFeatureRequest, _rollout_pb2.HalveFeatureResponse]
     """HalveFeature halves the share of users: last in, first out."""
     RollBackFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackFeatureRequest, _rollout_pb2.RollBackFeatureResponse]
-    """RollBackFeature takes the feature back from everybody. A person has to arm it again."""
+    """RollBackFeature takes the feature back from all users. A person has to arm it again."""
     KillFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.KillFeatureRequest, _rollout_pb2.KillFeatureResponse]
     """KillFeature switches the feature off, for requests that ask for it too."""
     RearmFeature: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RearmFeatureRequest, _rollout_pb2.RearmFeatureResponse]
@@ -72,7 +72,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.CreateFeatureRequest,
         context: _aio.ServicerContext[_rollout_pb2.CreateFeatureRequest, _abc.Awaitable[_rollout_pb2.CreateFeatureResponse]],
     ) -> _abc.Awaitable[_rollout_pb2.CreateFeatureResponse]:
-        """CreateFeature makes a feature that reaches nobody yet."""
+        """CreateFeature creates a feature that reaches no users yet."""
 
     @_abc_1.abstractmethod
     def StartRamp(
@@ -120,7 +120,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.RollBackFeatureRequest,
         context: _aio.ServicerContext[_rollout_pb2.RollBackFeatureRequest, _abc.Awaitable[_rollout_pb2.RollBackFeatureResponse]],
     ) -> _abc.Awaitable[_rollout_pb2.RollBackFeatureResponse]:
-        """RollBackFeature takes the feature back from everybody. A person has to arm it again."""
+        """RollBackFeature takes the feature back from all users. A person has to arm it again."""
 
     @_abc_1.abstractmethod
     def KillFeature(
@@ -163,7 +163,7 @@ class SnapshotServiceStub:
     WatchSnapshot: _aio.UnaryStreamMultiCallable[_rollout_pb2.WatchSnapshotRequest, _rollout_pb2.WatchSnapshotResponse]
     """WatchSnapshot sends the snapshot that holds now, then each new one, and a renewal of its lease in between."""
     AcknowledgeSnapshot: _aio.UnaryUnaryMultiCallable[_rollout_pb2.AcknowledgeSnapshotRequest, _rollout_pb2.AcknowledgeSnapshotResponse]
-    """AcknowledgeSnapshot says which version a gateway serves from now on. A rollback is done when all have said so."""
+    """AcknowledgeSnapshot names the version that a gateway serves from now on. A rollback is done when all have done so."""
     ReportEvidence: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ReportEvidenceRequest, _rollout_pb2.ReportEvidenceResponse]
     """ReportEvidence adds what a gateway saw since its last report."""
 
@@ -184,7 +184,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.AcknowledgeSnapshotRequest,
         context: _aio.ServicerContext[_rollout_pb2.AcknowledgeSnapshotRequest, _abc.Awaitable[_rollout_pb2.AcknowledgeSnapshotResponse]],
     ) -> _abc.Awaitable[_rollout_pb2.AcknowledgeSnapshotResponse]:
-        """AcknowledgeSnapshot says which version a gateway serves from now on. A rollback is done when all have said so."""
+        """AcknowledgeSnapshot names the version that a gateway serves from now on. A rollback is done when all have done so."""
 
     @_abc_1.abstractmethod
     def ReportEvidence(
