@@ -77,7 +77,7 @@ async def test_a_long_document_is_found_by_its_parts(platform: Platform) -> None
         covered = chunk.end
     assert covered == len(document.text)
     (best, *_) = (await search(platform, "ship17")).results
-    assert "ship17" in best.text
+    assert "ship17" in best.passage.text
 
 
 async def test_by_document_only_the_best_chunk_is_a_result(platform: Platform) -> None:

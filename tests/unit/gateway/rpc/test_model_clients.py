@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import InvalidArgument
+from services.gateway.collections.documents import Chunking
+from services.gateway.rpc.model_clients import EMBED_SLICE, EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.search.flags import Features
+from sluice.embedder.v1 import embedder_pb2
+from sluice.expander.v1 import expander_pb2
+from sluice.reranker.v1 import reranker_pb2
+from sluice.type.v1 import features_pb2, model_pb2
+from tests.unit.gateway.rpc.canned_channel import CannedChannel
+from tests.unit.gateway.samples import model, passage
+
+
+def embedded(request: embedder_pb2.EmbedTextsRequest) -> embedder_pb2.EmbedTextsResponse:
+    """One vector a text: its length, twice."""
+    return embedder_pb2.EmbedTextsResponse(
+        vectors=b"".join(array("f", [len(text)] * 2).tobytes() for text in request.texts),
+        row_count=len(request.texts),
+        dimension=2,
+        texts=[embedder_pb2.EmbeddedText(truncated=len(text) > 3) for text in request.texts],
+        model=model("f00d"),
+    )
+
+
+async def test_documents_are_embedded_in_slices_and_every_text_keeps_its_vector() -> None:
+    channel = CannedChannel(embedded)
+    texts = ["x" * (place % 7) for place in range(EMBED_SLICE + 5)]
+    result = await EmbedderClient(channel.as_channel()).embed_documents(texts, deadline=0)
+    assert [len(request.texts) for request in channel.requests] == [EMBED_SLICE, 5]
+    assert {(request.kind, request.priority) for request in channel.requests} == {
+        (embedder_pb2.TEXT_KIND_DOCUMENT, model_pb2.PRIORITY_BULK)
+    }
+    assert [array("f", vector)[0] for vector in result.vectors] == [len(text) for text in texts]
+    assert result.truncated == [len(text) > 3 for text in texts]
+    assert result.model.fingerprint == "f00d"
+
+
+async def test_queries_are_embedded_with_the_priority_of_a_person() -> None:
+    channel = CannedChannel(embedded)
+    await EmbedderClient(channel.as_channel()).embed_queries(["a"], deadline=0)
+    [request] = channel.requests
+    assert (request.kind, request.priority) == (embedder_pb2.TEXT_KIND_QUERY, model_pb2.PRIORITY_INTERACTIVE)
+
+
+async def test_an_error_about_chunks_names_the_field_of_the_gateways_caller() -> None:
+    def refused(_request: Any) -> embedder_pb2.SplitTextsResponse:
+        raise InvalidArgument("chunk_tokens", "is 3; send 32 to 256")
+
+    client = EmbedderClient(CannedChannel(refused).as_channel())
+    with pytest.raises(InvalidArgument, match=r"^chunking\.chunk_tokens: is 3; send 32 to 256$"):
+        await client.split_documents([passage("a")], Chunking(3, None), deadline=0)
+
+
+async def test_an_overlap_that_is_not_given_is_left_to_the_embedder() -> None:
+    channel = CannedChannel(lambda _: embedder_pb2.SplitTextsResponse())
+    client = EmbedderClient(channel.as_channel())
+    for overlap in (None, 0):
+        await client.split_documents([passage("a")], Chunking(0, overlap), deadline=0)
+    assert [request.HasField("overlap_tokens") for request in channel.requests] == [False, True]
+
+
+async def test_the_expander_is_asked_as_the_features_say() -> None:
+    channel = CannedChannel(
+        lambda request: expander_pb2.ExpandQueryResponse(
+            variants=[expander_pb2.Variant(text=request.query, weight=1)], degraded_reason="no WordNet"
+        )
+    )
+    features = Features(expansion_strategy="multi_query", max_variant_count=3)
+    expanded = await ExpanderClient(channel.as_channel()).expand("a query", features, deadline=0)
+    [request] = channel.requests
+    assert (request.strategy, request.max_variant_count) == (features_pb2.EXPANSION_STRATEGY_MULTI_QUERY, 3)
+    assert ([variant.text for variant in expanded.variants], expanded.degraded_reason) == (["a query"], "no WordNet")
+
+
+@pytest.mark.parametrize("priority", [model_pb2.PRIORITY_INTERACTIVE, model_pb2.PRIORITY_BULK])
+async def test_a_reranker_is_asked_with_the_priority_of_its_client(priority: model_pb2.Priority.ValueType) -> None:
+    channel = CannedChannel(lambda _: reranker_pb2.RerankPassagesResponse(scores=[1, 2], model=model("cross")))
+    scored = await RerankerClient(channel.as_channel(), priority).rerank("a query", ["a", "b"], deadline=0)
+    assert (channel.requests[0].priority, scored.scores, scored.model) == (priority, [1, 2], "cross")
