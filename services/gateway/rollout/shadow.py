@@ -111,6 +111,15 @@ class Shadow:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def running(self) -> int:
+        """Number of shadows under way."""
+        return len(self._tasks)
+
+    async def drain(self) -> None:
+        """Wait for the shadows under way."""
+        await asyncio.gather(*self._tasks)
+
     async def close(self) -> None:
         """Cancel all shadow searches."""
         for task in self._tasks:

@@ -90,7 +90,7 @@ class World:
         self.shadow.offer(answered, lambda _: TREATED)
 
     async def done(self) -> None:
-        await asyncio.gather(*self.shadow._tasks)
+        await self.shadow.drain()
 
     def judgements(self) -> dict[Judgement, int]:
         counts = dict.fromkeys(Judgement, 0)
@@ -151,7 +151,7 @@ async def test_only_the_drawn_share_of_control_has_a_shadow(arm: Arm, ramp: Ramp
 async def test_a_gateway_that_is_half_full_runs_no_shadows() -> None:
     world = World(occupied=0.6)
     world.offer()
-    assert not world.shadow._tasks
+    assert world.shadow.running == 0
 
 
 async def test_only_a_few_shadows_run_at_once() -> None:
@@ -159,7 +159,7 @@ async def test_only_a_few_shadows_run_at_once() -> None:
     world.gate.clear()
     for _ in range(10):
         world.offer()
-    assert len(world.shadow._tasks) == AT_ONCE
+    assert world.shadow.running == AT_ONCE
     world.gate.set()
     await world.done()
     assert len(world.asked) == AT_ONCE
@@ -193,7 +193,7 @@ async def test_closing_gives_up_what_is_under_way() -> None:
     world.offer()
     await asyncio.sleep(0)
     await world.shadow.close()
-    assert not world.shadow._tasks
+    assert world.shadow.running == 0
 
 
 def test_the_quality_of_an_answer_is_known_where_the_cross_encoder_read_its_first_results() -> None:
