@@ -124,6 +124,9 @@ class _Seen:
         self._newer: set[int] = set()
         self._older: set[int] = set()
 
+    def __len__(self) -> int:
+        return len(self._newer) + len(self._older)
+
     def __contains__(self, unit: int) -> bool:
         return unit in self._newer or unit in self._older
 
@@ -218,6 +221,11 @@ class Evidence:
                 return None
             totals = self._arms[key] = ArmTotals(*key)
         return totals
+
+    @property
+    def remembered(self) -> int:
+        """Number of units remembered as reported, over all arms."""
+        return sum(map(len, self._seen.values()))
 
     def _seen_of(self, arm: FeatureArm) -> _Seen:
         key = (arm.feature, arm.ramp_id, arm.arm)

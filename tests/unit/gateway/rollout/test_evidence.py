@@ -137,10 +137,9 @@ def test_units_are_remembered_in_bounded_memory() -> None:
     evidence = Evidence(most_seen=100)
     for unit in range(1000):
         evidence.request([side(unit=unit)], Ending(0.2))
-    for seen in evidence._seen.values():
-        assert len(seen._newer) + len(seen._older) <= 100
+    assert 0 < evidence.remembered <= 100
     evidence.keep_only([])
-    assert not evidence._seen
+    assert evidence.remembered == 0
 
 
 def test_what_is_given_up_is_known_to_the_request() -> None:
