@@ -5,18 +5,21 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wordnet demo test test-fast test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: ## Makes .venv with everything, models and WordNet.
-	@$(PYTHON) tools/bootstrap.py
+	@$(PYTHON) tools/bootstrap.py dev
+
+setup-run:
+	@$(PYTHON) tools/bootstrap.py run
 
 wordnet: setup ## Puts WordNet in place, without root; part of setup.
 	@$(BIN)/python tools/fetch_wordnet.py
 
-demo: setup ## Indexes Python's documentation and answers questions, stage by stage.
+demo: setup-run ## Indexes Python's documentation and answers questions, stage by stage.
 	@$(BIN)/python -m demo
 
 test: setup ## Runs all tests.
@@ -102,7 +105,7 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/quality_table.py
 	@$(BIN)/python tools/speed_table.py
 
-up: setup ## Starts all services and leaves them running; PROFILE=development|staging|...
+up: setup-run ## Starts all services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)
 
 down: ## Stops what `make up` started.

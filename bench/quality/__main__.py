@@ -93,7 +93,7 @@ def main(
         console.print("Not kept as results: a part of the questions is no figure.")
         return
     drawn = results.plot(results.store(fresh))
-    plot = shown(results.PLOT) if drawn else "no plot: matplotlib is missing, `pip install -e .[bench]`"
+    plot = shown(results.PLOT) if drawn else "no plot: matplotlib is missing, `pip install -e '.[bench]'`"
     console.print(f"All rows are in {shown(results.FILE)}; {plot}", soft_wrap=True)
 
 

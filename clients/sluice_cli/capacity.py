@@ -192,5 +192,5 @@ def calibrate(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 def _say_what_planning_needs(error: ModuleNotFoundError) -> NoReturn:
     from sluice_cli import calls
 
-    calls.say_problem(f"planning needs {error.name}, which is not installed", "pip install 'sluice[plan]'")
+    calls.say_problem(f"planning needs {error.name}, which is not installed", "pip install 'sluice-retrieval[plan]'")
     raise typer.Exit(calls.NOT_DONE)

@@ -315,7 +315,7 @@ def _draw(asked: Sequence[Asked], outcomes: Outcomes, path: Path) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
     except ImportError:
-        raise Problem("no plot without matplotlib", "pip install 'sluice[report]'") from None
+        raise Problem("no plot without matplotlib", "pip install 'sluice-retrieval[report]'") from None
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     over_time, distribution = figure.subplots(1, 2, width_ratios=(3, 2))
     for name, colour, chosen in (

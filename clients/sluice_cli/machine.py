@@ -21,7 +21,9 @@ GIB = 2**30
 MEMORY_WANTED, MEMORY_NEEDED = 2 * GIB, GIB // 2
 DISK_WANTED, DISK_NEEDED = 2 * GIB, GIB // 4
 START_SECONDS = 120
-_NOT_FOR_USERS = {"dev", "inference"}  # the second is part of what embedder and reranker need
+# The distributions, and what pip installs them from: the services from their checkout.
+_SOURCES = {"sluice-retrieval": "sluice-retrieval", "sluice-services": "-e ."}
+_NOT_FOR_USERS = {"dev", "run", "inference"}  # the last is part of the needs of embedder and reranker
 _REQUIREMENT = re.compile(
     r"(?P<name>[\w.-]+)(?:\[.*?\])?(?P<pin>[=>]=)?(?P<version>[\d.]*)(?:.*extra == ['\"](?P<extra>[\w-]+)['\"])?"
 )
@@ -61,7 +63,9 @@ for subject, look in {
 def machine_checks() -> Iterator[Check]:
     """Python, packages, memory and disk."""
     yield ok("python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} processors")
-    yield from package_checks(metadata.requires("sluice") or [], _installed_version)
+    for distribution in _SOURCES:
+        if _installed_version(distribution) is not None:
+            yield from package_checks(distribution, metadata.requires(distribution) or [], _installed_version)
     yield memory_check(_available_memory())
     yield disk_check(Path.cwd(), shutil.disk_usage(Path.cwd()).free)
 
@@ -90,14 +94,16 @@ def start_checks() -> Iterator[Check]:
         yield warn("models", f"could not be looked for: {problem}", "set up this machine: make setup")
 
 
-def package_checks(requirements: Sequence[str], installed: Callable[[str], str | None]) -> Iterator[Check]:
+def package_checks(
+    distribution: str, requirements: Sequence[str], installed: Callable[[str], str | None]
+) -> Iterator[Check]:
     """One check for what everything needs, and one for each part that can be installed by itself."""
     parts: dict[str, list[re.Match[str]]] = defaultdict(list)
     for requirement in requirements:
         if (found := _REQUIREMENT.match(requirement)) and found["extra"] not in _NOT_FOR_USERS:
             parts[found["extra"] or ""].append(found)
     for part, wanted in sorted(parts.items()):
-        subject = f"packages [{part}]" if part else "packages"
+        subject = f"{distribution}[{part}]" if part else distribution
         present = {found["name"]: installed(found["name"]) for found in wanted}
         wrong = [found for found in wanted if not _serves(present[found["name"]], found["pin"], found["version"])]
         if not wrong:
@@ -105,9 +111,11 @@ def package_checks(requirements: Sequence[str], installed: Callable[[str], str |
             continue
         finding = ", ".join(_lack(found, present[found["name"]]) for found in wrong)
         if part:
-            yield warn(subject, finding, f"needed only where that part runs: pip install 'sluice[{part}]'")
+            yield warn(
+                subject, finding, f"needed only where that part runs: pip install {_SOURCES[distribution]}'[{part}]'"
+            )
         else:
-            yield fail(subject, finding, "pip install --upgrade sluice")
+            yield fail(subject, finding, f"pip install --upgrade {_SOURCES[distribution]}")
 
 
 def memory_check(available: int | None) -> Check:

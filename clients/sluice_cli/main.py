@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ import typer
 
 from sluice_cli.capacity import app as capacity
 from sluice_cli.rollout.app import app as rollout
+from sluice_client import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines."
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("sluice"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -123,6 +123,8 @@ from sluice_client.versions import (
     VersionState,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "EVERYBODY_PPM",
     "FLAGS",

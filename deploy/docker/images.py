@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from deploy.local.paths import ROOT
 from deploy.stages import STAGES
+from services import __version__
 from services.chassis.errors import StartupError
 
 Tool = Literal["docker", "podman", "buildah"]
@@ -40,7 +40,7 @@ class Image:
     @property
     def tag(self) -> str:
         """Name of the image: prefix and service, then the release, the model, and `cuda` for torch."""
-        parts = (version("sluice"), self.model.rsplit("/", 1)[-1], "cuda" if self.engine == "torch" else "")
+        parts = (__version__, self.model.rsplit("/", 1)[-1], "cuda" if self.engine == "torch" else "")
         return f"{PREFIX}/{self.service}:{'-'.join(part for part in parts if part)}"
 
 

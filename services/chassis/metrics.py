@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 
 from prometheus_client import (
     REGISTRY,
@@ -21,6 +20,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from services import __version__
 from services.chassis import tracing
 from services.chassis.errors import StartupError
 from services.chassis.tracing import Fate
@@ -135,7 +135,7 @@ def process_metrics() -> ServerMetrics:
 @contextmanager
 def exposed(stage: str, host: str, port: int) -> Iterator[None]:
     """Serve `/metrics` while the block runs; port 0 serves nothing."""
-    process_metrics().build_info.labels(stage, version("sluice")).set(1)
+    process_metrics().build_info.labels(stage, __version__).set(1)
     if port == 0:
         yield
         return

@@ -332,7 +332,9 @@ def report(
     try:
         from sluice_cli.rollout.report import report as command
     except ModuleNotFoundError as missing:
-        calls.say_problem(f"a report needs {missing.name}, which is not installed", "pip install 'sluice[report]'")
+        calls.say_problem(
+            f"a report needs {missing.name}, which is not installed", "pip install 'sluice-retrieval[report]'"
+        )
         raise typer.Exit(calls.NOT_DONE) from None
     calls.run(context, command, name, html=html, markdown=markdown, as_json=as_json)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.metadata import version
 from typing import Any
 
 import grpc
 
+from services import __version__
 from services.chassis.errors import NotFound, SluiceError, kind_of
 from services.chassis.timing import deadline_of
 from services.gateway.rollout.exposure import Exposure
@@ -50,7 +50,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             default_features=self._exposure.table.standard.to_proto(),
             stages=stages,
             collection=collection,
-            release=version("sluice"),
+            release=__version__,
         )
 
 

@@ -69,20 +69,21 @@ def test_packages_are_checked_part_by_part() -> None:
         "pytest; extra == 'dev'",
     ]
     installed = {"grpcio": "1.80.0", "torch": "2.13.0+cpu", "nltk": "3.8.1"}
-    checks = {check.subject: check for check in package_checks(requirements, installed.get)}
+    checks = {check.subject: check for check in package_checks("sluice-services", requirements, installed.get)}
     assert {subject: check.status for subject, check in checks.items()} == {
-        "packages": Status.OK,
-        "packages [torch]": Status.OK,
-        "packages [expander]": Status.WARN,
-        "packages [retriever]": Status.WARN,
+        "sluice-services": Status.OK,
+        "sluice-services[torch]": Status.OK,
+        "sluice-services[expander]": Status.WARN,
+        "sluice-services[retriever]": Status.WARN,
     }
-    assert checks["packages [expander]"].finding == "nltk 3.8.1 (wanted: >=3.9)"
-    assert "sluice[retriever]" in checks["packages [retriever]"].remedy
+    assert checks["sluice-services[expander]"].finding == "nltk 3.8.1 (wanted: >=3.9)"
+    assert "pip install -e .'[retriever]'" in checks["sluice-services[retriever]"].remedy
 
 
 def test_what_everything_needs_must_be_there() -> None:
-    (check,) = package_checks(["grpcio>=1.80"], lambda _: None)
+    (check,) = package_checks("sluice-retrieval", ["grpcio>=1.80"], lambda _: None)
     assert check.status is Status.FAIL
+    assert "pip install --upgrade sluice-retrieval" in check.remedy
 
 
 def test_memory_and_disk_warn_before_they_fail() -> None:
@@ -91,7 +92,7 @@ def test_memory_and_disk_warn_before_they_fail() -> None:
 
 
 def test_this_machine_can_be_looked_at() -> None:
-    assert {"python", "packages", "memory", "disk"} <= {check.subject for check in machine_checks()}
+    assert {"python", "sluice-services", "memory", "disk"} <= {check.subject for check in machine_checks()}
 
 
 def test_a_check_shows_its_remedy() -> None:

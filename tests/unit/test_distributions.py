@@ -1,0 +1,74 @@
+"""The projects of this repository: contents of their wheels, versions, dependencies."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+import sluice_client
+from deploy.local.paths import ROOT
+
+CLIENT, COMMAND = ROOT / "packaging" / "sluice-client", ROOT / "packaging" / "sluice-retrieval"
+
+
+def built(project: Path, target: Path) -> zipfile.ZipFile:
+    (wheel,) = WheelBuilder(str(project)).build(directory=str(target), versions=["standard"])
+    return zipfile.ZipFile(wheel)
+
+
+def packages(wheel: zipfile.ZipFile) -> set[str]:
+    return {room for name in wheel.namelist() if not (room := name.split("/")[0]).endswith(".dist-info")}
+
+
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return message_from_bytes(wheel.read(name))
+
+
+def project_table(project: Path) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    return table
+
+
+@pytest.mark.parametrize(
+    ("project", "expected"),
+    [
+        (CLIENT, {"sluice", "sluice_client"}),
+        (COMMAND, {"sluice_cli", "sluice_plan", "sluice_statistics"}),
+        (ROOT, set()),
+    ],
+    ids=["sluice-client", "sluice-retrieval", "sluice-services"],
+)
+def test_a_wheel_holds_its_packages_the_license_and_nothing_else(
+    project: Path, expected: set[str], tmp_path: Path
+) -> None:
+    wheel = built(project, tmp_path)
+    assert packages(wheel) == expected
+    assert metadata(wheel)["License-Expression"] == "Apache-2.0"
+    (license_file,) = [name for name in wheel.namelist() if name.endswith("LICENSE")]
+    assert wheel.read(license_file) == (ROOT / "LICENSE").read_bytes()
+    # Typed, and in the release that the services report.
+    assert {f"{package}/py.typed" for package in expected} <= set(wheel.namelist())
+    assert metadata(wheel)["Version"] == sluice_client.__version__
+
+
+def test_the_client_needs_grpc_its_messages_and_the_details_of_errors_alone(tmp_path: Path) -> None:
+    needs = metadata(built(CLIENT, tmp_path)).get_all("Requires-Dist") or []
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in needs}
+    assert names == {"grpcio", "protobuf", "googleapis-common-protos"}
+
+
+def test_a_checkout_has_what_both_distributions_need() -> None:
+    extras = project_table(ROOT)["optional-dependencies"]
+    run, dev = set(extras["run"]), {requirement for name in ("run", "bench", "rollout") for requirement in extras[name]}
+    command = project_table(COMMAND)
+    assert set(command["dependencies"]) - {"sluice-client"} <= run
+    assert {requirement for extra in command["optional-dependencies"].values() for requirement in extra} <= dev
