@@ -1,0 +1,1 @@
+"""Recipes of CONTRIBUTING.md, applied to a scratch copy of the repository."""

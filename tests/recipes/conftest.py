@@ -1,0 +1,3 @@
+"""The files of a new stage are no tests of ours."""
+
+collect_ignore = ["stage"]

@@ -1,0 +1,162 @@
+"""CONTRIBUTING's recipe "Add a stage", applied to a scratch copy with the stage `speller`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.scratch import ROOT, Scratch
+
+STAGE = Path(__file__).parent / "stage"
+GATEWAY = "services/gateway"
+MOST_FILES = 14
+# Written by `make protos` and `make docs`.
+GENERATED = ("protos/gen/", "docs/configuration.md", "docs/metrics.md", "deploy/grafana/dashboards/")
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
+    """A copy of the repository with one stage more."""
+    copy = Scratch(tmp_path_factory.mktemp("stage"))
+    copy.copy(STAGE, {}, ".")
+    copy.copy(ROOT / "deploy/k8s/base/expander", {"expander": "speller", "50054": "50058"}, "deploy/k8s/base/speller")
+    _list_it(copy)
+    _call_it(copy)
+    copy.run("python", "tools/protos.py")
+    copy.run("python", "tools/settings_table.py")
+    copy.run("python", "tools/metrics_table.py")
+    return copy
+
+
+def _list_it(copy: Scratch) -> None:
+    copy.insert(
+        "deploy/stages.py",
+        'StageSpec("rollout", 6, "RolloutService", searched=False),\n',
+        '    StageSpec("speller", 7, "SpellerService"),\n',
+    )
+    copy.insert("pyproject.toml", 'expander = ["nltk>=3.10"]\n', "speller = []\n")
+    copy.insert(
+        "pyproject.toml",
+        'name = "Stages know nothing of one another"\ntype = "independence"\nmodules = [\n',
+        '    "services.speller",\n',
+    )
+    copy.insert("deploy/k8s/base/kustomization.yaml", "  - expander\n", "  - speller\n")
+    copy.insert(
+        "deploy/k8s/base/gateway/deployment.yaml",
+        "              value: dns:///expander:50054\n",
+        "            - name: SPELLER_ADDRESS\n              value: dns:///speller:50058\n",
+    )
+    certificates = copy.folder / "deploy/k8s/components/mtls/certificates.yaml"
+    documents = certificates.read_text().split("---\n")
+    own = next(document for document in documents if "name: expander\n" in document)
+    certificates.write_text("---\n".join([own.replace("expander", "speller"), *documents]))
+
+
+def _call_it(copy: Scratch) -> None:
+    copy.insert(
+        "protos/sluice/type/v1/stage.proto",
+        "  STAGE_RERANK = 4;\n",
+        "  // Query to corrected query, by the speller.\n  STAGE_SPELL = 5;\n",
+    )
+    copy.insert("clients/sluice_client/answers.py", '    RERANK = "rerank"\n', '    SPELL = "spell"\n')
+    copy.insert(
+        f"{GATEWAY}/settings.py",
+        'description="Address of the expander, as `host:port`.")\n',
+        '    speller_address: str = Field("127.0.0.1:50058", description="Address of the speller, as `host:port`.")\n',
+    )
+    clients = f"{GATEWAY}/rpc/clients.py"
+    copy.insert(
+        clients,
+        "from services.gateway.rpc.retriever_client import RetrieverClient\n",
+        "from services.gateway.rpc.speller_client import SpellerClient\n",
+    )
+    copy.insert(clients, "StageClient = ExpanderClient", " | SpellerClient")
+    copy.insert(clients, "    expander: ExpanderClient\n", "    speller: SpellerClient\n")
+    copy.insert(
+        clients,
+        "            expander=ExpanderClient(open_channel(settings.expander_address, ExpanderClient.service)),\n",
+        "            speller=SpellerClient(open_channel(settings.speller_address, SpellerClient.service)),\n",
+    )
+    copy.insert(clients, "Stages(self.expander, embedders, self.retriever, self.reranker", ", self.speller")
+    copy.insert(clients, "            (Stage.RERANK, self.reranker),\n", "            (Stage.SPELL, self.speller),\n")
+    stages = f"{GATEWAY}/search/stages.py"
+    copy.insert(stages, "    RERANK = stage_pb2.STAGE_RERANK\n", "    SPELL = stage_pb2.STAGE_SPELL\n")
+    copy.insert(
+        stages,
+        '        """Make variants as the features say."""\n',
+        '''
+
+class Speller(Protocol):
+    """Corrects queries."""
+
+    async def correct(self, query: str, *, deadline: float) -> str:
+        """Correct a query."""
+''',
+    )
+    pipeline = f"{GATEWAY}/search/pipeline.py"
+    copy.insert(pipeline, "from dataclasses import dataclass", ", replace")
+    copy.insert(pipeline, "    Retriever,\n    SearchVariant,\n", "    Speller,\n")
+    copy.insert(pipeline, "    reranker: Reranker\n", "    speller: Speller | None = None\n")
+    copy.insert(pipeline, "    async def answer(self) -> Answer:\n", "        await self._spell()\n")
+    copy.insert(
+        pipeline,
+        '        return search, fingerprints.pop() if fingerprints else ""\n',
+        '''
+    async def _spell(self) -> None:
+        """Correct the query, if there is a speller and it answers in time."""
+        speller = self._stages.speller
+        if speller is None:
+            return
+        attempt = await self._attempt(
+            Stage.SPELL,
+            lambda until: speller.correct(self._question.query, deadline=until),
+            Policy.BEST_EFFORT,
+            self._budgets.expansion,
+            self._budgets.expansion_until(time.monotonic(), self._last_moment),
+        )
+        if isinstance(attempt, StageReport):
+            self._report(attempt)
+            return
+        self._question = replace(self._question, query=attempt.result)
+        self._report(StageReport(Stage.SPELL, Outcome.RAN, seconds=attempt.seconds, item_count=1))
+''',
+    )
+
+
+def test_it_touches_few_files_of_others(scratch: Scratch, capsys: pytest.CaptureFixture[str]) -> None:
+    others = [name for name in scratch.changed() if "speller" not in name]
+    written = [name for name in others if not name.startswith(GENERATED)]
+    with capsys.disabled():
+        sys.stdout.write(f"\nadd a stage: {len(written)} files by hand, {len(others) - len(written)} generated\n")
+        sys.stdout.writelines(f"  {name}\n" for name in others)
+    assert len(written) <= MOST_FILES
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy", "-p", "services.speller", "-p", "services.gateway"),
+        ("lint-imports",),
+        ("buf", "lint"),
+        ("python", "tools/protos.py", "--check"),
+        ("python", "tools/settings_table.py", "--check"),
+        ("python", "tools/metrics_table.py", "--check"),
+        ("python", "-m", "deploy.grafana", "--check"),
+    ],
+    ids=" ".join,
+)
+def test_lint_passes(scratch: Scratch, command: tuple[str, ...]) -> None:
+    scratch.run(*command)
+
+
+def test_contract_tests_and_those_of_all_stages_pass(scratch: Scratch) -> None:
+    scratch.run(
+        *("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+        *("tests/unit/speller", "tests/unit/test_stages.py", "tests/unit/test_profiles.py"),
+        *("tests/unit/test_k8s_policies.py", "tests/unit/test_metrics_table.py", "tests/unit/test_alerts.py"),
+        "tests/contract",
+    )
