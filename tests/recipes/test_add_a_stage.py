@@ -157,6 +157,6 @@ def test_contract_tests_and_those_of_all_stages_pass(scratch: Scratch) -> None:
     scratch.run(
         *("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
         *("tests/unit/speller", "tests/unit/test_stages.py", "tests/unit/test_profiles.py"),
-        *("tests/unit/test_k8s_policies.py", "tests/unit/test_metrics_table.py", "tests/unit/test_alerts.py"),
+        *("tests/unit/drills/test_k8s_policies.py", "tests/unit/test_metrics_table.py", "tests/unit/test_alerts.py"),
         "tests/contract",
     )
