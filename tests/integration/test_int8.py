@@ -9,13 +9,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from services.chassis.metrics import ServerMetrics
+from services.chassis.server import serving
+from services.chassis.settings import StageSettings
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
+from services.inference.metrics import InferenceMetrics
 from services.inference.models import openvino
 from services.inference.models.info import ModelKind
 from services.inference.models.onnx import OnnxModel
@@ -24,7 +30,13 @@ from services.inference.models.quality import PrecisionRefused, Quality, Quality
 from services.inference.models.quantize import Effort, quantize
 from services.inference.models.resolver import resolve_model
 from services.inference.models.runtime import ModelOptions
+from services.inference.scheduling import SchedulerLimits, SchedulerObserver
+from services.inference.stage import warm_stage
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
+from services.reranker.metrics import RerankerMetrics
+from services.reranker.scorer import Scorer
+from services.reranker.servicer import RerankerServicer
+from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 
@@ -110,6 +122,35 @@ def test_where_int8_is_refused_fp32_serves_and_the_log_says_why(small_model: str
     (warning,) = [entry for entry in logged if entry["log_level"] == "warning"]
     assert "int8 is refused on this processor" in warning["event"]
     assert "at least 1.01" in warning["problem"]
+
+
+async def test_a_stage_whose_int8_is_refused_tells_its_callers_and_operators(
+    small_model: str, wanting_int8: ModelOptions
+) -> None:
+    registry = CollectorRegistry()
+    metrics = RerankerMetrics(registry)
+    backend = load_cross_encoder_backend(small_model, replace(wanting_int8, gate=NO_QUALITY))
+    scorer = Scorer(backend, SchedulerLimits(), SchedulerObserver())
+    servicer = RerankerServicer(scorer, metrics)
+    metrics.describe(backend.model)
+    async with (
+        warm_stage(
+            scorer,
+            InferenceMetrics(registry),
+            precision=wanting_int8.precision,
+            service=reranker_pb2.DESCRIPTOR.services_by_name["RerankerService"],
+            register=lambda server: reranker_pb2_grpc.add_RerankerServiceServicer_to_server(servicer, server),
+        ) as stage,
+        serving(stage, StageSettings(grpc_port=0, drain_seconds=0), ServerMetrics(registry)) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = reranker_pb2_grpc.RerankerServiceStub(channel)
+        request = reranker_pb2.RerankPassagesRequest(query="a question", passages=["a passage"])
+        reply = await stub.RerankPassages(request, timeout=30)
+        described = await stub.GetModel(reranker_pb2.GetModelRequest(), timeout=30)
+    assert (reply.model.backend, reply.model.precision) == ("onnx", "fp32")
+    assert described.model == reply.model
+    assert registry.get_sample_value("sluice_precision_refused") == 1
 
 
 def test_an_engine_that_was_named_is_never_replaced(small_model: str, wanting_int8: ModelOptions) -> None:
