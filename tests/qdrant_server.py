@@ -1,7 +1,7 @@
 """Qdrant's own gRPC protocol over its embedded engine: the network path to Qdrant, where no Qdrant is installed.
 
-It answers the calls that the retriever makes, with the codes that a real server answers with, and remembers who
-called. A test may put a fault in front of every call.
+It answers the calls that the retriever makes, with the codes of a real server, and remembers its callers. A test may
+put a fault in front of every call.
 """
 
 # ruff: noqa: N802  Qdrant's protocol names the methods
@@ -49,6 +49,9 @@ class RealQdrant:
         return f"{urlsplit(self.url).hostname}:{self.grpc_port}"
 
 
+Snapshot = tuple[api.SnapshotDescription, models.CollectionConfig, list[models.PointStruct]]
+
+
 class QdrantServer:
     """`async with QdrantServer() as server:` serves on a free loopback port; the data outlives `stop` and `start`."""
 
@@ -59,7 +62,7 @@ class QdrantServer:
         self.cancelled: Counter[str] = Counter()
         self.peers: set[str] = set()
         self.version = "1.20.0"
-        self.snapshots: dict[tuple[str, str], tuple[models.CollectionConfig, list[models.PointStruct]]] = {}
+        self.snapshots: dict[tuple[str, str], Snapshot] = {}
         self.rest_port = 0
         self._rest: asyncio.Server | None = None
         self.fault: Fault | None = None
@@ -110,7 +113,7 @@ class QdrantServer:
         location = json.loads(await reader.readexactly(length))["location"]
         name = head.split()[1].split("/")[2]
         _, _, _, _, version, _, snapshot = location.split("/")
-        config, points = self.snapshots[version, snapshot]
+        _, config, points = self.snapshots[version, snapshot]
         if not await self.engine.collection_exists(name):
             await self.engine.create_collection(
                 name,
@@ -186,6 +189,7 @@ class _Points(_Servicer, api.PointsServicer):
     async def Scroll(self, request: api.ScrollPoints) -> api.ScrollResponse:
         records, following = await self.engine.scroll(
             request.collection_name,
+            scroll_filter=GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None,
             limit=request.limit,
             offset=GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None,
             with_payload=GrpcToRest.convert_with_payload_selector(request.with_payload),
@@ -282,13 +286,16 @@ class _Snapshots(_Servicer, api.SnapshotsServicer):
         records, _ = await self.engine.scroll(request.collection_name, limit=1_000_000, with_vectors=True)
         points = [models.PointStruct(id=kept.id, payload=kept.payload, vector=kept.vector) for kept in records]
         name = f"{request.collection_name}-{len(self.server.snapshots)}.snapshot"
-        self.server.snapshots[request.collection_name, name] = (copy.deepcopy(config), points)
-        return api.CreateSnapshotResponse(snapshot_description=_snapshot(name))
+        description = api.SnapshotDescription(name=name, size=1)
+        description.creation_time.GetCurrentTime()
+        self.server.snapshots[request.collection_name, name] = description, copy.deepcopy(config), points
+        return api.CreateSnapshotResponse(snapshot_description=description)
 
     @_rpc
     async def List(self, request: api.ListSnapshotsRequest) -> api.ListSnapshotsResponse:
-        found = [name for version, name in self.server.snapshots if version == request.collection_name]
-        return api.ListSnapshotsResponse(snapshot_descriptions=map(_snapshot, found))
+        kept = self.server.snapshots.items()
+        found = [description for (version, _), (description, _, _) in kept if version == request.collection_name]
+        return api.ListSnapshotsResponse(snapshot_descriptions=found)
 
     @_rpc
     async def Delete(self, request: api.DeleteSnapshotRequest) -> api.DeleteSnapshotResponse:
@@ -300,12 +307,6 @@ class _Root(_Servicer, api.QdrantServicer):
     @_rpc
     async def HealthCheck(self, _request: api.HealthCheckRequest) -> api.HealthCheckReply:
         return api.HealthCheckReply(title="qdrant (embedded engine)", version=self.server.version)
-
-
-def _snapshot(name: str) -> api.SnapshotDescription:
-    description = api.SnapshotDescription(name=name, size=1)
-    description.creation_time.GetCurrentTime()
-    return description
 
 
 def _operation(result: models.UpdateResult) -> api.PointsOperationResponse:

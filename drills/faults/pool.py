@@ -11,7 +11,7 @@ from drills.faults.drill import Group, Seen, ms
 from drills.faults.proxy import Proxy
 from drills.faults.qdrant import pool_at, qdrant_behind_a_proxy, rate_limited, storage_full
 from services.chassis.errors import DeadlineExceeded, ResourceExhausted, SluiceError, Unavailable
-from services.retriever.backends import QdrantPool
+from services.retriever.engines.pool import QdrantPool
 from tests.qdrant_server import QdrantServer
 
 group: Group[Proxy] = Group("Qdrant and its pool", qdrant_behind_a_proxy)

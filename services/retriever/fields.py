@@ -140,6 +140,10 @@ class Filter:
         return Filter(group("must", self.must), group("should", self.should), group("must_not", self.must_not))
 
 
+ALL = Filter()
+"""The filter that keeps everything."""
+
+
 def value_from_proto(message: pb.Value, path: str) -> Value:
     """Read a metadata value; InvalidArgument if none is set."""
     kind = message.WhichOneof("kind")

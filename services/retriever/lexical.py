@@ -91,8 +91,7 @@ class Bm25:
         norm = self.k1 * (1 - self.b + self.b * sum(weights.values()) / self.average_length)
         counts = sorted(weights.items())
         return SparseVector(
-            [term for term, _ in counts],
-            [count * (self.k1 + 1) / (count + norm) for _, count in counts],
+            [term for term, _ in counts], [count * (self.k1 + 1) / (count + norm) for _, count in counts]
         )
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -11,11 +12,13 @@ import grpc
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of, duration
+from services.retriever.building import Building, Difference, Side
+from services.retriever.collections import CollectionModel, Collections
 from services.retriever.documents import Passage, vector_from_bytes
 from services.retriever.fields import Filter
-from services.retriever.index import CollectionModel, Index, QueryVariant
+from services.retriever.passages import Passages, QueryVariant
 from services.retriever.snapshots import Snapshots
-from services.retriever.versions import Copy, Removal, Side, Versions
+from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
 
@@ -27,9 +30,13 @@ _SIDES = {pb.SIDE_UNSPECIFIED: Side.LIVE, pb.SIDE_LIVE: Side.LIVE, pb.SIDE_BUILD
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     """Stores passages, finds them, and keeps versions and snapshots."""
 
-    def __init__(self, passages: Index, versions: Versions, snapshots: Snapshots) -> None:
-        self._index = passages
+    def __init__(
+        self, collections: Collections, passages: Passages, versions: Versions, building: Building, snapshots: Snapshots
+    ) -> None:
+        self._collections = collections
+        self._passages = passages
         self._versions = versions
+        self._building = building
         self._snapshots = snapshots
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
@@ -38,7 +45,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             QueryVariant(variant.text, vector_from_bytes(variant.vector, f"variants[{place}].vector"), variant.weight)
             for place, variant in enumerate(request.variants)
         ]
-        found = await self._index.search(
+        found = await self._passages.search(
             request.collection,
             variants,
             limit=request.limit,
@@ -69,7 +76,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def UpsertPassages(self, request: pb.UpsertPassagesRequest, context: Context) -> pb.UpsertPassagesResponse:
         """Store passages."""
-        stored = await self._index.upsert(
+        stored = await self._passages.upsert(
             request.collection,
             [_passage(entry, place) for place, entry in enumerate(request.passages)],
             model_fingerprint=request.model_fingerprint,
@@ -84,35 +91,62 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def DeletePassages(self, request: pb.DeletePassagesRequest, context: Context) -> pb.DeletePassagesResponse:
         """Delete documents."""
-        deleted = await self._index.delete(request.collection, request.ids, deadline=deadline_of(context))
+        deleted = await self._passages.delete(request.collection, request.ids, deadline_of(context))
         return pb.DeletePassagesResponse(
             deleted_count=deleted.count,
             building_version=deleted.building,
             changed_ids=deleted.changed if deleted.building else (),
         )
 
+    async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
+        """Return documents by id."""
+        found, missing = await self._passages.get(request.collection, request.ids, deadline_of(context))
+        return pb.GetDocumentsResponse(documents=map(_document, found), missing_ids=missing)
+
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
+        """List documents, page by page."""
+        found, token = await self._passages.page(
+            request.collection,
+            Filter.from_proto(request.filter),
+            request.page_size,
+            request.page_token,
+            deadline_of(context),
+        )
+        return pb.ListDocumentsResponse(documents=map(_document, found), next_page_token=token)
+
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """Create a collection."""
         model = CollectionModel.from_proto(request.model)
-        created = await self._index.create_collection(request.collection, model, deadline=deadline_of(context))
+        created = await self._collections.create(request.collection, model, deadline_of(context))
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         """Describe a collection."""
-        found = await self._index.get_collection(request.collection, deadline=deadline_of(context))
+        found = await self._collections.get(request.collection, deadline_of(context))
         return pb.GetCollectionResponse(collection=found.to_proto(live=found.name == found.collection))
 
+    async def DeleteCollection(
+        self, request: pb.DeleteCollectionRequest, context: Context
+    ) -> pb.DeleteCollectionResponse:
+        """Delete a collection with all of its versions."""
+        deleted = await self._collections.delete(request.collection, deadline_of(context))
+        return pb.DeleteCollectionResponse(versions=deleted)
+
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        """Describe all versions."""
-        versions = await self._versions.all(deadline=deadline_of(context))
-        return pb.ListCollectionsResponse(versions=[info.to_proto(live=live) for info, live in versions])
+        """Describe versions, page by page."""
+        versions, token = await self._collections.versions(
+            request.collection, request.page_size, request.page_token, deadline_of(context)
+        )
+        return pb.ListCollectionsResponse(
+            versions=[info.to_proto(live=live) for info, live in versions], next_page_token=token
+        )
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.CreateVersionResponse:
         """Create a version, or go on with one."""
         model = CollectionModel.from_proto(request.model)
-        version, live = await self._versions.create(request.collection, model, deadline=deadline_of(context))
+        version, live = await self._versions.create(request.collection, model, deadline_of(context))
         return pb.CreateVersionResponse(version=version.to_proto(live=False), live=live.to_proto(live=True))
 
     async def ComparePassages(self, request: pb.ComparePassagesRequest, context: Context) -> pb.ComparePassagesResponse:
@@ -120,7 +154,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         side = _SIDES.get(request.side)
         if side is None:
             raise InvalidArgument("side", f"is unknown ({request.side})")
-        compared = await self._versions.compare(
+        compared = await self._building.compare(
             request.collection,
             request.version,
             ids=request.ids,
@@ -145,13 +179,10 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def CopyPassages(self, request: pb.CopyPassagesRequest, context: Context) -> pb.CopyPassagesResponse:
         """Bring differences into a version."""
-        await self._versions.copy(
+        await self._building.copy(
             request.version,
-            [
-                Copy(_passage(entry.passage, place), entry.revision, entry.building_revision)
-                for place, entry in enumerate(request.passages)
-            ],
-            [Removal(entry.id, entry.building_revision) for entry in request.removals],
+            [_copy(entry, place) for place, entry in enumerate(request.passages)]
+            + [Difference(entry.id, None, "", entry.building_revision) for entry in request.removals],
             model_fingerprint=request.model_fingerprint,
             deadline=deadline_of(context),
         )
@@ -159,7 +190,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def SamplePassages(self, request: pb.SamplePassagesRequest, context: Context) -> pb.SamplePassagesResponse:
         """Return some passages with their vectors."""
-        sample = await self._versions.sample(request.collection, request.limit, deadline=deadline_of(context))
+        sample = await self._passages.sample(request.collection, request.limit, deadline_of(context))
         return pb.SamplePassagesResponse(
             passages=[
                 pb.PassageVector(
@@ -174,46 +205,57 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def CompleteVersion(self, request: pb.CompleteVersionRequest, context: Context) -> pb.CompleteVersionResponse:
         """Record that a version is complete."""
-        version = await self._versions.complete(request.version, deadline=deadline_of(context))
+        version = await self._versions.complete(request.version, deadline_of(context))
         return pb.CompleteVersionResponse(version=version.to_proto(live=False))
 
     async def AbandonVersion(self, request: pb.AbandonVersionRequest, context: Context) -> pb.AbandonVersionResponse:
         """End the building of a version."""
-        await self._versions.abandon(request.version, deadline=deadline_of(context))
+        await self._versions.abandon(request.version, deadline_of(context))
         return pb.AbandonVersionResponse()
 
     async def SwitchCollection(
         self, request: pb.SwitchCollectionRequest, context: Context
     ) -> pb.SwitchCollectionResponse:
         """Make another version live."""
-        live, previous = await self._versions.switch(request.collection, request.version, deadline=deadline_of(context))
+        live, previous = await self._versions.switch(request.collection, request.version, deadline_of(context))
         return pb.SwitchCollectionResponse(live=live.to_proto(live=True), previous_version=previous)
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
         """Delete a version."""
-        await self._versions.delete(request.version, deadline=deadline_of(context))
+        await self._versions.delete(request.version, deadline_of(context))
         return pb.DeleteVersionResponse()
 
     async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Context) -> pb.CreateSnapshotResponse:
         """Copy a version."""
-        made = await self._snapshots.create(request.collection, deadline=deadline_of(context))
+        made = await self._snapshots.create(request.collection, deadline_of(context))
         return pb.CreateSnapshotResponse(snapshot=made.to_proto())
 
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
-        """List copies."""
-        found = await self._snapshots.of(request.collection, deadline=deadline_of(context))
-        return pb.ListSnapshotsResponse(snapshots=[snapshot.to_proto() for snapshot in found])
+        """List copies, page by page."""
+        found, token = await self._snapshots.page(
+            request.collection, request.page_size, request.page_token, deadline_of(context)
+        )
+        return pb.ListSnapshotsResponse(snapshots=[snapshot.to_proto() for snapshot in found], next_page_token=token)
 
     async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
         """Make a version from a copy."""
-        version = await self._snapshots.restore(request.collection, request.snapshot, deadline=deadline_of(context))
+        version = await self._snapshots.restore(request.collection, request.snapshot, deadline_of(context))
         return pb.RestoreSnapshotResponse(version=version.to_proto(live=False))
 
     async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
         """Delete a copy."""
-        await self._snapshots.delete(request.collection, request.snapshot, deadline=deadline_of(context))
+        await self._snapshots.delete(request.collection, request.snapshot, deadline_of(context))
         return pb.DeleteSnapshotResponse()
 
 
 def _passage(entry: pb.PassageVector, place: int) -> Passage:
     return Passage.from_proto(entry.passage, f"passages[{place}]", entry.vector)
+
+
+def _copy(entry: pb.PassageCopy, place: int) -> Difference:
+    passage = _passage(entry.passage, place)
+    return Difference(passage.id, passage, entry.revision, entry.building_revision)
+
+
+def _document(passages: Iterable[Passage]) -> pb.StoredDocument:
+    return pb.StoredDocument(passages=[passage.to_proto() for passage in passages])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -14,9 +16,13 @@ from services.embedder.backends import EmbeddingBackend, load_embedding_backend
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
-from services.retriever.backends import EmbeddedQdrant, QdrantPool, open_qdrant
+from services.retriever.collections import CollectionModel
+from services.retriever.documents import Passage
+from services.retriever.engines import open_store
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
+from services.retriever.store import PassageStore
+from tests.integration.shelf import MODEL, PASSAGES, Shelf
 from tests.qdrant_server import QdrantServer, RealQdrant
 
 REAL_QDRANT = RealQdrant.from_environment()
@@ -70,23 +76,57 @@ def mixed_texts() -> list[str]:
 
 
 @pytest.fixture(params=ENGINES)
-async def qdrant(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QdrantPool | EmbeddedQdrant]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PassageStore]:
     """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server if one is named."""
-    metrics = RetrieverMetrics(CollectorRegistry())
-    if request.param == "embedded":
-        qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
-        yield qdrant
-        await qdrant.close()
-    elif request.param == "protocol":
-        async with QdrantServer() as server:
-            qdrant = await open_qdrant(
-                RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1), metrics
-            )
-            yield qdrant
-            await qdrant.close()
-    else:
-        assert REAL_QDRANT is not None
-        settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)
-        qdrant = await open_qdrant(settings, metrics)
-        yield qdrant
-        await qdrant.close()
+    async with AsyncExitStack() as stack:
+        if request.param == "embedded":
+            settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant", qdrant_snapshot_path=tmp_path / "snapshots")
+        elif request.param == "protocol":
+            server = await stack.enter_async_context(QdrantServer())
+            settings = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+        else:
+            assert REAL_QDRANT is not None
+            settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)
+        opened = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
+        stack.push_async_callback(opened.close)
+        yield opened
+
+
+@pytest.fixture
+def shelf(store: PassageStore) -> Shelf:
+    """The retriever's domain over the store."""
+    return Shelf(store)
+
+
+@pytest.fixture
+async def new_name(store: PassageStore) -> AsyncIterator[Callable[[], str]]:
+    """Makes names of collections; all their versions go away with the test."""
+    names: list[str] = []
+
+    def new() -> str:
+        names.append(f"test-{uuid.uuid4()}")
+        return names[-1]
+
+    yield new
+    for version in (await store.catalogue(None)).versions:
+        if version.startswith(tuple(names)):
+            await store.drop(version, None)
+
+
+@pytest.fixture
+async def new_collection(shelf: Shelf, new_name: Callable[[], str]) -> Callable[..., Awaitable[str]]:
+    """Creates collections, of which it returns the first version; they go away with the test."""
+
+    async def create(model: CollectionModel = MODEL, passages: Sequence[Passage] = ()) -> str:
+        version = (await shelf.collections.create(new_name(), model)).version
+        if passages:
+            await shelf.put(version, passages, model)
+        return version
+
+    return create
+
+
+@pytest.fixture
+async def collection(new_collection: Callable[..., Awaitable[str]]) -> str:
+    """A version with four passages."""
+    return await new_collection(passages=PASSAGES)

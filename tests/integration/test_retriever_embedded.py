@@ -1,20 +1,30 @@
 """What replaces the embedded engine's own scoring and storage does the same as they do."""
 
+import asyncio
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from qdrant_client.http.models import Distance, SparseVector
 from qdrant_client.local import local_collection
 from qdrant_client.local.distances import calculate_distance
 from qdrant_client.local.sparse_distances import calculate_distance_sparse as engines_own
 
-from services.retriever import embedded
-from services.retriever.embedded import Postings
+from services.chassis.errors import ResourceExhausted, StartupError
+from services.retriever.documents import Passage
+from services.retriever.engines import local_mode, open_store
+from services.retriever.engines.embedded import EmbeddedQdrant
+from services.retriever.engines.local_mode import Postings
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.passages import QueryVariant
+from services.retriever.settings import RetrieverSettings
+from tests.integration.shelf import EAST, MODEL, NORTH, PASSAGES, Shelf, ids
 
 values = st.floats(-100, 100, allow_nan=False)
 sparse_vectors = st.dictionaries(st.integers(0, 12) | st.just(2**32 - 1), values, max_size=6).map(
@@ -43,7 +53,7 @@ def test_dense_scores_are_the_engine_s_own(distance):
     vectors = random.standard_normal((100, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query = vectors[3].astype(np.float64)
-    ours, theirs = (score(query, vectors.copy(), distance) for score in (embedded.dense_scores, calculate_distance))
+    ours, theirs = (score(query, vectors.copy(), distance) for score in (local_mode.dense_scores, calculate_distance))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -58,29 +68,30 @@ def test_collections_take_turns_without_mixing():
 def test_the_engine_still_has_the_names_that_are_replaced():
     names = ("CollectionPersistence", "calculate_distance", "calculate_distance_sparse")
     assert all(hasattr(local_collection, name) for name in names)
-    embedded.tune()
-    assert local_collection.CollectionPersistence is embedded.Storage
+    local_mode.tune()
+    assert local_collection.CollectionPersistence is local_mode.Storage
 
 
 WRITE_AND_DIE = """
 import asyncio, os, pathlib, signal, sys
 import numpy as np
 from prometheus_client import CollectorRegistry
-from services.retriever.backends import EmbeddedQdrant
-from services.retriever.index import CollectionModel, Index, Passage
-from services.retriever.lexical import Bm25
+from services.retriever.documents import Passage
+from services.retriever.engines import open_store
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+from tests.integration.shelf import EAST, MODEL, Shelf
 
 async def main():
-    qdrant = await EmbeddedQdrant.open(pathlib.Path(sys.argv[1]), RetrieverMetrics(CollectorRegistry()))
-    index = Index(qdrant, RetrieverMetrics(CollectorRegistry()), bm25=Bm25(1.2, 0.75, 100))
+    settings = RetrieverSettings(qdrant_path=pathlib.Path(sys.argv[1]))
+    store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
+    shelf = Shelf(store)
     if sys.argv[2] == "write":
-        await index.create_collection("docs", CollectionModel("m", "m@1", 2, "fp32"))
-        passages = [Passage(str(n), f"word{n}", vector=np.ones(2, np.float32)) for n in range(300)]
-        await index.upsert("docs", passages, model_fingerprint="m@1")
+        await shelf.collections.create("docs", MODEL)
+        await shelf.put("docs", [Passage(str(n), f"word{n}", vector=EAST) for n in range(300)])
         os.kill(os.getpid(), signal.SIGKILL)
-    print((await index.get_collection("docs")).passage_count)
-    await qdrant.close()
+    print(await shelf.count("docs"))
+    await store.close()
 
 asyncio.run(main())
 """
@@ -93,3 +104,68 @@ def test_what_was_stored_survives_the_death_of_the_process(tmp_path):
 
     assert run("write").returncode == -signal.SIGKILL
     assert run("read").stdout.strip() == "300"
+
+
+@pytest.fixture
+def open_folder(tmp_path):
+    """Opens the same folder."""
+    return lambda: open_store(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), RetrieverMetrics(CollectorRegistry()))
+
+
+async def test_the_embedded_engine_keeps_what_was_stored(open_folder):
+    for round_ in ("first", "second"):
+        store = await open_folder()
+        shelf = Shelf(store)
+        if round_ == "first":
+            await shelf.collections.create("docs", MODEL)
+            await shelf.put("docs", PASSAGES)
+        assert ids(await shelf.search("docs", QueryVariant("options", NORTH)))[0] == "argparse"
+        await store.close()
+
+
+async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(open_folder):
+    store = await open_folder()
+    shelf = Shelf(store)
+    await shelf.collections.create("docs", MODEL)
+    await shelf.put("docs", PASSAGES)
+
+    async def fill_the_disk(client):
+        database = client.collections["docs-v1"].storage.storage
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+
+    await store.call("fill", None, fill_the_disk)
+    more = [Passage(f"more-{number}", "x" * 10_000, vector=EAST) for number in range(50)]
+    with pytest.raises(ResourceExhausted) as full:
+        await shelf.put("docs", more)
+    assert full.value.reason == "STORAGE_FULL"
+    assert "submit" in ids(await shelf.search("docs", QueryVariant("callable", EAST)))
+    await store.close()
+    store = await open_folder()
+    found, missing = await Shelf(store).passages.get("docs", [passage.id for passage in PASSAGES])
+    assert (len(found), missing) == (len(PASSAGES), [])
+    await store.close()
+
+
+async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(open_folder):
+    store = await open_folder()
+    try:
+        with pytest.raises(StartupError, match="QDRANT_PATH") as failure:
+            await open_folder()
+        assert "QDRANT_URL" in failure.value.remedy
+    finally:
+        await store.close()
+
+
+async def test_the_loop_stays_free_while_the_embedded_engine_works(tmp_path):
+    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
+    loop_was_free = threading.Event()
+
+    async def busy(_client):
+        return loop_was_free.wait(timeout=60)  # stands for a brute-force search
+
+    work = asyncio.create_task(qdrant.call(busy))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, loop_was_free.set)
+    assert await work
+    await qdrant.close()

@@ -16,9 +16,8 @@ from services.chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.retriever.backends import QdrantPool
-from services.retriever.index import Index
-from services.retriever.lexical import Bm25
+from services.retriever.engines.pool import QdrantPool
+from services.retriever.engines.server import ServerStore
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from tests.qdrant_server import QdrantServer
@@ -377,9 +376,11 @@ async def test_a_qdrant_that_does_not_answer_in_a_fair_time_opens_the_breaker(se
     assert registry.get_sample_value("qdrant_circuit_breaker_open") == 1
 
 
-async def test_a_qdrant_without_conditional_updates_is_refused(server, pool_with):
+async def test_a_qdrant_without_conditional_updates_is_refused(server):
     server.version = "1.16.3"
-    index = Index(pool_with(), RetrieverMetrics(CollectorRegistry()), bm25=Bm25(1.2, 0.75, 100))
+    settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port)
+    store = ServerStore(settings, RetrieverMetrics(CollectorRegistry()))
     with pytest.raises(FailedPrecondition, match=r"1\.16\.3") as refusal:
-        await index.check()
+        await store.check(None)
     assert refusal.value.reason == "QDRANT_TOO_OLD"
+    await store.close()

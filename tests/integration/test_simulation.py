@@ -7,11 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bench.quality.simulate import FirstStage
-from services.retriever.backends import open_qdrant
+from services.retriever.collections import CollectionModel, Collections
+from services.retriever.documents import Passage
+from services.retriever.engines import open_store
 from services.retriever.fusion import Found, fuse
-from services.retriever.index import CollectionModel, Index, Passage, QueryVariant
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.passages import Passages, QueryVariant
 from services.retriever.settings import RetrieverSettings
 
 BM25 = Bm25(k1=0.9, b=0.6, average_length=20, title_weight=2.5)
@@ -30,9 +32,10 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
     variants = [QueryVariant(" ".join(chance.choices(WORDS, k=4)), vectors[place], 0.3**place) for place in range(3)]
 
     metrics = RetrieverMetrics(CollectorRegistry())
-    qdrant = await open_qdrant(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
-    index = Index(qdrant, metrics, bm25=BM25, fusion_depth=50)
-    await index.create_collection("random", MODEL)
+    store = await open_store(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), metrics)
+    collections = Collections(store, BM25)
+    index = Passages(store, collections, metrics, fusion_depth=50)
+    await collections.create("random", MODEL)
     passages = [
         Passage(str(place), text, title, vector=vectors[place])
         for place, (title, text) in enumerate(zip(titles, texts, strict=True))
@@ -46,7 +49,7 @@ async def test_the_simulated_first_stage_ranks_and_scores_as_qdrant_does(tmp_pat
         lexical_weight=lexical_weight,
         model_fingerprint="random@1",
     )
-    await qdrant.close()
+    await store.close()
 
     stage = FirstStage(list(zip(titles, texts, strict=True)), vectors)
     searches = []

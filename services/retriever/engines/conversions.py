@@ -2,11 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
+from services.retriever.documents import Chunk, Passage, Vector
 from services.retriever.fields import AnyOf, Condition, Equals, Exists, Filter, Range, Scalar
+from services.retriever.lexical import SparseVector
+from services.retriever.store import Hit, Parts, Query, Revisions, Row
+
+DENSE, LEXICAL = "dense", "lexical"
+
+SELECTED: Mapping[Parts, Mapping[str, Any]] = {
+    Parts.KEYS: {"with_payload": ["id", "chunk", "revision"]},
+    Parts.PASSAGE: {"with_payload": True},
+    Parts.VECTOR: {"with_payload": True, "with_vectors": [DENSE]},
+}
+"""Arguments of a read by the parts that are wanted."""
+
+# Revision of passages that earlier releases stored without one.
+_UNREVISED = "0"
+
+
+def layout(dimension: int) -> dict[str, Any]:
+    """Return the arguments of `create_collection` that describe the vectors."""
+    return {
+        # Of unit vectors, the dot product is the cosine, and the embedded engine ten times faster at it.
+        "vectors_config": {DENSE: models.VectorParams(size=dimension, distance=models.Distance.DOT)},
+        "sparse_vectors_config": {LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+    }
+
+
+def to_point(row: Row) -> models.PointStruct:
+    """Return the point for a passage."""
+    passage = row.passage
+    vectors: dict[str, Any] = {} if passage.vector is None else {DENSE: passage.vector.tolist()}
+    if row.words.indices:
+        vectors[LEXICAL] = to_query(row.words)
+    payload = {
+        "id": passage.id,
+        "title": passage.title,
+        "text": passage.text,
+        "metadata": passage.metadata,
+        "revision": row.revision,
+    }
+    if passage.chunk:
+        payload["chunk"] = asdict(passage.chunk)
+    return models.PointStruct(id=row.id, vector=vectors, payload=payload)
+
+
+def to_hit(point: models.ScoredPoint, whole: bool) -> Hit:
+    """Return what a search found; `whole` if the payload was read."""
+    return Hit(str(point.id), point.score, to_passage(point.payload or {}) if whole else None)
+
+
+def to_row(record: models.Record) -> Row:
+    """Return the passage of a point, as far as it was read."""
+    payload, vectors = record.payload or {}, record.vector
+    vector = np.asarray(vectors[DENSE], dtype=np.float32) if isinstance(vectors, dict) else None
+    return Row(str(record.id), to_passage(payload, vector), str(payload.get("revision", _UNREVISED)))
+
+
+def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Passage:
+    """Return the passage of a payload."""
+    chunk = payload.get("chunk")
+    return Passage(
+        payload["id"],
+        payload.get("text", ""),
+        payload.get("title", ""),
+        payload.get("metadata", {}),
+        vector,
+        Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None,
+    )
+
+
+def to_query(by: Query) -> list[float] | models.SparseVector:
+    """Return a vector in Qdrant's words."""
+    if isinstance(by, SparseVector):
+        return models.SparseVector(indices=by.indices, values=by.values)
+    values: list[float] = by.tolist()
+    return values
+
+
+def to_condition(still: Revisions) -> models.Filter:
+    """Return a filter for the passages that still have these revisions."""
+    return models.Filter(
+        should=[
+            models.Filter(
+                must=[
+                    models.HasIdCondition(has_id=[point]),
+                    models.FieldCondition(key="revision", match=models.MatchValue(value=revision)),
+                ]
+            )
+            for point, revision in still.items()
+        ]
+    )
 
 
 def to_filter(condition: Filter) -> models.Filter | None:
@@ -14,9 +107,7 @@ def to_filter(condition: Filter) -> models.Filter | None:
     if not condition:
         return None
     return models.Filter(
-        must=_conditions(condition.must),
-        should=_conditions(condition.should),
-        must_not=_conditions(condition.must_not),
+        must=_conditions(condition.must), should=_conditions(condition.should), must_not=_conditions(condition.must_not)
     )
 
 

@@ -1,7 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from qdrant_client import models
 
 from services.chassis.errors import InvalidArgument
 from services.retriever.fields import (
@@ -13,9 +10,9 @@ from services.retriever.fields import (
     Range,
     declare,
     stored,
-    to_qdrant,
     type_of,
 )
+from sluice.type.v1 import filter_pb2 as pb
 
 SCHEMA = {
     "kind": FieldType.KEYWORD,
@@ -69,36 +66,43 @@ def test_a_name_that_would_not_survive_a_path_is_refused_without_repeating_it(na
 def test_an_unknown_field_is_answered_with_the_known_ones_but_not_with_hundreds():
     many = {f"field{number:03}": FieldType.KEYWORD for number in range(256)}
     with pytest.raises(InvalidArgument, match="field000, field001") as refusal:
-        to_qdrant(Filter(must=[Equals("x" * 10_000, 1)]), many)
+        Filter(must=[Equals("x" * 10_000, 1)]).fit(many)
     assert len(refusal.value.message) < 500
 
 
-def test_an_empty_filter_is_none():
-    assert to_qdrant(Filter(), SCHEMA) is None
+def test_whole_numbers_fit_a_field_of_numbers_as_numbers():
+    fitted = Filter([Equals("since", 3)], [AnyOf("since", [1, 2.5])]).fit(SCHEMA)
+    assert repr(fitted) == repr(Filter([Equals("since", 3.0)], [AnyOf("since", [1.0, 2.5])], []))
 
 
-values = {
-    "kind": st.text(),
-    "year": st.integers(-(2**63), 2**63 - 1),
-    "since": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-1000, 1000),
-    "stable": st.booleans(),
-}
-conditions = st.sampled_from(sorted(SCHEMA)).flatmap(
-    lambda field: st.one_of(
-        st.builds(Equals, st.just(field), values[field]),
-        st.builds(AnyOf, st.just(field), st.lists(values[field], min_size=1, max_size=5)),
-        st.builds(Exists, st.just(field), st.booleans()),
-        st.builds(Range, st.sampled_from(["year", "since"]), gte=st.floats(-1e9, 1e9)),
+def test_a_filter_comes_from_the_wire_with_every_kind_of_test():
+    def condition(**test):
+        return pb.Condition(field="f", **test)
+
+    message = pb.Filter(
+        must=[condition(equals=pb.Value(bool_value=False)), condition(range=pb.Range(gte=0, lt=2))],
+        should=[condition(any_of=pb.ValueList(values=[pb.Value(integer_value=1), pb.Value(string_value="x")]))],
+        must_not=[condition(exists=False)],
     )
+    assert Filter.from_proto(message) == Filter(
+        [Equals("f", False), Range("f", gte=0.0, lt=2.0)], [AnyOf("f", [1, "x"])], [Exists("f", False)]
+    )
+    assert not Filter.from_proto(pb.Filter())
+
+
+@pytest.mark.parametrize(
+    ("condition", "field"),
+    [
+        (pb.Condition(field="f"), "filter.should[0]"),
+        (pb.Condition(field="f", equals=pb.Value()), "filter.should[0].equals"),
+        (pb.Condition(field="f", any_of=pb.ValueList(values=[pb.Value()])), "filter.should[0].any_of[0]"),
+        (
+            pb.Condition(field="f", equals=pb.Value(string_list_value=pb.StringList(values=["x"]))),
+            "filter.should[0].equals",
+        ),
+    ],
 )
-
-
-@given(st.lists(conditions, max_size=4), st.lists(conditions, max_size=4), st.lists(conditions, max_size=4))
-def test_every_filter_that_fits_the_fields_has_a_counterpart_in_qdrant(must, should, must_not):
-    translated = to_qdrant(Filter(must, should, must_not), SCHEMA)
-    if translated is None:
-        assert not (must or should or must_not)
-        return
-    groups = (translated.must, translated.should, translated.must_not)
-    assert [len(group) for group in groups] == [len(must), len(should), len(must_not)]
-    assert models.Filter.model_validate(translated.model_dump()) == translated
+def test_a_condition_without_a_test_or_a_value_is_refused_with_its_place(condition, field):
+    with pytest.raises(InvalidArgument) as refusal:
+        Filter.from_proto(pb.Filter(should=[condition]))
+    assert refusal.value.field == field

@@ -19,7 +19,8 @@ from services.chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.retriever.backends import EmbeddedQdrant, QdrantPool
+from services.retriever.engines.embedded import EmbeddedQdrant
+from services.retriever.engines.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 

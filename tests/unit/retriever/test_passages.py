@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.index import DENSE, LEXICAL, QueryVariant, plan
+from services.retriever.lexical import SparseVector
+from services.retriever.passages import QueryVariant, plan
 
 weights = st.floats(0.01, 100)
 variants = st.lists(
@@ -22,7 +23,7 @@ def test_a_search_weighs_what_its_variant_and_its_side_weigh_together(variants, 
     expected = []
     for variant in variants:
         if variant.vector is not None and dense:
-            expected.append((DENSE, variant.weight * dense))
+            expected.append((np.ndarray, variant.weight * dense))
         if variant.text in HAS_WORDS and lexical:
-            expected.append((LEXICAL, variant.weight * lexical))
-    assert [(search.using, search.weight) for search in plan(variants, dense, lexical)] == expected
+            expected.append((SparseVector, variant.weight * lexical))
+    assert [(type(search.by), search.weight) for search in plan(variants, dense, lexical)] == expected

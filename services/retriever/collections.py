@@ -1,0 +1,409 @@
+"""Collections and their versions: descriptions, creation, declared fields, deletion.
+
+A collection's name is an alias of one of its versions, the live one, as `documents` of `documents-v3`; or it is itself
+a collection, from a release without versions. A version keeps in its notes what its right use takes: the model that
+made its vectors, its lexical settings, and the types of its passages' fields. Reading goes to the version that the
+description was read from, so what is checked and what is searched are the same version even while the alias moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+
+from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from services.retriever import fields, lexical, paging
+from services.retriever.documents import Passage, Vector
+from services.retriever.fields import FieldType, Schema
+from services.retriever.lexical import Bm25
+from services.retriever.store import Catalogue, Deadline, Description, PassageStore, number_of, split_version
+from sluice.type.v1 import collection_pb2, model_pb2
+
+T = TypeVar("T")
+
+MAX_DIMENSION = 65_536
+MAX_FIELDS = 256
+
+# Seconds for which a description is trusted for reading. A call that does not fit it has it read again first.
+_TRUSTED_SECONDS = 5.0
+_NAMES_SHOWN = 10
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionModel:
+    """The model whose vectors a collection holds; no other may write to it or query it."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    precision: str
+
+    @classmethod
+    def from_proto(cls, message: model_pb2.ModelInfo) -> CollectionModel:
+        """Read the part of a model that a collection keeps."""
+        return cls(message.name, message.fingerprint, message.dimension, message.precision)
+
+    def to_proto(self) -> model_pb2.ModelInfo:
+        """Write the model."""
+        return model_pb2.ModelInfo(
+            name=self.name, fingerprint=self.fingerprint, dimension=self.dimension, precision=self.precision
+        )
+
+
+class VersionState(enum.StrEnum):
+    """Progress of a version; nothing is switched to one that is being built."""
+
+    BUILDING = "building"
+    READY = "ready"
+
+    def to_proto(self) -> collection_pb2.VersionState.ValueType:
+        """Write the state."""
+        return collection_pb2.VersionState.Value(f"VERSION_STATE_{self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """Description of a version."""
+
+    name: str
+    """The name that it was asked for by; possibly that of the collection."""
+    version: str
+    model: CollectionModel
+    passage_count: int
+    bm25: Bm25
+    schema: Schema
+    created: datetime
+    collection: str
+    """The collection that it is a version of; its own name where a release without versions made it."""
+    state: VersionState = VersionState.READY
+    source: str = ""
+    """Origin of its passages, in words."""
+    built_from: str = ""
+    """The live version that it is, or was, filled from."""
+    building: str = ""
+    """The version that is being filled from it: all that is written here has to get there, too."""
+    previous: str = ""
+    """The version that was live before it."""
+
+    @classmethod
+    def from_description(cls, name: str, found: Description) -> CollectionInfo:
+        """Read a version's notes; FailedPrecondition if this release cannot use the version."""
+        notes = found.notes
+        if "model_fingerprint" not in notes:
+            raise FailedPrecondition(
+                f"collection {name!r} was not made by Sluice, so its model is unknown; create another one",
+                reason="FOREIGN_COLLECTION",
+            )
+        if notes["analyzer"] != lexical.ANALYZER:
+            raise FailedPrecondition(
+                f"collection {name!r} has its words analysed by {notes['analyzer']}, and this release by "
+                f"{lexical.ANALYZER}; index it again",
+                reason="ANALYZER_MISMATCH",
+            )
+        return cls(
+            name=name,
+            version=found.version,
+            model=CollectionModel(notes["model"], notes["model_fingerprint"], notes["dimension"], notes["precision"]),
+            passage_count=found.passage_count,
+            bm25=Bm25(notes["k1"], notes["b"], notes["average_length"], notes.get("title_weight", 1.0)),
+            schema={
+                key.removeprefix("field:"): FieldType(kind) for key, kind in notes.items() if key.startswith("field:")
+            },
+            created=datetime.fromisoformat(notes["created"]),
+            collection=notes.get("collection", found.version),
+            state=VersionState(notes.get("state", VersionState.READY)),
+            source=notes.get("source", ""),
+            built_from=notes.get("built_from", ""),
+            building=notes.get("building", ""),
+            previous=notes.get("previous", ""),
+        )
+
+    def to_notes(self) -> dict[str, Any]:
+        """Write the notes of a new version."""
+        return {
+            "model": self.model.name,
+            "model_fingerprint": self.model.fingerprint,
+            "dimension": self.model.dimension,
+            "precision": self.model.precision,
+            "distance": "cosine",
+            "analyzer": lexical.ANALYZER,
+            "k1": self.bm25.k1,
+            "b": self.bm25.b,
+            "average_length": self.bm25.average_length,
+            "title_weight": self.bm25.title_weight,
+            "created": self.created.isoformat(),
+            "index_version": self.version,
+            "collection": self.collection,
+            "state": self.state.value,
+            "source": self.source,
+            "built_from": self.built_from,
+            **_schema_notes(self.schema),
+        }
+
+    def to_proto(self, *, live: bool) -> collection_pb2.CollectionVersion:
+        """Write the description; `live` is true if the collection's name stands for this version."""
+        message = collection_pb2.CollectionVersion(
+            collection=self.collection,
+            version=self.version,
+            live=live,
+            state=self.state.to_proto(),
+            model=self.model.to_proto(),
+            passage_count=self.passage_count,
+            fields={name: kind.to_proto() for name, kind in self.schema.items()},
+            lexical_settings=str(self.bm25),
+            source=self.source,
+            building_version=self.building,
+            previous_version=self.previous,
+        )
+        message.create_time.FromDatetime(self.created)
+        return message
+
+    def check_model(self, fingerprint: str) -> None:
+        """Raise FailedPrecondition (MODEL_MISMATCH) if the vectors are another model's; an empty one is any."""
+        if fingerprint and fingerprint != self.model.fingerprint:
+            raise FailedPrecondition(
+                f"collection {self.name!r} holds vectors of {self.model.name} (fingerprint {self.model.fingerprint}), "
+                f"not of the model with fingerprint {fingerprint}; use that model, or reindex the collection",
+                reason="MODEL_MISMATCH",
+                collection=self.version,
+                collection_fingerprint=self.model.fingerprint,
+            )
+
+    def check_vector(self, vector: Vector, path: str) -> None:
+        """Raise InvalidArgument unless a vector has this version's dimension and finite values."""
+        if vector.shape != (self.model.dimension,):
+            shape = " x ".join(map(str, vector.shape))
+            problem = f"has {shape} values, and collection {self.name!r} holds vectors of {self.model.dimension}"
+            raise InvalidArgument(path, problem, reason="WRONG_DIMENSION")
+        if not np.isfinite(vector).all():
+            raise InvalidArgument(path, "has a value that is not a finite number")
+
+
+class Collections:
+    """Describes, creates and deletes collections."""
+
+    def __init__(self, store: PassageStore, bm25: Bm25) -> None:
+        """Use `bm25` for new collections."""
+        self._store = store
+        self._bm25 = bm25
+        self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
+        self._declaring = asyncio.Lock()
+
+    async def get(self, name: str, deadline: Deadline = None) -> CollectionInfo:
+        """Describe the version that a name stands for now; of a version's own name, that version."""
+        check_name(name)
+        try:
+            found = await self._store.describe(name, deadline)
+        except NotFound:
+            self._descriptions.pop(name, None)
+            found = await self._successor(name, deadline)
+        info = CollectionInfo.from_description(name, found)
+        self._descriptions[name] = (time.monotonic(), info)
+        return info
+
+    async def live(self, collection: str, deadline: Deadline = None) -> CollectionInfo:
+        """Describe the live version of a collection; InvalidArgument for the name of a version."""
+        live = await self.get(collection, deadline)
+        if live.collection != collection:
+            raise InvalidArgument("collection", f"is a version of {live.collection!r}; name the collection")
+        return live
+
+    async def using(self, name: str, use: Callable[[CollectionInfo], Awaitable[T]], deadline: Deadline = None) -> T:
+        """Run `use` on the trusted description, and once more on a new one if that turns out not to fit."""
+        read, info = self._descriptions.get(name, (-math.inf, None))
+        if info is not None and time.monotonic() - read < _TRUSTED_SECONDS:
+            try:
+                return await use(info)
+            except (InvalidArgument, FailedPrecondition, NotFound):
+                pass
+        info = await self.get(name, deadline)
+        try:
+            return await use(info)
+        except NotFound:  # deleted between the look and the use: another version has taken over
+            return await use(await self.get(name, deadline))
+
+    async def versions(
+        self, collection: str = "", page_size: int = 0, page_token: str = "", deadline: Deadline = None
+    ) -> tuple[list[tuple[CollectionInfo, bool]], str]:
+        """Return a page of versions, each with true if it is live, and the next page's token.
+
+        They are sorted by collection and number. What Sluice did not make is left out.
+        """
+        size = paging.size_of(page_size, default=100, most=1000)
+        versions, aliases = await self._store.catalogue(deadline)
+        wanted = [name for name in versions if not collection or collection in (name, split_version(name)[0])]
+        names, token = paging.cut(wanted, _sort_key, size, page_token, collection)
+        found = []
+        for name in names:
+            try:
+                info = await self.get(name, deadline)
+            except (NotFound, FailedPrecondition):  # deleted in this moment, or another application's
+                continue
+            found.append((info, aliases.get(info.collection, info.collection) == info.version))
+        return found, token
+
+    async def create(self, collection: str, model: CollectionModel, deadline: Deadline = None) -> CollectionInfo:
+        """Create the empty first version of a collection and its alias; AlreadyExists if the name is taken.
+
+        Of several that create it at once, one succeeds, or all find its version.
+        """
+        try:
+            await self.get(collection, deadline)
+        except NotFound:
+            pass
+        else:
+            raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
+        first = self.described(collection, 1, model)
+        try:
+            await self.make(first, deadline)
+        except AlreadyExists:
+            # Others create it in this moment, or were killed before the alias was made.
+            (await self.get(first.version, deadline)).check_model(model.fingerprint)
+        if collection not in (await self._store.catalogue(deadline)).aliases:
+            await self._store.point(collection, first.version, deadline)
+        return replace(first, name=collection)
+
+    async def delete(self, collection: str, deadline: Deadline = None) -> list[str]:
+        """Delete all versions of a collection, the live one last, and with it the alias; return their names.
+
+        Repeating it after a crash deletes the rest.
+        """
+        check_name(collection)
+        versions, aliases = await self._store.catalogue(deadline)
+        names = sorted((name for name in versions if number_of(collection, name)), key=_sort_key)
+        if collection in versions or not names:
+            names.append((await self.live(collection, deadline)).version)
+        names.sort(key=lambda name: name == aliases.get(collection, collection))
+        deleted = []
+        for name in names:
+            try:
+                await self.get(name, deadline)
+            except (NotFound, FailedPrecondition) as error:  # deleted in this moment, or another application's
+                if error.reason != "ANALYZER_MISMATCH":
+                    continue
+            await self._store.drop(name, deadline)
+            deleted.append(name)
+        self.forget()
+        return deleted
+
+    def described(self, collection: str, number: int, model: CollectionModel) -> CollectionInfo:
+        """Describe an empty version of a collection, not yet made, with this retriever's lexical settings."""
+        check_name(collection)
+        if not model.fingerprint:
+            raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
+        if not 1 <= model.dimension <= MAX_DIMENSION:
+            raise InvalidArgument("model.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
+        version = version_name(collection, number)
+        now = datetime.now(UTC)
+        return CollectionInfo(version, version, model, 0, self._bm25, {}, now, collection, source="written")
+
+    async def make(self, info: CollectionInfo, deadline: Deadline = None) -> None:
+        """Create the version that `info` describes; AlreadyExists if there is one of the name."""
+        await self._store.create(info.version, info.model.dimension, info.to_notes(), deadline)
+        if info.schema:
+            await self._store.declare(info.version, info.schema, deadline)
+
+    async def note(self, version: str, deadline: Deadline = None, **notes: str) -> None:
+        """Record something in a version's notes."""
+        await self._store.note(version, {key: str(value) for key, value in notes.items()}, deadline)
+        self.forget()
+
+    def forget(self) -> None:
+        """Trust no description any more."""
+        self._descriptions.clear()
+
+    async def declare(
+        self, info: CollectionInfo, passages: Sequence[Passage], deadline: Deadline = None
+    ) -> CollectionInfo:
+        """Declare the fields of these passages; return the description with them.
+
+        InvalidArgument if a passage contradicts a declared type. One batch at a time, so that no declaration is lost;
+        two retrievers that declare a field with different types in the same instant are not kept apart.
+        """
+        if not _undeclared(passages, info.schema):
+            return info
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._declaring.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while other new fields were declared") from None
+        try:
+            info = await self.get(info.version, deadline)
+            if new := _undeclared(passages, info.schema):
+                await self._store.declare(info.version, new, deadline)
+                await self.note(info.version, deadline, **_schema_notes(new))
+            return replace(info, schema={**info.schema, **new})
+        finally:
+            self._declaring.release()
+
+    async def _successor(self, name: str, deadline: Deadline) -> Description:
+        """Find the version that takes a name over from a collection of an earlier release, see `versions`."""
+        catalogue = await self._store.catalogue(deadline)
+        for version in catalogue.versions:
+            if number_of(name, version):
+                found = await self._store.describe(version, deadline)
+                if found.notes.get("supersedes") == name:
+                    return found
+        raise _missing(name, catalogue)
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidArgument for what cannot be the name of a collection or a version."""
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument("collection", 'must be 1 to 128 letters, digits, "_" or "-"')
+
+
+def version_name(collection: str, number: int) -> str:
+    """Return the name of a version, counted from 1."""
+    name = f"{collection}-v{number}"
+    check_name(name)
+    return name
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as text for an error: sorted, at most ten, and the number of the others."""
+    known = sorted(set(names))
+    more = len(known) - _NAMES_SHOWN
+    return ", ".join(known[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _missing(name: str, catalogue: Catalogue) -> NotFound:
+    collection, number = split_version(name)
+    siblings = [version for version in catalogue.versions if number and number_of(collection, version)]
+    if siblings:
+        problem = f"collection {collection!r} has no version {name!r}; its versions: {listed(siblings)}"
+    else:
+        known = listed(owner for owner, number in map(split_version, catalogue.versions) if number)
+        problem = f"collection {name!r} does not exist; " + (f"collections: {known}" if known else "there is none yet")
+    return NotFound(problem, reason="COLLECTION_NOT_FOUND", collection=name)
+
+
+def _sort_key(version: str) -> str:
+    collection, number = split_version(version)
+    return f"{collection} {number:09}"
+
+
+def _schema_notes(schema: Mapping[str, FieldType]) -> dict[str, str]:
+    """Write a note for each field: notes merge by key, so two that declare different fields keep both."""
+    return {f"field:{name}": kind.value for name, kind in schema.items()}
+
+
+def _undeclared(passages: Sequence[Passage], schema: Schema) -> dict[str, FieldType]:
+    """Return the fields that a batch adds to the schema; InvalidArgument if a value contradicts an earlier one."""
+    new: dict[str, FieldType] = {}
+    for place, passage in enumerate(passages):
+        path = f"passages[{place}].metadata"
+        new |= fields.declare(passage.metadata, {**schema, **new}, path)
+        if len(schema) + len(new) > MAX_FIELDS:
+            raise InvalidArgument(path, f"brings the collection to more than {MAX_FIELDS} fields")
+    return new

@@ -1,0 +1,61 @@
+"""Calls to an engine: what both ways to Qdrant share."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol, TypeVar
+
+import grpc
+from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.context_headers import headers
+
+from services.chassis import status, tracing
+from services.chassis.errors import SluiceError
+from services.retriever.metrics import RetrieverMetrics
+
+T = TypeVar("T")
+Operation = Callable[[AsyncQdrantBase], Awaitable[T]]
+
+
+class Qdrant(Protocol):
+    """A way to Qdrant: `pool` and `embedded`."""
+
+    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
+        """Run an operation with Qdrant's client, perhaps twice; raise the errors of `services.chassis.errors`.
+
+        `name` is that of its span; by default the operation's own.
+        """
+
+    async def close(self) -> None:
+        """Free connections and files."""
+
+
+@contextmanager
+def observed(metrics: RetrieverMetrics, name: str) -> Iterator[None]:
+    """Count and trace one call to Qdrant, however it ends; its requests carry the trace along."""
+    code = grpc.StatusCode.CANCELLED
+    attributes = {"db.system.name": "qdrant", "db.operation.name": name}
+    with tracing.client_span(f"qdrant {name}", attributes) as span, headers(tracing.headers()):
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except SluiceError as error:
+            code = status.code_of(error)
+            raise
+        finally:
+            metrics.calls.labels(code.name).inc()
+            tracing.end_with_code(span, code.name, "db.response.status_code")
+
+
+@asynccontextmanager
+async def time_limit(end: float) -> AsyncIterator[None]:
+    """Limit a block to a moment on the monotonic clock; one that has passed already lets nothing start."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    async with asyncio.timeout(None if left == math.inf else left):
+        yield

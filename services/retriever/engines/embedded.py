@@ -1,0 +1,188 @@
+"""Passages in Qdrant's embedded engine: one process, one folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qdrant_client import models
+from qdrant_client.async_client_base import AsyncQdrantBase
+from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
+
+from services.chassis.errors import DeadlineExceeded, StartupError
+from services.retriever.engines import local_mode
+from services.retriever.engines.calls import Operation, observed, time_limit
+from services.retriever.engines.conversions import layout
+from services.retriever.engines.errors import embedded_error
+from services.retriever.engines.qdrant import QdrantStore
+from services.retriever.fields import Schema
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+from services.retriever.store import Deadline, Notes, Snapshot, number_of
+
+T = TypeVar("T")
+
+_POINTS_AT_ONCE = 256
+_DESCRIPTION = "collection.json"
+
+
+class EmbeddedQdrant:
+    """Qdrant's embedded engine. It computes synchronously, so it has a thread to itself: one operation at a time."""
+
+    def __init__(
+        self, client: AsyncQdrantLocal, thread: ThreadPoolExecutor, runner: asyncio.Runner, metrics: RetrieverMetrics
+    ) -> None:
+        """Use `open`."""
+        self._client = client
+        self._metrics = metrics
+        self._thread = thread
+        self._runner = runner
+
+    @classmethod
+    async def open(cls, folder: Path, metrics: RetrieverMetrics) -> EmbeddedQdrant:
+        """Open the data folder, or create it. Raises StartupError if it cannot be had."""
+        thread = ThreadPoolExecutor(1, "qdrant")
+
+        def engine() -> AsyncQdrantLocal:
+            local_mode.tune()
+            # SQLite's connections belong to the thread that opened them.
+            return AsyncQdrantLocal(str(folder))
+
+        try:
+            client = await asyncio.get_running_loop().run_in_executor(thread, engine)
+        except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
+            thread.shutdown(wait=False)
+            raise StartupError(
+                f"QDRANT_PATH: the embedded Qdrant cannot use the folder {folder}: {error}",
+                remedy="One process owns a data folder at a time: stop the other one (`make down`), choose another "
+                "QDRANT_PATH, or run a Qdrant server and set QDRANT_URL.",
+            ) from error
+        metrics.pool_size.set(1)
+        return cls(client, thread, asyncio.Runner(), metrics)
+
+    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
+        """Run an operation in the engine's thread; one that has begun runs to its end, whatever the deadline."""
+
+        async def run() -> T:
+            return await operation(self._client)
+
+        submitted = time.monotonic()
+
+        def work() -> T:
+            self._metrics.pool_wait_seconds.observe(time.monotonic() - submitted)
+            with self._metrics.pool_in_use.track_inprogress():
+                return self._runner.run(run())
+
+        with observed(self._metrics, name or operation.__name__):
+            try:
+                async with time_limit(math.inf if deadline is None else deadline):
+                    return await self._in_thread(work)
+            except TimeoutError as error:
+                raise DeadlineExceeded("the embedded Qdrant did not answer in time") from error
+            except (ValueError, OSError, sqlite3.Error) as error:
+                raise embedded_error(error) from error
+
+    async def close(self) -> None:
+        """Wait for the operation under way and free the folder."""
+
+        def close() -> None:
+            self._runner.run(self._client.close())
+            self._runner.close()
+
+        await self._in_thread(close)
+        self._thread.shutdown()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+class EmbeddedStore(QdrantStore):
+    """Passages in the embedded engine; snapshots in `FOLDER/VERSION/NAME/`, with the points and the notes."""
+
+    def __init__(self, qdrant: EmbeddedQdrant, snapshots: Path) -> None:
+        super().__init__(qdrant)
+        self._folder = snapshots
+
+    @classmethod
+    async def open(cls, settings: RetrieverSettings, metrics: RetrieverMetrics) -> EmbeddedStore:
+        """Open the data folder that the settings name, or create it. Raises StartupError if it cannot be had."""
+        return cls(await EmbeddedQdrant.open(settings.qdrant_path, metrics), settings.qdrant_snapshot_path)
+
+    async def check(self, deadline: Deadline) -> None:
+        """Do nothing: the engine is part of this process, and a call would only queue behind the work."""
+
+    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
+        """Do nothing: the engine has no payload indexes."""
+
+    async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
+        # Take a copy: SQLite's own backup, between two operations of the engine.
+        target = self._folder / version / f"{version}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S-%f}"
+
+        async def copy(client: AsyncQdrantBase) -> None:
+            assert isinstance(client, AsyncQdrantLocal)  # noqa: S101  for mypy
+            notes = (await client.get_collection(version)).config.metadata
+            # Hidden until it is whole: what a killed process leaves behind is no snapshot.
+            partial = target.with_name(f".{target.name}")
+            partial.mkdir(parents=True)
+            try:
+                copied = sqlite3.connect(partial / STORAGE_FILE_NAME)
+                storage: Any = client.collections[version].storage
+                storage.storage.backup(copied)
+                copied.close()
+                (partial / _DESCRIPTION).write_text(json.dumps(notes), encoding="utf-8")
+                partial.rename(target)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+
+        await self.call("snapshot", deadline, copy)
+        return _snapshot(target)
+
+    async def snapshots(self, collection: str, deadline: Deadline) -> Sequence[Snapshot]:
+        folders = list(self._folder.iterdir()) if self._folder.is_dir() else []
+        return [
+            _snapshot(path)
+            for folder in folders
+            if folder.name == collection or number_of(collection, folder.name)
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+        ]
+
+    async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._folder / snapshot.version / snapshot.name)
+
+    async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
+        folder = self._folder / snapshot.version / snapshot.name
+        kept: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+
+        async def restore(client: AsyncQdrantBase) -> None:
+            await client.create_collection(into, **layout(kept["dimension"]), metadata={**kept, **notes})
+            stored = CollectionPersistence(str(folder))
+            try:
+                points: list[models.PointStruct] = []
+                for point in stored.load():
+                    points.append(point)
+                    if len(points) == _POINTS_AT_ONCE:
+                        await client.upsert(into, points)
+                        points = []
+                if points:
+                    await client.upsert(into, points)
+            finally:
+                stored.close()
+
+        await self.call("restore", deadline, restore)
+
+
+def _snapshot(path: Path) -> Snapshot:
+    created = datetime.fromtimestamp((path / _DESCRIPTION).stat().st_mtime, UTC)
+    return Snapshot(path.name, path.parent.name, created, sum(file.stat().st_size for file in path.iterdir()))

@@ -1,0 +1,145 @@
+"""Connections to a Qdrant server, under a circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from qdrant_client import AsyncQdrantClient
+
+from services.chassis import tracing
+from services.chassis.breaker import Breaker
+from services.chassis.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from services.retriever.engines.calls import Operation, observed, time_limit
+from services.retriever.engines.errors import translated
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+
+T = TypeVar("T")
+
+
+class QdrantPool:
+    """Connections to a Qdrant server, lent one at a time, with retries under a circuit breaker.
+
+    qdrant-client's own pool deals its channels out in turn, however many calls each of them carries; here a
+    connection carries one call, so that a slow server makes callers wait, and be counted, rather than pile up.
+    """
+
+    def __init__(self, settings: RetrieverSettings, metrics: RetrieverMetrics) -> None:
+        """Connect with the first call; construct it inside the event loop that will use it."""
+        self._settings = settings
+        self._metrics = metrics
+        self._clients = [_client(settings) for _ in range(settings.qdrant_pool_size)]
+        self._free = deque(self._clients)
+        self._permits = asyncio.Semaphore(len(self._clients))
+        self._breaker = Breaker(
+            "Qdrant",
+            failures=settings.qdrant_breaker_failures,
+            reset_seconds=settings.qdrant_breaker_reset_seconds,
+            fair_seconds=min(1.0, settings.qdrant_timeout),
+            on_transition=metrics.breaker_changed,
+        )
+        metrics.pool_size.set(len(self._clients))
+        metrics.breaker_open.set(0)
+
+    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
+        """Run an operation, again if it met an outage and the deadline leaves time for it.
+
+        It must bear being run twice. `name` is that of its span; by default the operation's own. Raises Unavailable
+        (reason BREAKER_OPEN at once while the breaker is open), DeadlineExceeded, or ResourceExhausted: POOL_EXHAUSTED,
+        RATE_LIMITED, STORAGE_FULL.
+        """
+        with observed(self._metrics, name or operation.__name__):
+            return await self._persist(operation, math.inf if deadline is None else deadline)
+
+    async def _persist(self, operation: Operation[T], end: float) -> T:
+        retries = self._settings.qdrant_pool_max_retries if self._settings.qdrant_pool_retry_enabled else 0
+        tried = 0
+        while True:
+            try:
+                return await self._try(operation, end)
+            except Unavailable:
+                longest_pause = self._settings.qdrant_pool_retry_delay * 2**tried
+                pause = random.uniform(0, longest_pause)  # noqa: S311  spreads retries, hides nothing
+                if tried == retries or self._breaker.state != "closed" or time.monotonic() + pause >= end:
+                    raise
+            tried += 1
+            self._metrics.retries.inc()
+            if (span := tracing.recorded()) is not None:
+                span.add_event("retry", {"sluice.retry": tried})
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Close all connections; calls under way fail."""
+        for client in self._clients:
+            await client.close()
+
+    async def _try(self, operation: Operation[T], end: float) -> T:
+        self._breaker.check()
+        async with self._connection(end) as client:
+            timeout = min(end - time.monotonic(), self._settings.qdrant_timeout)
+            with self._breaker.attempt(given_seconds=timeout), translated():
+                async with time_limit(time.monotonic() + timeout):
+                    return await operation(client)
+
+    @asynccontextmanager
+    async def _connection(self, end: float) -> AsyncIterator[AsyncQdrantClient]:
+        started = time.monotonic()
+        try:
+            if self._permits.locked():
+                await self._wait_for_permit(end)
+            else:
+                await self._permits.acquire()
+        finally:
+            self._metrics.pool_wait_seconds.observe(time.monotonic() - started)
+        client = self._free.popleft()
+        try:
+            with self._metrics.pool_in_use.track_inprogress():
+                yield client
+        finally:
+            self._free.append(client)
+            self._permits.release()
+
+    async def _wait_for_permit(self, end: float) -> None:
+        timeout = self._settings.qdrant_pool_timeout
+        self._metrics.pool_waiting.inc()
+        try:
+            async with time_limit(min(end, time.monotonic() + timeout)):
+                await self._permits.acquire()
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise DeadlineExceeded("the deadline passed while waiting for a connection to Qdrant") from None
+            raise ResourceExhausted(
+                f"all {len(self._clients)} connections to Qdrant stayed busy for {timeout:g} s; "
+                "raise QDRANT_POOL_SIZE if Qdrant has capacity left",
+                reason="POOL_EXHAUSTED",
+                retry_after=self._settings.qdrant_pool_retry_delay,
+            ) from None
+        finally:
+            self._metrics.pool_waiting.dec()
+
+
+def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
+    """Return one connection. A channel is not enough: gRPC shares connections between equal channels."""
+    return AsyncQdrantClient(
+        url=settings.qdrant_url,
+        grpc_port=settings.qdrant_grpc_port,
+        prefer_grpc=settings.qdrant_grpc_port != 0,
+        api_key=settings.qdrant_api_key.get_secret_value() or None,
+        timeout=math.ceil(settings.qdrant_timeout),
+        check_compatibility=False,
+        pool_size=1,
+        grpc_options={
+            "grpc.use_local_subchannel_pool": 1,
+            "grpc.keepalive_time_ms": 20_000,
+            "grpc.keepalive_timeout_ms": 5_000,
+            "grpc.initial_reconnect_backoff_ms": 200,
+            "grpc.max_reconnect_backoff_ms": 5_000,
+        },
+    )

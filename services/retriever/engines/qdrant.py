@@ -1,0 +1,141 @@
+"""Passages in Qdrant: the calls of `PassageStore` that its server and its embedded engine answer alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+from qdrant_client import models
+from qdrant_client.async_client_base import AsyncQdrantBase
+
+from services.retriever.engines import conversions
+from services.retriever.engines.calls import Operation, Qdrant
+from services.retriever.engines.conversions import DENSE, LEXICAL, SELECTED
+from services.retriever.fields import ALL, Filter
+from services.retriever.lexical import SparseVector
+from services.retriever.store import (
+    Catalogue,
+    Deadline,
+    Description,
+    Hit,
+    Mode,
+    Notes,
+    Parts,
+    PointId,
+    Query,
+    Revisions,
+    Row,
+)
+
+T = TypeVar("T")
+
+_MODES = {Mode.ANY: None, Mode.NEW: models.UpdateMode.INSERT_ONLY, Mode.CHANGED: models.UpdateMode.UPDATE_ONLY}
+
+
+class QdrantStore:
+    """Passages in Qdrant, whichever way it is reached; see `PassageStore`."""
+
+    def __init__(self, qdrant: Qdrant) -> None:
+        self._qdrant = qdrant
+
+    async def close(self) -> None:
+        await self._qdrant.close()
+
+    async def catalogue(self, deadline: Deadline) -> Catalogue:
+        async def catalogue(client: AsyncQdrantBase) -> Catalogue:
+            versions = [known.name for known in (await client.get_collections()).collections]
+            return Catalogue(versions, await _aliases(client))
+
+        return await self.call("catalogue", deadline, catalogue)
+
+    async def describe(self, name: str, deadline: Deadline) -> Description:
+        async def describe(client: AsyncQdrantBase) -> Description:
+            version = (await _aliases(client)).get(name, name)
+            found = await client.get_collection(version)
+            return Description(version, found.config.metadata or {}, found.points_count or 0)
+
+        return await self.call("describe", deadline, describe)
+
+    async def create(self, version: str, dimension: int, notes: Notes, deadline: Deadline) -> None:
+        arguments = conversions.layout(dimension) | {"metadata": dict(notes)}
+        await self.call("create_collection", deadline, lambda client: client.create_collection(version, **arguments))
+
+    async def note(self, version: str, notes: Notes, deadline: Deadline) -> None:
+        metadata = dict(notes)
+        await self.call("note", deadline, lambda client: client.update_collection(version, metadata=metadata))
+
+    async def drop(self, version: str, deadline: Deadline) -> None:
+        await self.call("drop", deadline, lambda client: client.delete_collection(version))
+
+    async def point(self, alias: str, version: str, deadline: Deadline) -> None:
+        created = models.CreateAlias(alias_name=alias, collection_name=version)
+        create = models.CreateAliasOperation(create_alias=created)
+        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+
+        async def point(client: AsyncQdrantBase) -> None:
+            known = alias in await _aliases(client)
+            await client.update_collection_aliases([delete, create] if known else [create])
+
+        await self.call("point", deadline, point)
+
+    async def write(
+        self,
+        version: str,
+        rows: Sequence[Row],
+        deadline: Deadline,
+        mode: Mode = Mode.ANY,
+        still: Revisions | None = None,
+    ) -> None:
+        # Converting a large batch takes long enough to hold up all other calls.
+        points = await asyncio.to_thread(lambda: [conversions.to_point(row) for row in rows])
+        how = {"update_mode": _MODES[mode], "update_filter": None if still is None else conversions.to_condition(still)}
+        await self.call("upsert", deadline, lambda client: client.upsert(version, points, wait=True, **how))
+
+    async def remove(
+        self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
+    ) -> None:
+        selector: models.PointsSelector = models.PointIdsList(points=list(ids))
+        if still is not None:
+            selector = models.FilterSelector(filter=conversions.to_condition(still))
+        await self.call("delete", deadline, lambda client: client.delete(version, selector, wait=True))
+
+    async def search(
+        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, whole: bool, deadline: Deadline
+    ) -> Sequence[Sequence[Hit]]:
+        query_filter = conversions.to_filter(condition)
+        requests = [
+            models.QueryRequest(
+                query=conversions.to_query(by),
+                using=LEXICAL if isinstance(by, SparseVector) else DENSE,
+                filter=query_filter,
+                limit=limit,
+                with_payload=whole,
+            )
+            for by in searches
+        ]
+        found = await self.call("search", deadline, lambda client: client.query_batch_points(version, requests))
+        return [[conversions.to_hit(point, whole) for point in response.points] for response in found]
+
+    async def read(self, version: str, ids: Sequence[PointId], parts: Parts, deadline: Deadline) -> Sequence[Row]:
+        selected = SELECTED[parts]
+        records = await self.call("retrieve", deadline, lambda client: client.retrieve(version, ids, **selected))
+        return [conversions.to_row(record) for record in records]
+
+    async def scroll(
+        self, version: str, start: PointId | None, limit: int, parts: Parts, deadline: Deadline, condition: Filter = ALL
+    ) -> tuple[Sequence[Row], PointId | None]:
+        which = {"scroll_filter": conversions.to_filter(condition), "limit": limit, "offset": start, **SELECTED[parts]}
+        records, following = await self.call("scroll", deadline, lambda client: client.scroll(version, **which))
+        return [conversions.to_row(record) for record in records], None if following is None else str(following)
+
+    async def count(self, version: str, deadline: Deadline) -> int:
+        return (await self.call("count", deadline, lambda client: client.count(version, exact=True))).count
+
+    async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
+        """Run an operation of Qdrant's client; `name` is that of its span."""
+        return await self._qdrant.call(operation, name=name, deadline=deadline)
+
+
+async def _aliases(client: AsyncQdrantBase) -> dict[str, str]:
+    return {alias.alias_name: alias.collection_name for alias in (await client.get_aliases()).aliases}

@@ -1,0 +1,82 @@
+"""Passages in a Qdrant server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from qdrant_client import models
+from qdrant_client.async_client_base import AsyncQdrantBase
+
+from services.chassis.errors import FailedPrecondition, NotFound
+from services.retriever.engines.conversions import payload_key
+from services.retriever.engines.pool import QdrantPool
+from services.retriever.engines.qdrant import QdrantStore
+from services.retriever.fields import Schema
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.settings import RetrieverSettings
+from services.retriever.store import Deadline, Notes, Snapshot, number_of
+
+_OLDEST_QDRANT = (1, 17)
+
+
+class ServerStore(QdrantStore):
+    """Passages in a Qdrant server, which keeps snapshots itself and deletes them with their version."""
+
+    def __init__(self, settings: RetrieverSettings, metrics: RetrieverMetrics) -> None:
+        """Connect with the first call; construct it inside the event loop that will use it."""
+        super().__init__(QdrantPool(settings, metrics))
+        self._url = settings.qdrant_url.rstrip("/")
+        self._api_key = settings.qdrant_api_key.get_secret_value() or None
+
+    async def check(self, deadline: Deadline) -> None:
+        version = (await self.call("info", deadline, lambda client: client.info())).version
+        if tuple(map(int, version.split(".")[:2])) < _OLDEST_QDRANT:
+            wanted = ".".join(map(str, _OLDEST_QDRANT))
+            raise FailedPrecondition(
+                f"Qdrant {version} ignores the conditions of an update; run {wanted} or newer", reason="QDRANT_TOO_OLD"
+            )
+
+    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
+        async def declare(client: AsyncQdrantBase) -> None:
+            for name, kind in schema.items():
+                index = models.PayloadSchemaType(kind.value)
+                await client.create_payload_index(version, payload_key(name), index, wait=True)
+
+        await self.call("declare", deadline, declare)
+
+    async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
+        made = await self.call("create_snapshot", deadline, lambda client: client.create_snapshot(version, wait=True))
+        if made is None:
+            raise NotFound(f"Qdrant made no snapshot of {version!r}")
+        return _snapshot(version, made)
+
+    async def snapshots(self, collection: str, deadline: Deadline) -> Sequence[Snapshot]:
+        async def snapshots(client: AsyncQdrantBase) -> list[Snapshot]:
+            names = [known.name for known in (await client.get_collections()).collections]
+            return [
+                _snapshot(name, found)
+                for name in names
+                if name == collection or number_of(collection, name)
+                for found in await client.list_snapshots(name)
+            ]
+
+        return await self.call("list_snapshots", deadline, snapshots)
+
+    async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
+        version, name = snapshot.version, snapshot.name
+        await self.call("delete_snapshot", deadline, lambda client: client.delete_snapshot(version, name, wait=True))
+
+    async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
+        # The server fetches it from itself, wherever it keeps its snapshots.
+        location = f"{self._url}/collections/{snapshot.version}/snapshots/{snapshot.name}"
+        how = {"api_key": self._api_key, "wait": True}
+        await self.call("recover_snapshot", deadline, lambda client: client.recover_snapshot(into, location, **how))
+        await self.note(into, notes, deadline)
+
+
+def _snapshot(version: str, made: models.SnapshotDescription) -> Snapshot:
+    created = datetime.fromisoformat(made.creation_time) if made.creation_time else datetime.fromtimestamp(0, UTC)
+    if created.tzinfo is None:  # Qdrant's times are in UTC
+        created = created.replace(tzinfo=UTC)
+    return Snapshot(made.name, version, created, made.size)

@@ -1,0 +1,411 @@
+"""Passages of a collection: search, storing, deleting, reading.
+
+A passage has a dense vector, compared by its cosine, and a sparse one (BM25, see `lexical`). A search asks for all
+variants of a query at once, each by vector and by words; the results are fused here (see `fusion`), and only the
+passages of the fused head are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from services.chassis.errors import InvalidArgument
+from services.retriever import fields, lexical, paging
+from services.retriever.collections import CollectionInfo, Collections
+from services.retriever.documents import Passage, Vector, check_chunks, later_ids, outdated_ids
+from services.retriever.fields import ALL, Filter
+from services.retriever.fusion import Found, fuse
+from services.retriever.lexical import SparseVector
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.store import Deadline, Parts, PassageStore, Row, point_id
+
+MAX_VARIANTS = 16
+MAX_QUERY_BYTES = 16_384
+MAX_CANDIDATES = 1000
+MAX_BATCH = 1000
+MAX_ID_BYTES = 512
+MAX_DOCUMENTS = 100
+
+# A page of documents is cut short when its texts have become so long: messages have a limit.
+_PAGE_CHARACTERS = 1_000_000
+_ROWS_AT_ONCE = 256
+# A page of documents goes through at most this many times as many passages: with a filter, few may match.
+_MOST_SCROLLS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVariant:
+    """One way to ask: by words, by vector, or both."""
+
+    text: str
+    vector: Vector | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passage that was found."""
+
+    passage: Passage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Candidates, best first, and the version that they come from.
+
+    Scores are those of the fusion, or of the only search that ran (a cosine, or BM25): comparable within one result.
+    """
+
+    candidates: Sequence[Candidate]
+    version: str
+    fused_searches: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Outcome of storing or deleting."""
+
+    count: int
+    """Number of passages stored, or of documents deleted."""
+    version: str
+    building: str
+    """The version that is being built and has to follow; empty where there is none."""
+    changed: Sequence[str]
+    """Ids of the passages that are not as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Passages with their vectors, chosen by chance, and the number of all."""
+
+    passages: Sequence[Passage]
+    version: str
+    count: int
+
+
+class Search(NamedTuple):
+    """One of the searches that are fused."""
+
+    by: Vector | SparseVector
+    weight: float
+
+
+class Passages:
+    """Finds, stores, deletes and reads passages."""
+
+    def __init__(
+        self, store: PassageStore, collections: Collections, metrics: RetrieverMetrics, *, fusion_depth: int = 100
+    ) -> None:
+        """`fusion_depth` is the fewest candidates that each search puts into the fusion."""
+        self._store = store
+        self._collections = collections
+        self._metrics = metrics
+        self._fusion_depth = fusion_depth
+
+    async def search(
+        self,
+        collection: str,
+        variants: Sequence[QueryVariant],
+        *,
+        limit: int,
+        condition: Filter = ALL,
+        dense_weight: float = 1.0,
+        lexical_weight: float = 1.0,
+        model_fingerprint: str = "",
+        deadline: Deadline = None,
+    ) -> SearchResult:
+        """Return the best passages for all variants together.
+
+        Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
+        `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or
+        without weight is left out.
+        """
+        _check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
+
+        async def search(info: CollectionInfo) -> SearchResult:
+            info.check_model(model_fingerprint)
+            for place, variant in enumerate(variants):
+                if variant.vector is not None:
+                    info.check_vector(variant.vector, f"variants[{place}].vector")
+            fitted = condition.fit(info.schema)
+            searches = plan(variants, dense_weight, lexical_weight)
+            if not searches:
+                return SearchResult((), info.version, 0, 0.0)
+            started = time.monotonic()
+            try:
+                candidates = await self._find(info.version, searches, limit, fitted, deadline)
+            finally:
+                seconds = time.monotonic() - started
+                self._metrics.observe_search(seconds)
+            return SearchResult(candidates, info.version, len(searches), seconds)
+
+        return await self._collections.using(collection, search, deadline)
+
+    async def upsert(
+        self, collection: str, passages: Sequence[Passage], *, model_fingerprint: str, deadline: Deadline = None
+    ) -> Written:
+        """Store passages durably, replacing those with the same ids. All are valid, or none is stored.
+
+        Chunks that a document had before and has no more are deleted.
+        """
+        check_ids([passage.id for passage in passages], "passages", suffix=".id")
+        _check_unique(passages)
+        check_chunks(passages)
+        if not model_fingerprint:
+            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+        # Not the trusted description: what is written to a version that an alias has just left would be lost.
+        info = await self._collections.get(collection, deadline)
+        while True:
+            outdated = await self._replace(info, passages, model_fingerprint, deadline)
+            # Read after the writing: a version whose building begins later than this is filled from what is written
+            # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
+            after = await self._collections.get(collection, deadline)
+            if after.version == info.version:
+                changed = [*(passage.id for passage in passages), *outdated]
+                return Written(len(passages), info.version, after.building, changed)
+            info = after
+
+    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Written:
+        """Delete documents with all their chunks."""
+        check_ids(ids, "ids")
+        info = await self._collections.get(collection, deadline)
+        deleted, changed = 0, dict.fromkeys(ids)
+        while True:
+            firsts = await self._firsts(info.version, ids, deadline)
+            later = [later for first in firsts.values() for later in later_ids(first)]
+            for group in (later, firsts):
+                if group:
+                    await self._store.remove(info.version, _points(group), deadline)
+            deleted = max(deleted, len(firsts))
+            changed |= dict.fromkeys(later)
+            after = await self._collections.get(collection, deadline)
+            if after.version == info.version:
+                return Written(deleted, info.version, after.building, list(changed))
+            info = after
+
+    async def get(
+        self, collection: str, ids: Sequence[str], deadline: Deadline = None
+    ) -> tuple[list[list[Passage]], list[str]]:
+        """Return the passages of each document that exists, and the ids that do not, in the order of `ids`."""
+        check_ids(ids, "ids", most=MAX_DOCUMENTS)
+
+        async def get(info: CollectionInfo) -> tuple[list[list[Passage]], list[str]]:
+            firsts = await self._firsts(info.version, ids, deadline)
+            wanted = [firsts[document_id] for document_id in ids if document_id in firsts]
+            found = await self._whole(info.version, wanted, math.inf, deadline)
+            return [passages for passages in found if passages], [one for one in ids if one not in firsts]
+
+        return await self._collections.using(collection, get, deadline)
+
+    async def page(
+        self,
+        collection: str,
+        condition: Filter = ALL,
+        page_size: int = 0,
+        page_token: str = "",
+        deadline: Deadline = None,
+    ) -> tuple[list[list[Passage]], str]:
+        """Return the passages of the next documents whose first passage matches, and the next page's token.
+
+        Documents come in the order of their points, which is the same in every version. A page may hold fewer than
+        asked for, or none, though others follow.
+        """
+        size = paging.size_of(page_size, default=20, most=MAX_DOCUMENTS)
+        question = (collection, condition)
+        start = paging.decode(page_token, question) or None
+
+        async def following(info: CollectionInfo) -> tuple[list[list[Passage]], str]:
+            fitted = condition.fit(info.schema)
+            firsts: list[Row] = []
+            place = start
+            for _ in range(_MOST_SCROLLS):
+                rows, place = await self._store.scroll(info.version, place, _ROWS_AT_ONCE, Parts.KEYS, deadline, fitted)
+                firsts += [row for row in rows if row.passage.document_id == row.passage.id]
+                if place is None or len(firsts) > size:
+                    break
+            places = [row.id for row in firsts]
+            wanted = [row.passage for row in firsts[:size]]
+            found = await self._whole(info.version, wanted, _PAGE_CHARACTERS, deadline)
+            if len(found) < len(firsts):
+                place = places[len(found)]
+            token = paging.encode(place, question) if place else ""
+            return [passages for passages in found if passages], token
+
+        return await self._collections.using(collection, following, deadline)
+
+    async def sample(self, collection: str, limit: int, deadline: Deadline = None) -> Sample:
+        """Return passages chosen by chance: points are hashes, so those that follow any of them are."""
+        if not 1 <= limit <= MAX_BATCH:
+            raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_BATCH}")
+        version = (await self._collections.get(collection, deadline)).version
+        found: dict[str, Passage] = {}
+        for start in (str(uuid.UUID(int=random.getrandbits(128))), None):
+            if len(found) < limit:
+                rows, _ = await self._store.scroll(version, start, limit - len(found), Parts.VECTOR, deadline)
+                found |= {row.id: row.passage for row in rows}
+        return Sample(list(found.values()), version, await self._store.count(version, deadline))
+
+    async def _find(
+        self, version: str, searches: Sequence[Search], limit: int, condition: Filter, deadline: Deadline
+    ) -> list[Candidate]:
+        """Return the best passages of all searches together.
+
+        Ids and scores come in one round trip, the passages of the best in another. A single search needs only one, and
+        its scores stay as they are. A passage that is deleted between the two is not among the results.
+        """
+        alone = len(searches) == 1
+        reach = limit if alone else max(limit, self._fusion_depth)
+        found = await self._store.search(version, [search.by for search in searches], reach, condition, alone, deadline)
+        if alone:
+            return [Candidate(hit.passage, hit.score) for hit in found[0] if hit.passage]
+        fused = fuse(
+            [
+                Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < reach)
+                for search, hits in zip(searches, found, strict=True)
+            ]
+        )[:limit]
+        rows = await self._store.read(version, [one.id for one in fused], Parts.PASSAGE, deadline)
+        passages = {row.id: row.passage for row in rows}
+        return [Candidate(passages[one.id], one.score) for one in fused if one.id in passages]
+
+    async def _replace(
+        self, info: CollectionInfo, passages: Sequence[Passage], model_fingerprint: str, deadline: Deadline
+    ) -> list[str]:
+        """Store passages in a version; return the ids of chunks that were deleted."""
+        info.check_model(model_fingerprint)
+        revision = uuid.uuid4().hex
+        rows = await rows_for(self._collections, info, [(passage, revision) for passage in passages], deadline)
+        known = await self._store.read(info.version, [row.id for row in rows], Parts.KEYS, deadline)
+        outdated = outdated_ids(passages, {row.passage.id: row.passage for row in known})
+        if outdated:
+            await self._store.remove(info.version, _points(outdated), deadline)
+        await self._store.write(info.version, rows, deadline)
+        return outdated
+
+    async def _firsts(self, version: str, ids: Iterable[str], deadline: Deadline) -> dict[str, Passage]:
+        """Return the first passage of each document that exists, by its id, without text and metadata."""
+        points = _points(dict.fromkeys(ids))
+        rows = await self._store.read(version, points, Parts.KEYS, deadline)
+        return {row.passage.id: row.passage for row in rows if row.passage.document_id == row.passage.id}
+
+    async def _whole(
+        self, version: str, firsts: Sequence[Passage], room: float, deadline: Deadline
+    ) -> list[list[Passage]]:
+        """Return the passages of the first documents that have room, in characters, but of one at least.
+
+        Of a document that has just been deleted there are none.
+        """
+        ids = [passage_id for first in firsts for passage_id in first.chunk_ids]
+        found: dict[str, Passage] = {}
+        end = size = 0
+        while end < len(ids) and (size < room or end < len(firsts[0].chunk_ids)):
+            some = _points(ids[end : end + _ROWS_AT_ONCE])
+            rows = await self._store.read(version, some, Parts.PASSAGE, deadline)
+            found |= {row.passage.id: row.passage for row in rows}
+            size += sum(len(row.passage.text) + len(row.passage.title) for row in rows)
+            end += len(some)
+        documents: list[list[Passage]] = []
+        for first in firsts:
+            end -= len(first.chunk_ids)
+            if end < 0:
+                break
+            documents.append([found[one] for one in first.chunk_ids if one in found])
+        return documents
+
+
+async def rows_for(
+    collections: Collections, info: CollectionInfo, revised: Sequence[tuple[Passage, str]], deadline: Deadline
+) -> list[Row]:
+    """Return the rows for passages with their revisions, once their fields are declared.
+
+    InvalidArgument if a passage does not fit the version.
+    """
+    for place, (passage, _) in enumerate(revised):
+        path = f"passages[{place}].vector"
+        if passage.vector is None:
+            raise InvalidArgument(path, f"is missing; send {info.model.dimension} values")
+        info.check_vector(passage.vector, path)
+    info = await collections.declare(info, [passage for passage, _ in revised], deadline)
+    # Weighing the words of a large batch takes long enough to hold up all other calls.
+    return await asyncio.to_thread(lambda: [_row(passage, revision, info) for passage, revision in revised])
+
+
+def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float) -> list[Search]:
+    """Return the searches for these variants, each variant's dense one before its lexical one."""
+    searches: list[Search] = []
+    for variant in variants:
+        if variant.vector is not None and dense_weight > 0:
+            searches.append(Search(_unit(variant.vector), variant.weight * dense_weight))
+        if lexical_weight > 0 and (words := lexical.query_vector(variant.text)).indices:
+            searches.append(Search(words, variant.weight * lexical_weight))
+    return searches
+
+
+def check_ids(ids: Sequence[str], path: str, suffix: str = "", most: int = MAX_BATCH) -> None:
+    """Raise InvalidArgument unless there are 1 to `most` ids of a length that can be stored."""
+    if not 1 <= len(ids) <= most:
+        raise InvalidArgument(path, f"has {len(ids)} entries; send 1 to {most}")
+    for place, passage_id in enumerate(ids):
+        if not 1 <= len(passage_id.encode()) <= MAX_ID_BYTES:
+            raise InvalidArgument(f"{path}[{place}]{suffix}", f"must be 1 to {MAX_ID_BYTES} bytes long")
+
+
+def _points(passage_ids: Iterable[str]) -> list[str]:
+    return [point_id(passage_id) for passage_id in passage_ids]
+
+
+def _row(passage: Passage, revision: str, info: CollectionInfo) -> Row:
+    assert passage.vector is not None  # noqa: S101  checked before
+    metadata = {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()}
+    kept = replace(passage, metadata=metadata, vector=_unit(passage.vector))
+    return Row(point_id(passage.id), kept, revision, info.bm25.passage_vector(passage.text, passage.title))
+
+
+def _unit(vector: Vector) -> Vector:
+    """Return the vector at length 1; one of zeros as it is."""
+    length = np.linalg.norm(vector.astype(np.float64))
+    unit: Vector = (vector / (length or 1.0)).astype(np.float32)
+    return unit
+
+
+def _check_search(
+    variants: Sequence[QueryVariant], limit: int, dense_weight: float, lexical_weight: float, fingerprint: str
+) -> None:
+    if not 1 <= limit <= MAX_CANDIDATES:
+        raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_CANDIDATES}")
+    for name, weight in (("dense_weight", dense_weight), ("lexical_weight", lexical_weight)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InvalidArgument(name, f"is {weight}; send 0 or more")
+    if not 1 <= len(variants) <= MAX_VARIANTS:
+        raise InvalidArgument("variants", f"has {len(variants)} variants; send 1 to {MAX_VARIANTS}")
+    for place, variant in enumerate(variants):
+        path = f"variants[{place}]"
+        if not (math.isfinite(variant.weight) and variant.weight > 0):
+            raise InvalidArgument(f"{path}.weight", f"is {variant.weight}; send more than 0")
+        if len(variant.text.encode()) > MAX_QUERY_BYTES:
+            raise InvalidArgument(f"{path}.text", f"is longer than {MAX_QUERY_BYTES} bytes")
+        if variant.vector is not None and not fingerprint:
+            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+    by_vector = dense_weight > 0 and any(variant.vector is not None for variant in variants)
+    by_words = lexical_weight > 0 and any(variant.text.strip() for variant in variants)
+    if not (by_vector or by_words):
+        raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
+
+
+def _check_unique(passages: Sequence[Passage]) -> None:
+    first: dict[str, int] = {}
+    for place, passage in enumerate(passages):
+        if (before := first.setdefault(passage.id, place)) != place:
+            problem = f"is that of passages[{before}] too; send each id once"
+            raise InvalidArgument(f"passages[{place}].id", problem, reason="DUPLICATE_ID")

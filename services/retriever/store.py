@@ -1,0 +1,196 @@
+"""The port behind which passages are kept, in the product's own types; `engines` implements it."""
+
+from __future__ import annotations
+
+import enum
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from services.retriever.documents import Passage, Vector
+from services.retriever.fields import ALL, Filter, Schema
+from services.retriever.lexical import SparseVector
+from sluice.type.v1 import collection_pb2 as pb
+
+PointId = str
+"""Id of a passage within a version: the same in every version, and the order of `PassageStore.scroll`."""
+
+Deadline = float | None
+"""A moment on the monotonic clock; None where there is none."""
+Notes = Mapping[str, Any]
+Query = Vector | SparseVector
+Revisions = Mapping[PointId, str]
+
+# Never change this: it would orphan everything that is stored.
+_POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
+
+
+def point_id(passage_id: str) -> PointId:
+    """Return the point of a passage."""
+    return str(uuid.uuid5(_POINT_IDS, passage_id))
+
+
+def split_version(version: str) -> tuple[str, int]:
+    """Return the collection and the number of a version's name; number 0 where it is not such a name."""
+    found = re.fullmatch(r"(.+)-v([1-9]\d{0,8})", version)
+    return (found[1], int(found[2])) if found else (version, 0)
+
+
+def number_of(collection: str, version: str) -> int:
+    """Return the number in a version's name; 0 where it is not the name of a version of this collection."""
+    owner, number = split_version(version)
+    return number if owner == collection else 0
+
+
+class Catalogue(NamedTuple):
+    """Names of all versions, and the version behind each alias."""
+
+    versions: Sequence[str]
+    aliases: Mapping[str, str]
+
+
+class Description(NamedTuple):
+    """A version, as it is found behind a name."""
+
+    version: str
+    notes: Notes
+    passage_count: int
+
+
+class Row(NamedTuple):
+    """A passage as it is kept. `revision` identifies the write that made it; "0" where none was recorded."""
+
+    id: PointId
+    passage: Passage
+    revision: str
+    words: SparseVector = SparseVector([], [])
+    """Needed for writing; not read back."""
+
+
+class Hit(NamedTuple):
+    """A passage that a search found; `passage` is None unless it was asked for."""
+
+    id: PointId
+    score: float
+    passage: Passage | None
+
+
+class Parts(enum.Enum):
+    """The parts of a passage that are read."""
+
+    KEYS = "keys"
+    """Id, chunk and revision."""
+    PASSAGE = "passage"
+    """Everything but the vector."""
+    VECTOR = "vector"
+    """Everything."""
+
+
+class Mode(enum.Enum):
+    """The passages that a write takes."""
+
+    ANY = "any"
+    NEW = "new"
+    """Those that do not exist yet."""
+    CHANGED = "changed"
+    """Those that exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of a version as it was at a moment."""
+
+    name: str
+    version: str
+    created: datetime
+    size_bytes: int
+
+    def to_proto(self) -> pb.Snapshot:
+        """Write the snapshot."""
+        message = pb.Snapshot(name=self.name, version=self.version, size_bytes=self.size_bytes)
+        message.create_time.FromDatetime(self.created)
+        return message
+
+
+class PassageStore(Protocol):
+    """Keeps versions of collections, their passages and their snapshots.
+
+    Calls raise the errors of `services.chassis.errors`: NotFound and AlreadyExists about a version, Unavailable and
+    ResourceExhausted about the engine. All bear being repeated.
+    """
+
+    async def check(self, deadline: Deadline) -> None:
+        """Raise what keeps the engine from answering."""
+
+    async def close(self) -> None:
+        """Free connections and files; calls under way fail."""
+
+    async def catalogue(self, deadline: Deadline) -> Catalogue:
+        """Return all versions and aliases."""
+
+    async def describe(self, name: str, deadline: Deadline) -> Description:
+        """Describe the version of this name, or behind this alias."""
+
+    async def create(self, version: str, dimension: int, notes: Notes, deadline: Deadline) -> None:
+        """Create an empty version for vectors of this dimension."""
+
+    async def note(self, version: str, notes: Notes, deadline: Deadline) -> None:
+        """Merge notes into those of a version, by key."""
+
+    async def drop(self, version: str, deadline: Deadline) -> None:
+        """Delete a version and its aliases."""
+
+    async def point(self, alias: str, version: str, deadline: Deadline) -> None:
+        """Create an alias, or move it in one step."""
+
+    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
+        """Prepare fields for being filtered on."""
+
+    async def write(
+        self,
+        version: str,
+        rows: Sequence[Row],
+        deadline: Deadline,
+        mode: Mode = Mode.ANY,
+        still: Revisions | None = None,
+    ) -> None:
+        """Write passages durably; each only if it still has its revision in `still`, where that is given."""
+
+    async def remove(
+        self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
+    ) -> None:
+        """Remove passages, each only if it still has its revision in `still`, where that is given."""
+
+    async def search(
+        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, whole: bool, deadline: Deadline
+    ) -> Sequence[Sequence[Hit]]:
+        """Return the best passages of each search by dot product, best first; with the passages if `whole`.
+
+        Of sparse vectors each product is multiplied by the term's IDF in the version.
+        """
+
+    async def read(self, version: str, ids: Sequence[PointId], parts: Parts, deadline: Deadline) -> Sequence[Row]:
+        """Return the passages that exist, in no order."""
+
+    async def scroll(
+        self, version: str, start: PointId | None, limit: int, parts: Parts, deadline: Deadline, condition: Filter = ALL
+    ) -> tuple[Sequence[Row], PointId | None]:
+        """Return matching passages from `start` on in the order of their points, and the start of the next ones."""
+
+    async def count(self, version: str, deadline: Deadline) -> int:
+        """Count passages exactly."""
+
+    async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
+        """Take a consistent copy of a version."""
+
+    async def snapshots(self, collection: str, deadline: Deadline) -> Sequence[Snapshot]:
+        """Return the snapshots of a collection's versions, or of a version, in no order."""
+
+    async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
+        """Delete a snapshot."""
+
+    async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
+        """Create a version from a snapshot, with its notes but for these."""
