@@ -23,14 +23,14 @@ from services.chassis.errors import KINDS, DeadlineExceeded, SluiceError, Unavai
 _FAILURES = tuple(kind.error for kind in KINDS if kind.trips_breaker)
 
 Transition = Callable[[str, str, str], None]
-"""Called with the breaker's name, the old and the new state: `closed`, `open` or `half-open`."""
+"""Takes name, old and new state: `closed`, `open` or `half-open`."""
 
 
 class Breaker(pybreaker.CircuitBreakerListener):
-    """Opens after `failures` failures in a row, fails fast for `reset_seconds`, then admits one probe.
+    """Breaker of one dependency, `name`.
 
-    `name` is that of the dependency. A deadline missed in less than `fair_seconds` does not count: callers in a hurry
-    must not cut off the others.
+    It opens after `failures` failures in a row, fails fast for `reset_seconds`, then admits one probe. A deadline
+    missed in less than `fair_seconds` does not count: callers in a hurry must not cut off the others.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Breaker(pybreaker.CircuitBreakerListener):
         return self._breaker.current_state
 
     def check(self) -> None:
-        """Raise Unavailable if a call that began now would be refused; for callers that first have to queue."""
+        """Raise Unavailable if a call would be refused now. For callers that first have to queue."""
         wait = max(0.0, self._opened_at + self._reset_seconds - self._clock())
         if self.state != pybreaker.STATE_CLOSED and (self._probing or wait > 0):
             raise Unavailable(

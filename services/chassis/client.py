@@ -1,4 +1,4 @@
-"""Calls to a stage: deadline, request id and trace go along, and failures come back as `SluiceError`."""
+"""Calls to a stage, with deadline, request id and trace. Failures come back as `SluiceError`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _service_config(service: str) -> str:
 
 @cache
 def _method_of(request: Descriptor) -> str:
-    """The full name of the RPC that takes a request: each RPC has a request type of its own (buf lint)."""
+    """Full name of the RPC of a request type. Each RPC has its own (buf lint)."""
     return next(
         (
             f"{service.full_name}/{method.name}"
@@ -63,11 +63,12 @@ def _method_of(request: Descriptor) -> str:
 
 
 class StageChannel:
-    """One channel to all replicas of a stage; `dns:///embedder:50052` stands for each address of the name.
+    """One channel to all replicas of a stage.
 
-    `service` is the full name of the stage's gRPC service: its replicas are called in turn, those that are not SERVING
-    are skipped, and UNAVAILABLE is retried. `breaker` guards every call. `credentials` are those of
-    `services.chassis.tls`; without them the connection is plain.
+    The address `dns:///embedder:50052` stands for each address of the name. `service` is the full name of the stage's
+    gRPC service: its replicas are called in turn, those that are not SERVING are skipped, and UNAVAILABLE is retried.
+    `breaker` guards every call. `credentials` are those of `services.chassis.tls`; without them the connection is
+    plain.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class PermissionDenied(SluiceError):
 
 
 class FailedPrecondition(SluiceError):
-    """The state of the system forbids a valid call until an operator changes that state."""
+    """The state of the system forbids the call, until an operator changes it."""
 
 
 class ResourceExhausted(SluiceError):
@@ -69,7 +69,7 @@ class DeadlineExceeded(SluiceError):
 
 
 class Unimplemented(SluiceError):
-    """The called server does not know this call; most often it runs an older release."""
+    """The called server does not know this call. Most often its release is older."""
 
 
 class Cancelled(SluiceError):
@@ -77,7 +77,7 @@ class Cancelled(SluiceError):
 
 
 class Internal(SluiceError):
-    """A fault of our own; its details are in the log and not in the reply."""
+    """A fault of our own. Its details are in the log, not in the reply."""
 
 
 class Blame(enum.Enum):
@@ -140,7 +140,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def kind_of_code(code: str) -> Kind:
-    """The row of a canonical code; that of INTERNAL for a code that no error of ours has."""
+    """The row of a canonical code, or that of INTERNAL for other codes."""
     return _BY_CODE.get(code) or _BY_CODE["INTERNAL"]
 
 

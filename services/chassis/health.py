@@ -45,7 +45,7 @@ class Health:
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Keep the state up to date while the block runs, and set NOT_SERVING at its end."""
+        """Update the state while the block runs; NOT_SERVING at its end."""
         try:
             async with in_background(self._poll()):
                 yield

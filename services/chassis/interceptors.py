@@ -1,7 +1,7 @@
-"""The interceptor around every call of every stage: decode, trace, count, log, and turn errors into statuses.
+"""The interceptor around every call of every stage.
 
-It is one, so that the order is plain to see. Health and reflection pass through untouched: they must answer while
-everything else is refused, and would fill the logs.
+It decodes, traces, counts, logs, and turns errors into statuses. It is one, so that the order is plain to see. Health
+and reflection pass through untouched: they must answer while everything else is refused, and would fill the logs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUEST_ID = "x-request-id"
 CALLER = "x-sluice-caller"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""The caller, for fairness between callers: as the stage before this one named it, or the peer's address."""
+"""The caller, for fairness: as named by the stage before, or the peer's address."""
 
 _log = logs.get_logger("rpc")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
@@ -161,7 +161,7 @@ def _around(method: str, request_type: type[Message], counted: MethodMetrics, *,
 
 
 def _cancelled_from_outside() -> bool:
-    """True if this call was cancelled because its caller left, its deadline passed, or the server stops."""
+    """True if the caller left, the deadline passed, or the server stops."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

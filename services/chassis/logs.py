@@ -13,7 +13,7 @@ from services.chassis.settings import StageSettings
 
 
 def configure(stage: str, settings: StageSettings) -> None:
-    """Send all logs of this process, those of libraries included, to standard error in one format."""
+    """Send all logs, those of libraries included, to standard error in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -117,7 +117,7 @@ class MethodMetrics:
             self._deadline.observe(time_left)
 
     def ended(self, code: str, seconds: float | None) -> None:
-        """Count the end of a call; `seconds` is None where its length has no meaning."""
+        """Count the end of a call. `seconds` is None where length has no meaning."""
         self._in_flight -= 1
         if (handled := self._handled.get(code)) is None:
             handled = self._handled[code] = self._all_handled.labels(*self._names, code)

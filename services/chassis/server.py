@@ -43,7 +43,7 @@ class Stage:
     problem: Callable[[], str | None] = lambda: None
     """The problem that keeps it from its work, or None. Must be cheap: it is polled twice a second."""
     limit: ConcurrencyLimit | None = None
-    """Refuses calls when too many are under way; None for a stage that refuses by its own queue."""
+    """Limit on calls under way; None for a stage that refuses by its own queue."""
     bulk_methods: frozenset[str] = frozenset()
     """Names of methods that the limit refuses first, because no user waits for them."""
     end_streams: Callable[[], None] = lambda: None
@@ -105,9 +105,10 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
 async def serving(
     stage: Stage, settings: StageSettings, counted: ServerMetrics | None = None
 ) -> AsyncIterator[RunningServer]:
-    """Serve a stage while the block runs, then drain it: NOT_SERVING, no new calls, a grace for those in flight.
+    """Serve a stage while the block runs, then drain it.
 
-    `counted` counts its calls; by default the series of the process do.
+    To drain: health says NOT_SERVING, then no new calls, then a grace for those in flight. `counted` counts its calls;
+    by default the series of the process do.
     """
     server = grpc.aio.server(
         interceptors=[StageInterceptor(counted or process_metrics(), stage.limit, stage.bulk_methods)],

@@ -1,8 +1,9 @@
-"""An adaptive limit on calls under way: it grows while calls stay quick and shrinks when they start to queue.
+"""An adaptive limit on calls under way.
 
-The limit follows the gradient between the latency of the long run and that of now (Gradient2 of Netflix's
-concurrency-limits). A call over the limit is refused at once, which costs microseconds, instead of being accepted and
-answered late. Bulk calls may use only a part of the limit, so interactive ones are refused last.
+It grows while calls stay quick and shrinks when they start to queue: it follows the gradient between the latency of the
+long run and that of now (Gradient2 of Netflix's concurrency-limits). A call over the limit is refused at once, which
+costs microseconds, instead of being accepted and answered late. Bulk calls may use only a part of the limit, so
+interactive ones are refused last.
 
 The model stages do without it: their scheduler refuses by the tokens that wait.
 """

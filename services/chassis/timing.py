@@ -1,4 +1,4 @@
-"""Deadlines on the monotonic clock, durations in protobuf, and tasks that live as long as a block."""
+"""Deadlines on the monotonic clock, times in protobuf, and background tasks."""
 
 from __future__ import annotations
 

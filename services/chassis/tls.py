@@ -1,4 +1,4 @@
-"""Mutual TLS between stages: caller and server both show a certificate of the same authority.
+"""Mutual TLS between stages: both sides show a certificate of one authority.
 
 Certificates are short-lived, and gRPC reads them once. So a process whose certificate has been renewed ends, as on
 SIGTERM, and is started again with the new one. This covers its server and all of its channels.
@@ -18,7 +18,7 @@ from services.chassis.settings import StageSettings
 
 _LOOK_SECONDS = 30.0
 _SPREAD_SECONDS = 1800.0
-"""The replicas of a stage, whose certificates are renewed together, restart spread over this time."""
+"""Replicas, whose certificates are renewed together, restart spread over this time."""
 
 
 def server_credentials(settings: StageSettings) -> grpc.ServerCredentials | None:
@@ -40,7 +40,7 @@ def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | No
 
 
 async def renewed(settings: StageSettings, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Wait until the certificate has been replaced, and a random time longer; without end if TLS is off."""
+    """Wait until the certificate is replaced, and a random time longer. Never return if TLS is off."""
     file = settings.grpc_tls_certificate
     if file is None:
         await asyncio.Event().wait()

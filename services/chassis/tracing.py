@@ -1,4 +1,4 @@
-"""Traces: W3C context through every hop, and spans to an OTLP collector when an endpoint is set.
+"""Traces: W3C context through every hop, and spans to an OTLP collector.
 
 The ready-made grpc.aio interceptors break cancellation and record errors twice, so the server's interceptor and the
 client open their spans themselves (docs/adr/0003-own-tracing-hooks.md). A call that is not sampled costs a header and
@@ -29,14 +29,14 @@ from services.chassis import logs
 from services.chassis.settings import StageSettings
 
 Fate = Literal["exported", "lost"]
-"""A span was taken by the collector, or it was refused or found no room."""
+"""The collector took a span, or it was refused or found no room."""
 Count = Callable[[Fate, int], None]
 
 QUEUED_SPANS = 2048
 """Spans that wait for a collector that is slow or down, about 4 MB."""
 EXPORT_SECONDS = 2
 SPANS_AN_EXPORT = 32
-"""Encoding holds the interpreter's lock; for this many spans the event loop waits about 2 ms."""
+"""Encoding holds the interpreter's lock: about 2 ms for this many spans."""
 
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
@@ -75,7 +75,7 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
 
 @contextmanager
 def recording(stage: str, processor: SpanProcessor, sampler: sampling.Sampler) -> Iterator[None]:
-    """Record the spans of this process, and hand each to a processor when it ends."""
+    """Record the spans of this process, and hand them to a processor."""
     global _recorder  # noqa: PLW0603  a process has one, as it has one registry of metrics
     resource = Resource.create({"service.name": f"sluice-{stage}"})
     providers = [
@@ -122,7 +122,7 @@ _NOT_RECORDED = nullcontext(trace.INVALID_SPAN)
 def server_span(
     method: str, metadata: Iterable[tuple[str, str | bytes]], request_id: str
 ) -> AbstractContextManager[Span]:
-    """The span of an incoming call, below the caller's span if the metadata names one."""
+    """Span of an incoming call, below the caller's span if there is one."""
     carrier = {key: value for key, value in metadata if key in _HEADERS and isinstance(value, str)}
     if not carrier and _recorder is None:
         return _NOT_RECORDED
@@ -134,7 +134,7 @@ def server_span(
 
 
 def client_span(name: str, attributes: Mapping[str, AttributeValue]) -> AbstractContextManager[Span]:
-    """The span of an outgoing call, below the current span; none if that is not recorded."""
+    """Span of an outgoing call, below the current span if that is recorded."""
     if _recorder is None or not trace.get_current_span().is_recording():
         return _NOT_RECORDED
     return _current(_recorder.sampled.start_span(name, None, SpanKind.CLIENT, attributes))
@@ -148,7 +148,7 @@ def untraced() -> AbstractContextManager[Span]:
 
 
 def headers() -> dict[str, str]:
-    """Headers that carry the current span to the called server; empty if there is none."""
+    """Headers that carry the current span to the called server."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier)
     return carrier
@@ -161,7 +161,7 @@ def recorded() -> Span | None:
 
 
 def exemplar() -> dict[str, str] | None:
-    """The exemplar that ties a measurement to the current trace, or None if that is not recorded."""
+    """Exemplar of the current trace, or None if that is not recorded."""
     span = recorded()
     return {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)} if span else None
 
@@ -178,7 +178,7 @@ def end_with_code(span: Span, code: str, attribute: str = "rpc.response.status_c
 def linked_span(
     name: str, calls: Sequence[Span], attributes: Mapping[str, AttributeValue], *, seconds: float, problem: str = ""
 ) -> None:
-    """Record work that several calls shared and that has just ended, as a trace of its own.
+    """Record work that several calls shared, at its end, as a trace of its own.
 
     It is linked with the spans of the calls, in both directions. `seconds` is its length; `problem` marks a failure.
     """
@@ -240,7 +240,7 @@ class _Export(SpanExporter):
         self._count = count
         self._reachable = True
         self.closing = False
-        """True while the process ends: a collector that has failed is then not tried again."""
+        """True while the process ends: a failed collector is not tried again."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export spans, in the processor's thread."""

@@ -32,10 +32,10 @@ def check_count(field: str, count: int, most: int) -> None:
 
 
 def undecodable(request_type: type[Message], raw: bytes) -> InvalidArgument:
-    """The error for bytes that do not decode as `request_type`, naming the first field that is not UTF-8.
+    """The error for bytes that do not decode as `request_type`.
 
-    protobuf refuses a message with a broken `string` field without naming it. As a message without fields, the same
-    bytes decode into unknown fields, whose content can be looked at.
+    It names the first field that is not UTF-8. protobuf refuses a message with a broken `string` field without naming
+    it. As a message without fields, the same bytes decode into unknown fields, whose content can be looked at.
     """
     described = cast(Descriptor, request_type.DESCRIPTOR)
     try:

@@ -1,4 +1,4 @@
-"""Buckets of users: one of a million for every user, and arms that nest as the share grows.
+"""Buckets of users, and arms that nest as the share grows.
 
 The function is ours, because it must never change: a library's hash that did moved a tenth of a cohort between arms.
 Its golden vectors are in the tests. The salt belongs to the feature and never changes with its share; another salt
@@ -56,22 +56,22 @@ def encoded(unit: str) -> bytes:
 
 
 def unit_hash(salt: str, unit: str) -> int:
-    """The 64 bits that stand for a unit in evidence and that make its bucket: the first eight bytes of SHA-256."""
+    """The 64 bits of a unit in evidence, from SHA-256. They make its bucket."""
     return Salt(salt).unit_hash(encoded(unit))
 
 
 def bucket_of(hashed: int) -> int:
-    """The bucket, 0 to 999,999, of a unit's hash: as even as the hash itself, without the bias of a remainder."""
+    """Bucket of a unit's hash, 0 to 999,999, without the bias of a remainder."""
     return (hashed * BUCKETS) >> 64
 
 
 def bucket(salt: str, unit: str) -> int:
-    """The bucket of a unit under a salt, 0 to 999,999."""
+    """Bucket of a unit under a salt, 0 to 999,999."""
     return bucket_of(unit_hash(salt, unit))
 
 
 def arm_of(bucket: int, treatment_ppm: int, control_ppm: int) -> Arm:
-    """The arm of a bucket: treatment for the lowest, control for the highest, standard between them.
+    """The arm of a bucket: lowest treatment, highest control, standard between.
 
     Treatment grows from below and control from above, so users stay in their arm while the share grows up to half;
     beyond that, treatment takes precedence. Halving takes the treatment from those who got it last.

@@ -1,4 +1,4 @@
-"""The table of feature flags, read from `sluice.type.v1.Features`, and what one layer sets of them.
+"""The table of feature flags, from `sluice.type.v1.Features`, and layers of overrides.
 
 A flag is declared once, as a field of that message with the option `flag`. Bounds, the flag that it refines, the stage
 that acts on it and the names of its variables all come from there.
@@ -28,14 +28,14 @@ class Flag:
     kind: type[FlagValue]
     """bool, int or str."""
     choices: tuple[str, ...]
-    """The names to choose from, in the order of the enum; empty but for a choice."""
+    """Names to choose from, in the order of the enum; empty for other kinds."""
     least: int
     most: int
     """Bounds of a number, both included."""
     refines: str
     """The flag without which this one has no effect; empty where there is none."""
     unless: str
-    """The flag of which this one is the alternative: at least one of both stays on. Empty where there is none."""
+    """The alternative flag, or empty: at least one of both stays on."""
     stage: str
     """The stage that acts on it, as in "rerank"."""
     help: str
@@ -119,7 +119,7 @@ class Overrides:
 
     @classmethod
     def nearest_to(cls, message: features_pb2.Features) -> Self:
-        """Read the flags that are set, an illegal value as the legal one nearest to it."""
+        """Read the flags that are set, each as its nearest legal value."""
         return cls(**{name: FLAGS[name].nearest(value) for name, value in _values(message).items()})
 
     def to_proto(self) -> features_pb2.Features:
