@@ -30,7 +30,7 @@ from sluice_cli.calls import (
 )
 from sluice_cli.load import Zipf, closed
 from sluice_cli.rollout.plans import parse_share
-from sluice_client import EVERYBODY_PPM, Arm, Blame, Features, Outcome, SluiceClient, SluiceError
+from sluice_client import EVERYBODY_PPM, Arm, AsyncClient, Blame, Features, Outcome, SluiceError
 
 _MOST_QUESTION_BYTES = 8192
 _QUESTIONS = resources.files("sluice_cli") / "questions.txt"
@@ -161,7 +161,7 @@ async def loadtest(connection: Connection, options: Options) -> int:
     return DONE if all(limit.passed for limit in outcomes.limits) else NEEDS_A_LOOK
 
 
-async def _ask(client: SluiceClient, user: str, question: str, options: Options, began: float) -> Asked:
+async def _ask(client: AsyncClient, user: str, question: str, options: Options, began: float) -> Asked:
     started = time.perf_counter()
     try:
         answer = await client.search(question, collection=options.collection, user_id=user, features=options.features)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from sluice_cli.checks import Check, Status, fail, ok, warn
+from sluice_cli.operations.checks import Check, Status, fail, ok, warn
 
 GIB = 2**30
 # Rules of thumb for small models on one machine, not measurements.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,9 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from services.chassis import errors
-from sluice.gateway.v1 import gateway_pb2 as pb
+from sluice.gateway.v1 import documents_pb2, search_pb2
+from sluice.type.v1 import features_pb2, filter_pb2
 from sluice_cli import calls
+from sluice_cli.indexing.index import READ_AHEAD
 from sluice_cli.main import app
+from sluice_client import FLAGS
 from tests.contract.canned_gateway import CannedGateway, canned_gateway
 
 Sluice = Callable[..., Awaitable[Result]]
@@ -51,23 +55,25 @@ def corpus(tmp_path: Path) -> Path:
 
 async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice) -> None:
     assert (await sluice("search", "why?")).exit_code == calls.DONE
-    said = "search why? --rerank --no-expand --strategy multi_query --no-dense --limit 3 --collection c --page-token 0"
-    said += " --collapse"
+    said = "search why? --rerank --no-expansion --expansion-strategy multi_query --no-dense --limit 3 --collection c"
+    said += " --page-token 0 --collapse"
     assert (await sluice(*said.split(), "--filter", "year>=2020", "--filter", "kind!=a")).exit_code == calls.DONE
     assert gateway.requests == [
-        pb.SearchRequest(query="why?", limit=10, features=pb.Features(), policies=pb.StagePolicies()),
-        pb.SearchRequest(
+        search_pb2.SearchRequest(query="why?", limit=10, features=features_pb2.Features()),
+        search_pb2.SearchRequest(
             query="why?",
             limit=3,
             collection="c",
-            filter=pb.Filter(
-                must=[pb.Condition(field="year", range=pb.Range(gte=2020))],
-                must_not=[pb.Condition(field="kind", equals=pb.Value(string_value="a"))],
+            filter=filter_pb2.Filter(
+                must=[filter_pb2.Condition(field="year", range=filter_pb2.Range(gte=2020))],
+                must_not=[filter_pb2.Condition(field="kind", equals=filter_pb2.Value(string_value="a"))],
             ),
-            features=pb.Features(
-                dense=False, expansion=False, expansion_strategy=pb.EXPANSION_STRATEGY_MULTI_QUERY, rerank=True
+            features=features_pb2.Features(
+                dense=False,
+                expansion=False,
+                expansion_strategy=features_pb2.EXPANSION_STRATEGY_MULTI_QUERY,
+                rerank=True,
             ),
-            policies=pb.StagePolicies(),
             page_token="0",
             collapse_duplicates=True,
         ),
@@ -77,31 +83,31 @@ async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice)
 async def test_answers_go_to_standard_output_and_trouble_to_standard_error(
     gateway: CannedGateway, sluice: Sluice
 ) -> None:
-    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="text")
     result = await sluice("search", "why?")
     assert "1. Title 0" in result.stdout
     assert "warning: expand degraded: OTHER_STRATEGY_SERVED: no WordNet" in result.stderr
 
 
 async def test_an_explanation_shows_every_stage(gateway: CannedGateway, sluice: Sluice) -> None:
-    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="text")
     shown = (await sluice("search", "why?", "--explain")).stdout
     for part in ("▲2 from 3", "expand", "degraded", "embed", "10.5", "rerank", "skipped", gateway.request_ids[0]):
         assert part in shown
 
 
 async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGateway, sluice: Sluice) -> None:
-    gateway.documents |= {name: pb.Document(id=name, text="ünïcode") for name in ("d0", "d1")}
+    gateway.documents |= {name: documents_pb2.Document(id=name, text="ünïcode") for name in ("d0", "d1")}
     result = await sluice("search", "why?", "--json", "--limit", "1")
     answer = json.loads(result.stdout)
-    assert answer["results"][0]["text"] == "ünïcode"
+    assert answer["results"][0]["passage"]["text"] == "ünïcode"
     assert answer["next_page_token"] == "1"
     assert answer["stages"][0] == {
         "stage": "expand",
         "outcome": "degraded",
         "reason": "OTHER_STRATEGY_SERVED",
         "detail": "no WordNet",
-        "seconds": 0.003,
+        "duration": 0.003,
         "model": "",
         "item_count": 3,
     }
@@ -112,13 +118,13 @@ async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGatew
 
 
 async def test_a_comparison_is_shown_side_by_side_and_as_json(gateway: CannedGateway, sluice: Sluice) -> None:
-    gateway.documents |= {name: pb.Document(id=name, title=f"Title {name}") for name in ("d0", "d1", "d2")}
+    gateway.documents |= {name: documents_pb2.Document(id=name, title=f"Title {name}") for name in ("d0", "d1", "d2")}
     said = "compare why? --rerank --limit 3 --collection c --feature rerank-v1 --persistence 0.5"
     result = await sluice(*said.split())
     assert result.exit_code == calls.DONE
-    assert gateway.requests[-1] == pb.CompareSearchRequest(
-        search=pb.SearchRequest(query="why?", limit=3, collection="c", features=pb.Features()),
-        enhanced=pb.Features(rerank=True),
+    assert gateway.requests[-1] == search_pb2.CompareSearchRequest(
+        search=search_pb2.SearchRequest(query="why?", limit=3, collection="c"),
+        enhanced=features_pb2.Features(rerank=True),
         feature="rerank-v1",
         persistence=0.5,
     )
@@ -128,9 +134,9 @@ async def test_a_comparison_is_shown_side_by_side_and_as_json(gateway: CannedGat
     assert "all 40.0 140.0 +0.100 s" in lines
     assert "50% · rank-biased overlap: 0.375" in result.stdout
     found = json.loads((await sluice("compare", "why?", "--json")).stdout)
-    assert (found["overlap"], found["enhanced_seconds"], len(found["standard"]["results"])) == (0.5, 0.14, 3)
+    assert (found["overlap"], found["enhanced_duration"], len(found["standard"]["results"])) == (0.5, 0.14, 3)
     assert found["standard"]["arms"] == [
-        {"feature": "rerank-v1", "arm": "standard", "ramp_id": "", "reason": "NO_USER"}
+        {"feature": "rerank-v1", "arm": "standard", "ramp_id": "", "reason": "no_user"}
     ]
 
 
@@ -147,7 +153,7 @@ async def test_a_comparison_without_results_says_so(sluice: Sluice) -> None:
         (
             errors.InvalidArgument("limit", "must be between 1 and 100, not 0"),
             "limit: must be",
-            "correct what is named",
+            "correct the named field",
         ),
         (errors.NotFound("there is no collection 'c'"), "no collection 'c'", "--collection"),
         (errors.Unavailable("Qdrant is down"), "Qdrant is down [UNAVAILABLE]", "sluice doctor"),
@@ -180,7 +186,7 @@ async def test_a_fault_of_our_own_is_no_traceback(sluice: Sluice, monkeypatch: p
     def broken(*_: object, **__: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("sluice_cli.search.answer_view", broken)
+    monkeypatch.setattr("sluice_cli.search.answer.answer_view", broken)
     result = await sluice("search", "why?")
     assert result.exit_code == calls.NOT_DONE
     assert "a fault of sluice itself: KeyError: 'oops'" in result.stderr
@@ -358,10 +364,10 @@ async def test_long_documents_are_cut_unless_they_are_to_stay_whole(
 ) -> None:
     for options in ([], ["--chunk-tokens", "64", "--overlap-tokens", "0"], ["--whole"]):
         assert (await sluice("index", str(corpus), *options)).exit_code == calls.NEEDS_A_LOOK
-    sent = [request for request in gateway.requests if isinstance(request, pb.IndexDocumentsRequest)]
+    sent = [request for request in gateway.requests if isinstance(request, documents_pb2.IndexDocumentsRequest)]
     assert [request.chunking if request.HasField("chunking") else None for request in sent] == [
-        pb.Chunking(),
-        pb.Chunking(chunk_tokens=64, overlap_tokens=0),
+        documents_pb2.Chunking(),
+        documents_pb2.Chunking(chunk_tokens=64, overlap_tokens=0),
         None,
     ]
 
@@ -409,15 +415,17 @@ async def test_standard_input_is_a_source(gateway: CannedGateway, tmp_path: Path
 
 
 async def test_an_interrupt_ends_a_storing_that_waits_for_its_source(gateway: CannedGateway, tmp_path: Path) -> None:
-    process = await _sluice_process(gateway, "index", "-", "--rejects", str(tmp_path / "rejects.jsonl"))
-    while not gateway.requests:  # it has asked how things are, and waits for input next
+    rejects = str(tmp_path / "rejects.jsonl")
+    process = await _sluice_process(gateway, "index", "-", "--batch-size", "1", "--rejects", rejects)
+    assert process.stdin is not None
+    process.stdin.writelines(b'{"id": "d%d", "text": "x"}\n' % number for number in range(READ_AHEAD))
+    while "d0" not in gateway.documents:  # it stores, and waits for more
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     told = await asyncio.wait_for(process.stderr.read(), 20)
     assert await process.wait() == calls.INTERRUPTED
-    assert b"stopped with 0 documents stored" in told
+    assert re.search(rb"stopped with \d+ documents stored", told)
     assert b"Traceback" not in told
 
 
@@ -427,7 +435,7 @@ async def test_an_interrupt_ends_a_storing_that_waits_for_its_source(gateway: Ca
 async def test_a_load_test_asks_as_users_do_and_counts_by_arm(
     gateway: CannedGateway, sluice: Sluice, tmp_path: Path
 ) -> None:
-    gateway.documents["d0"] = pb.Document(id="d0", title="Title 0", text="text")
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="text")
     gateway.failures.extend([errors.Internal("broken"), None])
     plot = tmp_path / "load.png"
     said = "loadtest --requests 200 --concurrency 20 --users 50 --max-error-rate 2% --max-p95-ms 60000 --rerank"
@@ -467,8 +475,76 @@ async def test_a_load_test_ends_at_the_first_mistake_of_its_own(gateway: CannedG
 # The rest
 
 
+async def test_documents_are_read_back_by_id(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="first\nsecond")
+    gateway.documents["d0"].metadata["year"].integer_value = 2020
+    gateway.chunked_ids = {"d0"}
+    shown = await sluice("documents", "get", "d0", "--collection", "c")
+    assert shown.exit_code == calls.DONE
+    assert shown.stdout.splitlines() == ["d0  Title 0", "year=2020  1 chunks", "first", "second", ""]
+    assert gateway.requests[-1].collection == "c"
+    missing = await sluice("documents", "get", "d0", "gone", "--json")
+    assert missing.exit_code == calls.NEEDS_A_LOOK
+    assert "gone does not exist" in missing.stderr
+    found = json.loads(missing.stdout)
+    assert (found["documents"][0]["document"]["metadata"], found["missing_ids"]) == ({"year": 2020}, ["gone"])
+
+
+async def test_documents_are_listed_as_far_as_is_wanted(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents |= {f"d{number}": documents_pb2.Document(id=f"d{number}", text="text") for number in range(45)}
+    some = await sluice("documents", "list", "--limit", "3", "--filter", "year>=2020")
+    assert [line for line in some.stdout.splitlines() if line.startswith("d")] == ["d0  ", "d1  ", "d2  "]
+    assert "more than 3" in some.stderr
+    assert gateway.requests[-1].filter.must[0].field == "year"
+    found = json.loads((await sluice("documents", "list", "--limit", "0", "--json")).stdout)
+    assert [stored["document"]["id"] for stored in found] == list(gateway.documents)
+
+
+async def test_collections_are_listed_created_and_deleted(gateway: CannedGateway, sluice: Sluice) -> None:
+    created = await sluice("collections", "create", "papers", "--model", "all-MiniLM-L6-v2")
+    assert created.stdout == "papers is papers@1, empty, by all-MiniLM-L6-v2\n"
+    listed = (await sluice("collections")).stdout
+    for part in ("documents@1  live  7 passages", "papers@1  live  0 passages", "384 dimensions"):
+        assert part in listed
+    assert all(len(line) <= 80 for line in listed.splitlines())
+    versions = json.loads((await sluice("collections", "--json")).stdout)
+    assert [(version["version"], version["live"], version["model_served"]) for version in versions] == [
+        ("documents@1", True, True),
+        ("papers@1", True, True),
+    ]
+    deleted = await sluice("collections", "delete", "papers", "--yes")
+    assert deleted.stdout == "papers is deleted: papers@1\n"
+    assert [version.collection for version in gateway.versions] == ["documents"]
+
+
+async def test_a_collection_is_not_deleted_without_its_name_or_a_yes(
+    gateway: CannedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--gateway", gateway.address, "collections", "delete", "documents"]
+
+    async def deleted(typed: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, command, input=typed)
+
+    refused = await deleted("documents\n")
+    assert refused.exit_code == calls.WRONG_COMMAND_LINE
+    assert "--yes" in refused.stderr
+    monkeypatch.setattr(calls, "has_terminal", lambda: True)
+    other = await deleted("papers\n")
+    assert other.exit_code == calls.WRONG_COMMAND_LINE
+    assert "7 live passages" in other.stderr
+    assert gateway.versions
+    assert (await deleted("documents\n")).exit_code == calls.DONE
+    assert not gateway.versions
+
+
+async def test_an_unknown_collection_is_named_with_those_there_are(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.failures.append(errors.NotFound("there is no collection 'paper'; there are: documents, papers"))
+    result = await sluice("search", "why?", "--collection", "paper")
+    assert "there are: documents, papers" in result.stderr
+
+
 async def test_deleting_tells_what_was_there(gateway: CannedGateway, sluice: Sluice) -> None:
-    gateway.documents["d0"] = pb.Document(id="d0")
+    gateway.documents["d0"] = documents_pb2.Document(id="d0")
     assert (await sluice("delete", "d0", "d1", "d1")).stdout == "1 deleted, 1 did not exist\n"
     assert json.loads((await sluice("delete", "d0", "--json")).stdout) == {"asked": 1, "deleted": 0}
 
@@ -478,7 +554,7 @@ async def test_the_configuration_is_shown_for_people_and_for_machines(gateway: C
     for part in ("release 0.1.0", "rerank", "all-MiniLM-L6-v2", "onnx fp32 on cpu", "documents@1", "year (integer)"):
         assert part in shown
     found = json.loads((await sluice("config", "--json")).stdout)
-    assert found["collection"]["document_count"] == 7
+    assert found["collection"]["passage_count"] == 7
     assert found["stages"][3]["serving"] is False
 
 
@@ -492,7 +568,8 @@ async def test_the_doctor_checks_a_running_gateway(gateway: CannedGateway, sluic
         "question": "OK",
     }
     assert (checks["rerank"]["status"], checks["wordnet"]["status"]) == ("WARN", "WARN")
-    assert gateway.requests[1].features.rerank is False  # it does not serve
+    asked = gateway.requests[1].features
+    assert (asked.rerank, asked.dense, asked.expansion) == (False, True, True)  # the reranker does not serve
 
 
 async def test_the_doctor_works_when_nothing_runs() -> None:
@@ -509,15 +586,33 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("search", "compare", "index", "delete", "config", "doctor", "loadtest"),
-        *("reindex", "rollback", "verify", "collections"),
-        *("snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
+        *("search", "compare", "index", "delete", "config", "doctor", "loadtest", "help"),
+        *("reindex", "rollback", "verify", "collections", "collections create", "collections delete"),
+        *("documents get", "documents list", "snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
     ],
 )
 def test_the_help_of_every_command_has_examples(command: str) -> None:
-    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "-h"])
     assert result.exit_code == 0
     assert f"  sluice {command}" in result.stdout
+    assert CliRunner().invoke(app, ["help", *command.split()]).stdout == result.stdout
+
+
+def test_every_flag_is_an_option_with_the_bounds_of_the_proto() -> None:
+    for command in ("search", "compare", "rollout create"):
+        shown = "".join(CliRunner().invoke(app, [*command.split(), "-h"]).stdout.split())
+        for flag in FLAGS.values():
+            assert f"--{flag.name.replace('_', '-')}" in shown
+            assert flag.help.replace(" ", "") in shown
+            assert flag.kind is not int or f"[{flag.least}<=x<={flag.most}]" in shown
+    refused = CliRunner().invoke(app, ["search", "why?", "--rerank-candidate-count", "1001"])
+    assert refused.exit_code == calls.WRONG_COMMAND_LINE
+
+
+def test_help_for_an_unknown_command_says_so() -> None:
+    result = CliRunner().invoke(app, ["help", "rollout", "nonsense"])
+    assert result.exit_code == calls.WRONG_COMMAND_LINE
+    assert "no command 'nonsense'" in result.stderr
 
 
 async def test_help_imports_nothing_heavy() -> None:

@@ -15,13 +15,15 @@ from sluice_cli import calls
 from sluice_cli.main import app
 from sluice_cli.rollout import commands, plans
 from sluice_client import (
+    AsyncRolloutClient,
     Criteria,
+    Features,
     FeatureState,
     Guardrail,
     Plan,
     PlanStep,
-    RolloutClient,
     SluiceError,
+    features,
 )
 from tests.contract.canned_operations import CannedOperations, canned_operations
 
@@ -33,7 +35,7 @@ async def service() -> AsyncIterator[CannedOperations]:
     async with canned_operations() as running:
         running.features["rerank"] = pb.Feature(
             name="rerank",
-            overrides=pb.Overrides(rerank=True, rerank_candidate_count=50),
+            features=Features(rerank=True, rerank_candidate_count=50),
             state=pb.FEATURE_STATE_READY,
         )
         yield running
@@ -126,13 +128,14 @@ async def test_more_users_by_hand_need_a_yes(service: CannedOperations, rollout:
 
 
 async def test_a_feature_is_made_of_what_is_said(service: CannedOperations, rollout: Rollout) -> None:
-    said = "create phrases --expand --strategy multi_query --variants 5 --no-rerank --salt s --description d --reason r"
+    said = "create phrases --expansion --expansion-strategy multi_query --max-variant-count 5 --no-rerank --salt s"
+    said += " --description d --reason r"
     made = await rollout(*said.split(), "--json")
     assert made.exit_code == calls.DONE
-    assert json.loads(made.stdout)["overrides"]["expansion_strategy"] == "multi_query"
+    assert json.loads(made.stdout)["features"]["expansion_strategy"] == "multi_query"
     (request,) = service.commands
     assert (request.name, request.salt, request.description) == ("phrases", "s", "d")
-    assert request.overrides == pb.Overrides(
+    assert request.features == features(
         expansion=True, expansion_strategy="multi_query", max_variant_count=5, rerank=False
     )
 
@@ -173,10 +176,10 @@ async def test_a_feature_that_was_taken_back_stops_the_plan(service: CannedOpera
 
 
 async def test_a_feature_keeps_its_meaning(service: CannedOperations, rollout: Rollout) -> None:
-    service.features["rerank"].overrides.rerank_candidate_count = 20
+    service.features["rerank"].features.rerank_candidate_count = 20
     result = await rollout("start", "weekly", "--feature", "rerank", "--reason", "x")
     assert result.exit_code == calls.NOT_DONE
-    assert "switches something else" in result.stderr
+    assert "sets other flags" in result.stderr
     assert not service.commands
 
 
@@ -255,18 +258,20 @@ async def test_status_shows_shares_arms_evidence_and_gateways(service: CannedOpe
 async def test_features_are_listed_and_shown(service: CannedOperations, rollout: Rollout) -> None:
     listed = (await rollout("list")).stdout
     assert "rerank on, rerank candidate count 50" in listed
-    assert "switches: rerank on" in (await rollout("show", "rerank")).stdout
+    assert "sets: rerank on" in (await rollout("show", "rerank")).stdout
     service.features.clear()
     assert "no features yet" in (await rollout("list")).stdout
     assert "no features yet" in (await rollout("status", "--once")).stdout
     missing = await rollout("show", "rerank")
     assert missing.exit_code == calls.NOT_DONE
-    assert "remedy: `sluice rollout list` names those there are" in missing.stderr
+    assert "remedy: `sluice rollout list` names the features" in missing.stderr
 
 
 async def test_the_history_is_read_to_its_end(service: CannedOperations, rollout: Rollout) -> None:
     for number in range(1, 6):
-        entry = pb.HistoryEntry(number=number, feature="rerank", action="SET", actor="ann", new_treatment_ppm=number)
+        entry = pb.HistoryEntry(
+            number=number, feature="rerank", action=pb.HISTORY_ACTION_SHARE_SET, actor="ann", new_treatment_ppm=number
+        )
         entry.time.FromSeconds(1_800_000_000 + number)
         if number == 5:
             entry.old_treatment_ppm = 4
@@ -296,8 +301,8 @@ async def test_a_report_is_text_a_page_or_json(service: CannedOperations, rollou
     [
         (errors.FailedPrecondition("not shown", reason="NOT_SHOWN"), "wait for more evidence"),
         (errors.FailedPrecondition("rolled back", reason="NEEDS_REARM"), "rearm NAME"),
-        (errors.FailedPrecondition("something new", reason="SOMETHING_NEW"), "tells where it is and why"),
-        (errors.InvalidArgument("name", "is bad"), "correct what is named"),
+        (errors.FailedPrecondition("something new", reason="SOMETHING_NEW"), "tells its state and the reason"),
+        (errors.InvalidArgument("name", "is bad"), "correct the named field"),
     ],
 )
 async def test_every_refusal_comes_with_a_remedy(
@@ -319,7 +324,7 @@ async def test_a_service_that_is_gone_leaves_a_way_to_kill() -> None:
 
 async def test_what_a_newer_service_says_is_unknown_and_no_error(service: CannedOperations) -> None:
     service.features["rerank"].state = 99  # type: ignore[assignment]
-    async with RolloutClient(service.address, actor="ann") as client:
+    async with AsyncRolloutClient(service.address, actor="ann") as client:
         assert (await client.feature("rerank")).feature.state is FeatureState.UNKNOWN
         assert (await client.feature("rerank")).guardrails[0].guardrail is Guardrail.ERRORS
 
@@ -327,14 +332,14 @@ async def test_what_a_newer_service_says_is_unknown_and_no_error(service: Canned
 async def test_a_plan_comes_back_as_it_was_sent(service: CannedOperations) -> None:
     plan = Plan(
         name="p",
-        steps=[PlanStep(1, timedelta(milliseconds=250)), PlanStep(2, timedelta(days=3), automatic=True)],
-        criteria=Criteria(error_rate_max=0.02, p95_max=3.5, allowed_ratio=1.5),
-        holdback_ppm=50_000,
+        steps=(PlanStep(1, timedelta(milliseconds=250)), PlanStep(2, timedelta(days=3), automatic=True)),
+        criteria=Criteria(error_rate_max=0.02, p95_max=timedelta(seconds=3.5), allowed_ratio=1.5),
+        holdout_ppm=50_000,
     )
-    async with RolloutClient(service.address, actor="ann") as client:
+    async with AsyncRolloutClient(service.address, actor="ann") as client:
         assert (await client.start("rerank", plan, reason="x")).plan == plan
         with pytest.raises(SluiceError, match=r"plan\.steps\[0\]\.treatment_ppm"):
-            await client.start("rerank", Plan("p", [PlanStep(2_000_000, timedelta())]), reason="x")
+            await client.start("rerank", Plan("p", [PlanStep(2**40, timedelta())]), reason="x")
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ async def test_a_feature_goes_from_a_plan_to_its_review(service: Platform, rollo
         assert again.exit_code == calls.NEEDS_A_LOOK
 
         actions = [entry["action"] for entry in json.loads((await rollout("history", "--json")).stdout)]
-        wanted = "CREATED STARTED HELD SET HALVED ROLLED_BACK REARMED STARTED KILLED"
-        assert [action for action in actions if action in wanted] == wanted.split()
+        wanted = ["created", "started", "held", "share_set", "halved", "rolled_back", "rearmed", "started", "killed"]
+        assert [action for action in actions if action in wanted] == wanted
     page, text = tmp_path / "r.html", tmp_path / "r.md"
     assert (await rollout("report", "enrichment", "--html", str(page), "--markdown", str(text))).exit_code == calls.DONE
     assert "Killed by" in page.read_text()
@@ -113,10 +113,10 @@ async def test_every_template_is_taken_by_the_service(rollout: Rollout) -> None:
 
 async def test_the_service_and_the_command_agree_on_what_is_wrong(rollout: Rollout) -> None:
     missing = await rollout("kill", "nothing")
-    assert "`sluice rollout list` names those there are" in missing.stderr
+    assert "`sluice rollout list` names the features" in missing.stderr
     assert (await rollout("create", "a", "--rerank", "--reason", "x")).exit_code == calls.DONE
     twice = await rollout("create", "a", "--no-rerank", "--reason", "x")
     assert "a new feature needs a new name" in twice.stderr
     nothing = await rollout("create", "b", "--reason", "x")
-    assert "overrides" in nothing.stderr
-    assert "correct what is named" in nothing.stderr
+    assert "features" in nothing.stderr
+    assert "correct the named field" in nothing.stderr

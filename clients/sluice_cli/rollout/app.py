@@ -1,23 +1,24 @@
-"""What can be said to `sluice rollout`. What is done lies in the modules beside it, imported when it is called."""
+"""Command lines of `sluice rollout`."""
 
 # ruff: noqa: PLC0415  # imports inside the commands keep --help quick
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sluice_cli.options import AsJson, FlagCommand, Sure, flags_of
+
 if TYPE_CHECKING:
-    from sluice_cli.rollout.commands import Wish
+    from sluice_cli.rollout.commands import Order
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="FEATURE", help="Name of the feature; `sluice rollout list` has them.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Actor = Annotated[str, typer.Option(metavar="NAME", help="Who wants it; you, if not given.")]
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the history.")]
+Name = Annotated[str, typer.Argument(metavar="FEATURE", help="Name of the feature, as in `sluice rollout list`.")]
+Actor = Annotated[str, typer.Option(metavar="NAME", help="Author of the change; you, if not given.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, for the history.")]
 
 
 @app.callback()
@@ -29,24 +30,24 @@ def connection(
 ) -> None:
     """Bring features to users in steps, watch them, and take them back in seconds.
 
-    Every change says who wants it and why, is kept in the history, and is safe to repeat. Commands that change who gets
-    a feature return when all gateways serve it, with exit code 1 if one does not within five seconds.
+    Every change has an author and a reason, is kept in the history, and is safe to repeat. Commands that change the
+    share of users return when all gateways serve it, with exit code 1 if one does not within five seconds.
 
     \b
     Examples:
       sluice rollout plan weekly                              a plan, to be read or changed
       sluice rollout start weekly --reason "week 1"           puts its next feature on its way
-      sluice rollout status                                   how it does, as it happens
+      sluice rollout status                                   shares and evidence, as they change
       sluice rollout promote rerank --reason "looks good"     to the plan's next step
-      sluice rollout kill rerank                              off for everybody, now
-      sluice rollout report rerank --html review.html         what to show afterwards
+      sluice rollout kill rerank                              off for all users, now
+      sluice rollout report rerank --html review.html         the review
     """
     context.obj = (*context.obj, service)
 
 
 @app.command("list")
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
-    """List all features: where they are, whom they reach, and why.
+    """List all features: states, shares of users, and reasons.
 
     \b
     Examples:
@@ -74,50 +75,29 @@ def show(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     calls.run(context, commands.show, name, as_json=as_json)
 
 
-@app.command()
-def create(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+@app.command(cls=FlagCommand)
+def create(  # one an option, and typer calls it
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="FEATURE", help="1 to 64 lower case letters, digits and dashes.")],
     reason: Reason,
-    dense: Annotated[bool | None, typer.Option("--dense/--no-dense", help="Search by vectors.")] = None,
-    lexical: Annotated[bool | None, typer.Option("--lexical/--no-lexical", help="Search by words.")] = None,
-    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="Search for variants, too.")] = None,
-    strategy: Annotated[
-        Literal["synonyms", "multi_query"] | None, typer.Option(help="How variants are made, where they are.")
-    ] = None,
-    variants: Annotated[int | None, typer.Option(metavar="N", min=1, max=16, help="Most variants.")] = None,
-    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="Reorder by a cross-encoder.")] = None,
-    candidates: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=1000, help="How many the cross-encoder reads.")
-    ] = None,
-    description: Annotated[str, typer.Option(metavar="TEXT", help="For people.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Description, to be shown.")] = "",
     salt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Deals the users; the name if not given. It never changes.")
+        str, typer.Option(metavar="TEXT", help="Salt of the users' buckets; the name if not given. It never changes.")
     ] = "",
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a feature that reaches nobody yet. `start` makes those of a plan by itself.
+    """Make a feature that reaches no users yet. `start` makes those of a plan by itself.
 
     \b
     Examples:
-      sluice rollout create rerank --rerank --candidates 50 --reason "the new cross-encoder"
-      sluice rollout create phrases --expand --strategy multi_query --variants 5 --reason "recall is low"
+      sluice rollout create rerank --rerank --rerank-candidate-count 50 --reason "the new cross-encoder"
+      sluice rollout create phrases --expansion --expansion-strategy multi_query --reason "low recall"
     """
     from sluice_cli import calls
     from sluice_cli.rollout import commands
-    from sluice_client import Features, Strategy
 
-    overrides = Features(
-        dense=dense,
-        lexical=lexical,
-        expansion=expand,
-        expansion_strategy=None if strategy is None else Strategy(strategy),
-        max_variant_count=variants,
-        rerank=rerank,
-        rerank_candidate_count=candidates,
-    )
-    calls.run(context, commands.create, _wish(actor, reason, as_json), name, overrides, description, salt)
+    calls.run(context, commands.create, _order(actor, reason, as_json), name, flags_of(context), description, salt)
 
 
 @app.command()
@@ -126,12 +106,12 @@ def start(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file (.yaml, .toml), or a template's name.")],
     reason: Reason,
     feature: Annotated[
-        str, typer.Option(metavar="NAME", help="Which of the plan's features; the first not complete, if not given.")
+        str, typer.Option(metavar="NAME", help="A feature of the plan; the first not complete, if not given.")
     ] = "",
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> None:
-    """Put the next feature of a plan on its way: the first that is not complete yet. Makes it if it is not there.
+    """Put the next feature of a plan on its way: the first that is not complete yet. Makes it if it does not exist.
 
     A plan with several features is worked off by giving the same command again, week by week; while one is on its way,
     that changes nothing. A plan that cannot be read changes nothing either.
@@ -145,7 +125,7 @@ def start(
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.start, _wish(actor, reason, as_json), plan, feature)
+    calls.run(context, commands.start, _order(actor, reason, as_json), plan, feature)
 
 
 @app.command()
@@ -159,7 +139,7 @@ def promote(context: typer.Context, name: Name, reason: Reason, actor: Actor = "
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.promote)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.promote)
 
 
 @app.command()
@@ -173,7 +153,7 @@ def hold(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", 
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.hold)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.hold)
 
 
 @app.command("set")
@@ -182,7 +162,7 @@ def set_(
     name: Name,
     share: Annotated[str, typer.Argument(metavar="SHARE", help="Of all users, as in 25%.")],
     reason: Reason,
-    sure: Annotated[bool, typer.Option("--yes", help="Do not ask, where more users than before get it.")] = False,
+    sure: Sure = False,
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> None:
@@ -196,14 +176,14 @@ def set_(
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.set_share, _wish(actor, reason, as_json), name, share, sure=sure)
+    calls.run(context, commands.set_share, _order(actor, reason, as_json), name, share, sure=sure)
 
 
 @app.command()
 def halve(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> None:
-    """Take a feature back from half of those who have it: last in, first out.
+    """Take a feature back from half of its users: last in, first out.
 
     \b
     Examples:
@@ -212,14 +192,14 @@ def halve(
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.halve)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.halve)
 
 
 @app.command()
 def rollback(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> None:
-    """Take a feature back from everybody, now. Requests may still ask for it; `kill` ends that, too.
+    """Take a feature back from all users, now. Requests may still ask for it; `kill` ends that, too.
 
     \b
     Examples:
@@ -229,14 +209,14 @@ def rollback(
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.roll_back)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.roll_back)
 
 
 @app.command()
 def kill(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> None:
-    """Switch a feature off for everybody, now, whatever requests ask for.
+    """Switch a feature off for all users, now, even for requests that ask for it.
 
     \b
     Examples:
@@ -246,12 +226,12 @@ def kill(
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.kill)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.kill)
 
 
 @app.command()
 def rearm(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> None:
-    """Let a feature that was rolled back or killed be started again. It reaches nobody until then.
+    """Let a feature that was rolled back or killed be started again. It reaches no users until then.
 
     \b
     Examples:
@@ -260,7 +240,7 @@ def rearm(context: typer.Context, name: Name, reason: Reason, actor: Actor = "",
     from sluice_cli import calls
     from sluice_cli.rollout import commands
 
-    calls.run(context, commands.change, _wish(actor, reason, as_json), name, lambda client: client.rearm)
+    calls.run(context, commands.change, _order(actor, reason, as_json), name, lambda client: client.rearm)
 
 
 @app.command()
@@ -269,7 +249,7 @@ def history(
     name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened, oldest first: who changed what, why, and when all gateways served it.
+    """Show the history, oldest first: changes, authors, reasons, and times until all gateways served them.
 
     \b
     Examples:
@@ -287,10 +267,12 @@ def status(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
-    seconds: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.2, help="How often it looks.")] = 1.0,
+    seconds: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Time between two looks.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how features do, as it happens: shares, arms, evidence against its threshold, gateways. Ctrl-C ends it.
+    """Show features as they change: shares, arms, evidence against its threshold, gateways. Ctrl-C ends it.
 
     Evidence is the log of an e-value. Against a feature: at its threshold the feature is taken back. For it: at its
     threshold the feature is shown to be no worse than its plan allows, and may go on.
@@ -313,11 +295,11 @@ def report(
     name: Name,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs nothing else.")] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write Markdown; its plots lie beside it.")
+        Path | None, typer.Option(metavar="FILE", help="Write Markdown, with plots next to it.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the review of a feature's rollout: what happened, what was decided, before and after, and plots.
+    """Write the review of a feature's rollout: history, decisions, comparisons and plots.
 
     Without a file it is Markdown on standard output, without plots.
 
@@ -362,7 +344,7 @@ def check(
     source: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file (.yaml, .toml), or a template's name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read a plan and show what it says, without any service.
+    """Read a plan and show it, without any service.
 
     \b
     Examples:
@@ -374,11 +356,11 @@ def check(
     calls.run(context, commands.check, source, as_json=as_json)
 
 
-def _wish(actor: str, reason: str, as_json: bool) -> Wish:
-    from sluice_cli.calls import who
-    from sluice_cli.rollout.commands import Wish
+def _order(actor: str, reason: str, as_json: bool) -> Order:
+    from sluice_cli.calls import user_name
+    from sluice_cli.rollout.commands import Order
 
-    actor = actor or who()
+    actor = actor or user_name()
     if not actor:
-        raise typer.BadParameter("this machine does not know who you are; say it", param_hint="--actor")
-    return Wish(actor=actor, reason=reason, as_json=as_json)
+        raise typer.BadParameter("this machine does not know your name; give it", param_hint="--actor")
+    return Order(actor=actor, reason=reason, as_json=as_json)

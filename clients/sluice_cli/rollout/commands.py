@@ -1,11 +1,10 @@
-"""What the commands of `sluice rollout` do."""
+"""The commands of `sluice rollout`."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import typer
@@ -14,18 +13,19 @@ from rich.text import Text
 from sluice_cli.calls import (
     DONE,
     NEEDS_A_LOOK,
-    WRONG_COMMAND_LINE,
     Connection,
     Problem,
+    confirm,
     plain,
     print_json,
     say_warning,
     stderr,
     stdout,
+    words,
 )
 from sluice_cli.rollout import views
-from sluice_cli.rollout.plans import FeatureFile, PlanFile, overrides_of, parse_share, read_plan, template_text
-from sluice_client import Feature, Features, FeatureState, Replica, RolloutClient
+from sluice_cli.rollout.plans import FeatureFile, PlanFile, parse_share, read_plan, template_text
+from sluice_client import AsyncRolloutClient, Feature, FeatureState, FlagValue, Gateway, features
 
 # A gateway looks every second; one that needs longer is cut off, and its lease ends.
 ACKNOWLEDGED_WITHIN_SECONDS = 5.0
@@ -33,8 +33,8 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What every command has: who wants it, why, and how it is told."""
+class Order:
+    """Author and reason of a change, and the form of the output."""
 
     actor: str
     reason: str
@@ -42,7 +42,7 @@ class Wish:
 
 
 async def show_all(connection: Connection, *, as_json: bool) -> int:
-    """Lists all features; the exit code."""
+    """List all features, and return the exit code."""
     async with connection.rollout_client() as client:
         found = await client.features()
     if as_json:
@@ -55,7 +55,7 @@ async def show_all(connection: Connection, *, as_json: bool) -> int:
 
 
 async def show(connection: Connection, name: str, *, as_json: bool) -> int:
-    """Shows one feature with plan, evidence and gateways; the exit code."""
+    """Show one feature with plan, evidence and gateways, and return the exit code."""
     async with connection.rollout_client() as client:
         status, listing = await client.feature(name), await client.features()
     if as_json:
@@ -66,69 +66,68 @@ async def show(connection: Connection, name: str, *, as_json: bool) -> int:
     if feature.description:
         stdout.print(plain(feature.description), markup=False)
     if feature.plan is not None:
-        stdout.print(views.plan_view(feature.plan, feature.overrides))
+        stdout.print(views.plan_view(feature.plan, feature.features))
     else:
-        stdout.print(f"switches: {views.overrides_words(feature.overrides)}", markup=False)
+        stdout.print(f"sets: {views.flags_words(feature.features)}", markup=False)
     stdout.print(views.gateways_view(status.gateways, listing.snapshot_version))
     return DONE
 
 
 async def create(
-    connection: Connection, wish: Wish, name: str, overrides: Features, description: str, salt: str
+    connection: Connection, order: Order, name: str, flags: Mapping[str, FlagValue], description: str, salt: str
 ) -> int:
-    """Makes a feature; the exit code."""
-    async with connection.rollout_client(wish.actor) as client:
-        feature = await client.create(name, overrides, reason=wish.reason, description=description, salt=salt)
-    _tell(feature, wish)
+    """Make a feature, and return the exit code."""
+    async with connection.rollout_client(order.actor) as client:
+        feature = await client.create(name, features(**flags), reason=order.reason, description=description, salt=salt)
+    _print(feature, order)
     return DONE
 
 
-async def start(connection: Connection, wish: Wish, source: str, name: str) -> int:
-    """Starts what is next in a plan: the first of its features that is not complete; the exit code."""
+async def start(connection: Connection, order: Order, source: str, name: str) -> int:
+    """Start the first feature of a plan that is not complete, and return the exit code."""
     file = read_plan(source)
-    async with connection.rollout_client(wish.actor) as client:
+    async with connection.rollout_client(order.actor) as client:
         known = {feature.name: feature for feature in (await client.features()).features}
         wanted = [file.feature(name)] if name else file.features
         for place, feature in enumerate(wanted):
             there = known.get(feature.name)
             if there is None:
                 await client.create(
-                    feature.name, overrides_of(feature), reason=wish.reason, description=feature.description
+                    feature.name, feature.overrides, reason=order.reason, description=feature.description
                 )
-            elif there.overrides != overrides_of(feature):
+            elif there.features != feature.overrides:
                 raise Problem(
-                    f"{feature.name} is there already, and switches something else: "
-                    f"{views.overrides_words(there.overrides)}",
-                    "give what is new a name of its own in the plan; a feature keeps its meaning",
+                    f"{feature.name} exists already, and sets other flags: {views.flags_words(there.features)}",
+                    "give the new one another name in the plan; a feature keeps its meaning",
                 )
             elif there.state is FeatureState.COMPLETE and not name:
                 continue
             elif there.state is not FeatureState.READY:
-                return _under_way(there, file, wish)
-            if not wish.as_json:
+                return _under_way(there, file, order)
+            if not order.as_json:
                 for later in wanted[place + 1 :]:
                     stderr.print(Text(f"after it, by the same command: {later.name}", style="dim"))
-            return await _begin(client, file, feature, wish)
-    if wish.as_json:
+            return await _begin(client, file, feature, order)
+    if order.as_json:
         print_json({"plan": file.name, "complete": True})
     else:
         stdout.print(f"all of {plain(file.name)} is complete: nothing to start", markup=False)
     return DONE
 
 
-async def _begin(client: RolloutClient, file: PlanFile, feature: FeatureFile, wish: Wish) -> int:
-    started = await client.start(feature.name, file.plan(feature), reason=wish.reason)
-    _tell(started, wish)
-    return await _acknowledged(client, started.name, wish)
+async def _begin(client: AsyncRolloutClient, file: PlanFile, feature: FeatureFile, order: Order) -> int:
+    started = await client.start(feature.name, file.plan(feature), reason=order.reason)
+    _print(started, order)
+    return await _acknowledged(client, started.name, order)
 
 
-def _under_way(feature: Feature, file: PlanFile, wish: Wish) -> int:
+def _under_way(feature: Feature, file: PlanFile, order: Order) -> int:
     same = feature.plan is not None and feature.plan.name == file.name
     going_on = feature.state is FeatureState.RAMPING and same
-    if wish.as_json:
+    if order.as_json:
         print_json(feature)
     else:
-        stdout.print(f"{_words(feature)}: nothing was changed", markup=False)
+        stdout.print(f"{_state_words(feature)}: nothing was changed", markup=False)
     if not going_on:
         taken_back = f"`sluice rollout history {feature.name}` tells why; then `rearm`, and this again"
         then = {
@@ -140,39 +139,34 @@ def _under_way(feature: Feature, file: PlanFile, wish: Wish) -> int:
     return DONE if going_on else NEEDS_A_LOOK
 
 
-async def set_share(connection: Connection, wish: Wish, name: str, share: str, *, sure: bool) -> int:
-    """Sets the share of users by hand; the exit code. More users than before have to be confirmed."""
+async def set_share(connection: Connection, order: Order, name: str, share: str, *, sure: bool) -> int:
+    """Set the share of users by hand, and return the exit code. More users than before need a confirmation."""
     treatment_ppm = parse_share(share)
-    async with connection.rollout_client(wish.actor) as client:
+    async with connection.rollout_client(order.actor) as client:
         before = (await client.feature(name)).feature.treatment_ppm
-        if treatment_ppm > before and not sure:
-            _confirm(f"{name} goes from {views.percent(before)} to {views.percent(treatment_ppm)}, whatever is shown")
-        feature = await client.set_share(name, treatment_ppm, reason=wish.reason)
-        _tell(feature, wish)
-        return await _acknowledged(client, name, wish)
-
-
-def _confirm(what: str) -> None:
-    if not sys.stdin.isatty():
-        raise Problem(f"{what}: that needs a yes", "give --yes where nobody can be asked", exit_code=WRONG_COMMAND_LINE)
-    typer.confirm(f"{what}. Do it?", abort=True, err=True)
+        if treatment_ppm > before:
+            what = f"{name} goes from {views.percent(before)} to {views.percent(treatment_ppm)}, whatever is shown"
+            confirm(what, sure)
+        feature = await client.set_share(name, treatment_ppm, reason=order.reason)
+        _print(feature, order)
+        return await _acknowledged(client, name, order)
 
 
 async def change(
     connection: Connection,
-    wish: Wish,
+    order: Order,
     name: str,
-    command: Callable[[RolloutClient], Callable[..., Awaitable[Feature]]],
+    command: Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]],
 ) -> int:
-    """Gives one of the commands that need no more than a name, and waits for the gateways; the exit code."""
-    async with connection.rollout_client(wish.actor) as client:
-        feature = await command(client)(name, reason=wish.reason)
-        _tell(feature, wish)
-        return await _acknowledged(client, name, wish)
+    """Give a command that needs only a name, wait for the gateways, and return the exit code."""
+    async with connection.rollout_client(order.actor) as client:
+        feature = await command(client)(name, reason=order.reason)
+        _print(feature, order)
+        return await _acknowledged(client, name, order)
 
 
 async def history(connection: Connection, name: str, *, as_json: bool) -> int:
-    """Shows what happened; the exit code."""
+    """Show the history, and return the exit code."""
     async with connection.rollout_client() as client:
         entries = [entry async for entry in client.history(name)]
     if as_json:
@@ -183,43 +177,43 @@ async def history(connection: Connection, name: str, *, as_json: bool) -> int:
 
 
 async def template(_connection: Connection, name: str) -> int:
-    """Writes a template to standard output; the exit code."""
+    """Write a template to standard output, and return the exit code."""
     typer.echo(template_text(name), nl=False)
     return DONE
 
 
 async def check(_connection: Connection, source: str, *, as_json: bool) -> int:
-    """Reads a plan and shows what it says; the exit code."""
+    """Read a plan, show it, and return the exit code."""
     file = read_plan(source)
     if as_json:
         print_json({feature.name: file.plan(feature) for feature in file.features})
         return DONE
     for feature in file.features:
         stdout.print(Text(f"{plain(feature.name)}  {plain(feature.description)}", style="bold"))
-        stdout.print(views.plan_view(file.plan(feature), overrides_of(feature)))
+        stdout.print(views.plan_view(file.plan(feature), feature.overrides))
     return DONE
 
 
-def _tell(feature: Feature, wish: Wish) -> None:
-    if wish.as_json:
+def _print(feature: Feature, order: Order) -> None:
+    if order.as_json:
         print_json(feature)
     else:
-        stdout.print(_words(feature), markup=False)
+        stdout.print(_state_words(feature), markup=False)
 
 
-def _words(feature: Feature) -> str:
+def _state_words(feature: Feature) -> str:
     step = views.step_words(feature)
     told = f", step {step}" if step != "-" else ""
-    return f"{plain(feature.name)} is {feature.state}: {views.percent(feature.treatment_ppm)} of the users{told}"
+    return f"{plain(feature.name)} is {words(feature.state)}: {views.percent(feature.treatment_ppm)} of the users{told}"
 
 
-async def _acknowledged(client: RolloutClient, name: str, wish: Wish) -> int:
-    """Waits until all live gateways serve what was just decided, and says how long that took."""
+async def _acknowledged(client: AsyncRolloutClient, name: str, order: Order) -> int:
+    """Wait until all live gateways serve the decision, and print the time that it took."""
     started = time.monotonic()
     newest = (await client.features()).snapshot_version
     while True:
-        gateways = [replica for replica in (await client.feature(name)).gateways if replica.live]
-        behind = [replica for replica in gateways if replica.version < newest]
+        gateways = [gateway for gateway in (await client.feature(name)).gateways if gateway.live]
+        behind = [gateway for gateway in gateways if gateway.version < newest]
         took = time.monotonic() - started
         if not behind or took > ACKNOWLEDGED_WITHIN_SECONDS:
             break
@@ -228,17 +222,15 @@ async def _acknowledged(client: RolloutClient, name: str, wish: Wish) -> int:
         say_warning(_behind(behind, newest))
         return NEEDS_A_LOOK
     if not gateways:
-        say_warning(
-            "no gateway is connected; each learns of it when it is, and its lease ends what it serves till then"
-        )
-    elif not wish.as_json:
+        say_warning("no gateway is connected; each learns of it once connected, and its lease ends the earlier share")
+    elif not order.as_json:
         count = f"all {len(gateways)} gateways serve" if len(gateways) > 1 else "the gateway serves"
         stdout.print(f"{count} it (snapshot {newest}), {took:.1f} s after the decision", markup=False)
     return DONE
 
 
-def _behind(behind: list[Replica], newest: int) -> str:
-    named = ", ".join(f"{plain(replica.name)} (snapshot {replica.version})" for replica in behind)
+def _behind(behind: list[Gateway], newest: int) -> str:
+    named = ", ".join(f"{plain(gateway.name)} (snapshot {gateway.version})" for gateway in behind)
     return (
         f"not served yet (snapshot {newest}) by {named}: a gateway that is cut off falls back to standard when its "
         f"lease ends; to be sure now, write ROLLOUT_KILL=NAME into its ROLLOUT_OVERRIDES_PATH. "

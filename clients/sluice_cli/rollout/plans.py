@@ -1,7 +1,7 @@
-"""Plan files: which features reach users one after the other, in which steps, and what must hold on the way.
+"""Plan files: features that reach users one after the other, with steps and criteria.
 
-YAML or TOML, at most 64 KiB, with the line `# end of plan` at its end: half a file is no plan. Nothing in it is
-executed, no name refers to another place, and what is not known is refused, with the name of the field.
+YAML or TOML, at most 64 KiB, with the line `# end of plan` at its end, so that half a file is no plan. Nothing in it is
+executed, no name refers to another place, and an unknown field is refused by its name.
 """
 
 from __future__ import annotations
@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    StringConstraints,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from sluice_cli.calls import WRONG_COMMAND_LINE, Problem
-from sluice_client import EVERYBODY_PPM, Criteria, Features, Plan, PlanStep, Strategy
+from sluice_client import EVERYBODY_PPM, FLAGS, Criteria, Features, Flag, Plan, PlanStep, features
 
 LAST_LINE = "# end of plan"
 MOST_BYTES = 64 * 1024
@@ -49,7 +60,7 @@ def _percent(given: Any) -> float:
 def _share(given: Any) -> int:
     percent = _percent(given)
     if percent > 100:
-        raise ValueError(f"{percent:g} % is more than everybody")
+        raise ValueError(f"{percent:g} % is more than all users")
     return round(percent * EVERYBODY_PPM / 100)
 
 
@@ -57,23 +68,26 @@ def _ratio(given: Any) -> float:
     return _percent(given) / 100
 
 
-def _seconds(given: Any) -> float:
-    found = _text(given, _TIME, "a time with its unit (ms, s, min, h, d, w), as in '2 h'")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
 def _duration(given: Any) -> timedelta:
-    seconds = _seconds(given)
+    found = _text(given, _TIME, "a time with its unit (ms, s, min, h, d, w), as in '2 h'")
+    seconds = float(found[1]) * _SECONDS[found[2]]
     if seconds > _LONGEST.total_seconds():
         raise ValueError(f"is longer than {_LONGEST.days} d")
     return timedelta(seconds=seconds)
 
 
+def _latency(given: Any) -> timedelta:
+    latency = _duration(given)
+    if not timedelta() < latency <= timedelta(hours=1):
+        raise ValueError("must be above 0 and at most 1 h")
+    return latency
+
+
 Share = Annotated[int, BeforeValidator(_share)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]
 Rate = Annotated[float, BeforeValidator(_ratio), Field(gt=0, le=1)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Latency = Annotated[timedelta, BeforeValidator(_latency)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 Words = Annotated[str, StringConstraints(max_length=1000)]
 
@@ -91,38 +105,46 @@ class StepFile(_Table):
 
 
 class CriteriaFile(_Table):
-    """What must hold; what is not named is not looked at."""
+    """Criteria of a promotion; one that is not named is not looked at."""
 
     error_rate_max: Rate | None = None
     p95_increase_max: Annotated[Ratio, Field(gt=0)] | None = None
     p99_increase_max: Annotated[Ratio, Field(gt=0)] | None = None
-    p95_max: Seconds | None = None
-    p99_max: Seconds | None = None
+    p95_max: Latency | None = None
+    p99_max: Latency | None = None
     quality_score_min: Annotated[float, Field(gt=0, lt=1)] | None = None
     allowed_ratio: Annotated[float, Field(ge=0.5, le=10)] | None = None
     non_inferiority_ratio: Annotated[float, Field(gt=1, le=10)] | None = None
 
 
-class OverridesFile(_Table):
-    """What a feature switches."""
-
-    dense: bool | None = None
-    lexical: bool | None = None
-    expansion: bool | None = None
-    expansion_strategy: Literal["synonyms", "multi_query"] | None = None
-    max_variant_count: Annotated[int, Field(ge=1, le=16)] | None = None
-    rerank: bool | None = None
-    rerank_candidate_count: Annotated[int, Field(ge=1, le=1000)] | None = None
-
-    @model_validator(mode="after")
-    def _switches_something(self) -> Self:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError("switches nothing; name at least one thing, as in rerank: true")
-        if self.dense is False and self.lexical is False:
-            raise ValueError("dense and lexical are both off; leave at least one of them on")
-        return self
+def _flag_type(flag: Flag) -> Any:
+    if flag.choices:
+        return Literal[flag.choices]
+    return Annotated[int, Field(ge=flag.least, le=flag.most)] if flag.kind is int else flag.kind
 
 
+_FLAGS: dict[str, Any] = {flag.name: (_flag_type(flag) | None, None) for flag in FLAGS.values()}
+_Overrides = create_model("_Overrides", __base__=_Table, **_FLAGS)
+
+
+def _features(given: BaseModel) -> Features:
+    values = given.model_dump(exclude_none=True)
+    if not values:
+        raise ValueError("switches nothing; name at least one thing, as in rerank: true")
+    for name, value in values.items():
+        other = FLAGS[name].unless
+        if value is False and other and values.get(other) is False:
+            raise ValueError(f"{name} and {other} are both off; leave at least one of them on")
+    return features(**values)
+
+
+Overrides = Annotated[
+    Features,
+    GetPydanticSchema(
+        lambda _, schema_of: core_schema.no_info_after_validator_function(_features, schema_of(_Overrides))
+    ),
+]
+"""Flags by name, with the types and bounds of the proto."""
 Steps = Annotated[list[StepFile], Field(min_length=1, max_length=20)]
 
 
@@ -133,11 +155,11 @@ def _growing(steps: list[StepFile]) -> None:
 
 
 class FeatureFile(_Table):
-    """A feature, and its own steps where they are not those of all."""
+    """A feature, with steps of its own if they differ from the plan's."""
 
     name: Name
     description: Words = ""
-    overrides: OverridesFile
+    overrides: Overrides
     steps: Steps | None = None
 
     @model_validator(mode="after")
@@ -153,7 +175,7 @@ class PlanFile(_Table):
     description: Words = ""
     criteria: CriteriaFile
     shadow: Share = 0
-    holdback: Annotated[Share, Field(le=500_000)] = 0
+    holdout: Annotated[Share, Field(le=500_000)] = 0
     steps: Steps
     features: Annotated[list[FeatureFile], Field(min_length=1, max_length=50)]
 
@@ -163,13 +185,13 @@ class PlanFile(_Table):
         names = [feature.name for feature in self.features]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"features: {', '.join(twice)} is there more than once")
+            raise ValueError(f"features: {', '.join(twice)} appears more than once")
         if not self.criteria.model_dump(exclude_none=True):
             raise ValueError("criteria: names nothing that must hold; a ramp without criteria only watches guardrails")
         return self
 
     def feature(self, name: str) -> FeatureFile:
-        """One of the features. Raises Problem where there is none of this name."""
+        """Find a feature by name. Raises Problem for an unknown one."""
         for feature in self.features:
             if feature.name == name:
                 return feature
@@ -177,7 +199,7 @@ class PlanFile(_Table):
         raise Problem(f"the plan {self.name} has no feature {name}", f"it has: {names}", exit_code=WRONG_COMMAND_LINE)
 
     def plan(self, feature: FeatureFile) -> Plan:
-        """The plan of one of the features, as the service takes it."""
+        """Make the plan of a feature, as the service takes it."""
         return Plan(
             name=self.name,
             steps=[
@@ -185,20 +207,13 @@ class PlanFile(_Table):
                 for step in feature.steps or self.steps
             ],
             criteria=Criteria(**self.criteria.model_dump()),
-            holdback_ppm=self.holdback,
+            holdout_ppm=self.holdout,
             shadow_ppm=self.shadow,
         )
 
 
-def overrides_of(feature: FeatureFile) -> Features:
-    """What a feature switches."""
-    given = feature.overrides.model_dump()
-    strategy = given.pop("expansion_strategy")
-    return Features(**given, expansion_strategy=Strategy(strategy) if strategy else None)
-
-
 def parse_share(text: str) -> int:
-    """A share of users as it is said on the command line, in millionths. Raises Problem."""
+    """Read a share of users from the command line, in parts per million. Raises Problem."""
     try:
         return _share(text)
     except ValueError as error:
@@ -206,24 +221,24 @@ def parse_share(text: str) -> int:
 
 
 def template_names() -> list[str]:
-    """The templates that come with the command."""
+    """List the templates that come with the command."""
     return sorted(path.name.removesuffix(".yaml") for path in _TEMPLATES.iterdir() if path.name.endswith(".yaml"))
 
 
 def template_text(name: str) -> str:
-    """A template as it is written. Raises Problem where there is none of this name."""
+    """Read a template. Raises Problem for an unknown one."""
     if name not in template_names():
         raise Problem(
             f"there is no plan file and no template {name!r}",
             f"name a file, or a template: {', '.join(template_names())}; `sluice rollout plan weekly > plan.yaml` "
-            "writes one down to be changed",
+            "writes one to be changed",
             exit_code=WRONG_COMMAND_LINE,
         )
     return (_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read_plan(source: str) -> PlanFile:
-    """A plan from a file, or a template by its name. Raises Problem, with the field that is to blame."""
+    """Read a plan from a file, or a template by its name. Raises Problem, with the field that is wrong."""
     path = Path(source)
     if "/" in source or path.suffix in {".yaml", ".yml", ".toml"}:
         try:
@@ -240,7 +255,7 @@ def read_plan(source: str) -> PlanFile:
 
 
 def parse_plan(raw: bytes, source: str) -> PlanFile:
-    """A plan from what a file holds. `source` names it, and tells TOML (.toml) from YAML. Raises Problem."""
+    """Parse the content of a plan file. `source` names it, and tells TOML (.toml) from YAML. Raises Problem."""
     try:
         return PlanFile.model_validate(_parsed(raw, toml=source.endswith(".toml")))
     except ValidationError as error:
@@ -253,7 +268,7 @@ def parse_plan(raw: bytes, source: str) -> PlanFile:
 
 
 def _parsed(raw: bytes, *, toml: bool) -> Mapping[str, Any]:
-    """What is written there. Raises ValueError."""
+    """Parse YAML or TOML. Raises ValueError."""
     if len(raw) > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES // 1024} KiB, which no plan is")
     try:

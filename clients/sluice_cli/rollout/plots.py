@@ -1,16 +1,18 @@
-"""The pictures of a review: whom the feature reached, what spoke against it, and how slow both sides were."""
+"""Pictures of a review: share of users, evidence, and latency of both arms."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import dates
 from matplotlib.figure import Figure
 
+from sluice_cli.calls import words
 from sluice_cli.rollout.review import TAKEN_BACK, exposure_of
 from sluice_client import Arm, EvidencePoint, Guardrail, RolloutReport
 
@@ -37,7 +39,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A picture, and what it shows in words."""
+    """A picture and its caption."""
 
     name: str
     title: str
@@ -46,7 +48,7 @@ class Plot:
 
 
 def plots(report: RolloutReport) -> list[Plot]:
-    """What there is to see; a picture without data is left out."""
+    """Draw all pictures; one without data is left out."""
     with mpl.rc_context(_STYLE):
         made = [_exposure(report), _evidence(report), _latency(report)]
     return [plot for plot in made if plot is not None]
@@ -66,7 +68,7 @@ def _exposure(report: RolloutReport) -> Plot | None:
             continue
         taken_back = entry.action in TAKEN_BACK
         axes.annotate(
-            entry.action.lower().replace("_", " "),
+            words(entry.action),
             (entry.time, max(entry.old_treatment_ppm, entry.new_treatment_ppm) / 10_000),
             textcoords="offset points",
             xytext=(4 if taken_back else -4, 6),
@@ -74,9 +76,7 @@ def _exposure(report: RolloutReport) -> Plot | None:
             fontsize=9,
             color=_RED if taken_back else _GREY,
         )
-    return _plot(
-        figure, axes, report, "exposure", "Whom it reached", "Share of users with the feature, and what changed it."
-    )
+    return _plot(figure, axes, report, "exposure", "Users reached", "Share of users with the feature, and its changes.")
 
 
 def _evidence(report: RolloutReport) -> Plot | None:
@@ -92,7 +92,7 @@ def _evidence(report: RolloutReport) -> Plot | None:
                 for evidence in point.guardrails
                 if evidence.guardrail is rail
             ]
-            label = None if rail in axes.get_legend_handles_labels()[1] else str(rail)
+            label = None if rail in axes.get_legend_handles_labels()[1] else words(rail)
             axes.plot(
                 [time for time, _ in found],
                 [log for _, log in found],
@@ -120,9 +120,9 @@ def _evidence(report: RolloutReport) -> Plot | None:
         axes,
         report,
         "evidence",
-        "What spoke against it",
-        "Evidence that treatment is worse than control, by guardrail. It starts anew with every step. Looking at it "
-        "all the time does not raise the rate of false alarms.",
+        "Evidence against it",
+        "Evidence that treatment is worse than control, by guardrail. It starts from nothing with every step. Looking "
+        "at it all the time does not raise the rate of false alarms.",
     )
 
 
@@ -133,7 +133,7 @@ def _latency(report: RolloutReport) -> Plot | None:
         for name, style in (("p95", "-"), ("p50", ":")):
             for place, ramp in enumerate(_ramps(report.points)):
                 found = [
-                    (point.time, getattr(totals, name) * 1000)
+                    (point.time, getattr(totals, name) / timedelta(milliseconds=1))
                     for point in ramp
                     for totals in point.arms
                     if totals.arm is arm and getattr(totals, name) is not None
@@ -158,8 +158,8 @@ def _latency(report: RolloutReport) -> Plot | None:
         axes,
         report,
         "latency",
-        "How slow both sides were",
-        "Of all requests of a step up to that moment, by side.",
+        "Latency of both arms",
+        "All requests of a step up to that moment, by arm.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`sluice rollout report`: the review after a rollout, for people who were not there."""
+"""`sluice rollout report`: writes the review of a rollout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
 
-from sluice_cli.calls import DONE, Connection, Problem, plain, print_json, stderr, stdout
+from sluice_cli.calls import DONE, Connection, Problem, plain, print_json, stderr, stdout, words
 from sluice_cli.rollout import views
 from sluice_cli.rollout.plots import Plot, plots
 from sluice_cli.rollout.review import TAKEN_BACK, review
@@ -22,9 +22,9 @@ _GLOSSARY = (
     (
         "Evidence",
         "The logarithm of an e-value: how strongly the bad events say that treatment is worse than control. An e-value "
-        "is valid however often one looks at it (Lindon and Malek 2022, arXiv 2011.03567), so nobody had to wait for a "
-        "planned end. At its threshold the feature is taken back; a feature that is not worse gets there in one ramp "
-        "of twenty at most, over all guardrails.",
+        "is valid however often one looks at it (Lindon and Malek 2022, arXiv 2011.03567), so there was no "
+        "planned end to wait for. At its threshold the feature is taken back; a feature that is not worse gets there "
+        "in one ramp of twenty at most, over all guardrails.",
     ),
     (
         "Users hit",
@@ -43,13 +43,13 @@ _GLOSSARY = (
     ),
     (
         "On all gateways",
-        "How long it took from the decision until every live gateway had said that it serves it.",
+        "Time from the decision until every live gateway had said that it serves it.",
     ),
 )
 
 
 async def report(connection: Connection, name: str, *, html: Path | None, markdown: Path | None, as_json: bool) -> int:
-    """Asks, and writes what was wanted; the exit code."""
+    """Write the review, and return the exit code."""
     async with connection.rollout_client() as client:
         with stderr.status("asking for the evidence"):
             found = await client.report(name)
@@ -67,7 +67,7 @@ async def report(connection: Connection, name: str, *, html: Path | None, markdo
 
 
 def write(found: RolloutReport, *, html: Path | None = None, markdown: Path | None = None) -> list[Path]:
-    """Writes a review, and says which files there are now. Raises Problem where one cannot be written."""
+    """Write a review to files, and return them. Raises Problem for one that cannot be written."""
     files: dict[Path, str] = {}
     if html is not None:
         files[html] = _page_of(found)
@@ -85,7 +85,7 @@ def write(found: RolloutReport, *, html: Path | None = None, markdown: Path | No
 
 
 def markdown_of(found: RolloutReport, pictures: Sequence[tuple[Plot, str]] = ()) -> str:
-    """A review in Markdown; `pictures` are plots with the files that they are in."""
+    """Write a review in Markdown; `pictures` are plots with their files."""
     return _rendered("review.md.j2", found, pictures)
 
 
@@ -97,7 +97,7 @@ def _page_of(found: RolloutReport) -> str:
 def _rendered(template: str, found: RolloutReport, pictures: Sequence[tuple[Plot, str]]) -> str:
     source = (_TEMPLATES / template).read_text(encoding="utf-8")
     environment = Environment(
-        # The name decides whether people's words are escaped.
+        # The name decides whether text is escaped.
         autoescape=select_autoescape(["html.j2"]),
         loader=DictLoader({template: source}),
         undefined=StrictUndefined,
@@ -106,7 +106,7 @@ def _rendered(template: str, found: RolloutReport, pictures: Sequence[tuple[Plot
     environment.filters |= {
         "cell": _cell,
         "clock": views.clock,
-        "action": lambda action: action.lower().replace("_", " "),
+        "action": words,
         "share": views.share_words,
         "done": views.done_words,
     }
@@ -116,5 +116,5 @@ def _rendered(template: str, found: RolloutReport, pictures: Sequence[tuple[Plot
 
 
 def _cell(text: str) -> str:
-    """People's words within Markdown: on one line, and without what would be more than words."""
+    """Escape text for a cell of a Markdown table."""
     return "".join(f"\\{character}" if character in _MARKUP else character for character in plain(text))

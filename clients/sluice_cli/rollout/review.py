@@ -1,4 +1,4 @@
-"""What a review says: the story, the decisions, treatment beside control, and what went wrong. No layout in here."""
+"""Content of a review: summary, decisions, treatment against control, incidents. No layout in here."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sluice_client import (
     FeatureState,
     Guardrail,
     GuardrailEvidence,
+    HistoryAction,
     HistoryEntry,
     LatencyBucket,
     RolloutReport,
@@ -23,8 +24,13 @@ from sluice_client import (
 from sluice_statistics.intervals import Estimate, Histogram, difference, rate
 
 MET, MISSED, OPEN, NOT_ASKED = "met", "missed", "open", ""
-TAKEN_BACK = frozenset({"HALVED", "ROLLED_BACK", "KILLED"})
-"""What takes a feature back from users."""
+TAKEN_BACK = {
+    HistoryAction.HALVED: "Halved",
+    HistoryAction.ROLLED_BACK: "Rolled back",
+    HistoryAction.KILLED: "Killed",
+}
+"""Actions that take a feature back from users, in words."""
+_HOW = {HistoryAction.HALVED: "from half of its users", HistoryAction.KILLED: "and switched it off"}
 _SERVICE = "sluice"
 _HEADLINES = {
     FeatureState.READY: "not started",
@@ -39,7 +45,7 @@ _HEADLINES = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One measure on both sides, as words with their intervals."""
+    """One measure of both arms, in words with intervals."""
 
     measure: str
     control: str
@@ -47,12 +53,12 @@ class Comparison:
     difference: str
     allowed: str
     verdict: str
-    """MET or MISSED where the whole interval is on that side of what is allowed, OPEN where it is on both."""
+    """MET or MISSED if the whole interval is on that side of the limit, OPEN if it is on both."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReview:
-    """One step: who was compared with whom, and what came of it."""
+    """One step: its users, and the comparison of the arms."""
 
     share: str
     started: str
@@ -65,15 +71,15 @@ class StepReview:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Something that took the feature back."""
+    """An event that took the feature back."""
 
     what: str
     when: str
     why: str
     treated_requests: str
-    """Requests that treatment had answered in this step until it was decided."""
+    """Requests that treatment had answered in this step until the decision."""
     exposed: str
-    """How long the step had been running."""
+    """Time that the step had run."""
     until_done: str
     """Seconds from the decision until all gateways served it."""
     guardrails: Sequence[GuardrailEvidence]
@@ -81,7 +87,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """All of it."""
+    """A whole review."""
 
     title: str
     summary: Sequence[str]
@@ -94,13 +100,13 @@ class Review:
 
 
 def review(report: RolloutReport, now: datetime) -> Review:
-    """The review of a rollout, as far as it has come."""
+    """Write the review of a rollout, as far as it has come."""
     feature, history = report.feature, report.history
     incidents = [_incident(report, entry) for entry in history if entry.action in TAKEN_BACK]
     most = max((entry.new_treatment_ppm for entry in history), default=0)
     treated = [totals for step in report.steps for totals in step.arms if totals.arm is Arm.TREATMENT]
     steps = [_step(step, feature.plan.criteria if feature.plan else Criteria(), now) for step in report.steps]
-    done = [(entry.done - entry.time).total_seconds() for entry in _taken_back(history) if entry.done]
+    done = [(entry.done_time - entry.time).total_seconds() for entry in _taken_back(history) if entry.done_time]
     return Review(
         title=f"Rollout of {feature.name}: {_HEADLINES[feature.state]}",
         summary=_summary(report, most),
@@ -121,9 +127,9 @@ def review(report: RolloutReport, now: datetime) -> Review:
 
 def _summary(report: RolloutReport, most: int) -> list[str]:
     feature, history = report.feature, report.history
-    switched = views.overrides_words(feature.overrides) or "nothing"
-    paragraphs = [f"{feature.name} switches {switched}. {feature.description}".strip()]
-    starts = [entry for entry in history if entry.action == "STARTED"]
+    flags = views.flags_words(feature.features) or "nothing"
+    paragraphs = [f"{feature.name} sets {flags}. {feature.description}".strip()]
+    starts = [entry for entry in history if entry.action is HistoryAction.STARTED]
     if not starts:
         return [*paragraphs, "It has never been started: no user has had it."]
     plan = f" by the plan {feature.plan.name} ({_plan_words(report)})" if feature.plan else ""
@@ -134,8 +140,12 @@ def _summary(report: RolloutReport, most: int) -> list[str]:
     )
     for entry in _taken_back(history):
         who = "Sluice took it back by itself" if entry.actor == _SERVICE else f"{entry.actor} took it back"
-        how = {"HALVED": "from half of those who had it", "KILLED": "and switched it off"}.get(entry.action, "")
-        served = "" if entry.done is None else f" All gateways served that {_between(entry.time, entry.done)} later."
+        how = _HOW.get(entry.action, "")
+        served = (
+            ""
+            if entry.done_time is None
+            else f" All gateways served that {_between(entry.time, entry.done_time)} later."
+        )
         paragraphs.append(
             f"{who}{f' {how}' if how else ''} on {views.clock(entry.time)} "
             f"({views.percent(entry.old_treatment_ppm)} to {views.percent(entry.new_treatment_ppm)}): "
@@ -161,19 +171,19 @@ def _between(start: datetime, end: datetime) -> str:
 
 
 def _incident(report: RolloutReport, entry: HistoryEntry) -> Incident:
-    step = next((step for step in reversed(report.steps) if step.started < entry.time), None)
+    step = next((step for step in reversed(report.steps) if step.start_time < entry.time), None)
     treated = [totals.request_count for totals in entry.arms if totals.arm is Arm.TREATMENT]
     if not treated and step is not None:
         treated = [totals.request_count for totals in step.arms if totals.arm is Arm.TREATMENT]
     who = "by itself" if entry.actor == _SERVICE else f"by {entry.actor}"
-    what = {"HALVED": "Halved", "ROLLED_BACK": "Rolled back", "KILLED": "Killed"}[entry.action]
+    what = TAKEN_BACK[entry.action]
     return Incident(
         what=f"{what} {who}, {views.percent(entry.old_treatment_ppm)} to {views.percent(entry.new_treatment_ppm)}",
         when=views.clock(entry.time),
         why=entry.reason,
         treated_requests=f"{sum(treated):,}",
-        exposed="-" if step is None else views.span(entry.time - step.started),
-        until_done="not yet" if entry.done is None else _between(entry.time, entry.done),
+        exposed="-" if step is None else views.span(entry.time - step.start_time),
+        until_done="not yet" if entry.done_time is None else _between(entry.time, entry.done_time),
         guardrails=[evidence for evidence in entry.guardrails if evidence.breached] or list(entry.guardrails),
     )
 
@@ -184,8 +194,8 @@ def _step(step: StepReport, criteria: Criteria, now: datetime) -> StepReview:
     both = [totals for totals in (control, treatment) if totals is not None]
     return StepReview(
         share=views.percent(step.treatment_ppm),
-        started=views.clock(step.started),
-        lasted=views.span((step.ended or now) - step.started),
+        started=views.clock(step.start_time),
+        lasted=views.span((step.end_time or now) - step.start_time),
         requests=" and ".join(f"{totals.request_count:,} in {totals.arm}" for totals in both) or "none",
         users=" and ".join(f"{totals.unit_count:,} in {totals.arm}" for totals in both) or "none",
         comparisons=_comparisons(treatment, control, criteria) if treatment else [],
@@ -199,7 +209,7 @@ def _comparisons(treatment: ArmTotals, control: ArmTotals | None, criteria: Crit
         _rates("Answers without a result", Guardrail.EMPTY_RESULTS, treatment, control, None),
     ]
     ours, theirs = histogram(treatment.latency, 1), histogram(control.latency, 2) if control else None
-    named: tuple[tuple[str, float, float | None, float | None], ...] = (
+    named: tuple[tuple[str, float, timedelta | None, float | None], ...] = (
         ("P50", 50, None, None),
         ("P95", 95, criteria.p95_max, criteria.p95_increase_max),
         ("P99", 99, criteria.p99_max, criteria.p99_increase_max),
@@ -217,8 +227,8 @@ def _comparisons(treatment: ArmTotals, control: ArmTotals | None, criteria: Crit
 def _rates(
     measure: str, guardrail: Guardrail, treatment: ArmTotals, control: ArmTotals | None, most: float | None
 ) -> Comparison:
-    ours = rate(treatment.bad_events.get(guardrail, 0), treatment.request_count)
-    theirs = rate(control.bad_events.get(guardrail, 0), control.request_count) if control else None
+    ours = rate(treatment.bad_event_count(guardrail), treatment.request_count)
+    theirs = rate(control.bad_event_count(guardrail), control.request_count) if control else None
     between = difference(ours, theirs) if ours and theirs else None
     return Comparison(
         measure=measure,
@@ -231,28 +241,30 @@ def _rates(
 
 
 def histogram(buckets: Sequence[LatencyBucket], seed: int) -> Histogram | None:
-    """Latencies in seconds; None where there are none."""
+    """Make a histogram of latencies in seconds; None without any."""
     if not any(bucket.count for bucket in buckets):
         return None
-    uppers = [math.inf if bucket.upper is None else bucket.upper for bucket in buckets]
-    return Histogram([bucket.count for bucket in buckets], [bucket.lower for bucket in buckets], uppers, seed)
+    lowers = [bucket.lower.total_seconds() for bucket in buckets]
+    uppers = [math.inf if bucket.upper is None else bucket.upper.total_seconds() for bucket in buckets]
+    return Histogram([bucket.count for bucket in buckets], lowers, uppers, seed)
 
 
 def _percentiles(
     name: str,
     percent: float,
     histograms: tuple[Histogram | None, Histogram | None],
-    plain: tuple[float | None, float | None],
-    allowed: tuple[float | None, float | None],
+    plain: tuple[timedelta | None, timedelta | None],
+    allowed: tuple[timedelta | None, float | None],
 ) -> Comparison:
     told = [histogram if histogram and histogram.tells(percent) else None for histogram in histograms]
     ours, theirs = (histogram.percentile(percent) if histogram else None for histogram in told)
     increase = told[0].increase(told[1], percent) if told[0] and told[1] else None
+    most = None if allowed[0] is None else allowed[0].total_seconds()
     words = [
-        f"at most {allowed[0]:.3g} s" if allowed[0] is not None else "",
+        f"at most {most:.3g} s" if most is not None else "",
         f"at most {allowed[1] * 100:.3g} % over control" if allowed[1] is not None else "",
     ]
-    verdicts = [_verdict(ours, allowed[0]), _verdict(increase, allowed[1])]
+    verdicts = [_verdict(ours, most), _verdict(increase, allowed[1])]
     return Comparison(
         measure=f"{name} of latency",
         control=_shown(theirs, 1000, " ms") if theirs else views.milliseconds(plain[1]),
@@ -312,13 +324,13 @@ def _next_steps(report: RolloutReport) -> list[str]:
                 f"It is still on its way; this review is of what has been. sluice rollout status {name} shows more."
             ]
         case FeatureState.COMPLETE:
-            return ["It reaches everybody. Make it the default of the gateways' profiles when nobody wants it back."]
+            return ["It reaches all users. Make it the default of the gateways' profiles once it is sure to stay."]
         case _:
             return []
 
 
 def exposure_of(history: Sequence[HistoryEntry]) -> tuple[list[datetime], list[float]]:
-    """The share of users over time, in percent, as corners of a staircase."""
+    """Share of users over time, in percent, as corners of a staircase."""
     times: list[datetime] = []
     shares: list[float] = []
     for entry in history:

@@ -1,4 +1,4 @@
-"""`sluice rollout status`: how all features do, as it happens."""
+"""`sluice rollout status`: shows features as they change."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.text import Text
 
 from sluice_cli.calls import DONE, Connection, plain, print_json, stdout
 from sluice_cli.rollout import views
-from sluice_client import FeatureState, FeatureStatus, Replica, RolloutClient, SluiceError
+from sluice_client import AsyncRolloutClient, FeatureState, FeatureStatus, SluiceError
 
 _QUIET_STATES = {FeatureState.READY}
 
 
 async def status(connection: Connection, name: str, *, once: bool, seconds: float, as_json: bool) -> int:
-    """Shows features, their evidence and their gateways until it is interrupted, or once; the exit code."""
+    """Show features, evidence and gateways until interrupted, or once, and return the exit code."""
     async with connection.rollout_client() as client:
         found, newest = await _look(client, name)
         if as_json:
@@ -34,12 +34,12 @@ async def status(connection: Connection, name: str, *, once: bool, seconds: floa
                 try:
                     view = _view(*await _look(client, name), connection.rollout)
                     live.update(view, refresh=True)
-                except SluiceError as error:  # it may come back; what was seen last stays
+                except SluiceError as error:  # it may come back; the last view stays
                     lost = Text(f"not answering: {plain(error.message)}", style="bold red")
                     live.update(Group(view, lost), refresh=True)
 
 
-async def _look(client: RolloutClient, name: str) -> tuple[list[FeatureStatus], int]:
+async def _look(client: AsyncRolloutClient, name: str) -> tuple[list[FeatureStatus], int]:
     listing = await client.features()
     names = [name] if name else [feature.name for feature in listing.features]
     return [await client.feature(one) for one in names], listing.snapshot_version
@@ -54,5 +54,5 @@ def _view(found: Sequence[FeatureStatus], newest: int, address: str) -> Renderab
     blocks: list[RenderableType] = [views.status_view(status) for status in found if status.feature.name not in quiet]
     if quiet:
         blocks.append(Text(f"ready to be started: {', '.join(map(plain, quiet))}\n", style="dim"))
-    replicas: dict[str, Replica] = {replica.name: replica for status in found for replica in status.gateways}
-    return Group(head, *blocks, views.gateways_view(list(replicas.values()), newest, now))
+    gateways = {gateway.name: gateway for status in found for gateway in status.gateways}
+    return Group(head, *blocks, views.gateways_view(list(gateways.values()), newest, now))

@@ -1,4 +1,4 @@
-"""What people see of features: shares, arms, evidence as bars, gateways and what they serve."""
+"""Views of features: shares, arms, evidence as bars, and gateways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import plain
+from sluice_cli.calls import plain, words
+from sluice_cli.calls import table as plain_table
 from sluice_client import (
     EVERYBODY_PPM,
     Arm,
@@ -19,10 +20,11 @@ from sluice_client import (
     Features,
     FeatureState,
     FeatureStatus,
+    Gateway,
     Guardrail,
     HistoryEntry,
     Plan,
-    Replica,
+    flag_values,
 )
 
 BAR_WIDTH = 20
@@ -38,22 +40,25 @@ _ARM_STYLES = {Arm.TREATMENT: "cyan", Arm.CONTROL: "magenta"}
 
 
 def percent(ppm: int) -> str:
-    """A share as people say it: 10 %, 0.5 %, 6.25 %."""
+    """Write a share in percent: 10 %, 0.5 %, 6.25 %."""
     return f"{ppm * 100 / EVERYBODY_PPM:.6g} %"
 
 
 def share_of(part: float, whole: float) -> str:
-    """A rate as people say it; nothing where there is nothing to share."""
+    """Write a rate in percent; "-" without trials."""
     return f"{part / whole:.2%}".replace("%", " %") if whole else "-"
 
 
-def milliseconds(seconds: float | None) -> str:
-    """A latency."""
-    return "-" if seconds is None else f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+def milliseconds(latency: timedelta | None) -> str:
+    """Write a latency in milliseconds, or in seconds from ten on."""
+    if latency is None:
+        return "-"
+    seconds = latency.total_seconds()
+    return f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 
 def span(given: timedelta) -> str:
-    """A length of time in its two largest units."""
+    """Write a length of time in its two largest units."""
     seconds = max(0, round(given.total_seconds()))
     parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     first = next((place for place, (count, _unit) in enumerate(parts) if count), 3)
@@ -61,50 +66,48 @@ def span(given: timedelta) -> str:
 
 
 def clock(time: datetime) -> str:
-    """A moment, in the time zone of whoever looks."""
+    """Write a moment in the local time zone."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def state_text(state: FeatureState) -> Text:
-    """A state in its colour."""
-    return Text(state, style=_STYLES.get(state, ""))
+    """Show a state in its colour."""
+    return Text(words(state), style=_STYLES.get(state, ""))
 
 
-def overrides_words(overrides: Features) -> str:
-    """What a feature switches, in words."""
-    named = {name: getattr(overrides, name) for name in Features.__slots__}
-    words = {True: "on", False: "off"}
+def flags_words(features: Features) -> str:
+    """List the flags that a feature sets: "rerank on, rerank candidate count 50"."""
+    switched = {True: "on", False: "off"}
     return ", ".join(
-        f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
-        for name, value in named.items()
-        if value is not None
+        f"{words(name)} {switched[value] if isinstance(value, bool) else value}"
+        for name, value in flag_values(features).items()
     )
 
 
 def features_view(features: Sequence[Feature]) -> Table:
-    """All features, a line each."""
-    table = _table("feature", "state", "users", "step", "switches", "why")
+    """Show all features, a line each."""
+    table = _table("feature", "state", "users", "step", "flags", "reason")
     for feature in features:
         table.add_row(
             plain(feature.name),
             state_text(feature.state),
             percent(feature.treatment_ppm),
             step_words(feature),
-            overrides_words(feature.overrides),
+            flags_words(feature.features),
             plain(feature.reason),
         )
     return table
 
 
 def step_words(feature: Feature) -> str:
-    """Which step of which plan a feature is in."""
+    """Name the step and the plan of a feature."""
     if feature.plan is None or feature.step == 0:
         return "-"
     return f"{feature.step} of {len(feature.plan.steps)} ({plain(feature.plan.name)})"
 
 
 def status_view(status: FeatureStatus) -> RenderableType:
-    """One feature with its arms and its evidence."""
+    """Show one feature with its arms and its evidence."""
     feature = status.feature
     head = Text.assemble(
         (plain(feature.name), "bold"),
@@ -134,20 +137,20 @@ def status_view(status: FeatureStatus) -> RenderableType:
 
 
 def step_progress(status: FeatureStatus) -> str:
-    """How long a feature was watched in its step, of how long it has to be."""
+    """Show the time that a feature was watched in its step, and the time that it needs."""
     feature = status.feature
     if feature.plan is None or not 1 <= feature.step <= len(feature.plan.steps):
         return ""
     step = feature.plan.steps[feature.step - 1]
-    words = f"step {feature.step} of {len(feature.plan.steps)} of {plain(feature.plan.name)}"
+    progress = f"step {feature.step} of {len(feature.plan.steps)} of {plain(feature.plan.name)}"
     if feature.state is not FeatureState.RAMPING:
-        return words
-    words += f", watched {span(status.watched)} of {span(step.dwell)}"
-    return f"{words}, {'goes on by itself' if step.automatic else 'then waits for a promote'}"
+        return progress
+    progress += f", watched {span(status.watched_duration)} of {span(step.dwell)}"
+    return f"{progress}, {'goes on by itself' if step.automatic else 'then waits for a promote'}"
 
 
 def shares_bar(feature: Feature, width: int = 2 * BAR_WIDTH) -> Text:
-    """Who gets what: treatment from the left, control from the right, the others between."""
+    """Draw the shares: treatment from the left, control from the right, all others between."""
     treated = min(width, round(feature.treatment_ppm * width / EVERYBODY_PPM))
     if feature.treatment_ppm and not treated:
         treated = 1
@@ -160,15 +163,15 @@ def shares_bar(feature: Feature, width: int = 2 * BAR_WIDTH) -> Text:
 
 
 def arms_view(arms: Sequence[ArmTotals]) -> Table:
-    """What both arms saw in this step."""
+    """Show the totals of both arms in this step."""
     table = _table("arm", "requests", "users", "errors", "empty", "P50", "P95", "P99", "quality", "overlap")
     for totals in arms:
         table.add_row(
             Text(totals.arm, style=_ARM_STYLES.get(totals.arm, "")),
             f"{totals.request_count:,}",
             f"{totals.unit_count:,}",
-            share_of(totals.bad_events.get(Guardrail.ERRORS, 0), totals.request_count),
-            share_of(totals.bad_events.get(Guardrail.EMPTY_RESULTS, 0), totals.request_count),
+            share_of(totals.bad_event_count(Guardrail.ERRORS), totals.request_count),
+            share_of(totals.bad_event_count(Guardrail.EMPTY_RESULTS), totals.request_count),
             milliseconds(totals.p50),
             milliseconds(totals.p95),
             milliseconds(totals.p99),
@@ -179,12 +182,12 @@ def arms_view(arms: Sequence[ArmTotals]) -> Table:
 
 
 def guardrails_view(status: FeatureStatus) -> Table:
-    """Evidence against a feature on its way to a breach, and for it on its way to being shown."""
+    """Show the evidence against a feature and for it, on the way to the thresholds."""
     against = ("green", "yellow", "bold red")
     table = _table("guardrail", "users hit: treatment", "control", "evidence against it", "shown not worse")
     for evidence in status.guardrails:
         table.add_row(
-            evidence.guardrail,
+            words(evidence.guardrail),
             f"{evidence.treatment_count:,}",
             f"{evidence.control_count:,}",
             _bar(evidence.log_evidence, evidence.log_threshold, against),
@@ -193,9 +196,9 @@ def guardrails_view(status: FeatureStatus) -> Table:
             ),
         )
     for limit in status.limits:
-        allowed = f"{share_of(limit.share, 1)} may be beyond"
+        allowed = f"{share_of(limit.allowed_ratio, 1)} may be beyond"
         table.add_row(
-            f"limit: {plain(limit.name)}",
+            f"limit: {plain(limit.label)}",
             f"{limit.bad_count:,}",
             "",
             _bar(limit.log_evidence, limit.log_threshold, against),
@@ -208,7 +211,7 @@ def guardrails_view(status: FeatureStatus) -> Table:
 
 
 def _bar(value: float, threshold: float, styles: tuple[str, str, str]) -> Text:
-    """How far evidence is on its way to its threshold, in nats: below half of it, above, there."""
+    """Draw evidence on its way to a threshold, in nats; the styles are for below half of it, above, and there."""
     if threshold <= 0:
         return Text("-", style="dim")
     way = min(1.0, max(0.0, value / threshold))
@@ -219,8 +222,8 @@ def _bar(value: float, threshold: float, styles: tuple[str, str, str]) -> Text:
     )
 
 
-def gateways_view(gateways: Sequence[Replica], newest: int, now: datetime | None = None) -> RenderableType:
-    """The gateways, and whether they serve the newest snapshot."""
+def gateways_view(gateways: Sequence[Gateway], newest: int, now: datetime | None = None) -> RenderableType:
+    """Show the gateways and the snapshots that they serve."""
     if not gateways:
         return Text("no gateway has been seen yet", style="yellow")
     table = _table("gateway", "snapshot", "seen", "state")
@@ -229,26 +232,26 @@ def gateways_view(gateways: Sequence[Replica], newest: int, now: datetime | None
         if replica.live and replica.version < newest:
             notes.append(Text(f"behind {newest}", style="yellow"))
         notes += [
-            Text(f"does not serve {plain(name)}: {plain(why)}", style="bold red")
-            for name, why in sorted(replica.quarantined.items())
+            Text(f"does not serve {plain(feature.name)}: {plain(feature.reason)}", style="bold red")
+            for feature in replica.quarantined
         ]
         if replica.locally_killed:
             names = ", ".join(plain(name) for name in replica.locally_killed)
             notes.append(Text(f"killed there: {names}", style="bold red"))
-        seen = span((now or datetime.now(UTC)) - replica.last_seen) if replica.last_seen else "never"
+        seen = span((now or datetime.now(UTC)) - replica.last_seen_time) if replica.last_seen_time else "never"
         table.add_row(plain(replica.name), str(replica.version), f"{seen} ago", Text(", ").join(notes))
     return table
 
 
 def history_view(entries: Sequence[HistoryEntry]) -> Table:
-    """What happened, oldest first."""
-    table = _table("#", "when", "feature", "what", "users", "by", "on all gateways", "why")
+    """Show the history, oldest first."""
+    table = _table("#", "time", "feature", "action", "users", "by", "on all gateways", "reason")
     for entry in entries:
         table.add_row(
             str(entry.number),
             clock(entry.time),
             plain(entry.feature),
-            entry.action.lower().replace("_", " "),
+            words(entry.action),
             share_words(entry),
             plain(entry.actor),
             done_words(entry),
@@ -258,7 +261,7 @@ def history_view(entries: Sequence[HistoryEntry]) -> Table:
 
 
 def share_words(entry: HistoryEntry) -> str:
-    """The share that something left, and the one before where it was another."""
+    """Write the share after an entry, with the share before if it was another."""
     share = percent(entry.new_treatment_ppm)
     if entry.old_treatment_ppm == entry.new_treatment_ppm:
         return share
@@ -266,50 +269,49 @@ def share_words(entry: HistoryEntry) -> str:
 
 
 def done_words(entry: HistoryEntry) -> str:
-    """How long it took until all gateways served it."""
-    if entry.done is None:
+    """Write the time until all gateways served an entry."""
+    if entry.done_time is None:
         return "-" if entry.old_treatment_ppm == entry.new_treatment_ppm else "not yet"
-    return f"after {(entry.done - entry.time).total_seconds():.2f} s"
+    return f"after {(entry.done_time - entry.time).total_seconds():.2f} s"
 
 
-def plan_view(plan: Plan, overrides: Features | None = None) -> RenderableType:
-    """A plan's steps and criteria."""
+def plan_view(plan: Plan, features: Features) -> RenderableType:
+    """Show a plan's flags, steps and criteria."""
     table = _table("step", "users", "at least", "then")
     for number, step in enumerate(plan.steps, start=1):
         goes_on = "goes on by itself" if step.automatic else "waits for a promote"
         table.add_row(str(number), percent(step.treatment_ppm), span(step.dwell), goes_on)
-    lines = [Text(f"must hold: {criteria_words(plan)}")]
-    if overrides is not None:
-        lines.insert(0, Text(f"switches: {overrides_words(overrides)}"))
-    if plan.holdback_ppm:
-        lines.append(Text(f"stay without it at the end: {percent(plan.holdback_ppm)}"))
+    lines = [Text(f"sets: {flags_words(features)}"), Text(f"must hold: {criteria_words(plan)}")]
+    if plan.holdout_ppm:
+        lines.append(Text(f"stay without it at the end: {percent(plan.holdout_ppm)}"))
     if plan.shadow_ppm:
         lines.append(Text(f"answered both ways, for quality: {percent(plan.shadow_ppm)} of control's requests"))
     return Group(*lines, table)
 
 
 def criteria_words(plan: Plan) -> str:
-    """What must hold, in words."""
+    """Write the criteria of a plan in words."""
     criteria = plan.criteria
     named = (
         (criteria.error_rate_max, "errors at most {:.3g} %", 100),
         (criteria.p95_increase_max, "P95 at most {:.3g} % over control", 100),
         (criteria.p99_increase_max, "P99 at most {:.3g} % over control", 100),
-        (criteria.p95_max, "P95 at most {:.3g} s", 1),
-        (criteria.p99_max, "P99 at most {:.3g} s", 1),
+        (_seconds(criteria.p95_max), "P95 at most {:.3g} s", 1),
+        (_seconds(criteria.p99_max), "P99 at most {:.3g} s", 1),
         (criteria.quality_score_min, "quality at least {:.3g}", 1),
         (criteria.allowed_ratio, "at most {:.3g} times control's bad events", 1),
         (criteria.non_inferiority_ratio, "shown to be less than {:.3g} times before it goes on", 1),
     )
-    return "; ".join(words.format(value * scale) for value, words, scale in named if value is not None) or "nothing"
+    return "; ".join(text.format(value * scale) for value, text, scale in named if value is not None) or "nothing"
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    right = {"#", "users", "requests", "errors", "empty", "P50", "P95", "P99", "quality", "overlap", "snapshot"}
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right or column in _COUNTS else "left")
-    return table
+    return plain_table(*columns, right=_NUMBERS)
 
 
-_COUNTS = {"users hit: treatment", "control"}
+_NUMBERS = frozenset({"#", "users", "requests", "errors", "empty", "P50", "P95", "P99", "quality", "overlap"})
+_NUMBERS |= {"snapshot", "users hit: treatment", "control"}

@@ -10,6 +10,7 @@ from typing import Any
 from sluice_client import (
     Arm,
     ArmTotals,
+    BadEventCount,
     Criteria,
     EvidencePoint,
     Feature,
@@ -17,6 +18,7 @@ from sluice_client import (
     FeatureState,
     Guardrail,
     GuardrailEvidence,
+    HistoryAction,
     HistoryEntry,
     LatencyBucket,
     Plan,
@@ -34,7 +36,13 @@ PLAN = Plan(
         PlanStep(500_000, timedelta(hours=24)),
         PlanStep(1_000_000, timedelta(hours=48)),
     ],
-    criteria=Criteria(error_rate_max=0.02, p95_increase_max=0.3, p99_increase_max=0.4, p95_max=3.5, p99_max=5.0),
+    criteria=Criteria(
+        error_rate_max=0.02,
+        p95_increase_max=0.3,
+        p99_increase_max=0.4,
+        p95_max=timedelta(seconds=3.5),
+        p99_max=timedelta(seconds=5),
+    ),
     shadow_ppm=100_000,
 )
 
@@ -48,7 +56,11 @@ def histogram(count: int, median: float) -> list[LatencyBucket]:
     edges = [0.0, *EDGES]
     shares = [below(edge) for edge in EDGES]
     counts = [round(count * (high - low)) for low, high in zip([0.0, *shares], shares, strict=False)]
-    return [LatencyBucket(low, high, one) for low, high, one in zip(edges, edges[1:], counts, strict=False) if one]
+    return [
+        LatencyBucket(timedelta(seconds=low), timedelta(seconds=high), one)
+        for low, high, one in zip(edges, edges[1:], counts, strict=False)
+        if one
+    ]
 
 
 def totals(arm: Arm, count: int, errors: int, median: float) -> ArmTotals:
@@ -57,10 +69,10 @@ def totals(arm: Arm, count: int, errors: int, median: float) -> ArmTotals:
         arm=arm,
         request_count=count,
         unit_count=count // 3,
-        bad_events={Guardrail.ERRORS: errors, Guardrail.EMPTY_RESULTS: count // 500},
-        p50=median,
-        p95=median * 2.1,
-        p99=median * 2.85,
+        bad_events=[BadEventCount(Guardrail.ERRORS, errors), BadEventCount(Guardrail.EMPTY_RESULTS, count // 500)],
+        p50=timedelta(seconds=median),
+        p95=timedelta(seconds=median * 2.1),
+        p99=timedelta(seconds=median * 2.85),
         quality_score=0.71 if arm is Arm.TREATMENT else 0.66,
         shadow_overlap=None,
         latency=histogram(count, median),
@@ -85,12 +97,12 @@ def entry(
         number=number,
         time=time,
         feature="rerank",
-        action=action,
+        action=HistoryAction(action.lower()),
         old_treatment_ppm=change[0],
         new_treatment_ppm=change[1],
         state=state,
         snapshot_version=number,
-        done=time + timedelta(seconds=0.42) if change[0] != change[1] else None,
+        done_time=time + timedelta(seconds=0.42) if change[0] != change[1] else None,
         **given,
     )
 
@@ -121,12 +133,12 @@ def rolled_back() -> RolloutReport:
             name="rerank",
             description="A cross-encoder reorders the best 50.",
             salt="rerank",
-            overrides=Features(rerank=True, rerank_candidate_count=50),
+            features=Features(rerank=True, rerank_candidate_count=50),
             state=FeatureState.ROLLED_BACK,
             treatment_ppm=0,
             plan=PLAN,
             step=2,
-            step_started=START + timedelta(minutes=125),
+            step_start_time=START + timedelta(minutes=125),
             breach_count=2,
             reason=reason,
             ramp_id="r2",
@@ -162,8 +174,8 @@ def rolled_back() -> RolloutReport:
             StepReport(
                 ramp_id=ramp_id,
                 treatment_ppm=share,
-                started=START + timedelta(minutes=start),
-                ended=START + timedelta(minutes=end),
+                start_time=START + timedelta(minutes=start),
+                end_time=START + timedelta(minutes=end),
                 arms=[totals(Arm.CONTROL, count, 6, 0.11), totals(Arm.TREATMENT, count, errors, 0.131)],
                 guardrails=evidence(worst),
             )

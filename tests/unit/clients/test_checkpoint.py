@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_cli.calls import Problem
-from sluice_cli.checkpoint import Checkpoint, Counts, Ledger, Settled
-from sluice_cli.records import BEGINNING, Mark
+from sluice_cli.indexing.checkpoint import Checkpoint, Counts, Ledger, Settled
+from sluice_cli.indexing.records import BEGINNING, Mark
 
 RUN = {"source": "/data/corpus.jsonl", "state": "7 bytes", "index": "documents@1"}
 SETTLED = Settled(Mark(3, 70), Counts(2, 5, 1))

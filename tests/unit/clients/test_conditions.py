@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_cli.calls import WRONG_COMMAND_LINE, Problem
-from sluice_cli.conditions import parse_conditions
+from sluice_cli.search.conditions import parse_conditions
 from sluice_client import Condition, Filter
 from sluice_client.filters import Scalar
 

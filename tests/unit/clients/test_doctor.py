@@ -1,17 +1,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sluice_cli.checks import Check, Status
-from sluice_cli.doctor import check_view, collection_check, report_check, stage_checks
 from sluice_cli.machine import GIB, disk_check, machine_checks, memory_check, package_checks
-from sluice_client import CollectionConfig, Config, Features, Outcome, Stage, StageConfig, StageReport
+from sluice_cli.operations.checks import Check, Status
+from sluice_cli.operations.doctor import check_view, collection_check, report_check, stage_checks
+from sluice_client import (
+    CollectionVersion,
+    Config,
+    Features,
+    ModelInfo,
+    Outcome,
+    Stage,
+    StageConfig,
+    StageReport,
+    VersionState,
+)
 
-_EMBED = StageConfig(Stage.EMBED, "127.0.0.1:50052", True, "", "MiniLM", "f00d", "onnx fp32 on cpu", False)
-_RETRIEVE = StageConfig(Stage.RETRIEVE, "127.0.0.1:50055", True, "", "", "", "", False)
-_RERANK = StageConfig(Stage.RERANK, "127.0.0.1:50053", False, "UNAVAILABLE: nobody there", "", "", "", False)
-_COLLECTION = CollectionConfig("documents", True, "documents@1", "MiniLM", "f00d", 384, 7, {})
+_MODEL = ModelInfo("MiniLM", "f00d", 384, 256, "onnx", "fp32", "cpu", False)
+_EMBED = StageConfig(Stage.EMBED, "127.0.0.1:50052", True, "", _MODEL)
+_RETRIEVE = StageConfig(Stage.RETRIEVE, "127.0.0.1:50055", True, "", None)
+_RERANK = StageConfig(Stage.RERANK, "127.0.0.1:50053", False, "UNAVAILABLE: nobody there", None)
+_COLLECTION = CollectionVersion(
+    collection="documents",
+    version="documents@1",
+    live=True,
+    state=VersionState.READY,
+    model=_MODEL,
+    passage_count=7,
+    fields={},
+    lexical_settings="",
+    source="",
+    create_time=datetime(2026, 11, 28, tzinfo=UTC),
+    building_version="",
+    previous_version="",
+)
 _CONFIG = Config(Features(dense=True, expansion=False, rerank=False), [_EMBED, _RETRIEVE], _COLLECTION, "0.1.0")
 
 
@@ -26,13 +51,15 @@ def test_a_stage_that_is_down_fails_where_it_is_needed_and_warns_where_it_is_off
 
 
 def test_pseudo_embeddings_are_worth_a_warning() -> None:
-    (check,) = stage_checks(replace(_CONFIG, stages=[replace(_EMBED, pseudo=True)]))
+    (check,) = stage_checks(replace(_CONFIG, stages=[replace(_EMBED, model=replace(_MODEL, pseudo=True))]))
     assert (check.status, "EMBEDDING_MODEL" in check.remedy) == (Status.WARN, True)
 
 
 def test_an_index_built_by_another_model_fails() -> None:
     assert collection_check(_CONFIG).status is Status.OK
-    check = collection_check(replace(_CONFIG, collection=replace(_COLLECTION, model_fingerprint="beef")))
+    check = collection_check(
+        replace(_CONFIG, collection=replace(_COLLECTION, model=replace(_MODEL, fingerprint="beef")))
+    )
     assert check.status is Status.FAIL
     assert "beef" in check.finding
     assert "f00d" in check.finding
@@ -40,8 +67,8 @@ def test_an_index_built_by_another_model_fails() -> None:
 
 def test_a_collection_that_is_missing_empty_or_unknown_is_no_failure() -> None:
     for config in (
-        replace(_CONFIG, collection=replace(_COLLECTION, exists=False)),
-        replace(_CONFIG, collection=replace(_COLLECTION, document_count=0)),
+        replace(_CONFIG, collection=None),
+        replace(_CONFIG, collection=replace(_COLLECTION, passage_count=0)),
         replace(_CONFIG, stages=[replace(_RETRIEVE, serving=False)]),
     ):
         check = collection_check(config)
@@ -51,7 +78,7 @@ def test_a_collection_that_is_missing_empty_or_unknown_is_no_failure() -> None:
 
 def test_the_probing_question_tells_of_wordnet_and_of_failing_stages() -> None:
     def status(stage: Stage, outcome: Outcome) -> tuple[str, Status] | None:
-        check = report_check(StageReport(stage, outcome, "REASON", "detail", 0.1, "", 1))
+        check = report_check(StageReport(stage, outcome, "REASON", "detail", timedelta(seconds=0.1), "", 1))
         return (check.subject, check.status) if check else None
 
     assert status(Stage.EXPAND, Outcome.RAN) == ("wordnet", Status.OK)

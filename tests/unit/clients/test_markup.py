@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_cli.markup import html_content, markdown_title
+from sluice_cli.indexing.markup import html_content, markdown_title
 
 
 @pytest.mark.parametrize(

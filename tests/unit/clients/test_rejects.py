@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sluice_cli.calls import Problem
-from sluice_cli.index import Rejects
-from sluice_cli.records import BEGINNING, Mark, Reject
+from sluice_cli.indexing.records import BEGINNING, Mark, Reject
+from sluice_cli.indexing.rejects import Rejects
 
 
 def _written(path: Path) -> list[int]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sluice_cli.calls import Problem
 from sluice_cli.rollout import plans
-from sluice_client import EVERYBODY_PPM, Features, Plan, PlanStep, Strategy
+from sluice_client import EVERYBODY_PPM, Criteria, Features, Plan, PlanStep, flag_values
 
 WHOLE = plans.template_text("weekly")
 TOML = """
@@ -27,7 +27,7 @@ overrides = {rerank = true, rerank_candidate_count = 50}
 
 
 def problem(raw: bytes | str, source: str = "plan.yaml") -> str:
-    """What is said about a plan that is none."""
+    """The problem that is printed for a wrong plan."""
     with pytest.raises(Problem) as caught:
         plans.parse_plan(raw.encode() if isinstance(raw, str) else raw, source)
     assert "nothing was changed" in caught.value.remedy
@@ -51,13 +51,14 @@ def test_both_runbooks_come_as_templates() -> None:
     ]
     criteria = plan.criteria
     assert (criteria.error_rate_max, criteria.p95_increase_max, criteria.p99_increase_max) == (0.02, 0.3, 0.4)
-    assert (criteria.p95_max, criteria.p99_max, criteria.quality_score_min) == (3.5, 5.0, 0.6)
+    assert (criteria.p95_max, criteria.p99_max) == (timedelta(seconds=3.5), timedelta(seconds=5))
+    assert criteria.quality_score_min == 0.6
     weekly = plans.read_plan("weekly")
     assert [feature.name for feature in weekly.features] == ["baseline", "rerank", "expansion", "optimised"]
     for feature in weekly.features:
         dwell = sum((step.dwell for step in weekly.plan(feature).steps), timedelta())
         assert timedelta(days=6) <= dwell <= timedelta(days=7)
-    assert plans.overrides_of(weekly.features[3]).expansion_strategy is Strategy.MULTI_QUERY
+    assert flag_values(weekly.features[3].overrides)["expansion_strategy"] == "multi_query"
 
 
 def test_a_plan_may_be_toml() -> None:
@@ -65,10 +66,10 @@ def test_a_plan_may_be_toml() -> None:
     assert file.plan(file.features[0]) == Plan(
         name="night",
         steps=[PlanStep(5_000, timedelta(minutes=90)), PlanStep(1_000_000, timedelta(days=2), automatic=True)],
-        criteria=plans.Criteria(error_rate_max=0.02, p95_max=3.5, quality_score_min=0.6),
+        criteria=Criteria(error_rate_max=0.02, p95_max=timedelta(seconds=3.5), quality_score_min=0.6),
         shadow_ppm=50_000,
     )
-    assert plans.overrides_of(file.features[0]) == Features(rerank=True, rerank_candidate_count=50)
+    assert file.features[0].overrides == Features(rerank=True, rerank_candidate_count=50)
 
 
 def test_a_template_and_a_file_are_told_apart_by_their_names(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_template_and_a_file_are_told_apart_by_their_names(tmp_path: Path) -> 
     ("old", "new", "said"),
     [
         ("share: 10 %", "share: 10", "steps[0].share: write it as a percentage with its sign, as in '10 %', not '10'"),
-        ("share: 10 %", "share: 110 %", "steps[0].share: 110 % is more than everybody"),
+        ("share: 10 %", "share: 110 %", "steps[0].share: 110 % is more than all users"),
         ("share: 10 %", "share: 0 %", "steps[0].share: Input should be greater than 0"),
         ("share: 10 %", "share: 50 %", "steps[1].share must be more than that of the step before"),
         ("dwell: 1 d", "dwell: 1", "steps[0].dwell: write it as a time with its unit"),
@@ -98,14 +99,14 @@ def test_a_template_and_a_file_are_told_apart_by_their_names(tmp_path: Path) -> 
         ("error_rate_max: 2 %", "error_rate_max: 200 %", "criteria.error_rate_max: Input should be less than"),
         ("error_rate_max", "error_rate", "criteria.error_rate: is not known here"),
         ("quality_score_min: 0.6", "quality_score_min: nan", "criteria.quality_score_min"),
-        ("p95_max: 3.5 s", "p95_max: 0 s", "criteria.p95_max: Input should be greater than 0"),
-        ("holdback: 0 %", "holdback: 90 %", "holdback"),
+        ("p95_max: 3.5 s", "p95_max: 0 s", "criteria.p95_max: must be above 0 and at most 1 h"),
+        ("holdout: 0 %", "holdout: 90 %", "holdout"),
         ("rerank: true, rerank_candidate_count: 50", "rerank: maybe", "features[1].overrides.rerank"),
         ("rerank_candidate_count: 50", "rerank_candidate_count: 5000", "features[1].overrides.rerank_candidate_count"),
         ("{dense: true, lexical: true}", "{dense: false, lexical: false}", "dense and lexical are both off"),
         ("{dense: true, lexical: true}", "{}", "features[0].overrides: switches nothing"),
         ("expansion_strategy: synonyms", "expansion_strategy: prayer", "features[2].overrides.expansion_strategy"),
-        ("name: rerank", "name: baseline", "features: baseline is there more than once"),
+        ("name: rerank", "name: baseline", "features: baseline appears more than once"),
         ("name: rerank", "name: Re rank", "features[1].name: must be 1 to 64 lower case letters"),
         ("name: rerank", "name: -rerank", "features[1].name: must be"),
         ("# end of plan", "# the end", "its last line is not `# end of plan`"),
@@ -189,15 +190,15 @@ def test_a_mutilated_plan_is_refused_or_still_a_plan_and_never_anything_else(sou
 
 
 def check(file: plans.PlanFile) -> None:
-    """What holds for every plan that is taken."""
+    """Check the conditions of every plan that is accepted."""
     for feature in file.features:
         plan = file.plan(feature)
         shares = [step.treatment_ppm for step in plan.steps]
         assert shares == sorted(set(shares))
         assert 0 < shares[0] <= shares[-1] <= EVERYBODY_PPM
         assert all(timedelta() <= step.dwell <= timedelta(days=366) for step in plan.steps)
-        assert plan.criteria != plans.Criteria()
-        assert plans.overrides_of(feature) != Features()
+        assert plan.criteria != Criteria()
+        assert feature.overrides != Features()
 
 
 @settings(max_examples=100)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_cli import records, sources
 from sluice_cli.calls import Problem
-from sluice_cli.records import BEGINNING, Record, Reject, SourceDocument
-from sluice_cli.sources import JsonLines, open_source
-from sluice_cli.tables import Columns
+from sluice_cli.indexing import records, sources
+from sluice_cli.indexing.records import BEGINNING, Record, Reject, SourceDocument
+from sluice_cli.indexing.sources import JsonLines, open_source
+from sluice_cli.indexing.tables import Columns
 
 
 def _read(path: Path) -> list[Record]:

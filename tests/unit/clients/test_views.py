@@ -2,29 +2,47 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from datetime import timedelta
 
 from rich.console import Console, RenderableType
 
-from sluice_cli.search import answer_view, rank_change
-from sluice_client import Answer, Chunk, Features, Outcome, Result, Scores, Stage, StageReport, Strategy
+from sluice_cli.search.answer import answer_view, rank_change
+from sluice_client import Answer, Chunk, Outcome, Passage, Result, Scores, Stage, StageReport, features
 
-_RESULT = Result(
+_PASSAGE = Passage(
     id="argparse.md",
+    document_id="argparse.md",
     title="argparse",
     text="Parses [bold]command[/bold] line options.\n\nReally \x1b[31mwell\x07.",
     metadata={"year": 2011, "tags": ["cli", "stdlib"]},
+)
+_RESULT = Result(
+    passage=_PASSAGE,
     score=0.87654,
     rank=1,
     scores=Scores(retrieval=0.03125, retrieval_rank=4, rerank=5.5),
 )
 _ANSWER = Answer(
-    results=[_RESULT, replace(_RESULT, id="getopt", title="", rank=2, scores=Scores(0.02, 2, None))],
+    results=[
+        _RESULT,
+        replace(_RESULT, passage=replace(_PASSAGE, id="getopt", title=""), rank=2, scores=Scores(0.02, 2, None)),
+    ],
     stages=[
-        StageReport(Stage.EXPAND, Outcome.DEGRADED, "OTHER_STRATEGY_SERVED", "no WordNet", 0.0031, "", 3),
-        StageReport(Stage.RERANK, Outcome.RAN, "", "", 0.1204, "ms-marco-MiniLM-L-12-v2", 50),
+        StageReport(
+            Stage.EXPAND, Outcome.DEGRADED, "OTHER_STRATEGY_SERVED", "no WordNet", timedelta(milliseconds=3.1), "", 3
+        ),
+        StageReport(Stage.RERANK, Outcome.RAN, "", "", timedelta(seconds=0.1204), "ms-marco-MiniLM-L-12-v2", 50),
     ],
     next_page_token="",
-    features=Features(True, True, True, Strategy.SYNONYMS, 5, True, 50),
+    features=features(
+        dense=True,
+        lexical=True,
+        expansion=True,
+        expansion_strategy="synonyms",
+        max_variant_count=5,
+        rerank=True,
+        rerank_candidate_count=50,
+    ),
     collection="documents",
     index_version="documents@1",
     request_id="abc",
@@ -46,7 +64,8 @@ def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
 
 
 def test_a_chunk_says_which_part_of_its_document_it_is() -> None:
-    result = replace(_RESULT, id="argparse.md#2", document_id="argparse.md", chunk=Chunk(2, 5, 900, 1800))
+    passage = replace(_PASSAGE, id="argparse.md#2", chunk=Chunk(2, 5, 900, 1800))
+    result = replace(_RESULT, passage=passage)
     assert "argparse.md#2  chunk 2 of 5" in _shown(answer_view(replace(_ANSWER, results=[result]), explain=False))
 
 
@@ -62,7 +81,7 @@ def test_an_explained_answer_shows_scores_rank_changes_and_stages() -> None:
     for part in ("▲3 from 4", "0.8765", "0.0312", "5.500", "degraded", "3.1", "OTHER_STRATEGY_SERVED: no WordNet"):
         assert part in shown
     assert "ms-marco-MiniLM-L-12-v2" in shown
-    assert "on: dense, lexical, expansion by synonyms, rerank of 50 · index: documents (documents@1)" in shown
+    assert "on: dense, lexical, expansion (synonyms, 5), rerank (50) · index: documents (documents@1)" in shown
 
 
 def test_nothing_is_lost_on_a_narrow_terminal() -> None:

@@ -1,4 +1,4 @@
-"""What a check of the doctor's comes to."""
+"""Findings of `sluice doctor`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 
 class Status(enum.StrEnum):
-    """How a check ended."""
+    """Result of a check."""
 
     OK = "OK"
     WARN = "WARN"
-    """It works, or would, but not as well as it could."""
+    """It works, but not as well as it could."""
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding, and what to do where it is not good."""
+    """A finding, and its remedy if it is not good."""
 
     status: Status
     subject: str
@@ -26,15 +26,15 @@ class Check:
 
 
 def ok(subject: str, finding: str) -> Check:
-    """All is well."""
+    """Make a good finding."""
     return Check(Status.OK, subject, finding)
 
 
 def warn(subject: str, finding: str, remedy: str) -> Check:
-    """Worth a look."""
+    """Make a warning."""
     return Check(Status.WARN, subject, finding, remedy)
 
 
 def fail(subject: str, finding: str, remedy: str) -> Check:
-    """Broken."""
+    """Make a failure."""
     return Check(Status.FAIL, subject, finding, remedy)

@@ -19,7 +19,7 @@ _WORDS = {"true": True, "false": False}
 
 
 def parse_conditions(conditions: Sequence[str]) -> Filter | None:
-    """The filter that all these conditions make together; None for none. Raises Problem for one that is none."""
+    """Parse conditions into one filter; None if there are none. Raises Problem for one that cannot be read."""
     must: list[Condition] = []
     must_not: list[Condition] = []
     for text in conditions:
@@ -73,7 +73,7 @@ def _value(written: str) -> Scalar:
         return _WORDS[written]
     if _INTEGER.fullmatch(written):
         return int(written)
-    # 02139 is text: nobody writes a number with a leading zero.
+    # 02139 is text: numbers are not written with a leading zero.
     if _NUMBER.fullmatch(written) and not re.match(r"[+-]?0\d", written):
         return float(written)
     return written

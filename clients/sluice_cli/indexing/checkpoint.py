@@ -1,8 +1,8 @@
-"""How far an indexing run has come, so that one that was killed goes on where it stopped.
+"""Progress of an indexing run, saved so that a run that was killed goes on where it stopped.
 
-A checkpoint says: everything in the source up to this mark is stored, or written down as rejected. Batches end in any
-order, so the mark is behind the first record that has not ended, and what was stored beyond it is stored again, which
-changes nothing. It also says what the run was: another source, another collection or other options make another run.
+A checkpoint says: all records of the source up to this mark are stored or rejected. Batches end in any order, so the
+mark stands before the first record that has not ended, and records that were stored beyond it are stored again, which
+changes nothing. It also identifies the run: another source, another collection or other options make another run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from sluice_cli.calls import Problem
-from sluice_cli.records import BEGINNING, Mark
+from sluice_cli.indexing.records import BEGINNING, Mark
 
 _MARKER = '{"sluice_checkpoint": 1'
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was stored."""
+    """Numbers of what was stored."""
 
     documents: int = 0
     passages: int = 0
@@ -37,14 +37,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A part of the source, from its beginning, of which every record has come to its end."""
+    """A part of the source, from its beginning, of which all records have ended."""
 
     mark: Mark = BEGINNING
     counts: Counts = Counts()
 
 
 class Ledger:
-    """Records that were taken from the source in its order, and end in any order."""
+    """Account of records that are taken in the order of the source and end in any order."""
 
     def __init__(self, settled: Settled) -> None:
         self.settled = settled
@@ -52,13 +52,13 @@ class Ledger:
         self._ended: dict[int, Counts] = {}
 
     def take(self, mark: Mark) -> None:
-        """The next record is under way."""
+        """Note that the next record is under way."""
         self._open.append(mark)
 
     def pass_over(self, mark: Mark) -> None:
-        """The next record is none that is stored."""
+        """Note that the next record is not stored."""
         if self._open and self._open[-1].place in self._ended:
-            # However many there are in a row, one entry does for all.
+            # One entry stands for all of them in a row.
             self._ended[mark.place] = self._ended.pop(self._open.pop().place)
         else:
             self._ended[mark.place] = Counts()
@@ -66,7 +66,7 @@ class Ledger:
         self._close()
 
     def end(self, places: Sequence[int], counts: Counts) -> None:
-        """These records, all of them under way, have come to their end together."""
+        """Note that these records, all of them under way, have ended together."""
         self._ended |= dict.fromkeys(places, Counts())
         self._ended[places[-1]] = counts
         self._close()
@@ -80,16 +80,16 @@ class Ledger:
 
 
 class Checkpoint:
-    """A file with the mark of one run. `run` tells the run from others: every value in it counts."""
+    """A file with the mark of one run. `run` identifies the run by all of its values."""
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         self.path = path
         self.run = dict(run)
 
     def load(self) -> tuple[Settled, str]:
-        """What is settled, and why that is nothing where there is a checkpoint all the same, or "".
+        """Read the settled part, and the reason for ignoring a checkpoint that is there, or "".
 
-        Raises Problem where the file is something else, which must not be overwritten.
+        Raises Problem for a file that is no checkpoint, which must not be overwritten.
         """
         try:
             content = self.path.read_text(encoding="utf-8", errors="replace")
@@ -117,8 +117,7 @@ class Checkpoint:
         return settled, ""
 
     def save(self, settled: Settled) -> None:
-        """Replaces the checkpoint, durably and at once: whoever reads it finds the old one or the new one. May raise
-        OSError."""
+        """Replace the checkpoint, durably and in one step. May raise OSError."""
         content = {"sluice_checkpoint": 1, "run": self.run, **asdict(settled)}
         fresh = self.path.with_name(f"{self.path.name}.new")
         with fresh.open("w", encoding="utf-8") as stream:
@@ -133,7 +132,7 @@ class Checkpoint:
             os.close(folder)
 
     def clear(self) -> None:
-        """The run is at its end."""
+        """Delete the checkpoint at the end of the run."""
         self.path.unlink(missing_ok=True)
 
 

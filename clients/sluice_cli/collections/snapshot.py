@@ -1,4 +1,4 @@
-"""`sluice snapshot`: copies of versions."""
+"""`sluice snapshot`: keeps and restores copies of versions."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from sluice_cli.calls import DONE, Connection, plain, print_json, stderr, stdout
-from sluice_cli.rollback import tell_switch
+from sluice_cli.calls import DONE, Connection, plain, print_json, stderr, stdout, table
+from sluice_cli.collections.rollback import print_switch
 from sluice_client import Snapshot
 
 
 async def create(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """Makes one; the exit code."""
+    """Make a copy, and return the exit code."""
     async with connection.client() as client:
         with stderr.status("copying"):
             made = await client.create_snapshot(collection)
     if as_json:
-        print_json(_json(made))
+        print_json(made)
     else:
         stdout.print(f"{plain(made.name)}: {_size(made.size_bytes)} of {plain(made.version)}", markup=False)
     return DONE
 
 
 async def show(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """Lists all of a collection; the exit code."""
+    """List the copies of a collection, and return the exit code."""
     async with connection.client() as client:
-        found = await client.snapshots(collection)
+        found = [snapshot async for snapshot in client.list_snapshots(collection)]
     if as_json:
-        print_json([_json(snapshot) for snapshot in found])
+        print_json(found)
     else:
         stdout.print(_view(found) if found else "no snapshots; `sluice snapshot create` makes one")
     return DONE
 
 
 async def restore(connection: Connection, name: str, collection: str, *, as_json: bool) -> int:
-    """Makes a version of one, and makes it live; the exit code."""
+    """Make a version of a copy, make it live, and return the exit code."""
     async with connection.client() as client:
         with stderr.status("restoring into a new version"):
             switched = await client.restore_snapshot(name, collection=collection)
-    tell_switch(switched, as_json=as_json)
+    print_switch(switched, as_json=as_json)
     return DONE
 
 
 async def prune(connection: Connection, keep: int, collection: str, *, as_json: bool) -> int:
-    """Deletes all but the newest; the exit code."""
+    """Delete all copies but the newest, and return the exit code."""
     async with connection.client() as client:
-        old = (await client.snapshots(collection))[keep:]
+        old = [snapshot async for snapshot in client.list_snapshots(collection)][keep:]
         for snapshot in old:
             await client.delete_snapshot(snapshot.name, collection=collection)
     if as_json:
@@ -56,23 +56,12 @@ async def prune(connection: Connection, keep: int, collection: str, *, as_json: 
     return DONE
 
 
-def _json(snapshot: Snapshot) -> dict[str, object]:
-    return {
-        "name": snapshot.name,
-        "version": snapshot.version,
-        "created": snapshot.created.isoformat(),
-        "size_bytes": snapshot.size_bytes,
-    }
-
-
 def _view(snapshots: Sequence[Snapshot]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("snapshot", "version", "size", "created"):
-        table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
+    shown = table("snapshot", "version", "size", "created", right=frozenset({"size"}))
     for snapshot in snapshots:
-        created = f"{snapshot.created.astimezone():%Y-%m-%d %H:%M:%S}"
-        table.add_row(plain(snapshot.name), plain(snapshot.version), _size(snapshot.size_bytes), created)
-    return table
+        created = f"{snapshot.create_time.astimezone():%Y-%m-%d %H:%M:%S}"
+        shown.add_row(plain(snapshot.name), plain(snapshot.version), _size(snapshot.size_bytes), created)
+    return shown
 
 
 def _size(size_bytes: int) -> str:

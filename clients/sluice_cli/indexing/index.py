@@ -1,11 +1,9 @@
-"""`sluice index`: from a source into a collection, telling how far it is; killed and started again, it goes on."""
+"""`sluice index`: stores a source, shows its progress, and goes on after an interruption."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import re
 import threading
 import time
@@ -13,8 +11,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent import futures
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -30,20 +26,22 @@ from sluice_cli.calls import (
     stderr,
     stdout,
 )
-from sluice_cli.checkpoint import Checkpoint, Counts, Ledger, Settled
-from sluice_cli.records import BEGINNING, Mark, Record, Reject, Source, SourceDocument
-from sluice_cli.sources import Format, open_source
-from sluice_cli.tables import Columns
-from sluice_client import Chunking, Config, Indexed, SluiceClient, SluiceError, Stage
+from sluice_cli.indexing.checkpoint import Checkpoint, Counts, Ledger, Settled
+from sluice_cli.indexing.records import BEGINNING, Record, Reject, Source, SourceDocument
+from sluice_cli.indexing.rejects import Rejects
+from sluice_cli.indexing.sources import Format, open_source
+from sluice_cli.indexing.tables import Columns
+from sluice_client import AsyncClient, Chunking, Config, Indexed, SluiceError, Stage
 
 READ_AHEAD = 64
 READ_AHEAD_CHARACTERS = 500_000
 SAVE_SECONDS = 1.0
+LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The command line."""
+    """Arguments of the command line."""
 
     source: str
     kind: Format | None
@@ -58,21 +56,21 @@ class Options:
 
 
 async def index(connection: Connection, options: Options) -> int:
-    """Stores all that can be stored; the exit code."""
+    """Store a source, and return the exit code."""
     source = await asyncio.to_thread(open_source, options.source, options.kind, options.columns)
     async with connection.client() as client:
         config = await client.config(options.collection)
-        if any(stage.pseudo for stage in config.stages):
-            say_warning("pseudo-embeddings serve here: what is stored will be found by words, not by meaning")
+        if any(stage.model and stage.model.pseudo for stage in config.stages):
+            say_warning("pseudo-embeddings serve here: documents will be found by words, not by meaning")
         checkpoint = _checkpoint(source, options, connection.gateway, config)
         run = _Run(client, source, options, checkpoint, _taken_up(checkpoint, source, config))
-        await run.to_its_end()
-    run.tell()
+        await run.store()
+    run.print_summary()
     return NEEDS_A_LOOK if run.rejects.count else DONE
 
 
 def _checkpoint(source: Source, options: Options, gateway: str, config: Config) -> Checkpoint | None:
-    """Where this run is written down; None where its source cannot be read from the middle."""
+    """Make the checkpoint of a run; None for a source that cannot be read from the middle."""
     if source.state is None:
         if options.checkpoint is not None:
             raise Problem(
@@ -91,23 +89,23 @@ def _checkpoint(source: Source, options: Options, gateway: str, config: Config) 
         "state": source.state,
         "index": _index_of(config),
     }
-    return Checkpoint(_beside(options.source, options.checkpoint, "--checkpoint", "checkpoint.json"), run)
+    return Checkpoint(_file_for(options.source, options.checkpoint, "--checkpoint", "checkpoint.json"), run)
 
 
 def _index_of(config: Config) -> str | None:
-    """What tells a collection from another of the same name; None where there is none."""
+    """Identify a collection among those of its name; None without a collection."""
     found = config.collection
-    return f"{found.index_version} of {found.created} by {found.model_fingerprint}" if found.exists else None
+    return f"{found.version} of {found.create_time} by {found.model.fingerprint}" if found else None
 
 
 def _taken_up(checkpoint: Checkpoint | None, source: Source, config: Config) -> Settled:
-    """What an earlier run has settled of this one."""
+    """Load the part of this run that an earlier one settled."""
     if checkpoint is None:
         return Settled()
     down = next((stage for stage in config.stages if stage.stage is Stage.RETRIEVE and not stage.serving), None)
     if down is not None and checkpoint.path.exists():
         raise Problem(
-            f"whether {checkpoint.path} still holds cannot be told, as the retriever does not serve: {down.problem}",
+            f"{checkpoint.path} cannot be checked, as the retriever does not serve: {down.problem}",
             "`sluice doctor` says what to do; then give the same command again",
         )
     settled, why_not = checkpoint.load()
@@ -120,11 +118,11 @@ def _taken_up(checkpoint: Checkpoint | None, source: Source, config: Config) -> 
 
 
 class _Run:
-    """One run of the command, from a mark in the source to its end."""
+    """A run of the command, from a mark in the source to its end."""
 
     def __init__(
         self,
-        client: SluiceClient,
+        client: AsyncClient,
         source: Source,
         options: Options,
         checkpoint: Checkpoint | None,
@@ -140,18 +138,18 @@ class _Run:
         self._stored = Counts()
         self._started = time.monotonic()
         self._indexed: Indexed | None = None
-        self.rejects = Rejects(_beside(options.source, options.rejects, "--rejects", "rejects.jsonl"), settled.mark)
+        self.rejects = Rejects(_file_for(options.source, options.rejects, "--rejects", "rejects.jsonl"), settled.mark)
 
-    async def to_its_end(self) -> None:
-        """Stores all that can be stored, and writes down how far that is once a second."""
+    async def store(self) -> None:
+        """Store all that can be stored, and save the progress once a second."""
         with self.rejects:
             await self._save()
             stopping = asyncio.Event()
             saving = asyncio.create_task(self._keep_saving(stopping))
             try:
-                await self._store()
+                await self._store_documents()
             except (SluiceError, Problem, asyncio.CancelledError):
-                say_warning(f"stopped with {self._counts.documents:,} documents stored; {self._what_now()}")
+                say_warning(f"stopped with {self._counts.documents:,} documents stored; {self._next_step()}")
                 raise
             finally:
                 stopping.set()
@@ -159,7 +157,7 @@ class _Run:
         if self._checkpoint is not None:
             self._checkpoint.clear()
 
-    async def _store(self) -> None:
+    async def _store_documents(self) -> None:
         async def documents() -> AsyncIterator[SourceDocument]:
             async for record in _in_background(self._source.read(self._begun.mark)):
                 if isinstance(record, Reject):
@@ -179,7 +177,7 @@ class _Run:
             )
 
             def stored(batch: Sequence[SourceDocument], indexed: Indexed) -> None:
-                counts = Counts(indexed.count, indexed.passage_count, len(indexed.truncated_ids))
+                counts = Counts(indexed.indexed_count, indexed.passage_count, len(indexed.truncated_ids))
                 self._ledger.end([document.mark.place for document in batch], counts)
                 self._stored += counts
                 self._indexed = indexed
@@ -207,18 +205,24 @@ class _Run:
                 progress.update(bar, completed=self._source.size)
 
     async def _keep_saving(self, stopping: asyncio.Event) -> None:
+        shown = time.monotonic()
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), SAVE_SECONDS)
             await self._save()
+            # A terminal has a bar; a log gets a line now and then.
+            if not stderr.is_terminal and time.monotonic() - shown >= LOG_SECONDS:
+                shown = time.monotonic()
+                rate = self._stored.documents / self._seconds
+                stderr.print(f"{self._counts.documents:,} documents stored, {rate:.0f}/s", soft_wrap=True)
 
     async def _save(self) -> None:
-        """Writes down what is settled, after the rejects that are part of it."""
+        """Save the settled part, after the rejects that belong to it."""
         settled, checkpoint = self._ledger.settled, self._checkpoint
         if checkpoint is None or settled == self._saved:
             return
         if checkpoint.run["index"] is None and settled.counts.documents:
-            with contextlib.suppress(SluiceError):  # then the next time
+            with contextlib.suppress(SluiceError):  # the next save tries again
                 checkpoint.run["index"] = _index_of(await self._client.config(self._options.collection))
         self.rejects.sync()
         try:
@@ -233,7 +237,7 @@ class _Run:
             self._checkpoint = None
         self._saved = settled
 
-    def _what_now(self) -> str:
+    def _next_step(self) -> str:
         if self._source.state is None:
             return "standard input cannot be taken up again: from its beginning, the same command replaces them"
         if self._checkpoint is None:
@@ -242,15 +246,15 @@ class _Run:
 
     @property
     def _counts(self) -> Counts:
-        """Of this run and the settled part of those before."""
+        """Count this run and the settled part of those before."""
         return self._begun.counts + self._stored
 
     @property
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def tell(self) -> None:
-        """How it ended."""
+    def print_summary(self) -> None:
+        """Print the outcome."""
         counts, rejects, seconds = self._counts, self.rejects, self._seconds
         index_version, model = (self._indexed.index_version, self._indexed.model) if self._indexed else ("", "")
         if self._options.as_json:
@@ -277,7 +281,7 @@ class _Run:
         )
         if counts.truncated:
             stdout.print(
-                f"{counts.truncated:,} are longer than the model reads: found by words whole, by meaning in part"
+                f"{counts.truncated:,} are longer than the model's window: found by words whole, by meaning in part"
             )
         if self._source.passed_over:
             stdout.print(f"{self._source.passed_over:,} files of other kinds passed over")
@@ -286,90 +290,12 @@ class _Run:
 
 
 def _reason(error: SluiceError) -> str:
-    """Why a document was refused; its place in a batch means nothing to people."""
+    """Reason for a refusal, without the document's place in its batch."""
     return re.sub(r"^documents\[\d+\]\.?", "", error.message)
 
 
-class Rejects:
-    """The file of what could not be stored, and why: one JSON object a line. There is none where all was stored.
-
-    Those up to the mark, of an earlier run, are kept; all others are written anew.
-    """
-
-    def __init__(self, path: Path, after: Mark) -> None:
-        self.path = path
-        self.count = 0
-        self._after = after
-        self._stream: TextIO | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._keep_earlier()
-        except OSError as error:
-            raise self._unwritable(error) from None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.close()
-        except OSError as failure:
-            if error is None:
-                raise self._unwritable(failure) from None
-
-    def add(self, reject: Reject) -> None:
-        """Writes one down."""
-        where = {"file": reject.position} if reject.line is None else {"line": reject.line}
-        try:
-            if self._stream is None:
-                self._stream = self.path.open("a", encoding="utf-8")
-            self._stream.write(json.dumps({**where, "id": reject.id, "reason": reject.reason}) + "\n")
-        except OSError as error:
-            raise self._unwritable(error) from None
-        self.count += 1
-
-    def sync(self) -> None:
-        """All that was written down outlives this process, and the machine."""
-        if self._stream is None:
-            return
-        try:
-            self._stream.flush()
-            if self.path.is_file():
-                os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _keep_earlier(self) -> None:
-        if not self.path.is_file():  # possibly /dev/null, which is to stay
-            return
-        if self._after == BEGINNING:
-            self.path.unlink()  # what an earlier run rejected says nothing about this one
-            return
-        kept = self.path.with_name(f"{self.path.name}.new")
-        with self.path.open(encoding="utf-8", errors="replace") as earlier, kept.open("w", encoding="utf-8") as stream:
-            for line in earlier:
-                with contextlib.suppress(ValueError, TypeError, AttributeError):  # the last one may be half written
-                    reject = json.loads(line)
-                    if reject.get("line", reject.get("file")) <= self._after.place:
-                        stream.write(line)
-                        self.count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        if self.count:
-            kept.replace(self.path)
-        else:
-            kept.unlink()
-            self.path.unlink()
-
-    def _unwritable(self, error: OSError) -> Problem:
-        return Problem(f"{self.path} cannot be written: {error.strerror}", "name another file with --rejects")
-
-
-def _beside(source: str, named: Path | None, option: str, ending: str) -> Path:
-    """The file that an option names, else one beside the source."""
+def _file_for(source: str, named: Path | None, option: str, ending: str) -> Path:
+    """Choose the file that an option names, else one next to the source."""
     if named is None:
         path = Path("stdin" if source == "-" else source).absolute()
         return path.with_name(f"{path.name}.{ending}")
@@ -379,7 +305,7 @@ def _beside(source: str, named: Path | None, option: str, ending: str) -> Path:
 
 
 async def _in_background(items: Iterator[Record]) -> AsyncIterator[Record]:
-    """Reads an iterator a little ahead, in a thread of its own.
+    """Read an iterator a little ahead, in a thread of its own.
 
     It is a daemon: waiting for a pipe or a terminal must not keep the command from ending.
     """
@@ -390,12 +316,12 @@ async def _in_background(items: Iterator[Record]) -> AsyncIterator[Record]:
         handing = ready.put(some)
         try:
             asyncio.run_coroutine_threadsafe(handing, loop).result()
-        except RuntimeError:  # the loop is gone, and with it whoever wanted this
+        except RuntimeError:  # the loop is gone, and with it the reader
             handing.close()
 
     def read() -> None:
         some: list[Record] | Exception = []
-        with contextlib.suppress(futures.CancelledError):  # nobody wants more
+        with contextlib.suppress(futures.CancelledError):  # no more is wanted
             while True:
                 try:
                     some = _some(items)
@@ -414,7 +340,7 @@ async def _in_background(items: Iterator[Record]) -> AsyncIterator[Record]:
 
 
 def _some(items: Iterator[Record]) -> list[Record]:
-    """The next few: not many, and not much text."""
+    """Take the next few records, of bounded number and text."""
     some: list[Record] = []
     characters = 0
     while len(some) < READ_AHEAD and characters < READ_AHEAD_CHARACTERS and (item := next(items, None)) is not None:

@@ -1,4 +1,4 @@
-"""`sluice verify`: is a version what it should be?"""
+"""`sluice verify`: checks a version."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, stderr, stdout
+from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, stderr, stdout, table, words
 from sluice_client import VersionCheck
 
 
 async def verify(connection: Connection, collection: str, version: str, sample: int | None, *, as_json: bool) -> int:
-    """Checks and tells; the exit code."""
+    """Check a version, print the findings, and return the exit code."""
     async with connection.client() as client:
         with stderr.status("sampling, computing again, asking"):
             found = await client.verify(version, collection=collection, sample_size=sample)
@@ -25,9 +25,9 @@ async def verify(connection: Connection, collection: str, version: str, sample: 
 
 
 def checks_view(checks: Sequence[VersionCheck]) -> Table:
-    """Checks for people."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    """Show checks in words."""
+    shown = table()
     for check in checks:
         mark = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
-        table.add_row(mark, check.name.lower().replace("_", " "), plain(check.detail))
-    return table
+        shown.add_row(mark, words(check.kind), plain(check.detail))
+    return shown

@@ -1,4 +1,4 @@
-"""What sources are made of: documents, rejects, marks, and what all of them check in bytes."""
+"""Records of sources: documents, rejects and marks, and the reading of lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, TypeAlias
 from sluice_cli.calls import Problem
 from sluice_client import Document
 
-# Well below what a gateway takes in one message.
+# Well below the limit of a message to the gateway.
 MAX_RECORD_BYTES = 8 * 2**20
 _OTHER_UNICODE = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -26,9 +26,9 @@ class Mark:
     """The end of a record in its source: reading can go on from there."""
 
     place: int
-    """The record's line, from 1; in a folder, how many files there are up to it."""
+    """The record's line, from 1; in a folder, the number of files up to it."""
     position: int
-    """How much of the source was read with it, in the unit of the source's size."""
+    """Amount of the source that was read with it, in the unit of the source's size."""
 
 
 BEGINNING = Mark(0, 0)
@@ -36,33 +36,33 @@ BEGINNING = Mark(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class SourceDocument(Document):
-    """A document, and where it stood."""
+    """A document and its place in the source."""
 
     line: int | None = None
     """Its line, from 1; None in a source without lines."""
     position: int = 0
-    """How much of the source was read with it, in the unit of the source's size."""
+    """Amount of the source that was read with it, in the unit of the source's size."""
 
     @property
     def mark(self) -> Mark:
-        """Where it ends."""
+        """Mark of its end."""
         return Mark(self.position if self.line is None else self.line, self.position)
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that is no document, and why."""
+    """A record that is no document, and the reason."""
 
     line: int | None
     id: str
-    """Its id, as far as it is known."""
+    """Its id, if it is known."""
     reason: str
     position: int = 0
-    """How much of the source was read with it, in the unit of the source's size."""
+    """Amount of the source that was read with it, in the unit of the source's size."""
 
     @property
     def mark(self) -> Mark:
-        """Where it ends."""
+        """Mark of its end."""
         return Mark(self.position if self.line is None else self.line, self.position)
 
 
@@ -70,24 +70,23 @@ Record: TypeAlias = SourceDocument | Reject
 
 
 class Source(Protocol):
-    """Something that documents can be read from, once."""
+    """A source of documents, to be read once."""
 
     name: str
-    """For people."""
+    """Text to show."""
     size: int | None
-    """How much there is to read; None where nobody knows."""
+    """Amount to read; None if unknown."""
     passed_over: int
-    """Files that are of no kind that can be read."""
+    """Number of files of other kinds."""
     state: str | None
-    """Another one whenever the content is another one; None where the source can be read only once."""
+    """Changes with the content; None for a source that can be read only once."""
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
-        """The records, one after the other, from a mark that was read before in the same state. Raises Problem when
-        there is no going on."""
+        """Iterate over the records from a mark that was read before in the same state. Raises Problem."""
 
 
 class Rejected(Exception):
-    """Why a record is no document."""
+    """Raised for a record that is no document."""
 
     def __init__(self, reason: str, identity: str = "") -> None:
         super().__init__(reason)
@@ -95,13 +94,13 @@ class Rejected(Exception):
 
 
 def state_of(path: Path) -> str:
-    """What tells that a file was changed."""
+    """Identify the content of a file by size and time."""
     found = path.stat()
     return f"{found.st_size} bytes of {found.st_mtime_ns} ns"
 
 
 def lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Every line and its length; of one that is too long only the beginning."""
+    """Iterate over lines with their lengths; of a line that is too long only the beginning."""
     while beginning := stream.readline(MAX_RECORD_BYTES + 1):
         length, part = len(beginning), beginning
         while length > MAX_RECORD_BYTES and not part.endswith(b"\n") and (part := stream.readline(MAX_RECORD_BYTES)):
@@ -110,7 +109,7 @@ def lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def decoded(raw: bytes, length: int) -> str:
-    """The text of a record with this length. Raises Rejected."""
+    """Decode the text of a record with this length. Raises Rejected."""
     if length > MAX_RECORD_BYTES:
         raise Rejected(f"is longer than {MAX_RECORD_BYTES // 2**20} MiB; split it")
     try:
@@ -120,7 +119,7 @@ def decoded(raw: bytes, length: int) -> str:
 
 
 def check_beginning(name: str, raw: bytes) -> None:
-    """Raises Problem where a file that should be UTF-8 text begins like something else."""
+    """Check that a file begins like UTF-8 text. Raises Problem."""
     if raw.startswith(b"\x1f\x8b"):
         raise Problem(f"{name} is compressed", "unpack it on the way: zcat FILE | sluice index -")
     for mark, encoding in _OTHER_UNICODE.items():
@@ -134,5 +133,5 @@ def check_beginning(name: str, raw: bytes) -> None:
 
 
 def unreadable(name: str, error: OSError) -> Problem:
-    """What to say of a source that fails while it is read."""
+    """Make the problem of a source that cannot be read."""
     return Problem(f"{name} cannot be read: {error.strerror or error}", "check its path and that you may read it")

@@ -18,7 +18,7 @@ _UNDERLINE = re.compile(r"\s{0,3}=+\s*")
 
 
 def markdown_title(text: str) -> str:
-    """The first heading of a Markdown text, or ""."""
+    """Find the first heading of a Markdown text, or ""."""
     lines = text.splitlines()
     if lines[:1] == ["---"] and "---" in lines[1:]:  # front matter
         del lines[: lines.index("---", 1) + 1]
@@ -37,7 +37,7 @@ def markdown_title(text: str) -> str:
 
 
 def html_content(source: str) -> tuple[str, str]:
-    """The title (first heading, else that of the page, else "") and the visible text of an HTML page."""
+    """Read the title (first heading, else that of the page, else "") and the visible text of an HTML page."""
     reader = _Reader()
     reader.feed(source)
     reader.close()
@@ -47,7 +47,7 @@ def html_content(source: str) -> tuple[str, str]:
 
 
 class _Reader(HTMLParser):
-    """Collects what a reader of the page would see; as forgiving as browsers are."""
+    """Collects the visible text of a page, as forgiving as browsers are."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

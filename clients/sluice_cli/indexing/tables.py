@@ -1,4 +1,4 @@
-"""Tables with a header, as CSV or TSV: a row is a document, a column its id, title, text or a field of metadata."""
+"""Tables as CSV or TSV: a row is a document, a column its id, title, text or a field of metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain
 from typing import BinaryIO, TypeAlias
 
 from sluice_cli.calls import Problem
-from sluice_cli.records import (
+from sluice_cli.indexing.records import (
     BEGINNING,
     MAX_RECORD_BYTES,
     Mark,
@@ -24,7 +24,7 @@ from sluice_cli.records import (
 )
 from sluice_client import MetadataValue
 
-# Values of a column are looked at before the first row is read, to see what they are.
+# The type of a column follows from the values of the first rows.
 _SAMPLE_ROWS = 1000
 _SAMPLE_BYTES = 4 * 2**20
 _SEPARATORS = ",;\t|"
@@ -42,7 +42,7 @@ _KINDS: Sequence[tuple[str, re.Pattern[str], Reading]] = (
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column is what; None is the usual name: `id` (or `_id`), `title`, `text`. All others are metadata."""
+    """Names of columns; None is the usual one: `id` (or `_id`), `title`, `text`. All others are metadata."""
 
     id: str | None = None
     title: str | None = None
@@ -53,7 +53,7 @@ class Columns:
 class _Row:
     cells: Sequence[str]
     line: int
-    """Where it begins."""
+    """Its first line."""
     position: int
     problem: str = ""
 
@@ -69,7 +69,7 @@ class _Field:
     read: Reading
 
     def value(self, cell: str) -> MetadataValue:
-        """What a cell says. Raises Rejected where it is of another kind than the column's first values."""
+        """Read a cell. Raises Rejected for another kind than the column's first values."""
         if self.pattern is not None and not self.pattern.fullmatch(cell):
             raise Rejected(f"is not {self.kind} in column {self.name!r}, as those before it are")
         return self.read(cell)
@@ -78,7 +78,7 @@ class _Field:
 class Table:
     """Rows under a header. In CSV, cells may be quoted and hold line breaks; in TSV they never do.
 
-    What the values of a column are (true or false, whole numbers, numbers, text) is told by its first rows.
+    The first rows of a column decide its type: true or false, whole numbers, numbers, text.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Table:
         delimiter: str | None,
         columns: Columns,
     ) -> None:
-        """Without a delimiter it is CSV, separated by what is most frequent in the header."""
+        """Without a delimiter it is CSV, separated by the most frequent separator of the header."""
         self.name = name
         self.size = size
         self.passed_over = 0
@@ -103,7 +103,7 @@ class Table:
         self._too_long = False
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
-        """See Source."""
+        """Read the records; see Source."""
         try:
             with self._stream as stream:
                 rows = self._rows(self._texts(stream))
@@ -126,7 +126,7 @@ class Table:
             raise unreadable(self.name, error) from None
 
     def _texts(self, stream: BinaryIO) -> Iterator[str]:
-        """Lines; what is not UTF-8 in them is left for the row to be rejected."""
+        """Iterate over lines; bytes that are not UTF-8 stay, for the row to be rejected."""
         for number, (raw, length) in enumerate(lines(stream)):
             if number == 0:
                 check_beginning(self.name, raw)
@@ -161,7 +161,7 @@ class Table:
                 yield _Row(cells, line, self._position, problem)
 
     def _places(self, header: Sequence[str]) -> tuple[int | None, int | None, int | None]:
-        """Where id, title and text stand."""
+        """Find the columns of id, title and text."""
         wanted, there = self._columns, f"the columns are: {', '.join(map(repr, header))}"
 
         def place(option: str, given: str | None, *usual: str) -> int | None:
@@ -186,7 +186,7 @@ class Table:
         return sample
 
     def _fields(self, header: Sequence[str], taken: set[int | None], sample: Sequence[_Row]) -> list[_Field]:
-        """The columns of metadata; one without a name, as tools write for row numbers, is none."""
+        """Find the columns of metadata; a column without a name holds row numbers."""
         fields: dict[str, _Field] = {}
         for place, title in enumerate(header):
             name = _UNFIT_FOR_A_FIELD.sub("_", title.strip())[:_LONGEST_FIELD]

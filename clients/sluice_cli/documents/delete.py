@@ -10,7 +10,7 @@ IDS_A_CALL = 1000
 
 
 async def delete(connection: Connection, ids: Sequence[str], collection: str, *, as_json: bool) -> int:
-    """Deletes and tells how many there were; the exit code."""
+    """Delete documents, print how many there were, and return the exit code."""
     wanted = list(dict.fromkeys(ids))
     deleted = 0
     async with connection.client() as client:

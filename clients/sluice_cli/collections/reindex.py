@@ -1,15 +1,14 @@
-"""`sluice reindex`: a collection by another model, telling how far it is."""
+"""`sluice reindex`: rebuilds a collection by another model, and shows the progress."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, say_warning, stderr, stdout
-from sluice_cli.verify import checks_view
+from sluice_cli.collections.verify import checks_view
 from sluice_client import ReindexPhase, ReindexProgress, SluiceError, VersionCheck
 
 _PHASES = {
@@ -21,17 +20,8 @@ _PHASES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line."""
-
-    model: str
-    collection: str
-    as_json: bool
-
-
-async def reindex(connection: Connection, options: Options) -> int:
-    """Builds, verifies and switches; the exit code."""
+async def reindex(connection: Connection, model: str, collection: str, *, as_json: bool) -> int:
+    """Build, verify and switch, and return the exit code."""
     started = time.monotonic()
     copied = 0
     last: ReindexProgress | None = None
@@ -40,27 +30,29 @@ async def reindex(connection: Connection, options: Options) -> int:
         with _progress() as progress:
             bar = progress.add_task("beginning", total=0, rate=0.0)
             try:
-                async for step in client.reindex(options.model, collection=options.collection):
-                    copied += step.copied
+                async for step in client.reindex(model, collection=collection):
+                    copied += step.copied_count
                     checks = step.checks or checks
                     rate = copied / max(1e-9, time.monotonic() - started)
                     description = f"{plain(step.version)}: {_PHASES[step.phase]}"
-                    progress.update(bar, description=description, total=step.total, completed=step.done, rate=rate)
+                    progress.update(
+                        bar, description=description, total=step.total_count, completed=step.done_count, rate=rate
+                    )
                     last = step
             except SluiceError:
                 if last is not None:
                     say_warning(f"stopped in {last.version}; nothing is switched, and the same command goes on with it")
                 raise
-    assert last is not None  # noqa: S101  there is no rebuild without a step
+    assert last is not None  # noqa: S101  a rebuild has at least one step
     switched = last.phase is ReindexPhase.SWITCHED
     seconds = time.monotonic() - started
-    if options.as_json:
+    if as_json:
         print_json(
             {
                 "version": last.version,
                 "switched": switched,
                 "previous": last.previous_version,
-                "documents": last.total,
+                "passages": last.total_count,
                 "copied": copied,
                 "checks": checks,
                 "seconds": round(seconds, 3),
@@ -72,7 +64,7 @@ async def reindex(connection: Connection, options: Options) -> int:
         elif switched:
             stays = f"; {last.previous_version} stays for `sluice rollback`"
             stdout.print(
-                f"{plain(last.version)} is live: {last.total:,} documents, {copied:,} of them embedded now, "
+                f"{plain(last.version)} is live: {last.total_count:,} passages, {copied:,} of them embedded now, "
                 f"{seconds:.1f} s{plain(stays)}",
                 markup=False,
             )

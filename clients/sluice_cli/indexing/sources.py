@@ -1,4 +1,4 @@
-"""Where documents come from: folders, JSON lines, tables, standard input. Read as wanted, in bounded memory."""
+"""Sources of documents: folders, JSON lines, tables, standard input. Read in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 from sluice_cli.calls import WRONG_COMMAND_LINE, Problem
-from sluice_cli.markup import html_content, markdown_title
-from sluice_cli.records import (
+from sluice_cli.indexing.markup import html_content, markdown_title
+from sluice_cli.indexing.records import (
     BEGINNING,
     MAX_RECORD_BYTES,
     Mark,
@@ -29,7 +29,7 @@ from sluice_cli.records import (
     state_of,
     unreadable,
 )
-from sluice_cli.tables import Columns, Table
+from sluice_cli.indexing.tables import Columns, Table
 
 MemberT = TypeVar("MemberT")
 
@@ -42,14 +42,14 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
 
 
 def open_source(argument: str, kind: Format | None = None, columns: Columns = Columns()) -> Source:  # noqa: B008  # frozen
-    """The source that a command line names; without `kind`, a file's name tells. Raises Problem when it cannot be read.
+    """Open the source that a command line names; without `kind`, the name tells. Raises Problem for an unreadable one.
 
     A folder with a `corpus.jsonl` is a collection in BEIR's layout, and that file is the source.
     """
     path = Path(argument)
     try:
         if argument == "-":
-            # A reader of our own: a thread that waits in the interpreter's would keep it from ending.
+            # A reader of its own: a thread that waits in the interpreter's would keep it from ending.
             return _opened("standard input", open(0, "rb", closefd=False), None, None, kind or "jsonl", columns)
         if path.is_dir() and (path / "corpus.jsonl").is_file():
             path = path / "corpus.jsonl"
@@ -73,7 +73,7 @@ def _opened(name: str, stream: BinaryIO, size: int | None, state: str | None, ki
 
 
 class JsonLines:
-    """One JSON object a line, with `id` (or `_id`), `title`, `text` and `metadata`."""
+    """A source with one JSON object a line: `id` (or `_id`), `title`, `text` and `metadata`."""
 
     def __init__(self, name: str, stream: BinaryIO, size: int | None, state: str | None) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class JsonLines:
         self._stream = stream
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
-        """See Source."""
+        """Read the records; see Source."""
         position = after.position
         try:
             with self._stream as stream:
@@ -105,7 +105,7 @@ class JsonLines:
             raise unreadable(self.name, error) from None
 
     def _check_beginning(self, raw: bytes) -> None:
-        """Tells at once what would otherwise be told for every line."""
+        """Refuse a JSON array at once instead of every line of it."""
         if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             raise Problem(
                 f"{self.name} is one JSON array, not one object a line",
@@ -114,7 +114,7 @@ class JsonLines:
 
 
 class Folder:
-    """The text, Markdown and HTML files below a folder. Hidden files and folders are left alone."""
+    """The text, Markdown and HTML files below a folder, without hidden files and folders."""
 
     def __init__(self, root: Path) -> None:
         self.name = str(root)
@@ -128,7 +128,7 @@ class Folder:
                 size += 1
             elif is_text_file(found):
                 size += 1
-                with contextlib.suppress(OSError):  # told when it is read
+                with contextlib.suppress(OSError):  # reported when it is read
                     digest.update(f"{found}: {state_of(found)}\n".encode(errors="surrogateescape"))
             else:
                 self.passed_over += 1
@@ -141,7 +141,7 @@ class Folder:
             )
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
-        """See Source."""
+        """Read the records; see Source."""
         readable = (found for found in self._walk() if isinstance(found, Reject) or is_text_file(found))
         for position, found in enumerate(readable, start=1):
             if position <= after.position:
@@ -160,7 +160,7 @@ class Folder:
                     yield SourceDocument(identity, title, text, position=position)
 
     def _walk(self) -> Iterator[Path | Reject]:
-        """Files in a fixed order, and folders that cannot be looked into."""
+        """Iterate over files in a fixed order, and over folders that cannot be read."""
         unreadable: list[OSError] = []
         for folder, folders, files in os.walk(self._root, onerror=unreadable.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -171,12 +171,12 @@ class Folder:
 
 
 def is_text_file(path: Path) -> bool:
-    """Whether a folder's file is read."""
+    """True if a file of a folder is read."""
     return path.suffix.lower() in _HTML | _MARKDOWN | _PLAIN and path.is_file()
 
 
 def _content(path: Path) -> tuple[str, str]:
-    """Title and text of a file."""
+    """Read title and text of a file."""
     with path.open("rb") as stream:
         raw = stream.read(MAX_RECORD_BYTES + 1)
     text = decoded(raw, len(raw)).removeprefix("\ufeff")
@@ -216,7 +216,7 @@ def _document(record: dict[str, Any], line: int, position: int) -> SourceDocumen
 
 
 def _member(record: dict[str, Any], name: str, kind: type[MemberT], identity: str) -> MemberT | None:
-    """A member of a record; null is as good as not there."""
+    """Read a member of a record; null counts as missing."""
     value = record.get(name)
     if value is None or isinstance(value, kind):
         return value

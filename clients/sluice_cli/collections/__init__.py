@@ -1,0 +1,1 @@
+"""`sluice collections`, `reindex`, `verify`, `rollback` and `snapshot`."""

@@ -1,0 +1,1 @@
+"""`sluice documents` and `sluice delete`."""

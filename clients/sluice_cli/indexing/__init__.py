@@ -1,0 +1,1 @@
+"""`sluice index`: sources, checkpoints and rejects."""

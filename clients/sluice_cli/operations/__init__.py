@@ -1,0 +1,1 @@
+"""`sluice config` and `sluice doctor`."""

@@ -1,0 +1,1 @@
+"""`sluice search` and `sluice compare`."""
