@@ -8,7 +8,7 @@ import pytest_asyncio
 from demo.corpus import Corpus, load
 from demo.indexing import collection_for, store
 from deploy.local import LocalStack
-from sluice_client import SluiceClient
+from sluice_client import AsyncClient
 
 # Where the answers are, and beside them a thin slice of everything else.
 RELEVANT = {
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory):
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stored(corpus, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
-    async with LocalStack(name="e2e", data=data) as stack, SluiceClient(stack.address("gateway")) as client:
+    async with LocalStack(name="e2e", data=data) as stack, AsyncClient(stack.address("gateway")) as client:
         collection = await collection_for(client, corpus)
         await store(client, corpus, collection)
     async with LocalStack(name="e2e", data=data) as stack:
@@ -59,5 +59,5 @@ async def stored(corpus, tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def client(stored):
-    async with SluiceClient(stored.stack.address("gateway")) as client:
+    async with AsyncClient(stored.stack.address("gateway")) as client:
         yield client

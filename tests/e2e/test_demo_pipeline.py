@@ -40,7 +40,7 @@ async def test_a_second_start_finds_what_the_first_one_stored(stored, client):
 @pytest.mark.parametrize("config", ["rerank", "all"])
 async def test_the_expected_modules_are_among_the_best_five(stored, client, question, config):
     run = await ask(client, question, config, collection=stored.collection)
-    titles = [result.title for result in run.answer.results[:5]]
+    titles = [result.passage.title for result in run.answer.results[:5]]
     assert any(is_in(title, EXPECTED[question]) for title in titles), titles
 
 
@@ -50,7 +50,7 @@ async def test_every_stage_reports_what_it_did(stored, client, config):
     assert [report.stage.value for report in answer.stages] == ["expand", "embed", "retrieve", "rerank"]
     assert {report.stage.value for report in answer.stages if report.outcome == "ran"} == RAN[config]
     assert all(report.outcome in ("ran", "skipped") for report in answer.stages)
-    assert all((report.seconds > 0) == (report.outcome == "ran") for report in answer.stages)
+    assert all(bool(report.duration) == (report.outcome == "ran") for report in answer.stages)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -58,8 +58,8 @@ async def test_results_are_ranked_by_score_without_repeats(stored, client, confi
     results = (await ask(client, QUESTIONS[1], config, collection=stored.collection)).answer.results
     assert [result.rank for result in results] == list(range(1, LIMIT + 1))
     assert sorted((result.score for result in results), reverse=True) == [result.score for result in results]
-    assert len({result.id for result in results}) == LIMIT
-    assert all(result.text and result.metadata["module"] for result in results)
+    assert len({result.passage.id for result in results}) == LIMIT
+    assert all(result.passage.text and result.passage.metadata["module"] for result in results)
 
 
 async def test_without_reranking_the_first_stage_has_the_last_word(stored, client):
