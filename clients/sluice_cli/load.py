@@ -1,4 +1,4 @@
-"""Load, as people make it: some users ask much more than others, and nobody waits for anybody."""
+"""Load as users make it: some ask much more often than others, and none waits for another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Asking = Callable[[], Awaitable[None]]
 
 
 class Zipf(Generic[T]):
-    """Draws from things by Zipf's law: the one in place r comes about 1 / r**exponent as often as the first."""
+    """Draws by Zipf's law: the thing in place r comes about 1 / r**exponent as often as the first."""
 
     def __init__(self, things: Sequence[T], exponent: float, chance: random.Random) -> None:
         self._things = things
@@ -24,12 +24,12 @@ class Zipf(Generic[T]):
         self._weights = list(itertools.accumulate(1 / place**exponent for place in range(1, len(things) + 1)))
 
     def draw(self) -> T:
-        """One of them."""
+        """Draw one."""
         return self._chance.choices(self._things, cum_weights=self._weights)[0]
 
 
 async def closed(ask: Asking, *, requests: int, concurrency: int) -> None:
-    """So many requests in all, so many at once: the next one follows as one ends."""
+    """Send requests, a number of them at once: the next one follows as one ends."""
     left = requests
 
     async def asker() -> None:
@@ -44,7 +44,7 @@ async def closed(ask: Asking, *, requests: int, concurrency: int) -> None:
 
 
 async def opened(ask: Asking, *, rate: float, seconds: float) -> int:
-    """Requests at so many a second, whatever becomes of them (Poisson arrivals); how many there were."""
+    """Send requests at a rate a second, whatever becomes of them (Poisson arrivals); their number."""
     under_way: set[asyncio.Future[None]] = set()
     due = started = time.perf_counter()
     offered = 0

@@ -1,9 +1,8 @@
-"""`sluice loadtest`: many users at once, and whether what they get is good enough to go on."""
+"""`sluice loadtest`: searches of many users at once, with limits that they must keep."""
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from collections import Counter
@@ -25,12 +24,14 @@ from sluice_cli.calls import (
     Problem,
     plain,
     print_json,
+    say_problem,
     stderr,
     stdout,
 )
 from sluice_cli.load import Zipf, closed
 from sluice_cli.rollout.plans import parse_share
 from sluice_client import EVERYBODY_PPM, Arm, AsyncClient, Blame, Features, Outcome, SluiceError
+from sluice_statistics.percentiles import percentile
 
 _MOST_QUESTION_BYTES = 8192
 _QUESTIONS = resources.files("sluice_cli") / "questions.txt"
@@ -38,7 +39,7 @@ _QUESTIONS = resources.files("sluice_cli") / "questions.txt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The command line; None is what it does not say."""
+    """The command line; None is an option that was not given."""
 
     requests: int
     concurrency: int
@@ -50,7 +51,7 @@ class Options:
     seed: int
     plot: Path | None
     max_error_rate: str | None
-    """As it is written: a percentage."""
+    """A percentage, as it was typed."""
     max_p95_ms: float | None
     max_p99_ms: float | None
     as_json: bool
@@ -58,48 +59,48 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, when it had ended."""
+    """One request that ended."""
 
     user: str
     ended: float
     """Seconds since the load began."""
     seconds: float
-    """How long it took."""
+    """Its duration."""
     code: str
     """OK, or the error's code and reason."""
     degraded: bool = False
     empty: bool = False
     snapshot_version: int = 0
     arms: Mapping[str, Arm] = field(default_factory=dict)
-    """By feature; nobody knows of a request that failed."""
+    """By feature; empty for a request that failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What became of some of the requests."""
+    """Results of some of the requests."""
 
     requests: int
     users: int
     errors: int
     degraded: int
-    """Answered, and the answer says what it lacks."""
+    """Answered, with a stage missing or degraded."""
     empty: int
     """Answered, without a result."""
     p50_ms: float | None
-    """Of what was answered, as the others; None where nothing was."""
+    """Of answered requests, as the others; None if there are none."""
     p95_ms: float | None
     p99_ms: float | None
     slowest_ms: float | None
 
     @property
     def error_rate(self) -> float:
-        """Failed requests of all."""
+        """Share of requests that failed."""
         return self.errors / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something that was asked of the load test."""
+    """A limit that the load test was given."""
 
     name: str
     allowed: float
@@ -109,7 +110,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What a load test found."""
+    """Results of a load test."""
 
     seconds: float
     total: Side
@@ -127,7 +128,7 @@ class Outcomes:
 
 
 async def loadtest(connection: Connection, options: Options) -> int:
-    """Asks and tells; the exit code: 1 if a limit was passed."""
+    """Ask and show; the exit code is 1 if a limit was passed, or if nothing was answered."""
     questions, limits = read_questions(options.questions), _limits(options)
     chance = random.Random(options.seed)  # noqa: S311  # no secret
     users = Zipf([f"user-{number}" for number in range(1, options.users + 1)], options.skew, chance)
@@ -158,6 +159,14 @@ async def loadtest(connection: Connection, options: Options) -> int:
         stdout.print(outcomes_view(outcomes))
     if options.plot is not None:
         _draw(asked, outcomes, options.plot)
+    if outcomes.total.errors == outcomes.total.requests:
+        code = next(iter(outcomes.codes))
+        say_problem(
+            f"no request was answered; most ended with {code}",
+            f"`sluice doctor` says what is wrong with {connection.gateway}; start a gateway here with `make up`, "
+            "or name another with --gateway",
+        )
+        return NEEDS_A_LOOK
     return DONE if all(limit.passed for limit in outcomes.limits) else NEEDS_A_LOOK
 
 
@@ -185,7 +194,7 @@ async def _ask(client: AsyncClient, user: str, question: str, options: Options, 
 
 
 def _limits(options: Options) -> dict[str, float]:
-    """What is asked of the load, by name."""
+    """Limits of the command line, by name."""
     most = options.max_error_rate
     limits = {
         "error rate": None if most is None else parse_share(most) / EVERYBODY_PPM,
@@ -196,7 +205,7 @@ def _limits(options: Options) -> dict[str, float]:
 
 
 def summed(asked: Sequence[Asked], seconds: float, allowed: Mapping[str, float]) -> Outcomes:
-    """What the requests come to, and whether that is within the limits."""
+    """Sum up requests, and compare them with the limits."""
     features = sorted({feature for one in asked for feature in one.arms})
     arms = {
         feature: {
@@ -225,22 +234,19 @@ def _side(asked: Sequence[Asked]) -> Side:
         errors=len(asked) - len(answered),
         degraded=sum(one.degraded for one in asked),
         empty=sum(one.empty for one in asked),
-        p50_ms=percentile(answered, 50),
-        p95_ms=percentile(answered, 95),
-        p99_ms=percentile(answered, 99),
+        p50_ms=_at(answered, 50),
+        p95_ms=_at(answered, 95),
+        p99_ms=_at(answered, 99),
         slowest_ms=answered[-1] if answered else None,
     )
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """By the nearest rank; None of nothing."""
-    if not ordered:
-        return None
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+def _at(milliseconds: Sequence[float], percent: float) -> float | None:
+    return percentile(milliseconds, percent) if milliseconds else None
 
 
 def read_questions(path: Path | None) -> list[str]:
-    """Questions, one a line, or those of a BEIR folder's queries.jsonl; those that come with the command if None."""
+    """Read questions, one a line or a BEIR folder's queries.jsonl; without a path, those of the command."""
     if path is None:
         return _QUESTIONS.read_text(encoding="utf-8").splitlines()
     try:
@@ -271,7 +277,7 @@ def _unreadable(path: Path, why: str) -> Problem:
 
 
 def outcomes_view(outcomes: Outcomes) -> RenderableType:
-    """What was found, for people."""
+    """Show results as text."""
     total = outcomes.total
     head = Text(f"{total.requests:,} requests of {total.users:,} users in {outcomes.seconds:.1f} s: ")
     head.append(f"{outcomes.rate:,.1f} a second", style="bold")
@@ -311,7 +317,7 @@ def _row(table: Table, name: str, side: Side) -> None:
 
 
 def _draw(asked: Sequence[Asked], outcomes: Outcomes, path: Path) -> None:
-    """Latency over time, request by request, and how they are distributed."""
+    """Draw latency over time, request by request, and its distribution."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
     except ImportError:

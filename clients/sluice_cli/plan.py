@@ -228,7 +228,7 @@ def _cannot_hold(error: CannotHoldError, options: Options) -> int:
     """Say that no number of replicas holds the target, and what would."""
     ways = []
     if error.candidates:
-        ways.append(f"rerank no more than {error.candidates} candidates (--candidates {error.candidates})")
+        ways.append(f"rerank fewer candidates (--candidates {error.candidates})")
     ways.append(f"allow more than --p99-ms {error.prediction.percentiles[99]:.0f}")
     ways.append(f"a quicker model, precision or device for the {error.stage}, measured with `sluice plan calibrate`")
     if options.as_json:

@@ -108,5 +108,5 @@ def _cannot_hold(stack: Stack, search: Search, p99_ms: float, best: Prediction, 
         middle = (low + high) // 2
         holds = stack.alone(replace(search, candidates=middle)).percentiles[99] < p99_ms
         low, high = (middle, high) if holds else (low, middle)
-    told = f"{reason}, {best.stages[slowest].mean_ms:,.1f} of them in the {slowest} alone"
+    told = f"{reason}; the {slowest} alone takes {best.stages[slowest].mean_ms:,.1f} ms on average"
     return CannotHoldError(told, slowest, best, low or None)

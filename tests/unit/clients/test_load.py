@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from sluice_cli.calls import Problem
+from sluice_cli.calls import NEEDS_A_LOOK, Problem
 from sluice_cli.load import Zipf, closed, opened
-from sluice_cli.loadtest import Asked, percentile, read_questions, summed
+from sluice_cli.loadtest import Asked, read_questions, summed
+from sluice_cli.main import app
 from sluice_client import Arm
 
 
@@ -62,9 +65,8 @@ def test_requests_are_summed_by_feature_and_arm() -> None:
     ]
     found = summed(asked, 10.0, {"error rate": 0.02, "P95 in ms": 900})
     treated, control = found.arms["rerank"]["treatment"], found.arms["rerank"]["control"]
-    assert (treated.requests, treated.users, treated.p50_ms, treated.p95_ms, treated.p99_ms) == pytest.approx(
-        (100, 1, 500, 950, 990)
-    )
+    assert (treated.requests, treated.users) == (100, 1)
+    assert (treated.p50_ms, treated.p95_ms, treated.p99_ms) == pytest.approx((505, 950.5, 990.1))
     assert (control.degraded, control.empty, control.errors) == (1, 1, 0)
     assert found.codes == {"OK": 101, "INTERNAL BROKEN": 1}
     assert found.snapshots == {0: 100, 3: 1}
@@ -75,11 +77,6 @@ def test_requests_are_summed_by_feature_and_arm() -> None:
 def test_a_limit_is_not_kept_where_nothing_was_answered() -> None:
     found = summed([Asked("a", 1, 1.0, "UNAVAILABLE UNREACHABLE")], 1.0, {"P95 in ms": 1000})
     assert not found.limits[0].passed
-
-
-def test_percentiles_are_by_the_nearest_rank() -> None:
-    assert percentile([], 50) is None
-    assert [percentile([1, 2, 3, 4], percent) for percent in (1, 25, 26, 50, 95, 100)] == [1, 1, 2, 2, 4, 4]
 
 
 def test_questions_are_lines_or_beir_queries(tmp_path: Path) -> None:
@@ -108,3 +105,12 @@ def test_what_holds_no_questions_is_refused(tmp_path: Path, name: str, content: 
         read_questions(path)
     with pytest.raises(Problem, match="No such file"):
         read_questions(tmp_path / "gone.txt")
+
+
+def test_a_load_without_a_gateway_ends_with_exit_code_1_and_a_remedy() -> None:
+    command = ["--gateway", "127.0.0.1:9", "--timeout", "5", "loadtest", "--requests", "20", "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == NEEDS_A_LOOK
+    assert json.loads(result.stdout)["error_rate"] == 1.0
+    assert "no request was answered" in result.stderr
+    assert "make up" in result.stderr

@@ -54,7 +54,7 @@ def test_autoscalers_watch_tokens_in_model_stages_and_calls_elsewhere(plan):
 
 
 def test_a_target_below_the_time_of_one_search_cannot_be_held(stack):
-    with pytest.raises(CannotHoldError, match=r"meets no other takes .* in the reranker alone") as told:
+    with pytest.raises(CannotHoldError, match=r"meets no other takes .* the reranker alone takes") as told:
         size(stack, ALL, 10, 70)
     error = told.value
     assert error.stage == "reranker"
