@@ -1,4 +1,4 @@
-"""Checks what Prometheus will make of us: `python tools/alerts_check.py`.
+"""Check rules, their tests, dashboards and runbook with promtool: `python tools/alerts_check.py`.
 
 The rules, their tests, and the syntax of every query in dashboards and runbook, all by Prometheus' own promtool.
 """
@@ -26,7 +26,7 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 
 
 def main() -> None:
-    """Ends with promtool's words where something is wrong."""
+    """Exit with promtool's message if a check fails."""
     promtool = str(fetch_prometheus.folder() / "promtool")
     _run(promtool, "check", "rules", *map(str, RULES))
     queries = [query for file in DASHBOARDS for query in queries_of_dashboard(file)] + queries_of_runbook(RUNBOOK)
@@ -41,14 +41,14 @@ def main() -> None:
 
 
 def queries_of_dashboard(file: Path) -> list[str]:
-    """The queries of all panels, with Grafana's variables as any value."""
+    """Return the queries of all panels, with any value for Grafana's variables."""
     dashboard = json.loads(file.read_text())
     targets = [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
     return [target["expr"].replace("$__rate_interval", "1m").replace("$namespace", ".*") for target in targets]
 
 
 def queries_of_runbook(file: Path) -> list[str]:
-    """The PromQL queries of the runbook."""
+    """Return the PromQL queries of the runbook."""
     return re.findall(r"```promql\n(.*?)\n```", file.read_text(), re.DOTALL)
 
 

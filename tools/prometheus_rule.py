@@ -1,4 +1,4 @@
-"""Wraps the rules of deploy/prometheus for the Prometheus operator: `python tools/prometheus_rule.py [--check]`.
+"""Wrap the rules of deploy/prometheus for the Prometheus operator: `python tools/prometheus_rule.py [--check]`.
 
 kustomize can copy files but not put one inside another, so this is made here, and `make lint` sees that it is fresh.
 """
@@ -18,7 +18,7 @@ _HEAD = "# Made by `make docs` from deploy/prometheus/rules; change it there.\n"
 
 
 def wrapped() -> str:
-    """All groups of all files in one resource."""
+    """Return all groups of all files in one resource."""
     groups = [group for file in sorted(RULES.glob("*.yaml")) for group in yaml.safe_load(file.read_text())["groups"]]
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -30,7 +30,7 @@ def wrapped() -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what the rules share at every place, and their expressions as blocks."""
+    """Dumper that repeats shared values, and writes expressions as blocks."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -43,7 +43,7 @@ _Plain.add_representer(
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Write the resource or check it; return the exit status."""
     parser = argparse.ArgumentParser(prog="prometheus_rule", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if it is not fresh")
     made = wrapped()

@@ -1,1 +1,1 @@
-"""Grafana's dashboards: their source is here, the JSON that Grafana reads in `dashboards/`."""
+"""Grafana dashboards: the source, and in `dashboards/` the JSON that Grafana reads."""

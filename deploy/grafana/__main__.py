@@ -1,4 +1,4 @@
-"""`python -m deploy.grafana`: writes the dashboards that Grafana reads; `--check` fails where they are out of date."""
+"""`python -m deploy.grafana`: write the dashboards of Grafana; `--check` fails if they are out of date."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SOURCES = {"sluice.json": stages, "rollouts.json": rollouts, "runbook.json": run
 
 
 def rendered(name: str) -> str:
-    """A dashboard as Grafana reads it."""
+    """Return a dashboard as JSON."""
     return json.dumps(SOURCES[name].built().build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
 
 
 def main() -> None:
-    """Writes or checks."""
+    """Write the dashboards, or check them."""
     parser = argparse.ArgumentParser(prog="deploy.grafana", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if a dashboard is not up to date")
     check = parser.parse_args().check

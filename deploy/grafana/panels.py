@@ -1,4 +1,4 @@
-"""The few kinds of panels that our dashboards are made of, each with a unit and words that say what one sees.
+"""Kinds of panels of our dashboards, each with a unit and a description.
 
 A panel that belongs to an alert draws the alert's thresholds and links to the alert's section of the runbook.
 """
@@ -38,7 +38,7 @@ from deploy.grafana import runbook
 Panel = timeseries.Panel | heatmap.Panel | statetimeline.Panel | table.Panel
 
 WIDTH, HEIGHT = 8, 8
-"""Of a panel: three beside one another."""
+"""Size of a panel: three in a row."""
 
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _GREEN, _ORANGE, _RED = "green", "orange", "red"
@@ -46,22 +46,22 @@ _GREEN, _ORANGE, _RED = "green", "orange", "red"
 
 @dataclass(frozen=True)
 class Query:
-    """One line of PromQL, and how its series are called."""
+    """PromQL query, and the legend of its series."""
 
     expression: str
     legend: str
     exemplars: bool = False
-    """Whether to draw the traces that histograms name beside their buckets."""
+    """True if the traces that histograms name are drawn as well."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a value is bad: the thresholds of an alert."""
+    """Thresholds of an alert, from which a value is bad."""
 
     warning: float
     critical: float | None = None
     below: bool = False
-    """Whether less is worse."""
+    """True if lower is worse."""
 
 
 def lines(  # each is a word of the panel
@@ -73,7 +73,7 @@ def lines(  # each is a word of the panel
     limits: Limits | None = None,
     alert: str = "",
 ) -> timeseries.Panel:
-    """Values over time."""
+    """Draw values over time."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -106,7 +106,7 @@ def lines(  # each is a word of the panel
 
 
 def buckets(title: str, description: str, query: Query, *, unit: str, alert: str = "") -> heatmap.Panel:
-    """A histogram over time; the query keeps `le`."""
+    """Draw a histogram over time; the query keeps `le`."""
     panel = (
         heatmap.Panel()
         .title(title)
@@ -128,7 +128,7 @@ def buckets(title: str, description: str, query: Query, *, unit: str, alert: str
 def states(
     title: str, description: str, *queries: Query, names: Mapping[int, tuple[str, str]], alert: str = ""
 ) -> statetimeline.Panel:
-    """What state something was in, over time; `names` has a word and a colour for each value."""
+    """Draw a state over time; `names` has a word and a colour for each value."""
     mapping = ValueMap({str(value): ValueMappingResult(text, colour) for value, (text, colour) in names.items()})
     panel = (
         statetimeline.Panel()
@@ -155,7 +155,7 @@ def states(
 def listing(
     title: str, description: str, query: Query, *, columns: Mapping[str, str], unit: str = "short", alert: str = ""
 ) -> table.Panel:
-    """What holds now, a row a series; `columns` has the labels to show, in order, and their titles."""
+    """Draw a table of current values, one row a series; `columns` has labels and titles, in order."""
     organized = DataTransformerConfig(
         id_val="organize",
         options={
@@ -181,7 +181,7 @@ def listing(
 
 
 def dashboard_of(uid: str, title: str, description: str, panels: Mapping[str, Sequence[Panel]]) -> dashboard.Dashboard:
-    """A dashboard of rows of panels, three beside one another."""
+    """Build a dashboard of rows of panels, three in a row."""
     built = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -214,7 +214,7 @@ def dashboard_of(uid: str, title: str, description: str, panels: Mapping[str, Se
 
 
 def runbook_link(alert: str) -> dashboard.DashboardLink:
-    """The link of a panel to an alert's section."""
+    """Return a panel's link to the section of an alert."""
     return (
         dashboard.DashboardLink(f"Runbook: {alert}")
         .type(DashboardLinkType.LINK)
@@ -227,7 +227,7 @@ def _datasource_choice() -> dashboard.DatasourceVariable:
 
 
 def _namespace_choice() -> dashboard.QueryVariable:
-    # Where there are no namespaces, as on one machine, series without the label match `.*`.
+    # Without namespaces, as on one machine, series without the label match `.*`.
     return (
         dashboard.QueryVariable("namespace")
         .label("Namespace")

@@ -1,4 +1,4 @@
-"""The dashboard of rollouts: whom features reach, what was decided on what evidence, and whether gateways follow."""
+"""Dashboard of rollouts: exposure of features, decisions and evidence, and gateways' snapshots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UID = "sluice-rollouts"
 
 
 def built() -> dashboard.Dashboard:
-    """Three rows."""
+    """Build three rows."""
     return dashboard_of(
         UID,
         "Sluice: rollouts",

@@ -1,4 +1,4 @@
-"""docs/runbook.md as a dashboard, so that a link beside a panel or an alert leads somewhere wherever Grafana runs."""
+"""docs/runbook.md as a dashboard, for links from panels and alerts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _LINES_A_UNIT = 1.4  # of height on Grafana's grid
 
 @cache
 def sections() -> dict[str, str]:
-    """The runbook's sections by their headings, in order; what stands before the first heading is left out."""
+    """Return the sections of the runbook by heading, in order, without the text before the first."""
     _, *parts = _HEADING.split(FILE.read_text())
     return {heading: body.strip() for heading, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def numbers() -> dict[str, int]:
-    """The panel of each section."""
+    """Return the panel of each section."""
     return {heading: number for number, heading in enumerate(sections(), start=1)}
 
 
 def built() -> dashboard.Dashboard:
-    """A panel of text a section."""
+    """Build a panel of text a section."""
     whole = (
         dashboard.Dashboard("Sluice: runbook")
         .uid(UID)

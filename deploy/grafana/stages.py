@@ -1,4 +1,4 @@
-"""The dashboard of the stages: which is slow, how the way to Qdrant is, how good answers are, and what it all takes."""
+"""Dashboard of the stages: latencies, connections to Qdrant, quality of answers, resources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STAGES = 'job!="qdrant"'
 
 
 def built() -> dashboard.Dashboard:
-    """Four rows."""
+    """Build four rows."""
     return dashboard_of(
         UID,
         "Sluice",

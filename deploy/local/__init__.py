@@ -1,4 +1,4 @@
-"""The whole platform as processes on this machine: for the demo, for tests, and for `make up`. Linux only."""
+"""All stages as processes on this machine, for the demo, tests and `make up`. Linux only."""
 
 from deploy.local.stack import STAGES, LocalStack
 

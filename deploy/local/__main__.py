@@ -1,4 +1,4 @@
-"""`python -m deploy.local`: the stages on this machine, started, looked at and stopped."""
+"""`python -m deploy.local`: start, show and stop the stages on this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
     "[bold]RERANK_ENABLED=1 python -m deploy.local up[/] (the environment goes before the profile)"
 )
 def up(profile: Profile = "development", as_json: AsJson = False) -> None:
-    """Start the stages and leave them running. Says so when they already are."""
+    """Start the stages and leave them running."""
     with state.alone():
         started = state.read()
         if started is not None:
@@ -60,7 +60,7 @@ def up(profile: Profile = "development", as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example:  [bold]down[/]. Stopping what is not running is no error.")
 def down(as_json: AsJson = False) -> None:
-    """Stop what `up` started, the gateway first."""
+    """Stop the stages that `up` started, the gateway first."""
     with state.alone():
         started = state.read()
         if started is not None:
@@ -92,7 +92,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines of each.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
 ) -> None:
-    """Show the stages' logs, which stay when the stages are gone."""
+    """Show the stages' logs, which stay when the stages have stopped."""
     if stage and stage not in STAGES:
         raise StartupError(f"there is no stage {stage!r}", remedy=f"Choose one of: {', '.join(STAGES)}.")
     files = [run_folder(NAME) / f"{name}.log" for name in STAGES if stage in ("", name)]
@@ -108,7 +108,7 @@ def logs(
         time.sleep(_FOLLOW_SECONDS)
         for file in filter(Path.exists, files):
             with file.open("rb") as stream:
-                # A file shorter than before is that of a new start.
+                # A file that is shorter than before belongs to a new start.
                 stream.seek(min(offsets.get(file, 0), file.stat().st_size))
                 for raw in stream:
                     _write(raw.decode(errors="replace").rstrip("\n"))
@@ -142,7 +142,7 @@ def _refuse_other(started: Started, profile: str) -> None:
 
 
 def _show(started: Started, as_json: bool) -> bool:
-    """Shows the stages; returns whether all are serving."""
+    """Show the stages; return True if all are serving."""
     healths = _run(_healths(started))
     if as_json:
         rows = [_row(name, stage, healths[name]) for name, stage in started.stages.items()]
@@ -177,7 +177,7 @@ def _row(name: str, stage: Running, health: str) -> dict[str, object]:
 
 
 async def _healths(started: Started) -> dict[str, str]:
-    """What every stage says of itself."""
+    """Return the health of every stage."""
     answers = await asyncio.gather(*(_health(stage.process, stage.address) for stage in started.stages.values()))
     return dict(zip(started.stages, answers, strict=True))
 
@@ -203,7 +203,7 @@ def _write(line: str) -> None:
 
 
 def main() -> None:
-    """Runs the command; what cannot be done is said in two lines, not in a traceback."""
+    """Run the command; show a StartupError in two lines instead of a traceback."""
     try:
         app()
     except StartupError as error:

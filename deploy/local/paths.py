@@ -1,4 +1,4 @@
-"""Where things lie in a working copy."""
+"""Paths of a working copy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BUILD = ROOT / "build"
 
 
 def run_folder(name: str) -> Path:
-    """Logs and state of a running stack."""
+    """Return the folder with logs and state of a running stack."""
     return BUILD / "run" / name
 
 
 def data_folder(profile: str) -> Path:
-    """What a profile's stacks keep. An index belongs to the model that made it, and so to the profile."""
+    """Return the folder with the data of a profile: an index belongs to one model, and so to one profile."""
     return BUILD / "data" / profile
 
 
 def shown(path: Path) -> str:
-    """A path as people want to read it: from the working copy's root, where it lies in there."""
+    """Return a path for messages: relative to the working copy's root if it lies there."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

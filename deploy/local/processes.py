@@ -1,4 +1,4 @@
-"""Processes that may outlive whoever started them: told apart from others that got the same number later."""
+"""Processes that may outlive the one that started them, safe against reused process ids."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """One process, for good: its number together with when it started, in clock ticks since the machine did."""
+    """One process: its id together with its start, in clock ticks since the machine's."""
 
     pid: int
     started: int
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process that has this number now; one that has just died is never alive."""
+        """Return the process that has this id now; one that has just died is not alive."""
         return cls(pid, _start_time(pid) or 0)
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """True if it is running."""
         return _start_time(self.pid) == self.started
 
     @property
     def resident_mib(self) -> float:
-        """Resident memory in MiB; 0 when it is gone."""
+        """Resident memory in MiB; 0 if it has ended."""
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):
@@ -41,20 +41,20 @@ class Process:
         return 0
 
     def terminate(self) -> None:
-        """Asks it to stop."""
+        """Send SIGTERM."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it and, as the leader of its session, what it started."""
+        """Kill it and, as the leader of its session, the processes that it started."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
 
 async def stop(processes: Iterable[Process], *, grace_seconds: float) -> None:
-    """Stops processes: asked first, killed where the grace did not do. On return, even by an error, all are ended."""
+    """Stop processes: SIGTERM, then SIGKILL after the grace. On return, even by an error, all have ended."""
     remaining = list(processes)
     try:
         for process in remaining:
@@ -73,9 +73,9 @@ async def _gone(processes: Iterable[Process], seconds: float) -> None:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, or None when there is none or only its exit status is left (proc(5), fields 3 and 22)."""
+    """Return the start of a process, or None if it has ended (proc(5), fields 3 and 22)."""
     try:
-        # The second field, the command's name in brackets, may itself contain blanks and brackets.
+        # The second field, the command's name in brackets, may contain blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""Shows a stack while it starts, and why it did not."""
+"""Progress of a starting stack, and errors of a start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.chassis.errors import StartupError
 
 @contextmanager
 def starting(console: Console) -> Iterator[Callable[[str], None]]:
-    """One line for each stage, with a clock; yields what to call when a stage serves."""
+    """Show one line a stage, with a clock; yield the function to call when a stage serves."""
     columns = (SpinnerColumn(finished_text="[green]✓[/]"), TextColumn("{task.description:<10}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         tasks = {stage: progress.add_task(stage, total=1) for stage in STAGES}
@@ -23,6 +23,6 @@ def starting(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def say(error: StartupError, console: Console) -> None:
-    """Two sentences instead of a traceback."""
+    """Print an error in two sentences instead of a traceback."""
     console.print(f"[bold red]{escape(error.message)}[/]", highlight=False, soft_wrap=True)
     console.print(f"[bold]What to do:[/] {escape(error.remedy)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `up` started, written down for the commands that come later."""
+"""State of the stack that `up` started, for later commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deploy.local.stack import LocalStack
 from services.chassis.errors import StartupError
 
 NAME = "local"
-"""Of the stack that `up` starts. There is one at a time, since its ports are fixed."""
+"""Name of the stack that `up` starts: only one, since its ports are fixed."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that was started."""
+    """One stage that was started."""
 
     process: Process
     address: str
@@ -30,14 +30,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Started:
-    """A stack that was started."""
+    """Stack that was started."""
 
     profile: str
     stages: Mapping[str, Running]
 
     @classmethod
     def of(cls, stack: LocalStack) -> Started:
-        """What a stack started."""
+        """Describe a started stack."""
         placements = stack.placements()
         return cls(
             stack.profile,
@@ -49,11 +49,11 @@ class Started:
 
     @property
     def processes(self) -> dict[str, Process]:
-        """The process of every stage."""
+        """Process of every stage."""
         return {name: stage.process for name, stage in self.stages.items()}
 
     def dead(self) -> list[str]:
-        """Stages that do not run any more."""
+        """Return the stages that have ended."""
         return [name for name, process in self.processes.items() if not process.alive]
 
 
@@ -62,17 +62,17 @@ def _file() -> Path:
 
 
 def write(started: Started) -> None:
-    """Writes it down."""
+    """Write the state."""
     _file().write_text(json.dumps(asdict(started), indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def forget() -> None:
-    """Nothing is running any more."""
+    """Delete the state: no stage is running."""
     _file().unlink(missing_ok=True)
 
 
 def read() -> Started | None:
-    """What was started and of which something still runs; None where nothing does."""
+    """Return the state if one of its stages still runs, else None."""
     try:
         written = json.loads(_file().read_text(encoding="utf-8"))
         started = Started(
@@ -93,7 +93,7 @@ def read() -> Started | None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keeps a second `up` or `down` out. Raises StartupError where one is under way."""
+    """Hold a lock against a second `up` or `down`. Raises StartupError if one is under way."""
     folder = run_folder(NAME)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

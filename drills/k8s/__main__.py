@@ -1,4 +1,4 @@
-"""`python -m drills.k8s`: renders every overlay with every component, and checks what comes out; build/k8s.json."""
+"""`python -m drills.k8s`: render and check every overlay with every component; build/k8s.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from drills.k8s import policies, rendering, schemas, tools
 from drills.k8s.broken import BROKEN, Broken
-from drills.k8s.policies import Problem, Rendering
+from drills.k8s.manifests import Rendering
+from drills.k8s.policies import Problem
 from drills.k8s.rendering import Combination
 from services.chassis.errors import StartupError
 
@@ -29,7 +30,7 @@ RESULT = BUILD / "k8s.json"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One overlay with components."""
+    """Result of one overlay with components."""
 
     name: str
     manifests: int
@@ -40,21 +41,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One manifest that was broken on purpose."""
+    """Result of one manifest that was broken on purpose."""
 
     name: str
     refused_by: str
-    """The policy that has to refuse it, or `schema`."""
+    """Policy that has to refuse it, or `schema`."""
     refused: bool
     words: str
-    """What was said of it."""
+    """Message of the refusal."""
 
 
 def main(
     only: Annotated[str, typer.Option(help="Check the combinations whose name contains this, and write nothing.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Render every overlay with every component by kubectl, and hold it against schemas and policies.
+    """Render every overlay with every component by kubectl, and check schemas and policies.
 
     Examples:  python -m drills.k8s  ·  python -m drills.k8s --only staging
     """
@@ -108,7 +109,7 @@ def _rendered(combination: Combination) -> Rendering:
 
 
 def _problems(found: Rendering) -> list[Problem]:
-    """What the schemas say; and where they say nothing, the policies, which are written for what is valid."""
+    """Return the problems by schemas; if there are none, by policies, which expect valid manifests."""
     problems = [
         Problem("schema", f"{manifest['kind']} {manifest['metadata']['name']}", words)
         for manifest in found.manifests

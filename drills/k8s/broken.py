@@ -1,6 +1,6 @@
-"""Manifests broken on purpose, one at a time: a check that lets one through would let anything through.
+"""Manifests broken on purpose, one at a time, to check the checks.
 
-Policies have theirs in tests/unit/test_k8s_policies.py; these are for the schemas, and for the two together.
+Policies have theirs in tests/unit/drills/test_k8s_policies.py; these are for the schemas, and for the two together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drills.k8s.policies import Rendering
+from drills.k8s.manifests import Rendering
 from drills.k8s.rendering import Combination
 
 # Has a resource of every kind.
@@ -19,7 +19,7 @@ WITH_KEDA = Combination("staging", ("keda",))
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """What is broken, where, and by whom it has to be refused."""
+    """One break: the manifest, the change, and the policy that has to refuse it."""
 
     name: str
     combination: Combination
@@ -29,7 +29,7 @@ class Broken:
     break_it: Callable[[dict], object]
 
     def applied_to(self, rendering: Rendering) -> Rendering:
-        """The same manifests with this one broken."""
+        """Return the same manifests with this one broken."""
         manifests = copy.deepcopy(rendering.manifests)
         changed = Rendering(rendering.profile, manifests)
         self.break_it(changed.named(self.kind, self.resource))

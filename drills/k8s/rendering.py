@@ -1,4 +1,4 @@
-"""What an overlay with components comes to, by the real `kubectl kustomize`."""
+"""Renderings of overlays with components, by the real `kubectl kustomize`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deploy.local.paths import BUILD, ROOT
 from services.chassis.errors import StartupError
 
 K8S = ROOT / "deploy" / "k8s"
-# The order in which they are listed, so that each finds what it changes: keda takes its limits from the HPAs.
+# In this order each finds the resources that it changes: keda takes its limits from the HPAs.
 COMPONENTS = ("index", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
 _RENDER_SECONDS = 300
 
@@ -24,24 +24,24 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """An overlay, and what is added to it."""
+    """One overlay with components."""
 
     overlay: str
     components: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for messages."""
         return " + ".join((self.overlay, *self.components))
 
 
 def overlays() -> list[str]:
-    """Every overlay there is."""
+    """Return the names of all overlays."""
     return sorted(folder.name for folder in (K8S / "overlays").iterdir())
 
 
 def combinations() -> Iterator[Combination]:
-    """Every overlay by itself, with each component, and with all of them."""
+    """Yield every overlay alone, with each component, and with all of them."""
     for overlay in overlays():
         yield Combination(overlay)
         yield from (Combination(overlay, (component,)) for component in COMPONENTS)
@@ -49,7 +49,7 @@ def combinations() -> Iterator[Combination]:
 
 
 def render(combination: Combination, kubectl: Path) -> list[Manifest]:
-    """The manifests; StartupError with what kustomize says where it refuses."""
+    """Return the manifests. Raises StartupError with kustomize's message."""
     BUILD.mkdir(exist_ok=True)
     if not combination.components:
         return _kustomize(K8S / "overlays" / combination.overlay, kubectl, combination.name)
@@ -69,7 +69,7 @@ def render(combination: Combination, kubectl: Path) -> list[Manifest]:
 
 
 def _namespace(overlay: str) -> str:
-    """An overlay's, which whoever adds components to it says again: it holds for what an overlay has by itself."""
+    """Return the namespace of an overlay, which a kustomization with components has to repeat."""
     kustomization = yaml.safe_load((K8S / "overlays" / overlay / "kustomization.yaml").read_text())
     return str(kustomization["namespace"])
 
@@ -78,7 +78,7 @@ def _kustomize(folder: Path, kubectl: Path, name: str) -> list[Manifest]:
     done = subprocess.run(
         [kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=_RENDER_SECONDS, check=False
     )
-    if done.returncode or done.stderr.strip():  # a warning is a thing to mend, too
+    if done.returncode or done.stderr.strip():  # a warning counts as an error
         raise StartupError(
             f"{name}: {done.stderr.strip()}",
             remedy=f"`kubectl kustomize {folder}` shows it; components after overlays.",

@@ -1,4 +1,4 @@
-"""Whether manifests are what Kubernetes and its operators take: no unknown field, no wrong type, nothing missing."""
+"""Schemas of Kubernetes and its operators: unknown fields, wrong types, missing values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from drills.k8s.rendering import Manifest
 from drills.k8s.tools import package_folder
 
 VERSIONS = ("1.30", "1.37")
-"""The oldest Kubernetes that the manifests are for, and the newest there is."""
+"""Oldest supported and newest version of Kubernetes."""
 
-# Where a resource that is no part of Kubernetes has its published schema, as a package carries it.
+# Published schemas of resources that are not part of Kubernetes, in packages.
 _CUSTOM = {
     "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
     "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
@@ -25,7 +25,7 @@ _CUSTOM = {
 
 
 def problems(manifest: Manifest, version: str) -> Iterator[str]:
-    """What is wrong with a manifest, by the schemas of a version of Kubernetes."""
+    """Yield the problems of a manifest by the schemas of one version of Kubernetes."""
     kind = manifest["kind"]
     if kind in _CUSTOM:
         yield from _custom_problems(manifest)
@@ -50,7 +50,7 @@ def _custom_problems(manifest: Manifest) -> Iterator[str]:
         for detail in error.errors():
             yield f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
         return
-    # What the model does not know it passes over in silence: then less comes out than went in.
+    # The model drops unknown fields silently: then less comes out than went in.
     kept = json.loads(read.model_dump_json(by_alias=True, exclude_unset=True))
     yield from _lost(manifest, kept, "")
 

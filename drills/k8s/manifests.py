@@ -1,0 +1,94 @@
+"""Manifests of one rendering, and what policies ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from drills.k8s.rendering import Manifest
+
+NAME = "app.kubernetes.io/name"
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """All manifests of one overlay with components."""
+
+    profile: str
+    manifests: list[Manifest]
+
+    def of(self, *kinds: str) -> list[Manifest]:
+        """Return the manifests of some kinds."""
+        return [manifest for manifest in self.manifests if manifest["kind"] in kinds]
+
+    def named(self, kind: str, name: str) -> Manifest | None:
+        """Return one manifest, or None."""
+        return next((manifest for manifest in self.of(kind) if manifest["metadata"]["name"] == name), None)
+
+    def workloads(self) -> list[Manifest]:
+        """Return all manifests that start pods."""
+        return self.of("Deployment", "StatefulSet", "Job")
+
+    def stages(self) -> list[Manifest]:
+        """Return the Deployments of the stages."""
+        return self.of("Deployment")
+
+    def environment(self, container: dict[str, Any]) -> dict[str, str]:
+        """Return the variables of a container; for a secret, a placeholder."""
+        variables: dict[str, str] = {}
+        for source in container.get("envFrom", ()):
+            found = self.named("ConfigMap", source["configMapRef"]["name"])
+            variables |= found["data"] if found else {}
+        return variables | {entry["name"]: entry.get("value", "from a secret") for entry in container.get("env", ())}
+
+
+Found = Iterator[tuple[Manifest, str]]
+"""Manifests that violate a policy, each with a message."""
+
+
+def pod_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the pod's spec of a workload."""
+    spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return spec
+
+
+def labels_of(manifest: Manifest) -> dict[str, str]:
+    """Return the labels of a workload's pods."""
+    labels: dict[str, str] = manifest["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def containers_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return all containers of a workload, init containers first."""
+    pod = pod_of(manifest)
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def stage_of(manifest: Manifest) -> str:
+    """Return the stage of a workload's pods."""
+    return labels_of(manifest)[NAME]
+
+
+def policies_of(rendering: Rendering, manifest: Manifest) -> list[Manifest]:
+    labels = labels_of(manifest)
+    return [found for found in rendering.of("NetworkPolicy") if selects(found["spec"]["podSelector"], labels)]
+
+
+def ports_of(manifest: Manifest) -> set[int]:
+    return {port["containerPort"] for container in containers_of(manifest) for port in container.get("ports", ())}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """True if a label selector matches these labels."""
+    for expression in selector.get("matchExpressions", ()):
+        value = labels.get(expression["key"])
+        if expression["operator"] == "In" and value not in expression["values"]:
+            return False
+        if expression["operator"] == "NotIn" and value in expression["values"]:
+            return False
+    return matches(selector.get("matchLabels", {}), labels)
+
+
+def matches(wanted: dict[str, str], labels: dict[str, str]) -> bool:
+    return wanted.items() <= labels.items()

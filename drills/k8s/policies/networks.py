@@ -1,0 +1,143 @@
+"""Policies of networks, addresses and references."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from drills.k8s.manifests import (
+    Found,
+    Rendering,
+    containers_of,
+    labels_of,
+    matches,
+    pod_of,
+    policies_of,
+    ports_of,
+    selects,
+)
+from drills.k8s.rendering import Manifest
+
+# Made by operators: README.md says how.
+_GIVEN = {
+    ("Secret", "qdrant"),
+    ("Secret", "rollout"),
+    ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
+    ("PersistentVolumeClaim", "documents"),
+}
+
+
+def networks(rendering: Rendering) -> Found:
+    """Close every pod in both directions except for named peers."""
+    for manifest in rendering.workloads():
+        own = policies_of(rendering, manifest)
+        if missing := {"Ingress", "Egress"} - {kind for found in own for kind in found["spec"]["policyTypes"]}:
+            yield manifest, f"is open for {' and '.join(sorted(missing))}"
+        for found in own:
+            if found["metadata"]["name"] == manifest["metadata"]["name"]:
+                opened = {port["port"] for rule in found["spec"].get("ingress", ()) for port in rule["ports"]}
+                for port in sorted(opened - ports_of(manifest)):
+                    yield found, f"opens port {port}, which the pod does not have"
+
+
+def ways_out(rendering: Rendering) -> Found:
+    """Let a pod out only to ports that exist and let it in."""
+    for manifest in rendering.workloads():
+        for found in policies_of(rendering, manifest):
+            for rule in found["spec"].get("egress", ()):
+                for peer in rule.get("to", ()):
+                    if "namespaceSelector" not in peer and "podSelector" in peer:
+                        for port in rule["ports"]:
+                            if not _answered(rendering, manifest, peer["podSelector"], port["port"]):
+                                yield found, f"lets out to port {port['port']}, where nobody lets it in"
+
+
+def _answered(rendering: Rendering, caller: Manifest, selector: dict[str, Any], port: int) -> bool:
+    """True if a pod with that port lets the caller in."""
+    return any(
+        selects(selector, labels_of(other))
+        and port in ports_of(other)
+        and any(
+            port in {given["port"] for given in rule["ports"]}
+            and any(
+                "namespaceSelector" not in peer and selects(peer["podSelector"], labels_of(caller))
+                for peer in rule.get("from", ())
+            )
+            for found in policies_of(rendering, other)
+            for rule in found["spec"].get("ingress", ())
+        )
+        for other in rendering.workloads()
+    )
+
+
+def addresses(rendering: Rendering) -> Found:
+    """Make Services headless and stand for one workload; call only Services and ports that exist."""
+    for service in rendering.of("Service"):
+        if service["spec"].get("clusterIP") != "None":
+            yield service, "is not headless: one client would stay with one pod"
+        behind = [
+            manifest for manifest in rendering.workloads() if matches(service["spec"]["selector"], labels_of(manifest))
+        ]
+        if len(behind) != 1:
+            yield service, f"stands for {len(behind)} workloads"
+            continue
+        names = {port["name"] for container in containers_of(behind[0]) for port in container.get("ports", ())}
+        for port in service["spec"]["ports"]:
+            if port["targetPort"] not in names:
+                yield service, f"port {port['name']} goes to {port['targetPort']}, which the pod does not have"
+    for manifest in rendering.workloads():
+        for container in containers_of(manifest):
+            for entry in container.get("env", ()):
+                address = re.fullmatch(r"(?:dns:///|https?://)([a-z-]+):(\d+)", entry.get("value", ""))
+                if address is None:
+                    continue
+                called = rendering.named("Service", address[1])
+                if called is None or int(address[2]) not in {port["port"] for port in called["spec"]["ports"]}:
+                    yield manifest, f"{entry['name']}={entry['value']}: there is no such Service and port"
+
+
+def references(rendering: Rendering) -> Found:
+    """Name only ConfigMaps, Secrets, claims and accounts that exist or that operators bring."""
+    made = {("Secret", manifest["spec"]["secretName"]) for manifest in rendering.of("Certificate")} | {
+        (manifest["kind"], manifest["metadata"]["name"]) for manifest in rendering.manifests
+    }
+    for manifest in rendering.workloads():
+        pod = pod_of(manifest)
+        named = [("ServiceAccount", pod.get("serviceAccountName", "default"))]
+        for volume in pod.get("volumes", ()):
+            if volume.get("secret", volume.get("configMap", {})).get("optional"):
+                continue
+            if "secret" in volume:
+                named.append(("Secret", volume["secret"]["secretName"]))
+            if "persistentVolumeClaim" in volume:
+                named.append(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+            if "configMap" in volume:
+                named.append(("ConfigMap", volume["configMap"]["name"]))
+        for container in containers_of(manifest):
+            named += [("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", ())]
+            named += [
+                ("Secret", entry["valueFrom"]["secretKeyRef"]["name"])
+                for entry in container.get("env", ())
+                if "secretKeyRef" in entry.get("valueFrom", {})
+            ]
+        for kind, name in named:
+            if (kind, name) not in made | _GIVEN:
+                yield manifest, f"names {kind} {name}, which is not there"
+
+
+def one_namespace(rendering: Rendering) -> Found:
+    """Keep all resources in one namespace, which admits only restricted pods."""
+    namespaces = rendering.of("Namespace")
+    for namespace in namespaces:
+        if namespace["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield namespace, "admits pods that are not restricted"
+    names = {namespace["metadata"]["name"] for namespace in namespaces}
+    for manifest in rendering.manifests:
+        if manifest["kind"] != "Namespace" and {manifest["metadata"].get("namespace")} != names:
+            yield manifest, f"is in namespace {manifest['metadata'].get('namespace')}"
+
+
+def secrets(rendering: Rendering) -> Found:
+    """Contain no Secret."""
+    for manifest in rendering.of("Secret"):
+        yield manifest, "is in a file, for all to read"
