@@ -70,8 +70,8 @@ def check_callers() -> None:
     """Compare the protos with origin's main, or with the commit before this one if they are the same (as in CI)."""
     head = _commit("HEAD")
     base = next((commit for commit in map(_commit, ("origin/main", "HEAD~1")) if commit not in ("", head)), None)
-    if base is None or not _has_protos(base):
-        print("no earlier protos to compare with")
+    if base is None or not _has_contract(base):
+        print("no earlier contract to compare with")
         return
     buf = Path(sys.executable).parent / "buf"
     done = subprocess.run([str(buf), "breaking", "--against", f".git#ref={base}"], cwd=ROOT, check=False)
@@ -84,8 +84,9 @@ def _commit(name: str) -> str:
     return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").stdout.strip()
 
 
-def _has_protos(commit: str) -> bool:
-    return _git("cat-file", "-e", f"{commit}:protos/sluice").returncode == 0
+def _has_contract(commit: str) -> bool:
+    """True if v1 had its final shape: it was broken once, when the shared types came, before it had users."""
+    return _git("cat-file", "-e", f"{commit}:protos/sluice/type").returncode == 0
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
