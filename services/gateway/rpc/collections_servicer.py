@@ -1,5 +1,7 @@
 """CollectionService: collections, their versions and their snapshots."""
 
+# ruff: noqa: N802, D102  # gRPC's names; the proto says what each RPC does
+
 from __future__ import annotations
 
 from typing import Any
@@ -40,10 +42,7 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         self._verification = verification
         self._settings = settings
 
-    async def ListCollections(  # noqa: N802  # gRPC's name
-        self, request: pb.ListCollectionsRequest, context: Context
-    ) -> pb.ListCollectionsResponse:
-        """Describe a page of versions."""
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         deadline = self._short(context)
         page = await self._retriever.list_collections(
             request.collection, request.page_size, request.page_token, deadline=deadline
@@ -58,10 +57,9 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
             next_page_token=page.next_page_token,
         )
 
-    async def CreateCollection(  # noqa: N802  # gRPC's name
+    async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
-        """Create an empty collection for a model."""
         deadline = self._short(context)
         if request.model:
             model = await self._embedders.model_named(request.model, deadline=deadline)
@@ -71,20 +69,18 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         self._embedders.forget(request.collection)
         return pb.CreateCollectionResponse(live=live)
 
-    async def DeleteCollection(  # noqa: N802  # gRPC's name
+    async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        """Delete a collection with all of its versions."""
         if not request.collection:
             raise InvalidArgument("collection", "is empty; name the collection to delete")
         versions = await self._retriever.delete_collection(request.collection, deadline=self._long(context))
         self._embedders.forget(request.collection)
         return pb.DeleteCollectionResponse(versions=versions)
 
-    async def ReindexCollection(  # noqa: N802  # gRPC's name
+    async def ReindexCollection(
         self, request: pb.ReindexCollectionRequest, context: Context
     ) -> pb.ReindexCollectionResponse:
-        """Do the next part of a rebuild."""
         if not request.model:
             raise InvalidArgument("model", "is empty; name the model that is to embed")
         progress = await self._reindexing.advance(
@@ -92,10 +88,9 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         )
         return progress.to_proto()
 
-    async def VerifyCollection(  # noqa: N802  # gRPC's name
+    async def VerifyCollection(
         self, request: pb.VerifyCollectionRequest, context: Context
     ) -> pb.VerifyCollectionResponse:
-        """Check a version."""
         size = request.sample_size if request.HasField("sample_size") else DEFAULT_SAMPLE
         if not 1 <= size <= MAX_SAMPLE:
             raise InvalidArgument("sample_size", f"is {size}; send 1 to {MAX_SAMPLE}")
@@ -104,49 +99,33 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         checks = await self._verification.verify(collection, version, sample_size=size, deadline=deadline)
         return pb.VerifyCollectionResponse(version=version, checks=[check.to_proto() for check in checks])
 
-    async def RollbackCollection(  # noqa: N802  # gRPC's name
+    async def RollbackCollection(
         self, request: pb.RollbackCollectionRequest, context: Context
     ) -> pb.RollbackCollectionResponse:
-        """Make the version before live again, or any other that is ready."""
         switched = await self._switch(self._name(request.collection), request.version, self._long(context))
         return pb.RollbackCollectionResponse(live=switched.live, previous_version=switched.previous)
 
-    async def DeleteVersion(  # noqa: N802  # gRPC's name
-        self, request: pb.DeleteVersionRequest, context: Context
-    ) -> pb.DeleteVersionResponse:
-        """Delete a version that is not live."""
+    async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
         await self._retriever.delete_version(request.version, deadline=self._long(context))
         return pb.DeleteVersionResponse()
 
-    async def CreateSnapshot(  # noqa: N802  # gRPC's name
-        self, request: pb.CreateSnapshotRequest, context: Context
-    ) -> pb.CreateSnapshotResponse:
-        """Copy a version."""
+    async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Context) -> pb.CreateSnapshotResponse:
         snapshot = await self._retriever.create_snapshot(self._name(request.collection), deadline=self._long(context))
         return pb.CreateSnapshotResponse(snapshot=snapshot)
 
-    async def ListSnapshots(  # noqa: N802  # gRPC's name
-        self, request: pb.ListSnapshotsRequest, context: Context
-    ) -> pb.ListSnapshotsResponse:
-        """List a page of snapshots."""
+    async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
         page = await self._retriever.list_snapshots(
             self._name(request.collection), request.page_size, request.page_token, deadline=self._short(context)
         )
         return pb.ListSnapshotsResponse(snapshots=page.snapshots, next_page_token=page.next_page_token)
 
-    async def RestoreSnapshot(  # noqa: N802  # gRPC's name
-        self, request: pb.RestoreSnapshotRequest, context: Context
-    ) -> pb.RestoreSnapshotResponse:
-        """Make a version from a snapshot, and make it live."""
+    async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
         collection, deadline = self._name(request.collection), self._long(context)
         restored = await self._retriever.restore_snapshot(collection, request.snapshot, deadline=deadline)
         switched = await self._switch(collection, restored.version, deadline)
         return pb.RestoreSnapshotResponse(live=switched.live, previous_version=switched.previous)
 
-    async def DeleteSnapshot(  # noqa: N802  # gRPC's name
-        self, request: pb.DeleteSnapshotRequest, context: Context
-    ) -> pb.DeleteSnapshotResponse:
-        """Delete a snapshot."""
+    async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
         await self._retriever.delete_snapshot(
             self._name(request.collection), request.snapshot, deadline=self._long(context)
         )

@@ -1,5 +1,7 @@
 """DocumentService: documents in and out."""
 
+# ruff: noqa: N802, D102  # gRPC's names; the proto says what each RPC does
+
 from __future__ import annotations
 
 from typing import Any
@@ -34,10 +36,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
         self._retriever = retriever
         self._settings = settings
 
-    async def IndexDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.IndexDocumentsRequest, context: Context
-    ) -> pb.IndexDocumentsResponse:
-        """Store documents."""
+    async def IndexDocuments(self, request: pb.IndexDocumentsRequest, context: Context) -> pb.IndexDocumentsResponse:
         check_count("documents", len(request.documents), MAX_DOCUMENTS)
         indexed = await self._indexing.index(
             self._name(request.collection),
@@ -47,20 +46,14 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
         )
         return indexed.to_proto()
 
-    async def DeleteDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.DeleteDocumentsRequest, context: Context
-    ) -> pb.DeleteDocumentsResponse:
-        """Delete documents by id."""
+    async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         check_count("ids", len(request.ids), MAX_IDS)
         deleted = await self._writing.delete(
             self._name(request.collection), request.ids, deadline=self._deadline(context)
         )
         return pb.DeleteDocumentsResponse(deleted_count=deleted.count)
 
-    async def GetDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.GetDocumentsRequest, context: Context
-    ) -> pb.GetDocumentsResponse:
-        """Return documents by id."""
+    async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
         check_count("ids", len(request.ids), DOCUMENTS_A_CALL)
         stored = await self._retriever.documents(
             self._name(request.collection), request.ids, deadline=self._deadline(context)
@@ -71,10 +64,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
             documents=documents, missing_ids=[identity for identity in request.ids if identity not in found]
         )
 
-    async def ListDocuments(  # noqa: N802  # gRPC's name
-        self, request: pb.ListDocumentsRequest, context: Context
-    ) -> pb.ListDocumentsResponse:
-        """List a page of documents."""
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
         stored, next_page_token = await self._retriever.list_documents(
             self._name(request.collection),
             filter=request.filter,

@@ -1,5 +1,7 @@
 """Client of the retriever."""
 
+# ruff: noqa: D102  # collections.store and search.stages say what most methods do
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +41,6 @@ class RetrieverClient:
         model_fingerprint: str,
         deadline: float,
     ) -> Retrieved:
-        """Find the best candidates over all variants."""
         request = pb.SearchPassagesRequest(
             collection=collection,
             variants=[
@@ -64,7 +65,6 @@ class RetrieverClient:
         model_fingerprint: str,
         deadline: float,
     ) -> Written:
-        """Store passages with their vectors."""
         request = pb.UpsertPassagesRequest(
             collection=collection, passages=_with_vectors(passages, vectors), model_fingerprint=model_fingerprint
         )
@@ -79,7 +79,6 @@ class RetrieverClient:
         return Written(reply.upserted_count, reply.index_version, reply.building_version, list(reply.changed_ids))
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
-        """Delete documents by id."""
         request = pb.DeletePassagesRequest(collection=collection, ids=ids)
         reply = await self.channel.call(self.stub.DeletePassages, request, deadline=deadline)
         return Written(
@@ -89,7 +88,6 @@ class RetrieverClient:
     async def documents(
         self, collection: str, ids: Sequence[str], *, deadline: float
     ) -> list[Sequence[passage_pb2.Passage]]:
-        """Return the passages of the documents that exist, in the order of their ids."""
         found: list[Sequence[passage_pb2.Passage]] = []
         for start in range(0, len(ids), DOCUMENTS_A_CALL):
             request = pb.GetDocumentsRequest(collection=collection, ids=ids[start : start + DOCUMENTS_A_CALL])
@@ -106,7 +104,6 @@ class RetrieverClient:
         page_token: str,
         deadline: float,
     ) -> tuple[list[Sequence[passage_pb2.Passage]], str]:
-        """Return the passages of a page of documents, and the next token."""
         request = pb.ListDocumentsRequest(
             collection=collection, filter=filter, page_size=page_size, page_token=page_token
         )
@@ -114,37 +111,31 @@ class RetrieverClient:
         return [document.passages for document in reply.documents], reply.next_page_token
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
-        """Describe the live version of a collection. Raises NotFound."""
         request = pb.GetCollectionRequest(collection=name)
         return (await self.channel.call(self.stub.GetCollection, request, deadline=deadline)).collection
 
     async def list_collections(
         self, collection: str, page_size: int, page_token: str, *, deadline: float
     ) -> pb.ListCollectionsResponse:
-        """Return a page of versions."""
         request = pb.ListCollectionsRequest(collection=collection, page_size=page_size, page_token=page_token)
         return await self.channel.call(self.stub.ListCollections, request, deadline=deadline)
 
     async def create_collection(
         self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
     ) -> collection_pb2.CollectionVersion:
-        """Create a collection for a model."""
         request = pb.CreateCollectionRequest(collection=collection, model=model)
         return (await self.channel.call(self.stub.CreateCollection, request, deadline=deadline)).collection
 
     async def delete_collection(self, collection: str, *, deadline: float) -> Sequence[str]:
-        """Delete a collection; return the names of its versions."""
         request = pb.DeleteCollectionRequest(collection=collection)
         return (await self.channel.call(self.stub.DeleteCollection, request, deadline=deadline)).versions
 
     async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
-        """Create the version for a model, or continue with the one that was begun."""
         request = pb.CreateVersionRequest(collection=collection, model=model)
         reply = await self.channel.call(self.stub.CreateVersion, request, deadline=deadline)
         return Begun(reply.version, reply.live)
 
     async def compare(self, collection: str, version: str, ids: Sequence[str], *, deadline: float) -> list[Difference]:
-        """Compare passages by their ids."""
         differences: list[Difference] = []
         for start in range(0, len(ids), COMPARED_IDS_A_CALL):
             request = pb.ComparePassagesRequest(
@@ -157,7 +148,6 @@ class RetrieverClient:
     async def compare_next(
         self, collection: str, version: str, *, building: bool, cursor: str, deadline: float
     ) -> Comparison:
-        """Compare the next passages of the live version, or of the version being built."""
         request = pb.ComparePassagesRequest(
             collection=collection,
             version=version,
@@ -178,7 +168,6 @@ class RetrieverClient:
         model_fingerprint: str,
         deadline: float,
     ) -> None:
-        """Write differences to a version that is being built."""
         request = pb.CopyPassagesRequest(
             version=version,
             passages=[
@@ -198,53 +187,44 @@ class RetrieverClient:
         await self.channel.call(self.stub.CopyPassages, request, deadline=deadline)
 
     async def complete_version(self, version: str, *, deadline: float) -> None:
-        """Record that a version is complete."""
         request = pb.CompleteVersionRequest(version=version)
         await self.channel.call(self.stub.CompleteVersion, request, deadline=deadline)
 
     async def abandon_version(self, version: str, *, deadline: float) -> None:
-        """End the building of a version."""
         request = pb.AbandonVersionRequest(version=version)
         await self.channel.call(self.stub.AbandonVersion, request, deadline=deadline)
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
-        """Choose passages by chance."""
         request = pb.SamplePassagesRequest(collection=collection, limit=limit)
         reply = await self.channel.call(self.stub.SamplePassages, request, deadline=deadline)
         return Sample([Sampled(sampled.passage, sampled.vector) for sampled in reply.passages], reply.passage_count)
 
     async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
-        """Make a version live; an empty name means the version that was live before."""
         request = pb.SwitchCollectionRequest(collection=collection, version=version)
         reply = await self.channel.call(self.stub.SwitchCollection, request, deadline=deadline)
         return Switched(reply.live, reply.previous_version)
 
     async def delete_version(self, version: str, *, deadline: float) -> None:
-        """Delete a version that is not live."""
         request = pb.DeleteVersionRequest(version=version)
         await self.channel.call(self.stub.DeleteVersion, request, deadline=deadline)
 
     async def create_snapshot(self, collection: str, *, deadline: float) -> collection_pb2.Snapshot:
-        """Copy a version."""
         request = pb.CreateSnapshotRequest(collection=collection)
         return (await self.channel.call(self.stub.CreateSnapshot, request, deadline=deadline)).snapshot
 
     async def list_snapshots(
         self, collection: str, page_size: int, page_token: str, *, deadline: float
     ) -> pb.ListSnapshotsResponse:
-        """Return a page of snapshots."""
         request = pb.ListSnapshotsRequest(collection=collection, page_size=page_size, page_token=page_token)
         return await self.channel.call(self.stub.ListSnapshots, request, deadline=deadline)
 
     async def restore_snapshot(
         self, collection: str, snapshot: str, *, deadline: float
     ) -> collection_pb2.CollectionVersion:
-        """Make a new version from a snapshot."""
         request = pb.RestoreSnapshotRequest(collection=collection, snapshot=snapshot)
         return (await self.channel.call(self.stub.RestoreSnapshot, request, deadline=deadline)).version
 
     async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
-        """Delete a snapshot."""
         request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)
         await self.channel.call(self.stub.DeleteSnapshot, request, deadline=deadline)
 

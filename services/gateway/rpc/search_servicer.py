@@ -1,5 +1,7 @@
 """SearchService: answers to questions."""
 
+# ruff: noqa: N802, D102  # gRPC's names; the proto says what each RPC does
+
 from __future__ import annotations
 
 import time
@@ -52,10 +54,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._shadow = shadow
         self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
 
-    async def Search(  # noqa: N802  # gRPC's name
-        self, request: pb.SearchRequest, context: Context
-    ) -> pb.SearchResponse:
-        """Answer a question."""
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         _check_question(request)
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
         digest = paging.question_digest(request)
@@ -81,10 +80,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         token = paging.encode(last, decision.features, digest) if answer.more else ""
         return _response(question, answer, decision, token)
 
-    async def CompareSearch(  # noqa: N802  # gRPC's name
-        self, request: pb.CompareSearchRequest, context: Context
-    ) -> pb.CompareSearchResponse:
-        """Answer a question twice, in sequence, so that neither slows the other."""
+    async def CompareSearch(self, request: pb.CompareSearchRequest, context: Context) -> pb.CompareSearchResponse:
         search = request.search
         _check_question(search, "search.")
         if search.page_token:

@@ -1,5 +1,7 @@
 """StatusService: the gateway as it is now."""
 
+# ruff: noqa: N802, D102  # gRPC's names; the proto says what each RPC does
+
 from __future__ import annotations
 
 import asyncio
@@ -35,10 +37,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._exposure = exposure
         self._settings = settings
 
-    async def GetConfig(  # noqa: N802  # gRPC's name
-        self, request: pb.GetConfigRequest, context: Context
-    ) -> pb.GetConfigResponse:
-        """Describe the configuration in effect; a stage that is down is no error."""
+    async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
         deadline = min(deadline_of(context), time.monotonic() + CONFIG_DEADLINE_SECONDS)
         name = request.collection or self._settings.qdrant_collection
         clients = self._clients

@@ -207,15 +207,9 @@ class _Run:
             self._report(attempt)
             return [query]
         expanded = attempt.result
+        reason = "OTHER_STRATEGY_SERVED" if expanded.degraded_reason else ""
         self._report(
-            StageReport(
-                Stage.EXPAND,
-                Outcome.DEGRADED if expanded.degraded_reason else Outcome.RAN,
-                reason="OTHER_STRATEGY_SERVED" if expanded.degraded_reason else "",
-                detail=expanded.degraded_reason,
-                seconds=attempt.seconds,
-                item_count=len(expanded.variants),
-            )
+            _ran(Stage.EXPAND, attempt.seconds, len(expanded.variants), reason=reason, detail=expanded.degraded_reason)
         )
         return list(expanded.variants)
 
@@ -242,17 +236,10 @@ class _Run:
             raise
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
-        by_words_alone = self._features.dense and not any(variant.vector for variant in variants)
-        self._report(
-            StageReport(
-                Stage.RETRIEVE,
-                Outcome.DEGRADED if by_words_alone else Outcome.RAN,
-                reason="LEXICAL_ONLY" if by_words_alone else "",
-                detail="no vectors; searched by words alone" if by_words_alone else "",
-                seconds=seconds,
-                item_count=len(retrieved.candidates),
-            )
-        )
+        reason = detail = ""
+        if self._features.dense and not any(variant.vector for variant in variants):
+            reason, detail = "LEXICAL_ONLY", "no vectors; searched by words alone"
+        self._report(_ran(Stage.RETRIEVE, seconds, len(retrieved.candidates), reason=reason, detail=detail))
         return retrieved
 
     async def _search(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
@@ -310,17 +297,11 @@ class _Run:
         if isinstance(attempt, StageReport):
             self._report(attempt)
             return []
-        self._report(
-            StageReport(
-                Stage.RERANK,
-                Outcome.RAN if count == wanted else Outcome.DEGRADED,
-                reason="" if count == wanted else "FEWER_CANDIDATES",
-                detail="" if count == wanted else f"the deadline left time for {count} of {wanted} candidates",
-                seconds=attempt.seconds,
-                model=attempt.result.model,
-                item_count=count,
-            )
-        )
+        reason = detail = ""
+        if count < wanted:
+            reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
+        model = attempt.result.model
+        self._report(_ran(Stage.RERANK, attempt.seconds, count, model=model, reason=reason, detail=detail))
         return attempt.result.scores
 
     async def _attempt(
@@ -363,6 +344,14 @@ class _Run:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
 
 
+def _ran(
+    stage: Stage, seconds: float, item_count: int, *, model: str = "", reason: str = "", detail: str = ""
+) -> StageReport:
+    """Report a stage that answered; a reason means that it was degraded."""
+    outcome = Outcome.DEGRADED if reason else Outcome.RAN
+    return StageReport(stage, outcome, reason, detail, seconds, model, item_count)
+
+
 def _no_time(stage: Stage) -> StageReport:
     return StageReport(stage, Outcome.SKIPPED, "NO_TIME", "the deadline leaves no time for it")
 
@@ -376,16 +365,14 @@ def _embedding_report(own: _Done[Embedded] | StageReport, rest: _Done[Embedded] 
     if isinstance(own, StageReport):
         return own
     model = own.result.model
-    outcome, reason, detail = Outcome.RAN, "", ""
+    reason = detail = ""
     seconds, vectors = own.seconds, len(own.result.vectors)
     if model.pseudo:
-        outcome, reason = Outcome.DEGRADED, "PSEUDO_EMBEDDINGS"
-        detail = "no embedding model is configured; vectors carry no meaning"
+        reason, detail = "PSEUDO_EMBEDDINGS", "no embedding model is configured; vectors carry no meaning"
     if rest is not None:
         seconds += rest.seconds
     if isinstance(rest, _Done):
         vectors += len(rest.result.vectors)
     elif rest is not None:
-        outcome, reason = Outcome.DEGRADED, "VARIANTS_NOT_EMBEDDED"
-        detail = f"variants are searched by words alone: {rest.detail}"
-    return StageReport(Stage.EMBED, outcome, reason, detail, seconds, model.name, vectors)
+        reason, detail = "VARIANTS_NOT_EMBEDDED", f"variants are searched by words alone: {rest.detail}"
+    return _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail)
