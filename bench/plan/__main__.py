@@ -82,11 +82,10 @@ class Drill:
         return len(self._milliseconds) / seconds
 
     async def _run(self, load: Awaitable[Any]) -> tuple[float, dict[Stage, float]]:
-        metrics: dict[Stage, str] = {stage: self._stack.stack.metrics_url(stage) for stage in STAGES}
         self._milliseconds, self._failed = [], 0
-        before, started = await read_counters(metrics), time.perf_counter()
+        before, started = await read_counters(metrics(self._stack)), time.perf_counter()
         await load
-        seconds, after = time.perf_counter() - started, await read_counters(metrics)
+        seconds, after = time.perf_counter() - started, await read_counters(metrics(self._stack))
         held = {stage: "held" if stage in MODEL_STAGES else "cpu" for stage in STAGES}
         return seconds, {stage: (after[stage] - before[stage])[name] / seconds for stage, name in held.items()}
 
@@ -105,6 +104,11 @@ class Drill:
             self._failed += 1
 
 
+def metrics(stack: Searched) -> dict[Stage, str]:
+    """URLs of the stages' metrics."""
+    return {stage: stack.stack.metrics_url(stage) for stage in STAGES}
+
+
 async def run(
     console: Console, seconds: float, rounds: int, searches: int, measurements: Measurements | None
 ) -> dict[str, Any]:
@@ -113,7 +117,6 @@ async def run(
         with Progress(console=console) as progress:
             if measurements is None:
                 wanted = Wanted(
-                    metrics={stage: stack.stack.metrics_url(stage) for stage in STAGES},
                     collection=stack.collection,
                     queries=[f"what does {title} do in case" for title in stack.titles],
                     candidates=CANDIDATES,
@@ -122,7 +125,10 @@ async def run(
                 )
                 bar = progress.add_task("Calibrating, one search at a time")
                 measurements = await calibrate(
-                    stack.client, wanted, lambda done, total: progress.update(bar, completed=done, total=total)
+                    stack.client,
+                    wanted,
+                    metrics(stack),
+                    lambda done, total: progress.update(bar, completed=done, total=total),
                 )
                 MEASUREMENTS.write_text(measurements.model_dump_json(indent=1) + "\n", encoding="utf-8")
             model, cores = Stack(measurements, SIMULATED), float(len(os.sched_getaffinity(0)))

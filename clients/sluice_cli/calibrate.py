@@ -66,10 +66,8 @@ _SERIES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to measure, and where."""
+    """Searches to measure."""
 
-    metrics: Mapping[Stage, str]
-    """URL of each stage's metrics."""
     collection: str
     queries: Sequence[str]
     """Questions as users ask them; made of what is stored if empty."""
@@ -116,15 +114,20 @@ class _Spent:
     caller_cpu_seconds: float = 0.0
 
 
-async def calibrate(client: AsyncClient, wanted: Wanted, on_progress: Callable[[int, int], None]) -> Measurements:
-    """Measure. Raises Problem where the stack does not do what is to be measured, SluiceError where it fails."""
+async def calibrate(
+    client: AsyncClient, wanted: Wanted, metrics: Mapping[Stage, str], on_progress: Callable[[int, int], None]
+) -> Measurements:
+    """Measure. Raises Problem where the stack does not do what is to be measured, SluiceError where it fails.
+
+    `metrics` are the URLs of each stage's metrics.
+    """
     config = await client.config(wanted.collection)
     if not config.collection or not config.collection.passage_count:
         raise Problem(
             "the collection is empty: there is nothing to search",
             "store documents like those to be served with `sluice index`, or name another with --collection",
         )
-    connections = int(summed(await _scraped(wanted.metrics["retriever"]), "qdrant_pool_size") or 1)
+    connections = int(summed(await _scraped(metrics["retriever"]), "qdrant_pool_size") or 1)
     asked = _unheard(wanted.queries or await _queries_of(client, wanted.collection))
     busy = await asyncio.to_thread(_busy_share)
     kinds = _kinds(wanted.candidates)
@@ -135,9 +138,9 @@ async def calibrate(client: AsyncClient, wanted: Wanted, on_progress: Callable[[
     for number in range(ROUNDS):
         # Every second round backwards, so that drift meets all kinds alike.
         for kind in kinds if number % 2 == 0 else kinds[::-1]:
-            before = await read_counters(wanted.metrics)
+            before = await read_counters(metrics)
             await _ask(client, wanted, kind, asked, -(-wanted.searches // ROUNDS), spent[kind])
-            for stage, after in (await read_counters(wanted.metrics)).items():
+            for stage, after in (await read_counters(metrics)).items():
                 spent[kind].counters[stage] += after - before[stage]
             done += 1
             on_progress(done, ROUNDS * len(kinds))

@@ -125,7 +125,9 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         from sluice_cli import plan as command
     except ModuleNotFoundError as error:
         _say_what_planning_needs(error)
-    options = command.Options(
+    calls.run(
+        context,
+        command.plan,
         qps=qps,
         p99_ms=p99_ms,
         features=features,
@@ -135,7 +137,6 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         measurements=measurements,
         as_json=as_json,
     )
-    calls.run(context, command.plan, options)
 
 
 @planning.command()
@@ -174,19 +175,13 @@ def calibrate(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 
     try:
         from sluice_cli import plan as command
+        from sluice_cli.calibrate import Wanted
+        from sluice_cli.loadtest import read_questions
     except ModuleNotFoundError as error:
         _say_what_planning_needs(error)
-    options = command.CalibrateOptions(
-        output=output,
-        metrics=metrics or [],
-        collection=collection,
-        queries=queries,
-        candidates=candidates,
-        searches=searches,
-        batch_tokens=batch_tokens,
-        as_json=as_json,
-    )
-    calls.run(context, command.measure, options)
+    asked = read_questions(queries) if queries else []
+    wanted = Wanted(collection, asked, candidates, searches, batch_tokens)
+    calls.run(context, command.measure, output=output, metrics=metrics or [], wanted=wanted, as_json=as_json)
 
 
 def _say_what_planning_needs(error: ModuleNotFoundError) -> NoReturn:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from sluice_cli.calls import (
     say_warning,
     stderr,
     stdout,
+    table,
 )
-from sluice_cli.loadtest import read_questions
 from sluice_plan import (
     FEATURES,
     STAGES,
@@ -47,103 +49,85 @@ from sluice_plan import (
 )
 
 SAMPLE = "measured.json"
+AIM = "autoscaler's target, per pod"
 BUSY = 0.1
 """Share of the machine that others may use while it is measured."""
 SILENT_SECONDS = 2.0
 """After which something is said where there is no terminal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line of `sluice plan`."""
-
-    qps: float
-    p99_ms: float | None
-    features: str
-    candidates: int | None
-    max_use: float
-    shared_cores: float | None
-    measurements: Path | None
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrateOptions:
-    """The command line of `sluice plan calibrate`."""
-
-    output: Path
-    metrics: Sequence[str]
-    collection: str
-    queries: Path | None
-    candidates: int
-    searches: int
-    batch_tokens: int
-    as_json: bool
-
-
-async def plan(_connection: Connection, options: Options) -> int:
+async def plan(
+    _connection: Connection,
+    *,
+    qps: float,
+    p99_ms: float | None,
+    features: str,
+    candidates: int | None,
+    max_use: float,
+    shared_cores: float | None,
+    measurements: Path | None,
+    as_json: bool,
+) -> int:
     """Plan and show; the exit code."""
-    measurements = _measurements(options.measurements)
-    search = Search(_features(options.features), options.candidates)
-    if options.p99_ms is None and options.shared_cores is None:
-        raise Problem(
-            "the target is missing",
-            "say how soon 99 of 100 searches are to be answered, as --p99-ms 150; or, to predict what one machine "
-            "does, how many processors it has: --shared-cores",
-            exit_code=WRONG_COMMAND_LINE,
-        )
+    measured = _measurements(measurements)
+    search, found = Search(_features(features), candidates), None
+    title = f"{qps:g} searches a second" + (f", 99 % within {p99_ms:g} ms" if p99_ms else "")
     try:
         with _progress() as on_simulation:
-            stack = Stack(measurements, on_simulation=on_simulation)
-            if options.shared_cores is not None or options.p99_ms is None:
-                prediction = stack.predict_together(search, options.qps, options.shared_cores or 1)
-                found = None
-            else:
-                found = size(stack, search, options.qps, options.p99_ms, options.max_use)
+            stack = Stack(measured, on_simulation=on_simulation)
+            if shared_cores is not None:
+                prediction = stack.predict_together(search, qps, shared_cores)
+                title = f"One machine, {shared_cores:g} processors: {title}"
+            elif p99_ms is not None:
+                found = size(stack, search, qps, p99_ms, max_use)
                 prediction = found.prediction
+            else:
+                raise Problem(
+                    "the target is missing",
+                    "say how soon 99 of 100 searches are to be answered, as --p99-ms 150; or, to predict what one "
+                    "machine does, how many processors it has: --shared-cores",
+                    exit_code=WRONG_COMMAND_LINE,
+                )
     except UnfitMeasurementsError as error:
         raise Problem(str(error), "measure all of it: `sluice plan calibrate`") from error
     except CannotHoldError as error:
-        return _cannot_hold(error, options)
-    holds = prediction.percentiles[99] <= (options.p99_ms or math.inf) and prediction.keeps_up
-    if options.as_json:
+        if as_json:
+            told = {"holds": False, "stage": error.stage, "reason": str(error), "candidates": error.candidates}
+            print_json({**told, **_prediction_json(error.prediction)})
+        say_problem(f"cannot be held: {title}: {error}", _ways_out(error))
+        return NEEDS_A_LOOK
+    holds = prediction.keeps_up and prediction.percentiles[99] <= (p99_ms or math.inf)
+    if as_json:
         costs = {"cores": found.cores, "feature_costs": _feature_costs(found)} if found else {}
-        origin = {"measured": measurements.measured.model_dump()}
+        origin = {"measured": measured.measured.model_dump()}
         print_json({"holds": holds, **_prediction_json(prediction), **costs, **origin})
     else:
-        stdout.print(_view(prediction, options, found))
+        stdout.print(_view(prediction, title, found))
     if not prediction.keeps_up:
-        say_warning(f"{options.qps:g} searches a second are more than {prediction.capacity:.1f}: the queues only grow")
+        say_warning(f"{qps:g} searches a second are more than {prediction.capacity:.1f}: the queues only grow")
     return DONE if holds else NEEDS_A_LOOK
 
 
-async def measure(connection: Connection, options: CalibrateOptions) -> int:
+async def measure(
+    connection: Connection, *, output: Path, metrics: Sequence[str], wanted: Wanted, as_json: bool
+) -> int:
     """Calibrate, and write the measurements; the exit code."""
-    wanted = Wanted(
-        metrics=_metrics(options.metrics),
-        collection=options.collection,
-        queries=read_questions(options.queries) if options.queries else [],
-        candidates=options.candidates,
-        searches=options.searches,
-        batch_tokens=options.batch_tokens,
-    )
     columns = (TextColumn("one search at a time"), BarColumn(), TimeRemainingColumn())
     async with connection.client() as client:
         with Progress(*columns, console=stderr) as progress:
             bar = progress.add_task("", total=None)
             measured = await calibrate(
-                client, wanted, lambda done, total: progress.update(bar, completed=done, total=total)
+                client, wanted, _metrics(metrics), lambda done, total: progress.update(bar, completed=done, total=total)
             )
-    content = measured.model_dump_json(indent=1)
     try:
-        options.output.write_text(content + "\n", encoding="utf-8")
+        await asyncio.to_thread(output.write_text, measured.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise Problem(f"cannot write {options.output}: {error.strerror}", "name another file with --output") from error
-    if options.as_json:
+        raise Problem(f"cannot write {output}: {error.strerror}", "name another file with --output") from error
+    if as_json:
         print_json(measured.model_dump())
     else:
         stdout.print(_measured_view(measured))
-        stdout.print(f"\nWritten to {options.output}; plan with it: --measurements {options.output}")
+        stdout.print(f"\nWritten to {output}; plan with it: --measurements {output}")
     busy = measured.measured.busy_before
     if busy > BUSY:
         say_warning(f"others used {busy:.0%} of the machine just before: measure again when it is idle")
@@ -152,24 +136,18 @@ async def measure(connection: Connection, options: CalibrateOptions) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[], None]]:
-    """Show that something is being done, and how many simulations there were; at once on a terminal, else after 2 s."""
-    said, done = "Simulating searches", 0
-    if not stderr.is_terminal:
-        timer = threading.Timer(SILENT_SECONDS, lambda: stderr.print(f"{said}; up to a minute ..."))
-        timer.start()
-        try:
-            yield lambda: None
-        finally:
-            timer.cancel()
+    """Show how many simulations are done: at once on a terminal, else one line after two seconds."""
+    said, done = "Simulating searches", itertools.count(1)
+    if stderr.is_terminal:
+        with stderr.status(said) as status:
+            yield lambda: status.update(f"{said}: {next(done)} simulations")
         return
-    with stderr.status(said) as status:
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            status.update(f"{said}: {done} simulations")
-
-        yield advance
+    timer = threading.Timer(SILENT_SECONDS, lambda: stderr.print(f"{said}; up to a minute ..."))
+    timer.start()
+    try:
+        yield lambda: None
+    finally:
+        timer.cancel()
 
 
 def _measurements(path: Path | None) -> Measurements:
@@ -224,45 +202,27 @@ def _metrics(given: Sequence[str]) -> dict[Stage, str]:
     return urls
 
 
-def _cannot_hold(error: CannotHoldError, options: Options) -> int:
-    """Say that no number of replicas holds the target, and what would."""
-    ways = []
-    if error.candidates:
-        ways.append(f"rerank fewer candidates (--candidates {error.candidates})")
-    ways.append(f"allow more than --p99-ms {error.prediction.percentiles[99]:.0f}")
-    ways.append(f"a quicker model, precision or device for the {error.stage}, measured with `sluice plan calibrate`")
-    if options.as_json:
-        told = {"holds": False, "stage": error.stage, "reason": str(error), "candidates": error.candidates}
-        print_json({**told, **_prediction_json(error.prediction)})
-    say_problem(
-        f"cannot be held: no number of replicas answers 99 % in {options.p99_ms:g} ms: {error}", "; or ".join(ways)
-    )
-    return NEEDS_A_LOOK
+def _ways_out(error: CannotHoldError) -> str:
+    fewer = [f"rerank fewer candidates (--candidates {error.candidates})"] if error.candidates else []
+    faster = f"a quicker model, precision or device for the {error.stage}, measured with `sluice plan calibrate`"
+    return "; or ".join([*fewer, f"allow more than --p99-ms {error.prediction.percentiles[99]:.0f}", faster])
 
 
-def _view(prediction: Prediction, options: Options, found: Plan | None) -> RenderableType:
-    machine = f"One machine, {options.shared_cores:g} processors: " if options.shared_cores else ""
-    target = f", 99 % within {options.p99_ms:g} ms" if options.p99_ms else ""
+def _view(prediction: Prediction, title: str, found: Plan | None) -> RenderableType:
+    names = ["stage", "replicas", "used", "mean ms", "p50 ms", "p99 ms"]
     rows = []
     for stage, state in prediction.stages.items():
-        row = [stage, f"{state.replicas:,}", f"{state.use:.0%}"]
-        row += [_ms(value) for value in (state.mean_ms, state.p50_ms, state.p99_ms)]
+        times = (state.mean_ms, state.p50_ms, state.p99_ms)
+        rows.append([stage, f"{state.replicas:,}", f"{state.use:.0%}", *map(_ms, times)])
         if found:
             aim = f"{state.signal} = {state.signal_target:,}" if state.signal else ""
-            row += [f"{state.cores:g}", str(state.cpu_percent), aim]
-        rows.append(row)
-    names = ["stage", "replicas", "used", "mean ms", "p50 ms", "p99 ms"]
-    names += ["cores each", "CPU %", "autoscaler's target, per pod"] if found else []
+            rows[-1] += [f"{state.cores:g}", str(state.cpu_percent), aim]
+    names += ["cores each", "CPU %", AIM] if found else []
     percentiles = ", ".join(f"p{percent} {_ms(value)} ms" for percent, value in prediction.percentiles.items())
+    most = f"\nAt most {prediction.capacity:,.1f} searches a second; the {prediction.saturating} gives way first"
     parts: list[RenderableType] = [
-        _table(f"{machine}{options.qps:g} searches a second{target}", names, rows),
-        Text.assemble(
-            "\nExpected: ",
-            (percentiles, "bold"),
-            f"\nAt most {prediction.capacity:,.1f} searches a second; the ",
-            (prediction.saturating, "bold"),
-            " gives way first",
-        ),
+        _table(title, names, rows),
+        Text.assemble("\nExpected: ", (percentiles, "bold"), most),
     ]
     if found and found.without:
         names = ["feature", "replicas", "cores", "of all", "mean ms", "p99 ms"]
@@ -312,12 +272,10 @@ def _prediction_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for place, name in enumerate(names):
-        table.add_column(name, justify="left" if not place or name.startswith("autoscaler") else "right")
+    made = table(*names, title=title, right=frozenset(names[1:]) - {AIM})
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _ms(value: float) -> str:
