@@ -35,7 +35,7 @@ async def test_the_commands_do_all_of_it(quiet_stages: None, world: World) -> No
 
     built = await sluice("reindex", "--model", "pseudo-32", "--json")
     assert (built["version"], built["previous"], built["switched"]) == ("documents-v2", "documents-v1", True)
-    assert (built["documents"], built["copied"], {check["passed"] for check in built["checks"]}) == (40, 40, {True})
+    assert (built["passages"], built["copied"], {check["passed"] for check in built["checks"]}) == (40, 40, {True})
     assert "documents-v1 now" in await sluice("rollback")
     assert (await sluice("rollback", "--to", "documents-v2", "--json"))["previous"] == "documents-v1"
     assert "as it should be" in await sluice("verify")
@@ -52,3 +52,6 @@ async def test_the_commands_do_all_of_it(quiet_stages: None, world: World) -> No
     assert "dropped" in await sluice("collections", "--drop", "documents-v1")
     await sluice("collections", "--drop", "documents-v3", code=calls.NOT_DONE)
     await sluice("reindex", "--model", "none", code=calls.NOT_DONE)
+    assert (await sluice("collections", "create", "papers", "--model", "pseudo-32", "--json"))["version"] == "papers-v1"
+    await sluice("collections", "delete", "papers", code=calls.WRONG_COMMAND_LINE)  # no terminal to ask
+    assert (await sluice("collections", "delete", "papers", "--yes", "--json"))["versions"] == ["papers-v1"]
