@@ -59,7 +59,7 @@ class LocalStack:
     """All stages on loopback, configured by a profile, over it the environment, and over that `environment`.
 
         async with LocalStack(name="test", environment={"EMBEDDING_MODEL": ""}, data=tmp_path) as stack:
-            async with SluiceClient(stack.address("gateway")) as client: ...
+            async with AsyncClient(stack.address("gateway")) as client: ...
 
     On entry every stage is SERVING, or StartupError names the one that is not, the cause and a remedy. On exit the
     gateway stops first, then the others. The stages die with this process unless `detached`. Enter it in the main
