@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import grpc
 import numpy as np
@@ -24,10 +25,11 @@ from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
 from services.inference.metrics import InferenceMetrics
 from services.inference.models import openvino
 from services.inference.models.info import ModelKind
+from services.inference.models.known_items import KnownItem
 from services.inference.models.onnx import OnnxModel
 from services.inference.models.openvino import OpenVinoRuntime
 from services.inference.models.quality import PrecisionRefused, Quality, QualityGate
-from services.inference.models.quantize import Effort, quantize
+from services.inference.models.quantize import quantize
 from services.inference.models.resolver import resolve_model
 from services.inference.models.runtime import ModelOptions
 from services.inference.scheduling import SchedulerLimits, SchedulerObserver
@@ -42,15 +44,16 @@ from tests.integration.conftest import EMBEDDING_MODEL
 
 ANY_QUALITY = QualityGate(least_likeness=-1, most_ndcg_loss=1)
 NO_QUALITY = QualityGate(least_likeness=1.01)
+FEW_ITEMS = [KnownItem(text[:60], text[60:800]) for text in list(topics.values())[:60]]
 
 
 @pytest.fixture(scope="session")
 def quantized(options: ModelOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real all-MiniLM-L6-v2 in int8, from a small calibration."""
+    """The real all-MiniLM-L6-v2 in int8, calibrated and measured on few texts."""
     model = resolve_model(EMBEDDING_MODEL, ModelKind.ENCODER, model_dir=options.model_dir, cache_dir=options.cache_dir)
     fp32 = OnnxModel.build(model.folder, ModelKind.ENCODER)
     folder = tmp_path_factory.mktemp("int8")
-    quantize(ModelKind.ENCODER, fp32, folder, Effort(calibration_rows=60, encoder_items=100))
+    quantize(ModelKind.ENCODER, fp32, folder, FEW_ITEMS)
     return folder
 
 

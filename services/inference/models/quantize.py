@@ -17,7 +17,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,9 @@ from services.inference.models.quality import Quality
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import TokenizedPair, TokenizedText, feed_for
 
-_CROSS_ENCODER_CANDIDATES = 8
+_MOST_CALIBRATION_ITEMS = 150
+_ENCODER_ITEMS = 600
+_CROSS_ENCODER_ITEMS, _CROSS_ENCODER_CANDIDATES = 150, 8
 # A cross-encoder reads every candidate for every question: this much of each keeps the gate at a minute.
 _CROSS_ENCODER_WORDS = 80
 # How far outliers move into the weights, 0 to 1: the best of 0.5 to 0.95 for all-MiniLM-L6-v2.
@@ -54,28 +55,16 @@ _BATCH = 8
 Rows = Sequence[TokenizedText] | Sequence[TokenizedPair]
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """Number of texts that scales and quality are measured on."""
-
-    calibration_rows: int = 300
-    encoder_items: int = 600
-    cross_encoder_items: int = 150
-
-
-def quantize(kind: ModelKind, source: OnnxModel, target: Path, effort: Effort = Effort()) -> None:
-    """Write graph, tokenizer, spec and the measured quality into `target`."""
-    items = known_items()
-    calibration, questions = items[: effort.calibration_rows // 2], items[effort.calibration_rows // 2 :]
+def quantize(kind: ModelKind, source: OnnxModel, target: Path, items: Sequence[KnownItem]) -> None:
+    """Write graph, tokenizer, spec and the measured quality into `target`; `items` are what both are measured on."""
+    count = min(_MOST_CALIBRATION_ITEMS, len(items) // 4)
+    calibration, questions = items[:count], items[count:]
     fp32 = OnnxRuntime(source, name="fp32", fingerprint="", threads=available_cpus())
     _write_graph(source, _calibration_rows(kind, fp32, calibration), target)
     write_facts(target, source.spec, source.tokenizer)
     int8 = OpenVinoRuntime(target, name="int8", fingerprint="", threads=available_cpus())
-    if kind is ModelKind.ENCODER:
-        quality = _encoder_quality(fp32, int8, questions[: effort.encoder_items])
-    else:
-        quality = _cross_encoder_quality(fp32, int8, questions, effort.cross_encoder_items)
-    quality.write(target)
+    measure = _encoder_quality if kind is ModelKind.ENCODER else _cross_encoder_quality
+    measure(fp32, int8, questions).write(target)
 
 
 def _calibration_rows(kind: ModelKind, model: OnnxRuntime, items: Sequence[KnownItem]) -> Rows:
@@ -118,6 +107,7 @@ def _write_graph(source: OnnxModel, rows: Rows, target: Path) -> None:
 
 
 def _encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem]) -> Quality:
+    items = items[:_ENCODER_ITEMS]
     questions = fp32.tokenizer.texts([item.question for item in items])
     passages = fp32.tokenizer.texts([item.passage for item in items])
     likenesses, found = [], []
@@ -130,10 +120,8 @@ def _encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[K
     return Quality(likeness, fp32_ndcg=found[0], int8_ndcg=found[1], instructions=int8_instructions())
 
 
-def _cross_encoder_quality(
-    fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem], asked_count: int
-) -> Quality:
-    asked = items[:asked_count]
+def _cross_encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem]) -> Quality:
+    asked = items[:_CROSS_ENCODER_ITEMS]
     passages = [" ".join(item.passage.split()[:_CROSS_ENCODER_WORDS]) for item in items]
     bags = [set(passage.lower().split()) for passage in passages]
     pairs: list[TokenizedPair] = []
@@ -176,6 +164,7 @@ if __name__ == "__main__":
     kind, folder = ModelKind(sys.argv[1]), Path(sys.argv[3])
     try:
         found = ResolvedModel(sys.argv[2], kind, folder, "path")
-        quantize(kind, OnnxModel.prepare(found, fingerprint_of(folder), Path(sys.argv[4])), Path(sys.argv[5]))
+        source = OnnxModel.prepare(found, fingerprint_of(folder), Path(sys.argv[4]))
+        quantize(kind, source, Path(sys.argv[5]), known_items())
     except StartupError as error:
         sys.exit(error.message)
