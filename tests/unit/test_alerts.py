@@ -169,6 +169,6 @@ def test_commands_of_the_runbook_exist(section: str, command: str) -> None:
         return
     found: Any = typer.main.get_command(app)
     context = found.make_context(program, words)  # reads the options, and calls nothing
-    while hasattr(found, "resolve_command"):
-        name, found, words = found.resolve_command(context, [*context._protected_args, *context.args])
+    while hasattr(found, "resolve_command") and (words := [*context._protected_args, *context.args]):
+        name, found, words = found.resolve_command(context, words)
         context = found.make_context(name, words, parent=context)
