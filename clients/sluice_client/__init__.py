@@ -39,41 +39,14 @@ from sluice_client.answers import (
     Stage,
     StageReport,
 )
-from sluice_client.client import (
-    AsyncClient,
-    SearchOptions,
-)
-from sluice_client.documents import (
-    Chunk,
-    Chunking,
-    Document,
-    FoundDocuments,
-    Indexed,
-    Passage,
-    StoredDocument,
-)
+from sluice_client.client import AsyncClient, SearchOptions
+from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
 from sluice_client.errors import Blame, SluiceError
-from sluice_client.filters import (
-    Condition,
-    Filter,
-    field,
-)
-from sluice_client.flags import (
-    FLAGS,
-    Flag,
-    FlagValue,
-    features,
-    flag_values,
-)
-from sluice_client.indexing import (
-    NotStored,
-)
-from sluice_client.messages import (
-    MetadataValue,
-)
-from sluice_client.rollout_client import (
-    AsyncRolloutClient,
-)
+from sluice_client.filters import Condition, Filter, field
+from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
+from sluice_client.indexing import NotStored
+from sluice_client.messages import MetadataValue
+from sluice_client.rollout_client import AsyncRolloutClient
 from sluice_client.rollouts import (
     EVERYBODY_PPM,
     ArmTotals,
@@ -97,17 +70,9 @@ from sluice_client.rollouts import (
     RolloutReport,
     StepReport,
 )
-from sluice_client.status import (
-    Config,
-    StageConfig,
-)
-from sluice_client.sync import (
-    Client,
-    RolloutClient,
-)
-from sluice_client.tls import (
-    Tls,
-)
+from sluice_client.status import Config, StageConfig
+from sluice_client.sync import Client, RolloutClient
+from sluice_client.tls import Tls
 from sluice_client.versions import (
     CollectionVersion,
     FieldType,
@@ -126,77 +91,14 @@ from sluice_client.versions import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EVERYBODY_PPM",
-    "FLAGS",
-    "Answer",
-    "Arm",
-    "ArmReason",
-    "ArmTotals",
-    "AsyncClient",
-    "AsyncRolloutClient",
-    "BadEventCount",
-    "Blame",
-    "Chunk",
-    "Chunking",
-    "Client",
-    "CollectionVersion",
-    "Comparison",
-    "Condition",
-    "Config",
-    "Criteria",
-    "Document",
-    "EvidencePoint",
-    "Feature",
-    "FeatureArm",
-    "FeatureList",
-    "FeatureState",
-    "FeatureStatus",
-    "Features",
-    "FieldType",
-    "Filter",
-    "Flag",
-    "FlagValue",
-    "FoundDocuments",
-    "Gateway",
-    "Guardrail",
-    "GuardrailEvidence",
-    "HistoryAction",
-    "HistoryEntry",
-    "Indexed",
-    "LatencyBucket",
-    "LimitEvidence",
-    "ListedVersion",
-    "MetadataValue",
-    "ModelInfo",
-    "NotStored",
-    "Outcome",
-    "Passage",
-    "Plan",
-    "PlanStep",
-    "Policies",
-    "Policy",
-    "QuarantinedFeature",
-    "ReindexPhase",
-    "ReindexProgress",
-    "Result",
-    "RolloutClient",
-    "RolloutReport",
-    "Scores",
-    "SearchOptions",
-    "SluiceError",
-    "Snapshot",
-    "Stage",
-    "StageConfig",
-    "StageReport",
-    "StepReport",
-    "StoredDocument",
-    "Switched",
-    "Tls",
-    "Verified",
-    "VersionCheck",
-    "VersionCheckKind",
-    "VersionState",
-    "features",
-    "field",
-    "flag_values",
-]
+    "EVERYBODY_PPM", "FLAGS", "Answer", "Arm", "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient",
+    "BadEventCount", "Blame", "Chunk", "Chunking", "Client", "CollectionVersion", "Comparison", "Condition",
+    "Config", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState",
+    "FeatureStatus", "Features", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway",
+    "Guardrail", "GuardrailEvidence", "HistoryAction", "HistoryEntry", "Indexed", "LatencyBucket", "LimitEvidence",
+    "ListedVersion", "MetadataValue", "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep",
+    "Policies", "Policy", "QuarantinedFeature", "ReindexPhase", "ReindexProgress", "Result", "RolloutClient",
+    "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "Stage", "StageConfig", "StageReport",
+    "StepReport", "StoredDocument", "Switched", "Tls", "Verified", "VersionCheck", "VersionCheckKind",
+    "VersionState", "features", "field", "flag_values",
+]  # fmt: skip

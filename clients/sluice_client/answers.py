@@ -6,7 +6,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar
 
 from sluice.gateway.v1 import search_pb2 as pb
 from sluice.type.v1.features_pb2 import Features
@@ -81,10 +80,8 @@ class ArmReason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Policies(Sent):
+class Policies(Sent, proto=pb.StagePolicies):
     """Consequences of failures, by stage; None leaves one to the gateway. Retrieval is always required."""
-
-    PROTO: ClassVar = pb.StagePolicies
 
     expansion: Policy | None = None
     embedding: Policy | None = None
@@ -92,10 +89,8 @@ class Policies(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Scores(Received):
+class Scores(Received, proto=pb.StageScores):
     """Scores of a result by stage."""
-
-    PROTO: ClassVar = pb.StageScores
 
     retrieval: float
     """Score of the first stage: the fusion of all searches."""
@@ -106,10 +101,8 @@ class Scores(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Result(Received):
+class Result(Received, proto=pb.Result):
     """A passage that was found."""
-
-    PROTO: ClassVar = pb.Result
 
     passage: Passage
     score: float
@@ -122,10 +115,8 @@ class Result(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class StageReport(Received):
+class StageReport(Received, proto=pb.StageReport):
     """Report of one stage about one request."""
-
-    PROTO: ClassVar = pb.StageReport
 
     stage: Stage
     outcome: Outcome
@@ -142,10 +133,8 @@ class StageReport(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureArm(Received):
+class FeatureArm(Received, proto=pb.FeatureArm):
     """Side of a feature's rollout that a request was on."""
-
-    PROTO: ClassVar = pb.FeatureArm
 
     feature: str
     arm: Arm
@@ -156,10 +145,8 @@ class FeatureArm(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Received):
+class Answer(Received, proto=pb.SearchResponse):
     """One page of results, best first, with a report of every stage."""
-
-    PROTO: ClassVar = pb.SearchResponse
 
     results: Sequence[Result]
     stages: Sequence[StageReport]
@@ -179,10 +166,8 @@ class Answer(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison(Received):
+class Comparison(Received, proto=pb.CompareSearchResponse):
     """Two answers to one question, and how far they agree."""
-
-    PROTO: ClassVar = pb.CompareSearchResponse
 
     standard: Answer
     enhanced: Answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -63,6 +63,20 @@ class Caller:
             return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
         except grpc.aio.AioRpcError as error:
             raise error_from(error, self._server, request_id) from None
+
+    async def _pages(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
+        request: Any,
+        timeout: float | None = None,  # of each call, for the server too
+    ) -> AsyncIterator[ReplyT]:
+        """Send a request for each page of a list, when it is wanted."""
+        while True:
+            reply: Any = await self._call(method, request, timeout)
+            yield reply
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
 
 
 def _open(address: str, service: str, tls: Tls | None) -> grpc.aio.Channel:

@@ -34,17 +34,24 @@ from sluice_client.versions import CollectionVersion, ListedVersion, ReindexProg
 
 
 class SearchOptions(TypedDict, total=False):
-    """Options that all pages of a search share; see `AsyncClient.search`."""
+    """Options of a search; all of them may be left out."""
 
     limit: int
+    """Most results on a page, 1 to 100; 10 if left out."""
     collection: str
+    """The collection to search; the gateway's default if left out."""
     filter: Filter | None
+    """Keeps only matching documents."""
     user_id: str
+    """Keeps a user on one side of a rollout. Neither stored nor logged."""
     features: Features | None
+    """Flags to set for this question, as in `Features(rerank=True)`."""
     policies: Policies | None
+    """Consequences of a stage's failure."""
     collapse_duplicates: bool
+    """Lets the best of several passages that share nearly all of their words stand for them."""
     group_by_document: bool
-    timeout: float | None
+    """Keeps only the best chunk of a document."""
 
 
 class AsyncClient(Caller):
@@ -68,68 +75,27 @@ class AsyncClient(Caller):
         )
         self._index_timeout = index_timeout
 
-    async def search(  # noqa: PLR0913  # all of them keywords, as in the request
-        self,
-        query: str,
-        *,
-        limit: int = 10,
-        collection: str = "",
-        filter: Filter | None = None,  # noqa: A002  # the field's word
-        user_id: str = "",
-        features: Features | None = None,
-        policies: Policies | None = None,
-        collapse_duplicates: bool = False,
-        group_by_document: bool = False,
-        page_token: str = "",
-        timeout: float | None = None,
+    async def search(
+        self, query: str, *, page_token: str = "", timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> Answer:
-        """Answer a question with one page of results.
+        """Answer a question, of at most 8,192 bytes, with one page of results. See `SearchOptions`.
 
-        Args:
-            query: The question, at most 8,192 bytes.
-            limit: Most results on this page, 1 to 100.
-            collection: The collection to search; the gateway's default if empty.
-            filter: Keeps only matching documents.
-            user_id: Keeps a user on one side of a rollout. Neither stored nor logged.
-            features: Flags to set for this question, as in `Features(rerank=True)`.
-            policies: Consequences of a stage's failure.
-            collapse_duplicates: Lets the best of several passages that share nearly all of their words stand for them.
-            group_by_document: Keeps only the best chunk of a document.
-            page_token: `next_page_token` of the page before; all else must be as it was then.
-            timeout: Deadline in seconds.
-
-        Raises:
-            SluiceError: The question was refused, or a required stage failed. Failures of other stages are in the
-                answer's `stages`.
+        `page_token` is `next_page_token` of the page before; all else must be as it was then. `timeout` is the deadline
+        in seconds. Raises SluiceError if the question was refused, or a required stage failed; failures of other stages
+        are in the answer's `stages`.
         """
-        request = fill(
-            search_pb2.SearchRequest(),
-            query=query,
-            limit=limit,
-            collection=collection,
-            filter=filter,
-            user_id=user_id,
-            features=features,
-            policies=policies,
-            collapse_duplicates=collapse_duplicates,
-            group_by_document=group_by_document,
-            page_token=page_token,
-        )
+        request = fill(search_pb2.SearchRequest(), query=query, page_token=page_token, **options)
         return Answer.from_proto(await self._call(self._searching.Search, request, timeout))
 
-    async def compare(  # noqa: PLR0913  # all of them keywords, as in the request
+    async def compare(
         self,
         query: str,
         *,
         enhanced: Features | None = None,
         feature: str = "",
-        limit: int = 10,
-        collection: str = "",
-        filter: Filter | None = None,  # noqa: A002  # the field's word
-        features: Features | None = None,
-        group_by_document: bool = False,
         persistence: float | None = None,
         timeout: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> Comparison:
         """Answer a question twice: as now, and with more switched on. Counts for no rollout.
 
@@ -140,48 +106,40 @@ class AsyncClient(Caller):
             query: The question.
             enhanced: Flags of the enhanced answer; if neither this nor `feature` is given, expansion and reranking on.
             feature: Name of a feature of the rollout, instead: its users' flags.
-            limit: Results of each answer, 1 to 100, and depth of the comparison.
-            collection: The collection to search; the gateway's default if empty.
-            filter: Keeps only matching documents.
-            features: Flags of both answers.
-            group_by_document: Keeps only the best chunk of a document.
             persistence: Parameter of the rank-biased overlap, above 0 and below 1; 0.9 if not given.
             timeout: Deadline of both answers together, in seconds.
+            options: Options of both answers; the limit is also the depth of the comparison.
 
         Raises:
             SluiceError: The question was refused, there is no such feature, or a required stage failed.
         """
-        search = fill(
-            search_pb2.SearchRequest(),
-            query=query,
-            limit=limit,
-            collection=collection,
-            filter=filter,
-            features=features,
-            group_by_document=group_by_document,
-        )
+        search = fill(search_pb2.SearchRequest(), query=query, **options)
         request = fill(
             search_pb2.CompareSearchRequest(search=search), enhanced=enhanced, feature=feature, persistence=persistence
         )
         return Comparison.from_proto(await self._call(self._searching.CompareSearch, request, timeout))
 
-    async def pages(self, query: str, **options: Unpack[SearchOptions]) -> AsyncIterator[Answer]:
-        """Iterate over the pages of an answer, each asked for when it is wanted. Takes the options of `search`."""
+    async def pages(
+        self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+    ) -> AsyncIterator[Answer]:
+        """Iterate over the pages of an answer, each asked for when it is wanted."""
         token = ""
         while True:
-            page = await self.search(query, page_token=token, **options)
+            page = await self.search(query, page_token=token, timeout=timeout, **options)
             yield page
             token = page.next_page_token
             if not token:
                 return
 
-    async def search_all(self, query: str, **options: Unpack[SearchOptions]) -> AsyncIterator[Result]:
+    async def search_all(
+        self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+    ) -> AsyncIterator[Result]:
         """Iterate over all results of a question, best first; `limit` is the size of a page.
 
         async for result in client.search_all("compare two files", limit=100):
             print(result.rank, result.passage.title)
         """
-        async for page in self.pages(query, **options):
+        async for page in self.pages(query, timeout=timeout, **options):
             for result in page.results:
                 yield result
 
@@ -277,13 +235,9 @@ class AsyncClient(Caller):
         A document that is written at the same time may be missing, or appear as it was.
         """
         request = fill(documents_pb2.ListDocumentsRequest(), collection=collection, filter=filter, page_size=page_size)
-        while True:
-            reply = await self._call(self._documents.ListDocuments, request, timeout)
+        async for reply in self._pages(self._documents.ListDocuments, request, timeout):
             for document in reply.documents:
                 yield StoredDocument.from_proto(document)
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
 
     async def config(self, collection: str = "", *, timeout: float | None = None) -> Config:
         """Describe the gateway: default flags, stages with their models, and a collection."""
@@ -296,13 +250,9 @@ class AsyncClient(Caller):
     ) -> AsyncIterator[ListedVersion]:
         """Iterate over all versions of all collections, or of one, by collection, then oldest first."""
         request = fill(collections_pb2.ListCollectionsRequest(), collection=collection)
-        while True:
-            reply = await self._call(self._collections.ListCollections, request, timeout)
+        async for reply in self._pages(self._collections.ListCollections, request, timeout):
             for version in reply.versions:
                 yield ListedVersion.from_proto(version)
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
 
     async def create_collection(
         self, collection: str, *, model: str = "", timeout: float | None = None
@@ -387,13 +337,9 @@ class AsyncClient(Caller):
     async def list_snapshots(self, collection: str = "", *, timeout: float | None = None) -> AsyncIterator[Snapshot]:
         """Iterate over the copies of all versions of a collection, newest first."""
         request = fill(collections_pb2.ListSnapshotsRequest(), collection=collection)
-        while True:
-            reply = await self._call(self._collections.ListSnapshots, request, timeout)
+        async for reply in self._pages(self._collections.ListSnapshots, request, timeout):
             for snapshot in reply.snapshots:
                 yield Snapshot.from_proto(snapshot)
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
 
     async def restore_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> Switched:
         """Make a new version from a copy, and make it live; the one before stays for a rollback."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from sluice.gateway.v1 import documents_pb2
 from sluice.type.v1 import passage_pb2
@@ -12,10 +11,8 @@ from sluice_client.messages import MetadataValue, Received, Sent
 
 
 @dataclass(frozen=True, slots=True)
-class Document(Sent):
+class Document(Sent, proto=documents_pb2.Document):
     """A document to store; one with the same id is replaced."""
-
-    PROTO: ClassVar = documents_pb2.Document
 
     id: str
     """Unique in its collection, 1 to 512 bytes."""
@@ -28,10 +25,8 @@ class Document(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunking(Sent):
+class Chunking(Sent, proto=documents_pb2.Chunking):
     """Lengths at which documents are cut that are too long for one vector. Shorter ones are stored whole."""
-
-    PROTO: ClassVar = documents_pb2.Chunking
 
     chunk_tokens: int = 0
     """Most tokens of a chunk, its title included: 32 up to the embedding model's window; 0 is the window."""
@@ -40,10 +35,8 @@ class Chunking(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed(Received):
+class Indexed(Received, proto=documents_pb2.IndexDocumentsResponse):
     """The outcome of a batch of documents: all of it is stored, durably."""
-
-    PROTO: ClassVar = documents_pb2.IndexDocumentsResponse
 
     indexed_count: int
     truncated_ids: Sequence[str]
@@ -55,10 +48,8 @@ class Indexed(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk(Received):
+class Chunk(Received, proto=passage_pb2.Chunk):
     """Position of a passage within its document: the characters of its text from `start` up to `end`."""
-
-    PROTO: ClassVar = passage_pb2.Chunk
 
     number: int
     """Its place among the document's chunks, from 1."""
@@ -68,10 +59,8 @@ class Chunk(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Passage(Received):
+class Passage(Received, proto=passage_pb2.Passage):
     """A document, or a chunk of one, as it is stored and found."""
-
-    PROTO: ClassVar = passage_pb2.Passage
 
     id: str
     """The document's; of chunks beyond the first, that with "#" and the chunk's number."""
@@ -84,10 +73,8 @@ class Passage(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredDocument(Received):
+class StoredDocument(Received, proto=documents_pb2.StoredDocument):
     """A document as it is stored."""
-
-    PROTO: ClassVar = documents_pb2.StoredDocument
 
     document: Document
     """As it was given."""
@@ -96,10 +83,8 @@ class StoredDocument(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class FoundDocuments(Received):
+class FoundDocuments(Received, proto=documents_pb2.GetDocumentsResponse):
     """Documents that were asked for by id."""
-
-    PROTO: ClassVar = documents_pb2.GetDocumentsResponse
 
     documents: Sequence[StoredDocument]
     """Those that exist, in the order of the request."""

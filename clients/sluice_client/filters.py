@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from sluice.type.v1 import filter_pb2 as pb
 from sluice_client.errors import invalid
@@ -22,10 +22,8 @@ _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 
 @dataclass(frozen=True, slots=True)
-class Condition(Sent):
+class Condition(Sent, proto=pb.Condition):
     """One test of one metadata field, made with `field`. It has no truth value of its own."""
-
-    PROTO: ClassVar = pb.Condition
 
     field: str
     operator: Operator
@@ -56,10 +54,8 @@ class Condition(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter(Sent):
+class Filter(Sent, proto=pb.Filter):
     """Keeps documents for which all of `must`, at least one of `should` (if any), and none of `must_not` hold."""
-
-    PROTO: ClassVar = pb.Filter
 
     must: Sequence[Condition] = ()
     should: Sequence[Condition] = ()

@@ -1,6 +1,7 @@
 """Conversion of frozen dataclasses from and to the protobuf messages that they mirror, field by field.
 
-A dataclass names its message in `PROTO` and gives its fields the message's names. Its type hints tell the rest:
+A dataclass names its message, as in `class Chunk(Received, proto=passage_pb2.Chunk)`, and has fields of the same
+names. Its type hints tell the rest:
 
     Sequence[X]         a repeated field, as a tuple
     Mapping[str, X]     a map, as a dict
@@ -42,6 +43,10 @@ class Received:
 
     __slots__ = ()
     PROTO: ClassVar[type[Message]]
+
+    def __init_subclass__(cls, proto: type[Message] | None = None) -> None:
+        if proto is not None:  # a dataclass with slots is made twice, the second time without
+            cls.PROTO = proto
 
     @classmethod
     def from_proto(cls, message: Any) -> Self:

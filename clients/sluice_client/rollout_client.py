@@ -45,13 +45,10 @@ class AsyncRolloutClient(Caller):
 
     async def features(self) -> FeatureList:
         """List all features, and the version of the newest snapshot."""
-        request, found = pb.ListFeaturesRequest(), pb.ListFeaturesResponse()
-        while True:
-            page = await self._call(self._rollout.ListFeatures, request)
+        found = pb.ListFeaturesResponse()
+        async for page in self._pages(self._rollout.ListFeatures, pb.ListFeaturesRequest()):
             found.MergeFrom(page)
-            if not page.next_page_token:
-                return FeatureList.from_proto(found)
-            request.page_token = page.next_page_token
+        return FeatureList.from_proto(found)
 
     async def feature(self, name: str) -> FeatureStatus:
         """Show a feature with its evidence and the gateways that serve it. Raises SluiceError for an unknown one."""
@@ -124,13 +121,9 @@ class AsyncRolloutClient(Caller):
     async def history(self, name: str = "") -> AsyncIterator[HistoryEntry]:
         """Iterate over the history of a feature, or of all of them, oldest first."""
         request = fill(pb.ListHistoryRequest(), name=name)
-        while True:
-            page = await self._call(self._rollout.ListHistory, request)
+        async for page in self._pages(self._rollout.ListHistory, request):
             for entry in page.entries:
                 yield HistoryEntry.from_proto(entry)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def report(self, name: str) -> RolloutReport:
         """Read the material for the review of a feature's rollout."""

@@ -9,7 +9,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar
 
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.type.v1.features_pb2 import Features
@@ -76,10 +75,8 @@ class HistoryAction(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class PlanStep(Sent):
+class PlanStep(Sent, proto=pb.PlanStep):
     """A share of users for a time."""
-
-    PROTO: ClassVar = pb.PlanStep
 
     treatment_ppm: int
     dwell: timedelta
@@ -89,10 +86,8 @@ class PlanStep(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Criteria(Sent):
+class Criteria(Sent, proto=pb.Criteria):
     """Conditions of a promotion; None is not looked at. Increases are over control: 0.3 is 30 %."""
-
-    PROTO: ClassVar = pb.Criteria
 
     error_rate_max: float | None = None
     p95_increase_max: float | None = None
@@ -107,10 +102,8 @@ class Criteria(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Sent):
+class Plan(Sent, proto=pb.Plan):
     """Steps in which a feature reaches all users, and the conditions on the way."""
-
-    PROTO: ClassVar = pb.Plan
 
     name: str
     steps: Sequence[PlanStep]
@@ -122,10 +115,8 @@ class Plan(Sent):
 
 
 @dataclass(frozen=True, slots=True)
-class Feature(Received):
+class Feature(Received, proto=pb.Feature):
     """A named set of flags on its way to users."""
-
-    PROTO: ClassVar = pb.Feature
 
     name: str
     description: str
@@ -148,10 +139,8 @@ class Feature(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class GuardrailEvidence(Received):
+class GuardrailEvidence(Received, proto=pb.GuardrailEvidence):
     """Evidence against a feature and for it, as logs of e-values."""
-
-    PROTO: ClassVar = pb.GuardrailEvidence
 
     guardrail: Guardrail
     treatment_count: int
@@ -178,10 +167,8 @@ class GuardrailEvidence(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class LimitEvidence(Received):
+class LimitEvidence(Received, proto=pb.LimitEvidence):
     """Evidence that a hard limit is passed, as the log of an e-value."""
-
-    PROTO: ClassVar = pb.LimitEvidence
 
     label: str
     """Text to show: "P95 3 s"."""
@@ -195,10 +182,8 @@ class LimitEvidence(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyBucket(Received):
+class LatencyBucket(Received, proto=pb.LatencyBucket):
     """Number of requests that took from `lower` up to `upper`; None is without bound."""
-
-    PROTO: ClassVar = pb.LatencyBucket
 
     lower: timedelta
     upper: timedelta | None
@@ -206,20 +191,16 @@ class LatencyBucket(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class BadEventCount(Received):
+class BadEventCount(Received, proto=pb.BadEventCount):
     """Number of bad events of a guardrail."""
-
-    PROTO: ClassVar = pb.BadEventCount
 
     guardrail: Guardrail
     event_count: int
 
 
 @dataclass(frozen=True, slots=True)
-class ArmTotals(Received):
+class ArmTotals(Received, proto=pb.ArmTotals):
     """Totals of an arm in one step."""
-
-    PROTO: ClassVar = pb.ArmTotals
 
     arm: Arm
     request_count: int
@@ -244,20 +225,16 @@ class ArmTotals(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantinedFeature(Received):
+class QuarantinedFeature(Received, proto=pb.QuarantinedFeature):
     """A feature that a gateway does not serve because it makes no sense to it."""
-
-    PROTO: ClassVar = pb.QuarantinedFeature
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway(Received):
+class Gateway(Received, proto=pb.Gateway):
     """A gateway that serves snapshots."""
-
-    PROTO: ClassVar = pb.Gateway
 
     name: str
     version: int
@@ -270,10 +247,8 @@ class Gateway(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureStatus(Received):
+class FeatureStatus(Received, proto=pb.GetFeatureResponse):
     """A feature with its evidence and the gateways that serve it."""
-
-    PROTO: ClassVar = pb.GetFeatureResponse
 
     feature: Feature
     guardrails: Sequence[GuardrailEvidence] = ()
@@ -294,10 +269,8 @@ class FeatureStatus(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureList(Received):
+class FeatureList(Received, proto=pb.ListFeaturesResponse):
     """Features in the order of their names."""
-
-    PROTO: ClassVar = pb.ListFeaturesResponse
 
     features: Sequence[Feature]
     snapshot_version: int
@@ -305,10 +278,8 @@ class FeatureList(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryEntry(Received):
+class HistoryEntry(Received, proto=pb.HistoryEntry):
     """Something that happened."""
-
-    PROTO: ClassVar = pb.HistoryEntry
 
     number: int
     time: datetime
@@ -330,10 +301,8 @@ class HistoryEntry(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport(Received):
+class StepReport(Received, proto=pb.StepReport):
     """Result of one run of evidence."""
-
-    PROTO: ClassVar = pb.StepReport
 
     ramp_id: str
     treatment_ppm: int
@@ -345,10 +314,8 @@ class StepReport(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class EvidencePoint(Received):
+class EvidencePoint(Received, proto=pb.EvidencePoint):
     """The evidence at one moment."""
-
-    PROTO: ClassVar = pb.EvidencePoint
 
     time: datetime
     ramp_id: str
@@ -358,10 +325,8 @@ class EvidencePoint(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutReport(Received):
+class RolloutReport(Received, proto=pb.GetReportResponse):
     """Material for the review of a feature's rollout."""
-
-    PROTO: ClassVar = pb.GetReportResponse
 
     feature: Feature
     history: Sequence[HistoryEntry]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from sluice.gateway.v1 import status_pb2 as pb
 from sluice.type.v1.features_pb2 import Features
@@ -14,10 +13,8 @@ from sluice_client.versions import CollectionVersion, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
-class StageConfig(Received):
+class StageConfig(Received, proto=pb.StageConfig):
     """One stage as it is now."""
-
-    PROTO: ClassVar = pb.StageConfig
 
     stage: Stage
     address: str
@@ -30,10 +27,8 @@ class StageConfig(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Received):
+class Config(Received, proto=pb.GetConfigResponse):
     """The configuration in effect."""
-
-    PROTO: ClassVar = pb.GetConfigResponse
 
     default_features: Features
     """The flags of a request that sets none, all of them set."""

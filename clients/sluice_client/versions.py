@@ -6,7 +6,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
 
 from sluice.gateway.v1 import collections_pb2 as pb
 from sluice.type.v1 import collection_pb2, model_pb2
@@ -33,10 +32,8 @@ class VersionState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo(Received):
+class ModelInfo(Received, proto=model_pb2.ModelInfo):
     """A model, and how it computes. Vectors are comparable when their fingerprints are equal."""
-
-    PROTO: ClassVar = model_pb2.ModelInfo
 
     name: str
     fingerprint: str
@@ -55,10 +52,8 @@ class ModelInfo(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionVersion(Received):
+class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     """One version of a collection: its passages, and their vectors by one model."""
-
-    PROTO: ClassVar = collection_pb2.CollectionVersion
 
     collection: str
     version: str
@@ -83,10 +78,8 @@ class CollectionVersion(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class ListedVersion(Received):
+class ListedVersion(Received, proto=pb.ListedVersion):
     """A version in a list of all."""
-
-    PROTO: ClassVar = pb.ListedVersion
 
     version: CollectionVersion
     model_served: bool
@@ -120,10 +113,8 @@ class VersionCheckKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class VersionCheck(Received):
+class VersionCheck(Received, proto=pb.VersionCheck):
     """One check, and its finding."""
-
-    PROTO: ClassVar = pb.VersionCheck
 
     kind: VersionCheckKind
     passed: bool
@@ -131,10 +122,8 @@ class VersionCheck(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class ReindexProgress(Received):
+class ReindexProgress(Received, proto=pb.ReindexCollectionResponse):
     """Progress of a rebuild."""
-
-    PROTO: ClassVar = pb.ReindexCollectionResponse
 
     version: str
     """The version that is being built."""
@@ -153,10 +142,8 @@ class ReindexProgress(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Verified(Received):
+class Verified(Received, proto=pb.VerifyCollectionResponse):
     """Findings of all checks of a version."""
-
-    PROTO: ClassVar = pb.VerifyCollectionResponse
 
     version: str
     checks: Sequence[VersionCheck]
@@ -168,10 +155,8 @@ class Verified(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Switched(Received):
+class Switched(Received, proto=pb.RollbackCollectionResponse):
     """The version that a collection's name stands for now, and the one before; read from RestoreSnapshot, too."""
-
-    PROTO: ClassVar = pb.RollbackCollectionResponse
 
     live: CollectionVersion
     previous_version: str
@@ -179,10 +164,8 @@ class Switched(Received):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot(Received):
+class Snapshot(Received, proto=collection_pb2.Snapshot):
     """A copy of a version as it was at a moment."""
-
-    PROTO: ClassVar = collection_pb2.Snapshot
 
     name: str
     version: str

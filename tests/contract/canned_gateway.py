@@ -102,7 +102,7 @@ class CannedGateway(
         await self._receive(request, context)
         start = int(request.page_token or 0)
         found = list(self.documents.values())
-        page = found[start : start + request.limit]
+        page = found[start : start + (request.limit if request.HasField("limit") else 10)]
         return search_pb2.SearchResponse(
             results=[
                 search_pb2.Result(

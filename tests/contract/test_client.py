@@ -68,7 +68,7 @@ def _documents(count: int) -> list[Document]:
 async def test_what_is_not_said_stays_unset_on_the_wire(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.search("why?")
     (request,) = gateway.requests
-    assert request == search_pb2.SearchRequest(query="why?", limit=10)
+    assert request == search_pb2.SearchRequest(query="why?")
 
 
 async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGateway, client: AsyncClient) -> None:
