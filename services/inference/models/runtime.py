@@ -1,4 +1,4 @@
-"""The engines that a model can run on, behind one door for both model stages."""
+"""The engines that a model can run on, behind one protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Where a model computes, and where its files are."""
+    """Options for loading a model: its engine and its files."""
 
     cache_dir: Path
     """Folder for what is made from models once."""
@@ -45,13 +45,13 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """What a backend can do."""
+    """Capabilities of a backend."""
 
     devices: tuple[Device, ...]
     precisions: tuple[Precision, ...]
     needs: tuple[str, ...]
     extra: str
-    """What of Sluice to install to have what it needs."""
+    """Extra of Sluice that installs what it needs."""
 
 
 _ENGINES: dict[Backend, _Engine] = {
@@ -66,24 +66,24 @@ class Runtime(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is loaded."""
+        """Description of the model."""
 
     @property
     def spec(self) -> ModelSpec:
-        """How to feed it."""
+        """Facts for feeding it."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
+        """The model's tokenizer."""
 
     def width(self, token_count: int) -> int:
-        """Tokens that a row of so many is padded to at least: what it costs."""
+        """Tokens that a row of this length is padded to at least: its cost."""
 
     def warm_up(self, batch_tokens: int) -> None:
-        """Computes what has to be computed once before batches of up to so many padded tokens are quick. Seconds."""
+        """Prepare for batches of up to this many padded tokens. Takes seconds."""
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
-        """One forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
+        """Compute one forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
 
 
 def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
@@ -116,7 +116,7 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
 
 
 def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
-    """The engine for this device and precision; StartupError where there is none, or not all it needs."""
+    """The engine for this device and precision; StartupError if there is none, or a package is missing."""
     able = [name for name, engine in _ENGINES.items() if device in engine.devices and precision in engine.precisions]
     if not able:
         raise StartupError(

@@ -1,4 +1,4 @@
-"""What every stage that runs a model can be told."""
+"""Settings of every stage that runs a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_BATCH_TOKENS = 16
 
 
 class InferenceSettings(StageSettings):
-    """Where models are, how many processors they get, and how much may wait for them."""
+    """Folders of models, their processors, and bounds of their queues."""
 
     model_dir: OptionalFolder = Field(None, description="Folder with one model folder a name, looked into first.")
     model_cache_dir: Annotated[Path, BeforeValidator(lambda value: value or default_cache_dir())] = Field(
@@ -61,12 +61,12 @@ class InferenceSettings(StageSettings):
         )
 
     def scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
-        """The scheduler's share of these settings, for the model that it will serve."""
+        """Limits of the scheduler that serves this model."""
         # Tokens in one pass, and padding that costs less than another pass: measured on cpu (see `SchedulerLimits`);
-        # on cuda, where a pass of thousands takes hardly longer than one of a hundred, set for want of a measurement.
+        # on cuda, where a pass of thousands takes hardly longer than one of a hundred, chosen without a measurement.
         batch_tokens, padding_tokens = (16_384, 2_048) if model.device == "cuda" else (512, 16)
         if model.backend == "openvino":
-            padding_tokens = 0  # a row has its own width, whatever it is computed with: see `OpenVinoRuntime.width`
+            padding_tokens = 0  # the width of a row depends on nothing but the row: see `OpenVinoRuntime.width`
         return SchedulerLimits(
             batch_tokens=self.batch_tokens or batch_tokens,
             padding_tokens=padding_tokens,

@@ -156,7 +156,7 @@ class _Template:
 
 
 def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
-    """How many tokens of each fit into `room`: `longest_first` of Hugging Face's tokenizers, to the token."""
+    """Tokens of each that fit into `room`, exactly as `longest_first` of Hugging Face's tokenizers."""
     shorter, longer = sorted((query, passage))
     if shorter + longer > room:
         longer = max(shorter, room - shorter)
