@@ -33,7 +33,7 @@ def main(
     share: Annotated[float, typer.Option(min=0.001, max=1, help="The part of passages and lines to use.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measures `sluice index` through running stages. Leave the machine alone meanwhile.
+    """Measure `sluice index` through running stages. Leave the machine alone meanwhile.
 
     Rows go to build/bench/index.json, over earlier ones of the same name; with a --share they have names of their own.
     """

@@ -1,4 +1,4 @@
-"""What is measured of indexing: each function answers the row of one claim."""
+"""Measurements of indexing: one function a row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class IndexMeasurement:
     name: str
     run: Callable[[Session, int], Row]
     size: int
-    """How many passages or lines; smaller to see that it works."""
+    """Number of passages or lines; smaller to see that it works."""
 
 
 def rate(session: Session, count: int) -> Row:
@@ -76,7 +76,7 @@ def memory(session: Session, count: int) -> Row:
 
 
 def _synthetic(path: Path, lines: int) -> Path:
-    """A corpus of so many lines, the same every time."""
+    """A corpus of a number of lines, the same every time."""
     chance = random.Random(lines)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 9))) for _ in range(5000)]
     with path.open("w", encoding="utf-8") as stream:

@@ -19,7 +19,7 @@ from deploy.local.paths import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What a run of the command came to."""
+    """Result of a run of the command."""
 
     seconds: float
     """From its start to its end as a process."""
@@ -42,7 +42,7 @@ def platform(environment: Mapping[str, str] | None = None) -> Iterator[str]:
 
 
 def index(gateway: str, source: Path, collection: str) -> Indexed:
-    """Runs `sluice index` to its end. Raises CalledProcessError where that is no good one."""
+    """Run `sluice index` to its end. Raises CalledProcessError where that is no good one."""
     command = [sys.executable, "-m", "sluice_cli.main", "--gateway", gateway, "index", str(source)]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as told:

@@ -1,6 +1,6 @@
-"""`python -m bench.overload`: what becomes of searches when more come than the machine can answer.
+"""`python -m bench.overload`: searches under more load than the machine can answer.
 
-Open loop: questions come at their own pace, as people do, however the answers fare. Each has 150 ms. The real stack
+Open loop: questions come at their own pace, however the answers fare. Each has 150 ms. The real stack
 with its real models over a small index; the rate that it sustains is measured first.
 """
 
@@ -44,7 +44,7 @@ PLOT = BUILD / "bench" / "overload.png"
 
 @dataclass(frozen=True)
 class Load:
-    """What became of the searches at one rate."""
+    """Outcomes of the searches at one rate."""
 
     load: float
     """In sustainable rates."""
@@ -56,7 +56,7 @@ class Load:
     degraded: int
     """Answered in time, and the answer says what it lacks."""
     refused: int
-    """Turned away at once (RESOURCE_EXHAUSTED): somebody else may be asked, or later."""
+    """Refused at once (RESOURCE_EXHAUSTED): the caller may ask another gateway, or later."""
     late: int
     """Accepted, and not answered within the deadline."""
     failed: int

@@ -15,7 +15,7 @@ _PARTS = (
 
 
 def draw(result: dict[str, Any], path: Path) -> bool:
-    """Draws it, where matplotlib is installed (the `bench` extra); says whether it did."""
+    """Draw it; False where matplotlib (the `bench` extra) is missing."""
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
     except ImportError:

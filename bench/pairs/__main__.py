@@ -91,7 +91,7 @@ def checked_out(commit: str) -> Path:
 
 
 def texts(seed: int, count: int, words: int) -> list[str]:
-    """Cuts of Python's documentation, all different."""
+    """Cut of Python's documentation, all different."""
     source = " ".join(topics.values()).split()
     starts = random.Random(seed).sample(range(len(source) - words), count)
     return [" ".join(source[start : start + words]) for start in starts]

@@ -46,7 +46,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The command line."""
 
     only: str
     limit: int | None
@@ -70,7 +70,7 @@ def main(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Asks collections with known answers through the running services, and says how good the answers are.
+    """Ask collections with known answers through the running services, and measure the answers.
 
     Starts a stack of its own. Rows go to build/bench/quality.json, over earlier ones of the same names. Whatever stops
     it, started again it goes on with the next question.

@@ -23,7 +23,7 @@ ENVIRONMENT = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
     # Every question is to cost what a new one costs, whichever configuration was asked before.
     "CACHE_ENTRIES": "0",
-    # One caller and one replica of each stage: nobody has to connect anew to find others.
+    # One caller and one replica of each stage: there is no need to reconnect to find others.
     "MAX_CONNECTION_AGE_SECONDS": "86400",
 }
 """Of the stack that is asked, over its profile."""
@@ -35,7 +35,7 @@ _LEXICAL_SETTINGS = ("LEXICAL_K1", "LEXICAL_B", "LEXICAL_AVERAGE_LENGTH", "LEXIC
 
 @dataclass(frozen=True)
 class Asked:
-    """What one configuration found."""
+    """Results of one configuration."""
 
     run: Mapping[str, list[str]]
     """Ids of documents, best first, by query."""
@@ -44,7 +44,7 @@ class Asked:
 
 
 def code_digest() -> str:
-    """Changes with the code of the services: rankings of other code are not these."""
+    """Change with the code of the services: rankings of other code are not these."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "services").rglob("*.py")):
         digest.update(path.read_bytes())
@@ -52,7 +52,7 @@ def code_digest() -> str:
 
 
 async def models_of(client: AsyncClient) -> str:
-    """What computes, by fingerprint."""
+    """Models that serve, by fingerprint."""
     config = await client.config()
     return " ".join(stage.model.fingerprint for stage in config.stages if stage.model)
 
@@ -64,7 +64,7 @@ async def store(
     on_progress: Callable[[int], None],
     on_rejected: Callable[[Document, SluiceError], None],
 ) -> str:
-    """Stores the documents through the gateway unless they are there, and answers the name of their collection.
+    """Store the documents through the gateway unless they are there; the name of their collection.
 
     A collection belongs to the documents, the model and the lexical settings that it was made with.
     """
@@ -95,7 +95,7 @@ async def ask(
     kept: Kept,
     on_progress: Callable[[], None],
 ) -> Asked:
-    """Asks the queries (id and text) that were not answered yet, one after the other.
+    """Ask the queries (id and text) that were not answered yet, one after the other.
 
     Raises StartupError where a stage that is on did not do its part.
     """

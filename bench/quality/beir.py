@@ -4,7 +4,7 @@
     queries.jsonl           {"_id", "text"} a line; queries.train.jsonl for the split `train`, where there is one
     qrels.tsv               query-id, corpus-id and score below a line of titles; qrels.train.tsv for `train`
 
-BEIR's own `qrels/test.tsv`, `qrels/train.tsv` beside one `queries.jsonl` for all splits are read as well. A score above
+BEIR's own `qrels/test.tsv`, `qrels/train.tsv` with one `queries.jsonl` for all splits are read as well. A score above
 0 makes a document relevant, a higher one more so; queries that no document answers are left out.
 """
 
@@ -35,16 +35,16 @@ class Dataset:
     queries: Mapping[str, str]
     """Text by id."""
     qrels: Mapping[str, Mapping[str, int]]
-    """How relevant which documents are, by query; every query has one that is."""
+    """Grades of relevant documents, by query; every query has one."""
 
     @cached_property
     def corpus_digest(self) -> str:
-        """Changes with the documents."""
+        """Change with the documents."""
         return _digest([document.id, document.title, document.text] for document in self.documents)
 
     @cached_property
     def digest(self) -> str:
-        """Changes with the documents, the queries or the answers."""
+        """Change with the documents, the queries or the answers."""
         questions = [
             self.corpus_digest,
             sorted(self.queries.items()),
@@ -71,12 +71,12 @@ def find(folders: Sequence[Path]) -> list[Path]:
 
 
 def has_split(folder: Path, split: str) -> bool:
-    """Whether a collection has answers for a split."""
+    """True if a collection has answers for a split."""
     return any(path.is_file() for path in _qrels_files(folder, split))
 
 
 def load(folder: Path, split: str = TEST) -> Dataset:
-    """Reads a collection. Raises StartupError naming file and line where that cannot be."""
+    """Read a collection. Raises StartupError naming file and line where that cannot be."""
     qrels_file = next((path for path in _qrels_files(folder, split) if path.is_file()), None)
     if qrels_file is None:
         raise StartupError(

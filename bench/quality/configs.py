@@ -1,4 +1,4 @@
-"""What is switched on in each configuration, and which one shows what its feature adds."""
+"""Configurations: the features of each, and the one to compare it with."""
 
 from __future__ import annotations
 

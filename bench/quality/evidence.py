@@ -1,4 +1,4 @@
-"""What the stages say of a collection, asked once and kept: vectors, variants, scores of the cross-encoder.
+"""Outputs of the stages for a collection, computed once and kept: vectors, variants, reranker scores.
 
 Everything that is dear to compute and does not depend on any weight. It lies below build/bench/quality/evidence and is
 added to as it comes in, so that a run that was stopped goes on where it was.
@@ -51,7 +51,7 @@ class Evidence:
 
     dataset: Dataset
     readings: Sequence[str]
-    """What models read of each document."""
+    """Text of each document as models read it."""
     documents: Vectors
     vectors: Mapping[str, npt.NDArray[np.float32]]
     """By text, of all queries and variants."""

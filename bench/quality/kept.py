@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Kept:
-    """A file of JSON lines below a first one with a key; one with another key is of no use, and starts anew.
+    """A file of JSON lines below a first one with a key; one with another key is of no use, and is started again.
 
     A line is whole or not there: what a sudden end cut off is removed.
     """
@@ -26,7 +26,7 @@ class Kept:
             self._fresh, self._whole = b"", len(whole)
 
     def add(self, **content: Any) -> None:
-        """Keeps one more line. Until then the file stays as it is."""
+        """Keep one more line. Until then the file stays as it is."""
         line = self._fresh + json.dumps(content).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("r+b" if self._whole else "wb") as file:

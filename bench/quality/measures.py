@@ -1,4 +1,4 @@
-"""How good a ranking is: trec_eval's measures by way of ir-measures, one more of ours, and how sure the means are."""
+"""Quality of rankings: trec_eval's measures by way of ir-measures, one of ours, and intervals of their means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ir_measures import RR, R, nDCG
 from sluice_statistics.intervals import Estimate, bootstrap
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""How relevant which documents are, by query; 0 is not at all."""
+"""Grades of documents, by query; 0 is not relevant."""
 Run = Mapping[str, Sequence[str]]
 """Ids of documents, best first, by query."""
 
@@ -24,8 +24,8 @@ def by_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     """Every measure for every query of the run, by measure and query.
 
     nDCG takes the grade as the gain; recall and the reciprocal rank take every grade above 0 for relevant.
-    `all_gold@10` is 1 for a query that has all of its relevant documents among the first ten, else 0: whoever answers
-    from ten passages has then all that the answer takes.
+    `all_gold@10` is 1 for a query that has all of its relevant documents among the first ten, else 0: an
+    answer from ten passages then has all that it needs.
     """
     answered = {query: qrels[query] for query in run}
     scored = {

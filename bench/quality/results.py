@@ -1,4 +1,4 @@
-"""What comes out: rows, their file, a table and a plot."""
+"""Rows of results, their file, a table and a plot."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _against(other: str, config: str, values: Mapping[str, Mapping[str, Mapping[
 
 
 def store(fresh: Sequence[Row], path: Path = FILE) -> list[Row]:
-    """Writes rows over those of the same collection, split and configuration, and leaves the others; answers all."""
+    """Write rows over those of the same collection, split and configuration; all rows."""
     merged = {_key(row): row for row in [*load(path), *fresh]}
     order = list(CONFIGS)
     everything = sorted(merged.values(), key=lambda row: (row["dataset"], row["split"], order.index(row["config"])))
@@ -75,7 +75,7 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def table(shown: Sequence[Row]) -> Table:
-    """For people: green where a feature helps for sure, red where it harms."""
+    """Table of the rows: green where a feature helps for sure, red where it harms."""
     view = Table(title="nDCG and its fellows, 0 to 1", title_justify="left")
     for title in ("dataset", "config"):
         view.add_column(title, no_wrap=True)

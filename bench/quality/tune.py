@@ -1,4 +1,4 @@
-"""`python -m bench.quality.tune`: what each weight does, one curve a weight, on questions that nobody reports.
+"""`python -m bench.quality.tune`: what each weight does, one curve a weight, on questions that no report uses.
 
 The stages are asked once (`evidence.py`); then every setting is tried in numpy (`simulate.py`).
 """
@@ -66,7 +66,7 @@ class Settings:
     lexical_weight: float = _default(GatewaySettings, "lexical_weight")
     strategy: str | None = None
     variant_weight: float = 0.0
-    """Of a variant without any doubt, beside the query's 1."""
+    """Of a variant without any doubt; the query has 1."""
     variants_dense: bool = True
     variants_lexical: bool = True
     reranked: bool = False
@@ -221,7 +221,7 @@ class Curve:
     """Of Settings."""
     values: Sequence[Any]
     around: Mapping[str, Any]
-    """What is not at its default."""
+    """Settings that are not at their default."""
 
 
 CURVES = (
@@ -287,7 +287,7 @@ def measured(curve: Curve, tuned: Sequence[Tuned], base: Settings) -> list[dict[
 
 
 def table(curve: Curve, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """For people: a line for each collection, a column for each value."""
+    """Table with a line for each collection and a column for each value."""
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     view = Table("", *map(str, curve.values), title=curve.name, title_justify="left")
     by_place = {(row["dataset"], row["value"]): row[NDCG] for row in rows}
@@ -327,7 +327,7 @@ def main(
     only: Annotated[str, typer.Option(help="Curves whose name matches, as in 'RERANK*'.")] = "*",
     reranked: Annotated[int, typer.Option(metavar="N", help="Queries of each whose candidates are reranked.")] = 200,
 ) -> None:
-    """Draws the curve of every weight on training questions, and writes build/bench/tune.json.
+    """Draw the curve of every weight on training questions, and write build/bench/tune.json.
 
     Takes the split `train` of a collection that has one. Another is taken whole: pass only what was made of training
     questions, and never what is reported. What the stages said is kept: the second run takes seconds.

@@ -1,4 +1,4 @@
-"""`python -m bench.rollout`: what rolling features out costs the gateway.
+"""`python -m bench.rollout`: the gateway's cost of rolling features out.
 
 Deciding: one process, no network, 50 features. Searching: two gateways over the same stages, one with three ramps that
 every user takes part in, reporting evidence to a real rollout service, one without; the same callers ask both in turn.
@@ -47,7 +47,7 @@ RESULT = BUILD / "bench" / "rollout.json"
 FEATURES = 50
 BATCH = 500
 USERS = 5_000
-# Zipf's exponent of how often users come back; 1 is usual for people.
+# Zipf's exponent of the frequencies of users; 1 is usual.
 SKEW = 1.0
 CALLERS = 8
 WANTED_MICROSECONDS = 100.0
@@ -71,7 +71,7 @@ OVERRIDES = {
 
 @dataclass(frozen=True)
 class Deciding:
-    """What one decision costs."""
+    """Cost of one decision."""
 
     case: str
     microseconds: float
@@ -92,17 +92,17 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """How much of the throughput is left."""
+        """Share of the throughput that is left."""
         return self.on / self.off
 
     @property
     def cpu_ratio(self) -> float:
-        """How much of the throughput would be left if the gateway were all that takes time."""
+        """Share of the throughput that would be left if only the gateway took time."""
         return self.off_cpu_ms / self.on_cpu_ms
 
 
 def decide(case: str, ramps: Sequence[Ramp], users: Sequence[str]) -> Deciding:
-    """Decides for users, one after the other, in batches."""
+    """Decide for users, one after the other, in batches."""
     table = RolloutTable(Features(), ramps, snapshot_version=1)
     cpu, wall = [], []
     for start in range(0, len(users), BATCH):
@@ -125,7 +125,7 @@ def deciding() -> list[Deciding]:
         Overrides(max_variant_count=3),
         Overrides(lexical=True),
     ]
-    # Shares of a twentieth: most features take effect on nobody's flags before, so that all have to be decided.
+    # Shares of a twentieth: most features take effect on no one's flags before, so that all have to be decided.
     ramping = [
         Ramp(
             f"feature-{number}",
@@ -215,7 +215,7 @@ def _free_port() -> int:
 
 
 async def start_ramps(address: str) -> None:
-    """Three ramps at half of the users: everybody is in an arm of each."""
+    """Three ramps at half of the users: every user is in an arm of each."""
     by = rollout_pb2.Command(actor="bench.rollout", reason="to be measured")
     plan = rollout_pb2.Plan(
         name="half", steps=[rollout_pb2.PlanStep(treatment_ppm=500_000, dwell=Duration(seconds=86_400))]

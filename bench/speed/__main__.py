@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command(epilog=examples(EXAMPLES))
 def main(only: Only = "*", rounds: Rounds = 5, quick: Quick = False, as_json: AsJson = False) -> None:
-    """Measures the embedder and the reranker over gRPC against their own models in-process.
+    """Measure the embedder and the reranker over gRPC against their own models in-process.
 
     Leave the machine alone meanwhile. Rows go to build/bench/speed.json, over earlier ones of the same name.
     """

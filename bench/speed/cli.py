@@ -1,4 +1,4 @@
-"""What the commands of this package have in common: options, progress, where rows go, and how they are shown."""
+"""Options, progress and output that the commands of this package share."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the measured rows as
 
 
 def examples(lines: str) -> str:
-    """What `--help` shows at its end, a line each."""
+    """Examples at the end of `--help`, a line each."""
     return "\n\n".join(["[bold]Examples[/]", *(line.strip() for line in lines.strip().splitlines())])
 
 
 def measure(
     command: str, measurements: Sequence[Measurement], *, only: str, rounds: int, quick: bool, as_json: bool
 ) -> None:
-    """Runs what matches, keeps every row as soon as there is one, and shows them."""
+    """Run what matches, keep every row as soon as there is one, and show them."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
     console = wide_console(stderr=as_json)
     chosen = [each for each in measurements if any(fnmatchcase(name, only) for name in each.names)]
@@ -76,7 +76,7 @@ def measure(
 
 
 def report(console: Console, measured: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Shows the measured rows, and draws all."""
+    """Show the measured rows, and draw all."""
     drawn = results.plot(results.load())
     if as_json:
         print(json.dumps(list(measured), indent=1))

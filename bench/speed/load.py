@@ -58,10 +58,10 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What the clients saw."""
+    """Calls as the clients saw them."""
 
     started: float
-    """When the warm-up was over."""
+    """End of the warm-up."""
     ended: float
     samples: list[Sample] = field(default_factory=list)
     """Every call that ended in between."""
@@ -70,7 +70,7 @@ class Report:
     reply: bytes = b""
     """One of the replies, to look into."""
     ran_dry: bool = False
-    """Whether there were too few different calls for the time."""
+    """True if there were too few different calls for the time."""
 
     def rate(self, since: float | None = None, until: float | None = None) -> float:
         """Rows a second that were answered well, of all the time or a part of it."""
@@ -80,11 +80,11 @@ class Report:
         return rows / (until - since)
 
     def milliseconds(self, code: str = OK) -> list[float]:
-        """How long the calls took that ended so."""
+        """Durations of the calls that ended with this code."""
         return [sample.seconds * 1000 for sample in self.samples if sample.code == code]
 
     def codes(self) -> dict[str, int]:
-        """How many calls ended how."""
+        """Number of calls by code."""
         return dict(Counter(sample.code for sample in self.samples))
 
 
@@ -112,11 +112,11 @@ class LoadProcess:
         seconds: float,
         warm_up_seconds: float = 0.5,
     ) -> Future[Report]:
-        """So many clients, each of which sends its next call when the last one is answered."""
+        """A number of clients, each of which sends its next call when the last one is answered."""
         return self._executor.submit(_closed_loop, endpoint, calls, concurrency, seconds, warm_up_seconds)
 
     def every(self, endpoint: Endpoint, calls: Sequence[Call], *, concurrency: int) -> Future[Report]:
-        """All of the calls, from so many clients."""
+        """Send all calls, from a number of clients."""
         return self._executor.submit(_closed_loop, endpoint, calls, concurrency, None, 0.0)
 
     def open_loop(
@@ -134,7 +134,7 @@ class LoadProcess:
 
 
 def _ready() -> None:
-    """Done when the process has imported all it needs."""
+    """Return when the process has imported all it needs."""
 
 
 class _Connection(Protocol):

@@ -1,4 +1,4 @@
-"""What int8 costs in quality: nDCG@10 of the dense search alone, exact, over a collection with known answers."""
+"""Quality lost to int8: nDCG@10 of an exact dense search over a collection with known answers."""
 
 from __future__ import annotations
 

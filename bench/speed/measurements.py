@@ -1,4 +1,4 @@
-"""What is measured, one function for each row of issue 3's table that needs no other server (see peers.py)."""
+"""Measurements that need no other server, one function a row; see peers.py for the others."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def mixed_load(session: Session, endpoint: Endpoint, number: int, payload: Paylo
 def short_load(
     session: Session, endpoint: Endpoint, number: int, concurrency: int, payload: Payload = embed_query
 ) -> Report:
-    """Short queries, one a call, from so many clients."""
+    """Short queries, one a call, from a number of clients."""
     seconds = _SECONDS * session.scale / 2
     texts = workload(f"short {concurrency}", number).short(int((seconds + 1) * _SHORT_A_SECOND))
     calls = [Call(payload(text.text), 1) for text in texts]
@@ -343,7 +343,7 @@ def short_load(
 
 
 def rerank_load(session: Session, endpoint: Endpoint, number: int, concurrency: int, seconds: float) -> Report:
-    """Questions with passages from so many clients."""
+    """Questions with passages from a number of clients."""
     seconds *= session.scale
     questions = workload("rerank", number).questions(int((seconds + 2) * _QUESTIONS_A_SECOND))
     calls = rerank_calls(questions)

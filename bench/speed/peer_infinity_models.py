@@ -1,4 +1,4 @@
-"""The model as infinity-emb's ONNX engine wants it: fp32, and the dynamic int8 that model hubs offer beside it.
+"""The model as infinity-emb's ONNX engine wants it: fp32, and the dynamic int8 that model hubs offer next to it.
 
 Run in infinity's own folder by peers.py: `python peer_infinity_models.py MODEL_FOLDER FP32_FOLDER INT8_FOLDER`.
 """
@@ -15,7 +15,7 @@ from optimum.onnxruntime.configuration import AutoQuantizationConfig  # type: ig
 
 
 def main(source: str, fp32: str, int8: str) -> None:
-    """Writes both folders."""
+    """Write both folders."""
     # optimum is older than torch's new exporter, and expects the one before.
     torch.onnx.export = partial(torch.onnx.export, dynamo=False)
     main_export(source, fp32, task="feature-extraction", library_name="transformers", no_post_process=True)

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 
 def main(folder: str, port: int) -> None:
-    """Serves until it is stopped."""
+    """Serve until it is stopped."""
     model = SentenceTransformer(folder, device="cpu", local_files_only=True)
     turns = ThreadPoolExecutor(1)
 

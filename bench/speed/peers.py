@@ -1,4 +1,4 @@
-"""`python -m bench.speed.peers`: the same model, machine and clients, behind the servers that people use today.
+"""`python -m bench.speed.peers`: the same model, machine and clients, behind other servers.
 
 Each is installed by pip into a folder of its own under build/peers, is given its best settings for a CPU, and is asked
 over HTTP with connections that stay open, by clients that cost less than gRPC's.
@@ -76,7 +76,7 @@ class Peer:
     packages: str
     """The folder under build/peers that it runs from."""
     command: Callable[[Path, int], list[str]]
-    """What to run in that folder, for a port."""
+    """Command to run in that folder, for a port."""
     path: str
     payload: Callable[[str], bytes]
     vector: Callable[[bytes], bytes]
@@ -226,7 +226,7 @@ def _theirs(session: Session, running: RunningPeer, concurrency: int) -> Callabl
 
 
 def _probes(session: Session, peers: Sequence[RunningPeer]) -> dict[str, float]:
-    """How fast each is at short queries from 32 clients, to choose among ways of computing."""
+    """Rate of each at short queries from 32 clients, to choose among ways of computing."""
     rounds = session.interleaved("infinity's engines", [_theirs(session, running, 32) for running in peers])
     medians = (statistics.median(rates) for rates in zip(*rounds, strict=True))
     return {running.peer.name: round(median, 1) for running, median in zip(peers, medians, strict=True)}
@@ -258,7 +258,7 @@ def _asked(running: RunningPeer, text: str) -> NDArray[np.float32]:
 
 @contextmanager
 def _serving(peer: Peer, folder: Path) -> Iterator[RunningPeer]:
-    """Runs a peer until the context is left; StartupError where it does not start."""
+    """Run a peer until the context is left; StartupError where it does not start."""
     name = peer.name.replace(" ", "-")
     with reserved_port() as port, spawned(name, peer.command(folder, port), _ENVIRONMENT) as child:
         running = RunningPeer(peer, Endpoint("http", f"{HOST}:{port}", peer.path))
@@ -344,7 +344,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command(epilog=examples(EXAMPLES))
 def main(only: Only = "*", rounds: Rounds = 5, quick: Quick = False, as_json: AsJson = False) -> None:
-    """Measures the embedder against infinity-emb and plain sentence-transformers, on the same model and clients.
+    """Measure the embedder against infinity-emb and plain sentence-transformers, on the same model and clients.
 
     Installs both below build/peers. Rows go to build/bench/speed.json, over earlier ones of the same name.
     """

@@ -27,7 +27,7 @@ _RETRIALS, _FINALISTS = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How sorted rows are cut into batches: after so many rows, or before so many padded tokens."""
+    """A way to cut sorted rows into batches: by rows, or by padded tokens."""
 
     rows: int = 1_000_000
     padded_tokens: int = 1_000_000
@@ -103,7 +103,7 @@ _model: _Model
 
 
 def _load(kind: str, environment: Mapping[str, str]) -> None:
-    """Loads the stage's backend as its composition root does."""
+    """Load the stage's backend as its composition root does."""
     os.environ.update({"LOG_LEVEL": "WARNING", **environment})
     global _model  # noqa: PLW0603  one model a process is what this process is for
     _model = {"embedder": _embedder, "reranker": _reranker}[kind]()
@@ -166,7 +166,7 @@ def _vectors(texts: Sequence[str]) -> NDArray[np.float32]:
 def _best_cut(inputs: Sequence[Any]) -> tuple[Cut, dict[str, float]]:
     rates = {cut: _rate(inputs, cut) for cut in CUTS}
     for _ in range(_RETRIALS):
-        # The machine may have been busy just then: whoever is ahead is tried again.
+        # The machine may have been busy just then: the best ones are tried again.
         for cut in sorted(CUTS, key=rates.__getitem__)[-_FINALISTS:]:
             rates[cut] = max(rates[cut], _rate(inputs, cut))
     best = max(rates, key=rates.__getitem__)

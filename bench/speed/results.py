@@ -1,4 +1,4 @@
-"""What comes out: rows, their file, a table and a plot."""
+"""Rows of results, their file, a table and a plot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN_PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 98, 99, 99.5)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a row must show."""
+    """Bound that a row must meet."""
 
     quantity: Literal["ratio", "difference", "ours"]
     """Ours over the reference, ours less the reference, or ours alone."""
@@ -32,7 +32,7 @@ class Bar:
     limit: float
 
     def met_by(self, measured: float) -> bool:
-        """Whether it is good enough."""
+        """True if it is good enough."""
         return measured >= self.limit if self.sense == ">=" else measured <= self.limit
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ BARS: Mapping[str, Bar] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of ours beside what it is measured against. A number that could not be had is None, with a note."""
+    """One figure of ours and its reference. A number that could not be had is None, with a note."""
 
     name: str
     ours: float | None
@@ -132,7 +132,7 @@ def load(path: Path = FILE) -> list[dict[str, Any]]:
 
 
 def store(rows: Sequence[Row], path: Path = FILE) -> list[dict[str, Any]]:
-    """Writes the rows over those of the same names, and leaves the others as they are; answers all."""
+    """Write the rows over those of the same names; all rows."""
     merged = {row["name"]: row for row in load(path)}
     for row in rows:
         merged[row.name] = row.as_json()
@@ -146,7 +146,7 @@ def store(rows: Sequence[Row], path: Path = FILE) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str = "build/bench/speed.json") -> Table:
-    """For people."""
+    """Table of the rows."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("", no_wrap=True)
     for column in ("ours", "reference", "ratio", "unit"):

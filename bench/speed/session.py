@@ -1,4 +1,4 @@
-"""What the measurements of one run share: servers that stay up, processes that send load, rounds and their lengths."""
+"""Session of a run: servers that stay up, processes that send load, rounds and their lengths."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Session:
         return replace(row, details={**row.details, **kept})
 
     def interleaved(self, title: str, sides: Sequence[Callable[[int], T]]) -> list[tuple[T, ...]]:
-        """Runs every side in every round, each second round backwards, so that drift meets all sides alike.
+        """Run every side in every round, each second round backwards, so that drift meets all sides alike.
 
         Answers one tuple a round, in the order of `sides`. A side gets the number of the round.
         """

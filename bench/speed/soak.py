@@ -40,7 +40,7 @@ def main(
     requests: Annotated[int, typer.Option(min=_STEPS, help="How many calls, one text each.")] = 100_000,
     as_json: AsJson = False,
 ) -> None:
-    """Sends calls of random length to an embedder and watches its resident memory.
+    """Send calls of random length to an embedder and watches its resident memory.
 
     The first tenth fills the cache of results; from there on memory must not grow.
     """

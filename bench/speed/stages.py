@@ -38,7 +38,7 @@ class Server:
 
 @contextmanager
 def serving(stage: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Runs a stage, quiet and without traces; raises StartupError where it does not start."""
+    """Run a stage, quiet and without traces; raises StartupError where it does not start."""
     with reserved_port() as port:
         variables = {
             "GRPC_HOST": HOST,
@@ -58,7 +58,7 @@ def serving(stage: str, environment: Mapping[str, str] | None = None) -> Iterato
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Holds a free port without listening on it, so that nobody takes it but who is told of it."""
+    """Hold a free port without listening on it, so that only the process that is told of it takes it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind((HOST, 0))
@@ -93,7 +93,7 @@ def own_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def log_of(name: str) -> Path:
-    """Where a process writes."""
+    """Log of a process."""
     return LOGS / f"{name}.log"
 
 

@@ -24,7 +24,7 @@ SHORT_LENGTHS = (4, 16)
 PASSAGES = 50
 
 _SPECIAL_TOKENS = 2
-# Each so many texts in a row have the same spread of lengths, so that every round gets the same work.
+# As many texts in a row have the same spread of lengths, so that every round gets the same work.
 _STRATUM = 32
 _MARKUP = re.compile(r"[^\w\s.,;:()-]|[.:-]{2,}")
 
@@ -70,7 +70,7 @@ class Workload:
         ]
 
     def text(self, token_count: int) -> Text:
-        """A text of exactly so many tokens, at least 3."""
+        """A text of exactly this number of tokens, at least 3."""
         while True:
             text = self._source.cut(self._random, token_count - _SPECIAL_TOKENS)
             if text not in self._given:

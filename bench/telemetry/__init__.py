@@ -1,1 +1,1 @@
-"""What metrics and traces cost, in pairs."""
+"""Benchmark of metrics and traces, in pairs."""

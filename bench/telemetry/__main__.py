@@ -85,7 +85,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one side loses against the one without telemetry. Medians over the pairs."""
+    """Losses of one side against the one without telemetry. Medians over the pairs."""
 
     name: str
     per_second: float
@@ -100,7 +100,7 @@ class Figure:
     """Share of processor time a call that comes on top: steadier than throughput on a machine that others use."""
     pairs: int
     ok: bool | None
-    """Whether the bar is met; None where there is none."""
+    """True if the bound is met; None without a bound."""
 
 
 async def _measure(
@@ -171,7 +171,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Two short rounds, to see that it works.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
-    """Measures what metrics and traces cost. Leave the machine alone meanwhile. Writes build/bench/telemetry.json.
+    """Measure what metrics and traces cost. Leave the machine alone meanwhile. Writes build/bench/telemetry.json.
 
     Exit code 1 if the telemetry of production costs more than 3 % of throughput.
     """

@@ -15,7 +15,7 @@ _EXPORT = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 
 async def main(address: str) -> None:
-    """Serves for ever."""
+    """Serve until the process is stopped."""
 
     async def export(_request: bytes, _context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         return b""

@@ -39,7 +39,7 @@ def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it, as .png or .svg.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask as many users do at once, and see how the gateways bear it: failures, percentiles, arms of rollouts.
+    """Send the searches of many users at once: failures, percentiles, arms of rollouts.
 
     The acceptance load before and during a rollout. Some users and questions come much more often than others, by
     Zipf's law. Several gateways are asked in turn: --gateway ipv4:10.0.0.1:50051,10.0.0.2:50051.
@@ -82,10 +82,11 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     qps: Annotated[float | None, typer.Option(metavar="N", min=0.001, help="Searches a second.")] = None,
     p99_ms: Annotated[
-        float | None, typer.Option(metavar="MS", min=1, help="How soon 99 of 100 searches are to be answered.")
+        float | None, typer.Option(metavar="MS", min=1, help="Time within which 99 of 100 searches are to be answered.")
     ] = None,
     features: Annotated[
-        str, typer.Option(metavar="LIST", help="What is on: rerank and expansion, separated by commas, or none.")
+        str,
+        typer.Option(metavar="LIST", help="Features that are on: rerank and expansion, separated by commas, or none."),
     ] = "rerank,expansion",
     candidates: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=1000, help="Candidates to rerank; as measured if not given.")
@@ -95,14 +96,15 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     ] = 0.75,
     shared_cores: Annotated[
         float | None,
-        typer.Option(metavar="N", min=1, help="Predict one of each stage on one machine of so many processors."),
+        typer.Option(metavar="N", min=1, help="Predict one of each stage on one machine with N processors."),
     ] = None,
     measurements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What `sluice plan calibrate` wrote; a sample if not given.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Measurements of `sluice plan calibrate`; a sample if not given."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many replicas of each stage a load needs, what autoscalers aim at, and what each feature costs.
+    """Plan the replicas of each stage for a load, the targets of autoscalers, and the cost of each feature.
 
     Searches are simulated from measured times, which `sluice plan calibrate` takes from a running stack;
     docs/capacity.md tells how, and how far it was right. The exit code is 1 if the target cannot be held.
@@ -142,12 +144,12 @@ def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 @planning.command()
 def calibrate(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the measurements go.")] = Path(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="File for the measurements.")] = Path(
         "measurements.json"
     ),
     metrics: Annotated[
         list[str] | None,
-        typer.Option(metavar="STAGE=URL", help="Where a stage's metrics are, if not where `make up` serves them."),
+        typer.Option(metavar="STAGE=URL", help="Metrics of a stage, if not where `make up` serves them."),
     ] = None,
     collection: Collection = "",
     queries: Annotated[
@@ -162,7 +164,7 @@ def calibrate(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 ) -> None:
     """Measure a running stack: one search at a time, with and without each feature, by the stages' own counters.
 
-    Takes a few minutes. There has to be one replica of each stage, nobody else asking, and documents like those to be
+    Takes a few minutes. There has to be one replica of each stage, no one else asking, and documents like those to be
     served. The exit code is 1 if the machine was busy with other things.
 
     \b

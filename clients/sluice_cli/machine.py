@@ -71,7 +71,7 @@ def machine_checks() -> Iterator[Check]:
 
 
 def start_checks() -> Iterator[Check]:
-    """What stages that are started here, with this environment, would find: models and WordNet.
+    """Models and WordNet as stages that are started here, with this environment, would find them.
 
     A model that has to be unpacked first is unpacked, as its stage would do at its start.
     """
@@ -119,7 +119,7 @@ def package_checks(
 
 
 def memory_check(available: int | None) -> Check:
-    """Whether there is memory for the services; None where nobody knows."""
+    """Check memory for the services; None where it is not known."""
     if available is None:
         return ok("memory", "not known on this system")
     finding = f"{available / GIB:.1f} GiB available"
@@ -131,7 +131,7 @@ def memory_check(available: int | None) -> Check:
 
 
 def disk_check(folder: Path, free: int) -> Check:
-    """Whether there is room for models and an index."""
+    """Check room for models and an index."""
     finding = f"{free / GIB:.1f} GiB free in {folder}"
     if free < DISK_NEEDED:
         return fail("disk", finding, "make room before storing anything")

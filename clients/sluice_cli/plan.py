@@ -238,7 +238,7 @@ def _view(prediction: Prediction, title: str, found: Plan | None) -> RenderableT
 
 
 def _feature_costs(plan: Plan) -> list[dict[str, Any]]:
-    """What each feature adds to a plan."""
+    """Costs that each feature adds to a plan."""
     return [
         {
             "feature": feature,

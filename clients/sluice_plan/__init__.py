@@ -1,4 +1,4 @@
-"""What a stack can do, by a simulation from measured times. All times are milliseconds; no I/O, no clock.
+"""Capacity of a stack, by a simulation from measured times. All times are milliseconds; no I/O, no clock.
 
 measurements.py  what was measured, and its file
 simulation.py    searches played through, one event after the other

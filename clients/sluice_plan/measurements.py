@@ -74,7 +74,7 @@ class ModelPace(_Part):
 
 
 class Origin(_Part):
-    """Where and when it was measured."""
+    """Place and time of the measurement."""
 
     at: str
     """ISO 8601."""

@@ -1,4 +1,4 @@
-"""Runs the crash drills that there are; `make test-crash`. Writes build/crash.json."""
+"""Run the crash drills (`make test-crash`); writes build/crash.json."""
 
 from __future__ import annotations
 

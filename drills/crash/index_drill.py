@@ -16,7 +16,7 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient
 
 from deploy.local.paths import BUILD, ROOT
-from drills.faults.processes import StageProcess, running
+from drills.parts.processes import StageProcess, running
 from sluice_client import AsyncClient, SluiceError
 
 STAGES = ("gateway", "embedder", "retriever")
@@ -37,18 +37,18 @@ class Drill:
         self.documents = documents
         self.stages = stages
         self.seconds = 0.0
-        """What an uninterrupted run takes."""
+        """Duration of an uninterrupted run."""
         self.collections: list[str] = []
 
     async def uninterrupted(self) -> None:
-        """Stores the source once, with nobody disturbing it."""
+        """Store the source once, undisturbed."""
         started = time.monotonic()
         command = await self.command("reference")
         assert await command.wait() == _NEEDS_A_LOOK, (self.folder / "reference.log").read_text()
         self.seconds = time.monotonic() - started
 
     async def killed(self, collection: str, most: int) -> int:
-        """Stores the source with the command killed again and again; how often that was."""
+        """Store the source with the command killed again and again; the number of kills."""
         kills = 0
         while True:
             command = await self.command(collection)
@@ -60,7 +60,7 @@ class Drill:
             return kills
 
     async def with_stage_killed(self, stage: str, collection: str, most: int) -> int:
-        """Stores the source with a stage killed again and again under the command; how often that was."""
+        """Store the source with a stage killed again and again under the command; the number of kills."""
         kills = 0
         while True:
             command = await self.command(collection)
@@ -93,7 +93,7 @@ class Drill:
             )
 
     async def settled(self) -> None:
-        """Returns when the gateway reaches all of them again."""
+        """Return when the gateway reaches all of them again."""
         async with asyncio.timeout(60), AsyncClient(self.stages["gateway"].address) as client:
             while True:
                 with suppress(SluiceError):
@@ -113,13 +113,13 @@ class Drill:
             await engine.close()
 
     def rejects(self, collection: str) -> list[str]:
-        """What is written down as rejected, in the order of the source."""
+        """Rejected lines, in the order of the source."""
         lines = (self.folder / f"{collection}.jsonl.rejects.jsonl").read_text().splitlines()
         return sorted(lines, key=lambda line: json.loads(line)["line"])
 
 
 async def drill(kills: int, documents: int = 5000, stages: Sequence[str] = STAGES) -> list[dict[str, Any]]:
-    """Kills the command so many times, and these stages under it a tenth as often; a row for each of them."""
+    """Kill the command, and these stages under it a tenth as often; a row for each of them."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=BUILD, prefix="crash-index-") as name:
         folder = Path(name)
@@ -133,7 +133,7 @@ async def drill(kills: int, documents: int = 5000, stages: Sequence[str] = STAGE
                 {
                     "EMBEDDER_ADDRESS": embedder.address,
                     "RETRIEVER_ADDRESS": retriever.address,
-                    # Stages go away and come back often, and nobody is to wait for that longer than needed.
+                    # Stages go away and come back often, and no one is to wait for that longer than needed.
                     "BREAKER_RESET_SECONDS": "0.5",
                     **_UNLIMITED,
                 },
@@ -205,7 +205,7 @@ def _write(source: Path, documents: int) -> None:
 
 
 async def _killed_at_random(process: asyncio.subprocess.Process, longest: float) -> bool:
-    """Kills a process at a random moment within so many seconds; whether it had not ended by itself."""
+    """Kill a process at a random moment within a time in seconds; False if it had ended by itself."""
     with suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), random.uniform(0, longest))
         return False

@@ -15,7 +15,7 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient
 
 from deploy.local.paths import BUILD, ROOT
-from drills.faults.processes import StageProcess, running
+from drills.parts.processes import StageProcess, running
 from sluice_client import AsyncClient, Document, SluiceError
 
 FIRST_MODEL, SECOND_MODEL = "pseudo-64", "pseudo-32"
@@ -25,7 +25,7 @@ _WORDS = "seven wizards box while the quick brown fox jumps over a lazy dog and 
 
 @dataclass
 class Processes:
-    """What may be killed, and a folder that outlives it."""
+    """Processes to kill, and a folder that outlives them."""
 
     gateway: StageProcess
     retriever: StageProcess
@@ -51,7 +51,7 @@ class Processes:
         return points
 
     async def settled(self) -> None:
-        """Returns when the gateway reaches the retriever again."""
+        """Return when the gateway reaches the retriever again."""
         async with asyncio.timeout(60), AsyncClient(self.gateway.address) as client:
             while True:
                 with suppress(SluiceError):
@@ -87,7 +87,7 @@ async def platform() -> AsyncIterator[Processes]:
                     "EMBEDDER_ADDRESS": first.address,
                     "EMBEDDER_ADDITIONAL_ADDRESSES": second.address,
                     "RETRIEVER_ADDRESS": retriever.address,
-                    # The retriever goes away and comes back often, and nobody is to wait for that longer than needed.
+                    # The retriever goes away and comes back often, and no one is to wait for that longer than needed.
                     "BREAKER_RESET_SECONDS": "0.5",
                     **_UNLIMITED,
                 },
@@ -105,7 +105,7 @@ def documents(count: int, title: str = "") -> Iterator[Document]:
 
 
 async def killed_at_random(process: asyncio.subprocess.Process, longest: float) -> bool:
-    """Kills a process at a random moment within so many seconds; whether it had not ended by itself."""
+    """Kill a process at a random moment within a time in seconds; False if it had ended by itself."""
     with suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), random.uniform(0, longest))
     if process.returncode is not None:

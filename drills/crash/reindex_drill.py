@@ -1,4 +1,4 @@
-"""`sluice reindex` and the gateway, killed at random moments: each rebuild ends equal to one that nobody disturbed."""
+"""`sluice reindex` and the gateway, killed at random moments: each rebuild ends equal to an undisturbed one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def drill(kills: int) -> list[dict[str, Any]]:
 
 
 async def _end(processes: Processes) -> None:
-    """Lets the command run to its end."""
+    """Let the command run to its end."""
     process = await processes.command("reindex", "--model", SECOND_MODEL, "--json")
     _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()

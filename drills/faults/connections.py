@@ -1,4 +1,4 @@
-"""What a channel to a stage does by itself: retries, and the throttle on them."""
+"""Faults that a channel to a stage handles by itself: retries, and the throttle on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import grpc
 
 from drills.faults.drill import Group, Seen
-from drills.faults.scripted import ScriptedStage, failing
+from drills.parts.scripted import ScriptedStage, failing
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
@@ -19,7 +19,7 @@ REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
 
 
 async def code(channel: StageChannel, seconds: float = 5.0) -> str:
-    """How one call ends: OK, or the kind of its error."""
+    """Outcome of one call: OK, or the kind of its error."""
     stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
     try:
         await channel.call(stub.ExpandQuery, REQUEST, deadline=time.monotonic() + seconds)

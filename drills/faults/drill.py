@@ -1,4 +1,4 @@
-"""What a drill is made of: rows that provoke a fault, say what they expect, and return what they saw."""
+"""Rows of a drill: each provokes a fault, says what it expects, and returns what it saw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SettingT = TypeVar("SettingT")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a row observed, with its figures, and whether that is what was expected."""
+    """Observation of a row, and its verdict."""
 
     ok: bool
     words: str
@@ -26,9 +26,9 @@ class Row:
     expected: str
     run: Callable[[Any], Awaitable[Seen]]
     quick: bool
-    """Whether it takes a second or two, and no clock decides: the test suite runs it, too."""
+    """True if it takes a second or two, and no clock decides: the test suite runs it, too."""
     longest_seconds: float
-    """After so long it has failed."""
+    """Time after which it has failed."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Group(Generic[SettingT]):
     def row(
         self, fault: str, expected: str, *, quick: bool = False, longest_seconds: float = 180.0
     ) -> Callable[[Callable[[Any], Awaitable[Seen]]], Callable[[Any], Awaitable[Seen]]]:
-        """Adds a coroutine function that gets the setting."""
+        """Add a coroutine function that gets the setting."""
 
         def add(run: Callable[[Any], Awaitable[Seen]]) -> Callable[[Any], Awaitable[Seen]]:
             self.rows.append(Row(fault, expected, run, quick, longest_seconds))
@@ -52,6 +52,6 @@ class Group(Generic[SettingT]):
 
 
 def ms(seconds: float) -> str:
-    """Milliseconds, as people read them."""
+    """Milliseconds with a sensible number of digits."""
     value = seconds * 1000
     return f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms"

@@ -36,7 +36,7 @@ def passage(words: int) -> str:
 
 
 async def embed(channel: StageChannel, texts: list[str], priority: model_pb2.Priority.ValueType) -> str:
-    """Embeds; says what came of it."""
+    """Embed; the outcome."""
     stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
     request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=priority)
     try:
@@ -53,7 +53,7 @@ async def embed(channel: StageChannel, texts: list[str], priority: model_pb2.Pri
 async def flood(
     address: str, callers: int, texts: int, words: int, priority: model_pb2.Priority.ValueType
 ) -> AsyncIterator[Counter[str]]:
-    """So many callers with so many texts of so many words each. How their calls ended is known afterwards."""
+    """Callers with a number of texts of a number of words each; the outcomes are known afterwards."""
     ended: Counter[str] = Counter()
     arguments = [address, *map(str, (callers, texts, words, priority))]
     process = await asyncio.create_subprocess_exec(

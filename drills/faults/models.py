@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from drills.faults.drill import Group, Seen, ms
 from drills.faults.flood import passage
 from drills.faults.pipeline import told
-from drills.faults.processes import StageProcess, running
+from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice_client import AsyncClient, Document, Features
@@ -34,7 +34,7 @@ class Platform:
 
 @asynccontextmanager
 async def platform() -> AsyncIterator[Platform]:
-    """No expander: nobody asks for it."""
+    """No expander, since no row asks for it."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory())
         stages = {

@@ -1,4 +1,4 @@
-"""Messages that nobody should send, made from ones that somebody may: on the wire, and in their fields."""
+"""Malformed messages made from well-formed ones: on the wire, and in their fields."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def _garbled(raw: bytes, chance: random.Random) -> bytes:
                 data[at : at + 2] = chance.choice((b"\xc3\x28", b"\xed\xa0\x80", b"\xff\xfe"))
             case 6:  # a length far beyond the end
                 data[at:at] = b"\x0a\xff\xff\xff\xff\x07"
-            case 7:  # a field that nobody knows, and groups that never close
+            case 7:  # an unknown field, and groups that never close
                 data[at:at] = chance.choice((b"\xf8\xff\x01\x01", b"\x0b" * 120, b"\x1b\x1b"))
     return bytes(data)
 
 
 def _distort(message: Message, chance: random.Random) -> None:
-    """Changes one field, here or further in."""
+    """Change one field, here or further in."""
     fields: Any = list(message.DESCRIPTOR.fields)
     if not fields:
         return

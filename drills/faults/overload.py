@@ -16,10 +16,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from drills.faults.drill import Group, Seen, ms
 from drills.faults.flood import embed, flood, passage
-from drills.faults.processes import LIGHT, StageProcess, running
-from drills.faults.proxy import Proxy
 from drills.faults.replicas import expanding, words_for
-from drills.faults.scripted import scripted_stages, slow
+from drills.parts.processes import LIGHT, StageProcess, running
+from drills.parts.proxy import Proxy
+from drills.parts.scripted import scripted_stages, slow
 from services.chassis.client import StageChannel
 from sluice.type.v1 import model_pb2
 from sluice_client import AsyncClient
@@ -70,7 +70,7 @@ async def calling(call: Callable[[], Awaitable[str]], callers: int) -> AsyncIter
 
 
 async def health_for(address: str, seconds: float) -> tuple[int, int, float]:
-    """Asks for health ten times a second, on a connection of its own: how often, how often SERVING, the slowest."""
+    """Ask for health ten times a second, on a connection of its own: how often, how often SERVING, the slowest."""
     times, serving = [], 0
     end = time.monotonic() + seconds
     async with StageChannel(address) as channel:

@@ -1,4 +1,4 @@
-"""What the caller of a real gateway sees while the stages behind it are slow, gone or strange."""
+"""Faults of stages, as the caller of a real gateway sees them: slow, gone or strange."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills.faults.drill import Group, Seen, ms
-from drills.faults.processes import running
-from drills.faults.proxy import Proxy
-from drills.faults.scripted import ScriptedStage, at_once, hanging, scripted_stages, slow
+from drills.parts.processes import running
+from drills.parts.proxy import Proxy
+from drills.parts.scripted import ScriptedStage, at_once, hanging, scripted_stages, slow
 from sluice_client import Answer, AsyncClient, Features, Policies, Policy, SluiceError
 
 EVERYTHING = Features(dense=True, lexical=True, expansion=True, rerank=True)
@@ -41,7 +41,7 @@ class Platform:
         return ended, time.monotonic() - started
 
     async def healthy(self) -> None:
-        """Heals everything, and returns when everything runs again and the gateway trusts it to be quick."""
+        """Heal everything, and return when all of it runs again and the gateway trusts it to be quick."""
         for stage in self.stages.values():
             stage.behaviour = at_once
         for proxy in self.proxies.values():
@@ -75,7 +75,7 @@ group: Group[Platform] = Group("gateway and its stages", platform)
 
 
 def told(answer: Answer | SluiceError, stage: str) -> str:
-    """What an answer says of a stage."""
+    """Report of a stage in an answer."""
     if isinstance(answer, SluiceError):
         return f"{answer.code.name} {answer.reason}"
     report = next(report for report in answer.stages if report.stage == stage)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from drills.faults.drill import Group, Seen, ms
-from drills.faults.proxy import Proxy
-from drills.faults.qdrant import pool_at, qdrant_behind_a_proxy, rate_limited, storage_full
+from drills.parts.proxy import Proxy
+from drills.parts.qdrant import pool_at, qdrant_behind_a_proxy, rate_limited, storage_full
 from services.chassis.errors import DeadlineExceeded, ResourceExhausted, SluiceError, Unavailable
 from services.retriever.engines.pool import QdrantPool
 from tests.qdrant_server import QdrantServer
@@ -28,7 +28,7 @@ async def ping(client: Any) -> None:
 
 
 async def reason(pool: QdrantPool, within: float = 10.0) -> str:
-    """How a call ends: OK, or the reason of its error."""
+    """Outcome of a call: OK, or the reason of its error."""
     try:
         await pool.call(ping, deadline=time.monotonic() + within)
     except SluiceError as error:
@@ -86,7 +86,7 @@ async def qdrant_down(proxy: Proxy) -> Seen:
     return Seen(ok, words)
 
 
-@group.row("recovery with 20 waiting callers", "exactly one probe reaches Qdrant; then everybody is served", quick=True)
+@group.row("recovery with 20 waiting callers", "exactly one probe reaches Qdrant; then all are served", quick=True)
 async def recovery(proxy: Proxy) -> Seen:
     reset_seconds = 0.3
     async with pool_at(proxy.address, qdrant_breaker_reset_seconds=reset_seconds, qdrant_pool_size=5) as (pool, read):
@@ -208,7 +208,7 @@ async def pool_exhausted(proxy: Proxy) -> Seen:
 
 
 async def _lent_at_once(pool: QdrantPool, size: int) -> int:
-    """How many operations the pool runs at the same time."""
+    """Number of operations that the pool runs at the same time."""
     running, most, release = 0, 0, asyncio.Event()
 
     async def hold(_client: Any) -> None:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from drills.faults.dns import name_server
 from drills.faults.drill import Group, Seen
-from drills.faults.processes import LIGHT, StageProcess, metric, reserve, running
-from drills.faults.qdrant import slowed
-from drills.faults.scripted import scripted_stages
+from drills.parts.dns import name_server
+from drills.parts.processes import LIGHT, StageProcess, metric, reserve, running
+from drills.parts.qdrant import slowed
+from drills.parts.scripted import scripted_stages
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
@@ -31,7 +31,7 @@ CONNECTION_AGE_SECONDS = 30
 
 @asynccontextmanager
 async def load(call: Callable[[], Awaitable[str]], workers: int) -> AsyncIterator[Counter[str]]:
-    """Calls all the time, so many at once, and counts how the calls end."""
+    """Call all the time, a number of calls at once, and count the outcomes."""
     ended: Counter[str] = Counter()
     stopping = False
 
@@ -50,7 +50,7 @@ async def load(call: Callable[[], Awaitable[str]], workers: int) -> AsyncIterato
 
 
 async def reached(ended: Counter[str], calls: int, within: float = 60.0) -> None:
-    """Returns when so many calls have ended."""
+    """Return when a number of calls have ended."""
     async with asyncio.timeout(within):
         while ended.total() < calls:
             await asyncio.sleep(0.01)
@@ -72,7 +72,7 @@ def expanding(channel: StageChannel) -> Callable[[], Awaitable[str]]:
 
 
 def words_for(ended: Counter[str]) -> str:
-    """How calls ended, for people."""
+    """Outcomes of calls in words."""
     return ", ".join(f"{count:,} {what}" for what, count in ended.most_common())
 
 

@@ -20,8 +20,8 @@ from google.protobuf.message import Message
 from deploy.local.processes import Process
 from drills.faults.drill import Group, Seen, ms
 from drills.faults.mutation import decodable, mutated
-from drills.faults.processes import LIGHT, StageProcess, running
 from drills.faults.rpcs import RAMPING, STILL, Rpc, rpcs
+from drills.parts.processes import LIGHT, StageProcess, running
 from services.chassis.client import StageChannel
 from services.chassis.status import error_from
 from sluice.rollout.v1 import rollout_pb2 as rollout

@@ -1,4 +1,4 @@
-"""Every method of every stage: what a well-formed request is, and what an answer to one must be like."""
+"""Every method of every stage: a well-formed request, and the properties of its answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rpc:
 
     valid: Message
     sense: Callable[[Any, Any], bool]
-    """Whether the reply is one that this request may get; said of what was answered with OK."""
+    """True if the reply is one that this request may get; asked of answers with OK."""
 
     @cached_property
     def method(self) -> MethodDescriptor:
@@ -60,7 +60,7 @@ class Rpc:
         return str(self.method.containing_service.file.package).split(".")[1]
 
     async def call(self, channel: grpc.aio.Channel, raw: bytes) -> Message:
-        """What it answers, or answers first, to these bytes."""
+        """The answer to these bytes, or the first of a stream."""
         path = f"/{self.method.containing_service.full_name}/{self.method.name}"
         reply = GetMessageClass(self.method.output_type).FromString
         if not self.method.server_streaming:
@@ -73,7 +73,7 @@ class Rpc:
 
 
 def methods_of(file: FileDescriptor) -> list[MethodDescriptor]:
-    """All that a file of protos promises."""
+    """Methods of a proto file."""
     return [method for service in file.services_by_name.values() for method in service.methods]
 
 
@@ -253,7 +253,7 @@ def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
 
 def _rollouts() -> list[Rpc]:
     """Of the control plane. What is commanded is not what is reported on: mutants make for a long history."""
-    command = rollout.Command(actor="somebody", reason="to see")
+    command = rollout.Command(actor="drill", reason="to see")
     features = Features(rerank=True, rerank_candidate_count=20)
     plan = rollout.Plan(
         name="week",

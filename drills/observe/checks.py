@@ -1,4 +1,4 @@
-"""What `make observe-check` asserts, a row each."""
+"""Checks of `make observe-check`, a row each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from deploy.local.stack import SEARCHED, STAGES
-from drills.faults.qdrant import Gate
 from drills.observe import dashboards
 from drills.observe.collector import Received
 from drills.observe.platform import ALL_FEATURES, QUERY, SECRET, Platform, query_hash
 from drills.observe.prometheus import RULE_TESTS, RULES, promtool
 from drills.observe.series import STILL, verdicts
+from drills.parts.qdrant import Gate
 from sluice.gateway.v1 import search_pb2 as pb
 
 SERVICES = {f"sluice-{stage}" for stage in SEARCHED}
@@ -32,7 +32,7 @@ _SCRAPES = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is to be so, and what was seen."""
+    """One expectation, and what was seen."""
 
     group: str
     what: str
@@ -264,7 +264,7 @@ async def logs(platform: Platform) -> AsyncIterator[Row]:
 
 
 async def rules(platform: Platform) -> AsyncIterator[Row]:
-    """What promtool and Prometheus itself say of deploy/prometheus."""
+    """Rules of deploy/prometheus, by promtool and by Prometheus itself."""
     files = sorted(map(str, RULES.glob("*.yaml")))
     if not files:
         yield Row("rules", "there are rules", ok=False, seen=f"nothing in {RULES}")

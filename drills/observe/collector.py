@@ -55,18 +55,18 @@ class Collector(collector_grpc.TraceServiceServicer):
 
     @property
     def endpoint(self) -> str:
-        """What `OTEL_EXPORTER_OTLP_ENDPOINT` is to be."""
+        """Value for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Serves, on the same port as before if it served before."""
+        """Serve, on the same port as before if it served before."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         collector_grpc.add_TraceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
     async def stop(self) -> None:
-        """Goes away at once."""
+        """Go away at once."""
         if self._server is not None:
             await self._server.stop(0)
             self._server = None
@@ -74,7 +74,7 @@ class Collector(collector_grpc.TraceServiceServicer):
     async def Export(  # noqa: N802  # gRPC's name
         self, request: collector_pb2.ExportTraceServiceRequest, context: Any
     ) -> collector_pb2.ExportTraceServiceResponse:
-        """Receives spans."""
+        """Receive spans."""
         for resource in request.resource_spans:
             names = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
             for scope in resource.scope_spans:

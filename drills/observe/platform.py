@@ -1,4 +1,4 @@
-"""What is observed: the six services of deploy.local with real models, Qdrant's protocol, a collector, a Prometheus."""
+"""Platform to observe: the local stack with real models, Qdrant's protocol, a collector, a Prometheus."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import grpc
 
 from deploy.local.paths import BUILD
 from deploy.local.stack import STAGES, LocalStack
-from drills.faults.processes import metric, reserve, running
-from drills.faults.qdrant import Gate, failing
 from drills.observe.collector import Collector
 from drills.observe.prometheus import Prometheus
+from drills.parts.processes import metric, reserve, running
+from drills.parts.qdrant import Gate, failing
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.gateway.v1 import documents_pb2, documents_pb2_grpc, search_pb2_grpc
 from sluice.gateway.v1 import search_pb2 as pb
@@ -36,7 +36,7 @@ QUERY_KEY = "observe-check"
 QUERY = f"buy a used car in {SECRET}"
 ALL_FEATURES = Features(expansion=True, rerank=True, rerank_candidate_count=10)
 NOTHING = Filter(must=[Condition(field="kind", equals=Value(string_value="poem"))])
-"""What no document is."""
+"""A filter that no document matches."""
 FOLDER = BUILD / "observe"
 OTHER_MODEL = "another-model@1"
 _SECONDS = 120.0
@@ -89,7 +89,7 @@ class Platform:
         return reply
 
     async def searches(self, count: int, **options: Any) -> list[pb.SearchResponse | BaseException]:
-        """So many at once, each with a query of its own; what failed is among the answers."""
+        """Search a number of times at once, each with a query of its own; failures are among the answers."""
         return await asyncio.gather(
             *(self.search(f"{QUERY} {uuid.uuid4().hex[:6]}", **options) for _ in range(count)), return_exceptions=True
         )
@@ -97,7 +97,7 @@ class Platform:
 
 @asynccontextmanager
 async def observed(say: Callable[[str], None], on_serving: Callable[[str], None]) -> AsyncIterator[Platform]:
-    """Starts it all, with twenty documents stored."""
+    """Start it all, with twenty documents stored."""
     data = FOLDER / "data"
     shutil.rmtree(data, ignore_errors=True)
     async with AsyncExitStack() as stack:
@@ -139,7 +139,7 @@ async def observed(say: Callable[[str], None], on_serving: Callable[[str], None]
 
 
 async def index(platform: Platform, count: int) -> None:
-    """Stores so many documents."""
+    """Store a number of documents."""
     documents = [
         documents_pb2.Document(
             id=str(number),
@@ -274,7 +274,7 @@ async def _until(platform: Platform, condition: str) -> None:
 
 
 def query_hash(query: str) -> str:
-    """What the logs show of a query here."""
+    """Hash of a query, as the logs show it."""
     return hashlib.blake2b(query.encode(), key=QUERY_KEY.encode(), digest_size=16).hexdigest()
 
 

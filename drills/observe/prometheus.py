@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.local.paths import ROOT
-from drills.faults.processes import PARENT_DEATH, reserve
+from drills.parts.processes import PARENT_DEATH, reserve
 from services.chassis.errors import StartupError
 from tools import fetch_prometheus
 from tools.debian import FetchError
@@ -99,7 +99,7 @@ class Prometheus:
         return [rule for group in (await self._api("rules"))["groups"] for rule in group["rules"]]
 
     async def scraped(self, times: int = 2) -> None:
-        """Returns when every target was scraped so many times from now on."""
+        """Return when every target was scraped a number of times from now on."""
         await asyncio.sleep((times + 0.5) * SCRAPE_SECONDS)
 
     async def _api(self, path: str, **parameters: str) -> Any:
@@ -151,7 +151,7 @@ class Prometheus:
 
 
 def programs() -> Path:
-    """Where `prometheus` and `promtool` are; raises StartupError where they cannot be had."""
+    """Folder of `prometheus` and `promtool`; raises StartupError where they cannot be had."""
     try:
         return fetch_prometheus.folder()
     except (FetchError, OSError, subprocess.SubprocessError) as error:
@@ -162,7 +162,7 @@ def programs() -> Path:
 
 
 async def promtool(*arguments: str) -> tuple[bool, str]:
-    """Whether promtool is content, and what it says."""
+    """Verdict of promtool, and its words."""
     process = await asyncio.create_subprocess_exec(
         programs() / "promtool", *arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -21,7 +21,7 @@ _PLAN = Plan(
 
 
 async def drive(platform: Platform, say: Callable[[str], None]) -> None:
-    """Half of the users get two features until there is evidence, then nobody asks for a while, then one is killed."""
+    """Roll two features out to half of the users, leave them without requests, and kill one."""
     total = platform.prometheus.total
     async with AsyncRolloutClient(platform.stack.address("rollout"), actor="observe-check") as rollout:
         say("rolling a feature out")

@@ -1,4 +1,4 @@
-"""Whether the series that the stages declare move."""
+"""Verdicts on the series that stages declare: each has to move."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONSTANT = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a series moves."""
+    """Verdict on one series."""
 
     name: str
     ok: bool

@@ -1,6 +1,6 @@
 """The rollout service, killed (SIGKILL) at random moments during ramps: `make rollout-crash`, build/rollout-crash.json.
 
-Three gateways watch, acknowledge and report all the while, operators command, and ramps go on, are halved and are taken
+Three gateways watch, acknowledge and report meanwhile, operators command, and ramps go on, are halved and are taken
 back by what is reported. After each kill the file is read as it was left:
 
 - history, state, run of evidence and snapshot tell the same, and the history has no gap;
@@ -33,7 +33,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
-from drills.faults.processes import StageProcess, running
+from drills.parts.processes import StageProcess, running
 from services.experiment.bucketing import Arm, arm_of, bucket_of, unit_hash
 from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout.features import FeatureState, HistoryAction
@@ -48,8 +48,8 @@ RESULT = BUILD / "rollout-crash.json"
 GATEWAYS = 3
 FEATURES = ("calm-a", "calm-b", "harmful")
 MOST_ANSWERS = 60
-"""A kill comes within so many answers of the service: by what it did, not by the clock, so that a slow machine has as
-many moments to be killed in as a quick one."""
+"""Most answers of the service until a kill: by what it did, not by the clock, so that a slow machine has as many moments
+to be killed in as a quick one."""
 _CALL_SECONDS = 2.0
 _REQUESTS = 400
 _USERS = [f"user-{number}" for number in range(3000)]
@@ -58,7 +58,7 @@ _ARMS = {Arm.TREATMENT: arm_pb2.ARM_TREATMENT, Arm.CONTROL: arm_pb2.ARM_CONTROL}
 
 @dataclass
 class Ledger:
-    """What was said to the service, against which the file is held."""
+    """Record of what was said to the service, to compare with its file."""
 
     answered: set[str] = field(default_factory=set)
     """Ids of commands that were answered."""
@@ -82,7 +82,7 @@ class Gateway:
         self._features: list[pb.SnapshotFeature] = []
 
     async def watch(self) -> None:
-        """For ever, whatever becomes of the service."""
+        """Watch until cancelled, whatever happens to the service."""
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 async for reply in self._stub.WatchSnapshot(pb.WatchSnapshotRequest(gateway=self._name)):
@@ -95,7 +95,7 @@ class Gateway:
             await asyncio.sleep(0.05)
 
     async def report(self) -> None:
-        """For ever; a report that fails is sent again with its number."""
+        """Report until cancelled; a report that fails is sent again with its number."""
         sequence = 0
         while True:
             await asyncio.sleep(0.05)
@@ -144,7 +144,7 @@ class Operator:
             await self._say("CreateFeature", pb.CreateFeatureRequest(name=name, features=Features(rerank=True)))
 
     async def command(self) -> None:
-        """For ever."""
+        """Command until cancelled."""
         steps = [
             pb.PlanStep(treatment_ppm=share, dwell=Duration(nanos=200_000_000), automatic=True)
             for share in (50_000, 100_000, 200_000, 300_000, 400_000, 500_000, 1_000_000)
@@ -179,7 +179,7 @@ class Operator:
 
 
 async def insist(call: Callable[[], Awaitable[Any]]) -> bool:
-    """Calls until there is an answer; whether it was a refusal."""
+    """Call until there is an answer; True if it was a refusal."""
     while True:
         try:
             await call()
@@ -194,7 +194,7 @@ async def insist(call: Callable[[], Awaitable[Any]]) -> bool:
 
 
 def problems(path: Path, ledger: Ledger) -> list[str]:
-    """What is wrong with a file that a killed service left."""
+    """Faults of a file that a killed service left."""
     database = SqliteDatabase(path)
     try:
         with database.reading() as records:
@@ -226,7 +226,7 @@ def _inconsistent(records: Records) -> list[str]:
         run = open_runs.pop(feature.run, None)
         if (run is not None) != feature.watched or (run and run.treatment_ppm != feature.treatment_ppm):
             wrong.append(f"{feature.name}: its run of evidence is not that of its share")
-    return [*wrong, *(f"run {number} is nobody's" for number in open_runs)]
+    return [*wrong, *(f"run {number} has no feature" for number in open_runs)]
 
 
 def _ahead_of_evidence(records: Records) -> list[str]:
@@ -266,7 +266,7 @@ def _unlike_the_ledger(records: Records, ledger: Ledger) -> list[str]:
 
 
 async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Kills so often; what was seen."""
+    """Kill a number of times; what was seen."""
     BUILD.mkdir(parents=True, exist_ok=True)
     ledger, wrong = Ledger(), []
     with TemporaryDirectory(dir=BUILD, prefix="rollout-crash-") as folder:
@@ -284,7 +284,7 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
                     await _some_answers(ledger, tasks)
                     service.kill()
                     await service.ended()
-                    # A failed task is a fault of the service's: it answered what nobody expected.
+                    # A failed task is a fault of the service's: it gave an unexpected answer.
                     wrong += [f"ended: {task.exception()!r}" for task in tasks if task.done()]
                     wrong += problems(path, ledger)
                     await service.start()
@@ -297,7 +297,7 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
             wrong += problems(path, ledger)
             with contextlib.closing(SqliteDatabase(path)) as database, database.reading() as records:
                 actions = Counter(
-                    f"{entry.action.value} by {'sluice' if entry.actor == 'sluice' else 'people'}"
+                    f"{entry.action.value} by {'sluice' if entry.actor == 'sluice' else 'operator'}"
                     for entry in records.history()
                 )
                 finished = sum(feature.state is FeatureState.COMPLETE for feature in records.features())
@@ -314,7 +314,7 @@ async def drill(kills: int, on_kill: Callable[[], None] = lambda: None) -> dict[
 
 
 async def _some_answers(ledger: Ledger, tasks: list[asyncio.Task[None]]) -> None:
-    """Returns at a random moment of what the service does; at once where nobody speaks to it any more."""
+    """Return at a random moment of what the service does; at once if no one speaks to it any more."""
     wanted = ledger.answers + random.randint(0, MOST_ANSWERS)
     while ledger.answers < wanted and not any(task.done() for task in tasks):
         await asyncio.sleep(0.005)

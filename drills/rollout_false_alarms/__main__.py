@@ -76,7 +76,7 @@ def first_events(ramp: Requests, guardrail: Guardrail) -> NDArray[np.int64]:
 
 
 def alarm(treated: Flags, threshold: float) -> int:
-    """Which of these events is the first after which the guardrail is breached; NEVER if none is."""
+    """Place of the first event after which the guardrail is breached; NEVER if none is."""
     return _first(log_evidence(np.cumsum(treated), np.cumsum(~treated)) >= threshold)
 
 
@@ -95,7 +95,7 @@ def breach(ramp: Requests) -> int:
 
 
 def mismatch(ramp: Requests) -> bool:
-    """Whether users ever seem to be missing from an arm."""
+    """True if users ever seem to be missing from an arm."""
     _, first = np.unique(ramp.users, return_index=True)
     treated = ramp.treated[np.sort(first)]
     return bool((log_sample_ratio(np.cumsum(treated), np.cumsum(~treated)) >= MISMATCH_THRESHOLD).any())
@@ -124,7 +124,7 @@ def breach_by_the_service(ramp: Requests) -> int:
 
 
 def false_alarms(ramps: int, *, checked: int, seed: int = 7, progress: bool = False) -> dict[str, Any]:
-    """How many ramps that change nothing are rolled back, or held for a mismatch, however often one looks."""
+    """Count of ramps that change nothing and are rolled back, or held, however often one looks."""
     rolled_back = held = differing = every_event = 0
     places: Iterator[int] = iter(track(range(ramps), "A/A ramps") if progress else range(ramps))
     for place in places:

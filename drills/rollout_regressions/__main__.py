@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.local.paths import BUILD, shown
-from drills.faults.processes import LOGS
+from drills.parts.processes import LOGS
 from drills.rollout_regressions.platform import Platform, platform
 from drills.rollout_regressions.rows import ROWS, Row, Seen
 from sluice_cli.rollout import report

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from demo import corpus as documentation
 from deploy.local.paths import BUILD
-from drills.faults.processes import StageProcess
-from drills.faults.proxy import Proxy
+from drills.parts.processes import StageProcess
+from drills.parts.proxy import Proxy
 from drills.rollout_regressions.regressions import SpoilingRetriever
 from sluice_cli.load import Zipf
 from sluice_cli.loadtest import read_questions
@@ -60,7 +60,7 @@ class Replica:
     treated: Counter[str] = field(default_factory=Counter)
     """Answers with a feature, by its name."""
     last_treated: dict[str, float] = field(default_factory=dict)
-    """When the last answer with a feature arrived, by its name: seconds since 1970."""
+    """Arrival of the last answer with a feature, by its name: seconds since 1970."""
 
 
 @dataclass
@@ -78,22 +78,22 @@ class Platform:
         return sum(replica.answered + replica.failed.total() for replica in self.replicas)
 
     def treated(self, feature: str) -> int:
-        """Answers with a feature, on all gateways."""
+        """Answer with a feature, on all gateways."""
         return sum(replica.treated[feature] for replica in self.replicas)
 
     def last_treated(self, feature: str) -> float:
-        """When the last answer with a feature arrived anywhere: seconds since 1970, 0 for never."""
+        """Arrival of the last answer with a feature anywhere: seconds since 1970, 0 for never."""
         return max(replica.last_treated.get(feature, 0.0) for replica in self.replicas)
 
     async def treated_everywhere(self, feature: str, within: float = 60.0) -> None:
-        """Returns when every gateway has answered with a feature."""
+        """Return when every gateway has answered with a feature."""
         async with asyncio.timeout(within):
             before = {replica.name: replica.treated[feature] for replica in self.replicas}
             while any(replica.treated[feature] <= before[replica.name] for replica in self.replicas):
                 await asyncio.sleep(0.02)
 
     async def settled(self, feature: str, quiet: float = 3.0) -> float:
-        """Waits until nobody was answered with a feature for a while; when the last one was."""
+        """Wait until no answer had a feature for a while; the time of the last one."""
         while time.time() - self.last_treated(feature) < quiet:
             await asyncio.sleep(0.05)
         return self.last_treated(feature)
@@ -130,7 +130,7 @@ async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
 
 
 async def _started(stack: AsyncExitStack, *wanted: tuple[str, dict[str, str]]) -> list[StageProcess]:
-    """Stages that serve, started beside one another."""
+    """Stages that serve, started at the same time."""
     processes = [StageProcess(stage, "127.0.0.1", environment) for stage, environment in wanted]
     for process in processes:
         stack.push_async_callback(process.close)

@@ -31,7 +31,7 @@ USUAL_ERRORS = 0.005
 
 @dataclass(frozen=True)
 class Regression:
-    """How much worse it is with the feature than without."""
+    """A regression that the feature brings."""
 
     name: str
     errors: float = 0.0
@@ -41,7 +41,7 @@ class Regression:
     empty: float = 0.0
     """Share of searches that find nothing."""
     worst_first: bool = False
-    """Whether the candidates come in the opposite order."""
+    """True if the candidates come in the opposite order."""
 
 
 NONE = Regression("none")

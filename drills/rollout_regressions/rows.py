@@ -27,7 +27,7 @@ from sluice_client import (
 MOST_SECONDS_TO_ZERO = 2.0
 HALF = EVERYBODY_PPM // 2
 WORDS_ALONE = Features(dense=False)
-# The criteria of the runbook. Nobody promotes in here, so that no row depends on a dwell.
+# The criteria of the runbook. Nothing is promoted here, so that no row depends on a dwell.
 CRITERIA = Criteria(
     error_rate_max=0.02,
     p95_increase_max=0.3,
@@ -46,7 +46,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a row saw."""
+    """Observation of a row."""
 
     ok: bool
     words: str
@@ -54,14 +54,14 @@ class Seen:
     requests: int | None = None
     """Treated requests until the first detection."""
     requests_until_zero: int | None = None
-    """Treated requests until the feature was taken back from everybody."""
+    """Treated requests until the feature was taken back from all users."""
     seconds_to_zero: float | None = None
     """From the decision, or the command, until the last answer with the feature on any gateway."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Something that is done."""
+    """One drill."""
 
     name: str
     expected: str
@@ -76,7 +76,7 @@ async def _begin(platform: Platform, name: str, *, shadow: int = 0, share: int =
     await platform.rollout.create(
         name, WORDS_ALONE, reason="to be drilled", description="Words alone, without vectors."
     )
-    await platform.rollout.start(name, _plan(share, shadow), reason="to see what becomes of it")
+    await platform.rollout.start(name, _plan(share, shadow), reason="to see what happens")
     await platform.treated_everywhere(name)
 
 
@@ -181,7 +181,7 @@ async def kill_by_override(platform: Platform, progress: Progress) -> Seen:
     """A complete feature has no lease: on a gateway that is cut off, the local override kills it."""
     name = "words-override"
     await _begin(platform, name)
-    await platform.rollout.set_share(name, EVERYBODY_PPM, reason="everybody, to have no lease")
+    await platform.rollout.set_share(name, EVERYBODY_PPM, reason="all users, to have no lease")
     deaf = platform.replicas[-1]
     await asyncio.sleep(1.5)
     deaf.way.up.blackhole = deaf.way.down.blackhole = True
@@ -204,7 +204,7 @@ async def kill_by_override(platform: Platform, progress: Progress) -> Seen:
 
 
 async def service_dead(platform: Platform, progress: Progress) -> Seen:
-    """The service is killed (SIGKILL) and does not come back: leases end, and everybody is answered all the while."""
+    """The service is killed (SIGKILL) and does not come back: leases end, and all requests are answered meanwhile."""
     name = "words-dead"
     await _begin(platform, name)
     failed = sum(replica.failed.total() for replica in platform.replicas)
@@ -214,7 +214,7 @@ async def service_dead(platform: Platform, progress: Progress) -> Seen:
     await platform.service.ended()
     try:
         with suppress(SluiceError):
-            await platform.rollout.kill(name, reason="nobody hears it")
+            await platform.rollout.kill(name, reason="the service is dead")
         seen = await _killed(platform, progress, name, given, "; the service was dead, and leases ended")
         asked, failed = platform.asked - asked, sum(replica.failed.total() for replica in platform.replicas) - failed
     finally:
@@ -230,7 +230,7 @@ async def dead_and_override(platform: Platform, progress: Progress) -> Seen:
     """The service is dead, a complete feature has no lease: the override files kill it on every gateway."""
     name = "words-dead-override"
     await _begin(platform, name)
-    await platform.rollout.set_share(name, EVERYBODY_PPM, reason="everybody, to have no lease")
+    await platform.rollout.set_share(name, EVERYBODY_PPM, reason="all users, to have no lease")
     await asyncio.sleep(1.5)
     platform.service.kill()
     await platform.service.ended()
@@ -267,7 +267,7 @@ async def _rearm(platform: Platform, name: str) -> None:
 
 
 async def _killed(platform: Platform, progress: Progress, name: str, given: float, words: str) -> Seen:
-    """How long anybody was still answered with a feature after it was given up, on each gateway."""
+    """Time until the last answer with a feature after it was given up, on each gateway."""
     progress("waiting for the last answer with it")
     last = await platform.settled(name)
     each = ", ".join(
@@ -278,7 +278,7 @@ async def _killed(platform: Platform, progress: Progress, name: str, given: floa
     return Seen(seconds <= MOST_SECONDS_TO_ZERO, f"last answer with it: {each}{words}", name, seconds_to_zero=seconds)
 
 
-_TAKEN_BACK = "taken back with nobody's help; no answer with it on any gateway 2 s after the decision"
+_TAKEN_BACK = "taken back without help; no answer with it on any gateway 2 s after the decision"
 _ZERO = "no answer with it on any gateway 2 s later"
 
 ROWS = (

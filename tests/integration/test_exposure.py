@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from drills.faults.processes import StageProcess, running
+from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.gateway.v1 import documents_pb2, search_pb2
 from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from drills.faults import connections, pool
-from drills.faults.proxy import POLL_SECONDS, Proxy
+from drills.parts.proxy import POLL_SECONDS, Proxy
 
 QUICK = [(group, row) for group in (pool.group, connections.group) for row in group.rows if row.quick]
 

@@ -1,4 +1,4 @@
-"""What can go wrong in a Qdrant, as faults of `tests.qdrant_server.QdrantServer`."""
+"""Faults of a Qdrant, for `tests.qdrant_server.QdrantServer`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from drills.faults.proxy import Proxy
+from drills.parts.proxy import Proxy
 from services.retriever.engines.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
@@ -31,7 +31,7 @@ class Gate:
         await self.open.wait()
 
     async def holds(self, calls: int) -> None:
-        """Returns when so many calls have come."""
+        """Return when a number of calls have come."""
         async with asyncio.timeout(30):
             while self.entered < calls:
                 await asyncio.sleep(0.001)

@@ -31,7 +31,7 @@ DIMENSION = 4
 
 
 async def at_once(_context: Context) -> None:
-    """Answers at once."""
+    """Answer at once."""
 
 
 async def hanging(_context: Context) -> None:
@@ -40,7 +40,7 @@ async def hanging(_context: Context) -> None:
 
 
 def slow(seconds: float) -> Behaviour:
-    """Answers after so many seconds."""
+    """Answer after a number of seconds."""
 
     async def behave(_context: Context) -> None:
         await asyncio.sleep(seconds)
@@ -49,7 +49,7 @@ def slow(seconds: float) -> Behaviour:
 
 
 def failing(code: grpc.StatusCode) -> Behaviour:
-    """Fails with a status."""
+    """Fail with a status."""
 
     async def behave(context: Context) -> None:
         await context.abort(code, "as told")
@@ -115,7 +115,7 @@ class ScriptedStage:
         self.calls = 0
         self.under_way = 0
         self.cancelled_at: list[float] = []
-        """When calls were cancelled, on the monotonic clock."""
+        """Times of cancellations, on the monotonic clock."""
         self.address = ""
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -146,19 +146,19 @@ class ScriptedStage:
         await self._server.stop(grace=None)
 
     async def health(self, *, serving: bool) -> None:
-        """Changes what its health says."""
+        """Change what its health says."""
         states = health_pb2.HealthCheckResponse
         for name in ("", self.service):
             await self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
 
     async def called(self, calls: int = 1) -> None:
-        """Returns when so many calls are under way."""
+        """Return when a number of calls are under way."""
         async with asyncio.timeout(10):
             while self.under_way < calls:
                 await asyncio.sleep(0.001)
 
     async def cancelled(self, within: float) -> float | None:
-        """When the next call was cancelled, or None if none is within so many seconds."""
+        """Time of the next cancellation, or None if there is none within a time in seconds."""
         before = len(self.cancelled_at)
         try:
             async with asyncio.timeout(within):

@@ -27,7 +27,7 @@ QUIET = {
     "DRAIN_SECONDS": "0.5",
     "SHUTDOWN_GRACE_SECONDS": "5",
     "QDRANT_URL": "",
-    # Nobody has looked anything up yet: a cache would hide the work that a row is about.
+    # A cache would hide the work that a row is about.
     "CACHE_ENTRIES": "0",
 }
 # The stages in their lightest clothes: real servers, real clients, and models only where a row is about them.
@@ -53,11 +53,11 @@ class StageProcess:
 
     @property
     def log(self) -> Path:
-        """Where it writes."""
+        """Its log."""
         return LOGS / f"{self.stage}-{self.host}-{self.port}.log"
 
     def spawn(self) -> None:
-        """Starts it, and waits for nothing."""
+        """Start it without waiting."""
         LOGS.mkdir(parents=True, exist_ok=True)
         variables = {**os.environ, **QUIET, **self._environment, "GRPC_HOST": self.host, "GRPC_PORT": str(self.port)}
         with self.log.open("ab") as log:
@@ -72,12 +72,12 @@ class StageProcess:
             )
 
     async def start(self) -> None:
-        """Starts it, and returns when it serves."""
+        """Start it, and return when it serves."""
         self.spawn()
         await self.serving()
 
     async def serving(self, state: str | None = None) -> None:
-        """Returns when its health is so: None is SERVING."""
+        """Return when its health is so: None is SERVING."""
         assert self.child is not None
         async with asyncio.timeout(START_SECONDS), StageChannel(self.address) as channel:
             while await channel.health("", deadline=time.monotonic() + 1) != state:
@@ -103,11 +103,11 @@ class StageProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """True if it runs."""
         return self.child is not None and self.child.poll() is None
 
     async def close(self) -> None:
-        """Ends it, whatever state it is in."""
+        """End it, whatever state it is in."""
         if self.alive:
             self.kill()
             await self.ended()
@@ -133,7 +133,7 @@ async def running(
 
 
 def reserve(host: str, port: int = 0) -> socket.socket:
-    """Holds a free port without listening on it, so that nobody takes it but who is told of it."""
+    """Hold a free port without listening on it, so that only the process that is told of it takes it."""
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind((host, port))

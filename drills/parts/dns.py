@@ -46,7 +46,7 @@ class NameServer(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def name_server(*addresses: str) -> AsyncIterator[NameServer]:
-    """Serves on loopback."""
+    """Serve on loopback."""
     transport, server = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: NameServer(addresses), local_addr=("127.0.0.1", 0)
     )
