@@ -29,7 +29,7 @@ def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     ] = None,
     collection: Collection = "",
     rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="For all requests.")] = None,
-    expand: Annotated[bool | None, typer.Option("--expand/--no-expand", help="For all requests.")] = None,
+    expansion: Annotated[bool | None, typer.Option("--expansion/--no-expansion", help="For all requests.")] = None,
     max_error_rate: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Exit code 1 if more fail, as in 2%.")
     ] = None,
@@ -62,7 +62,7 @@ def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         skew=skew,
         questions=questions,
         collection=collection,
-        features=Features(rerank=rerank, expansion=expand),
+        features=Features(rerank=rerank, expansion=expansion),
         seed=seed,
         plot=plot,
         max_error_rate=max_error_rate,
