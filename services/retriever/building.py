@@ -21,7 +21,7 @@ from services.chassis.errors import InvalidArgument
 from services.retriever.collections import Collections
 from services.retriever.documents import Passage
 from services.retriever.passages import MAX_BATCH, check_ids, rows_for
-from services.retriever.store import Deadline, Mode, Parts, PassageStore, PointId, Row, point_id
+from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row, point_id
 from services.retriever.versions import Versions
 
 # Passages read at once, and characters after which no more are read for an answer: messages have a limit.
@@ -123,10 +123,7 @@ class Building:
         revised = [(one.passage, one.revision) for one in copies if one.passage]
         rows = await rows_for(self._collections, info, revised, deadline)
         before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
-        if new := [row for row in rows if not before[row.id]]:
-            await self._store.write(version, new, deadline, Mode.NEW)
-        if changed := [row for row in rows if before[row.id]]:
-            await self._store.write(version, changed, deadline, Mode.CHANGED, before)
+        await self._store.write(version, rows, deadline, before)
         if removals:
             await self._store.remove(version, list(removals), deadline, removals)
 

@@ -1,6 +1,6 @@
 """RetrieverService: validate, translate, delegate."""
 
-# ruff: noqa: N802  gRPC names the methods
+# ruff: noqa: N802, D102  gRPC names the methods, and the proto says what they do
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._snapshots = snapshots
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
-        """Search all variants at once."""
         variants = [
             QueryVariant(variant.text, vector_from_bytes(variant.vector, f"variants[{place}].vector"), variant.weight)
             for place, variant in enumerate(request.variants)
@@ -75,7 +74,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def UpsertPassages(self, request: pb.UpsertPassagesRequest, context: Context) -> pb.UpsertPassagesResponse:
-        """Store passages."""
         stored = await self._passages.upsert(
             request.collection,
             [_passage(entry, place) for place, entry in enumerate(request.passages)],
@@ -90,7 +88,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def DeletePassages(self, request: pb.DeletePassagesRequest, context: Context) -> pb.DeletePassagesResponse:
-        """Delete documents."""
         deleted = await self._passages.delete(request.collection, request.ids, deadline_of(context))
         return pb.DeletePassagesResponse(
             deleted_count=deleted.count,
@@ -99,12 +96,10 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
-        """Return documents by id."""
         found, missing = await self._passages.get(request.collection, request.ids, deadline_of(context))
         return pb.GetDocumentsResponse(documents=map(_document, found), missing_ids=missing)
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
-        """List documents, page by page."""
         found, token = await self._passages.page(
             request.collection,
             Filter.from_proto(request.filter),
@@ -117,25 +112,21 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
-        """Create a collection."""
         model = CollectionModel.from_proto(request.model)
         created = await self._collections.create(request.collection, model, deadline_of(context))
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
-        """Describe a collection."""
         found = await self._collections.get(request.collection, deadline_of(context))
         return pb.GetCollectionResponse(collection=found.to_proto(live=found.name == found.collection))
 
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        """Delete a collection with all of its versions."""
         deleted = await self._collections.delete(request.collection, deadline_of(context))
         return pb.DeleteCollectionResponse(versions=deleted)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        """Describe versions, page by page."""
         versions, token = await self._collections.versions(
             request.collection, request.page_size, request.page_token, deadline_of(context)
         )
@@ -144,13 +135,11 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.CreateVersionResponse:
-        """Create a version, or go on with one."""
         model = CollectionModel.from_proto(request.model)
         version, live = await self._versions.create(request.collection, model, deadline_of(context))
         return pb.CreateVersionResponse(version=version.to_proto(live=False), live=live.to_proto(live=True))
 
     async def ComparePassages(self, request: pb.ComparePassagesRequest, context: Context) -> pb.ComparePassagesResponse:
-        """Compare a version with the live one."""
         side = _SIDES.get(request.side)
         if side is None:
             raise InvalidArgument("side", f"is unknown ({request.side})")
@@ -178,7 +167,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def CopyPassages(self, request: pb.CopyPassagesRequest, context: Context) -> pb.CopyPassagesResponse:
-        """Bring differences into a version."""
         await self._building.copy(
             request.version,
             [_copy(entry, place) for place, entry in enumerate(request.passages)]
@@ -189,7 +177,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         return pb.CopyPassagesResponse()
 
     async def SamplePassages(self, request: pb.SamplePassagesRequest, context: Context) -> pb.SamplePassagesResponse:
-        """Return some passages with their vectors."""
         sample = await self._passages.sample(request.collection, request.limit, deadline_of(context))
         return pb.SamplePassagesResponse(
             passages=[
@@ -204,46 +191,38 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def CompleteVersion(self, request: pb.CompleteVersionRequest, context: Context) -> pb.CompleteVersionResponse:
-        """Record that a version is complete."""
         version = await self._versions.complete(request.version, deadline_of(context))
         return pb.CompleteVersionResponse(version=version.to_proto(live=False))
 
     async def AbandonVersion(self, request: pb.AbandonVersionRequest, context: Context) -> pb.AbandonVersionResponse:
-        """End the building of a version."""
         await self._versions.abandon(request.version, deadline_of(context))
         return pb.AbandonVersionResponse()
 
     async def SwitchCollection(
         self, request: pb.SwitchCollectionRequest, context: Context
     ) -> pb.SwitchCollectionResponse:
-        """Make another version live."""
         live, previous = await self._versions.switch(request.collection, request.version, deadline_of(context))
         return pb.SwitchCollectionResponse(live=live.to_proto(live=True), previous_version=previous)
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
-        """Delete a version."""
         await self._versions.delete(request.version, deadline_of(context))
         return pb.DeleteVersionResponse()
 
     async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Context) -> pb.CreateSnapshotResponse:
-        """Copy a version."""
         made = await self._snapshots.create(request.collection, deadline_of(context))
         return pb.CreateSnapshotResponse(snapshot=made.to_proto())
 
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
-        """List copies, page by page."""
         found, token = await self._snapshots.page(
             request.collection, request.page_size, request.page_token, deadline_of(context)
         )
         return pb.ListSnapshotsResponse(snapshots=[snapshot.to_proto() for snapshot in found], next_page_token=token)
 
     async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
-        """Make a version from a copy."""
         version = await self._snapshots.restore(request.collection, request.snapshot, deadline_of(context))
         return pb.RestoreSnapshotResponse(version=version.to_proto(live=False))
 
     async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
-        """Delete a copy."""
         await self._snapshots.delete(request.collection, request.snapshot, deadline_of(context))
         return pb.DeleteSnapshotResponse()
 

@@ -89,16 +89,6 @@ class Parts(enum.Enum):
     """Everything."""
 
 
-class Mode(enum.Enum):
-    """The passages that a write takes."""
-
-    ANY = "any"
-    NEW = "new"
-    """Those that do not exist yet."""
-    CHANGED = "changed"
-    """Those that exist."""
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A copy of a version as it was at a moment."""
@@ -150,14 +140,9 @@ class PassageStore(Protocol):
         """Prepare fields for being filtered on."""
 
     async def write(
-        self,
-        version: str,
-        rows: Sequence[Row],
-        deadline: Deadline,
-        mode: Mode = Mode.ANY,
-        still: Revisions | None = None,
+        self, version: str, rows: Sequence[Row], deadline: Deadline, still: Revisions | None = None
     ) -> None:
-        """Write passages durably; each only if it still has its revision in `still`, where that is given."""
+        """Write passages durably, each only if it still has its revision in `still`; "" if it is still absent."""
 
     async def remove(
         self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None

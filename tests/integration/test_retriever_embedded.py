@@ -19,7 +19,6 @@ from qdrant_client.local.sparse_distances import calculate_distance_sparse as en
 from services.chassis.errors import ResourceExhausted, StartupError
 from services.retriever.documents import Passage
 from services.retriever.engines import local_mode, open_store
-from services.retriever.engines.embedded import EmbeddedQdrant
 from services.retriever.engines.local_mode import Postings
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.passages import QueryVariant
@@ -157,15 +156,15 @@ async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(op
         await store.close()
 
 
-async def test_the_loop_stays_free_while_the_embedded_engine_works(tmp_path):
-    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
+async def test_the_loop_stays_free_while_the_embedded_engine_works(open_folder):
+    store = await open_folder()
     loop_was_free = threading.Event()
 
     async def busy(_client):
         return loop_was_free.wait(timeout=60)  # stands for a brute-force search
 
-    work = asyncio.create_task(qdrant.call(busy))
+    work = asyncio.create_task(store.call("busy", None, busy))
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(0.01, loop_was_free.set)
     assert await work
-    await qdrant.close()
+    await store.close()

@@ -1,4 +1,4 @@
-"""Calls to an engine: what both ways to Qdrant share."""
+"""Operations on Qdrant: their type, how they are counted, traced and limited in time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 from qdrant_client.async_client_base import AsyncQdrantBase
@@ -19,19 +19,6 @@ from services.retriever.metrics import RetrieverMetrics
 
 T = TypeVar("T")
 Operation = Callable[[AsyncQdrantBase], Awaitable[T]]
-
-
-class Qdrant(Protocol):
-    """A way to Qdrant: `pool` and `embedded`."""
-
-    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
-        """Run an operation with Qdrant's client, perhaps twice; raise the errors of `services.chassis.errors`.
-
-        `name` is that of its span; by default the operation's own.
-        """
-
-    async def close(self) -> None:
-        """Free connections and files."""
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
@@ -36,22 +36,27 @@ _POINTS_AT_ONCE = 256
 _DESCRIPTION = "collection.json"
 
 
-class EmbeddedQdrant:
-    """Qdrant's embedded engine. It computes synchronously, so it has a thread to itself: one operation at a time."""
+class EmbeddedStore(QdrantStore):
+    """Passages in the embedded engine; snapshots in `FOLDER/VERSION/NAME/`, with the points and the notes.
+
+    The engine computes synchronously, so it has a thread to itself: one operation at a time.
+    """
 
     def __init__(
-        self, client: AsyncQdrantLocal, thread: ThreadPoolExecutor, runner: asyncio.Runner, metrics: RetrieverMetrics
+        self, client: AsyncQdrantLocal, thread: ThreadPoolExecutor, snapshots: Path, metrics: RetrieverMetrics
     ) -> None:
         """Use `open`."""
         self._client = client
-        self._metrics = metrics
         self._thread = thread
-        self._runner = runner
+        self._runner = asyncio.Runner()
+        self._folder = snapshots
+        self._metrics = metrics
 
     @classmethod
-    async def open(cls, folder: Path, metrics: RetrieverMetrics) -> EmbeddedQdrant:
-        """Open the data folder, or create it. Raises StartupError if it cannot be had."""
+    async def open(cls, settings: RetrieverSettings, metrics: RetrieverMetrics) -> EmbeddedStore:
+        """Open the data folder that the settings name, or create it. Raises StartupError if it cannot be had."""
         thread = ThreadPoolExecutor(1, "qdrant")
+        folder = settings.qdrant_path
 
         def engine() -> AsyncQdrantLocal:
             local_mode.tune()
@@ -68,9 +73,9 @@ class EmbeddedQdrant:
                 "QDRANT_PATH, or run a Qdrant server and set QDRANT_URL.",
             ) from error
         metrics.pool_size.set(1)
-        return cls(client, thread, asyncio.Runner(), metrics)
+        return cls(client, thread, settings.qdrant_snapshot_path, metrics)
 
-    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
+    async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
         """Run an operation in the engine's thread; one that has begun runs to its end, whatever the deadline."""
 
         async def run() -> T:
@@ -83,10 +88,10 @@ class EmbeddedQdrant:
             with self._metrics.pool_in_use.track_inprogress():
                 return self._runner.run(run())
 
-        with observed(self._metrics, name or operation.__name__):
+        with observed(self._metrics, name):
             try:
                 async with time_limit(math.inf if deadline is None else deadline):
-                    return await self._in_thread(work)
+                    return await asyncio.get_running_loop().run_in_executor(self._thread, work)
             except TimeoutError as error:
                 raise DeadlineExceeded("the embedded Qdrant did not answer in time") from error
             except (ValueError, OSError, sqlite3.Error) as error:
@@ -99,24 +104,8 @@ class EmbeddedQdrant:
             self._runner.run(self._client.close())
             self._runner.close()
 
-        await self._in_thread(close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-class EmbeddedStore(QdrantStore):
-    """Passages in the embedded engine; snapshots in `FOLDER/VERSION/NAME/`, with the points and the notes."""
-
-    def __init__(self, qdrant: EmbeddedQdrant, snapshots: Path) -> None:
-        super().__init__(qdrant)
-        self._folder = snapshots
-
-    @classmethod
-    async def open(cls, settings: RetrieverSettings, metrics: RetrieverMetrics) -> EmbeddedStore:
-        """Open the data folder that the settings name, or create it. Raises StartupError if it cannot be had."""
-        return cls(await EmbeddedQdrant.open(settings.qdrant_path, metrics), settings.qdrant_snapshot_path)
 
     async def check(self, deadline: Deadline) -> None:
         """Do nothing: the engine is part of this process, and a call would only queue behind the work."""
@@ -169,13 +158,8 @@ class EmbeddedStore(QdrantStore):
             await client.create_collection(into, **layout(kept["dimension"]), metadata={**kept, **notes})
             stored = CollectionPersistence(str(folder))
             try:
-                points: list[models.PointStruct] = []
-                for point in stored.load():
-                    points.append(point)
-                    if len(points) == _POINTS_AT_ONCE:
-                        await client.upsert(into, points)
-                        points = []
-                if points:
+                loading = iter(stored.load())
+                while points := list(islice(loading, _POINTS_AT_ONCE)):
                     await client.upsert(into, points)
             finally:
                 stored.close()

@@ -98,13 +98,12 @@ def _refused() -> SluiceError:
     return InvalidArgument("request", "Qdrant refuses it; its log says why", reason="QDRANT_REFUSED")
 
 
-def _denied() -> SluiceError:
-    return FailedPrecondition("Qdrant denies access; check QDRANT_API_KEY", reason="QDRANT_DENIED")
+def _precondition(problem: str, reason: str) -> Callable[[], SluiceError]:
+    return lambda: FailedPrecondition(problem, reason=reason)
 
 
-def _unable() -> SluiceError:
-    return FailedPrecondition("this Qdrant cannot do that now; its log says why", reason="QDRANT_REFUSED")
-
+_denied = _precondition("Qdrant denies access; check QDRANT_API_KEY", "QDRANT_DENIED")
+_unable = _precondition("this Qdrant cannot do that now; its log says why", "QDRANT_REFUSED")
 
 _ERRORS: dict[grpc.StatusCode, Callable[[], SluiceError]] = {
     grpc.StatusCode.UNAVAILABLE: _unavailable,

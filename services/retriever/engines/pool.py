@@ -91,11 +91,20 @@ class QdrantPool:
     @asynccontextmanager
     async def _connection(self, end: float) -> AsyncIterator[AsyncQdrantClient]:
         started = time.monotonic()
+        longest = self._settings.qdrant_pool_timeout
         try:
-            if self._permits.locked():
-                await self._wait_for_permit(end)
-            else:
-                await self._permits.acquire()
+            with self._metrics.pool_waiting.track_inprogress():
+                async with time_limit(min(end, started + longest)):
+                    await self._permits.acquire()
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise DeadlineExceeded("the deadline passed while waiting for a connection to Qdrant") from None
+            raise ResourceExhausted(
+                f"all {len(self._clients)} connections to Qdrant stayed busy for {longest:g} s; "
+                "raise QDRANT_POOL_SIZE if Qdrant has capacity left",
+                reason="POOL_EXHAUSTED",
+                retry_after=self._settings.qdrant_pool_retry_delay,
+            ) from None
         finally:
             self._metrics.pool_wait_seconds.observe(time.monotonic() - started)
         client = self._free.popleft()
@@ -105,24 +114,6 @@ class QdrantPool:
         finally:
             self._free.append(client)
             self._permits.release()
-
-    async def _wait_for_permit(self, end: float) -> None:
-        timeout = self._settings.qdrant_pool_timeout
-        self._metrics.pool_waiting.inc()
-        try:
-            async with time_limit(min(end, time.monotonic() + timeout)):
-                await self._permits.acquire()
-        except TimeoutError:
-            if time.monotonic() >= end:
-                raise DeadlineExceeded("the deadline passed while waiting for a connection to Qdrant") from None
-            raise ResourceExhausted(
-                f"all {len(self._clients)} connections to Qdrant stayed busy for {timeout:g} s; "
-                "raise QDRANT_POOL_SIZE if Qdrant has capacity left",
-                reason="POOL_EXHAUSTED",
-                retry_after=self._settings.qdrant_pool_retry_delay,
-            ) from None
-        finally:
-            self._metrics.pool_waiting.dec()
 
 
 def _client(settings: RetrieverSettings) -> AsyncQdrantClient:

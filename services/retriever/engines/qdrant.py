@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from services.retriever.engines import conversions
-from services.retriever.engines.calls import Operation, Qdrant
+from services.retriever.engines.calls import Operation
 from services.retriever.engines.conversions import DENSE, LEXICAL, SELECTED
 from services.retriever.fields import ALL, Filter
 from services.retriever.lexical import SparseVector
@@ -19,7 +20,6 @@ from services.retriever.store import (
     Deadline,
     Description,
     Hit,
-    Mode,
     Notes,
     Parts,
     PointId,
@@ -30,17 +30,13 @@ from services.retriever.store import (
 
 T = TypeVar("T")
 
-_MODES = {Mode.ANY: None, Mode.NEW: models.UpdateMode.INSERT_ONLY, Mode.CHANGED: models.UpdateMode.UPDATE_ONLY}
 
-
-class QdrantStore:
+class QdrantStore(ABC):
     """Passages in Qdrant, whichever way it is reached; see `PassageStore`."""
 
-    def __init__(self, qdrant: Qdrant) -> None:
-        self._qdrant = qdrant
-
-    async def close(self) -> None:
-        await self._qdrant.close()
+    @abstractmethod
+    async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
+        """Run an operation of Qdrant's client, perhaps twice; `name` is that of its span."""
 
     async def catalogue(self, deadline: Deadline) -> Catalogue:
         async def catalogue(client: AsyncQdrantBase) -> Catalogue:
@@ -80,17 +76,17 @@ class QdrantStore:
         await self.call("point", deadline, point)
 
     async def write(
-        self,
-        version: str,
-        rows: Sequence[Row],
-        deadline: Deadline,
-        mode: Mode = Mode.ANY,
-        still: Revisions | None = None,
+        self, version: str, rows: Sequence[Row], deadline: Deadline, still: Revisions | None = None
     ) -> None:
-        # Converting a large batch takes long enough to hold up all other calls.
-        points = await asyncio.to_thread(lambda: [conversions.to_point(row) for row in rows])
-        how = {"update_mode": _MODES[mode], "update_filter": None if still is None else conversions.to_condition(still)}
-        await self.call("upsert", deadline, lambda client: client.upsert(version, points, wait=True, **how))
+        if still is None:
+            await self._upsert(version, rows, deadline)
+            return
+        if new := [row for row in rows if not still[row.id]]:
+            await self._upsert(version, new, deadline, update_mode=models.UpdateMode.INSERT_ONLY)
+        if changed := [row for row in rows if still[row.id]]:
+            condition = conversions.to_condition({row.id: still[row.id] for row in changed})
+            only = {"update_mode": models.UpdateMode.UPDATE_ONLY, "update_filter": condition}
+            await self._upsert(version, changed, deadline, **only)
 
     async def remove(
         self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
@@ -132,9 +128,10 @@ class QdrantStore:
     async def count(self, version: str, deadline: Deadline) -> int:
         return (await self.call("count", deadline, lambda client: client.count(version, exact=True))).count
 
-    async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
-        """Run an operation of Qdrant's client; `name` is that of its span."""
-        return await self._qdrant.call(operation, name=name, deadline=deadline)
+    async def _upsert(self, version: str, rows: Sequence[Row], deadline: Deadline, **only: Any) -> None:
+        # Converting a large batch takes long enough to hold up all other calls.
+        points = await asyncio.to_thread(lambda: [conversions.to_point(row) for row in rows])
+        await self.call("upsert", deadline, lambda client: client.upsert(version, points, wait=True, **only))
 
 
 async def _aliases(client: AsyncQdrantBase) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from services.chassis.errors import FailedPrecondition, NotFound
+from services.retriever.engines.calls import Operation
 from services.retriever.engines.conversions import payload_key
 from services.retriever.engines.pool import QdrantPool
 from services.retriever.engines.qdrant import QdrantStore
@@ -16,6 +18,8 @@ from services.retriever.fields import Schema
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import Deadline, Notes, Snapshot, number_of
+
+T = TypeVar("T")
 
 _OLDEST_QDRANT = (1, 17)
 
@@ -25,9 +29,15 @@ class ServerStore(QdrantStore):
 
     def __init__(self, settings: RetrieverSettings, metrics: RetrieverMetrics) -> None:
         """Connect with the first call; construct it inside the event loop that will use it."""
-        super().__init__(QdrantPool(settings, metrics))
+        self._pool = QdrantPool(settings, metrics)
         self._url = settings.qdrant_url.rstrip("/")
         self._api_key = settings.qdrant_api_key.get_secret_value() or None
+
+    async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
+        return await self._pool.call(operation, name=name, deadline=deadline)
+
+    async def close(self) -> None:
+        await self._pool.close()
 
     async def check(self, deadline: Deadline) -> None:
         version = (await self.call("info", deadline, lambda client: client.info())).version

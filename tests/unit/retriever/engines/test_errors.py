@@ -19,7 +19,7 @@ from services.chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.retriever.engines.embedded import EmbeddedQdrant
+from services.retriever.engines.embedded import EmbeddedStore
 from services.retriever.engines.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
@@ -83,7 +83,7 @@ async def test_nothing_listening_over_http_is_an_outage():
     ],
 )
 async def test_errors_of_the_embedded_engine_become_ours(tmp_path, raised, expected):
-    qdrant = await EmbeddedQdrant.open(tmp_path, RetrieverMetrics(CollectorRegistry()))
+    store = await EmbeddedStore.open(RetrieverSettings(qdrant_path=tmp_path), RetrieverMetrics(CollectorRegistry()))
     with pytest.raises(expected):
-        await qdrant.call(lambda _client: failing(raised))
-    await qdrant.close()
+        await store.call("test", None, lambda _client: failing(raised))
+    await store.close()
