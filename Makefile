@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test: setup ## Runs all tests.
 
 test-fast: setup ## Runs the tests that start no processes.
 	@$(BIN)/python -m pytest -q tests/unit tests/contract
+
+recipes: setup ## Applies the recipes "add a flag" and "add a stage" to scratch copies, counts files, runs lint and tests on them.
+	@$(BIN)/python -m pytest -q tests/recipes
 
 test-faults: setup ## Breaks everything that can break, one thing at a time; build/faults.json.
 	@$(BIN)/python -m drills.faults
