@@ -1,8 +1,8 @@
-"""One ranking out of those of several searches: a convex combination of their scores.
+"""Fusion of several rankings into one: a convex combination of their scores.
 
-Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2022): what a score says beyond its rank
-is worth keeping, once the scores of different searches are on one scale. Here a score counts as a share of the best
-that its search found, so that a passage that is the best for every search has 1.
+Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2022): a score holds more than
+its rank, once the scores of different searches are on one scale. Here a score counts as a share of the best one of its
+search: a passage that is the best of every search has 1.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Id = TypeVar("Id", str, int)
 
 
 class Found(NamedTuple, Generic[Id]):
-    """What one search found."""
+    """The hits of one search."""
 
     scores: Sequence[tuple[Id, float]]
-    """By id, best first; none is repeated."""
+    """By id, best first, without duplicates."""
     weight: float
     """Above 0."""
     whole: bool
-    """Whether it found less than it was asked for, so that what is missing has nothing of what was searched for."""
+    """True if fewer hits than requested: missing ids score 0."""
 
 
 class Fused(NamedTuple, Generic[Id]):
@@ -32,11 +32,11 @@ class Fused(NamedTuple, Generic[Id]):
 
 
 def fuse(searches: Sequence[Found[Id]]) -> list[Fused[Id]]:
-    """The mean of what the searches say of each id, by their weights; best first.
+    """Return the weighted mean of each id's scores, best first.
 
-    Of an id that a search did not find it says what it says of its last, or nothing if it found all there is: asking
-    for the very score would take another round trip, and gains nothing (docs/quality.md). Scores below 0 count as 0.
-    Equal means go by id, so that every page is cut from the same order.
+    An id that a search did not find has there the score of its last hit, or 0 if the search found all there is: asking
+    for the true score would take another round trip, and gains nothing (docs/quality.md). Scores below 0 count as 0.
+    Equal means are sorted by id, so every page is cut from the same order.
     """
     total = sum(search.weight for search in searches)
     means: dict[Id, float] = {}

@@ -9,7 +9,7 @@ three so that a vector index can serve it:
 
 The first factor is the query's vector, the last one the passage's (tf = count of t in p, |p| = number of terms in p,
 L = average length, fixed when a collection is created); idf depends on the whole collection and is multiplied in by
-Qdrant (`Modifier.IDF`: ln(1 + (N - n + 0.5) / (n + 0.5))). A term of the title counts as several, in tf and in |p|
+the store (ln(1 + (N - n + 0.5) / (n + 0.5))). A term of the title counts as several, in tf and in |p|
 (Robertson, Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", 2004).
 
 Terms are found in three steps: Unicode words in lower case, English stop words left out, English stems (Snowball).
@@ -67,7 +67,7 @@ class SparseVector(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bm25:
-    """How passages are weighed; a collection keeps the settings it was created with."""
+    """Parameters of BM25; a collection keeps those it was created with."""
 
     k1: float
     b: float
@@ -83,7 +83,7 @@ class Bm25:
         )
 
     def passage_vector(self, text: str, title: str = "") -> SparseVector:
-        """The passage's side of the score; empty if title and text have no terms."""
+        """Return the passage's side of the score; empty if title and text have no terms."""
         weights: defaultdict[int, float] = defaultdict(float)
         for part, weight in ((text, 1.0), (title, self.title_weight)):
             for term in _terms(part):
@@ -96,13 +96,13 @@ class Bm25:
 
 
 def query_vector(text: str) -> SparseVector:
-    """The query's side of the score; empty if the text has no terms, or only stop words."""
+    """Return the query's side of the score; empty if the text has no terms, or only stop words."""
     counts = sorted(Counter(_terms(text)).items())
     return SparseVector([term for term, _ in counts], [float(count) for _, count in counts])
 
 
 def _terms(text: str) -> list[int]:
-    """The indices of all terms of a text, repeated as often as they occur."""
+    """Return the indices of all terms of a text, repeated as often as they occur."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return list(chain.from_iterable(map(_terms_of_token, _TOKEN.findall(text))))
@@ -116,7 +116,7 @@ def _terms_of_token(token: str) -> tuple[int, ...]:
 
 
 def _words_of_token(token: str) -> Iterator[str]:
-    """`os.path.isFile` gives os.path.isfile, os, path, isfile, file; "files" gives file."""
+    """Split a token: `os.path.isFile` gives os.path.isfile, os, path, isfile, file; "files" gives file."""
     segments = token.split(".")
     if len(segments) > 1:
         yield token.lower()

@@ -11,7 +11,7 @@ from services.chassis.metrics import LATENCY_BUCKETS
 
 
 class RetrieverMetrics:
-    """What operators see of the searches and of the way to Qdrant."""
+    """Series about searches and the connections to Qdrant."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.pool_size = Gauge("qdrant_pool_size", "Connections to Qdrant.", registry=registry)
@@ -53,16 +53,16 @@ class RetrieverMetrics:
         )
 
     def observe_search(self, seconds: float) -> None:
-        """Counts one search."""
+        """Count one search."""
         self.search_seconds.observe(seconds, tracing.exemplar())
 
     def breaker_changed(self, _name: str, _old: str, new: str) -> None:
-        """Takes a `services.chassis.breaker.Transition`."""
+        """Record a `services.chassis.breaker.Transition`."""
         self.breaker_open.set(new != "closed")
         self.breaker_transitions.labels(new).inc()
 
 
 @cache
 def process_metrics() -> RetrieverMetrics:
-    """The series of this process; the registry takes each only once."""
+    """The series of this process, in the default registry."""
     return RetrieverMetrics()

@@ -35,10 +35,10 @@ MAX_BATCH = 1000
 MAX_ID_BYTES = 512
 MAX_DOCUMENTS = 100
 
-# A page of documents is cut short when its texts have become so long: messages have a limit.
+# Characters after which a page of documents is cut short: messages have a limit.
 _PAGE_CHARACTERS = 1_000_000
 _ROWS_AT_ONCE = 256
-# A page of documents goes through at most this many times as many passages: with a filter, few may match.
+# Most scrolls for a page of documents: with later chunks in between, few rows may begin a document.
 _MOST_SCROLLS = 40
 
 

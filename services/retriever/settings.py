@@ -1,4 +1,4 @@
-"""What the retriever can be told."""
+"""Settings of the retriever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RetrieverSettings(SheddingSettings):
 
     qdrant_pool_size: int = Field(3, ge=1, le=256, description="Connections to the Qdrant server.")
     qdrant_pool_timeout: float = Field(30.0, gt=0, le=600, description="Longest wait for a free connection. Seconds.")
-    qdrant_pool_retry_enabled: bool = Field(True, description="Whether calls that met an outage are tried again.")
+    qdrant_pool_retry_enabled: bool = Field(True, description="Try calls again that met an outage.")
     qdrant_pool_max_retries: int = Field(3, ge=0, le=10, description="Most retries of a call, beyond its first try.")
     qdrant_pool_retry_delay: float = Field(
         1.0,
@@ -50,20 +50,20 @@ class RetrieverSettings(SheddingSettings):
         5, ge=1, le=1000, description="Failures in a row after which Qdrant is left alone for a while."
     )
     qdrant_breaker_reset_seconds: float = Field(
-        60, gt=0, le=3600, description="How long Qdrant is left alone, until one call probes it. Seconds."
+        60, gt=0, le=3600, description="Time for which Qdrant is left alone, until one call probes it. Seconds."
     )
 
     lexical_k1: float = Field(
-        1.2, ge=0, le=10, description="BM25's k1 of new collections: how fast repeated words stop counting."
+        1.2, ge=0, le=10, description="BM25's k1 of new collections: the lower, the sooner repeats stop counting."
     )
     lexical_b: float = Field(
-        0.6, ge=0, le=1, description="BM25's b of new collections: how much long passages are marked down."
+        0.6, ge=0, le=1, description="BM25's b of new collections: the higher, the less long passages count."
     )
     lexical_average_length: float = Field(
         128, gt=0, le=1_000_000, description="Typical length of a passage in new collections, in terms."
     )
     lexical_title_weight: float = Field(
-        2, gt=0, le=100, description="How many times a word of the title counts in new collections."
+        2, gt=0, le=100, description="Number of times that a word of the title counts in new collections."
     )
     fusion_depth: int = Field(
         100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."

@@ -14,7 +14,7 @@ from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidAr
 from services.retriever.collections import CollectionInfo, CollectionModel, Collections, VersionState
 from services.retriever.store import Deadline, PassageStore, number_of
 
-# Names may be taken meanwhile by others who create the next version.
+# Others who create the next version may take names.
 _MOST_NAMES_TRIED = 5
 # Longer than a description is trusted for, and than a call to the store commonly lasts.
 TAKE_OVER_SECONDS = 10.0
@@ -190,7 +190,7 @@ class Versions:
         """Give the name of a collection without versions to a version.
 
         The name itself stood in searches and writes under way, for vectors of the old model. So it stands for
-        nothing until no call can mean the old collection by it; its successor is found by the note meanwhile.
+        nothing until no call can mean the old collection by it; until then its successor is found by the note.
         """
         await self._note(successor.version, deadline, supersedes=successor.collection)
         await self._store.drop(successor.collection, deadline)

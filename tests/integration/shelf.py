@@ -68,7 +68,7 @@ def ids(result: SearchResult) -> list[str]:
 
 
 def chunked(document: str, count: int, **fields: Any) -> list[Passage]:
-    """A document of so many chunks, or whole."""
+    """A document of `count` chunks, or whole."""
     if count == 1:
         return [Passage(document, f"all of {document}", vector=EAST, **fields)]
     return [

@@ -77,7 +77,7 @@ class Gate:
 
 
 def fail_with(server, code, details="", trailers=(), times=None):
-    """Lets the server answer the next calls (all of them, or so many) with a status."""
+    """Lets the server answer the next calls, all of them or `times`, with a status."""
     left = times
 
     async def fault(_method, context):

@@ -111,7 +111,8 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay.
+        """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
+        version; those of the embedded engine stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -21,7 +21,9 @@ class CollectionServiceStub:
     CreateCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.CreateCollectionRequest, _collections_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection for a model."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteCollectionRequest, _collections_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
+    """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
+    version; those of the embedded engine stay.
+    """
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.ReindexCollectionRequest, _collections_pb2.ReindexCollectionResponse]
     """ReindexCollection does the next part of building a version by another model next to the live one, and of switching
     to it: begin with an empty cursor, and call again with each next_cursor until there is none. All that is
@@ -67,7 +69,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collections_pb2.DeleteCollectionRequest,
         context: _aio.ServicerContext[_collections_pb2.DeleteCollectionRequest, _abc.Awaitable[_collections_pb2.DeleteCollectionResponse]],
     ) -> _abc.Awaitable[_collections_pb2.DeleteCollectionResponse]:
-        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
+        """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
+        version; those of the embedded engine stay.
+        """
 
     @_abc_1.abstractmethod
     def ReindexCollection(

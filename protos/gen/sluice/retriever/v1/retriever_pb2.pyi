@@ -50,7 +50,7 @@ Global___Side: _TypeAlias = Side  # noqa: Y015
 
 @_typing.final
 class QueryVariant(_message.Message):
-    """QueryVariant is one way to ask."""
+    """QueryVariant is one way to ask: by words, by vector, or both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,7 +185,7 @@ class SearchPassagesResponse(_message.Message):
 
     @_builtins.property
     def search_duration(self) -> _duration_pb2.Duration:
-        """Time spent in Qdrant, waiting for a connection included."""
+        """Time spent in the store, waiting for a connection included."""
 
     def __init__(
         self,
@@ -461,7 +461,7 @@ class ListDocumentsRequest(_message.Message):
     """From the previous page's next_page_token; collection and filter must be the same as then."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Keeps only documents of which a passage matches."""
+        """Keeps only documents whose first passage matches; all passages of a document carry its metadata."""
 
     def __init__(
         self,
@@ -481,7 +481,9 @@ Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class ListDocumentsResponse(_message.Message):
-    """ListDocumentsResponse is a page of documents."""
+    """ListDocumentsResponse is a page of documents. It may hold fewer than asked for, though others follow: long texts cut
+    it short.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -491,7 +493,7 @@ class ListDocumentsResponse(_message.Message):
     """Asks for the next page; empty when there is none."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDocument]:
-        """The documents, in an order of the store's own that stays the same."""
+        """The documents, in an order that is the same on every call and in every version."""
 
     def __init__(
         self,

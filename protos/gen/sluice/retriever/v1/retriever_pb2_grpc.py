@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetrieverServiceStub:
-    """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words.
+    """RetrieverService keeps passages and finds them by dense vectors and by words.
     """
 
     def __init__(self, channel):
@@ -143,7 +143,7 @@ class RetrieverServiceStub:
 
 
 class RetrieverServiceServicer:
-    """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words.
+    """RetrieverService keeps passages and finds them by dense vectors and by words.
     """
 
     def SearchPassages(self, request, context):
@@ -198,14 +198,15 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay.
+        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
+        Qdrant server deletes snapshots with their version; those of the embedded engine stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """ListCollections describes all versions of all collections.
+        """ListCollections describes all versions of all collections, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +257,7 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwitchCollection(self, request, context):
-        """SwitchCollection moves the alias to a ready version, in one request to Qdrant.
+        """SwitchCollection moves the alias to a ready version, in one step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,7 +278,7 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSnapshots(self, request, context):
-        """ListSnapshots lists what is kept, newest first.
+        """ListSnapshots lists snapshots, newest first, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -414,7 +415,7 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrieverService:
-    """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words.
+    """RetrieverService keeps passages and finds them by dense vectors and by words.
     """
 
     @staticmethod

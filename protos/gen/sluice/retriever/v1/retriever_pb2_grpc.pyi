@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrieverServiceStub:
-    """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words."""
+    """RetrieverService keeps passages and finds them by dense vectors and by words."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SearchPassagesRequest, _retriever_pb2.SearchPassagesResponse]
@@ -35,9 +35,11 @@ class RetrieverServiceStub:
     GetCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetCollectionRequest, _retriever_pb2.GetCollectionResponse]
     """GetCollection describes the version that a collection's name stands for now."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
+    """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
+    Qdrant server deletes snapshots with their version; those of the embedded engine stay.
+    """
     ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
-    """ListCollections describes all versions of all collections."""
+    """ListCollections describes all versions of all collections, page by page."""
     CreateVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateVersionRequest, _retriever_pb2.CreateVersionResponse]
     """CreateVersion creates the next version of a collection, to be filled next to the live one; or goes on with the one
     that is being built for the same model. Until it is abandoned or dropped, or the collection is switched, every
@@ -54,20 +56,20 @@ class RetrieverServiceStub:
     AbandonVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.AbandonVersionRequest, _retriever_pb2.AbandonVersionResponse]
     """AbandonVersion ends the building of a version: writing goes to the live one alone. CreateVersion takes it up again."""
     SwitchCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SwitchCollectionRequest, _retriever_pb2.SwitchCollectionResponse]
-    """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
+    """SwitchCollection moves the alias to a ready version, in one step."""
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteVersionRequest, _retriever_pb2.DeleteVersionResponse]
     """DeleteVersion deletes a version that is not live."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]
     """CreateSnapshot keeps a consistent copy of a version."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListSnapshotsRequest, _retriever_pb2.ListSnapshotsResponse]
-    """ListSnapshots lists what is kept, newest first."""
+    """ListSnapshots lists snapshots, newest first, page by page."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RestoreSnapshotRequest, _retriever_pb2.RestoreSnapshotResponse]
     """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is."""
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteSnapshotRequest, _retriever_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot deletes a snapshot."""
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RetrieverService keeps passages in Qdrant and finds them by dense vectors and by words."""
+    """RetrieverService keeps passages and finds them by dense vectors and by words."""
 
     @_abc_1.abstractmethod
     def SearchPassages(
@@ -135,7 +137,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.DeleteCollectionRequest,
         context: _aio.ServicerContext[_retriever_pb2.DeleteCollectionRequest, _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]:
-        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
+        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
+        Qdrant server deletes snapshots with their version; those of the embedded engine stay.
+        """
 
     @_abc_1.abstractmethod
     def ListCollections(
@@ -143,7 +147,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.ListCollectionsRequest,
         context: _aio.ServicerContext[_retriever_pb2.ListCollectionsRequest, _abc.Awaitable[_retriever_pb2.ListCollectionsResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.ListCollectionsResponse]:
-        """ListCollections describes all versions of all collections."""
+        """ListCollections describes all versions of all collections, page by page."""
 
     @_abc_1.abstractmethod
     def CreateVersion(
@@ -202,7 +206,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.SwitchCollectionRequest,
         context: _aio.ServicerContext[_retriever_pb2.SwitchCollectionRequest, _abc.Awaitable[_retriever_pb2.SwitchCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.SwitchCollectionResponse]:
-        """SwitchCollection moves the alias to a ready version, in one request to Qdrant."""
+        """SwitchCollection moves the alias to a ready version, in one step."""
 
     @_abc_1.abstractmethod
     def DeleteVersion(
@@ -226,7 +230,7 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.ListSnapshotsRequest,
         context: _aio.ServicerContext[_retriever_pb2.ListSnapshotsRequest, _abc.Awaitable[_retriever_pb2.ListSnapshotsResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.ListSnapshotsResponse]:
-        """ListSnapshots lists what is kept, newest first."""
+        """ListSnapshots lists snapshots, newest first, page by page."""
 
     @_abc_1.abstractmethod
     def RestoreSnapshot(
