@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import getpass
 import json
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -73,16 +74,37 @@ class Connection:
         return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self._tls)
 
 
+def connection_of(context: typer.Context) -> Connection:
+    """Read the connection options of the command line."""
+    return Connection(*context.obj)
+
+
+def command(function: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
+    """Make a command of a coroutine function that returns the exit code. Its first parameter is the `context`."""
+
+    @functools.wraps(function)
+    def running(*args: P.args, **kwargs: P.kwargs) -> None:
+        context: Any = kwargs["context"]
+        _end(function(*args, **kwargs), connection_of(context))
+
+    return running
+
+
 def run(
     context: typer.Context,
-    command: Callable[Concatenate[Connection, P], Coroutine[Any, Any, int]],
+    work: Callable[Concatenate[Connection, P], Coroutine[Any, Any, int]],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> None:
+    """Run a coroutine function on the connection of the command line, and end with its exit code."""
+    connection = connection_of(context)
+    _end(work(connection, *args, **kwargs), connection)
+
+
+def _end(work: Coroutine[Any, Any, int], connection: Connection) -> NoReturn:
     """Run a command and end with its exit code. A failure is told in words."""
-    connection = Connection(*context.obj)
     try:
-        code = asyncio.run(command(connection, *args, **kwargs))
+        code = asyncio.run(work)
     except SluiceError as error:
         say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, rollout=bool(connection.rollout)))
         code = NOT_DONE
@@ -91,7 +113,7 @@ def run(
         code = problem.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has seen enough; typer ends quietly
+    except (BrokenPipeError, typer.BadParameter):  # typer ends quietly, or shows the usage
         raise
     except Exception as fault:  # a command shows no traceback
         last = traceback.extract_tb(fault.__traceback__)[-1]

@@ -1,25 +1,57 @@
-"""The command `sluice`: its connection options, and the commands of all rooms.
-
-The command lines lie in each room's `app.py`; the work lies next to them and is imported when a command is called.
-"""
+"""The command `sluice`: its connection options, and the commands of all rooms."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from sluice_cli.capacity import app as capacity
-from sluice_cli.collections.app import app as collections
-from sluice_cli.documents.app import app as documents
-from sluice_cli.indexing.app import app as indexing
-from sluice_cli.operations.app import app as operations
-from sluice_cli.rollout.app import app as rollout
-from sluice_cli.search.app import app as search
+ROOMS = {
+    "search": ("sluice_cli.search.answer", "Ask a question."),
+    "compare": ("sluice_cli.search.compare", "Show two answers to a question side by side."),
+    "index": ("sluice_cli.indexing.index", "Store documents, or replace those with the same id."),
+    "delete": ("sluice_cli.documents.delete", "Delete documents by id."),
+    "documents": ("sluice_cli.documents.reading", "Read stored documents back."),
+    "collections": ("sluice_cli.collections.versions", "Show, create and delete collections and their versions."),
+    "reindex": ("sluice_cli.collections.reindex", "Build a version by another model, and switch to it."),
+    "rollback": ("sluice_cli.collections.rollback", "Make the version live again that was live before."),
+    "verify": ("sluice_cli.collections.verify", "Check a version."),
+    "snapshot": ("sluice_cli.collections.snapshot", "Keep copies of versions, and restore them."),
+    "config": ("sluice_cli.operations.config", "Show default flags, stages, models and the index."),
+    "doctor": ("sluice_cli.operations.doctor", "Check the gateway, its stages, and this machine."),
+    "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back."),
+    "loadtest": ("sluice_cli.capacity", "Ask as many users do, and measure the answers."),
+    "plan": ("sluice_cli.capacity", "Say how many replicas of each stage a load needs."),
+}
+"""Commands: the module with the `app` that has it, imported when the command is called, and a line of help."""
+
+
+class Rooms(TyperGroup):
+    """The commands of all rooms; a room is imported only when one of its commands is wanted."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List all commands."""
+        return [*ROOMS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command, and import its room."""
+        if cmd_name not in ROOMS:
+            return super().get_command(ctx, cmd_name)
+        room = importlib.import_module(ROOMS[cmd_name][0])
+        return typer.main.get_group(room.app).get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands without importing any room."""
+        own = [(name, command.get_short_help_str()) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*((name, words) for name, (_, words) in ROOMS.items()), *own])
+
 
 app = typer.Typer(
+    cls=Rooms,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -83,12 +115,6 @@ def connection(
       sluice --gateway search.internal:50051 config
     """
     context.obj = (gateway, timeout, _tls(tls_authority, tls_certificate, tls_key))
-
-
-for room in (search, indexing, documents, collections, operations):
-    app.add_typer(room)
-app.add_typer(rollout, name="rollout")
-app.add_typer(capacity)
 
 
 @app.command("help")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, say_warning, stderr, stdout
+from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
 from sluice_cli.collections.verify import checks_view
+from sluice_cli.options import AsJson, Collection
 from sluice_client import ReindexPhase, ReindexProgress, SluiceError, VersionCheck
 
 _PHASES = {
@@ -20,13 +23,36 @@ _PHASES = {
 }
 
 
-async def reindex(connection: Connection, model: str, collection: str, *, as_json: bool) -> int:
-    """Build, verify and switch, and return the exit code."""
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@command
+async def reindex(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model, by its short or whole name; an embedder serves it.")
+    ],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> int:
+    """Build a version by another model next to the live one, verify it, and switch to it in one step.
+
+    Meanwhile questions are answered, and documents stored and deleted. The version before stays for `sluice rollback`.
+    After a stop at any point, the same command goes on; the live version is untouched until the switch.
+
+    The gateway has to know an embedder that serves the model: EMBEDDER_ADDITIONAL_ADDRESSES.
+
+    \b
+    Examples:
+      sluice reindex --model all-mpnet-base-v2
+      sluice reindex --model all-mpnet-base-v2 --collection papers --json
+    """
     started = time.monotonic()
     copied = 0
     last: ReindexProgress | None = None
     checks: Sequence[VersionCheck] = ()
-    async with connection.client() as client:
+    async with connection_of(context).client() as client:
         with _progress() as progress:
             bar = progress.add_task("beginning", total=0, rate=0.0)
             try:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from sluice_cli.calls import DONE, Connection, plain, print_json, stdout
+from typing import Annotated
+
+import typer
+
+from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stdout
+from sluice_cli.options import AsJson, Collection
 from sluice_client import Switched
 
+app = typer.Typer(rich_markup_mode=None)
 
-async def rollback(connection: Connection, collection: str, to: str, *, as_json: bool) -> int:
-    """Switch, and return the exit code."""
-    async with connection.client() as client:
+
+@app.command()
+@command
+async def rollback(
+    context: typer.Context,
+    collection: Collection = "",
+    to: Annotated[str, typer.Option(metavar="VERSION", help="A ready version; the one before if not given.")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Make the version live again that was live before. Takes less than a second.
+
+    Documents that were stored or deleted since the switch are so only in the version left.
+
+    \b
+    Examples:
+      sluice rollback
+      sluice rollback --collection papers --to papers-v3
+    """
+    async with connection_of(context).client() as client:
         switched = await client.rollback(to, collection=collection)
     print_switch(switched, as_json=as_json)
     return DONE

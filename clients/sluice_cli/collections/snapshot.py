@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
-from sluice_cli.calls import DONE, Connection, plain, print_json, stderr, stdout, table
+from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stderr, stdout, table
 from sluice_cli.collections.rollback import print_switch
+from sluice_cli.options import AsJson, Collection
 from sluice_client import Snapshot
 
+app = typer.Typer(rich_markup_mode=None)
+snapshot = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep copies of versions, and restore them.")
+app.add_typer(snapshot, name="snapshot")
 
-async def create(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """Make a copy, and return the exit code."""
-    async with connection.client() as client:
+
+@snapshot.command("create")
+@command
+async def create(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+    """Keep a consistent copy of the live version.
+
+    \b
+    Examples:
+      sluice snapshot create
+      sluice snapshot create --collection papers-v2      a version that is not live
+    """
+    async with connection_of(context).client() as client:
         with stderr.status("copying"):
             made = await client.create_snapshot(collection)
     if as_json:
@@ -23,10 +38,18 @@ async def create(connection: Connection, collection: str, *, as_json: bool) -> i
     return DONE
 
 
-async def show(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """List the copies of a collection, and return the exit code."""
-    async with connection.client() as client:
-        found = [snapshot async for snapshot in client.list_snapshots(collection)]
+@snapshot.command("list")
+@command
+async def show(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+    """List the copies of all versions of a collection, newest first.
+
+    \b
+    Examples:
+      sluice snapshot list
+      sluice snapshot list --json | jq -r '.[0].name'
+    """
+    async with connection_of(context).client() as client:
+        found = [copy async for copy in client.list_snapshots(collection)]
     if as_json:
         print_json(found)
     else:
@@ -34,23 +57,47 @@ async def show(connection: Connection, collection: str, *, as_json: bool) -> int
     return DONE
 
 
-async def restore(connection: Connection, name: str, collection: str, *, as_json: bool) -> int:
-    """Make a version of a copy, make it live, and return the exit code."""
-    async with connection.client() as client:
+@snapshot.command("restore")
+@command
+async def restore(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A name from `sluice snapshot list`.")],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> int:
+    """Make a new version of a copy, and make it live. The version before stays for `sluice rollback`.
+
+    \b
+    Examples:
+      sluice snapshot restore documents-v1-2026-11-21-09-30-00-000000
+    """
+    async with connection_of(context).client() as client:
         with stderr.status("restoring into a new version"):
             switched = await client.restore_snapshot(name, collection=collection)
     print_switch(switched, as_json=as_json)
     return DONE
 
 
-async def prune(connection: Connection, keep: int, collection: str, *, as_json: bool) -> int:
-    """Delete all copies but the newest, and return the exit code."""
-    async with connection.client() as client:
-        old = [snapshot async for snapshot in client.list_snapshots(collection)][keep:]
-        for snapshot in old:
-            await client.delete_snapshot(snapshot.name, collection=collection)
+@snapshot.command("prune")
+@command
+async def prune(
+    context: typer.Context,
+    keep: Annotated[int, typer.Option(metavar="N", min=0, help="Number of the newest to keep.")],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> int:
+    """Delete all copies of a collection but the newest.
+
+    \b
+    Examples:
+      sluice snapshot prune --keep 3
+    """
+    async with connection_of(context).client() as client:
+        old = [copy async for copy in client.list_snapshots(collection)][keep:]
+        for copy in old:
+            await client.delete_snapshot(copy.name, collection=collection)
     if as_json:
-        print_json({"deleted": [snapshot.name for snapshot in old]})
+        print_json({"deleted": [copy.name for copy in old]})
     else:
         stdout.print(f"{len(old):,} snapshots deleted, the newest {keep:,} kept", markup=False)
     return DONE

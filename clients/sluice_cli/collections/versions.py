@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
-from sluice_cli.calls import DONE, Connection, confirm, plain, print_json, stdout
+from sluice_cli.calls import DONE, command, confirm, connection_of, plain, print_json, stdout
+from sluice_cli.options import AsJson, Sure
 from sluice_client import CollectionVersion, ListedVersion, VersionState
 
+app = typer.Typer(rich_markup_mode=None)
+collections = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(collections, name="collections")
 
-async def show(connection: Connection, drop: str, *, as_json: bool) -> int:
-    """Show all versions, after deleting one if asked, and return the exit code."""
-    async with connection.client() as client:
+CollectionName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
+
+
+@collections.callback()
+def list_(
+    context: typer.Context,
+    drop: Annotated[str, typer.Option(metavar="VERSION", help="Delete this version first; not a live one.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show all versions of all collections, or create or delete a collection.
+
+    \b
+    Examples:
+      sluice collections
+      sluice collections --json | jq -r '.[] | select(.live) | .version'
+      sluice collections --drop documents-v1
+      sluice collections create papers --model all-mpnet-base-v2
+      sluice collections delete papers
+    """
+    if context.invoked_subcommand is None:
+        show(context=context, drop=drop, as_json=as_json)
+
+
+@command
+async def show(context: typer.Context, drop: str, as_json: bool) -> int:
+    """Show all versions, after deleting one if asked."""
+    async with connection_of(context).client() as client:
         if drop:
             await client.delete_version(drop)
         versions = [listed async for listed in client.list_collections()]
@@ -26,9 +56,24 @@ async def show(connection: Connection, drop: str, *, as_json: bool) -> int:
     return DONE
 
 
-async def create(connection: Connection, name: str, model: str, *, as_json: bool) -> int:
-    """Create a collection, and return the exit code."""
-    async with connection.client() as client:
+@collections.command("create")
+@command
+async def create(
+    context: typer.Context,
+    name: CollectionName,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model, by its short or whole name; the first embedder's if not given.")
+    ] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Create an empty collection for a model. `sluice index` creates one with its first document, too.
+
+    \b
+    Examples:
+      sluice collections create papers
+      sluice collections create papers --model all-mpnet-base-v2
+    """
+    async with connection_of(context).client() as client:
         version = await client.create_collection(name, model=model)
     if as_json:
         print_json(version)
@@ -37,9 +82,19 @@ async def create(connection: Connection, name: str, model: str, *, as_json: bool
     return DONE
 
 
-async def delete(connection: Connection, name: str, *, sure: bool, as_json: bool) -> int:
-    """Delete a collection after a confirmation, and return the exit code."""
-    async with connection.client() as client:
+@collections.command("delete")
+@command
+async def delete(context: typer.Context, name: CollectionName, sure: Sure = False, as_json: AsJson = False) -> int:
+    """Delete a collection with all of its versions, for good. Its snapshots stay.
+
+    Asks for the name to be typed; without a terminal it needs --yes.
+
+    \b
+    Examples:
+      sluice collections delete papers
+      sluice collections delete papers --yes
+    """
+    async with connection_of(context).client() as client:
         found = [listed.version async for listed in client.list_collections(name)]
         if found:  # the gateway says it best if there is none
             passages = next((version.passage_count for version in found if version.live), 0)

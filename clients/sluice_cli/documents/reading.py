@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
-from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, say_warning, stderr, stdout
+from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
+from sluice_cli.options import AsJson, Collection, Conditions
 from sluice_cli.search.answer import snippet
 from sluice_cli.search.conditions import parse_conditions
 from sluice_client import StoredDocument
 
+app = typer.Typer(rich_markup_mode=None)
+documents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read stored documents back.")
+app.add_typer(documents, name="documents")
+
 IDS_A_CALL = 100
 
 
-async def get(connection: Connection, ids: Sequence[str], collection: str, *, as_json: bool) -> int:
-    """Show documents by id, and return the exit code."""
+@documents.command("get")
+@command
+async def get(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Documents to read.")],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> int:
+    """Show documents by id, with their chunks. The exit code is 1 if one does not exist.
+
+    \b
+    Examples:
+      sluice documents get guide/rollback.md
+      sluice documents get 4983 5836 --collection papers --json
+    """
     wanted = list(dict.fromkeys(ids))
     documents: list[StoredDocument] = []
     missing: list[str] = []
-    async with connection.client() as client:
+    async with connection_of(context).client() as client:
         for start in range(0, len(wanted), IDS_A_CALL):
             found = await client.get_documents(wanted[start : start + IDS_A_CALL], collection=collection)
             documents += found.documents
@@ -34,12 +53,27 @@ async def get(connection: Connection, ids: Sequence[str], collection: str, *, as
     return NEEDS_A_LOOK if missing else DONE
 
 
-async def show(connection: Connection, collection: str, conditions: Sequence[str], *, limit: int, as_json: bool) -> int:
-    """List documents, and return the exit code."""
-    matching = parse_conditions(conditions)
+@documents.command("list")
+@command
+async def list_(
+    context: typer.Context,
+    collection: Collection = "",
+    conditions: Conditions = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most documents; 0 lists all.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """List documents, or those that match, in an order of the store's own. Conditions are those of `sluice search`.
+
+    \b
+    Examples:
+      sluice documents list
+      sluice documents list --filter kind=class --filter 'year>=2020' --limit 100
+      sluice documents list --limit 0 --json | jq -r '.[].document.id'
+    """
+    matching = parse_conditions(conditions or [])
     documents: list[StoredDocument] = []
     more = False
-    async with connection.client() as client:
+    async with connection_of(context).client() as client:
         async for stored in client.list_documents(collection=collection, filter=matching):
             if limit and len(documents) == limit:
                 more = True

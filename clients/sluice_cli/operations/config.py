@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import DONE, Connection, plain, print_json, stdout, table
+from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stdout, table
+from sluice_cli.options import AsJson, Collection
 from sluice_client import CollectionVersion, Config, Features, ModelInfo, StageConfig, flag_values
 
+app = typer.Typer(rich_markup_mode=None)
 
-async def config(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """Show the configuration, and return the exit code."""
+
+@app.command()
+@command
+async def config(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+    """Show the default flags, the state of every stage with its model, and the index that serves.
+
+    \b
+    Examples:
+      sluice config
+      sluice config --collection papers --json
+    """
+    connection = connection_of(context)
     async with connection.client() as client:
         found = await client.config(collection)
     if as_json:

@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 
+import typer
 from rich.text import Text
 
-from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, plain, print_json, stdout
+from sluice_cli.calls import DONE, NEEDS_A_LOOK, Connection, command, connection_of, plain, print_json, stdout
 from sluice_cli.machine import machine_checks, start_checks
 from sluice_cli.operations.checks import Check, Status, fail, ok, warn
 from sluice_cli.operations.config import runtime_of
+from sluice_cli.options import AsJson, Collection
 from sluice_cli.remedies import remedy_of
 from sluice_client import (
     FLAGS,
@@ -32,10 +34,23 @@ STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 PROBE: Mapping[str, FlagValue] = {"expansion_strategy": "synonyms", "rerank_candidate_count": 4}
 
 
-async def doctor(connection: Connection, collection: str, *, as_json: bool) -> int:
-    """Run all checks, print them, and return the exit code."""
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@command
+async def doctor(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+    """Check the gateway, the stages behind it, and this machine. Every problem comes with a remedy.
+
+    Works without anything running. The exit code is 1 if a check failed; a warning does not count.
+
+    \b
+    Examples:
+      sluice doctor
+      sluice --gateway search.internal:50051 doctor --collection papers
+    """
     checks: list[Check] = []
-    async for check in _checks(connection, collection):
+    async for check in _checks(connection_of(context), collection):
         checks.append(check)
         if not as_json:
             stdout.print(check_view(check), soft_wrap=True)

@@ -1,11 +1,12 @@
-"""The commands of `sluice rollout`."""
+"""`sluice rollout`: the commands that change features."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -13,19 +14,23 @@ from rich.text import Text
 from sluice_cli.calls import (
     DONE,
     NEEDS_A_LOOK,
-    Connection,
     Problem,
+    command,
     confirm,
+    connection_of,
     plain,
     print_json,
     say_warning,
     stderr,
     stdout,
+    user_name,
     words,
 )
+from sluice_cli.options import AsJson, FlagCommand, Sure, flags_of
 from sluice_cli.rollout import views
-from sluice_cli.rollout.plans import FeatureFile, PlanFile, parse_share, read_plan, template_text
-from sluice_client import AsyncRolloutClient, Feature, FeatureState, FlagValue, Gateway, features
+from sluice_cli.rollout.app import Actor, Name, Reason, rollout
+from sluice_cli.rollout.plans import FeatureFile, PlanFile, parse_share, read_plan
+from sluice_client import AsyncRolloutClient, Feature, FeatureState, Gateway, features
 
 # A gateway looks every second; one that needs longer is cut off, and its lease ends.
 ACKNOWLEDGED_WITHIN_SECONDS = 5.0
@@ -41,78 +46,217 @@ class Order:
     as_json: bool
 
 
-async def show_all(connection: Connection, *, as_json: bool) -> int:
-    """List all features, and return the exit code."""
-    async with connection.rollout_client() as client:
-        found = await client.features()
-    if as_json:
-        print_json(found)
-    elif found.features:
-        stdout.print(views.features_view(found.features))
-    else:
-        stdout.print("no features yet; `sluice rollout start weekly` begins a rollout, `create` makes a feature")
-    return DONE
+def _order(actor: str, reason: str, as_json: bool) -> Order:
+    actor = actor or user_name()
+    if not actor:
+        raise typer.BadParameter("this machine does not know your name; give it", param_hint="--actor")
+    return Order(actor=actor, reason=reason, as_json=as_json)
 
 
-async def show(connection: Connection, name: str, *, as_json: bool) -> int:
-    """Show one feature with plan, evidence and gateways, and return the exit code."""
-    async with connection.rollout_client() as client:
-        status, listing = await client.feature(name), await client.features()
-    if as_json:
-        print_json(status)
-        return DONE
-    feature = status.feature
-    stdout.print(views.status_view(status))
-    if feature.description:
-        stdout.print(plain(feature.description), markup=False)
-    if feature.plan is not None:
-        stdout.print(views.plan_view(feature.plan, feature.features))
-    else:
-        stdout.print(f"sets: {views.flags_words(feature.features)}", markup=False)
-    stdout.print(views.gateways_view(status.gateways, listing.snapshot_version))
-    return DONE
-
-
-async def create(
-    connection: Connection, order: Order, name: str, flags: Mapping[str, FlagValue], description: str, salt: str
+@rollout.command(cls=FlagCommand)
+@command
+async def create(  # one an option, and typer calls it
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="FEATURE", help="1 to 64 lower case letters, digits and dashes.")],
+    reason: Reason,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Description, to be shown.")] = "",
+    salt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Salt of the users' buckets; the name if not given. It never changes.")
+    ] = "",
+    actor: Actor = "",
+    as_json: AsJson = False,
 ) -> int:
-    """Make a feature, and return the exit code."""
-    async with connection.rollout_client(order.actor) as client:
-        feature = await client.create(name, features(**flags), reason=order.reason, description=description, salt=salt)
+    """Make a feature that reaches no users yet. `start` makes those of a plan by itself.
+
+    \b
+    Examples:
+      sluice rollout create rerank --rerank --rerank-candidate-count 50 --reason "the new cross-encoder"
+      sluice rollout create phrases --expansion --expansion-strategy multi_query --reason "low recall"
+    """
+    order = _order(actor, reason, as_json)
+    async with connection_of(context).rollout_client(order.actor) as client:
+        feature = await client.create(
+            name, features(**flags_of(context)), reason=order.reason, description=description, salt=salt
+        )
     _print(feature, order)
     return DONE
 
 
-async def start(connection: Connection, order: Order, source: str, name: str) -> int:
-    """Start the first feature of a plan that is not complete, and return the exit code."""
-    file = read_plan(source)
-    async with connection.rollout_client(order.actor) as client:
+@rollout.command()
+@command
+async def start(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file (.yaml, .toml), or a template's name.")],
+    reason: Reason,
+    feature: Annotated[
+        str, typer.Option(metavar="NAME", help="A feature of the plan; the first not complete, if not given.")
+    ] = "",
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> int:
+    """Put the next feature of a plan on its way: the first that is not complete yet. Makes it if it does not exist.
+
+    A plan with several features is worked off by giving the same command again, week by week; while one is on its way,
+    that changes nothing. A plan that cannot be read changes nothing either.
+
+    \b
+    Examples:
+      sluice rollout start weekly --reason "week 1: baseline"
+      sluice rollout start my-plan.yaml --reason "OPS-71"
+      sluice rollout start my-plan.toml --feature rerank --reason "once more, with the fix"
+    """
+    order = _order(actor, reason, as_json)
+    file = read_plan(plan)
+    async with connection_of(context).rollout_client(order.actor) as client:
         known = {feature.name: feature for feature in (await client.features()).features}
-        wanted = [file.feature(name)] if name else file.features
-        for place, feature in enumerate(wanted):
-            there = known.get(feature.name)
+        wanted = [file.feature(feature)] if feature else file.features
+        for place, one in enumerate(wanted):
+            there = known.get(one.name)
             if there is None:
-                await client.create(
-                    feature.name, feature.overrides, reason=order.reason, description=feature.description
-                )
-            elif there.features != feature.overrides:
+                await client.create(one.name, one.overrides, reason=order.reason, description=one.description)
+            elif there.features != one.overrides:
                 raise Problem(
-                    f"{feature.name} exists already, and sets other flags: {views.flags_words(there.features)}",
+                    f"{one.name} exists already, and sets other flags: {views.flags_words(there.features)}",
                     "give the new one another name in the plan; a feature keeps its meaning",
                 )
-            elif there.state is FeatureState.COMPLETE and not name:
+            elif there.state is FeatureState.COMPLETE and not feature:
                 continue
             elif there.state is not FeatureState.READY:
                 return _under_way(there, file, order)
             if not order.as_json:
                 for later in wanted[place + 1 :]:
                     stderr.print(Text(f"after it, by the same command: {later.name}", style="dim"))
-            return await _begin(client, file, feature, order)
+            return await _begin(client, file, one, order)
     if order.as_json:
         print_json({"plan": file.name, "complete": True})
     else:
         stdout.print(f"all of {plain(file.name)} is complete: nothing to start", markup=False)
     return DONE
+
+
+@rollout.command("set")
+@command
+async def set_(
+    context: typer.Context,
+    name: Name,
+    share: Annotated[str, typer.Argument(metavar="SHARE", help="Of all users, as in 25%.")],
+    reason: Reason,
+    sure: Sure = False,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> int:
+    """Set the share of users by hand, whatever the evidence shows.
+
+    \b
+    Examples:
+      sluice rollout set rerank 5% --reason "carefully"
+      sluice rollout set rerank 25% --yes --reason "load test tonight"
+    """
+    order = _order(actor, reason, as_json)
+    treatment_ppm = parse_share(share)
+    async with connection_of(context).rollout_client(order.actor) as client:
+        before = (await client.feature(name)).feature.treatment_ppm
+        if treatment_ppm > before:
+            what = f"{name} goes from {views.percent(before)} to {views.percent(treatment_ppm)}, whatever is shown"
+            confirm(what, sure)
+        feature = await client.set_share(name, treatment_ppm, reason=order.reason)
+        _print(feature, order)
+        return await _acknowledged(client, name, order)
+
+
+@rollout.command()
+@command
+async def promote(
+    context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False
+) -> int:
+    """Go on to the plan's next step, where the evidence allows it; what is held goes on, too.
+
+    \b
+    Examples:
+      sluice rollout promote rerank --reason "two days without a complaint"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.promote)
+
+
+@rollout.command()
+@command
+async def hold(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
+    """Keep a feature where it is until it is promoted. It is still taken back if it turns out worse.
+
+    \b
+    Examples:
+      sluice rollout hold rerank --reason "release freeze"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.hold)
+
+
+@rollout.command()
+@command
+async def halve(
+    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
+) -> int:
+    """Take a feature back from half of its users: last in, first out.
+
+    \b
+    Examples:
+      sluice rollout halve rerank --reason "P95 is creeping up"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.halve)
+
+
+@rollout.command()
+@command
+async def rollback(
+    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
+) -> int:
+    """Take a feature back from all users, now. Requests may still ask for it; `kill` ends that, too.
+
+    \b
+    Examples:
+      sluice rollout rollback rerank
+      sluice rollout rollback rerank --reason "complaints from support"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.roll_back)
+
+
+@rollout.command()
+@command
+async def kill(
+    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
+) -> int:
+    """Switch a feature off for all users, now, even for requests that ask for it.
+
+    \b
+    Examples:
+      sluice rollout kill rerank
+      sluice rollout kill rerank --reason "the reranker answers nonsense"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.kill)
+
+
+@rollout.command()
+@command
+async def rearm(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
+    """Let a feature that was rolled back or killed be started again. It reaches no users until then.
+
+    \b
+    Examples:
+      sluice rollout rearm rerank --reason "fixed in OPS-72"
+    """
+    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.rearm)
+
+
+async def _change(
+    context: typer.Context,
+    order: Order,
+    name: str,
+    action: Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]],
+) -> int:
+    """Give a command that needs only a name, wait for the gateways, and return the exit code."""
+    async with connection_of(context).rollout_client(order.actor) as client:
+        feature = await action(client)(name, reason=order.reason)
+        _print(feature, order)
+        return await _acknowledged(client, name, order)
 
 
 async def _begin(client: AsyncRolloutClient, file: PlanFile, feature: FeatureFile, order: Order) -> int:
@@ -137,61 +281,6 @@ def _under_way(feature: Feature, file: PlanFile, order: Order) -> int:
         }
         say_warning(f"{feature.name} is not on its way: {then.get(feature.state, 'it follows another plan')}")
     return DONE if going_on else NEEDS_A_LOOK
-
-
-async def set_share(connection: Connection, order: Order, name: str, share: str, *, sure: bool) -> int:
-    """Set the share of users by hand, and return the exit code. More users than before need a confirmation."""
-    treatment_ppm = parse_share(share)
-    async with connection.rollout_client(order.actor) as client:
-        before = (await client.feature(name)).feature.treatment_ppm
-        if treatment_ppm > before:
-            what = f"{name} goes from {views.percent(before)} to {views.percent(treatment_ppm)}, whatever is shown"
-            confirm(what, sure)
-        feature = await client.set_share(name, treatment_ppm, reason=order.reason)
-        _print(feature, order)
-        return await _acknowledged(client, name, order)
-
-
-async def change(
-    connection: Connection,
-    order: Order,
-    name: str,
-    command: Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]],
-) -> int:
-    """Give a command that needs only a name, wait for the gateways, and return the exit code."""
-    async with connection.rollout_client(order.actor) as client:
-        feature = await command(client)(name, reason=order.reason)
-        _print(feature, order)
-        return await _acknowledged(client, name, order)
-
-
-async def history(connection: Connection, name: str, *, as_json: bool) -> int:
-    """Show the history, and return the exit code."""
-    async with connection.rollout_client() as client:
-        entries = [entry async for entry in client.history(name)]
-    if as_json:
-        print_json(entries)
-    else:
-        stdout.print(views.history_view(entries) if entries else "nothing has happened yet")
-    return DONE
-
-
-async def template(_connection: Connection, name: str) -> int:
-    """Write a template to standard output, and return the exit code."""
-    typer.echo(template_text(name), nl=False)
-    return DONE
-
-
-async def check(_connection: Connection, source: str, *, as_json: bool) -> int:
-    """Read a plan, show it, and return the exit code."""
-    file = read_plan(source)
-    if as_json:
-        print_json({feature.name: file.plan(feature) for feature in file.features})
-        return DONE
-    for feature in file.features:
-        stdout.print(Text(f"{plain(feature.name)}  {plain(feature.description)}", style="bold"))
-        stdout.print(views.plan_view(file.plan(feature), feature.overrides))
-    return DONE
 
 
 def _print(feature: Feature, order: Order) -> None:

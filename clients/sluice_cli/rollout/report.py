@@ -1,4 +1,4 @@
-"""`sluice rollout report`: writes the review of a rollout."""
+"""Writing of reviews as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
-import typer
 from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
 
-from sluice_cli.calls import DONE, Connection, Problem, plain, print_json, stderr, stdout, words
+from sluice_cli.calls import Problem, plain, words
 from sluice_cli.rollout import views
 from sluice_cli.rollout.plots import Plot, plots
 from sluice_cli.rollout.review import TAKEN_BACK, review
@@ -46,24 +45,6 @@ _GLOSSARY = (
         "Time from the decision until every live gateway had said that it serves it.",
     ),
 )
-
-
-async def report(connection: Connection, name: str, *, html: Path | None, markdown: Path | None, as_json: bool) -> int:
-    """Write the review, and return the exit code."""
-    async with connection.rollout_client() as client:
-        with stderr.status("asking for the evidence"):
-            found = await client.report(name)
-    if as_json:
-        print_json(found)
-        return DONE
-    if html is None and markdown is None:
-        typer.echo(markdown_of(found), nl=False)
-        return DONE
-    with stderr.status("drawing"):
-        written = write(found, html=html, markdown=markdown)
-    for path in written:
-        stdout.print(f"{plain(str(path))} written", markup=False)
-    return DONE
 
 
 def write(found: RolloutReport, *, html: Path | None = None, markdown: Path | None = None) -> list[Path]:

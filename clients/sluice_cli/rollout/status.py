@@ -5,20 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
+import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from sluice_cli.calls import DONE, Connection, plain, print_json, stdout
+from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stdout
+from sluice_cli.options import AsJson
 from sluice_cli.rollout import views
+from sluice_cli.rollout.app import rollout
 from sluice_client import AsyncRolloutClient, FeatureState, FeatureStatus, SluiceError
 
 _QUIET_STATES = {FeatureState.READY}
 
 
-async def status(connection: Connection, name: str, *, once: bool, seconds: float, as_json: bool) -> int:
-    """Show features, evidence and gateways until interrupted, or once, and return the exit code."""
+@rollout.command()
+@command
+async def status(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    seconds: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Time between two looks.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> int:
+    """Show features as they change: shares, arms, evidence against its threshold, gateways. Ctrl-C ends it.
+
+    Evidence is the log of an e-value. Against a feature: at its threshold the feature is taken back. For it: at its
+    threshold the feature is shown to be no worse than its plan allows, and may go on.
+
+    \b
+    Examples:
+      sluice rollout status
+      sluice rollout status rerank --once
+      sluice rollout status --json | jq '.features[].guardrails'
+    """
+    connection = connection_of(context)
     async with connection.rollout_client() as client:
         found, newest = await _look(client, name)
         if as_json:

@@ -2,49 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Unpack
+from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import DONE, Connection, milliseconds, plain, print_json, say_warning, stderr, stdout, table
+from sluice_cli.calls import (
+    DONE,
+    command,
+    connection_of,
+    milliseconds,
+    plain,
+    print_json,
+    say_warning,
+    stderr,
+    stdout,
+    table,
+)
+from sluice_cli.options import AsJson, ByDocument, Collection, Conditions, FlagCommand, Limit, flags_of
 from sluice_cli.search.conditions import parse_conditions
 from sluice_client import (
     FLAGS,
     Answer,
     Features,
-    FlagValue,
     Outcome,
     Passage,
     Result,
-    SearchOptions,
     StageReport,
     features,
     flag_values,
 )
 
+app = typer.Typer(rich_markup_mode=None)
+
 SNIPPET_CHARACTERS = 240
 OUTCOME_STYLES = {Outcome.RAN: "green", Outcome.SKIPPED: "dim", Outcome.DEGRADED: "yellow", Outcome.FAILED: "red"}
 
 
-async def search(
-    connection: Connection,
-    question: str,
-    *,
-    flags: Mapping[str, FlagValue],
-    conditions: Sequence[str],
-    page_token: str,
-    explain: bool,
-    as_json: bool,
-    **options: Unpack[SearchOptions],
+@app.command(cls=FlagCommand)
+@command
+async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
+    limit: Limit = 10,
+    collection: Collection = "",
+    conditions: Conditions = None,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="Let the best of several near-duplicates stand for them.")
+    ] = False,
+    by_document: ByDocument = False,
+    page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")] = "",
+    explain: Annotated[bool, typer.Option("--explain", help="Show scores and reports of all stages.")] = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Ask, show the answer, and return the exit code."""
-    options["filter"], options["features"] = parse_conditions(conditions), features(**flags)
-    async with connection.client() as client:
-        answer = await client.search(question, page_token=page_token, **options)
+    """Ask a question. A flag that is not given is left to the gateway.
+
+    \b
+    Examples:
+      sluice search "parse command line options"
+      sluice search "parse command line options" --rerank --explain
+      sluice search "roll back" --expansion --expansion-strategy multi_query --limit 5
+      sluice search "thread pool" --filter kind=class --filter 'year>=2020'
+      sluice search "thread pool" --json | jq -r '.results[].passage.id'
+
+    \b
+    Conditions:
+      kind=class        equal          year>=2020, <=, >, <   within bounds
+      lang=en,de        one of these   year=*                 has the field
+      kind!=module      not equal      year!=*                lacks the field
+    Values look like what they are: true and false, 2020, 0.5, text. Quotes make text of anything: 'zip="02139"'.
+    """
+    matching, asked = parse_conditions(conditions or []), features(**flags_of(context))
+    async with connection_of(context).client() as client:
+        answer = await client.search(
+            question,
+            limit=limit,
+            collection=collection,
+            filter=matching,
+            features=asked,
+            collapse_duplicates=collapse,
+            group_by_document=by_document,
+            page_token=page_token,
+        )
     if as_json:
         print_json(answer)
         return DONE

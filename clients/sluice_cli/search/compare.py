@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Annotated
 
+import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import DONE, Connection, milliseconds, print_json, stdout, table
+from sluice_cli.calls import DONE, command, connection_of, milliseconds, print_json, stdout, table
+from sluice_cli.options import AsJson, ByDocument, Collection, Conditions, FlagCommand, Limit, flags_of
 from sluice_cli.search.answer import OUTCOME_STYLES, name_of, rank_change, reason_of
 from sluice_cli.search.conditions import parse_conditions
-from sluice_client import Answer, Comparison, FlagValue, Outcome, Result, StageReport, features
+from sluice_client import Answer, Comparison, Outcome, Result, StageReport, features
+
+app = typer.Typer(rich_markup_mode=None)
 
 
-async def compare(  # noqa: PLR0913  # one an option
-    connection: Connection,
-    question: str,
-    *,
-    flags: Mapping[str, FlagValue],
-    feature: str,
-    limit: int,
-    collection: str,
-    conditions: Sequence[str],
-    by_document: bool,
-    persistence: float | None,
-    as_json: bool,
+@app.command(cls=FlagCommand)
+@command
+async def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
+    feature: Annotated[
+        str, typer.Option(metavar="NAME", help="Use the flags of this feature of the rollout instead.")
+    ] = "",
+    limit: Limit = 10,
+    collection: Collection = "",
+    conditions: Conditions = None,
+    by_document: ByDocument = False,
+    persistence: Annotated[
+        float | None, typer.Option(metavar="P", help="Of the rank-biased overlap, above 0 and below 1; else 0.9.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Ask twice, show both answers, and return the exit code."""
-    matching = parse_conditions(conditions)
-    async with connection.client() as client:
+    """Show two answers to a question side by side: as now (standard), and with more switched on (enhanced).
+
+    Flags are those of the enhanced answer; without flags and --feature, it has expansion and reranking on. It counts
+    for no rollout and changes nothing. The standard answer is made first; vectors that both need may then come from a
+    cache.
+
+    \b
+    Examples:
+      sluice compare "parse command line options"
+      sluice compare "parse command line options" --rerank --limit 5
+      sluice compare "roll back" --feature rerank-v1
+      sluice compare "roll back" --json | jq .rank_biased_overlap
+    """
+    matching = parse_conditions(conditions or [])
+    flags = flags_of(context)
+    async with connection_of(context).client() as client:
         compared = await client.compare(
             question,
             enhanced=features(**flags) if flags else None,

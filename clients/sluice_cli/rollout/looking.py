@@ -1,0 +1,166 @@
+"""`sluice rollout`: the commands that show features, history and plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from sluice_cli.calls import DONE, Problem, command, connection_of, plain, print_json, stderr, stdout
+from sluice_cli.options import AsJson
+from sluice_cli.rollout import views
+from sluice_cli.rollout.app import Name, rollout
+from sluice_cli.rollout.plans import read_plan, template_text
+
+
+@rollout.command("list")
+@command
+async def list_(context: typer.Context, as_json: AsJson = False) -> int:
+    """List all features: states, shares of users, and reasons.
+
+    \b
+    Examples:
+      sluice rollout list
+      sluice rollout list --json | jq -r '.features[] | select(.treatment_ppm > 0) | .name'
+    """
+    async with connection_of(context).rollout_client() as client:
+        found = await client.features()
+    if as_json:
+        print_json(found)
+    elif found.features:
+        stdout.print(views.features_view(found.features))
+    else:
+        stdout.print("no features yet; `sluice rollout start weekly` begins a rollout, `create` makes a feature")
+    return DONE
+
+
+@rollout.command()
+@command
+async def show(context: typer.Context, name: Name, as_json: AsJson = False) -> int:
+    """Show one feature: its plan, its evidence, and the gateways that serve it.
+
+    \b
+    Examples:
+      sluice rollout show rerank
+      sluice rollout show rerank --json | jq '.guardrails'
+    """
+    async with connection_of(context).rollout_client() as client:
+        status, listing = await client.feature(name), await client.features()
+    if as_json:
+        print_json(status)
+        return DONE
+    feature = status.feature
+    stdout.print(views.status_view(status))
+    if feature.description:
+        stdout.print(plain(feature.description), markup=False)
+    if feature.plan is not None:
+        stdout.print(views.plan_view(feature.plan, feature.features))
+    else:
+        stdout.print(f"sets: {views.flags_words(feature.features)}", markup=False)
+    stdout.print(views.gateways_view(status.gateways, listing.snapshot_version))
+    return DONE
+
+
+@rollout.command()
+@command
+async def history(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Show the history, oldest first: changes, authors, reasons, and times until all gateways served them.
+
+    \b
+    Examples:
+      sluice rollout history
+      sluice rollout history rerank --json | jq -r '.[] | select(.actor == "sluice") | .reason'
+    """
+    async with connection_of(context).rollout_client() as client:
+        entries = [entry async for entry in client.history(name)]
+    if as_json:
+        print_json(entries)
+    else:
+        stdout.print(views.history_view(entries) if entries else "nothing has happened yet")
+    return DONE
+
+
+@rollout.command()
+@command
+async def plan(
+    context: typer.Context,
+    template: Annotated[str, typer.Argument(metavar="TEMPLATE", help="ramp, or weekly.")],
+) -> int:
+    """Print a plan that comes with the command: ramp (one feature, 10 -> 50 -> 100 %) or weekly (four, a week each).
+
+    \b
+    Examples:
+      sluice rollout plan ramp > my-plan.yaml
+    """
+    typer.echo(template_text(template), nl=False)
+    return DONE
+
+
+@rollout.command()
+@command
+async def check(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file (.yaml, .toml), or a template's name.")],
+    as_json: AsJson = False,
+) -> int:
+    """Read a plan and show it, without any service.
+
+    \b
+    Examples:
+      sluice rollout check my-plan.yaml
+    """
+    file = read_plan(source)
+    if as_json:
+        print_json({feature.name: file.plan(feature) for feature in file.features})
+        return DONE
+    for feature in file.features:
+        stdout.print(Text(f"{plain(feature.name)}  {plain(feature.description)}", style="bold"))
+        stdout.print(views.plan_view(file.plan(feature), feature.overrides))
+    return DONE
+
+
+@rollout.command()
+@command
+async def report(
+    context: typer.Context,
+    name: Name,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs nothing else.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write Markdown, with plots next to it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write the review of a feature's rollout: history, decisions, comparisons and plots.
+
+    Without a file it is Markdown on standard output, without plots.
+
+    \b
+    Examples:
+      sluice rollout report rerank --html rerank.html
+      sluice rollout report rerank --markdown docs/reviews/rerank.md
+      sluice rollout report rerank | less
+    """
+    try:
+        from sluice_cli.rollout import report as writer  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as missing:
+        problem = f"a report needs {missing.name}, which is not installed"
+        raise Problem(problem, "pip install 'sluice-retrieval[report]'") from None
+    async with connection_of(context).rollout_client() as client:
+        with stderr.status("asking for the evidence"):
+            found = await client.report(name)
+    if as_json:
+        print_json(found)
+    elif html is None and markdown is None:
+        typer.echo(writer.markdown_of(found), nl=False)
+    else:
+        with stderr.status("drawing"):
+            written = writer.write(found, html=html, markdown=markdown)
+        for path in written:
+            stdout.print(f"{plain(str(path))} written", markup=False)
+    return DONE
