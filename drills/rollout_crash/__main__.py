@@ -48,7 +48,7 @@ RESULT = BUILD / "rollout-crash.json"
 GATEWAYS = 3
 FEATURES = ("calm-a", "calm-b", "harmful")
 MOST_ANSWERS = 60
-"""Most answers of the service until a kill: by what it did, not by the clock, so that a slow machine has as many moments
+"""Most answers of the service until a kill: counted, not timed, so that a slow machine has as many moments
 to be killed in as a quick one."""
 _CALL_SECONDS = 2.0
 _REQUESTS = 400
