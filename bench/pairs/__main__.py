@@ -65,14 +65,11 @@ def side(name: str, checkout: Path, model: str) -> Iterator[subprocess.Popen[str
 
 def told(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
     """Tell a side something; its answer."""
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
+    assert process.stdin and process.stdout
+    print(json.dumps(message), file=process.stdin, flush=True)
+    answer: dict[str, Any] = json.loads(process.stdout.readline() or "null")
+    if answer is None:
         sys.exit("a side ended before it answered; standard error above says why")
-    answer: dict[str, Any] = json.loads(line)
     return answer
 
 
@@ -97,15 +94,10 @@ def texts(seed: int, count: int, words: int) -> list[str]:
     return [" ".join(source[start : start + words]) for start in starts]
 
 
-def rows(kind: str, windows: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def rows(kind: str, windows: dict[str, list[dict[str, float]]]) -> Iterator[dict[str, Any]]:
     """Figures of this checkout over the earlier commit's: the median over rounds, with its interval."""
-    figures: dict[str, dict[str, list[float]]] = {
-        "p50": {name: [statistics.median(one["seconds"]) * 1000 for one in each] for name, each in windows.items()},
-        "processor time": {
-            name: [one["cpu_seconds"] * 1000 / len(one["seconds"]) for one in each] for name, each in windows.items()
-        },
-    }
-    for figure, of in figures.items():
+    for figure in windows["here"][0]:
+        of = {name: [window[figure] for window in each] for name, each in windows.items()}
         ratio = bootstrap([one / other for one, other in zip(of["here"], of["before"], strict=True)])
         yield {
             "name": f"search, {kind}: {figure}, here over before",
@@ -119,7 +111,6 @@ def rows(kind: str, windows: dict[str, list[dict[str, Any]]]) -> Iterator[dict[s
 
 def main(
     commit: Annotated[str, typer.Argument(help="The earlier commit.")] = "6dfeab8",
-    here: Annotated[str, typer.Option(help="A commit to measure instead of this checkout.")] = "",
     rounds: Annotated[int, typer.Option(min=2, help="Rounds; in each, both sides take a turn.")] = 20,
     searches: Annotated[
         int, typer.Option(min=10, help="Searches of each side in each round, a tenth of that with reranking.")
@@ -137,7 +128,7 @@ def main(
     windows: dict[str, dict[str, list[Any]]] = {kind: {"here": [], "before": []} for kind in kinds}
     with ExitStack() as stack:
         with console.status("Starting both stacks"):
-            folders = {"here": checked_out(here) if here else ROOT, "before": checked_out(commit)}
+            folders = {"here": ROOT, "before": checked_out(commit)}
             sides = [(name, stack.enter_context(side(name, folder, model))) for name, folder in folders.items()]
         for number in track(range(rounds + 1), "Rounds", console=console):
             for kind, (share, features) in kinds.items():
