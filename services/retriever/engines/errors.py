@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import grpc
 import httpx
@@ -90,20 +91,10 @@ def _error(code: grpc.StatusCode, detail: str) -> SluiceError:
     return make() if make else Internal(f"Qdrant failed with {code.name}")
 
 
-def _unavailable() -> SluiceError:
-    return Unavailable("Qdrant cannot be reached", dependency="Qdrant")
-
-
-def _refused() -> SluiceError:
-    return InvalidArgument("request", "Qdrant refuses it; its log says why", reason="QDRANT_REFUSED")
-
-
-def _precondition(problem: str, reason: str) -> Callable[[], SluiceError]:
-    return lambda: FailedPrecondition(problem, reason=reason)
-
-
-_denied = _precondition("Qdrant denies access; check QDRANT_API_KEY", "QDRANT_DENIED")
-_unable = _precondition("this Qdrant cannot do that now; its log says why", "QDRANT_REFUSED")
+_unavailable = partial(Unavailable, "Qdrant cannot be reached", dependency="Qdrant")
+_refused = partial(InvalidArgument, "request", "Qdrant refuses it; its log says why", reason="QDRANT_REFUSED")
+_denied = partial(FailedPrecondition, "Qdrant denies access; check QDRANT_API_KEY", reason="QDRANT_DENIED")
+_unable = partial(FailedPrecondition, "this Qdrant cannot do that now; its log says why", reason="QDRANT_REFUSED")
 
 _ERRORS: dict[grpc.StatusCode, Callable[[], SluiceError]] = {
     grpc.StatusCode.UNAVAILABLE: _unavailable,
@@ -115,10 +106,10 @@ _ERRORS: dict[grpc.StatusCode, Callable[[], SluiceError]] = {
     grpc.StatusCode.PERMISSION_DENIED: _denied,
     grpc.StatusCode.FAILED_PRECONDITION: _unable,
     grpc.StatusCode.UNIMPLEMENTED: _unable,
-    grpc.StatusCode.NOT_FOUND: lambda: NotFound("Qdrant does not have that"),
-    grpc.StatusCode.ALREADY_EXISTS: lambda: AlreadyExists("Qdrant has that already"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: lambda: DeadlineExceeded("Qdrant did not answer in time"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: lambda: ResourceExhausted(
-        "Qdrant limits the rate of requests", reason="RATE_LIMITED"
+    grpc.StatusCode.NOT_FOUND: partial(NotFound, "Qdrant does not have that"),
+    grpc.StatusCode.ALREADY_EXISTS: partial(AlreadyExists, "Qdrant has that already"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: partial(DeadlineExceeded, "Qdrant did not answer in time"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: partial(
+        ResourceExhausted, "Qdrant limits the rate of requests", reason="RATE_LIMITED"
     ),
 }
