@@ -333,18 +333,14 @@ class Collections:
         if not _undeclared(passages, info.schema):
             return info
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                await self._declaring.acquire()
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()), self._declaring:
+                info = await self.get(info.version, deadline)
+                if new := _undeclared(passages, info.schema):
+                    await self._store.declare(info.version, new, deadline)
+                    await self.note(info.version, deadline, **_schema_notes(new))
+                return replace(info, schema={**info.schema, **new})
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while other new fields were declared") from None
-        try:
-            info = await self.get(info.version, deadline)
-            if new := _undeclared(passages, info.schema):
-                await self._store.declare(info.version, new, deadline)
-                await self.note(info.version, deadline, **_schema_notes(new))
-            return replace(info, schema={**info.schema, **new})
-        finally:
-            self._declaring.release()
+            raise DeadlineExceeded("the deadline passed while new fields were declared") from None
 
     async def _successor(self, name: str, deadline: Deadline) -> Description:
         """Find the version that takes a name over from a collection of an earlier release, see `versions`."""
