@@ -83,7 +83,7 @@ class Runtime(Protocol):
         """Prepare for batches of up to this many padded tokens. Takes seconds."""
 
     def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
-        """Compute one forward pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
+        """Compute one pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
 
 
 def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
