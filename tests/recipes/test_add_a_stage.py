@@ -24,6 +24,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     copy.copy(ROOT / "deploy/k8s/base/expander", {"expander": "speller", "50054": "50058"}, "deploy/k8s/base/speller")
     _list_it(copy)
     _call_it(copy)
+    copy.run("ruff", "format", ".")
     copy.run("python", "tools/protos.py")
     copy.run("python", "tools/settings_table.py")
     copy.run("python", "tools/metrics_table.py")
@@ -64,7 +65,7 @@ def _call_it(copy: Scratch) -> None:
     copy.insert(
         f"{GATEWAY}/settings.py",
         'description="Address of the expander, as `host:port`.")\n',
-        '    speller_address: str = Field("127.0.0.1:50058", description="Address of the speller, as `host:port`.")\n',
+        '    speller_address: str = Field("", description="Address of the speller; empty calls none.")\n',
     )
     clients = f"{GATEWAY}/rpc/clients.py"
     copy.insert(
@@ -73,16 +74,24 @@ def _call_it(copy: Scratch) -> None:
         "from services.gateway.rpc.speller_client import SpellerClient\n",
     )
     copy.insert(clients, "StageClient = ExpanderClient", " | SpellerClient")
-    copy.insert(clients, "    expander: ExpanderClient\n", "    speller: SpellerClient\n")
+    copy.insert(clients, "    expander: ExpanderClient\n", "    speller: SpellerClient | None\n")
     copy.insert(
         clients,
         "            expander=ExpanderClient(open_channel(settings.expander_address, ExpanderClient.service)),\n",
-        "            speller=SpellerClient(open_channel(settings.speller_address, SpellerClient.service)),\n",
+        "            speller=(\n"
+        "                SpellerClient(open_channel(settings.speller_address, SpellerClient.service))\n"
+        "                if settings.speller_address\n"
+        "                else None\n"
+        "            ),\n",
     )
     copy.insert(clients, "Stages(self.expander, embedders, self.retriever, self.reranker", ", self.speller")
-    copy.insert(clients, "            (Stage.RERANK, self.reranker),\n", "            (Stage.SPELL, self.speller),\n")
+    copy.insert(
+        clients,
+        "            (Stage.RERANK, self.reranker),\n",
+        "            *(((Stage.SPELL, self.speller),) if self.speller else ()),\n",
+    )
     stages = f"{GATEWAY}/search/stages.py"
-    copy.insert(stages, "    RERANK = stage_pb2.STAGE_RERANK\n", "    SPELL = stage_pb2.STAGE_SPELL\n")
+    copy.insert(stages, '"""A stage, in the order of the pipeline."""\n\n', "    SPELL = stage_pb2.STAGE_SPELL\n")
     copy.insert(
         stages,
         '        """Make variants as the features say."""\n',
@@ -108,6 +117,7 @@ class Speller(Protocol):
         """Correct the query, if there is a speller and it answers in time."""
         speller = self._stages.speller
         if speller is None:
+            self._skip(Stage.SPELL, "FEATURE_OFF", "no speller is configured")
             return
         attempt = await self._attempt(
             Stage.SPELL,
