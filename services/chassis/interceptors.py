@@ -1,7 +1,8 @@
 """The interceptor around every call of every stage.
 
-It decodes, traces, counts, logs, and turns errors into statuses. It is one, so that the order is plain to see. Health
-and reflection pass through untouched: they must answer while everything else is refused, and would fill the logs.
+It reads, admits, decodes, traces, counts, logs, and turns errors into statuses. It is one, so that the order is plain
+to see. Health and reflection pass through untouched: they must answer while everything else is refused, and would fill
+the logs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -21,9 +21,10 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services.chassis import logs, status, tracing
-from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, SluiceError, kind_of
+from services.chassis.admission.concurrency import ConcurrencyLimit
+from services.chassis.admission.memory import MessageBudget
+from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, InvalidArgument, SluiceError, kind_of
 from services.chassis.metrics import MethodMetrics, ServerMetrics
-from services.chassis.shedding import ConcurrencyLimit
 from services.chassis.validation import undecodable
 
 REQUEST_ID = "x-request-id"
@@ -41,20 +42,27 @@ _RETRIES = "grpc-previous-rpc-attempts"
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
-Around = Callable[[Message | bytes, Context], AbstractAsyncContextManager[None]]
-"""The context of one call. Bytes are a request that does not decode."""
+Around = Callable[[Context], AbstractAsyncContextManager[None]]
+"""The context of one call."""
+Requested = Callable[[Context], AbstractAsyncContextManager[Message]]
+"""The request of one call, for the time of its work."""
 
 
 class StageInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the calls of our own services.
 
-    `limit`, if given, refuses calls over it; `bulk_methods` are refused first.
+    `budget` bounds the memory of messages. `limit`, if given, makes calls over it wait; `bulk_methods` wait longest.
     """
 
     def __init__(
-        self, metrics: ServerMetrics, limit: ConcurrencyLimit | None = None, bulk_methods: frozenset[str] = frozenset()
+        self,
+        metrics: ServerMetrics,
+        budget: MessageBudget,
+        limit: ConcurrencyLimit | None = None,
+        bulk_methods: frozenset[str] = frozenset(),
     ) -> None:
         self._metrics = metrics
+        self._budget = budget
         self._limit = limit
         self._bulk_methods = bulk_methods
         # By method, because gRPC asks at every call.
@@ -72,63 +80,86 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_OURS):
             return handler
+        service, _, name = method.strip("/").partition("/")
+        streams = handler.response_streaming
+        around = _around(method, self._metrics.method(service, name), timed=not streams)
+        # The limit learns from the length of calls, and a stream has none that means anything.
+        limit = None if streams else self._limit
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
         request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
-
-        def decode(raw: bytes) -> Message | bytes:
-            try:
-                return request_type.FromString(raw)
-            except DecodeError:
-                return raw  # the handler names the field
-
-        service, _, name = method.strip("/").partition("/")
-        counted = self._metrics.method(service, name)
-        around = _around(method, request_type, counted, timed=not handler.response_streaming)
-        if handler.response_streaming:
-            # The limit learns from the length of calls, and a stream has none that means anything.
-            wrapped = grpc.unary_stream_rpc_method_handler(
-                _wrap_stream(cast(Stream, handler.unary_stream), around),
-                request_deserializer=decode,
+        requested = _requested(request_type, self._budget, limit, bulk=name in self._bulk_methods)
+        wrapped: grpc.RpcMethodHandler[Any, Any]
+        # Of a call that takes a stream of requests, gRPC leaves the reading to us: before that we can refuse it.
+        if streams:
+            wrapped = grpc.stream_stream_rpc_method_handler(
+                _wrap_stream(cast(Stream, handler.unary_stream), around, requested),
                 response_serializer=handler.response_serializer,
             )
         else:
-            admit = partial(self._limit.admitted, bulk=name in self._bulk_methods) if self._limit else nullcontext
-            wrapped = grpc.unary_unary_rpc_method_handler(
-                _wrap(cast(Call, handler.unary_unary), around, admit),
-                request_deserializer=decode,
+            wrapped = grpc.stream_unary_rpc_method_handler(
+                _wrap(cast(Call, handler.unary_unary), around, requested),
                 response_serializer=handler.response_serializer,
             )
         self._wrapped[method] = wrapped
         return wrapped
 
 
-def _wrap(handle: Call, around: Around, admit: Callable[[], AbstractContextManager[None]]) -> Call:
-    async def call(request: Message | bytes, context: Context) -> Message:
-        async with around(request, context):
-            with admit():
+def _wrap(handle: Call, around: Around, requested: Requested) -> Call:
+    async def call(_requests: object, context: Context) -> Message:
+        async with around(context):
+            async with requested(context) as request:
                 reply: Message = await handle(request, context)
             return reply
 
     return call
 
 
-def _wrap_stream(handle: Stream, around: Around) -> Call:
-    async def stream(request: Message | bytes, context: Context) -> None:
+def _wrap_stream(handle: Stream, around: Around, requested: Requested) -> Call:
+    async def stream(_requests: object, context: Context) -> None:
         # Written from here instead of being yielded: a caller that leaves then cancels this coroutine, where a
         # generator would only be dropped, between two of its steps, without clean-up.
-        async with around(request, context), aclosing(cast(Any, handle(request, context))) as replies:
+        async with (
+            around(context),
+            requested(context) as request,
+            aclosing(cast(Any, handle(request, context))) as replies,
+        ):
             async for reply in replies:
                 await context.write(reply)
 
     return stream
 
 
-def _around(method: str, request_type: type[Message], counted: MethodMetrics, *, timed: bool) -> Around:
+def _requested(
+    request_type: type[Message], budget: MessageBudget, limit: ConcurrencyLimit | None, *, bulk: bool
+) -> Requested:
+    """Read, admit and decode the request of a call, in this order: what is refused costs the least."""
+
+    @asynccontextmanager
+    async def requested(context: Context) -> AsyncIterator[Message]:
+        raw = cast(bytes, await budget.receive(context.read, context.peer()))
+        if not isinstance(raw, bytes):  # gRPC's mark for the end
+            raise InvalidArgument("request", "is missing: the call ended without a message")
+        with budget.reserved(len(raw)):
+            left = context.time_remaining()
+            async with limit.admitted(bulk=bulk, seconds_left=left) if limit else nullcontext():
+                yield _decoded(request_type, raw)
+
+    return requested
+
+
+def _decoded(request_type: type[Message], raw: bytes) -> Message:
+    try:
+        return request_type.FromString(raw)
+    except DecodeError:
+        raise undecodable(request_type, raw) from None
+
+
+def _around(method: str, counted: MethodMetrics, *, timed: bool) -> Around:
     """The context of each call of a method. `timed` is False where the length of a call has no meaning."""
     path = method.strip("/")
 
     @asynccontextmanager
-    async def around(request: Message | bytes, context: Context) -> AsyncIterator[None]:
+    async def around(context: Context) -> AsyncIterator[None]:
         started = time.perf_counter()
         metadata = tuple(context.invocation_metadata() or ())
         identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
@@ -139,8 +170,6 @@ def _around(method: str, request_type: type[Message], counted: MethodMetrics, *,
         code, reason = grpc.StatusCode.CANCELLED, ""
         with tracing.server_span(path, metadata, identity) as span:
             try:
-                if isinstance(request, bytes):
-                    raise undecodable(request_type, request)
                 yield
                 code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:

@@ -21,11 +21,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis import health, logs, metrics, tls, tracing
+from services.chassis.admission.concurrency import ConcurrencyLimit
+from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import StartupError
 from services.chassis.interceptors import StageInterceptor
 from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
-from services.chassis.shedding import ConcurrencyLimit
+from services.chassis.timing import LONGEST_CALL_SECONDS
 
 _log = logs.get_logger("server")
 
@@ -43,9 +45,9 @@ class Stage:
     problem: Callable[[], str | None] = lambda: None
     """The problem that keeps it from its work, or None. Must be cheap: it is polled twice a second."""
     limit: ConcurrencyLimit | None = None
-    """Limit on calls under way; None for a stage that refuses by its own queue."""
+    """Limit on calls under way; None for a stage with a queue of its own."""
     bulk_methods: frozenset[str] = frozenset()
-    """Names of methods that the limit refuses first, because no user waits for them."""
+    """Names of methods that wait behind all others, because no user waits for them."""
     end_streams: Callable[[], None] = lambda: None
     """Ends its server streams when it stops; they would otherwise outlast the grace."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,8 +112,9 @@ async def serving(
     To drain: health says NOT_SERVING, then no new calls, then a grace for those in flight. `counted` counts its calls;
     by default the series of the process do.
     """
+    budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(counted or process_metrics(), stage.limit, stage.bulk_methods)],
+        interceptors=[StageInterceptor(counted or process_metrics(), budget, stage.limit, stage.bulk_methods)],
         options=_options(settings),
     )
     stage.register(server)
@@ -172,5 +175,9 @@ def _options(settings: StageSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients resolve names again when a connection ends, and so find new replicas. gRPC adds jitter.
         ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(settings.shutdown_grace_seconds * 1000)),
+        # Calls that are under way then go on to their end.
+        ("grpc.max_connection_age_grace_ms", round(LONGEST_CALL_SECONDS * 1000)),
+        ("grpc.max_concurrent_streams", settings.max_connection_calls),
+        # A message that is not read yet takes no more memory than a window.
+        ("grpc.http2.bdp_probe", 0),
     ]

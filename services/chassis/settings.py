@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.chassis.admission.concurrency import LimitBounds
 from services.chassis.errors import StartupError
-from services.chassis.shedding import LimitBounds
 
 OptionalFolder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 """A folder, or None; an empty variable counts as unset."""
@@ -54,7 +54,16 @@ class StageSettings(BaseSettings):
         le=86_400,
         description="Age at which a connection is closed, so that its client looks for new replicas. Seconds.",
     )
+    max_connection_calls: int = Field(
+        1000, ge=1, le=100_000, description="Most calls under way on one connection; a client holds back the others."
+    )
     max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
+    memory_mib: int = Field(
+        0,
+        ge=0,
+        description="Memory that the process may use, from which the budget for messages is made; 0 means the limit "
+        "of the container, or all of the machine's. MiB.",
+    )
     grpc_tls_certificate: OptionalFile = Field(
         None, description="PEM file with the certificate of this stage; without it and the two below there is no TLS."
     )
@@ -105,11 +114,22 @@ class SheddingSettings(StageSettings):
     concurrency_bulk_share: float = Field(
         0.5, gt=0, le=1, description="Share of the limit that bulk calls, as indexing, may use."
     )
+    concurrency_queue: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Interactive calls, and as many bulk calls, that may wait for a place under the limit; 0 refuses "
+        "at once.",
+    )
 
     def limit_bounds(self) -> LimitBounds:
-        """Start value and bounds of the limit."""
+        """Start value and bounds of the limit, and the length of its queue."""
         return LimitBounds(
-            self.concurrency_initial, self.concurrency_lowest, self.concurrency_highest, self.concurrency_bulk_share
+            self.concurrency_initial,
+            self.concurrency_lowest,
+            self.concurrency_highest,
+            self.concurrency_bulk_share,
+            self.concurrency_queue,
         )
 
 

@@ -16,11 +16,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import DeadlineExceeded, InvalidArgument
 
+LONGEST_CALL_SECONDS = 3600.0
+"""Longest deadline that a call can have, and time that a call has on a connection that is to be closed."""
 
-def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = math.inf) -> float:
-    """The monotonic deadline of a call; `default_seconds` from now if the caller set none."""
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = LONGEST_CALL_SECONDS) -> float:
+    """The monotonic deadline of a call; `default_seconds` from now if the caller set none. At most an hour."""
     given = context.time_remaining()
-    return deadline_in(default_seconds if given is None else given)
+    return deadline_in(min(LONGEST_CALL_SECONDS, default_seconds if given is None else given))
 
 
 def deadline_in(seconds: float) -> float:

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
+from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.server import Stage, run
-from services.chassis.shedding import ConcurrencyLimit, concurrency_limit
 from services.chassis.timing import in_background
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Following, Writing
@@ -61,7 +61,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         writing = Writing(clients.retriever, following)
         verification = Verification(clients.retriever, embedders)
         reindexing = Reindexing(clients.retriever, embedders, following, verification)
-        limit = ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set)
+        limit = ConcurrencyLimit(settings.limit_bounds())
         exposure = await stack.enter_async_context(_exposing(settings, channels, metrics))
         # Without breakers: what fails in the background must not stop searches.
         background = StageClients.over(channels.opened, settings, model_pb2.PRIORITY_BULK)

@@ -10,16 +10,18 @@ import os
 import re
 from pathlib import Path
 
+from services.chassis.admission.cgroups import CGROUPS, MOUNT, own_cgroups
+
 # Of x86 and ARM, the best first.
 _INT8_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp")
 
 
-def available_cpus(cgroups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+def available_cpus(cgroups: Path = CGROUPS, root: Path = MOUNT) -> int:
     """Number of processors that this process can keep busy: its affinity, or its cgroup's quota if that is less.
 
     A quota is rounded down (2.5 gives 2), because a thread beyond it throttles all of them; at least 1.
     """
-    quotas = [quota for folder in _own_cgroups(cgroups, root) if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in own_cgroups("cpu", cgroups, root) if (quota := _quota(folder)) is not None]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
@@ -30,20 +32,6 @@ def int8_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """
     flags = " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)).split()
     return next((known for known in _INT8_INSTRUCTIONS if known in flags), "none")
-
-
-def _own_cgroups(cgroups: Path, root: Path) -> list[Path]:
-    """Folders of our cgroup (version 2 or 1) and of all its parents, whose quotas bind too."""
-    folders: list[Path] = []
-    for line in cgroups.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # In a container the path is often the host's and does not exist; the mount is then our own cgroup.
-        mount = root / controllers
-        own = mount / path.lstrip("/")
-        folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(mount)]
-    return folders
 
 
 def _quota(folder: Path) -> float | None:

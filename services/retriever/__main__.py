@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.chassis import logs
+from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.errors import SluiceError
 from services.chassis.server import Stage, run
-from services.chassis.shedding import ConcurrencyLimit, concurrency_limit
 from services.chassis.timing import in_background
 from services.retriever.building import Building
 from services.retriever.collections import Collections
@@ -91,7 +91,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
             yield Stage(
                 service=retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"],
                 register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(servicer, server),
-                limit=ConcurrencyLimit(settings.limit_bounds(), concurrency_limit.set),
+                limit=ConcurrencyLimit(settings.limit_bounds()),
                 bulk_methods=_BULK_METHODS,
                 problem=lambda: watch.problem,
             )

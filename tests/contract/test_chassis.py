@@ -11,17 +11,20 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from services.chassis import errors, status
+from services.chassis.admission.cgroups import resident_bytes
+from services.chassis.admission.concurrency import ConcurrencyLimit, LimitBounds
 from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
 from services.chassis.interceptors import REQUEST_ID, request_id
+from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
-from services.chassis.shedding import ConcurrencyLimit, LimitBounds
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from tests.contract.echo import METHOD, Counted, EchoServicer, echo_server, echo_stage
 
@@ -270,7 +273,9 @@ async def test_a_caller_that_leaves_cancels_the_work_and_is_counted() -> None:
 
 
 @pytest.mark.parametrize("bulk", [False, True])
-async def test_a_call_over_the_limit_is_refused_before_its_handler_and_says_when_to_come_back(bulk: bool) -> None:
+async def test_a_call_over_the_limit_is_refused_before_its_handler_where_none_may_wait_and_says_when_to_come_back(
+    bulk: bool,
+) -> None:
     entered, release = list[int](), asyncio.Event()
 
     async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
@@ -280,7 +285,9 @@ async def test_a_call_over_the_limit_is_refused_before_its_handler_and_says_when
 
     # Interactive calls may use all places, and bulk calls half of them.
     places = 4 if bulk else 2
-    limit = ConcurrencyLimit(LimitBounds(places, places, places, bulk_share=0.5), on_change=lambda _limit: None)
+    limit = ConcurrencyLimit(
+        LimitBounds(places, places, places, bulk_share=0.5, queue=0), on_change=lambda _limit: None
+    )
     async with echo_server(slow, limit=limit, bulk_methods=frozenset({"ExpandQuery"} if bulk else ())) as channel:
         calls = [asyncio.create_task(call(channel)) for _ in range(2)]
         async with asyncio.timeout(5):
@@ -292,6 +299,56 @@ async def test_a_call_over_the_limit_is_refused_before_its_handler_and_says_when
         assert await asyncio.gather(*calls) == [REPLY, REPLY]
     assert refused.value.retry_after is not None
     assert len(entered) == 2
+
+
+async def test_calls_over_the_limit_wait_for_their_turn_and_all_are_answered() -> None:
+    busy = most = 0
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0.01)
+        busy -= 1
+        return REPLY
+
+    limit = ConcurrencyLimit(LimitBounds(4, 4, 4), on_change=lambda _limit: None)
+    async with echo_server(slow, limit=limit) as channel:
+        assert await asyncio.gather(*(call(channel, seconds=10) for _ in range(100))) == [REPLY] * 100
+    assert most == 4
+
+
+async def test_a_large_message_is_refused_by_name_while_another_one_is_served() -> None:
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        entered.set()
+        await release.wait()
+        return REPLY
+
+    large = expander_pb2.ExpandQueryRequest(query="x" * (10 * 2**20))
+    settings = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0, memory_mib=resident_bytes() // 2**20 + 300)
+    async with (
+        serving(echo_stage(slow), settings, ServerMetrics(CollectorRegistry())) as server,
+        StageChannel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        first = asyncio.create_task(channel.call(stub.ExpandQuery, large, deadline=time.monotonic() + 20))
+        await asyncio.wait_for(entered.wait(), 20)
+        with pytest.raises(errors.ResourceExhausted) as refused:
+            await channel.call(stub.ExpandQuery, large, deadline=time.monotonic() + 20)
+        small = asyncio.create_task(call(channel))
+        await asyncio.sleep(0)
+        release.set()
+        assert await asyncio.gather(first, small) == [REPLY, REPLY]
+    assert refused.value.reason == "MEMORY_BUDGET"
+
+
+async def test_a_call_without_a_message_is_an_invalid_argument() -> None:
+    async with echo_server(raising(AssertionError("never called"))) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.channel.stream_unary(METHOD)(iter(()), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_handler_that_cancels_itself_does_not_leave_the_caller_hanging() -> None:
