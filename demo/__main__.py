@@ -1,4 +1,4 @@
-"""`python -m demo`: real questions to the standard library's documentation, through all five stages."""
+"""`python -m demo`: questions to the standard library's documentation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NARROWEST = 150
 
 
 def main() -> None:
-    """Index the standard library's documentation, ask it questions, and show what every stage contributes.
+    """Index the standard library's documentation, and ask it questions.
 
     The first run takes some minutes, the later ones reuse what it made. Writes build/demo.json.
     """
@@ -110,7 +110,7 @@ async def _ask(client: AsyncClient, collection: str, console: Console) -> list[R
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Passages a second."""
+        """Show passages a second."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.0f}/s")
 

@@ -1,4 +1,4 @@
-"""The standard library's own documentation as passages: one for every documented module, class and function.
+"""The standard library's documentation as passages.
 
 Importing the whole standard library has side effects, so a child process does it, silenced and with a time limit
 (`python -m demo.corpus FILE`, nothing but the standard library needed); `load` runs it once and keeps the passages.
@@ -79,7 +79,7 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content: two corpora with the same digest are the same."""
+        """Digest of the content."""
         content = hashlib.sha256()
         for passage in self.passages:
             content.update(_line(passage).encode())
@@ -87,7 +87,7 @@ class Corpus:
 
 
 def load(folder: Path) -> Corpus:
-    """The corpus of the running interpreter, kept in a file in `folder`. Blocks for some seconds the first time.
+    """Load the corpus of this interpreter, kept in a file.
 
     Raises CorpusError.
     """
@@ -128,7 +128,7 @@ def _collect_in_child(kept: Path) -> None:
 
 
 def collect() -> list[Passage]:
-    """Imports the whole standard library and reads it. For a process of its own."""
+    """Import and read the whole standard library, in its own process."""
     modules = {name: module for name in _module_names() if (module := _imported(name)) is not None}
     named = _public_names(modules)
     passages: dict[str, Passage] = {}
@@ -176,7 +176,7 @@ def collect() -> list[Passage]:
 
 
 def _module_names() -> Iterator[str]:
-    """Every public module: the top level from Python's own list, submodules from the packages' folders."""
+    """List all public modules."""
     for name in sorted(sys.stdlib_module_names):
         if not name.startswith("_") and name not in _SKIPPED:
             yield name
@@ -204,7 +204,7 @@ def _public(module: str) -> str:
 
 
 def _public_names(modules: Mapping[str, ModuleType]) -> dict[int, tuple[str, str, Any]]:
-    """Every public class and function once, as name, module and object, under the most canonical of its names.
+    """List all public classes and functions, under their canonical names.
 
     That is the one in the shortest module, so `asyncio.Lock` rather than `asyncio.locks.Lock`; among equals the one
     where it was defined, under the name it was given there.
@@ -229,7 +229,7 @@ def _public_names(modules: Mapping[str, ModuleType]) -> dict[int, tuple[str, str
 
 
 def _exported(module: ModuleType) -> Iterable[str]:
-    """The public names of a module: what it says itself, or else what it defines, be it in C as `_module`."""
+    """List the public names of a module, also of one in C."""
     names = getattr(module, "__all__", None) or [
         name
         for name, value in vars(module).items()
@@ -243,7 +243,7 @@ def _is_function(value: object) -> bool:
 
 
 def _function(value: Any) -> Any:
-    """The function behind a method: `random.random` is a method of a hidden instance, bound afresh on every access."""
+    """Find the function behind a method, as of `random.random`."""
     return getattr(value, "__func__", value)
 
 

@@ -15,7 +15,7 @@ _CONCURRENCY = 2
 
 
 async def collection_for(client: AsyncClient, corpus: Corpus) -> str:
-    """The collection of this corpus under the model that serves: another corpus or model has another name."""
+    """Name the collection of a corpus under the model that serves."""
     config = await client.config()
     models = {stage.stage: stage.model for stage in config.stages}
     model = models.get(Stage.EMBED)
@@ -33,7 +33,7 @@ async def is_stored(client: AsyncClient, corpus: Corpus, collection: str) -> boo
 async def store(
     client: AsyncClient, corpus: Corpus, collection: str, *, on_progress: Callable[[int], None] = lambda _count: None
 ) -> None:
-    """Stores all of it; `on_progress` is told how many more passages are stored. Raises SluiceError."""
+    """Store the corpus; `on_progress` gets numbers of passages. Raises SluiceError."""
     await client.index_all(
         (document(passage) for passage in corpus.passages),
         collection=collection,

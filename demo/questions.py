@@ -1,4 +1,4 @@
-"""What the demo asks, and in which ways."""
+"""Questions of the demo, and its configurations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
 
 
 async def ask(client: AsyncClient, question: str, config: str, *, collection: str) -> Run:
-    """Asks a question in one of the ways of CONFIGS. Raises SluiceError."""
+    """Ask a question with a configuration of CONFIGS. Raises SluiceError."""
     answer = await client.search(
         question, limit=LIMIT, collection=collection, features=CONFIGS[config], timeout=_DEADLINE_SECONDS
     )

@@ -1,4 +1,4 @@
-"""What the demo shows, and what it writes."""
+"""Tables and the result file of the demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 def table(runs: Mapping[str, Run]) -> Table:
-    """One question: the best answers of every way of asking, side by side, and what every stage took."""
+    """Show one question: the best answers and stages of every configuration."""
     question = next(iter(runs.values())).question
     shown = Table(title=f"[bold]{escape(question)}[/]", title_justify="left", expand=True)
     shown.add_column("", no_wrap=True, style="dim")
@@ -32,7 +32,7 @@ def table(runs: Mapping[str, Run]) -> Table:
 
 
 def write(path: Path, passages: int, runs: Sequence[Run]) -> None:
-    """Writes everything as JSON."""
+    """Write all runs as JSON."""
     content = {
         "passages": passages,
         "runs": [
@@ -66,7 +66,7 @@ def _answer(run: Run, place: int, before: Mapping[str, int]) -> str:
 
 
 def _change(result: Result, before: Mapping[str, int]) -> str:
-    """How far a result moved from where it is without reranking and expansion."""
+    """Show the move of a result against `off`."""
     if result.passage.id not in before:
         return "[green]new[/]"
     climbed = before[result.passage.id] - result.rank

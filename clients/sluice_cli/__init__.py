@@ -1,1 +1,1 @@
-"""The `sluice` command: ask, index, delete, and see how things are. Stands on `sluice_client` alone."""
+"""The `sluice` command. It stands on `sluice_client` alone."""

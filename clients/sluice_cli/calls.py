@@ -46,7 +46,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The gateway to call, and the deadline of a call; None leaves that to the client.
+    """The servers to call, and the deadline of a call, if given.
 
     `rollout` is the rollout service, for the commands that talk to it, and empty for the others.
     """
@@ -68,7 +68,7 @@ class Connection:
         return Tls(*self.tls) if self.tls else None
 
     def rollout_client(self, actor: str = "") -> AsyncRolloutClient:
-        """Make a client of the rollout service, to be opened. Only commands need an actor."""
+        """Make a client of the rollout service; only changes need an actor."""
         if self.timeout is None:
             return AsyncRolloutClient(self.rollout, actor=actor, tls=self._tls)
         return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self._tls)
@@ -80,7 +80,7 @@ def connection_of(context: typer.Context) -> Connection:
 
 
 def command(function: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
-    """Make a command of a coroutine function that returns the exit code. Its first parameter is the `context`."""
+    """Make a command of a coroutine function with a parameter `context`."""
 
     @functools.wraps(function)
     def running(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -96,13 +96,13 @@ def run(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> None:
-    """Run a coroutine function on the connection of the command line, and end with its exit code."""
+    """Run a coroutine function, and end with its exit code."""
     connection = connection_of(context)
     _end(work(connection, *args, **kwargs), connection)
 
 
 def _end(work: Coroutine[Any, Any, int], connection: Connection) -> NoReturn:
-    """Run a command and end with its exit code. A failure is told in words."""
+    """Run a command, and end with its exit code or an error."""
     try:
         code = asyncio.run(work)
     except SluiceError as error:
@@ -126,7 +126,7 @@ def _end(work: Coroutine[Any, Any, int], connection: Connection) -> NoReturn:
 
 
 def confirm(what: str, sure: bool, *, name: str = "") -> None:
-    """Ask for a yes, or for a name to be typed, unless `sure`. Raises Problem where no terminal can be asked."""
+    """Ask for a yes, or for a name, unless `sure`. Raises Problem."""
     if sure:
         return
     if not has_terminal():
@@ -143,7 +143,7 @@ def has_terminal() -> bool:
 
 
 def say_problem(message: str, remedy: str) -> None:
-    """Print a line for the problem and a line for the remedy, on standard error."""
+    """Print a problem and its remedy on standard error."""
     stderr.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)
     if remedy:
         stderr.print(Text.assemble(("remedy: ", "bold"), plain(remedy)), soft_wrap=True)
@@ -155,12 +155,12 @@ def say_warning(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a dataclass or plain value as JSON, in ASCII so that no terminal can spoil it."""
+    """Print a dataclass or plain value as JSON, in ASCII."""
     typer.echo(json.dumps(value, indent=2, default=_plain_value))
 
 
 def _plain_value(value: Any) -> Any:
-    """Convert moments to ISO 8601, lengths of time to seconds, flags and dataclasses to objects."""
+    """Convert moments to ISO 8601, durations to seconds, dataclasses to objects."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -10,27 +10,36 @@ import typer
 from typer.core import TyperGroup
 
 ROOMS = {
-    "search": ("sluice_cli.search.answer", "Ask a question."),
-    "compare": ("sluice_cli.search.compare", "Show two answers to a question side by side."),
+    "search": ("sluice_cli.search.answer", "Ask a question; flags not given are left to the gateway."),
+    "compare": ("sluice_cli.search.compare", "Show two answers side by side: standard, and with more switched on."),
     "index": ("sluice_cli.indexing.index", "Store documents, or replace those with the same id."),
-    "delete": ("sluice_cli.documents.delete", "Delete documents by id."),
+    "delete": ("sluice_cli.documents.delete", "Delete documents by id; a missing id is no error."),
     "documents": ("sluice_cli.documents.reading", "Read stored documents back."),
-    "collections": ("sluice_cli.collections.versions", "Show, create and delete collections and their versions."),
-    "reindex": ("sluice_cli.collections.reindex", "Build a version by another model, and switch to it."),
+    "collections": (
+        "sluice_cli.collections.versions",
+        "Show all versions of all collections, or create or delete a collection.",
+    ),
+    "reindex": ("sluice_cli.collections.reindex", "Build a version by another model, verify it, and switch to it."),
     "rollback": ("sluice_cli.collections.rollback", "Make the version live again that was live before."),
-    "verify": ("sluice_cli.collections.verify", "Check a version."),
+    "verify": ("sluice_cli.collections.verify", "Check a version: counts, vectors, and results."),
     "snapshot": ("sluice_cli.collections.snapshot", "Keep copies of versions, and restore them."),
-    "config": ("sluice_cli.operations.config", "Show default flags, stages, models and the index."),
-    "doctor": ("sluice_cli.operations.doctor", "Check the gateway, its stages, and this machine."),
-    "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back."),
-    "loadtest": ("sluice_cli.capacity", "Ask as many users do, and measure the answers."),
-    "plan": ("sluice_cli.capacity", "Say how many replicas of each stage a load needs."),
+    "config": ("sluice_cli.operations.config", "Show the default flags, the stages with their models, and the index."),
+    "doctor": ("sluice_cli.operations.doctor", "Check the gateway, the stages behind it, and this machine."),
+    "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back in seconds."),
+    "loadtest": (
+        "sluice_cli.capacity",
+        "Send the searches of many users at once: failures, percentiles, arms of rollouts.",
+    ),
+    "plan": (
+        "sluice_cli.capacity",
+        "Plan the replicas of each stage for a load, the targets of autoscalers, and the cost of each feature.",
+    ),
 }
 """Commands: the module with the `app` that has it, imported when the command is called, and a line of help."""
 
 
 class Rooms(TyperGroup):
-    """The commands of all rooms; a room is imported only when one of its commands is wanted."""
+    """The commands of all rooms, each imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List all commands."""

@@ -23,10 +23,10 @@ _GIVEN = "sluice.flags"
 
 
 class FlagCommand(TyperCommand):
-    """A command with an option for every feature flag; `flags_of` tells which were given."""
+    """A command with an option for every feature flag; see `flags_of`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """List the options; those of flags are read from the proto here, so that `sluice --help` stays quick."""
+        """List all parameters; flags are read from the proto only here."""
         return [*_flag_options(), *super().get_params(ctx)]
 
 

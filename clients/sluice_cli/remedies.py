@@ -57,7 +57,7 @@ _ROLLOUT: Mapping[str | grpc.StatusCode, str] = {
 
 
 def remedy_of(error: SluiceError, *, rollout: bool = False) -> str:
-    """Say what to do about a failed call of the gateway, or of the rollout service."""
+    """Choose the remedy for a failed call of gateway or rollout service."""
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retryable:
         return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after or 0))} s"
     remedies = _ROLLOUT if rollout else _GATEWAY

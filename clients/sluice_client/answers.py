@@ -81,7 +81,7 @@ class ArmReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policies(Sent, proto=pb.StagePolicies):
-    """Consequences of failures, by stage; None leaves one to the gateway. Retrieval is always required."""
+    """Consequences of failures by stage; None leaves one to the gateway."""
 
     expansion: Policy | None = None
     embedding: Policy | None = None

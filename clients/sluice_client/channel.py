@@ -1,4 +1,4 @@
-"""A channel to a server, with a deadline and a request id for every call."""
+"""A channel to a server; calls have deadlines and ids."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REQUEST_ID = "x-request-id"
 
 
 class Caller:
-    """A caller of one server, for use as `async with`. Its channel belongs to the event loop that opens it."""
+    """A caller of one server, used as `async with` on one loop."""
 
     def __init__(self, address: str, *, server: str, service: str, timeout: float, tls: Tls | None) -> None:
-        """`server` names the server in errors, `service` is the gRPC service of which the health is watched."""
+        """`server` is for errors; the health of `service` is watched."""
         self.address = address
         self._server = f"{server} at {address}"
         self._service = service
@@ -70,7 +70,7 @@ class Caller:
         request: Any,
         timeout: float | None = None,  # of each call, for the server too
     ) -> AsyncIterator[ReplyT]:
-        """Send a request for each page of a list, when it is wanted."""
+        """Send a request for each page of a list, when needed."""
         while True:
             reply: Any = await self._call(method, request, timeout)
             yield reply
@@ -80,7 +80,7 @@ class Caller:
 
 
 def _open(address: str, service: str, tls: Tls | None) -> grpc.aio.Channel:
-    """Open a channel to the replicas at an address. Raises OSError for a file of `tls` that cannot be read."""
+    """Open a channel to the replicas at an address. May raise OSError."""
     options: list[tuple[str, int | str]] = [
         # The server limits the size of its replies.
         ("grpc.max_receive_message_length", -1),

@@ -55,7 +55,7 @@ class SearchOptions(TypedDict, total=False):
 
 
 class AsyncClient(Caller):
-    """A client of one gateway, for use as `async with AsyncClient(address) as client:`, in any number of tasks.
+    """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have
     `index_timeout`, which grows with the text of a batch. `tls` is for a gateway that asks for certificates; opening
@@ -78,11 +78,11 @@ class AsyncClient(Caller):
     async def search(
         self, query: str, *, page_token: str = "", timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> Answer:
-        """Answer a question, of at most 8,192 bytes, with one page of results. See `SearchOptions`.
+        """Answer a question with one page of results; see `SearchOptions`.
 
-        `page_token` is `next_page_token` of the page before; all else must be as it was then. `timeout` is the deadline
-        in seconds. Raises SluiceError if the question was refused, or a required stage failed; failures of other stages
-        are in the answer's `stages`.
+        The question has at most 8,192 bytes. `page_token` is `next_page_token` of the page before; all else must be as
+        it was then. `timeout` is the deadline in seconds. Raises SluiceError if the question was refused, or a required
+        stage failed; failures of other stages are in the answer's `stages`.
         """
         request = fill(search_pb2.SearchRequest(), query=query, page_token=page_token, **options)
         return Answer.from_proto(await self._call(self._searching.Search, request, timeout))
@@ -97,7 +97,7 @@ class AsyncClient(Caller):
         timeout: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> Comparison:
-        """Answer a question twice: as now, and with more switched on. Counts for no rollout.
+        """Answer a question twice: as now, and with more switched on.
 
             compared = await client.compare("read a file line by line", enhanced=Features(rerank=True))
             print(compared.rank_biased_overlap, compared.enhanced_duration - compared.standard_duration)
@@ -122,7 +122,7 @@ class AsyncClient(Caller):
     async def pages(
         self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> AsyncIterator[Answer]:
-        """Iterate over the pages of an answer, each asked for when it is wanted."""
+        """Iterate over the pages of an answer, each asked for when needed."""
         token = ""
         while True:
             page = await self.search(query, page_token=token, timeout=timeout, **options)
@@ -134,7 +134,7 @@ class AsyncClient(Caller):
     async def search_all(
         self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> AsyncIterator[Result]:
-        """Iterate over all results of a question, best first; `limit` is the size of a page.
+        """Iterate over all results, best first; `limit` is the page size.
 
         async for result in client.search_all("compare two files", limit=100):
             print(result.rank, result.passage.title)
@@ -151,12 +151,11 @@ class AsyncClient(Caller):
         chunking: Chunking | None = None,
         timeout: float | None = None,
     ) -> Indexed:
-        """Store one batch of 1 to 512 documents, or replace those with the same id: all of them or none.
+        """Store 1 to 512 documents, all of them or none.
 
-        With `chunking`, documents that are too long for one vector are cut; without, their end is found by words alone.
-        Chunks that a document had before and has no more are deleted.
-        A collection that does not exist is made. Raises SluiceError; its `field` names the wrong document, as in
-        `documents[3].metadata.year`.
+        A document with the same id is replaced, and chunks that it has no more are deleted. With `chunking`, documents
+        that are too long for one vector are cut; without, their end is found by words alone. A collection that does not
+        exist is made. Raises SluiceError; its `field` names the wrong document, as in `documents[3].metadata.year`.
         """
         request = fill(
             documents_pb2.IndexDocumentsRequest(), collection=collection, documents=documents, chunking=chunking
@@ -177,7 +176,7 @@ class AsyncClient(Caller):
         on_rejected: Callable[[DocumentT, SluiceError], None] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Store any number of documents in batches and return their number; a later one replaces one with the same id.
+        """Store any number of documents in batches, and return their number.
 
         Holds no more than a few batches in memory. A gateway that is down or busy (UNAVAILABLE, RESOURCE_EXHAUSTED
         with a time to come back) is asked again, up to 8 times a batch, no earlier than it wishes.
@@ -211,14 +210,14 @@ class AsyncClient(Caller):
         )
 
     async def delete(self, ids: Sequence[str], *, collection: str = "", timeout: float | None = None) -> int:
-        """Delete 1 to 1000 documents by id and return how many there were; an id that does not exist is no error."""
+        """Delete 1 to 1000 documents by id, and return how many existed."""
         request = fill(documents_pb2.DeleteDocumentsRequest(), collection=collection, ids=ids)
         return (await self._call(self._documents.DeleteDocuments, request, timeout)).deleted_count
 
     async def get_documents(
         self, ids: Sequence[str], *, collection: str = "", timeout: float | None = None
     ) -> FoundDocuments:
-        """Read back 1 to 100 documents by id; an id that does not exist is no error."""
+        """Read 1 to 100 documents by id."""
         request = fill(documents_pb2.GetDocumentsRequest(), collection=collection, ids=ids)
         return FoundDocuments.from_proto(await self._call(self._documents.GetDocuments, request, timeout))
 
@@ -230,9 +229,9 @@ class AsyncClient(Caller):
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncIterator[StoredDocument]:
-        """Iterate over all documents, or those that match a filter, page by page, in an order of the store's own.
+        """Iterate over all documents, or those that match a filter.
 
-        A document that is written at the same time may be missing, or appear as it was.
+        The order is the store's own. A document that is written at the same time may be missing, or appear as it was.
         """
         request = fill(documents_pb2.ListDocumentsRequest(), collection=collection, filter=filter, page_size=page_size)
         async for reply in self._pages(self._documents.ListDocuments, request, timeout):
@@ -248,7 +247,7 @@ class AsyncClient(Caller):
     async def list_collections(
         self, collection: str = "", *, timeout: float | None = None
     ) -> AsyncIterator[ListedVersion]:
-        """Iterate over all versions of all collections, or of one, by collection, then oldest first."""
+        """Iterate over the versions of all collections, or of one, oldest first."""
         request = fill(collections_pb2.ListCollectionsRequest(), collection=collection)
         async for reply in self._pages(self._collections.ListCollections, request, timeout):
             for version in reply.versions:
@@ -257,7 +256,7 @@ class AsyncClient(Caller):
     async def create_collection(
         self, collection: str, *, model: str = "", timeout: float | None = None
     ) -> CollectionVersion:
-        """Create an empty collection for a model, by default that of the gateway's first embedder.
+        """Create an empty collection for a model, by default the first embedder's.
 
         Raises SluiceError, ALREADY_EXISTS for a name that is taken.
         """
@@ -266,14 +265,14 @@ class AsyncClient(Caller):
         return CollectionVersion.from_proto(reply.live)
 
     async def delete_collection(self, collection: str, *, timeout: float | None = None) -> Sequence[str]:
-        """Delete a collection with all of its versions, for good, and return their names. Its snapshots stay."""
+        """Delete a collection for good, and return its versions. Its snapshots stay."""
         request = fill(collections_pb2.DeleteCollectionRequest(), collection=collection)
         return tuple((await self._call(self._collections.DeleteCollection, request, self._long(timeout))).versions)
 
     async def reindex(
         self, model: str, *, collection: str = "", timeout: float | None = None
     ) -> AsyncIterator[ReindexProgress]:
-        """Build a version by another model next to the live one and switch to it, while it is iterated over.
+        """Build a version by another model, and switch to it, in steps.
 
         After a stop in the middle, a new call goes on with what is done already. The last step is SWITCHED, or has a
         check that failed. A gateway that is down or busy is asked again, as by `index_all`.
@@ -308,7 +307,7 @@ class AsyncClient(Caller):
     async def verify(
         self, version: str = "", *, collection: str = "", sample_size: int | None = None, timeout: float | None = None
     ) -> Verified:
-        """Check a version, by default the live one: counts, vectors computed again, results."""
+        """Check a version, by default the live one."""
         request = fill(
             collections_pb2.VerifyCollectionRequest(), collection=collection, version=version, sample_size=sample_size
         )
@@ -316,7 +315,7 @@ class AsyncClient(Caller):
         return Verified.from_proto(reply)
 
     async def rollback(self, version: str = "", *, collection: str = "", timeout: float | None = None) -> Switched:
-        """Make a ready version live, by default the one that was live before.
+        """Make a ready version live, by default the one before.
 
         Documents that were stored or deleted since the switch are so only in the version that is left.
         """
@@ -329,7 +328,7 @@ class AsyncClient(Caller):
         await self._call(self._collections.DeleteVersion, request, self._long(timeout))
 
     async def create_snapshot(self, collection: str = "", *, timeout: float | None = None) -> Snapshot:
-        """Keep a consistent copy of the live version, or of the version that is named."""
+        """Keep a copy of the live version, or of a named one."""
         request = fill(collections_pb2.CreateSnapshotRequest(), collection=collection)
         reply = await self._call(self._collections.CreateSnapshot, request, self._long(timeout))
         return Snapshot.from_proto(reply.snapshot)
@@ -342,7 +341,7 @@ class AsyncClient(Caller):
                 yield Snapshot.from_proto(snapshot)
 
     async def restore_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> Switched:
-        """Make a new version from a copy, and make it live; the one before stays for a rollback."""
+        """Make a new version from a copy, and make it live."""
         request = fill(collections_pb2.RestoreSnapshotRequest(), collection=collection, snapshot=name)
         return Switched.from_proto(await self._call(self._collections.RestoreSnapshot, request, self._long(timeout)))
 

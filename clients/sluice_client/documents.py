@@ -26,7 +26,7 @@ class Document(Sent, proto=documents_pb2.Document):
 
 @dataclass(frozen=True, slots=True)
 class Chunking(Sent, proto=documents_pb2.Chunking):
-    """Lengths at which documents are cut that are too long for one vector. Shorter ones are stored whole."""
+    """Lengths at which long documents are cut into chunks."""
 
     chunk_tokens: int = 0
     """Most tokens of a chunk, its title included: 32 up to the embedding model's window; 0 is the window."""
@@ -36,7 +36,7 @@ class Chunking(Sent, proto=documents_pb2.Chunking):
 
 @dataclass(frozen=True, slots=True)
 class Indexed(Received, proto=documents_pb2.IndexDocumentsResponse):
-    """The outcome of a batch of documents: all of it is stored, durably."""
+    """Outcome of a batch of documents: all of it is stored."""
 
     indexed_count: int
     truncated_ids: Sequence[str]
@@ -49,7 +49,7 @@ class Indexed(Received, proto=documents_pb2.IndexDocumentsResponse):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Received, proto=passage_pb2.Chunk):
-    """Position of a passage within its document: the characters of its text from `start` up to `end`."""
+    """Position of a passage in its document: characters `start` to `end`."""
 
     number: int
     """Its place among the document's chunks, from 1."""
@@ -60,7 +60,7 @@ class Chunk(Received, proto=passage_pb2.Chunk):
 
 @dataclass(frozen=True, slots=True)
 class Passage(Received, proto=passage_pb2.Passage):
-    """A document, or a chunk of one, as it is stored and found."""
+    """A document, or a chunk of one, as it is stored."""
 
     id: str
     """The document's; of chunks beyond the first, that with "#" and the chunk's number."""

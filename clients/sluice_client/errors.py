@@ -1,4 +1,4 @@
-"""Errors of calls: one exception, with a code and a reason, and one table that classifies the codes."""
+"""Errors of calls: one exception, and one table of codes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def invalid(field: str, problem: str, reason: str = "INVALID_FIELD") -> SluiceEr
 
 
 def error_from(call_error: grpc.aio.AioRpcError, server: str, request_id: str) -> SluiceError:
-    """Read the error of a failed call, with the server's `google.rpc` details where it sent some.
+    """Read the error of a failed call, with the server's details.
 
     UNAVAILABLE without details comes from the transport: the server is UNREACHABLE.
     """

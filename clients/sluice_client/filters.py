@@ -23,7 +23,7 @@ _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 @dataclass(frozen=True, slots=True)
 class Condition(Sent, proto=pb.Condition):
-    """One test of one metadata field, made with `field`. It has no truth value of its own."""
+    """A test of a metadata field, made with `field`."""
 
     field: str
     operator: Operator
@@ -55,7 +55,7 @@ class Condition(Sent, proto=pb.Condition):
 
 @dataclass(frozen=True, slots=True)
 class Filter(Sent, proto=pb.Filter):
-    """Keeps documents for which all of `must`, at least one of `should` (if any), and none of `must_not` hold."""
+    """Conditions: all of `must`, any of `should`, none of `must_not`."""
 
     must: Sequence[Condition] = ()
     should: Sequence[Condition] = ()
@@ -89,11 +89,11 @@ class Field:
         return Condition(self._name, "<=", value)
 
     def any_of(self, *values: Scalar) -> Condition:
-        """True for a field with one of these values, which are of one type."""
+        """True for a field with one of these values."""
         return Condition(self._name, "any_of", values)
 
     def exists(self) -> Condition:
-        """True for a document that has the field; an empty list counts as none."""
+        """True for a document that has the field, and no empty list."""
         return Condition(self._name, "exists", True)
 
     def missing(self) -> Condition:

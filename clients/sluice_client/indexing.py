@@ -1,4 +1,4 @@
-"""Indexing of any number of documents: bounded memory, a few batches at once, retries for a busy gateway."""
+"""Indexing of any number of documents in bounded memory, with retries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OFFENDER = re.compile(r"documents\[(\d+)\]")
 
 
 class NotStored(SluiceError):
-    """Failure of a batch of `index_all`. Batches under way at the same time may be stored or not.
+    """Failure of a batch of `index_all`; others may be stored or not.
 
     Storing all of it again does no harm.
     """
@@ -105,7 +105,7 @@ def _characters(document: Document) -> int:
 async def _batches(
     documents: Iterable[DocumentT] | AsyncIterable[DocumentT], batch_size: int
 ) -> AsyncIterator[list[DocumentT]]:
-    """Group documents into batches of bounded number and text, none with the same id twice."""
+    """Group documents into batches of bounded size, without duplicate ids."""
     batch: list[DocumentT] = []
     ids: set[str] = set()
     characters = 0
@@ -145,7 +145,7 @@ async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
 
 
 def pause_before(error: SluiceError, attempt: int) -> float | None:
-    """Time to wait before the next attempt, in seconds; None to give up."""
+    """Seconds to wait before the next attempt; None to give up."""
     pushback = error.retry_after
     # A batch that was too large for its deadline is too large for the next one.
     late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -157,7 +157,7 @@ def pause_before(error: SluiceError, attempt: int) -> float | None:
 
 
 def _offender(error: SluiceError, batch: Sequence[Document]) -> int | None:
-    """Find the place of the document that an error names; None where it names none."""
+    """Find the place of the document that an error names, if any."""
     found = _OFFENDER.match(error.field)
     place = int(found[1]) if found and error.code is grpc.StatusCode.INVALID_ARGUMENT else len(batch)
     return place if place < len(batch) else None

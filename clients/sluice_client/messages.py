@@ -1,4 +1,4 @@
-"""Conversion of frozen dataclasses from and to the protobuf messages that they mirror, field by field.
+"""Conversion of frozen dataclasses from and to the messages that they mirror.
 
 A dataclass names its message, as in `class Chunk(Received, proto=passage_pb2.Chunk)`, and has fields of the same
 names. Its type hints tell the rest:
@@ -61,13 +61,13 @@ class Sent(Received):
     __slots__ = ()
 
     def to_proto(self, path: str = "") -> Any:
-        """Write the message. Raises SluiceError for a value that cannot travel; `path` leads to it in the request."""
+        """Write the message. Raises SluiceError, with `path` before the field's name."""
         given = {field.name: getattr(self, field.name, None) for field in self.PROTO.DESCRIPTOR.fields}
         return fill(self.PROTO(), path, **given)
 
 
 def fill(message: MessageT, path: str = "", /, **values: Any) -> MessageT:
-    """Set fields of a message, but those that are None. Raises SluiceError for a value that cannot travel."""
+    """Set the fields that are not None. Raises SluiceError."""
     for name, value in values.items():
         if value is None:
             continue
@@ -90,7 +90,7 @@ def _fill_map(target: Any, field: _Field, values: Mapping[str, Any], path: str) 
 
 
 def sendable(path: str, text: str) -> str:
-    """Return a text that can travel. Raises SluiceError for half a surrogate pair, as from a broken decoder."""
+    """Return the text, if it is valid Unicode. Raises SluiceError."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -117,7 +117,7 @@ def to_value(value: MetadataValue, path: str) -> Value:
 
 
 def from_value(value: Value) -> MetadataValue | None:
-    """Read a value of metadata; None for a kind that only a newer gateway knows."""
+    """Read a value of metadata; None for an unknown kind."""
     kind = value.WhichOneof("kind")
     if kind == "string_list_value":
         return list(value.string_list_value.values)
@@ -126,7 +126,7 @@ def from_value(value: Value) -> MetadataValue | None:
 
 
 def enum_names(enumeration: Any) -> dict[str, int]:
-    """Numbers by name without prefix, and without the zero that means unset: {"EXPAND": 1, ...}."""
+    """Numbers of an enum by name without prefix: {"EXPAND": 1, ...}."""
     unset, *values = enumeration.values
     prefix = unset.name.removesuffix("UNSPECIFIED")
     return {value.name.removeprefix(prefix): value.number for value in values}

@@ -24,7 +24,7 @@ _FIRST_PAUSE_SECONDS = 0.2
 
 
 class AsyncRolloutClient(Caller):
-    """A client of a rollout service, for use as `async with AsyncRolloutClient(address, actor="ann") as rollout:`.
+    """A client of a rollout service, used as `async with AsyncRolloutClient(...)`.
 
     Every command carries an `actor` and a `reason`. A command of which the answer got lost is sent again, up to four
     times in all, under one id, so that the service does it once. `timeout` is the deadline of each attempt in seconds;
@@ -51,7 +51,7 @@ class AsyncRolloutClient(Caller):
         return FeatureList.from_proto(found)
 
     async def feature(self, name: str) -> FeatureStatus:
-        """Show a feature with its evidence and the gateways that serve it. Raises SluiceError for an unknown one."""
+        """Show a feature with its evidence and gateways. Raises SluiceError."""
         request = fill(pb.GetFeatureRequest(), name=name)
         return FeatureStatus.from_proto(await self._call(self._rollout.GetFeature, request))
 
@@ -104,7 +104,7 @@ class AsyncRolloutClient(Caller):
         return Feature.from_proto((await self._call(self._rollout.HalveFeature, request)).feature)
 
     async def roll_back(self, name: str, *, reason: str) -> Feature:
-        """Take the feature back from all users; a person has to arm it again."""
+        """Take the feature back from all users, until it is armed again."""
         request = fill(pb.RollBackFeatureRequest(command=self._command(reason)), name=name)
         return Feature.from_proto((await self._call(self._rollout.RollBackFeature, request)).feature)
 
@@ -119,7 +119,7 @@ class AsyncRolloutClient(Caller):
         return Feature.from_proto((await self._call(self._rollout.RearmFeature, request)).feature)
 
     async def history(self, name: str = "") -> AsyncIterator[HistoryEntry]:
-        """Iterate over the history of a feature, or of all of them, oldest first."""
+        """Iterate over the history of all features, or of one, oldest first."""
         request = fill(pb.ListHistoryRequest(), name=name)
         async for page in self._pages(self._rollout.ListHistory, request):
             for entry in page.entries:
@@ -143,7 +143,7 @@ class AsyncRolloutClient(Caller):
         request: Message,
         timeout: float | None = None,  # of the call, for the server too
     ) -> ReplyT:
-        """Send a request, again where no answer came: reading changes nothing, and a command has its id."""
+        """Send a request, and repeat it without an answer: commands have ids."""
         for attempt in range(_ATTEMPTS - 1):
             try:
                 return await super()._call(method, request, timeout)

@@ -1,4 +1,4 @@
-"""Features on their way to users: states, evidence, and the gateways that serve them.
+"""Features on their way to users: states, plans and evidence.
 
 Shares are in parts per million of all users (ppm): 100,000 is 10 %.
 """
@@ -87,7 +87,7 @@ class PlanStep(Sent, proto=pb.PlanStep):
 
 @dataclass(frozen=True, slots=True)
 class Criteria(Sent, proto=pb.Criteria):
-    """Conditions of a promotion; None is not looked at. Increases are over control: 0.3 is 30 %."""
+    """Conditions of a promotion. Increases are over control: 0.3 is 30 %."""
 
     error_rate_max: float | None = None
     p95_increase_max: float | None = None
@@ -103,7 +103,7 @@ class Criteria(Sent, proto=pb.Criteria):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Sent, proto=pb.Plan):
-    """Steps in which a feature reaches all users, and the conditions on the way."""
+    """Steps in which a feature reaches all users, and the conditions."""
 
     name: str
     steps: Sequence[PlanStep]
@@ -168,7 +168,7 @@ class GuardrailEvidence(Received, proto=pb.GuardrailEvidence):
 
 @dataclass(frozen=True, slots=True)
 class LimitEvidence(Received, proto=pb.LimitEvidence):
-    """Evidence that a hard limit is passed, as the log of an e-value."""
+    """Evidence that a hard limit is passed: log of an e-value."""
 
     label: str
     """Text to show: "P95 3 s"."""
@@ -183,7 +183,7 @@ class LimitEvidence(Received, proto=pb.LimitEvidence):
 
 @dataclass(frozen=True, slots=True)
 class LatencyBucket(Received, proto=pb.LatencyBucket):
-    """Number of requests that took from `lower` up to `upper`; None is without bound."""
+    """Requests that took from `lower` up to `upper`; None is unbounded."""
 
     lower: timedelta
     upper: timedelta | None
@@ -226,7 +226,7 @@ class ArmTotals(Received, proto=pb.ArmTotals):
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedFeature(Received, proto=pb.QuarantinedFeature):
-    """A feature that a gateway does not serve because it makes no sense to it."""
+    """A feature that makes no sense to a gateway, which ignores it."""
 
     name: str
     reason: str

@@ -1,4 +1,4 @@
-"""Clients for code without asyncio: the asyncio clients, run on an event loop in a thread of their own.
+"""Clients without asyncio: asyncio clients on an event loop in a thread.
 
 Methods, errors and deadlines are those of the asyncio clients. An iterator asks for a page when it is wanted.
 Callbacks of `index_all` run in that thread.
@@ -61,7 +61,7 @@ class _Blocking(Generic[CallerT]):
             opened.set_exception(error)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the client's loop and wait for it; an interrupt cancels it."""
+        """Run a coroutine on the client's loop; an interrupt cancels it."""
         if self._loop is None:
             coroutine.close()
             raise RuntimeError(f"the client is not open; use it as `with {type(self).__name__}(...) as client:`")
@@ -104,9 +104,9 @@ def _iterate(
 
 
 class Client(_Blocking[AsyncClient]):
-    """A client of one gateway, for use as `with Client(address) as client:`, in any number of threads.
+    """A client of one gateway, used as `with Client(address) as client:`.
 
-    Takes the arguments of `AsyncClient`.
+    Takes the arguments of `AsyncClient`. Any number of threads may share it.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Client(_Blocking[AsyncClient]):
 
 
 class RolloutClient(_Blocking[AsyncRolloutClient]):
-    """A client of a rollout service, for use as `with RolloutClient(address, actor="ann") as rollout:`.
+    """A client of a rollout service, used as `with RolloutClient(...) as rollout:`.
 
     Takes the arguments of `AsyncRolloutClient`.
     """

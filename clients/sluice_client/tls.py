@@ -10,7 +10,7 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: the authority that signs servers, and the client's certificate with its key."""
+    """PEM files: the servers' authority, and the client's certificate and key."""
 
     authority: Path
     certificate: Path

@@ -33,7 +33,7 @@ class VersionState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo(Received, proto=model_pb2.ModelInfo):
-    """A model, and how it computes. Vectors are comparable when their fingerprints are equal."""
+    """A model, and its way to compute. Equal fingerprints make comparable vectors."""
 
     name: str
     fingerprint: str
@@ -53,7 +53,7 @@ class ModelInfo(Received, proto=model_pb2.ModelInfo):
 
 @dataclass(frozen=True, slots=True)
 class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
-    """One version of a collection: its passages, and their vectors by one model."""
+    """A version of a collection: passages, and their vectors by one model."""
 
     collection: str
     version: str
@@ -156,7 +156,7 @@ class Verified(Received, proto=pb.VerifyCollectionResponse):
 
 @dataclass(frozen=True, slots=True)
 class Switched(Received, proto=pb.RollbackCollectionResponse):
-    """The version that a collection's name stands for now, and the one before; read from RestoreSnapshot, too."""
+    """The live version of a collection, and the one before."""
 
     live: CollectionVersion
     previous_version: str

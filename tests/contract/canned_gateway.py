@@ -1,4 +1,4 @@
-"""A gateway of canned answers: keeps documents, records requests, and fails when it is told to."""
+"""A gateway of canned answers that records requests and fails on demand."""
 
 from __future__ import annotations
 

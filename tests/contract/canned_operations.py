@@ -1,4 +1,4 @@
-"""A rollout service of canned answers for operators: records requests, and fails when it is told to."""
+"""A rollout service of canned answers for operators."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _totals(arm: arm_pb2.Arm.ValueType, count: int, errors: int) -> pb.ArmTotals
 
 @asynccontextmanager
 async def canned_operations() -> AsyncIterator[CannedOperations]:
-    """A canned rollout service that listens on a free port, and three gateways that follow it."""
+    """Start a canned rollout service, with three gateways that follow it."""
     canned = CannedOperations()
     for number in range(1, 4):
         canned.gateways.append(pb.Gateway(name=f"gateway-{number}", version=1, live=True))

@@ -1,4 +1,4 @@
-"""A rollout service of canned snapshots: it sends what it is given, and records what it is told."""
+"""A rollout service of canned snapshots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RENEWAL_SECONDS = 0.05
 
 
 def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
-    """A feature that ramps; by default it switches expansion on, which needs no model."""
+    """Make a feature that ramps, by default expansion, without a model."""
     given: dict[str, Any] = {
         "salt": name,
         "features": Features(expansion=True),
@@ -51,7 +51,7 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
     def publish(
         self, *features: pb.SnapshotFeature, version: int | None = None, made: int | None = None
     ) -> pb.RolloutSnapshot:
-        """Makes a snapshot, and sends it to whoever watches."""
+        """Make a snapshot, and send it to all watchers."""
         number = version or (self.snapshot.version + 1 if self.snapshot else 1)
         snapshot = pb.RolloutSnapshot(version=number, content_hash=content_hash(features), features=features)
         snapshot.create_time.FromSeconds(1_000_000 + (number if made is None else made))
@@ -59,7 +59,7 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
         return snapshot
 
     def send(self, snapshot: pb.RolloutSnapshot) -> None:
-        """Sends a snapshot as it is."""
+        """Send a snapshot as it is."""
         self.snapshot = snapshot
         self._changed.set()
         self._changed = asyncio.Event()
@@ -86,14 +86,14 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
     async def AcknowledgeSnapshot(  # noqa: N802  # gRPC's name
         self, request: pb.AcknowledgeSnapshotRequest, context: Context
     ) -> pb.AcknowledgeSnapshotResponse:
-        """Takes note."""
+        """Record the request."""
         self.acknowledged.append(request)
         return pb.AcknowledgeSnapshotResponse()
 
     async def ReportEvidence(  # noqa: N802  # gRPC's name
         self, request: pb.ReportEvidenceRequest, context: Context
     ) -> pb.ReportEvidenceResponse:
-        """Takes note, and fails where it was told to."""
+        """Record the request, and fail on demand."""
         self.reports.append(request)
         if self.failures:
             error = self.failures.popleft()

@@ -17,7 +17,7 @@ from sluice.gateway.v1 import documents_pb2, search_pb2
 from sluice.type.v1 import features_pb2, filter_pb2
 from sluice_cli import calls
 from sluice_cli.indexing.index import READ_AHEAD
-from sluice_cli.main import app
+from sluice_cli.main import ROOMS, app
 from sluice_client import FLAGS
 from tests.contract.canned_gateway import CannedGateway, canned_gateway
 
@@ -607,6 +607,13 @@ def test_every_flag_is_an_option_with_the_bounds_of_the_proto() -> None:
             assert flag.kind is not int or f"[{flag.least}<=x<={flag.most}]" in shown
     refused = CliRunner().invoke(app, ["search", "why?", "--rerank-candidate-count", "1001"])
     assert refused.exit_code == calls.WRONG_COMMAND_LINE
+
+
+def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
+    listed = "".join(CliRunner().invoke(app, ["-h"]).stdout.split())
+    for command in ROOMS:
+        first = CliRunner().invoke(app, [command, "-h"]).stdout.split("\n\n")[1]
+        assert "".join(f"{command} {first}".split()) in listed
 
 
 def test_help_for_an_unknown_command_says_so() -> None:

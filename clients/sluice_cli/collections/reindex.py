@@ -36,7 +36,7 @@ async def reindex(
     collection: Collection = "",
     as_json: AsJson = False,
 ) -> int:
-    """Build a version by another model next to the live one, verify it, and switch to it in one step.
+    """Build a version by another model, verify it, and switch to it.
 
     Meanwhile questions are answered, and documents stored and deleted. The version before stays for `sluice rollback`.
     After a stop at any point, the same command goes on; the live version is untouched until the switch.

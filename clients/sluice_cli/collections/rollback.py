@@ -21,7 +21,7 @@ async def rollback(
     to: Annotated[str, typer.Option(metavar="VERSION", help="A ready version; the one before if not given.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Make the version live again that was live before. Takes less than a second.
+    """Make the version live again that was live before.
 
     Documents that were stored or deleted since the switch are so only in the version left.
 

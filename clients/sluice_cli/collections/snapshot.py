@@ -65,7 +65,9 @@ async def restore(
     collection: Collection = "",
     as_json: AsJson = False,
 ) -> int:
-    """Make a new version of a copy, and make it live. The version before stays for `sluice rollback`.
+    """Make a new version of a copy, and make it live.
+
+    The version before stays for `sluice rollback`.
 
     \b
     Examples:

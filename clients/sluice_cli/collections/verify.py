@@ -25,7 +25,7 @@ async def verify(
     sample: Annotated[int | None, typer.Option(metavar="N", min=1, max=500, help="Passages to sample.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check a version: counts, vectors computed again, and its results against the live version's.
+    """Check a version: counts, vectors, and results.
 
     The exit code is 1 if a check failed.
 

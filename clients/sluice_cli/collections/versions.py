@@ -66,7 +66,7 @@ async def create(
     ] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Create an empty collection for a model. `sluice index` creates one with its first document, too.
+    """Create an empty collection for a model.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ async def create(
 @collections.command("delete")
 @command
 async def delete(context: typer.Context, name: CollectionName, sure: Sure = False, as_json: AsJson = False) -> int:
-    """Delete a collection with all of its versions, for good. Its snapshots stay.
+    """Delete a collection for good; its snapshots stay.
 
     Asks for the name to be typed; without a terminal it needs --yes.
 
@@ -114,7 +114,7 @@ def version_json(listed: ListedVersion) -> dict[str, object]:
 
 
 def versions_view(versions: Sequence[ListedVersion]) -> Text:
-    """Show versions in words, by collection: a line for the state of each, and a line for its making."""
+    """Show versions by collection, two lines each."""
     lines: list[Text] = []
     last = ""
     for listed in versions:

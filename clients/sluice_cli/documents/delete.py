@@ -22,7 +22,7 @@ async def delete(
     collection: Collection = "",
     as_json: AsJson = False,
 ) -> int:
-    """Delete documents by id. An id that does not exist is no error.
+    """Delete documents by id; a missing id is no error.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ async def get(
     collection: Collection = "",
     as_json: AsJson = False,
 ) -> int:
-    """Show documents by id, with their chunks. The exit code is 1 if one does not exist.
+    """Show documents by id; the exit code is 1 without one.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ async def list_(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most documents; 0 lists all.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """List documents, or those that match, in an order of the store's own. Conditions are those of `sluice search`.
+    """List documents, or those that match, as for `sluice search`.
 
     \b
     Examples:

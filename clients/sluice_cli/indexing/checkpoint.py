@@ -1,4 +1,4 @@
-"""Progress of an indexing run, saved so that a run that was killed goes on where it stopped.
+"""Progress of an indexing run, saved to continue after a crash.
 
 A checkpoint says: all records of the source up to this mark are stored or rejected. Batches end in any order, so the
 mark stands before the first record that has not ended, and records that were stored beyond it are stored again, which
@@ -37,14 +37,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A part of the source, from its beginning, of which all records have ended."""
+    """The first part of the source, of which all records have ended."""
 
     mark: Mark = BEGINNING
     counts: Counts = Counts()
 
 
 class Ledger:
-    """Account of records that are taken in the order of the source and end in any order."""
+    """Account of records that begin in order and end in any order."""
 
     def __init__(self, settled: Settled) -> None:
         self.settled = settled
@@ -80,14 +80,14 @@ class Ledger:
 
 
 class Checkpoint:
-    """A file with the mark of one run. `run` identifies the run by all of its values."""
+    """A file with the mark of one run, identified by `run`."""
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         self.path = path
         self.run = dict(run)
 
     def load(self) -> tuple[Settled, str]:
-        """Read the settled part, and the reason for ignoring a checkpoint that is there, or "".
+        """Read the settled part, and the reason if there is none.
 
         Raises Problem for a file that is no checkpoint, which must not be overwritten.
         """

@@ -1,4 +1,4 @@
-"""`sluice index`: stores a source, shows its progress, and goes on after an interruption."""
+"""`sluice index`: stores a source, and continues after an interruption."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
 
 
 def _checkpoint(source: Source, options: Options, gateway: str, config: Config) -> Checkpoint | None:
-    """Make the checkpoint of a run; None for a source that cannot be read from the middle."""
+    """Make the checkpoint of a run; None for standard input."""
     if source.state is None:
         if options.checkpoint is not None:
             raise Problem(
@@ -192,7 +192,7 @@ def _taken_up(checkpoint: Checkpoint | None, source: Source, config: Config) -> 
 
 
 class _Run:
-    """A run of the command, from a mark in the source to its end."""
+    """A run of the command, from a mark in the source."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class _Run:
         self.rejects = Rejects(_file_for(options.source, options.rejects, "--rejects", "rejects.jsonl"), settled.mark)
 
     async def store(self) -> None:
-        """Store all that can be stored, and save the progress once a second."""
+        """Store all that can be stored, and save the progress."""
         with self.rejects:
             await self._save()
             stopping = asyncio.Event()
@@ -369,7 +369,7 @@ def _reason(error: SluiceError) -> str:
 
 
 def _file_for(source: str, named: Path | None, option: str, ending: str) -> Path:
-    """Choose the file that an option names, else one next to the source."""
+    """Choose a file: named by an option, or next to the source."""
     if named is None:
         path = Path("stdin" if source == "-" else source).absolute()
         return path.with_name(f"{path.name}.{ending}")

@@ -37,7 +37,7 @@ def markdown_title(text: str) -> str:
 
 
 def html_content(source: str) -> tuple[str, str]:
-    """Read the title (first heading, else that of the page, else "") and the visible text of an HTML page."""
+    """Read the title, if there is one, and the visible text."""
     reader = _Reader()
     reader.feed(source)
     reader.close()

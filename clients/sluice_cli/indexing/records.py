@@ -23,7 +23,7 @@ _OTHER_UNICODE = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a record in its source: reading can go on from there."""
+    """End of a record in its source; reading can continue there."""
 
     place: int
     """The record's line, from 1; in a folder, the number of files up to it."""
@@ -82,7 +82,7 @@ class Source(Protocol):
     """Changes with the content; None for a source that can be read only once."""
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
-        """Iterate over the records from a mark that was read before in the same state. Raises Problem."""
+        """Iterate over the records after a mark. Raises Problem."""
 
 
 class Rejected(Exception):
@@ -100,7 +100,7 @@ def state_of(path: Path) -> str:
 
 
 def lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Iterate over lines with their lengths; of a line that is too long only the beginning."""
+    """Iterate over lines, cut at a limit, with their lengths."""
     while beginning := stream.readline(MAX_RECORD_BYTES + 1):
         length, part = len(beginning), beginning
         while length > MAX_RECORD_BYTES and not part.endswith(b"\n") and (part := stream.readline(MAX_RECORD_BYTES)):

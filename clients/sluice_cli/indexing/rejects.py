@@ -14,7 +14,7 @@ from sluice_cli.indexing.records import BEGINNING, Mark, Reject
 
 
 class Rejects:
-    """A file with the rejected records and the reasons: one JSON object a line. Without rejects there is no file.
+    """A file of rejected records with reasons, as JSON lines.
 
     Rejects up to the mark, of an earlier run, are kept; all others are written again.
     """

@@ -1,4 +1,4 @@
-"""Sources of documents: folders, JSON lines, tables, standard input. Read in bounded memory."""
+"""Sources of documents: folders, JSON lines, tables, standard input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
 
 
 def open_source(argument: str, kind: Format | None = None, columns: Columns = Columns()) -> Source:  # noqa: B008  # frozen
-    """Open the source that a command line names; without `kind`, the name tells. Raises Problem for an unreadable one.
+    """Open a source, of the kind that its name tells. Raises Problem.
 
     A folder with a `corpus.jsonl` is a collection in BEIR's layout, and that file is the source.
     """
@@ -73,7 +73,7 @@ def _opened(name: str, stream: BinaryIO, size: int | None, state: str | None, ki
 
 
 class JsonLines:
-    """A source with one JSON object a line: `id` (or `_id`), `title`, `text` and `metadata`."""
+    """JSON lines with `id` (or `_id`), `title`, `text` and `metadata`."""
 
     def __init__(self, name: str, stream: BinaryIO, size: int | None, state: str | None) -> None:
         self.name = name
@@ -114,7 +114,7 @@ class JsonLines:
 
 
 class Folder:
-    """The text, Markdown and HTML files below a folder, without hidden files and folders."""
+    """The text, Markdown and HTML files below a folder, without hidden ones."""
 
     def __init__(self, root: Path) -> None:
         self.name = str(root)
@@ -160,7 +160,7 @@ class Folder:
                     yield SourceDocument(identity, title, text, position=position)
 
     def _walk(self) -> Iterator[Path | Reject]:
-        """Iterate over files in a fixed order, and over folders that cannot be read."""
+        """Iterate over files in a fixed order, and over unreadable folders."""
         unreadable: list[OSError] = []
         for folder, folders, files in os.walk(self._root, onerror=unreadable.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))

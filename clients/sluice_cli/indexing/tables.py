@@ -1,4 +1,4 @@
-"""Tables as CSV or TSV: a row is a document, a column its id, title, text or a field of metadata."""
+"""Tables as CSV or TSV: a row is a document."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _KINDS: Sequence[tuple[str, re.Pattern[str], Reading]] = (
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of columns; None is the usual one: `id` (or `_id`), `title`, `text`. All others are metadata."""
+    """Names of columns; None is `id` (or `_id`), `title` or `text`."""
 
     id: str | None = None
     title: str | None = None
@@ -69,14 +69,14 @@ class _Field:
     read: Reading
 
     def value(self, cell: str) -> MetadataValue:
-        """Read a cell. Raises Rejected for another kind than the column's first values."""
+        """Read a cell. Raises Rejected for another type."""
         if self.pattern is not None and not self.pattern.fullmatch(cell):
             raise Rejected(f"is not {self.kind} in column {self.name!r}, as those before it are")
         return self.read(cell)
 
 
 class Table:
-    """Rows under a header. In CSV, cells may be quoted and hold line breaks; in TSV they never do.
+    """Rows under a header; cells of CSV may be quoted.
 
     The first rows of a column decide its type: true or false, whole numbers, numbers, text.
     """
@@ -91,7 +91,7 @@ class Table:
         delimiter: str | None,
         columns: Columns,
     ) -> None:
-        """Without a delimiter it is CSV, separated by the most frequent separator of the header."""
+        """Without a delimiter it is CSV, with the header's most frequent separator."""
         self.name = name
         self.size = size
         self.passed_over = 0
@@ -126,7 +126,7 @@ class Table:
             raise unreadable(self.name, error) from None
 
     def _texts(self, stream: BinaryIO) -> Iterator[str]:
-        """Iterate over lines; bytes that are not UTF-8 stay, for the row to be rejected."""
+        """Iterate over lines; wrong bytes stay, for the row to be rejected."""
         for number, (raw, length) in enumerate(lines(stream)):
             if number == 0:
                 check_beginning(self.name, raw)
@@ -186,7 +186,7 @@ class Table:
         return sample
 
     def _fields(self, header: Sequence[str], taken: set[int | None], sample: Sequence[_Row]) -> list[_Field]:
-        """Find the columns of metadata; a column without a name holds row numbers."""
+        """Find the columns of metadata: those with a name."""
         fields: dict[str, _Field] = {}
         for place, title in enumerate(header):
             name = _UNFIT_FOR_A_FIELD.sub("_", title.strip())[:_LONGEST_FIELD]

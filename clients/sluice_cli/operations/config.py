@@ -19,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 @command
 async def config(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
-    """Show the default flags, the state of every stage with its model, and the index that serves.
+    """Show the default flags, the stages with their models, and the index.
 
     \b
     Examples:

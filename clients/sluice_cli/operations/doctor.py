@@ -40,7 +40,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 @command
 async def doctor(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
-    """Check the gateway, the stages behind it, and this machine. Every problem comes with a remedy.
+    """Check the gateway, the stages behind it, and this machine.
 
     Works without anything running. The exit code is 1 if a check failed; a warning does not count.
 
@@ -119,7 +119,7 @@ def stage_checks(config: Config) -> Iterator[Check]:
 
 
 def collection_check(config: Config, name: str = "") -> Check:
-    """Check that the collection exists, holds passages, and was built by the model that serves."""
+    """Check the collection: existence, passages, and model."""
     found = config.collection
     serving = {stage.stage for stage in config.stages if stage.serving}
     embedders = [stage.model for stage in config.stages if stage.stage is Stage.EMBED and stage.model]
@@ -169,7 +169,7 @@ async def _question_checks(client: AsyncClient, config: Config) -> AsyncIterator
 
 
 def report_check(report: StageReport) -> Check | None:
-    """Read a stage's health from its report on the probing question; None if there is nothing to say."""
+    """Check a stage by its report on the probing question, if needed."""
     if report.stage is Stage.EXPAND and report.outcome is Outcome.RAN:
         return ok("wordnet", "synonyms are served")
     if report.stage is Stage.EXPAND and report.outcome is Outcome.DEGRADED:

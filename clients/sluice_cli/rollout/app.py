@@ -22,7 +22,7 @@ def connection(
         str, typer.Option(metavar="ADDRESS", envvar="SLUICE_ROLLOUT", help="Rollout service, as host:port.")
     ] = "127.0.0.1:50057",
 ) -> None:
-    """Bring features to users in steps, watch them, and take them back in seconds.
+    """Bring features to users in steps, and take them back in seconds.
 
     Every change has an author and a reason, is kept in the history, and is safe to repeat. Commands that change the
     share of users return when all gateways serve it, with exit code 1 if one does not within five seconds.

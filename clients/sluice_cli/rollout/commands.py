@@ -66,7 +66,9 @@ async def create(  # one an option, and typer calls it
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> int:
-    """Make a feature that reaches no users yet. `start` makes those of a plan by itself.
+    """Make a feature that reaches no users yet.
+
+    `start` makes those of a plan by itself.
 
     \b
     Examples:
@@ -94,7 +96,9 @@ async def start(
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> int:
-    """Put the next feature of a plan on its way: the first that is not complete yet. Makes it if it does not exist.
+    """Start the next feature of a plan: the first not complete yet.
+
+    Makes the feature if it does not exist.
 
     A plan with several features is worked off by giving the same command again, week by week; while one is on its way,
     that changes nothing. A plan that cannot be read changes nothing either.
@@ -169,7 +173,7 @@ async def set_(
 async def promote(
     context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False
 ) -> int:
-    """Go on to the plan's next step, where the evidence allows it; what is held goes on, too.
+    """Go on to the plan's next step, where the evidence allows it.
 
     \b
     Examples:
@@ -181,7 +185,9 @@ async def promote(
 @rollout.command()
 @command
 async def hold(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
-    """Keep a feature where it is until it is promoted. It is still taken back if it turns out worse.
+    """Keep a feature at its share until it is promoted.
+
+    It is still taken back if it turns out worse.
 
     \b
     Examples:
@@ -195,7 +201,7 @@ async def hold(context: typer.Context, name: Name, reason: Reason, actor: Actor 
 async def halve(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> int:
-    """Take a feature back from half of its users: last in, first out.
+    """Take a feature back from half of its users, the latest first.
 
     \b
     Examples:
@@ -209,7 +215,9 @@ async def halve(
 async def rollback(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> int:
-    """Take a feature back from all users, now. Requests may still ask for it; `kill` ends that, too.
+    """Take a feature back from all users.
+
+    Requests may still ask for it; `kill` ends that, too.
 
     \b
     Examples:
@@ -224,7 +232,7 @@ async def rollback(
 async def kill(
     context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
 ) -> int:
-    """Switch a feature off for all users, now, even for requests that ask for it.
+    """Switch a feature off, even for requests that ask for it.
 
     \b
     Examples:
@@ -237,7 +245,7 @@ async def kill(
 @rollout.command()
 @command
 async def rearm(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
-    """Let a feature that was rolled back or killed be started again. It reaches no users until then.
+    """Let a feature that was rolled back or killed be started again.
 
     \b
     Examples:
@@ -252,7 +260,7 @@ async def _change(
     name: str,
     action: Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]],
 ) -> int:
-    """Give a command that needs only a name, wait for the gateways, and return the exit code."""
+    """Make a change that needs only a name; wait for the gateways."""
     async with connection_of(context).rollout_client(order.actor) as client:
         feature = await action(client)(name, reason=order.reason)
         _print(feature, order)
@@ -297,7 +305,7 @@ def _state_words(feature: Feature) -> str:
 
 
 async def _acknowledged(client: AsyncRolloutClient, name: str, order: Order) -> int:
-    """Wait until all live gateways serve the decision, and print the time that it took."""
+    """Wait until all live gateways serve the decision."""
     started = time.monotonic()
     newest = (await client.features()).snapshot_version
     while True:

@@ -39,7 +39,7 @@ async def list_(context: typer.Context, as_json: AsJson = False) -> int:
 @rollout.command()
 @command
 async def show(context: typer.Context, name: Name, as_json: AsJson = False) -> int:
-    """Show one feature: its plan, its evidence, and the gateways that serve it.
+    """Show one feature: its plan, its evidence, and its gateways.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ async def history(
     name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Show the history, oldest first: changes, authors, reasons, and times until all gateways served them.
+    """Show the history, oldest first: changes, authors and reasons.
 
     \b
     Examples:
@@ -92,7 +92,9 @@ async def plan(
     context: typer.Context,
     template: Annotated[str, typer.Argument(metavar="TEMPLATE", help="ramp, or weekly.")],
 ) -> int:
-    """Print a plan that comes with the command: ramp (one feature, 10 -> 50 -> 100 %) or weekly (four, a week each).
+    """Print a plan that comes with the command: ramp or weekly.
+
+    ramp has one feature and the steps 10, 50 and 100 %; weekly has four features, a week each.
 
     \b
     Examples:

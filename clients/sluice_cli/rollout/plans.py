@@ -1,4 +1,4 @@
-"""Plan files: features that reach users one after the other, with steps and criteria.
+"""Plan files: features in their order, with steps and criteria.
 
 YAML or TOML, at most 64 KiB, with the line `# end of plan` at its end, so that half a file is no plan. Nothing in it is
 executed, no name refers to another place, and an unknown field is refused by its name.
@@ -105,7 +105,7 @@ class StepFile(_Table):
 
 
 class CriteriaFile(_Table):
-    """Criteria of a promotion; one that is not named is not looked at."""
+    """Criteria of a promotion; one that is not named is ignored."""
 
     error_rate_max: Rate | None = None
     p95_increase_max: Annotated[Ratio, Field(gt=0)] | None = None
@@ -155,7 +155,7 @@ def _growing(steps: list[StepFile]) -> None:
 
 
 class FeatureFile(_Table):
-    """A feature, with steps of its own if they differ from the plan's."""
+    """A feature, with steps of its own if they differ."""
 
     name: Name
     description: Words = ""
@@ -213,7 +213,7 @@ class PlanFile(_Table):
 
 
 def parse_share(text: str) -> int:
-    """Read a share of users from the command line, in parts per million. Raises Problem."""
+    """Read a share of users, in parts per million. Raises Problem."""
     try:
         return _share(text)
     except ValueError as error:
@@ -238,7 +238,7 @@ def template_text(name: str) -> str:
 
 
 def read_plan(source: str) -> PlanFile:
-    """Read a plan from a file, or a template by its name. Raises Problem, with the field that is wrong."""
+    """Read a plan file, or a template by name. Raises Problem."""
     path = Path(source)
     if "/" in source or path.suffix in {".yaml", ".yml", ".toml"}:
         try:
@@ -255,7 +255,7 @@ def read_plan(source: str) -> PlanFile:
 
 
 def parse_plan(raw: bytes, source: str) -> PlanFile:
-    """Parse the content of a plan file. `source` names it, and tells TOML (.toml) from YAML. Raises Problem."""
+    """Parse a plan file; `source` is its name. Raises Problem."""
     try:
         return PlanFile.model_validate(_parsed(raw, toml=source.endswith(".toml")))
     except ValidationError as error:
@@ -294,7 +294,7 @@ def _parsed(raw: bytes, *, toml: bool) -> Mapping[str, Any]:
 
 
 class _PlainLoader(yaml.BaseLoader):
-    """YAML without its surprises: all values are text, nothing refers to another place, no name comes twice."""
+    """YAML with text values only, and without references or duplicate names."""
 
     _depth = 0
 

@@ -1,4 +1,4 @@
-"""Pictures of a review: share of users, evidence, and latency of both arms."""
+"""Pictures of a review: share of users, evidence, latency."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _GLOSSARY = (
 
 
 def write(found: RolloutReport, *, html: Path | None = None, markdown: Path | None = None) -> list[Path]:
-    """Write a review to files, and return them. Raises Problem for one that cannot be written."""
+    """Write a review to files, and return them. Raises Problem."""
     files: dict[Path, str] = {}
     if html is not None:
         files[html] = _page_of(found)

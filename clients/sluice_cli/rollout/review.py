@@ -1,4 +1,4 @@
-"""Content of a review: summary, decisions, treatment against control, incidents. No layout in here."""
+"""Content of a review: summary, decisions, comparisons and incidents; no layout."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ async def status(
     ] = 1.0,
     as_json: AsJson = False,
 ) -> int:
-    """Show features as they change: shares, arms, evidence against its threshold, gateways. Ctrl-C ends it.
+    """Show shares, arms, evidence and gateways as they change, until Ctrl-C.
 
     Evidence is the log of an e-value. Against a feature: at its threshold the feature is taken back. For it: at its
     threshold the feature is shown to be no worse than its plan allows, and may go on.
@@ -53,7 +53,7 @@ async def status(
         if once or not stdout.is_terminal:
             stdout.print(view)
             return DONE
-        with Live(view, console=stdout, auto_refresh=False, vertical_overflow="visible") as live:
+        with Live(view, console=stdout, auto_refresh=False, screen=True) as live:
             while True:
                 await asyncio.sleep(seconds)
                 try:

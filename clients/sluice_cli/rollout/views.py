@@ -27,7 +27,7 @@ from sluice_client import (
     flag_values,
 )
 
-BAR_WIDTH = 20
+BAR_WIDTH = 10
 _STYLES = {
     FeatureState.READY: "dim",
     FeatureState.RAMPING: "cyan",
@@ -76,7 +76,7 @@ def state_text(state: FeatureState) -> Text:
 
 
 def flags_words(features: Features) -> str:
-    """List the flags that a feature sets: "rerank on, rerank candidate count 50"."""
+    """List flags in words: "rerank on, rerank candidate count 50"."""
     switched = {True: "on", False: "off"}
     return ", ".join(
         f"{words(name)} {switched[value] if isinstance(value, bool) else value}"
@@ -137,7 +137,7 @@ def status_view(status: FeatureStatus) -> RenderableType:
 
 
 def step_progress(status: FeatureStatus) -> str:
-    """Show the time that a feature was watched in its step, and the time that it needs."""
+    """Show the time watched in a step, and the time needed."""
     feature = status.feature
     if feature.plan is None or not 1 <= feature.step <= len(feature.plan.steps):
         return ""
@@ -149,8 +149,8 @@ def step_progress(status: FeatureStatus) -> str:
     return f"{progress}, {'goes on by itself' if step.automatic else 'then waits for a promote'}"
 
 
-def shares_bar(feature: Feature, width: int = 2 * BAR_WIDTH) -> Text:
-    """Draw the shares: treatment from the left, control from the right, all others between."""
+def shares_bar(feature: Feature, width: int = 4 * BAR_WIDTH) -> Text:
+    """Draw the shares: treatment from the left, control from the right."""
     treated = min(width, round(feature.treatment_ppm * width / EVERYBODY_PPM))
     if feature.treatment_ppm and not treated:
         treated = 1
@@ -164,7 +164,9 @@ def shares_bar(feature: Feature, width: int = 2 * BAR_WIDTH) -> Text:
 
 def arms_view(arms: Sequence[ArmTotals]) -> Table:
     """Show the totals of both arms in this step."""
-    table = _table("arm", "requests", "users", "errors", "empty", "P50", "P95", "P99", "quality", "overlap")
+    table = _table(
+        "arm", "requests", "users", "errors", "empty", "P50", "P95", "P99", "quality", "overlap", narrow=True
+    )
     for totals in arms:
         table.add_row(
             Text(totals.arm, style=_ARM_STYLES.get(totals.arm, "")),
@@ -182,9 +184,9 @@ def arms_view(arms: Sequence[ArmTotals]) -> Table:
 
 
 def guardrails_view(status: FeatureStatus) -> Table:
-    """Show the evidence against a feature and for it, on the way to the thresholds."""
+    """Show the evidence against a feature and for it."""
     against = ("green", "yellow", "bold red")
-    table = _table("guardrail", "users hit: treatment", "control", "evidence against it", "shown not worse")
+    table = _table("guardrail", "treatment", "control", "evidence against it", "shown not worse", narrow=True)
     for evidence in status.guardrails:
         table.add_row(
             words(evidence.guardrail),
@@ -211,7 +213,7 @@ def guardrails_view(status: FeatureStatus) -> Table:
 
 
 def _bar(value: float, threshold: float, styles: tuple[str, str, str]) -> Text:
-    """Draw evidence on its way to a threshold, in nats; the styles are for below half of it, above, and there."""
+    """Draw evidence on its way to a threshold, in nats."""
     if threshold <= 0:
         return Text("-", style="dim")
     way = min(1.0, max(0.0, value / threshold))
@@ -261,7 +263,7 @@ def history_view(entries: Sequence[HistoryEntry]) -> Table:
 
 
 def share_words(entry: HistoryEntry) -> str:
-    """Write the share after an entry, with the share before if it was another."""
+    """Write the share after an entry, and before if it differs."""
     share = percent(entry.new_treatment_ppm)
     if entry.old_treatment_ppm == entry.new_treatment_ppm:
         return share
@@ -309,9 +311,12 @@ def _seconds(duration: timedelta | None) -> float | None:
     return None if duration is None else duration.total_seconds()
 
 
-def _table(*columns: str) -> Table:
-    return plain_table(*columns, right=_NUMBERS)
+def _table(*columns: str, narrow: bool = False) -> Table:
+    made = plain_table(*columns, right=_NUMBERS)
+    if narrow:  # 80 columns have room for all of it
+        made.padding = (0, 1, 0, 0)
+    return made
 
 
 _NUMBERS = frozenset({"#", "users", "requests", "errors", "empty", "P50", "P95", "P99", "quality", "overlap"})
-_NUMBERS |= {"snapshot", "users hit: treatment", "control"}
+_NUMBERS |= {"snapshot", "treatment", "control"}

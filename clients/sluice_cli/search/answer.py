@@ -59,7 +59,7 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     explain: Annotated[bool, typer.Option("--explain", help="Show scores and reports of all stages.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Ask a question. A flag that is not given is left to the gateway.
+    """Ask a question; flags not given are left to the gateway.
 
     \b
     Examples:
@@ -123,7 +123,7 @@ def rank_change(before: int, now: int) -> Text:
 
 
 def flags_words(given: Features) -> str:
-    """List what is switched on, each with the flags that refine it: "dense, rerank (50)"."""
+    """List the switches that are on, with their refinements: "dense, rerank (50)"."""
     values = flag_values(given)
     on = [name for name, value in values.items() if value is True]
     refined = {name: [str(values[flag.name]) for flag in FLAGS.values() if flag.refines == name] for name in on}

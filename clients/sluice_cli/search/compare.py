@@ -36,7 +36,7 @@ async def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls i
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show two answers to a question side by side: as now (standard), and with more switched on (enhanced).
+    """Show two answers side by side: standard, and with more switched on.
 
     Flags are those of the enhanced answer; without flags and --feature, it has expansion and reranking on. It counts
     for no rollout and changes nothing. The standard answer is made first; vectors that both need may then come from a

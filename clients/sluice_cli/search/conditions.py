@@ -19,7 +19,7 @@ _WORDS = {"true": True, "false": False}
 
 
 def parse_conditions(conditions: Sequence[str]) -> Filter | None:
-    """Parse conditions into one filter; None if there are none. Raises Problem for one that cannot be read."""
+    """Parse conditions into one filter, if there are any. Raises Problem."""
     must: list[Condition] = []
     must_not: list[Condition] = []
     for text in conditions:

@@ -1,4 +1,4 @@
-"""A rollout as it may go: two steps that do well, and a third that is taken back."""
+"""A rollout with two good steps, and one that is taken back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PLAN = Plan(
 
 
 def histogram(count: int, median: float) -> list[LatencyBucket]:
-    """Requests whose latencies are log-normal around a median in seconds, in buckets a tenth wide."""
+    """Make a histogram of log-normal latencies around a median in seconds."""
 
     def below(edge: float) -> float:
         return 0.5 * (1 + math.erf(math.log(edge / median) / 0.45 / math.sqrt(2)))
@@ -80,7 +80,7 @@ def totals(arm: Arm, count: int, errors: int, median: float) -> ArmTotals:
 
 
 def evidence(errors: float) -> list[GuardrailEvidence]:
-    """Guardrails, errors with as much evidence as is said."""
+    """Make evidence, with the given evidence for errors."""
     return [
         GuardrailEvidence(Guardrail.ERRORS, 31, 6, errors, 4.38, 0.4, 4.38),
         GuardrailEvidence(Guardrail.LATENCY, 40, 44, 0.1, 4.38, 3.9, 4.38),
@@ -126,7 +126,7 @@ def points(ramp_id: str, share: int, start: float, end: float, worst: float) -> 
 
 
 def rolled_back() -> RolloutReport:
-    """A feature that did well at 10 %, was promoted by a person, and taken back at 50 % by the service."""
+    """Make a feature that was taken back at half of the users."""
     reason = "errors: 31 of 37 users hit are in treatment; evidence 5.10 of 4.38"
     return RolloutReport(
         feature=Feature(
