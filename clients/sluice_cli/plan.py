@@ -261,14 +261,13 @@ def _measured_view(found: Measurements) -> RenderableType:
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:
-    stages = {stage: {**asdict(state), "cpu_percent": state.cpu_percent} for stage, state in prediction.stages.items()}
-    return {
-        "qps": prediction.qps,
-        **{f"p{percent}_ms": _finite(value) for percent, value in prediction.percentiles.items()},
-        "capacity": _finite(prediction.capacity),
-        "saturating": prediction.saturating,
-        "stages": {stage: {name: _finite(value) for name, value in one.items()} for stage, one in stages.items()},
+    stages = {
+        stage: {name: _finite(value) for name, value in asdict(state).items()}
+        for stage, state in prediction.stages.items()
     }
+    percentiles = {f"p{percent}_ms": _finite(value) for percent, value in prediction.percentiles.items()}
+    capacity = {"capacity": _finite(prediction.capacity), "saturating": prediction.saturating}
+    return {"qps": prediction.qps, **percentiles, **capacity, "stages": stages}
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
