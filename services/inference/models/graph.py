@@ -159,8 +159,8 @@ class _Builder:
 
     def _pooled(self, states: str) -> str:
         """Add what sentence-transformers does after the transformer: [rows, dimension]."""
-        modules = self._folder / "modules.json"
-        for module in read_json(modules)[1:] if modules.is_file() else [{"type": "Pooling"}]:
+        # Without modules.json sentence-transformers pools by the mean, as _pooling does for a file that names no mode.
+        for module in read_json(self._folder / "modules.json", [{}, {"type": "Pooling"}])[1:]:
             name = module["type"].rsplit(".", 1)[-1]
             if name == "Pooling":
                 states = self._pooling(states, read_json(self._folder / module.get("path", "") / "config.json"))
@@ -192,6 +192,8 @@ class _Builder:
 
     def _logits(self, states: str) -> str:
         """Add the classifier over the first token: [rows, 1]."""
+        if read_json(self._folder / "modules.json", [])[1:]:
+            raise UnknownModelError("its modules.json has more than a transformer")
         first = self._first(states)
         if self._family == "bert":
             pooled = self._add("Tanh", self._dense(first, f"{self._prefix}pooler.dense"))

@@ -1,8 +1,7 @@
-"""A small collection with known answers that every Python carries: the docstrings of its standard library.
+"""Weak supervision from the docstrings of Python's standard library: questions with one known answer each.
 
-What a docstring says in its first sentence is the question; the rest of it is the passage to be found (title to body,
-as weak supervision for retrieval has it, e.g. Lee et al., ACL 2019). Real text about many things, at hand without a
-network, and never what a model was tuned on here.
+The first sentence of a docstring is the question; the rest is the passage to be found (title to body, e.g. Lee et al.,
+ACL 2019). Real text about many things, available without a network.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class KnownItem:
 
 
 def known_items(library: Path | None = None) -> list[KnownItem]:
-    """The questions with their passages, no question twice, in a random order that is always the same.
+    """Collect the questions with their passages, no question twice, in a fixed random order.
 
     Sources are parsed, never imported. `library` is for tests; unset means this Python's standard library.
     """

@@ -1,4 +1,4 @@
-"""The engine for int8 on cpu: OpenVINO over an export that was quantized once and kept.
+"""Serve a model on cpu in OpenVINO, int8, from a graph that is quantized once and kept.
 
 A pass has one thread, and there are as many passes at once as threads: a second thread in a pass of a small model in
 int8 gains next to nothing (docs/adr/0017-int8-streams.md).
@@ -26,7 +26,7 @@ from services.inference.models.tokenization import Tokenizer, feed_for
 GRAPH_FILE = "model.xml"
 # Part of an artifact's key: raise it when `quantize` writes something else than before.
 _QUANTIZATION_VERSION = 2
-# Rows are padded to multiples of so many tokens. Finer steps pad less but batch less: for short queries from 8 and 32
+# Rows are padded to multiples of these. Finer steps pad less but batch less: for short queries from 8 and 32
 # clients, 16 gave 1.15 and 1.06 times the throughput of 8; over texts of 4 to 256 tokens they are level (simulated).
 _SHORT_STEP, _LONG_STEP, _LONGEST_SHORT = 16, 32, 64
 # Compiled shapes kept, counted by layer: more than all widths and rows together can have.
@@ -36,7 +36,7 @@ _log = logs.get_logger("models")
 
 
 class OpenVinoRuntime:
-    """A model in OpenVINO, static int8. The graph holds pooling and normalization too, as the model defines them."""
+    """A model in OpenVINO, static int8. The graph includes pooling and normalization, as the model defines them."""
 
     def __init__(self, folder: Path, *, name: str, fingerprint: str, threads: int) -> None:
         self.spec, tokenizer = read_facts(folder)
@@ -55,7 +55,7 @@ class OpenVinoRuntime:
 
     @classmethod
     def load(cls, model: ResolvedModel, *, cache_dir: Path, threads: int, gate: QualityGate) -> OpenVinoRuntime:
-        """Open the quantized export, which is made first if there is none.
+        """Open the quantized graph, which is made first if there is none.
 
         Raises PrecisionRefused if its quality does not pass the gate, and StartupError if it cannot be made. It is
         kept also if it is refused, so that the next start refuses it at once.
@@ -80,18 +80,17 @@ class OpenVinoRuntime:
         return cls(folder, name=model.name, fingerprint=fingerprint, threads=threads)
 
     def width(self, token_count: int) -> int:
-        """See `Runtime.width`. What a row is rounded to hangs on its width, so the width hangs on nothing but the row.
+        """Round up to a step, so that there are few shapes: each costs a compilation and some memory.
 
-        Few widths also mean few shapes, of which each costs a compilation and some memory.
+        Rounding errors depend on the width, so the width depends on nothing but the row. See `Runtime.width`.
         """
         step = _SHORT_STEP if token_count <= _LONGEST_SHORT else _LONG_STEP
         return min(-(-token_count // step) * step, self.spec.max_token_count)
 
     def warm_up(self, batch_tokens: int) -> None:
-        """See `Runtime.warm_up`: every shape that can come, because its first time takes tens of milliseconds, and that
-        in every stream: so many passes at once take one each."""
+        """Compile each possible shape in each stream: the first use of one takes tens of milliseconds."""
         widths = {self.width(token_count) for token_count in range(1, self.spec.max_token_count + 1)}
-        with ThreadPoolExecutor(self._threads) as passes:
+        with ThreadPoolExecutor(self._threads) as passes:  # passes at the same time take a stream each
             for width in sorted(widths):
                 for rows in range(1, max(1, batch_tokens // width) + 1):
                     list(passes.map(self.run, [[[self.spec.pad_token_id] * width] * rows] * self._threads))
@@ -109,7 +108,7 @@ class OpenVinoRuntime:
 
 
 def _compiled(graph: Path, threads: int) -> openvino.CompiledModel:
-    """The graph in as many streams as `threads` of cpu, pinned to none: services share these cores."""
+    """Compile the graph for `threads` streams, pinned to no core, because services share the cores."""
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": threads,

@@ -1,12 +1,12 @@
 """Convert an fp32 model to static int8, and measure the loss of quality.
 
-Called as `python -m services.inference.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs the
-extra int8, and not torch, unless the model has to be exported first.
+Called as `python -m services.inference.models.quantize KIND NAME MODEL_FOLDER CACHE TARGET`. Needs the extra
+int8; torch only if the model has to be exported first.
 
 The scales of activations are fixed here, on real text, so a row never depends on its batch. Outliers of single
 channels, which would spoil the scale of all the others, are moved into the weights first (SmoothQuant, Xiao et al.,
 ICML 2023). Then the int8 model answers the questions of a small collection next to the fp32 one, and the quality of
-its answers is written down. Whoever loads the model decides whether that is enough: see `QualityGate`.
+its answers is written down. `QualityGate` decides at loading if that is enough.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Rows = Sequence[TokenizedText] | Sequence[TokenizedPair]
 
 
 def quantize(kind: ModelKind, source: OnnxModel, target: Path, items: Sequence[KnownItem]) -> None:
-    """Write graph, tokenizer, spec and the measured quality into `target`; `items` are what both are measured on."""
+    """Quantize and measure on `items`; write graph, tokenizer, spec and quality into `target`."""
     count = min(_MOST_CALIBRATION_ITEMS, len(items) // 4)
     calibration, questions = items[:count], items[count:]
     fp32 = OnnxRuntime(source, name="fp32", fingerprint="", threads=available_cpus())
@@ -138,7 +138,7 @@ def _cross_encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequ
 
 
 def _run(model: OnnxRuntime | OpenVinoRuntime, rows: Rows) -> NDArray[np.float32]:
-    """All rows, in their order, computed in batches of about one length."""
+    """Compute all rows in batches of similar length; the results are in the order of the rows."""
     order = sorted(range(len(rows)), key=lambda position: rows[position].token_count)
     answers: dict[int, NDArray[np.float32]] = {}
     for start in range(0, len(order), _BATCH):
@@ -155,7 +155,7 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _mean_ndcg(scores: NDArray[np.float32], relevant: Sequence[int]) -> float:
-    """nDCG@10 of rankings with one relevant passage each: `scores` [questions, passages], and where it is in each."""
+    """Compute the mean nDCG@10 of `scores` [questions, passages] with one relevant passage each, given its position."""
     ranks = [1 + int((row > row[position]).sum()) for row, position in zip(scores, relevant, strict=True)]
     return sum(1 / math.log2(1 + rank) for rank in ranks if rank <= 10) / len(ranks)
 

@@ -1,4 +1,4 @@
-"""The engines that a model can run on, behind one protocol."""
+"""Choose an engine and load a model on it; one protocol for all engines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ModelOptions:
     """Options for loading a model: its engine and its files."""
 
     cache_dir: Path
-    """Folder for what is made from models once."""
+    """Folder for models, and for what is made from them once."""
     model_dir: Path | None = None
     """Folder of models that is searched first."""
     device: Device = "cpu"
@@ -51,7 +51,7 @@ class _Engine:
     precisions: tuple[Precision, ...]
     needs: tuple[str, ...]
     extra: str
-    """Extra of Sluice that installs what it needs."""
+    """Extra of the services that installs what it needs."""
 
 
 _ENGINES: dict[Backend, _Engine] = {
@@ -77,7 +77,7 @@ class Runtime(Protocol):
         """The model's tokenizer."""
 
     def width(self, token_count: int) -> int:
-        """Tokens that a row of this length is padded to at least: its cost."""
+        """Return the tokens that a row of this length is padded to at least: its cost."""
 
     def warm_up(self, batch_tokens: int) -> None:
         """Prepare for batches of up to this many padded tokens. Takes seconds."""
@@ -116,7 +116,7 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
 
 
 def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
-    """The engine for this device and precision; StartupError if there is none, or a package is missing."""
+    """Choose the engine for this device and precision; raise StartupError if none is installed."""
     able = [name for name, engine in _ENGINES.items() if device in engine.devices and precision in engine.precisions]
     if not able:
         raise StartupError(

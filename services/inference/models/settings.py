@@ -23,7 +23,7 @@ class InferenceSettings(StageSettings):
     model_dir: OptionalFolder = Field(None, description="Folder with one model folder a name, looked into first.")
     model_cache_dir: Annotated[Path, BeforeValidator(lambda value: value or default_cache_dir())] = Field(
         default_factory=default_cache_dir,
-        description="Folder for what is made from models once, as ONNX exports; unset is `~/.cache/sluice/models`.",
+        description="Folder for models, and for int8 weights and exports made once; unset is `~/.cache/sluice/models`.",
     )
     inference_threads: int = Field(
         0,

@@ -1,4 +1,4 @@
-"""Texts to token ids, as the model's own tokenizer makes them, from any number of threads.
+"""Convert texts to token ids by the model's own tokenizer, from any number of threads.
 
 Only the pieces between the special tokens come from the tokenizer; putting the special tokens around them and cutting
 to length is done here. So a query is tokenized once for all its passages, and a cut is known exactly.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 # The tokenizers' own thread pool is sized by the host and would compete with inference for our processors.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# What is tokenized at once of a long text, up to a blank where there is one: an encoding is a hundred times its text.
+# A long text is tokenized in blocks, cut at a blank if there is one: an encoding takes a hundred times its text.
 _BLOCK = re.compile(r".{1,65536}(?!\S)|.{1,65536}", re.DOTALL)
 
 
@@ -35,17 +35,17 @@ class TokenizedText:
 
     @property
     def token_count(self) -> int:
-        """Tokens after truncation, special tokens included."""
+        """Number of tokens after truncation, with special tokens."""
         return len(self.ids)
 
     @property
     def key(self) -> bytes:
-        """Name of its result: the model sees nothing but the ids."""
+        """Key of its result: the model sees nothing but the ids."""
         return hashlib.blake2b(array("I", self.ids).tobytes(), digest_size=16).digest()
 
 
 class Word(NamedTuple):
-    """A word as a tokenizer sees it: the characters from `start` up to `end`, and the tokens that it becomes."""
+    """A word as a tokenizer sees it: characters from `start` up to `end`, and the number of its tokens."""
 
     start: int
     end: int
@@ -54,7 +54,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """A query and a passage as the model reads them together; `type_ids` tells which token is whose."""
+    """A query and a passage as the model reads them together; `type_ids` tells them apart."""
 
     ids: list[int]
     type_ids: list[int]
@@ -62,12 +62,12 @@ class TokenizedPair:
 
     @property
     def token_count(self) -> int:
-        """Tokens after truncation, special tokens included."""
+        """Number of tokens after truncation, with special tokens."""
         return len(self.ids)
 
     @property
     def key(self) -> bytes:
-        """Name of its result: the model sees nothing but ids and types."""
+        """Key of its result: the model sees nothing but ids and types."""
         digest = hashlib.blake2b(array("I", self.ids).tobytes(), digest_size=16)
         digest.update(bytes(self.type_ids))
         return digest.digest()
@@ -86,7 +86,7 @@ class Tokenizer:
         self._pair_room = max_token_count - self._pair.special_count
 
     def texts(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Tokenizes each text by itself, cut at the end to the model's limit."""
+        """Tokenize each text by itself, cut at the end to the model's limit."""
         room, before, after = self._text_room, self._single.before, self._single.after
         return [
             TokenizedText([*before, *pieces[:room], *after], truncated=len(pieces) > room)
@@ -94,7 +94,7 @@ class Tokenizer:
         ]
 
     def words(self, text: str) -> list[Word]:
-        """All words of a text of any length, without special tokens. Their tokens add up to those of the text."""
+        """Split a text of any length into words, whose tokens add up to those of the text without special tokens."""
         words: list[Word] = []
         for block in _BLOCK.finditer(text):
             (encoding,) = self._tokenizer().encode_batch([block[0]], add_special_tokens=False)
@@ -109,7 +109,7 @@ class Tokenizer:
         return words
 
     def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
-        """Tokenizes the query with every passage; where both are too long together, the longer gives way first."""
+        """Tokenize the query with each passage; if both are too long together, the longer is cut first."""
         query_pieces, *passages_pieces = self._pieces([query, *passages])
         return [self._assemble(query_pieces, pieces) for pieces in passages_pieces]
 
@@ -127,7 +127,7 @@ class Tokenizer:
         return [encoding.ids for encoding in self._tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _tokenizer(self) -> tokenizers.Tokenizer:
-        """This thread's own."""
+        """Return the tokenizer of this thread."""
         tokenizer: tokenizers.Tokenizer | None = getattr(self._local, "tokenizer", None)
         if tokenizer is None:
             tokenizer = self._local.tokenizer = self._clone()
@@ -141,7 +141,7 @@ class Tokenizer:
 
 
 class _Template:
-    """The special tokens around one or two sequences, read off an encoding that the tokenizer made."""
+    """Special tokens around one or two sequences, taken from an encoding that the tokenizer made."""
 
     def __init__(self, encoding: tokenizers.Encoding) -> None:
         ids, owners = encoding.ids, encoding.sequence_ids
@@ -156,7 +156,7 @@ class _Template:
 
 
 def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
-    """Tokens of each that fit into `room`, exactly as `longest_first` of Hugging Face's tokenizers."""
+    """Compute the tokens of each that fit into `room`, as `longest_first` of Hugging Face's tokenizers does."""
     shorter, longer = sorted((query, passage))
     if shorter + longer > room:
         longer = max(shorter, room - shorter)
@@ -168,7 +168,7 @@ def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
 def feed_for(
     ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None, pad_token_id: int, width: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """All inputs that a transformer may want, each [rows, width]; unset, as wide as the longest row."""
+    """Make all inputs of a transformer, each [rows, width]; by default as wide as the longest row."""
     width = width or max(map(len, ids))
     input_ids = _padded(ids, width, pad_token_id)
     return {
@@ -179,7 +179,7 @@ def feed_for(
 
 
 def _padded(rows: Sequence[list[int]], width: int, value: int) -> NDArray[np.int64]:
-    """Rows of different length as one array [rows, width], filled up at the end with `value`."""
+    """Put rows of different length into one array [rows, width], filled up at the end with `value`."""
     block = np.full((len(rows), width), value, dtype=np.int64)
     for line, row in zip(block, rows, strict=True):
         line[: len(row)] = row

@@ -76,6 +76,11 @@ def test_a_module_that_is_not_known_is_named(tmp_path: Path) -> None:
         build_graph(write_model(tmp_path, modules), ModelKind.ENCODER)
 
 
+def test_a_cross_encoder_with_modules_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match="more than a transformer"):
+        build_graph(write_model(tmp_path, [pooling(tmp_path)]), ModelKind.CROSS_ENCODER)
+
+
 def test_weights_in_another_format_are_refused(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

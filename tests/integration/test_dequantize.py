@@ -1,0 +1,58 @@
+"""The set-up tool that makes an ordinary model of a dynamically quantized one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from transformers import AutoModelForSequenceClassification
+
+from services.inference.models.info import ModelKind
+from services.inference.models.layout import problem_of
+from services.inference.models.onnx import OnnxModel, OnnxRuntime
+from tests.integration import tiny_models
+from tools.dequantize import TOKENIZER_FILES, dequantize
+
+INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def quantized(model: Path, target: Path) -> Path:
+    """The model as a package carries it: one ONNX graph, int8 in dense layers and embeddings, and the tokenizer."""
+    target.mkdir()
+    torch.onnx.export(
+        AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="eager").eval(),
+        tuple(torch.ones(1, 4, dtype=torch.int64) for _ in INPUTS),
+        target / "fp32.onnx",
+        input_names=INPUTS,
+        output_names=["logits"],
+        opset_version=17,
+        dynamo=False,
+    )
+    quantize_dynamic(target / "fp32.onnx", target / "model.onnx", weight_type=QuantType.QInt8)
+    for name in TOKENIZER_FILES:
+        if (model / name).exists():
+            shutil.copyfile(model / name, target / name)
+        else:
+            (target / name).write_text("{}")
+    return target
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_dequantized_model_is_whole_and_scores_like_the_one_that_was_quantized(
+    tmp_path: Path, mixed_texts: list[str]
+) -> None:
+    original = tiny_models.bert_cross_encoder(tmp_path / "original")
+    made = tmp_path / "made"
+    made.mkdir()
+    dequantize(quantized(original, tmp_path / "int8"), 4, made)
+    assert problem_of(made, ModelKind.CROSS_ENCODER) is None
+    scores = []
+    for folder in (original, made):
+        runtime = OnnxRuntime(OnnxModel.build(folder, ModelKind.CROSS_ENCODER), name="", fingerprint="", threads=1)
+        pairs = runtime.tokenizer.pairs("compare two files line by line", mixed_texts[10:40])
+        scores.append(runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0])
+    assert np.corrcoef(*scores)[0, 1] > 0.99
