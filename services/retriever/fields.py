@@ -10,7 +10,7 @@ import enum
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgument
 from sluice.type.v1 import filter_pb2 as pb
@@ -49,10 +49,6 @@ class Equals:
     field: str
     value: Scalar
 
-    def fit(self, declared: FieldType, path: str) -> Condition:
-        """Return the condition in the field's type; InvalidArgument if it does not fit."""
-        return replace(self, value=_fit(self.value, declared, f"{path}.equals"))
-
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
@@ -60,15 +56,6 @@ class AnyOf:
 
     field: str
     values: Sequence[Scalar]
-
-    def fit(self, declared: FieldType, path: str) -> Condition:
-        """Return the condition in the field's type; InvalidArgument if it does not fit."""
-        path = f"{path}.any_of"
-        if not 1 <= len(self.values) <= MAX_VALUES:
-            raise InvalidArgument(path, f"has {len(self.values)} values; send 1 to {MAX_VALUES}")
-        return replace(
-            self, values=[_fit(value, declared, f"{path}[{place}]") for place, value in enumerate(self.values)]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +68,6 @@ class Range:
     lt: float | None = None
     lte: float | None = None
 
-    def fit(self, declared: FieldType, path: str) -> Condition:
-        """Return the condition; InvalidArgument unless the field holds numbers and the bounds are finite."""
-        if declared not in (FieldType.INTEGER, FieldType.FLOAT):
-            problem = f"needs a field of numbers; {self.field} is of type {declared}"
-            raise InvalidArgument(f"{path}.range", problem, reason="WRONG_TYPE")
-        bounds = [bound for bound in (self.gt, self.gte, self.lt, self.lte) if bound is not None]
-        if not bounds or not all(map(math.isfinite, bounds)):
-            raise InvalidArgument(f"{path}.range", "needs at least one bound, and only finite ones")
-        return self
-
 
 @dataclass(frozen=True, slots=True)
 class Exists:
@@ -98,10 +75,6 @@ class Exists:
 
     field: str
     exists: bool = True
-
-    def fit(self, declared: FieldType, path: str) -> Condition:
-        """Return the condition."""
-        return self
 
 
 Condition = Equals | AnyOf | Range | Exists
@@ -129,15 +102,11 @@ class Filter:
 
     def fit(self, schema: Schema) -> Filter:
         """Return the filter with its values in the fields' types; InvalidArgument where one does not fit."""
-
-        def group(name: str, conditions: Sequence[Condition]) -> list[Condition]:
-            return [
-                condition.fit(_declared(condition.field, schema, path), path)
-                for place, condition in enumerate(conditions)
-                if (path := f"filter.{name}[{place}]")
-            ]
-
-        return Filter(group("must", self.must), group("should", self.should), group("must_not", self.must_not))
+        return Filter(
+            [_fit(condition, schema, f"filter.must[{place}]") for place, condition in enumerate(self.must)],
+            [_fit(condition, schema, f"filter.should[{place}]") for place, condition in enumerate(self.should)],
+            [_fit(condition, schema, f"filter.must_not[{place}]") for place, condition in enumerate(self.must_not)],
+        )
 
 
 ALL = Filter()
@@ -235,17 +204,32 @@ def _scalar(message: pb.Value, path: str) -> Scalar:
     return value
 
 
-def _declared(field: str, schema: Schema, path: str) -> FieldType:
-    declared = schema.get(field)
+def _fit(condition: Condition, schema: Schema, path: str) -> Condition:
+    field, declared = condition.field, schema.get(condition.field)
     if declared is None:
         known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)
         name = repr(field) if _NAME.fullmatch(field) else "this"
         problem = f"{name} is not a field of this collection; its fields are: {', '.join(known) or 'none yet'}"
         raise InvalidArgument(f"{path}.field", problem, reason="UNKNOWN_FIELD")
-    return declared
+    match condition:
+        case Equals(value=value):
+            return Equals(field, _fit_value(value, declared, f"{path}.equals"))
+        case AnyOf(values=values):
+            if not 1 <= len(values) <= MAX_VALUES:
+                raise InvalidArgument(f"{path}.any_of", f"has {len(values)} values; send 1 to {MAX_VALUES}")
+            path = f"{path}.any_of"
+            return AnyOf(field, [_fit_value(value, declared, f"{path}[{place}]") for place, value in enumerate(values)])
+        case Range(gt=gt, gte=gte, lt=lt, lte=lte):
+            if declared not in (FieldType.INTEGER, FieldType.FLOAT):
+                problem = f"needs a field of numbers; {field} is of type {declared}"
+                raise InvalidArgument(f"{path}.range", problem, reason="WRONG_TYPE")
+            bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
+            if not bounds or not all(map(math.isfinite, bounds)):
+                raise InvalidArgument(f"{path}.range", "needs at least one bound, and only finite ones")
+    return condition
 
 
-def _fit(value: Scalar, declared: FieldType, path: str) -> Scalar:
+def _fit_value(value: Scalar, declared: FieldType, path: str) -> Scalar:
     _check_type(type_of(value, path), declared, path)
     return float(value) if declared is FieldType.FLOAT else value
 

@@ -48,6 +48,13 @@ async def test_an_unknown_version_is_told_with_those_of_its_collection(shelf, ne
         await shelf.collections.get(missing)
 
 
+async def test_a_collection_of_a_release_that_knew_no_title_weight_keeps_counting_titles_once(shelf, new_name):
+    info = shelf.collections.described(new_name(), 1, MODEL)
+    notes = {key: value for key, value in info.to_notes().items() if key != "title_weight"}
+    await shelf.store.create(info.version, 3, notes, None)
+    assert (await shelf.collections.get(info.version)).bm25.title_weight == 1.0
+
+
 async def test_a_collection_tells_what_it_was_made_with(shelf, collection):
     info = await shelf.collections.get(collection)
     assert (info.name, info.version, info.model) == (collection, collection, MODEL)
