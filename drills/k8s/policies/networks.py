@@ -87,13 +87,13 @@ def addresses(rendering: Rendering) -> Found:
                 yield service, f"port {port['name']} goes to {port['targetPort']}, which the pod does not have"
     for manifest in rendering.workloads():
         for container in containers_of(manifest):
-            for entry in container.get("env", ()):
-                address = re.fullmatch(r"(?:dns:///|https?://)([a-z-]+):(\d+)", entry.get("value", ""))
+            for name, value in rendering.environment(container).items():
+                address = re.fullmatch(r"(?:dns:///|https?://)([a-z-]+):(\d+)", value)
                 if address is None:
                     continue
                 called = rendering.named("Service", address[1])
                 if called is None or int(address[2]) not in {port["port"] for port in called["spec"]["ports"]}:
-                    yield manifest, f"{entry['name']}={entry['value']}: there is no such Service and port"
+                    yield manifest, f"{name}={value}: there is no such Service and port"
 
 
 def references(rendering: Rendering) -> Found:

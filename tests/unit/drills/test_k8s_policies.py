@@ -38,6 +38,17 @@ def config_map(name, profile, data):
     }
 
 
+def addresses():
+    (generated,) = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"]
+    data = dict(literal.split("=", 1) for literal in generated["literals"])
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": generated["name"], "labels": {}},
+        "data": data,
+    }
+
+
 def assembled():
     """The base as an overlay would complete it, without kustomize."""
     manifests = [
@@ -48,6 +59,7 @@ def assembled():
         },
         config_map("profile-base", "base", load_profile(PROFILE)),
         config_map("profile", PROFILE, {}),
+        addresses(),
     ]
     for folder in sorted((K8S / "base").iterdir()):
         if folder.is_dir():
