@@ -616,6 +616,20 @@ def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
         assert "".join(f"{command} {first}".split()) in listed
 
 
+@pytest.mark.parametrize(
+    ("typed", "place", "completed"),
+    [
+        ("sluice sea", 1, "search"),
+        ("sluice rollout ki", 2, "kill"),
+        ("sluice search q --rerank-", 3, "--rerank-candidate-count"),
+        ("sluice search q --expansion-strategy m", 4, "multi_query"),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_choices(typed: str, place: int, completed: str) -> None:
+    environment = {"_SLUICE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(place)}
+    assert CliRunner().invoke(app, [], prog_name="sluice", env=environment).stdout.split() == [completed]
+
+
 def test_help_for_an_unknown_command_says_so() -> None:
     result = CliRunner().invoke(app, ["help", "rollout", "nonsense"])
     assert result.exit_code == calls.WRONG_COMMAND_LINE
