@@ -34,6 +34,7 @@ _SIGNALS: Mapping[Stage, str] = {
     "retriever": "grpc_server_in_flight",
     "reranker": 'sluice_queued_tokens{lane="interactive"}',
 }
+_SHORTEST_MS = 0.01  # processor time too short to be counted is not nothing
 _CALLERS = 12  # that find out how much a machine can do
 _ENDLESS = np.array([math.inf])
 
@@ -212,7 +213,7 @@ class Stack:
     def _chain(self, stage: Stage, search: SearchCost, part: float = 1.0) -> Chain:
         """One call of a stage, which is a part of all its calls."""
         cost = search.stages[stage]
-        busy = min(cost.busy_ms, cost.wall_ms)
+        busy = min(max(_SHORTEST_MS, cost.busy_ms), cost.wall_ms)
         around, threads, batch, once = cost.wall_ms - busy, cost.cpu_ms / busy, 1, 0.0
         if stage in MODEL_STAGES:
             model = self.measurements.models[stage]
