@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
-from sluice_cli.collections.verify import checks_view
+from sluice_cli.collections.versions import checks_view
 from sluice_cli.options import AsJson, Collection
 from sluice_client import ReindexPhase, ReindexProgress, SluiceError, VersionCheck
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stderr, stdout, table
-from sluice_cli.collections.rollback import print_switch
+from sluice_cli.collections.versions import print_switch
 from sluice_cli.options import AsJson, Collection
 from sluice_client import Snapshot
 

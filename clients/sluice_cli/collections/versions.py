@@ -1,4 +1,4 @@
-"""`sluice collections`: versions, and the creation and deletion of collections."""
+"""`sluice collections`, `rollback` and `verify`: collections and their versions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
-from sluice_cli.calls import DONE, command, confirm, connection_of, plain, print_json, stdout
-from sluice_cli.options import AsJson, Sure
-from sluice_client import CollectionVersion, ListedVersion, VersionState
+from sluice_cli.calls import (
+    DONE,
+    NEEDS_A_LOOK,
+    command,
+    confirm,
+    connection_of,
+    plain,
+    print_json,
+    stderr,
+    stdout,
+    table,
+    words,
+)
+from sluice_cli.options import AsJson, Collection, Sure
+from sluice_client import CollectionVersion, ListedVersion, Switched, VersionCheck, VersionState
 
 app = typer.Typer(rich_markup_mode=None)
 collections = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -140,3 +153,81 @@ def _state(version: CollectionVersion) -> Text:
         building = f", building {plain(version.building_version)}" if version.building_version else ""
         return Text(f"live{building}", style="green")
     return Text(version.state, style="yellow" if version.state is VersionState.BUILDING else "dim")
+
+
+@app.command()
+@command
+async def rollback(
+    context: typer.Context,
+    collection: Collection = "",
+    to: Annotated[str, typer.Option(metavar="VERSION", help="A ready version; the one before if not given.")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Make the version live again that was live before.
+
+    Documents that were stored or deleted since the switch are so only in the version left.
+
+    \b
+    Examples:
+      sluice rollback
+      sluice rollback --collection papers --to papers-v3
+    """
+    async with connection_of(context).client() as client:
+        switched = await client.rollback(to, collection=collection)
+    print_switch(switched, as_json=as_json)
+    return DONE
+
+
+def print_switch(switched: Switched, *, as_json: bool) -> None:
+    """Print the version that is live now, and the way back."""
+    live, before = switched.live, switched.previous_version
+    if as_json:
+        print_json(
+            {"collection": live.collection, "live": live.version, "previous": before, "passages": live.passage_count}
+        )
+        return
+    stdout.print(
+        f"{plain(live.collection)} is {plain(live.version)} now: {live.passage_count:,} passages by "
+        f"{plain(live.model.name)}; it was {plain(before) or 'nothing'}",
+        markup=False,
+    )
+    if before:
+        stdout.print("documents stored since the switch are in the version left; `sluice rollback` returns to it")
+
+
+@app.command()
+@command
+async def verify(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="[VERSION]", help="A version; the live one if not given.")] = "",
+    collection: Collection = "",
+    sample: Annotated[int | None, typer.Option(metavar="N", min=1, max=500, help="Passages to sample.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a version: counts, vectors, and results.
+
+    The exit code is 1 if a check failed.
+
+    \b
+    Examples:
+      sluice verify
+      sluice verify documents-v2 --sample 200
+    """
+    async with connection_of(context).client() as client:
+        with stderr.status("sampling, computing again, asking"):
+            found = await client.verify(version, collection=collection, sample_size=sample)
+    if as_json:
+        print_json({"version": found.version, "passed": found.passed, "checks": found.checks})
+    else:
+        stdout.print(f"{plain(found.version)}: {'as it should be' if found.passed else 'NOT as it should be'}")
+        stdout.print(checks_view(found.checks))
+    return DONE if found.passed else NEEDS_A_LOOK
+
+
+def checks_view(checks: Sequence[VersionCheck]) -> Table:
+    """Show checks in words."""
+    shown = table()
+    for check in checks:
+        mark = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
+        shown.add_row(mark, words(check.kind), plain(check.detail))
+    return shown

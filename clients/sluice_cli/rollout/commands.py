@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.text import Text
@@ -55,7 +55,7 @@ def _order(actor: str, reason: str, as_json: bool) -> Order:
 
 @rollout.command(cls=FlagCommand)
 @command
-async def create(  # one an option, and typer calls it
+async def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="FEATURE", help="1 to 64 lower case letters, digits and dashes.")],
     reason: Reason,
@@ -168,103 +168,75 @@ async def set_(
         return await _acknowledged(client, name, order)
 
 
-@rollout.command()
-@command
-async def promote(
-    context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False
-) -> int:
-    """Go on to the plan's next step, where the evidence allows it.
-
-    \b
-    Examples:
-      sluice rollout promote rerank --reason "two days without a complaint"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.promote)
-
-
-@rollout.command()
-@command
-async def hold(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
-    """Keep a feature at its share until it is promoted.
-
-    It is still taken back if it turns out worse.
-
-    \b
-    Examples:
-      sluice rollout hold rerank --reason "release freeze"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.hold)
-
-
-@rollout.command()
-@command
-async def halve(
-    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
-) -> int:
-    """Take a feature back from half of its users, the latest first.
-
-    \b
-    Examples:
-      sluice rollout halve rerank --reason "P95 is creeping up"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.halve)
-
-
-@rollout.command()
-@command
-async def rollback(
-    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
-) -> int:
-    """Take a feature back from all users.
-
-    Requests may still ask for it; `kill` ends that, too.
-
-    \b
-    Examples:
-      sluice rollout rollback rerank
-      sluice rollout rollback rerank --reason "complaints from support"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.roll_back)
-
-
-@rollout.command()
-@command
-async def kill(
-    context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
-) -> int:
-    """Switch a feature off, even for requests that ask for it.
-
-    \b
-    Examples:
-      sluice rollout kill rerank
-      sluice rollout kill rerank --reason "the reranker answers nonsense"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.kill)
-
-
-@rollout.command()
-@command
-async def rearm(context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False) -> int:
-    """Let a feature that was rolled back or killed be started again.
-
-    \b
-    Examples:
-      sluice rollout rearm rerank --reason "fixed in OPS-72"
-    """
-    return await _change(context, _order(actor, reason, as_json), name, lambda client: client.rearm)
-
-
-async def _change(
-    context: typer.Context,
-    order: Order,
-    name: str,
-    action: Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]],
-) -> int:
+async def _change(context: typer.Context, order: Order, name: str, action: Action) -> int:
     """Make a change that needs only a name; wait for the gateways."""
     async with connection_of(context).rollout_client(order.actor) as client:
         feature = await action(client)(name, reason=order.reason)
         _print(feature, order)
         return await _acknowledged(client, name, order)
+
+
+Action: TypeAlias = Callable[[AsyncRolloutClient], Callable[..., Awaitable[Feature]]]
+
+
+def _add(name: str, action: Action, text: str, *examples: str, urgent: bool = False) -> None:
+    """Add a command that needs only a name; an urgent one needs no reason."""
+
+    async def change(
+        context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False
+    ) -> int:
+        return await _change(context, _order(actor, reason, as_json), name, action)
+
+    async def change_now(
+        context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
+    ) -> int:
+        return await _change(context, _order(actor, reason, as_json), name, action)
+
+    shown = "\n".join(f"  sluice rollout {name} {example}" for example in examples)
+    rollout.command(name, help=f"{text}\n\n\b\nExamples:\n{shown}")(command(change_now if urgent else change))
+
+
+_add(
+    "promote",
+    lambda client: client.promote,
+    "Go on to the plan's next step, where the evidence allows it; a feature that is held goes on, too.",
+    'rerank --reason "two days without a complaint"',
+)
+_add(
+    "hold",
+    lambda client: client.hold,
+    "Keep a feature at its share until it is promoted. It is still taken back if it turns out worse.",
+    'rerank --reason "release freeze"',
+)
+_add(
+    "halve",
+    lambda client: client.halve,
+    "Take a feature back from half of its users, the latest first.",
+    'rerank --reason "P95 is creeping up"',
+    urgent=True,
+)
+_add(
+    "rollback",
+    lambda client: client.roll_back,
+    "Take a feature back from all users. Requests may still ask for it; `kill` ends that, too.",
+    "rerank",
+    'rerank --reason "complaints from support"',
+    urgent=True,
+)
+_add(
+    "kill",
+    lambda client: client.kill,
+    "Switch a feature off, even for requests that ask for it.",
+    "rerank",
+    'rerank --reason "the reranker answers nonsense"',
+    urgent=True,
+)
+_add(
+    "rearm",
+    lambda client: client.rearm,
+    "Let a feature that was rolled back or killed be started again.",
+    'rerank --reason "fixed in OPS-72"',
+)
 
 
 async def _begin(client: AsyncRolloutClient, file: PlanFile, feature: FeatureFile, order: Order) -> int:

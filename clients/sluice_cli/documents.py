@@ -1,4 +1,4 @@
-"""`sluice documents`: stored documents, shown or listed."""
+"""`sluice documents` and `sluice delete`: stored documents, shown, listed or deleted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ documents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read 
 app.add_typer(documents, name="documents")
 
 IDS_A_CALL = 100
+IDS_A_DELETION = 1000
 
 
 @documents.command("get")
@@ -102,3 +103,31 @@ def _view(stored: StoredDocument, text: str) -> Text:
         Text("\n".join(map(plain, text.splitlines()))),
     ]
     return Text("\n").join([*(line for line in lines if line), Text()])
+
+
+@app.command()
+@command
+async def delete(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Documents to delete.")],
+    collection: Collection = "",
+    as_json: AsJson = False,
+) -> int:
+    """Delete documents by id; a missing id is no error.
+
+    \b
+    Examples:
+      sluice delete guide/rollback.md
+      sluice delete 4983 5836 --collection papers
+    """
+    wanted = list(dict.fromkeys(ids))
+    deleted = 0
+    async with connection_of(context).client() as client:
+        for start in range(0, len(wanted), IDS_A_DELETION):
+            deleted += await client.delete(wanted[start : start + IDS_A_DELETION], collection=collection)
+    if as_json:
+        print_json({"asked": len(wanted), "deleted": deleted})
+    else:
+        missing = len(wanted) - deleted
+        stdout.print(f"{deleted:,} deleted" + (f", {missing:,} did not exist" if missing else ""))
+    return DONE

@@ -1,1 +1,0 @@
-"""`sluice documents` and `sluice delete`."""
