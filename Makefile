@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-pairs bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 setup: ## Makes .venv with everything, models and WordNet.
 	@$(PYTHON) tools/bootstrap.py dev
@@ -39,6 +39,9 @@ test-crash: setup ## Kills what builds and switches indexes, at random moments; 
 
 observe-check: setup ## Shows that operators see what happens: metrics, traces, logs, rules, dashboards; build/observe.json.
 	@$(BIN)/python -m drills.observe
+
+bench-pairs: setup ## Compares searches with those of an earlier commit, in pairs: COMMIT=...; build/bench/pairs.json.
+	@$(BIN)/python -m bench.pairs $(COMMIT)
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry
