@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import cache
+import time
+from functools import cache, partial
 from typing import Any, Self, TypeVar, cast
 
 import grpc
@@ -13,12 +14,16 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis import status, tracing
-from services.chassis.breaker import Breaker
+from services.chassis.breaker import NOT_SERVING, Breaker
 from services.chassis.errors import SluiceError
 from services.chassis.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.chassis.timing import remaining
 
 ReplyT = TypeVar("ReplyT", bound=Message)
+
+# gRPC's words for a channel whose replicas are all there and say that they do not serve.
+_UNHEALTHY = "backend unhealthy"
+_HEALTH_SECONDS = 1.0
 
 
 def _service_config(service: str) -> str:
@@ -67,8 +72,8 @@ class StageChannel:
 
     The address `dns:///embedder:50052` stands for each address of the name. `service` is the full name of the stage's
     gRPC service: its replicas are called in turn, those that are not SERVING are skipped, and UNAVAILABLE is retried.
-    `breaker` guards every call. `credentials` are those of `services.chassis.tls`; without them the connection is
-    plain.
+    `breaker` guards every call, and asks the stage for its health while it is open. `credentials` are those of
+    `services.chassis.tls`; without them the connection is plain.
     """
 
     def __init__(
@@ -79,11 +84,12 @@ class StageChannel:
         breaker: Breaker | None = None,
         max_message_mib: int = 16,
         credentials: grpc.ChannelCredentials | None = None,
-        longest_reconnect_seconds: float = 5.0,
     ) -> None:
         message_bytes = max_message_mib * 2**20
         self.address = address
         self._breaker = breaker
+        if breaker is not None:
+            breaker.healthy = partial(self._serves, service)
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
@@ -91,7 +97,9 @@ class StageChannel:
             ("grpc.keepalive_timeout_ms", 5_000),
             *([("grpc.service_config", _service_config(service))] if service else []),
             ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", round(longest_reconnect_seconds * 1000)),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            # A stage that starts again elsewhere has another address; gRPC would look it up twice a minute.
+            ("grpc.dns_min_time_between_resolutions_ms", 1000),
             # A proxy that the environment names is for the web, and not for stages.
             ("grpc.enable_http_proxy", 0),
         ]
@@ -105,6 +113,8 @@ class StageChannel:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._breaker is not None:
+            self._breaker.close()
         await self.channel.close()
 
     async def call(
@@ -135,12 +145,17 @@ class StageChannel:
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 found = status.error_from(error)
+                if code is grpc.StatusCode.UNAVAILABLE and _UNHEALTHY in found.message:
+                    found.reason = NOT_SERVING
                 raise found from found.__cause__
             except asyncio.CancelledError:
                 pending.cancel()
                 raise
             finally:
                 tracing.end_with_code(span, code.name)
+
+    async def _serves(self, service: str) -> bool:
+        return await self.health(service, deadline=time.monotonic() + _HEALTH_SECONDS) is None
 
     async def health(self, service: str, *, deadline: float) -> str | None:
         """The reason why the stage is not serving, or None if it is."""

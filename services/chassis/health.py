@@ -16,7 +16,7 @@ SERVICE_NAME = health.SERVICE_NAME
 """Always SERVING while the process answers: the name for liveness probes."""
 
 _log = logs.get_logger("server")
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.25
 
 
 class Health:

@@ -43,7 +43,7 @@ class Stage:
     further_services: tuple[ServiceDescriptor, ...] = ()
     """More services that it implements."""
     problem: Callable[[], str | None] = lambda: None
-    """The problem that keeps it from its work, or None. Must be cheap: it is polled twice a second."""
+    """The problem that keeps it from its work, or None. Must be cheap: it is polled four times a second."""
     limit: ConcurrencyLimit | None = None
     """Limit on calls under way; None for a stage with a queue of its own."""
     bulk_methods: frozenset[str] = frozenset()

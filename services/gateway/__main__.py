@@ -122,8 +122,7 @@ async def _exposing(settings: GatewaySettings, channels: Channels, metrics: Gate
         client = None
         if settings.rollout_address:
             client = RolloutClient(
-                # One of several replicas leads, and it alone is SERVING.
-                channels.opened(settings.rollout_address, RolloutClient.service, longest_reconnect_seconds=1.0),
+                channels.opened(settings.rollout_address, RolloutClient.service),
                 exposure,
                 defaults=defaults,
                 gateway=settings.rollout_gateway_name or name_of_this_process(),

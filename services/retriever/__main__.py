@@ -26,6 +26,7 @@ from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 CHECK_SECONDS = 2.0
+RECHECK_SECONDS = 0.25
 
 _BULK_METHODS = frozenset(
     {
@@ -62,9 +63,9 @@ class StoreWatch:
             self.problem = None
 
     async def run(self) -> None:
-        """Ask every two seconds until cancelled."""
+        """Ask every two seconds until cancelled, and more often while there is a problem."""
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS if self.problem is None else RECHECK_SECONDS)
             await self.check()
 
 

@@ -26,7 +26,7 @@ from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
-from tests.contract.echo import METHOD, Counted, EchoServicer, echo_server, echo_stage
+from tests.contract.echo import METHOD, SERVICE, Counted, EchoServicer, echo_server, echo_stage
 
 REQUEST = expander_pb2.ExpandQueryRequest(query="anything")
 REPLY = expander_pb2.ExpandQueryResponse()
@@ -361,6 +361,54 @@ async def test_a_stage_that_is_not_there_is_unavailable() -> None:
     async with StageChannel("127.0.0.1:1") as channel:
         with pytest.raises(errors.Unavailable):
             await call(channel, seconds=2)
+
+
+async def fine(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+    return REPLY
+
+
+async def outcome(channel: StageChannel) -> str:
+    """OK, or the reason of the error."""
+    try:
+        await call(channel)
+    except SluiceError as error:
+        return error.reason
+    return "OK"
+
+
+async def until(channel: StageChannel, wanted: str, seconds: float = 30.0) -> None:
+    """Call until a call ends so."""
+    async with asyncio.timeout(seconds):
+        while await outcome(channel) != wanted:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_stage_that_was_away_is_called_again_as_soon_as_it_serves() -> None:
+    async with serving(echo_stage(fine), StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0)) as running:
+        settings = StageSettings(grpc_port=running.port, metrics_port=0, drain_seconds=0)
+    breaker = Breaker("expander", reset_seconds=3600)
+    async with StageChannel(f"127.0.0.1:{settings.grpc_port}", service=SERVICE, breaker=breaker) as channel:
+        await until(channel, "BREAKER_OPEN")
+        async with serving(echo_stage(fine), settings):
+            await until(channel, "OK")
+    assert breaker.state == "closed"
+
+
+async def test_a_stage_that_says_that_it_does_not_serve_opens_no_breaker() -> None:
+    problem: list[str | None] = [None]
+    settings = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0)
+    breaker = Breaker("expander")
+    async with (
+        serving(echo_stage(fine, problem=lambda: problem[0]), settings) as running,
+        StageChannel(f"127.0.0.1:{running.port}", service=SERVICE, breaker=breaker) as channel,
+    ):
+        assert await outcome(channel) == "OK"
+        problem[0] = "Qdrant is down"
+        await until(channel, "NOT_SERVING")
+        assert [await outcome(channel) for _ in range(10)] == ["NOT_SERVING"] * 10
+        assert breaker.state == "closed"
+        problem[0] = None
+        await until(channel, "OK")
 
 
 async def test_the_request_id_goes_along_and_strange_ones_are_replaced() -> None:

@@ -55,7 +55,7 @@ async def pool_with(server, registry):
 
 
 def ping(client):
-    return client.info()
+    return client.get_collections()
 
 
 async def call(pool, operation=ping, within=60.0):
@@ -63,15 +63,15 @@ async def call(pool, operation=ping, within=60.0):
 
 
 class Gate:
-    """A fault that holds every call until it is opened."""
+    """A fault that holds every call until it is opened; questions for health are held and not counted."""
 
     def __init__(self, server):
         self.entered = 0
         self.open = asyncio.Event()
         server.fault = self
 
-    async def __call__(self, _method, _context):
-        self.entered += 1
+    async def __call__(self, method, _context):
+        self.entered += method != "HealthCheck"
         await self.open.wait()
 
     async def holds(self, calls):
@@ -196,7 +196,7 @@ async def test_an_outage_is_retried(server, pool_with, registry):
     pool = pool_with(qdrant_pool_retry_enabled=True, qdrant_pool_max_retries=3)
     fail_with(server, grpc.StatusCode.UNAVAILABLE, times=3)
     await call(pool)
-    assert server.calls["HealthCheck"] == 4
+    assert server.calls["List"] == 4
     assert registry.get_sample_value("qdrant_retry_attempts_total") == 3
 
 
@@ -206,7 +206,7 @@ async def test_retries_end_with_the_error_of_the_last_try(server, pool_with):
     with pytest.raises(Unavailable) as failure:
         await call(pool)
     assert failure.value.reason == "DEPENDENCY_DOWN"
-    assert server.calls["HealthCheck"] == 3
+    assert server.calls["List"] == 3
 
 
 async def test_retries_can_be_turned_off(server, pool_with):
@@ -214,7 +214,7 @@ async def test_retries_can_be_turned_off(server, pool_with):
     fail_with(server, grpc.StatusCode.UNAVAILABLE, times=1)
     with pytest.raises(Unavailable):
         await call(pool)
-    assert server.calls["HealthCheck"] == 1
+    assert server.calls["List"] == 1
 
 
 async def test_no_retry_begins_after_the_deadline(server, pool_with, monkeypatch):
@@ -223,7 +223,7 @@ async def test_no_retry_begins_after_the_deadline(server, pool_with, monkeypatch
     fail_with(server, grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(Unavailable):
         await call(pool, within=30)
-    assert server.calls["HealthCheck"] == 1
+    assert server.calls["List"] == 1
 
 
 async def test_no_connection_is_held_between_retries(server, pool_with):
@@ -265,7 +265,7 @@ async def test_what_qdrant_says_becomes_an_error_of_ours(server, pool_with, code
         await call(pool)
     assert failure.value.reason == reason
     assert details == "" or details not in failure.value.message
-    assert server.calls["HealthCheck"] == (4 if error is Unavailable else 1)
+    assert server.calls["List"] == (4 if error is Unavailable else 1)
 
 
 async def test_a_rate_limit_says_when_to_come_back_and_a_full_disk_does_not(server, pool_with):
@@ -297,13 +297,43 @@ async def test_the_breaker_opens_when_qdrant_goes_away_and_closes_when_it_is_bac
     assert registry.get_sample_value("qdrant_circuit_breaker_transitions_total", {"state": "closed"}) == 1
 
 
+async def test_the_breaker_lets_calls_through_as_soon_as_qdrant_answers_for_its_health(server, pool_with):
+    pool = pool_with(qdrant_breaker_reset_seconds=3600)
+    await call(pool)
+    await server.stop()
+    for _ in range(6):
+        with pytest.raises(Unavailable) as failure:
+            await call(pool)
+    assert failure.value.reason == "BREAKER_OPEN"
+    await server.start()
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(Unavailable):
+                await call(pool)
+                break
+            await asyncio.sleep(0.01)
+
+
+async def test_every_error_of_qdrant_names_it_so_that_no_breaker_further_out_counts_it(server, pool_with):
+    pool = pool_with(qdrant_breaker_failures=1000)
+    for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED):
+        fail_with(server, code)
+        with pytest.raises((Unavailable, Internal, DeadlineExceeded)) as failure:
+            await call(pool)
+        assert failure.value.metadata == {"dependency": "Qdrant"}
+    Gate(server)
+    with pytest.raises(DeadlineExceeded) as failure:
+        await call(pool, within=0.2)
+    assert failure.value.metadata == {"dependency": "Qdrant"}
+
+
 async def test_an_open_breaker_leaves_qdrant_alone(server, pool_with):
     pool = pool_with(qdrant_pool_retry_enabled=True)
     await trip(pool, server)
     with pytest.raises(Unavailable) as refusal:
         await call(pool)
     assert refusal.value.reason == "BREAKER_OPEN"
-    assert server.calls["HealthCheck"] == 5
+    assert server.calls["List"] == 5
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -335,7 +365,7 @@ async def test_callers_that_wait_for_a_connection_are_refused_once_the_breaker_o
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
     reasons = [outcome.reason for outcome in outcomes[1:]]
     assert reasons == ["DEPENDENCY_DOWN"] + ["BREAKER_OPEN"] * 8
-    assert server.calls["HealthCheck"] == 2
+    assert server.calls["List"] == 2
 
 
 async def test_client_faults_and_cancellations_leave_the_breaker_alone(server, pool_with, registry):

@@ -31,9 +31,7 @@ class Channels:
     ) -> None:
         await self._open.__aexit__(kind, error, trace)
 
-    def opened(
-        self, address: str, service: str, *, breaker: Breaker | None = None, longest_reconnect_seconds: float = 5.0
-    ) -> StageChannel:
+    def opened(self, address: str, service: str, *, breaker: Breaker | None = None) -> StageChannel:
         """Open a channel to the replicas of a service."""
         channel = StageChannel(
             address,
@@ -41,7 +39,6 @@ class Channels:
             breaker=breaker,
             max_message_mib=self._settings.max_message_mib,
             credentials=self._credentials,
-            longest_reconnect_seconds=longest_reconnect_seconds,
         )
         self._open.push_async_exit(channel)
         return channel

@@ -29,6 +29,9 @@ from services.chassis.errors import (
     Unavailable,
 )
 
+QDRANT = "Qdrant"
+"""The dependency that errors name, so that breakers for this stage do not count them."""
+
 _HTTP_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -55,7 +58,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise DeadlineExceeded("Qdrant did not answer in time") from error
+        raise DeadlineExceeded("Qdrant did not answer in time", dependency=QDRANT) from error
     except ResourceExhaustedResponse as error:
         raise ResourceExhausted(
             "Qdrant limits the rate of requests", reason="RATE_LIMITED", retry_after=float(error.retry_after_s)
@@ -67,10 +70,10 @@ def translated() -> Iterator[None]:
         raise _error(code, error.content.decode(errors="replace")) from error
     except ResponseHandlingException as error:
         if isinstance(error.source, httpx.TimeoutException):
-            raise DeadlineExceeded("Qdrant did not answer in time") from error
+            raise DeadlineExceeded("Qdrant did not answer in time", dependency=QDRANT) from error
         if isinstance(error.source, httpx.TransportError):
             raise _error(grpc.StatusCode.UNAVAILABLE, "") from error
-        raise Internal("Qdrant's answer makes no sense to this client") from error
+        raise Internal("Qdrant's answer makes no sense to this client", dependency=QDRANT) from error
 
 
 def embedded_error(error: ValueError | OSError | sqlite3.Error) -> SluiceError:
@@ -78,7 +81,9 @@ def embedded_error(error: ValueError | OSError | sqlite3.Error) -> SluiceError:
     if isinstance(error, ValueError) and "not found" in str(error):
         return _error(grpc.StatusCode.NOT_FOUND, "")
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return _error(grpc.StatusCode.INTERNAL, "no space left" if full else str(error))
+    found = _error(grpc.StatusCode.INTERNAL, "no space left" if full else str(error))
+    found.metadata.pop("dependency", None)  # the engine is part of this process
+    return found
 
 
 def _error(code: grpc.StatusCode, detail: str) -> SluiceError:
@@ -88,10 +93,10 @@ def _error(code: grpc.StatusCode, detail: str) -> SluiceError:
     if "already exists" in detail:
         code = grpc.StatusCode.ALREADY_EXISTS
     make = _ERRORS.get(code)
-    return make() if make else Internal(f"Qdrant failed with {code.name}")
+    return make() if make else Internal(f"Qdrant failed with {code.name}", dependency=QDRANT)
 
 
-_unavailable = partial(Unavailable, "Qdrant cannot be reached", dependency="Qdrant")
+_unavailable = partial(Unavailable, "Qdrant cannot be reached", dependency=QDRANT)
 _refused = partial(InvalidArgument, "request", "Qdrant refuses it; its log says why", reason="QDRANT_REFUSED")
 _denied = partial(FailedPrecondition, "Qdrant denies access; check QDRANT_API_KEY", reason="QDRANT_DENIED")
 _unable = partial(FailedPrecondition, "this Qdrant cannot do that now; its log says why", reason="QDRANT_REFUSED")
@@ -108,7 +113,7 @@ _ERRORS: dict[grpc.StatusCode, Callable[[], SluiceError]] = {
     grpc.StatusCode.UNIMPLEMENTED: _unable,
     grpc.StatusCode.NOT_FOUND: partial(NotFound, "Qdrant does not have that"),
     grpc.StatusCode.ALREADY_EXISTS: partial(AlreadyExists, "Qdrant has that already"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: partial(DeadlineExceeded, "Qdrant did not answer in time"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: partial(DeadlineExceeded, "Qdrant did not answer in time", dependency=QDRANT),
     grpc.StatusCode.RESOURCE_EXHAUSTED: partial(
         ResourceExhausted, "Qdrant limits the rate of requests", reason="RATE_LIMITED"
     ),

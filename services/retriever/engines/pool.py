@@ -17,11 +17,16 @@ from services.chassis import tracing
 from services.chassis.breaker import Breaker
 from services.chassis.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from services.retriever.engines.calls import Operation, observed, time_limit
-from services.retriever.engines.errors import translated
+from services.retriever.engines.errors import QDRANT, translated
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 
 T = TypeVar("T")
+
+# Share of a caller's time that Qdrant gets: the rest is for saying that Qdrant was late, so that the caller does not
+# take us for the one who was.
+_SHARE = 0.95
+_HEALTH_SECONDS = 1.0
 
 
 class QdrantPool:
@@ -39,10 +44,11 @@ class QdrantPool:
         self._free = deque(self._clients)
         self._permits = asyncio.Semaphore(len(self._clients))
         self._breaker = Breaker(
-            "Qdrant",
+            QDRANT,
             failures=settings.qdrant_breaker_failures,
             reset_seconds=settings.qdrant_breaker_reset_seconds,
             fair_seconds=min(1.0, settings.qdrant_timeout),
+            healthy=self._healthy,
             on_transition=metrics.breaker_changed,
         )
         metrics.pool_size.set(len(self._clients))
@@ -55,8 +61,12 @@ class QdrantPool:
         (reason BREAKER_OPEN at once while the breaker is open), DeadlineExceeded, or ResourceExhausted: POOL_EXHAUSTED,
         RATE_LIMITED, STORAGE_FULL.
         """
+        end = math.inf
+        if deadline is not None:
+            now = time.monotonic()
+            end = now + (deadline - now) * _SHARE
         with observed(self._metrics, name or operation.__name__):
-            return await self._persist(operation, math.inf if deadline is None else deadline)
+            return await self._persist(operation, end)
 
     async def _persist(self, operation: Operation[T], end: float) -> T:
         retries = self._settings.qdrant_pool_max_retries if self._settings.qdrant_pool_retry_enabled else 0
@@ -77,8 +87,18 @@ class QdrantPool:
 
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
+        self._breaker.close()
         for client in self._clients:
             await client.close()
+
+    async def _healthy(self) -> bool:
+        """True if Qdrant answers the question for its health."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._clients[0].info()
+        except Exception:  # whatever it is, it is no answer
+            return False
+        return True
 
     async def _try(self, operation: Operation[T], end: float) -> T:
         self._breaker.check()
@@ -98,7 +118,9 @@ class QdrantPool:
                     await self._permits.acquire()
         except TimeoutError:
             if time.monotonic() >= end:
-                raise DeadlineExceeded("the deadline passed while waiting for a connection to Qdrant") from None
+                raise DeadlineExceeded(
+                    "the deadline passed while waiting for a connection to Qdrant", dependency=QDRANT
+                ) from None
             raise ResourceExhausted(
                 f"all {len(self._clients)} connections to Qdrant stayed busy for {longest:g} s; "
                 "raise QDRANT_POOL_SIZE if Qdrant has capacity left",
@@ -131,6 +153,6 @@ def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
             "grpc.keepalive_time_ms": 20_000,
             "grpc.keepalive_timeout_ms": 5_000,
             "grpc.initial_reconnect_backoff_ms": 200,
-            "grpc.max_reconnect_backoff_ms": 5_000,
+            "grpc.max_reconnect_backoff_ms": 500,
         },
     )

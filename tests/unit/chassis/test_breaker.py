@@ -245,3 +245,111 @@ async def test_the_threshold_and_the_time_are_settings(clock):
     clock.now += 5
     await attempt(breaker)
     assert breaker.state == "closed"
+
+
+class Dependency:
+    """Health that the test sets, and the pauses between the questions for it, which pass at once."""
+
+    def __init__(self) -> None:
+        self.serves = False
+        self.asked = asyncio.Semaphore(0)
+        self.pauses: list[float] = []
+
+    async def healthy(self) -> bool:
+        return self.serves
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await self.asked.acquire()
+
+    async def ask(self, times: int = 1) -> None:
+        """Let the breaker ask so often."""
+        for _ in range(times):
+            self.asked.release()
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def dependency() -> Dependency:
+    return Dependency()
+
+
+@pytest.fixture
+async def asking(clock, transitions, dependency):
+    breaker = Breaker(
+        "qdrant",
+        clock=clock,
+        healthy=dependency.healthy,
+        sleep=dependency.sleep,
+        on_transition=lambda *change: transitions.append(change),
+    )
+    yield breaker
+    breaker.close()
+
+
+async def test_it_is_half_open_as_soon_as_the_dependency_is_healthy(asking, dependency):
+    await fail(asking, 5)
+    await dependency.ask(3)
+    await assert_refused(asking)
+    dependency.serves = True
+    await dependency.ask()
+    assert asking.state == "half-open"
+    await attempt(asking)
+    assert asking.state == "closed"
+
+
+async def test_callers_are_not_sent_away_for_a_minute_while_it_asks_for_health(asking):
+    await fail(asking, 5)
+    refusal = await assert_refused(asking)
+    assert refusal.retry_after <= 2
+
+
+async def test_a_dependency_that_is_healthy_and_fails_all_the_same_is_left_alone_for_longer_and_longer(
+    asking, dependency
+):
+    dependency.serves = True
+    await fail(asking, 5)
+    for _ in range(12):
+        await dependency.ask()
+        await fail(asking, 1)
+    await asyncio.sleep(0)
+    assert dependency.pauses == [min(60, 0.25 * 2**number) for number in range(13)]
+    dependency.serves = False
+    await dependency.ask(2)
+    assert dependency.pauses[-1] == 0.25
+    dependency.serves = True
+    await dependency.ask()
+    await attempt(asking)
+    await fail(asking, 5)
+    assert dependency.pauses[-1] == 0.25
+
+
+async def test_a_dependency_whose_health_stays_silent_is_probed_after_the_open_time(asking, clock):
+    await fail(asking, 5)
+    clock.now += 60
+    await attempt(asking)
+    assert asking.state == "closed"
+
+
+@pytest.mark.parametrize("kind", [Unavailable, DeadlineExceeded, Internal])
+async def test_an_error_from_further_down_is_neither_failure_nor_success(breaker, kind):
+    await fail(breaker, 4)
+    await fail(breaker, 10, kind("Qdrant is down", dependency="Qdrant on another host"))
+    assert breaker.state == "closed"
+    await fail(breaker, 1, kind("down", dependency=breaker.name))
+    assert breaker.state == "open"
+
+
+async def test_an_open_breaker_further_down_opens_no_other(clock):
+    near, far = Breaker("Qdrant", clock=clock), Breaker("retriever", clock=clock)
+    await fail(near, 5)
+    for _ in range(20):
+        with pytest.raises(Unavailable), far.attempt(), near.attempt():
+            pass
+    assert (near.state, far.state) == ("open", "closed")
+
+
+async def test_a_stage_that_says_itself_that_it_does_not_serve_needs_no_breaker(breaker):
+    await fail(breaker, 10, Unavailable("all replicas are unhealthy", reason="NOT_SERVING"))
+    assert breaker.state == "closed"
