@@ -132,7 +132,7 @@ class Proxy:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(_pump(reader, server_writer, self.up, self._timing))
                 pumps.create_task(_pump(server_reader, writer, self.down, self._timing))
-        except* OSError:
+        except* (OSError, RuntimeError):  # the second: there were bytes for an end that was half closed
             connection.reset()
         finally:
             self._live.discard(connection)
