@@ -64,10 +64,10 @@ def cross_encoder(options: ModelOptions) -> CrossEncoderBackend:
 
 @pytest.fixture(scope="session")
 def mixed_texts() -> list[str]:
-    """200 texts from 4 to 400 words and odd ones: the documentation of Python, cut by chance but always the same."""
+    """100 texts from 4 to 400 words and odd ones: the documentation of Python, cut by chance but always the same."""
     chance = random.Random(7)
     words = " ".join(topics.values()).split()
-    lengths = [int(4 * 100 ** chance.random()) for _ in range(200 - len(ODD_TEXTS))]
+    lengths = [int(4 * 100 ** chance.random()) for _ in range(100 - len(ODD_TEXTS))]
     starts = [chance.randrange(len(words) - 400) for _ in lengths]
     return [
         *ODD_TEXTS,

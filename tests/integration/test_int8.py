@@ -75,7 +75,7 @@ def test_int8_is_as_like_fp32_for_other_texts_as_its_gate_was_told(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chosen=st.lists(st.integers(0, 199), min_size=1, max_size=12, unique=True))
+@given(chosen=st.lists(st.integers(0, 99), min_size=1, max_size=12, unique=True))
 def test_an_int8_vector_is_the_same_to_the_bit_whatever_it_is_computed_with(
     int8: EmbeddingBackend, alone: np.ndarray, mixed_texts: list[str], chosen: list[int]
 ) -> None:
