@@ -82,8 +82,10 @@ class Ledger:
 class Checkpoint:
     """A file with the mark of one run, identified by `run`."""
 
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, run: Mapping[str, Any], *, needed: bool = False) -> None:
+        """`needed` is true if a run must not begin without it."""
         self.path = path
+        self.needed = needed
         self.run = dict(run)
 
     def load(self) -> tuple[Settled, str]:

@@ -7,11 +7,12 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -35,7 +36,7 @@ from sluice_cli.indexing.rejects import Rejects
 from sluice_cli.indexing.sources import Format, open_source
 from sluice_cli.indexing.tables import Columns
 from sluice_cli.options import AsJson, Collection
-from sluice_client import AsyncClient, Chunking, Config, Indexed, SluiceError, Stage
+from sluice_client import Chunking, Config, Indexed, SluiceError, Stage
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -43,22 +44,6 @@ READ_AHEAD = 64
 READ_AHEAD_CHARACTERS = 500_000
 SAVE_SECONDS = 1.0
 LOG_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Arguments of the command line."""
-
-    source: str
-    kind: Format | None
-    columns: Columns
-    collection: str
-    chunking: Chunking | None
-    rejects: Path | None
-    checkpoint: Path | None
-    batch_size: int
-    concurrency: int
-    as_json: bool
 
 
 @app.command()
@@ -70,7 +55,7 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     ],
     collection: Collection = "",
     kind: Annotated[
-        Literal["jsonl", "csv", "tsv"] | None,
+        Format | None,
         typer.Option("--format", help="Format of SOURCE, if its name does not tell; of standard input jsonl."),
     ] = None,
     id_column: Annotated[str | None, typer.Option(metavar="NAME", help="A table's column of ids, if not id.")] = None,
@@ -118,52 +103,47 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     """
     if whole and (chunk_tokens is not None or overlap_tokens is not None):
         raise typer.BadParameter("it cuts nothing; leave --chunk-tokens and --overlap-tokens out", param_hint="--whole")
-    options = Options(
-        source=source,
-        kind=kind,
-        columns=Columns(id=id_column, title=title_column, text=text_column),
-        collection=collection,
-        chunking=None if whole else Chunking(chunk_tokens or 0, overlap_tokens),
-        rejects=rejects,
-        checkpoint=checkpoint,
-        batch_size=batch_size,
-        concurrency=concurrency,
-        as_json=as_json,
-    )
+    chunking = None if whole else Chunking(chunk_tokens or 0, overlap_tokens)
+    columns = Columns(id=id_column, title=title_column, text=text_column)
     connection = connection_of(context)
-    read = await asyncio.to_thread(open_source, source, kind, options.columns)
+    read = await asyncio.to_thread(open_source, source, kind, columns)
     async with connection.client() as client:
         config = await client.config(collection)
         if any(stage.model and stage.model.pseudo for stage in config.stages):
             say_warning("pseudo-embeddings serve here: documents will be found by words, not by meaning")
-        saved = _checkpoint(read, options, connection.gateway, config)
-        run = _Run(client, read, options, saved, _taken_up(saved, read, config))
+        identity = {
+            "source": str(_absolute(source)),
+            "kind": kind,
+            "columns": asdict(columns),
+            "gateway": connection.gateway,
+            "collection": collection,
+            "chunking": None if chunking is None else asdict(chunking),
+            "state": read.state,
+            "index": _index_of(config),
+        }
+        saved = _checkpoint(read, source, checkpoint, identity)
+        settled = _taken_up(saved, read, config)
+        refused = Rejects(_file_for(source, rejects, "--rejects", "rejects.jsonl"), settled.mark)
+        store = partial(
+            client.index_all, collection=collection, chunking=chunking, batch_size=batch_size, concurrency=concurrency
+        )
+        run = _Run(read, store, partial(client.config, collection), saved, settled, refused)
         await run.store()
-    run.print_summary()
+    run.print_summary(as_json=as_json)
     return NEEDS_A_LOOK if run.rejects.count else DONE
 
 
-def _checkpoint(source: Source, options: Options, gateway: str, config: Config) -> Checkpoint | None:
+def _checkpoint(source: Source, name: str, named: Path | None, run: Mapping[str, Any]) -> Checkpoint | None:
     """Make the checkpoint of a run; None for standard input."""
     if source.state is None:
-        if options.checkpoint is not None:
+        if named is not None:
             raise Problem(
                 "standard input cannot be read again, so there is no going on from a checkpoint",
                 "leave --checkpoint out, or name a file instead of -",
                 exit_code=WRONG_COMMAND_LINE,
             )
         return None
-    run = {
-        "source": str(Path(options.source).absolute()),
-        "kind": options.kind,
-        "columns": asdict(options.columns),
-        "gateway": gateway,
-        "collection": options.collection,
-        "chunking": None if options.chunking is None else asdict(options.chunking),
-        "state": source.state,
-        "index": _index_of(config),
-    }
-    return Checkpoint(_file_for(options.source, options.checkpoint, "--checkpoint", "checkpoint.json"), run)
+    return Checkpoint(_file_for(name, named, "--checkpoint", "checkpoint.json"), run, needed=named is not None)
 
 
 def _index_of(config: Config) -> str | None:
@@ -196,15 +176,16 @@ class _Run:
 
     def __init__(
         self,
-        client: AsyncClient,
         source: Source,
-        options: Options,
+        index_all: Callable[..., Awaitable[int]],
+        config: Callable[[], Awaitable[Config]],
         checkpoint: Checkpoint | None,
         settled: Settled,
+        rejects: Rejects,
     ) -> None:
-        self._client = client
         self._source = source
-        self._options = options
+        self._index_all = index_all
+        self._config = config
         self._checkpoint = checkpoint
         self._begun = settled
         self._ledger = Ledger(settled)
@@ -212,7 +193,7 @@ class _Run:
         self._stored = Counts()
         self._started = time.monotonic()
         self._indexed: Indexed | None = None
-        self.rejects = Rejects(_file_for(options.source, options.rejects, "--rejects", "rejects.jsonl"), settled.mark)
+        self.rejects = rejects
 
     async def store(self) -> None:
         """Store all that can be stored, and save the progress."""
@@ -266,15 +247,7 @@ class _Run:
                 self.rejects.add(Reject(document.line, document.id, _reason(error), document.position))
                 self._ledger.end([document.mark.place], Counts())
 
-            await self._client.index_all(
-                documents(),
-                collection=self._options.collection,
-                chunking=self._options.chunking,
-                batch_size=self._options.batch_size,
-                concurrency=self._options.concurrency,
-                on_progress=stored,
-                on_rejected=refused,
-            )
+            await self._index_all(documents(), on_progress=stored, on_rejected=refused)
             if self._source.size is not None:
                 progress.update(bar, completed=self._source.size)
 
@@ -297,13 +270,13 @@ class _Run:
             return
         if checkpoint.run["index"] is None and settled.counts.documents:
             with contextlib.suppress(SluiceError):  # the next save tries again
-                checkpoint.run["index"] = _index_of(await self._client.config(self._options.collection))
+                checkpoint.run["index"] = _index_of(await self._config())
         self.rejects.sync()
         try:
             await asyncio.to_thread(checkpoint.save, settled)
         except OSError as error:
             message = f"the checkpoint {checkpoint.path} cannot be written: {error.strerror}"
-            if self._options.checkpoint is not None and self._saved is None:
+            if checkpoint.needed and self._saved is None:
                 raise Problem(message, "name another file with --checkpoint, or leave it out") from None
             say_warning(
                 f"{message}; this run cannot be taken up again where it stops, unless --checkpoint names a file"
@@ -327,11 +300,11 @@ class _Run:
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def print_summary(self) -> None:
+    def print_summary(self, *, as_json: bool) -> None:
         """Print the outcome."""
         counts, rejects, seconds = self._counts, self.rejects, self._seconds
         index_version, model = (self._indexed.index_version, self._indexed.model) if self._indexed else ("", "")
-        if self._options.as_json:
+        if as_json:
             print_json(
                 {
                     "stored": counts.documents,
@@ -368,10 +341,14 @@ def _reason(error: SluiceError) -> str:
     return re.sub(r"^documents\[\d+\]\.?", "", error.message)
 
 
+def _absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
 def _file_for(source: str, named: Path | None, option: str, ending: str) -> Path:
     """Choose a file: named by an option, or next to the source."""
     if named is None:
-        path = Path("stdin" if source == "-" else source).absolute()
+        path = _absolute("stdin" if source == "-" else source)
         return path.with_name(f"{path.name}.{ending}")
     if source != "-" and named.resolve() == Path(source).resolve():
         raise Problem(f"{option} names the source itself", "name another file", exit_code=WRONG_COMMAND_LINE)
