@@ -9,6 +9,7 @@ import pytest
 from deploy.docker import compose
 from deploy.docker.images import IMAGES
 from deploy.stages import STAGES
+from sluice_cli.calibrate import METRICS_PORTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,3 +41,8 @@ def test_the_compose_stack_runs_and_scrapes_every_stage():
     assert derived["gateway"]["environment"]["EXPANDER_ADDRESS"] == "dns:///expander:50054"
     assert derived["embedder"]["image"].endswith("-${EMBEDDER_IMAGE_MODEL:-all-MiniLM-L6-v2}")
     assert [scrape["job_name"] for scrape in compose.scrapes()["scrape_configs"]] == [spec.name for spec in STAGES]
+
+
+def test_the_planning_command_asks_for_metrics_where_make_up_serves_them():
+    ports = {spec.name: spec.metrics_port for spec in STAGES}
+    assert dict(METRICS_PORTS) == {stage: ports[stage] for stage in METRICS_PORTS}
