@@ -10,6 +10,7 @@ from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
 from services.chassis.settings import StageSettings
+from services.chassis.stderr import standard_error
 
 
 def configure(stage: str, settings: StageSettings) -> None:
@@ -33,7 +34,7 @@ def configure(stage: str, settings: StageSettings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(standard_error())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis import health, logs, metrics, tls, tracing
+from services.chassis import health, logs, metrics, stderr, tls, tracing
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import StartupError
@@ -67,6 +67,7 @@ Compose = Callable[[SettingsT], AbstractAsyncContextManager[Stage]]
 
 def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) -> None:
     """Run a stage until a signal or its death, then exit the process."""
+    stderr.unblock()
     # With the defaults, a problem with the environment is logged in the usual format.
     logs.configure(name, StageSettings.model_construct())
     try:
