@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import get_args
 
 from opentelemetry.trace import Span
@@ -21,52 +21,28 @@ class InferenceMetrics:
     """The series of a model and its scheduler, under the same names in every model stage."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.queued_entries = Gauge(
-            "sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"], registry=registry
-        )
-        self.queued_tokens = Gauge(
-            "sluice_queued_tokens", "Tokens that wait for the model.", ["lane"], registry=registry
-        )
-        self.batch_seconds = Histogram(
-            "sluice_batch_compute_seconds",
-            "Time of one pass through the model.",
-            ["lane"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.batch_wait_seconds = Histogram(
-            "sluice_batch_wait_seconds",
-            "Time that the leader of a batch waited.",
-            ["lane"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.computed_tokens = Counter(
-            "sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"], registry=registry
-        )
-        self.padding_tokens = Counter(
-            "sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"], registry=registry
-        )
-        self.requested_results = Counter(
-            "sluice_requested_results_total", "Results asked for, reused ones too.", registry=registry
-        )
-        self.reused_results = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, labelnames=["lane"], buckets=LATENCY_BUCKETS, registry=registry)
+        self.queued_entries = gauge("sluice_queue_depth", "Texts or pairs that wait for the model.", ["lane"])
+        self.queued_tokens = gauge("sluice_queued_tokens", "Tokens that wait for the model.", ["lane"])
+        self.batch_seconds = seconds("sluice_batch_compute_seconds", "Time of one pass through the model.")
+        self.batch_wait_seconds = seconds("sluice_batch_wait_seconds", "Time that the leader of a batch waited.")
+        self.computed_tokens = counter("sluice_computed_tokens_total", "Tokens computed, padding left out.", ["lane"])
+        self.padding_tokens = counter("sluice_padding_tokens_total", "Tokens computed as padding.", ["lane"])
+        self.requested_results = counter("sluice_requested_results_total", "Results asked for, reused ones too.")
+        self.reused_results = counter(
             "sluice_reused_results_total",
             "Results not computed again. Share of cache hits: "
             '`{source="cache"}` over `sluice_requested_results_total`.',
             ["source"],
-            registry=registry,
         )
-        self.dropped_work = Counter(
-            "sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"], registry=registry
+        self.dropped_work = counter(
+            "sluice_dropped_work_total", "Work that left the queue uncomputed.", ["lane", "reason"]
         )
-        self.refused_calls = Counter(
-            "sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"], registry=registry
-        )
-        self.precision_refused = Gauge(
+        self.refused_calls = counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
+        self.precision_refused = gauge(
             "sluice_precision_refused",
             "1 where `int8` was set but lost too much quality on this processor, so that `fp32` serves; else 0.",
-            registry=registry,
         )
 
     def describe(self, model: ModelInfo, precision: str) -> None:
