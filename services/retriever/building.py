@@ -118,12 +118,13 @@ class Building:
         removals = {point_id(one.id): one.building_revision for one in wanted if not one.passage}
         if len(copies) > MAX_BATCH or len(removals) > MAX_BATCH:
             raise InvalidArgument("passages", f"has more than {MAX_BATCH} entries")
-        info = await self._collections.get(version, deadline)
-        info.check_model(model_fingerprint)
         revised = [(one.passage, one.revision) for one in copies if one.passage]
-        rows = await rows_for(self._collections, info, revised, deadline)
-        before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
-        await self._store.write(version, rows, deadline, before)
+        with self._collections.writing(version, [passage for passage, _ in revised]):
+            info = await self._collections.get(version, deadline)
+            info.check_model(model_fingerprint)
+            rows = await rows_for(self._collections, info, revised, deadline)
+            before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
+            await self._store.write(version, rows, deadline, before)
         if removals:
             await self._store.remove(version, list(removals), deadline, removals)
 

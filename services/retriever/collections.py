@@ -13,7 +13,9 @@ import enum
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -23,15 +25,14 @@ import numpy as np
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from services.retriever import fields, lexical, paging
 from services.retriever.documents import Passage, Vector
-from services.retriever.fields import FieldType, Schema
+from services.retriever.fields import Exists, FieldType, Filter, Schema
 from services.retriever.lexical import Bm25
-from services.retriever.store import Catalogue, Deadline, Description, PassageStore, number_of, split_version
+from services.retriever.store import Catalogue, Deadline, Description, Parts, PassageStore, number_of, split_version
 from sluice.type.v1 import collection_pb2, model_pb2
 
 T = TypeVar("T")
 
 MAX_DIMENSION = 65_536
-MAX_FIELDS = 256
 
 # Seconds for which a description is trusted for reading. A call that does not fit it has it read again first.
 _TRUSTED_SECONDS = 5.0
@@ -198,6 +199,7 @@ class Collections:
         self._bm25 = bm25
         self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
         self._declaring = asyncio.Lock()
+        self._written: Counter[tuple[str, str, FieldType]] = Counter()
 
     async def get(self, name: str, deadline: Deadline = None) -> CollectionInfo:
         """Describe the version that a name stands for now; of a version's own name, that version."""
@@ -327,20 +329,48 @@ class Collections:
     ) -> CollectionInfo:
         """Declare the fields of these passages; return the description with them.
 
-        InvalidArgument if a passage contradicts a declared type. One batch at a time, so that no declaration is lost;
-        two retrievers that declare a field with different types in the same instant are not kept apart.
+        InvalidArgument if a passage contradicts a declared type that some stored passage uses; a type that none uses
+        any more is given again. One batch at a time, so that no declaration is lost; two retrievers that declare a
+        field with different types in the same instant are not kept apart.
         """
-        if not _undeclared(passages, info.schema):
+        metadata = [passage.metadata for passage in passages]
+        used = fields.types_of(metadata)
+        if fields.all_fit(used, info.schema) and not fields.declare_all(metadata, info.schema):
             return info
+        name = info.name
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()), self._declaring:
                 info = await self.get(info.version, deadline)
-                if new := _undeclared(passages, info.schema):
+                schema = dict(info.schema)
+                for field, kind in used:
+                    if not fields.all_fit({(field, kind)}, schema) and not await self._is_used(
+                        name, info.version, field, schema[field], deadline
+                    ):
+                        del schema[field]
+                if new := fields.declare_all(metadata, schema):
                     await self._store.declare(info.version, new, deadline)
                     await self.note(info.version, deadline, **_schema_notes(new))
                 return replace(info, schema={**info.schema, **new})
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while new fields were declared") from None
+
+    @contextmanager
+    def writing(self, name: str, passages: Sequence[Passage]) -> Iterator[None]:
+        """Announce passages that are being written: their types count as used. Begin before the description is read."""
+        used = [(name, *field) for field in fields.types_of([passage.metadata for passage in passages])]
+        self._written.update(used)
+        try:
+            yield
+        finally:
+            self._written.subtract(used)
+            self._written += Counter()  # forgets what is zero
+
+    async def _is_used(self, name: str, version: str, field: str, declared: FieldType, deadline: Deadline) -> bool:
+        """True if a passage has a value of the declared type in this field, or is being written with one."""
+        if any(self._written[name, field, kind] for kind in FieldType if fields.go_together(kind, declared)):
+            return True
+        rows, _ = await self._store.scroll(version, None, 1, Parts.KEYS, deadline, Filter(must=[Exists(field)]))
+        return bool(rows)
 
     async def _successor(self, name: str, deadline: Deadline) -> Description:
         """Find the version that takes a name over from a collection of an earlier release, see `versions`."""
@@ -392,14 +422,3 @@ def _sort_key(version: str) -> str:
 def _schema_notes(schema: Mapping[str, FieldType]) -> dict[str, str]:
     """Write a note for each field: notes merge by key, so two that declare different fields keep both."""
     return {f"field:{name}": kind.value for name, kind in schema.items()}
-
-
-def _undeclared(passages: Sequence[Passage], schema: Schema) -> dict[str, FieldType]:
-    """Return the fields that a batch adds to the schema; InvalidArgument if a value contradicts an earlier one."""
-    new: dict[str, FieldType] = {}
-    for place, passage in enumerate(passages):
-        path = f"passages[{place}].metadata"
-        new |= fields.declare(passage.metadata, {**schema, **new}, path)
-        if len(schema) + len(new) > MAX_FIELDS:
-            raise InvalidArgument(path, f"brings the collection to more than {MAX_FIELDS} fields")
-    return new

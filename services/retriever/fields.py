@@ -1,7 +1,8 @@
 """Typed metadata of passages, and filters on it.
 
-The first value stored for a field declares its type for the whole collection. Later values and conditions that do not
-fit it are refused, where a vector database would silently match nothing.
+The first value stored for a field declares its type for the whole collection. A field of whole numbers widens to one of
+decimals when the first comes, and never back. Other values and conditions that do not fit the type are refused, where a
+vector database would silently match nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgument
@@ -20,6 +21,7 @@ Value = Scalar | Sequence[str]
 """A metadata value; a list holds strings only."""
 
 MAX_VALUES = 1000
+MAX_FIELDS = 256
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FIELDS_SHOWN = 20
@@ -159,7 +161,7 @@ def type_of(value: Value, path: str) -> FieldType:
 
 
 def declare(metadata: Mapping[str, Value], schema: Schema, path: str) -> dict[str, FieldType]:
-    """Return the fields that `metadata` adds to `schema`.
+    """Return the fields that `metadata` adds to `schema`, or widens there from whole numbers to decimals.
 
     Raises InvalidArgument if a value contradicts the schema or a name is unfit. `path` is the place of the metadata in
     the request, as in `passages[2].metadata`.
@@ -169,11 +171,44 @@ def declare(metadata: Mapping[str, Value], schema: Schema, path: str) -> dict[st
         if not _NAME.fullmatch(field):
             raise InvalidArgument(path, 'has a field whose name is not 1 to 64 letters, digits, "_" or "-"')
         found, declared = type_of(value, f"{path}.{field}"), schema.get(field)
-        if declared is None:
+        if declared is None or (found, declared) == (FieldType.FLOAT, FieldType.INTEGER):
             new[field] = found
-        else:
-            _check_type(found, declared, f"{path}.{field}")
+            continue
+        _check_type(found, declared, f"{path}.{field}")
+        if declared is FieldType.FLOAT and int(value) == value != float(value):  # type: ignore[arg-type]  # a number
+            problem = "is a whole number that no decimal number is exactly equal to; store it as text"
+            raise InvalidArgument(f"{path}.{field}", problem, reason="WRONG_TYPE")
     return new
+
+
+def declare_all(batch: Sequence[Mapping[str, Value]], schema: Schema) -> dict[str, FieldType]:
+    """Do `declare` for the metadata of a batch of passages, of which each declares for those after it."""
+    new: dict[str, FieldType] = {}
+    for place, metadata in enumerate(batch):
+        path = _path(place)
+        new |= declare(metadata, {**schema, **new}, path)
+        if len(schema.keys() | new.keys()) > MAX_FIELDS:
+            raise InvalidArgument(path, f"brings the collection to more than {MAX_FIELDS} fields")
+    return new
+
+
+def types_of(batch: Sequence[Mapping[str, Value]]) -> set[tuple[str, FieldType]]:
+    """Return the fields of a batch of passages, each with every type of its values."""
+    return {
+        (name, type_of(value, f"{_path(place)}.{name}"))
+        for place, metadata in enumerate(batch)
+        for name, value in metadata.items()
+    }
+
+
+def all_fit(used: Iterable[tuple[str, FieldType]], schema: Schema) -> bool:
+    """True if no declared field contradicts these types."""
+    return all(go_together(kind, schema.get(name, kind)) for name, kind in used)
+
+
+def go_together(found: FieldType, declared: FieldType) -> bool:
+    """True if values of the one type can be stored in a field of the other, which possibly widens."""
+    return found is declared or {found, declared} == {FieldType.INTEGER, FieldType.FLOAT}
 
 
 def stored(value: Value, declared: FieldType) -> Value:
@@ -181,6 +216,10 @@ def stored(value: Value, declared: FieldType) -> Value:
     if declared is FieldType.FLOAT and isinstance(value, int):
         return float(value)
     return value if isinstance(value, str | int | float) else list(value)
+
+
+def _path(place: int) -> str:
+    return f"passages[{place}].metadata"
 
 
 def _condition(message: pb.Condition, path: str) -> Condition:

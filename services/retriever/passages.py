@@ -164,17 +164,18 @@ class Passages:
         check_chunks(passages)
         if not model_fingerprint:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
-        # Not the trusted description: what is written to a version that an alias has just left would be lost.
-        info = await self._collections.get(collection, deadline)
-        while True:
-            outdated = await self._replace(info, passages, model_fingerprint, deadline)
-            # Read after the writing: a version whose building begins later than this is filled from what is written
-            # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
-            after = await self._collections.get(collection, deadline)
-            if after.version == info.version:
-                changed = [*(passage.id for passage in passages), *outdated]
-                return Written(len(passages), info.version, after.building, changed)
-            info = after
+        with self._collections.writing(collection, passages):
+            # Not the trusted description: what is written to a version that an alias has just left would be lost.
+            info = await self._collections.get(collection, deadline)
+            while True:
+                outdated = await self._replace(info, passages, model_fingerprint, deadline)
+                # Read after the writing: a version whose building begins later than this is filled from what is written
+                # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
+                after = await self._collections.get(collection, deadline)
+                if after.version == info.version:
+                    changed = [*(passage.id for passage in passages), *outdated]
+                    return Written(len(passages), info.version, after.building, changed)
+                info = after
 
     async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Written:
         """Delete documents with all their chunks."""

@@ -137,7 +137,7 @@ class PassageStore(Protocol):
         """Create an alias, or move it in one step."""
 
     async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
-        """Prepare fields for being filtered on."""
+        """Prepare fields for being filtered on; of a field that has another type by now, rebuild what there is."""
 
     async def write(
         self, version: str, rows: Sequence[Row], deadline: Deadline, still: Revisions | None = None

@@ -8,9 +8,9 @@ import pytest
 
 from services.chassis.errors import InvalidArgument
 from services.retriever.documents import Chunk, Passage
-from services.retriever.fields import Equals, Filter
+from services.retriever.fields import Equals, FieldType, Filter, Range
 from services.retriever.passages import QueryVariant
-from tests.integration.shelf import EAST, MODEL, PASSAGES, Shelf, chunked, ids
+from tests.integration.shelf import EAST, MODEL, PASSAGES, UP, Shelf, chunked, ids
 
 
 async def test_storing_a_passage_again_replaces_it(shelf, collection):
@@ -32,7 +32,8 @@ async def test_storing_a_passage_again_replaces_it(shelf, collection):
         (Passage("bad", "text", vector=np.ones(4, np.float32)), "passages[1].vector"),
         (Passage("bad", "text", vector=np.array([1, np.inf, 0], np.float32)), "passages[1].vector"),
         (Passage("bad", "text", metadata={"year": "2009"}, vector=EAST), "passages[1].metadata.year"),
-        (Passage("bad", "text", metadata={"year": 2009.0}, vector=EAST), "passages[1].metadata.year"),
+        (Passage("bad", "text", metadata={"kind": 2009.0}, vector=EAST), "passages[1].metadata.kind"),
+        (Passage("bad", "text", metadata={"year": float("nan")}, vector=EAST), "passages[1].metadata.year"),
         (Passage("bad", "text", metadata={"new": 1}, vector=EAST), "passages[1].metadata.new"),
         (Passage("bad", "text", metadata={"big": 2**63}, vector=EAST), "passages[1].metadata.big"),
         (Passage("bad", "text", metadata={"nan": float("nan")}, vector=EAST), "passages[1].metadata.nan"),
@@ -90,6 +91,43 @@ async def test_the_first_of_two_contradicting_writers_declares_the_type(shelf, c
         return_exceptions=True,
     )
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["InvalidArgument", "Written"]
+
+
+async def test_whole_numbers_and_decimals_are_stored_in_any_order_and_found_as_numbers(shelf, collection):
+    for name, price in {"whole": 10, "decimal": 9.9, "again": 12}.items():
+        await shelf.put(collection, [Passage(name, "", metadata={"price": price}, vector=EAST)])
+    assert (await shelf.collections.get(collection)).schema["price"] is FieldType.FLOAT
+
+    async def found(*conditions):
+        answer = await shelf.search(collection, QueryVariant("", EAST), condition=Filter(must=conditions))
+        return set(ids(answer))
+
+    assert await found(Equals("price", 10)) == {"whole"}
+    assert await found(Equals("price", 9.9)) == {"decimal"}
+    assert await found(Range("price", gt=9.9)) == {"whole", "again"}
+
+
+async def test_whole_numbers_and_decimals_of_writers_at_once_are_all_stored(shelf, collection):
+    batches = [[Passage(f"p{n}", "", metadata={"size": n if n % 2 else n + 0.5}, vector=EAST)] for n in range(12)]
+    await asyncio.gather(*(shelf.put(collection, batch) for batch in batches))
+    stored, _ = await shelf.passages.get(collection, [f"p{n}" for n in range(12)])
+    assert len(stored) == 12
+    assert (await shelf.collections.get(collection)).schema["size"] is FieldType.FLOAT
+
+
+async def test_a_type_that_no_document_uses_any_more_is_given_again(shelf, collection):
+    put = (
+        [Passage("a", "", metadata={"size": "large"}, vector=EAST)],
+        [Passage("b", "", metadata={"size": 3}, vector=UP)],
+    )
+    await shelf.put(collection, put[0])
+    with pytest.raises(InvalidArgument, match="size"):
+        await shelf.put(collection, put[1])
+    await shelf.passages.delete(collection, ["a"])
+    await shelf.put(collection, put[1])
+    assert (await shelf.collections.get(collection)).schema["size"] is FieldType.INTEGER
+    with pytest.raises(InvalidArgument, match="size"):
+        await shelf.put(collection, put[0])
 
 
 async def test_a_field_that_another_retriever_declared_can_be_filtered_on_at_once(shelf, collection):

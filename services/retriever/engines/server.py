@@ -49,8 +49,12 @@ class ServerStore(QdrantStore):
 
     async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
         async def declare(client: AsyncQdrantBase) -> None:
+            known = (await client.get_collection(version)).payload_schema
             for name, kind in schema.items():
                 index = models.PayloadSchemaType(kind.value)
+                before = known.get(payload_key(name))
+                if before is not None and before.data_type != index:  # an index of another type serves no values
+                    await client.delete_payload_index(version, payload_key(name), wait=True)
                 await client.create_payload_index(version, payload_key(name), index, wait=True)
 
         await self.call("declare", deadline, declare)

@@ -9,6 +9,7 @@ from services.retriever.fields import (
     Filter,
     Range,
     declare,
+    go_together,
     stored,
     type_of,
 )
@@ -53,6 +54,23 @@ def test_a_whole_number_fits_a_field_of_numbers_and_is_stored_as_one():
     assert declare({"since": 3}, SCHEMA, "m") == {}
     assert repr(stored(3, FieldType.FLOAT)) == "3.0"
     assert repr(stored(3, FieldType.INTEGER)) == "3"
+
+
+def test_a_field_of_whole_numbers_widens_with_the_first_decimal_and_never_back():
+    assert declare({"year": 10.5}, SCHEMA, "m") == {"year": FieldType.FLOAT}
+    assert declare({"since": 3}, SCHEMA, "m") == {}
+
+
+def test_a_whole_number_that_no_decimal_equals_is_refused_in_a_field_of_decimals():
+    assert declare({"since": 2**53}, SCHEMA, "m") == {}
+    with pytest.raises(InvalidArgument, match="exactly") as refusal:
+        declare({"since": 2**53 + 1}, SCHEMA, "m")
+    assert refusal.value.field == "m.since"
+
+
+def test_values_of_two_types_go_together_only_where_both_are_numbers():
+    together = {(one, other) for one in FieldType for other in FieldType if one != other and go_together(one, other)}
+    assert together == {(FieldType.INTEGER, FieldType.FLOAT), (FieldType.FLOAT, FieldType.INTEGER)}
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "a[0]", '"a"', "é", "x" * 65])
