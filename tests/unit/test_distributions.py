@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -62,13 +63,24 @@ def test_a_wheel_holds_its_packages_the_license_and_nothing_else(
 
 def test_the_client_needs_grpc_its_messages_and_the_details_of_errors_alone(tmp_path: Path) -> None:
     needs = metadata(built(CLIENT, tmp_path)).get_all("Requires-Dist") or []
-    names = {re.split(r"[^\w-]", requirement)[0] for requirement in needs}
-    assert names == {"grpcio", "protobuf", "googleapis-common-protos"}
+    assert names(needs) == {"grpcio", "protobuf", "googleapis-common-protos"}
 
 
 def test_a_checkout_has_what_both_distributions_need() -> None:
-    extras = project_table(ROOT)["optional-dependencies"]
-    run, dev = set(extras["run"]), {requirement for name in ("run", "bench", "rollout") for requirement in extras[name]}
-    command = project_table(COMMAND)
-    assert set(command["dependencies"]) - {"sluice-client"} <= run
-    assert {requirement for extra in command["optional-dependencies"].values() for requirement in extra} <= dev
+    command, root = project_table(COMMAND), project_table(ROOT)
+    run = names(root["dependencies"]) | expanded(root["optional-dependencies"], "run")
+    dev = run | expanded(root["optional-dependencies"], "dev")
+    assert names(command["dependencies"]) - {"sluice-client"} <= run
+    assert names(need for needs in command["optional-dependencies"].values() for need in needs) <= dev
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+
+
+def expanded(extras: dict[str, list[str]], extra: str) -> set[str]:
+    """Names of all packages of an extra and of the extras that it includes."""
+    included = [
+        name for need in extras[extra] if need.startswith("sluice-services[") for name in need[16:-1].split(",")
+    ]
+    return names(extras[extra]).union(*(expanded(extras, name) for name in included))

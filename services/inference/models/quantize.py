@@ -46,7 +46,7 @@ from services.inference.models.tokenization import TokenizedPair, TokenizedText,
 _MOST_CALIBRATION_ITEMS = 150
 _ENCODER_ITEMS = 600
 _CROSS_ENCODER_ITEMS, _CROSS_ENCODER_CANDIDATES = 150, 8
-# A cross-encoder reads every candidate for every question: this much of each keeps the gate at a minute.
+# A cross-encoder reads every candidate for every question: this many words of each keep the gate at a minute.
 _CROSS_ENCODER_WORDS = 80
 # How far outliers move into the weights, 0 to 1: the best of 0.5 to 0.95 for all-MiniLM-L6-v2.
 _SMOOTHING = 0.7
