@@ -39,7 +39,14 @@ class Encoder(ServedModel[TokenizedText, bytes]):
         def compute(texts: Sequence[TokenizedText]) -> list[bytes]:
             return [row.astype("<f4", copy=False).tobytes() for row in backend.embed(texts)]
 
-        super().__init__(backend, compute, lambda texts: backend.tokenize(texts, TextKind.DOCUMENT), limits, observer)
+        super().__init__(
+            backend,
+            compute,
+            lambda texts: backend.tokenize(texts, TextKind.DOCUMENT),
+            limits,
+            observer,
+            row_field="texts",
+        )
         self._backend = backend
 
     async def encode(

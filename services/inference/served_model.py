@@ -13,10 +13,22 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from services.chassis import tracing
+from services.chassis import logs, tracing
+from services.chassis.errors import InvalidArgument, SluiceError
 from services.inference.engine import Engine
 from services.inference.models.info import ModelInfo
-from services.inference.scheduling import Compute, Lane, Scheduler, SchedulerLimits, SchedulerObserver, Submission, Work
+from services.inference.scheduling import (
+    Compute,
+    Lane,
+    Scheduler,
+    SchedulerLimits,
+    SchedulerObserver,
+    Submission,
+    Work,
+    row_failed,
+)
+
+_log = logs.get_logger("inference")
 
 # Tokenizing is fast next to the model; a second thread keeps a query from waiting behind a bulk batch.
 TOKENIZER_THREADS = 2
@@ -68,8 +80,8 @@ class Computed(Generic[RowT, ResultT]):
 class ServedModel(Generic[RowT, ResultT]):
     """One model behind one scheduler. An async context manager.
 
-    `compute` runs a batch in a worker thread, and `tokenize_example` makes rows for the warm-up. `died` is set when
-    the model cannot compute any more.
+    `compute` runs a batch in a worker thread, and `tokenize_example` makes rows for the warm-up. `row_field` is the
+    field of requests that holds the texts. `died` is set when the model cannot compute any more.
     """
 
     def __init__(
@@ -79,15 +91,22 @@ class ServedModel(Generic[RowT, ResultT]):
         tokenize_example: Callable[[Sequence[str]], Sequence[RowT]],
         limits: SchedulerLimits,
         observer: SchedulerObserver,
+        *,
+        row_field: str,
     ) -> None:
         self.died = asyncio.Event()
+        self._row_field = row_field
         self._engine = engine
         self._tokenize_example = tokenize_example
         self._batch_tokens = limits.batch_tokens
         self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._scheduler: Scheduler[RowT, ResultT] = Scheduler(
-            compute, limits, observer, on_death=lambda _error: self.died.set()
+            compute, limits, observer, on_death=self._die, row_field=row_field
         )
+
+    def _die(self, error: BaseException) -> None:
+        _log.error("the model cannot compute any more", exc_info=error)
+        self.died.set()
 
     @property
     def model(self) -> ModelInfo:
@@ -132,10 +151,14 @@ class ServedModel(Generic[RowT, ResultT]):
         started = time.perf_counter()
         expected = least_tokens(texts, self.model.max_token_count)
         submission = self._scheduler.begin(lane=lane, caller=caller, deadline=deadline, expected_tokens=expected)
-        call = _Call[RowT](lambda: tokenize(texts), submission, started)
+        call = _Call[RowT](texts, tokenize, submission, started)
         # The tokenizing thread queues the rows itself: the event loop is woken once, when all is done.
         self._tokenizing.submit(self._enter, call)
-        results = await self._scheduler.answer(submission)
+        try:
+            results = await self._scheduler.answer(submission)
+        except InvalidArgument as error:
+            _log.warning("a row cannot be computed", row=error.field, cause=type(error.__cause__).__name__)
+            raise
         if (span := tracing.recorded()) is not None:
             span.set_attributes(
                 {
@@ -155,19 +178,35 @@ class ServedModel(Generic[RowT, ResultT]):
 
     def _enter(self, call: _Call[RowT]) -> None:
         try:
-            call.rows = call.tokenize()
+            call.rows = self._tokenized(call)
             works = [Work(row.key, row, self._engine.width(row.token_count)) for row in call.rows]
             call.tokenized = time.perf_counter()
             self._scheduler.enter(call.submission, works)
         except Exception as error:  # raised where the answer is awaited
             self._scheduler.fail(call.submission, error)
 
+    def _tokenized(self, call: _Call[RowT]) -> Sequence[RowT]:
+        """Tokenize the texts of a call. Raises InvalidArgument for a text that alone cannot be tokenized."""
+        try:
+            return call.tokenize(call.texts)
+        except SluiceError:
+            raise
+        except Exception:
+            call.tokenize(["warm up"])
+            for index, text in enumerate(call.texts):
+                try:
+                    call.tokenize([text])
+                except Exception as cause:
+                    raise row_failed(self._row_field, index, cause) from cause
+            raise
+
 
 @dataclass(slots=True)
 class _Call(Generic[RowT]):
     """One call, shared by the event loop and a tokenizing thread."""
 
-    tokenize: Callable[[], Sequence[RowT]]
+    texts: Sequence[str]
+    tokenize: Callable[[Sequence[str]], Sequence[RowT]]
     submission: Submission
     tokenized: float
     """Time at which tokenizing ended."""

@@ -21,7 +21,9 @@ class Scorer(ServedModel[TokenizedPair, float]):
             scores: list[float] = backend.score(pairs).tolist()
             return scores
 
-        super().__init__(backend, compute, lambda texts: backend.tokenize("warm up", texts), limits, observer)
+        super().__init__(
+            backend, compute, lambda texts: backend.tokenize("warm up", texts), limits, observer, row_field="passages"
+        )
         self._backend = backend
 
     async def score(

@@ -23,7 +23,7 @@ from services.inference.scheduling.contract import (
     SchedulerObserver,
     Work,
 )
-from services.inference.scheduling.scheduler import Scheduler
+from services.inference.scheduling.scheduler import Scheduler, row_failed
 from services.inference.scheduling.waiting import Submission
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "SchedulerObserver",
     "Submission",
     "Work",
+    "row_failed",
 ]

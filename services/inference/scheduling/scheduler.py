@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self
 
-from services.chassis.errors import DeadlineExceeded, Internal, ResourceExhausted, SluiceError, Unavailable
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError, Unavailable
 from services.inference.scheduling.contract import (
     BatchReport,
     Compute,
@@ -36,7 +36,8 @@ class Scheduler(Generic[PayloadT, ResultT]):
 
     `tokens_per_second` seeds the measured rate; without it nothing is refused for its deadline before the first batch.
     `on_death` is called in the event loop when a fault has ended a worker thread: the scheduler then stays unready, and
-    the process should end.
+    the process should end. A fault is also an engine that fails with a row that it has computed before. `row_field` is
+    the field of the request that holds the rows, for errors.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
         observer: SchedulerObserver,
         *,
         on_death: Callable[[BaseException], object],
+        row_field: str = "rows",
         tokens_per_second: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,8 @@ class Scheduler(Generic[PayloadT, ResultT]):
         self._limits = limits
         self._observer = observer
         self._on_death = on_death
+        self._row_field = row_field
+        self._proven: Work[PayloadT] | None = None  # the shortest work that was computed
         self._clock = clock
         # The event loop and the workers share all below, under the lock of `_wake`. It is held for microseconds.
         self._wake = threading.Condition(threading.Lock())
@@ -113,7 +117,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
         Raises:
             ResourceExhausted: Too much waits. Nothing was queued; `retry_after` is when that will be done.
             DeadlineExceeded: The deadline passed first.
-            Internal: A row cannot be computed: `metadata["index"]` says which, `__cause__` says why.
+            InvalidArgument: A row cannot be computed (ROW_FAILED): `field` says which, `__cause__` says why.
             Unavailable: The scheduler is not ready, or died meanwhile.
         """
         submission = self.begin(lane=lane, caller=caller, deadline=deadline)
@@ -323,7 +327,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
         for submission, indices in waiters.items():
             submission.pending.discard(entry)
             if isinstance(outcome, Failure):
-                self._fail(submission, _row_failed(indices[0], outcome.cause), "failed")
+                self._fail(submission, row_failed(self._row_field, indices[0], outcome.cause), "failed")
                 continue
             for index in indices:
                 submission.results[index] = outcome
@@ -331,13 +335,17 @@ class Scheduler(Generic[PayloadT, ResultT]):
                 self._settled.append(submission)
         if not isinstance(outcome, Failure):
             self._cache.add(entry.work.key, outcome)
+            if self._proven is None or entry.work.token_count < self._proven.token_count:
+                self._proven = entry.work
 
     # The workers' part. These take the lock themselves.
 
     def _work(self, express: bool) -> None:
         try:
             while batch := self._next_batch(express):
-                self._finish(batch, outcomes_of(self._compute, [entry.work.payload for entry in batch.entries]))
+                outcomes = outcomes_of(self._compute, [entry.work.payload for entry in batch.entries])
+                self._check_engine(outcomes)
+                self._finish(batch, outcomes)
         except BaseException as error:  # whatever ends this thread ends the stage, SystemExit too
             with self._wake:
                 self._not_ready = "a worker died"
@@ -347,6 +355,15 @@ class Scheduler(Generic[PayloadT, ResultT]):
             self._call_in_loop(self._on_death, error)
         finally:
             self._call_in_loop(self._worker_ended)
+
+    def _check_engine(self, outcomes: Sequence[ResultT | Failure]) -> None:
+        """Raise if nothing of a batch was computed, and a row that was computed before fails as well."""
+        proven = self._proven
+        if proven is None or not all(isinstance(outcome, Failure) for outcome in outcomes):
+            return
+        again = outcomes_of(self._compute, [proven.payload])[0]
+        if isinstance(again, Failure):
+            raise again.cause
 
     def _worker_ended(self) -> None:
         self._live_workers -= 1
@@ -426,7 +443,8 @@ def _unavailable(why: str | None) -> Unavailable:
     return Unavailable(f"the scheduler does no work: {why}", reason="NOT_READY")
 
 
-def _row_failed(index: int, cause: Exception) -> Internal:
-    error = Internal(f"row {index} cannot be computed", reason="ROW_FAILED", index=str(index))
+def row_failed(field: str, index: int, cause: Exception) -> InvalidArgument:
+    """The error for a row of a request that cannot be computed."""
+    error = InvalidArgument(f"{field}[{index}]", "the model cannot compute it", reason="ROW_FAILED")
     error.__cause__ = cause
     return error

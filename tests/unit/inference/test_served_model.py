@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from services.chassis.errors import InvalidArgument, Unavailable
 from services.inference.models.info import ModelInfo
 from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.inference.served_model import Computed, ServedModel, least_tokens
@@ -65,7 +67,7 @@ def tokenize(texts: Sequence[str]) -> list[Row]:
 
 
 def served(engine: Doubling) -> ServedModel[Row, int]:
-    return ServedModel(engine, engine.compute, tokenize, SchedulerLimits(), SchedulerObserver())
+    return ServedModel(engine, engine.compute, tokenize, SchedulerLimits(), SchedulerObserver(), row_field="texts")
 
 
 async def run(model: ServedModel[Row, int], *texts: str) -> Computed[Row, int]:
@@ -87,6 +89,54 @@ async def test_an_error_of_the_tokenizer_is_raised_to_the_caller() -> None:
     async with served(Doubling()) as model:
         with pytest.raises(ValueError, match="no tokens in here"):
             await model.run(["text"], refuse, lane=Lane.BULK, caller="me", deadline=None)
+
+
+async def test_a_text_that_alone_cannot_be_tokenized_is_named_and_logged_without_its_text() -> None:
+    def picky(texts: Sequence[str]) -> list[Row]:
+        if "bad" in texts:
+            raise ValueError("cannot tokenize 'bad'")
+        return tokenize(texts)
+
+    async with served(Doubling()) as model:
+        with capture_logs() as lines, pytest.raises(InvalidArgument) as refused:
+            await model.run(["a", "b", "bad"], picky, lane=Lane.BULK, caller="me", deadline=None)
+    assert (refused.value.field, refused.value.reason) == ("texts[2]", "ROW_FAILED")
+    assert [(line["row"], line["cause"]) for line in lines] == [("texts[2]", "ValueError")]
+
+
+class Picky(Doubling):
+    """An engine with an input that it cannot compute, or with none that it can."""
+
+    broken = False
+
+    def compute(self, rows: Sequence[Row]) -> list[int]:
+        if self.broken or Row("bad") in rows:
+            raise IndexError("index 30522 is out of bounds")
+        return super().compute(rows)
+
+
+async def test_an_input_that_the_model_cannot_compute_is_named_and_harms_no_other() -> None:
+    async with served(Picky()) as model:
+        await run(model, "abc")
+        for _ in range(10):
+            with pytest.raises(InvalidArgument) as refused:
+                await run(model, "a", "bad", "b")
+            assert (refused.value.field, refused.value.reason) == ("texts[1]", "ROW_FAILED")
+        assert (await run(model, "ab")).results == [4]
+        assert model.problem is None
+        assert not model.died.is_set()
+
+
+async def test_an_engine_that_can_compute_nothing_any_more_is_a_problem_and_ends_the_stage() -> None:
+    engine = Picky()
+    async with served(engine) as model:
+        await run(model, "abc")
+        engine.broken = True
+        with capture_logs() as lines, pytest.raises(Unavailable):
+            await run(model, "a")
+        await asyncio.wait_for(model.died.wait(), 10)
+        assert model.problem == "the model's worker has died"
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the model cannot compute any more"]
 
 
 async def test_a_call_that_was_cancelled_while_it_was_tokenized_is_never_computed() -> None:
@@ -123,7 +173,9 @@ async def test_a_worker_that_dies_is_a_problem_for_good() -> None:
     def die(rows: Sequence[Row]) -> list[int]:
         raise SystemExit(1)
 
-    async with ServedModel(Doubling(), die, tokenize, SchedulerLimits(), SchedulerObserver()) as model:
+    async with ServedModel(
+        Doubling(), die, tokenize, SchedulerLimits(), SchedulerObserver(), row_field="texts"
+    ) as model:
         assert model.problem is None
         with pytest.raises(Exception, match="a worker died"):
             await run(model, "text")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.chassis.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
+from services.chassis.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from services.inference.scheduling import (
     BatchReport,
     Lane,
@@ -381,8 +381,8 @@ async def test_only_the_rows_that_cannot_be_computed_fail_their_calls() -> None:
         h.model.open()
         *answers, error = await gathered(*plugs, *good, bad)
         assert answers[1:] == [[f"5:{number}"] for number in range(6)]
-        assert isinstance(error, Internal)
-        assert (error.reason, error.metadata) == ("ROW_FAILED", {"index": "1"})
+        assert isinstance(error, InvalidArgument)
+        assert (error.reason, error.field) == ("ROW_FAILED", "rows[1]")
         assert isinstance(error.__cause__, ValueError)
         assert "secret" not in error.message
         h.assert_nothing_is_left()
@@ -394,7 +394,7 @@ async def test_a_call_that_failed_leaves_nothing_behind_in_the_queue() -> None:
         plugs = await h.occupy()
         task = await h.queue("5:bad", "5:b", "5:c")
         h.model.open()
-        assert isinstance((await gathered(*plugs, task))[-1], Internal)
+        assert isinstance((await gathered(*plugs, task))[-1], InvalidArgument)
         assert h.record.counts[INTERACTIVE, "failed"] == 2
         h.assert_nothing_is_left()
 
@@ -403,8 +403,48 @@ async def test_a_missing_result_is_a_failure_and_never_another_rows_result() -> 
     async with rig() as h:
         h.model.forgetful = True
         h.model.open()
-        with pytest.raises(Internal):
+        with pytest.raises(InvalidArgument):
             await h.submit("5:a", "5:b")
+        assert h.scheduler.ready
+
+
+async def test_an_input_that_cannot_be_computed_by_itself_is_no_fault_of_the_engine() -> None:
+    async with rig() as h:
+        h.model.open()
+        await h.submit("3:good")
+        h.model.poison = {"5:bad"}
+        for _ in range(10):
+            with pytest.raises(InvalidArgument):
+                await h.submit("5:bad")
+        assert await h.submit("4:fine") == ["4:FINE"]
+        assert h.scheduler.ready
+
+
+async def test_an_engine_that_fails_with_what_it_has_computed_before_is_dead() -> None:
+    async with rig() as h:
+        h.model.open()
+        await h.submit("3:good")
+        h.model.error = RuntimeError("the device is lost")
+        with pytest.raises(Unavailable):
+            await h.submit("5:next")
+        assert not h.scheduler.ready
+        assert h.deaths == [h.model.error]
+
+
+async def test_an_engine_that_fails_once_goes_on() -> None:
+    async with rig() as h:
+        h.model.open()
+        await h.submit("3:good")
+        h.model.error = RuntimeError("a hiccup")
+
+        def recover() -> None:
+            if h.model.batches[-1] == ["5:next"]:
+                h.model.error = None
+
+        h.model.before = recover
+        with pytest.raises(InvalidArgument):
+            await h.submit("5:next")
+        assert await h.submit("5:next") == ["5:NEXT"]
         assert h.scheduler.ready
 
 
