@@ -1,13 +1,16 @@
-"""Health of a stage by the gRPC health protocol."""
+"""Health and reflection of a stage, by the protocols that gRPC's tools speak."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.chassis import logs
 from services.chassis.timing import in_background
@@ -15,7 +18,11 @@ from services.chassis.timing import in_background
 SERVICE_NAME = health.SERVICE_NAME
 """Always SERVING while the process answers: the name for liveness probes."""
 
+REFLECTION = "grpc.reflection.v1.ServerReflection"
+"""Reflection as today's tools ask for it; older ones ask for v1alpha, whose messages are the same."""
+
 _log = logs.get_logger("server")
+_pool = descriptor_pool.Default()
 _POLL_SECONDS = 0.25
 
 
@@ -56,3 +63,61 @@ class Health:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             await self.update()
+
+
+def add_reflection(services: Sequence[str], server: grpc.aio.Server) -> None:
+    """Let a server describe these services, health and reflection itself, in v1 and v1alpha."""
+    _describe_v1()
+    protocols = (REFLECTION, reflection.SERVICE_NAME)
+    method = grpc.stream_stream_rpc_method_handler(
+        _Reflection((*services, SERVICE_NAME, *protocols)).answer,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in protocols]
+    server.add_generic_rpc_handlers(tuple(handlers))
+
+
+class _Reflection:
+    """Answers for every symbol: gRPC's own servicer finds no methods."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        # Its published types are those of the blocking servicer.
+        self._servicer: Any = reflection.aio.ReflectionServicer(services)
+
+    async def answer(
+        self, requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: Any
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        """Answer the requests of a stream one by one."""
+        async for request in requests:
+            asked = reflection_pb2.ServerReflectionRequest()
+            asked.CopyFrom(request)
+            if request.HasField("file_containing_symbol"):
+                asked.file_containing_symbol = _indexed(request.file_containing_symbol)
+            async for response in self._servicer.ServerReflectionInfo(_only(asked), context):
+                response.valid_host = request.host
+                response.original_request.CopyFrom(request)
+                yield response
+
+
+async def _only(
+    request: reflection_pb2.ServerReflectionRequest,
+) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    yield request
+
+
+def _indexed(symbol: str) -> str:
+    """Return the name by which the pool finds a symbol's file: of a method, that of its service."""
+    symbol = symbol.removeprefix(".")
+    try:
+        return _pool.FindMethodByName(symbol).containing_service.full_name
+    except KeyError:
+        return symbol
+
+
+def _describe_v1() -> None:
+    """Add v1's descriptor to the pool, made from v1alpha's; adding it again changes nothing."""
+    older = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(older)
+    newer = text_format.Parse(str(older).replace("v1alpha", "v1"), descriptor_pb2.FileDescriptorProto())
+    _pool.AddSerializedFile(newer.SerializeToString())

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_reflection.v1alpha import reflection
 
 from services.chassis import health, logs, metrics, stderr, tls, tracing
 from services.chassis.admission.concurrency import ConcurrencyLimit
@@ -122,7 +121,7 @@ async def serving(
     names = [service.full_name for service in (stage.service, *stage.further_services)]
     told = health.Health(names, stage.problem)
     told.register(server)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health.add_reflection(names, server)
     port = _bound(server, "GRPC_PORT", f"{settings.grpc_host}:{settings.grpc_port}", tls.server_credentials(settings))
     await told.update()
     async with _health_alone(told, settings):
