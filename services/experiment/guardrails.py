@@ -16,6 +16,8 @@ class Guardrail(enum.Enum):
     LATENCY = "latency"
     EMPTY_RESULTS = "empty_results"
     QUALITY = "quality"
+    EXPOSURE = "exposure"
+    """A stage of the feature was asked and did not do its work; judged by a hard limit of its own."""
 
     @classmethod
     def from_proto(cls, number: int, field: str) -> Self:

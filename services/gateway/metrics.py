@@ -28,8 +28,6 @@ from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 _OUTCOMES = ("full", "degraded", "refused", "late", "cancelled", "invalid", "failed")
 _LABELS = [flag for flag in FLAGS.values() if flag.metric_label]
 _FLAGS = [flag.name for flag in _LABELS]
-_COMPLETE = {"FEATURE_OFF", "NO_CANDIDATES"}
-"""Reasons for a skipped stage that leave the answer complete."""
 
 
 class GatewayMetrics:
@@ -229,16 +227,12 @@ class ObservedSearch:
 
     def _outcome(self, error: BaseException | None) -> str:
         if error is None:
-            complete = self._answer is not None and all(map(_complete, self._answer.reports))
+            complete = self._answer is not None and all(report.complete for report in self._answer.reports)
             return "full" if complete else "degraded"
         if isinstance(error, asyncio.CancelledError):
             # The server cancels a call whose deadline passes, as it does one whose caller leaves.
             return "late" if time.monotonic() >= self._deadline else "cancelled"
         return kind_of(error).outcome
-
-
-def _complete(report: StageReport) -> bool:
-    return report.outcome is Outcome.RAN or report.reason in _COMPLETE
 
 
 def _described(answer: Answer) -> dict[str, int | str]:

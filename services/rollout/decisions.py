@@ -89,9 +89,10 @@ class Patience:
 
 
 def guardrails_of(feature: Feature) -> list[Guardrail]:
-    """Guardrails that apply: quality only where shadow pairs are made."""
+    """Guardrails that compare the arms: quality only where shadow pairs are made; exposure is a hard limit."""
     shadowed = feature.plan is not None and feature.plan.shadow_ppm > 0
-    return [guardrail for guardrail in Guardrail if shadowed or guardrail is not Guardrail.QUALITY]
+    left_out = {Guardrail.EXPOSURE} if shadowed else {Guardrail.EXPOSURE, Guardrail.QUALITY}
+    return [guardrail for guardrail in Guardrail if guardrail not in left_out]
 
 
 def criteria_of(feature: Feature) -> Criteria:
@@ -145,7 +146,7 @@ class Limit:
 
 
 def limits_of(feature: Feature, run: Run) -> list[Limit]:
-    """Hard limits: the rate of errors, and the rates of requests slower than the largest P95 and P99."""
+    """Hard limits: errors, answers without the feature, requests above the largest P95 and P99."""
     criteria, treatment = criteria_of(feature), run.arms[Arm.TREATMENT]
     measured = sum(treatment.latency_counts)
     rows = (
@@ -153,6 +154,12 @@ def limits_of(feature: Feature, run: Run) -> list[Limit]:
             f"errors {criteria.error_rate_max:.3g}",
             criteria.error_rate_max,
             treatment.event_counts.get(Guardrail.ERRORS, 0),
+            treatment.request_count,
+        ),
+        (
+            f"feature did not run {criteria.exposure_failure_rate_max:.3g}",
+            criteria.exposure_failure_rate_max,
+            treatment.event_counts.get(Guardrail.EXPOSURE, 0),
             treatment.request_count,
         ),
         (f"P95 {criteria.p95_max:.3g} s", 0.05, treatment.slower_than(criteria.p95_max), measured),
@@ -264,6 +271,9 @@ def _unmet(criteria: Criteria, run: Run) -> list[str]:
     rate = treatment.event_counts.get(Guardrail.ERRORS, 0) / max(1, treatment.request_count)
     if rate > criteria.error_rate_max:
         unmet.append(f"errors {rate:.2%}, above {criteria.error_rate_max:.2%}")
+    rate = treatment.event_counts.get(Guardrail.EXPOSURE, 0) / max(1, treatment.request_count)
+    if rate > criteria.exposure_failure_rate_max:
+        unmet.append(f"the feature did not run in {rate:.2%}, above {criteria.exposure_failure_rate_max:.2%}")
     for name, percent, most, increase in (
         ("P95", 95, criteria.p95_max, criteria.p95_increase_max),
         ("P99", 99, criteria.p99_max, criteria.p99_increase_max),

@@ -28,12 +28,13 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Criteria of a plan. The first three are hard limits of treatment alone, whatever control does.
+    """Criteria of a plan. The first four are hard limits of treatment alone, whatever control does.
 
     Ratios are 0 to 1, times are seconds. A criterion that is None is not checked.
     """
 
     error_rate_max: float = 0.02
+    exposure_failure_rate_max: float = 0.05
     p95_max: float = 3.0
     p99_max: float = 5.0
     p95_increase_max: float | None = None
@@ -135,11 +136,11 @@ def _check_criteria(criteria: Criteria) -> None:
         value = getattr(criteria, rule.name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidArgument(f"plan.criteria.{rule.name}", "must be a number of at least 0")
-    for name in ("error_rate_max", "quality_score_min"):
+    for name in ("error_rate_max", "exposure_failure_rate_max", "quality_score_min"):
         value = getattr(criteria, name)
         if value is not None and value > 1:
             raise InvalidArgument(f"plan.criteria.{name}", "must be at most 1: it is a share, not a percentage")
-    for name in ("error_rate_max", "p95_max", "p99_max"):
+    for name in ("error_rate_max", "exposure_failure_rate_max", "p95_max", "p99_max"):
         if getattr(criteria, name) <= 0:
             raise InvalidArgument(f"plan.criteria.{name}", "must be above 0")
     if not 0.5 <= criteria.allowed_ratio <= 10:

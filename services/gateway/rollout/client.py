@@ -136,6 +136,7 @@ class RolloutClient:
         served = self._exposure.served
         request = pb.WatchSnapshotRequest(gateway=self._gateway, content_hash=served.content_hash if served else "")
         stream: Any = self._stub.WatchSnapshot(request)
+        freezes = self._exposure.freezes
         try:
             # Another replica of the service, or one that was restarted, needs the acknowledgement again.
             self.acknowledge_soon()
@@ -144,14 +145,15 @@ class RolloutClient:
                     response = await stream.read()
                 if response is grpc.aio.EOF:
                     return
-                in_step = self._hear(response)
+                in_step = self._hear(response, freezes)
                 yield in_step
-                if not in_step:
+                # Messages that waited through a freeze may be older than a kill: a new stream has the newest.
+                if not in_step or self._exposure.freezes != freezes:
                     return
         finally:
             stream.cancel()
 
-    def _hear(self, response: pb.WatchSnapshotResponse) -> bool:
+    def _hear(self, response: pb.WatchSnapshotResponse, freezes: int) -> bool:
         """Take a message; False where another stream may bring a newer snapshot."""
         if response.HasField("snapshot"):
             self._take(response.snapshot)
@@ -164,7 +166,7 @@ class RolloutClient:
                 again.CopyFrom(served.snapshot)
                 again.version = response.version
                 self._take(again)
-            self._exposure.confirm()
+            self._exposure.confirm(freezes)
             return True
         return newest == self._refused
 
@@ -275,6 +277,7 @@ async def housekeeping(
     async def work() -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            exposure.beat()
             exposure.count()
             if file is not None:
                 await look_once(file, exposure, client)

@@ -42,6 +42,8 @@ class Ending:
     """True if the caller left before the answer."""
     empty: bool = False
     """True for an answer without results."""
+    idle_stages: frozenset[str] = frozenset()
+    """Stages that were asked and did not do their work, as in "rerank"."""
     quality: float | None = None
     """Quality score, 0 to 1; None where the answer was not judged."""
 
@@ -159,14 +161,13 @@ class Evidence:
             if ramp is None or not ramp.measured:
                 continue
             slow = ramp.slow_seconds * (TREATMENT_SLACK if arm.arm is Arm.TREATMENT else 1.0)
-            # A caller that leaves early says nothing about the arm; one that leaves late has found it slow.
-            if ending.given_up and ending.seconds <= slow:
-                continue
             totals = self._totals(arm, arm.arm)
             if totals is None:
                 continue
             totals.request_count += 1
-            totals.latency_counts[latency_bucket(ending.seconds)] += 1
+            # The time of a caller that left early is not the time of an answer.
+            if not ending.given_up or ending.seconds > slow:
+                totals.latency_counts[latency_bucket(ending.seconds)] += 1
             seen = self._seen_of(arm)
             if arm.unit not in seen and self._room():
                 seen.add(arm.unit)
@@ -175,6 +176,8 @@ class Evidence:
                 self._bad(totals, Guardrail.ERRORS, arm.unit)
             if ending.seconds > slow or (ending.timed_out and slow < math.inf):
                 self._bad(totals, Guardrail.LATENCY, arm.unit)
+            if ending.idle_stages & ramp.stages:
+                self._bad(totals, Guardrail.EXPOSURE, arm.unit)
             if ending.empty:
                 self._bad(totals, Guardrail.EMPTY_RESULTS, arm.unit)
             if ending.quality is not None:

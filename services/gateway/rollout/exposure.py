@@ -22,9 +22,15 @@ from services.gateway.rollout.local_overrides import LocalOverrides
 from services.gateway.rollout.snapshot import Served
 from services.gateway.rollout.table import Decision, Kill, RolloutTable
 from services.gateway.search.flags import Features
+from services.gateway.search.stages import Answer
 
 _log = logs.get_logger("rollout")
 _MOST_UNCOUNTED = 10_000
+
+FROZEN_SECONDS = 1.5
+"""Time without a beat of the event loop after which this process counts as frozen: stopped, or starved."""
+DISTRUST_SECONDS = 4.0
+"""Longest time after a freeze without the features of the snapshot, if the service does not confirm it sooner."""
 
 
 class Exposure:
@@ -45,6 +51,10 @@ class Exposure:
         self._metrics = metrics
         self._clock = clock
         self._confirmed = -float("inf")
+        self._beat = clock()
+        self._distrust_until = -float("inf")
+        self.freezes = 0
+        """Number of freezes so far: what was read from a stream of before one is no news."""
         self._decided: list[Decision] = []
         self._table = self._make_table()
 
@@ -59,7 +69,11 @@ class Exposure:
 
     def decide(self, unit: str, own: Overrides = Overrides()) -> Decision:  # noqa: B008  # immutable
         """Decide for one request; keep the decision until it ends. See RolloutTable.decide."""
-        decision = self._table.decide(unit, own, silence=self.silence())
+        self.beat()
+        trusted = self._clock() >= self._distrust_until
+        # A kill may have come while this process was frozen, so nothing that ramps or is complete reaches users.
+        table = self._table if trusted else RolloutTable(self._defaults, (), self._table.kills)
+        decision = table.decide(unit, own, silence=self.silence())
         self._decided.append(decision)
         if len(self._decided) >= _MOST_UNCOUNTED:
             self.count()
@@ -69,6 +83,7 @@ class Exposure:
 
     def take(self, served: Served) -> None:
         """Decide by this snapshot from now on. Its leases begin when it is confirmed."""
+        self.beat()
         before = {entry.name for entry in self.served.quarantined} if self.served else set()
         self.served = served
         self._table = self._make_table()
@@ -81,9 +96,23 @@ class Exposure:
         for entry in served.quarantined:
             self._metrics.quarantined.labels(entry.name).set(1)
 
-    def confirm(self) -> None:
-        """Note that the service has just confirmed the snapshot: leases start again."""
-        self._confirmed = self._clock()
+    def confirm(self, freezes: int = 0) -> None:
+        """Note that the service has just confirmed the snapshot: leases start again.
+
+        `freezes` is the number of freezes when the stream that says so was opened.
+        """
+        if freezes == self.freezes:
+            self._confirmed = self._clock()
+            self._distrust_until = -float("inf")
+
+    def beat(self) -> None:
+        """Note that the event loop runs; four times a second, and before each decision."""
+        now = self._clock()
+        if self.served is not None and now - self._beat > FROZEN_SECONDS:
+            self.freezes += 1
+            self._distrust_until = now + DISTRUST_SECONDS
+            _log.warning("this process was frozen; features wait for the rollout service", seconds=now - self._beat)
+        self._beat = now
 
     def override(self, local: LocalOverrides) -> None:
         """Decide with these local overrides from now on."""
@@ -139,15 +168,17 @@ class Observed:
         self._started = time.perf_counter()
         self._empty = False
         self._quality: float | None = None
+        self._idle_stages: frozenset[str] = frozenset()
 
     @property
     def seconds(self) -> float:
         """Seconds since it began."""
         return time.perf_counter() - self._started
 
-    def answered(self, *, empty: bool, quality: float | None) -> None:
+    def answered(self, answer: Answer, *, quality: float | None) -> None:
         """Note its answer."""
-        self._empty, self._quality = empty, quality
+        self._empty, self._quality = not answer.results, quality
+        self._idle_stages = answer.idle_stages
 
     def __enter__(self) -> Self:
         return self
@@ -167,5 +198,6 @@ class Observed:
             given_up=given_up,
             empty=self._empty,
             quality=self._quality,
+            idle_stages=self._idle_stages,
         )
         self._evidence.request(self._decision.arms, ending)

@@ -143,6 +143,9 @@ class Shadow:
             treatment = await self._pipeline.search(replace(answered.question, features=features), deadline=deadline)
             self._metrics.shadow_seconds.labels("treatment").observe(time.perf_counter() - started)
             self._metrics.shadow_seconds.labels("control").observe(answered.seconds)
+            if treatment.idle_stages & (arm.ramp.stages if arm.ramp else set()):
+                self._metrics.shadow_searches.labels("not_exposed").inc()
+                return
             pair = await self._compare(answered, treatment, deadline)
         except SluiceError as error:
             self._rest()

@@ -97,6 +97,11 @@ class Ramp:
             raise ValueError("its latency threshold is not above zero")
 
     @property
+    def stages(self) -> set[str]:
+        """Stages that act on the flags that it sets, as in "rerank"."""
+        return {FLAGS[name].stage for name, value in self.overrides.values.items() if value is not False}
+
+    @property
     def measured(self) -> bool:
         """True if its arms are compared: not once it is complete, without a holdout."""
         return bool(self.ramp_id) and (self.control_ppm > 0 or self.lease_seconds < math.inf)

@@ -70,7 +70,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         ):
             answer = await self._pipeline.search(question, deadline=deadline)
             counted.answered(answer)
-            observed.answered(empty=not answer.results, quality=quality_of(answer.results))
+            observed.answered(answer, quality=quality_of(answer.results))
         if self._shadow is not None:
             self._shadow.offer(
                 Answered(decision, question, answer, observed.seconds),

@@ -179,6 +179,9 @@ class Reranked:
     model: str
 
 
+_NOTHING_MISSING = {"FEATURE_OFF", "NO_CANDIDATES"}
+
+
 @dataclass(frozen=True, slots=True)
 class StageReport:
     """Report of one stage on one request."""
@@ -190,6 +193,16 @@ class StageReport:
     seconds: float = 0.0
     model: str = ""
     item_count: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing of this stage is missing from the answer."""
+        return self.outcome is Outcome.RAN or self.reason in _NOTHING_MISSING
+
+    @property
+    def did_its_work(self) -> bool:
+        """True unless the stage was asked and failed, was left out, or worked in another way than asked."""
+        return self.complete or self.reason == "FEWER_CANDIDATES"
 
     def to_proto(self) -> search_pb2.StageReport:
         """Write the report."""
@@ -239,6 +252,11 @@ class Answer:
     index_version: str
     more: bool
     """True if there are results after this page."""
+
+    @property
+    def idle_stages(self) -> frozenset[str]:
+        """Stages that were asked and did not do their work, as in "rerank"."""
+        return frozenset(report.stage.name.lower() for report in self.reports if not report.did_its_work)
 
 
 class Expander(Protocol):

@@ -84,6 +84,15 @@ def test_a_hard_limit_ends_it_at_once_even_where_control_is_as_bad(treatment: Ar
     assert "hard limit" in found.reason
 
 
+def test_a_feature_that_never_ran_is_taken_back_by_a_hard_limit_and_never_promoted() -> None:
+    never_ran = decision(seen=run(arm(requests=181, units=181, exposure=181), arm(requests=181, units=181)))
+    assert never_ran.action is Action.ROLL_BACK
+    assert "feature did not run" in never_ran.reason and "181 of 181" in never_ran.reason
+    seldom = decision(seen=run(arm(exposure=1010), arm()))
+    assert seldom.action is Action.WAIT
+    assert "did not run in 5.05%, above 5.00%" in seldom.reason
+
+
 def test_a_breach_comes_before_everything_else_and_a_held_ramp_is_watched_too() -> None:
     held = replace(RAMPING, state=FeatureState.HELD, hold_cause=HoldCause.PERSON)
     worse = run(arm(units=100, errors=90), arm(units=9000, errors=20))

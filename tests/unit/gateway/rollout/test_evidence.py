@@ -89,12 +89,14 @@ def test_without_a_threshold_nothing_is_slow() -> None:
     assert bad(only(evidence)) == {"errors": (1, {42})}
 
 
-def test_a_caller_who_leaves_in_time_says_nothing_and_one_who_leaves_late_found_it_slow() -> None:
+def test_a_caller_who_leaves_in_time_counts_without_a_time_and_one_who_leaves_late_found_it_slow() -> None:
     evidence = Evidence()
     evidence.request([side()], Ending(0.5, given_up=True))
-    assert evidence.take() == []
-    evidence.request([side()], Ending(1.5, given_up=True))
-    assert bad(only(evidence)) == {"latency": (1, {42})}
+    (early,) = evidence.take()
+    assert (early.request_count, sum(early.latency_counts), early.bad) == (1, 0, {})
+    evidence.request([side()], Ending(5.0, given_up=True))
+    (late,) = evidence.take()
+    assert (late.request_count, sum(late.latency_counts), set(late.bad)) == (1, 1, {Guardrail.LATENCY})
 
 
 def test_standard_requests_and_complete_features_are_no_evidence() -> None:
@@ -150,4 +152,6 @@ def test_what_is_given_up_is_known_to_the_request() -> None:
 
 
 def test_guardrails_are_those_of_the_design() -> None:
-    assert {guardrail.value for guardrail in Guardrail} == {"errors", "latency", "empty_results", "quality"}
+    assert {guardrail.value for guardrail in Guardrail} == {
+        *("errors", "latency", "empty_results", "quality", "exposure")
+    }

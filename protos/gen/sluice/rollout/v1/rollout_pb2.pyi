@@ -79,6 +79,8 @@ class _GuardrailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guardrail.V
     """Answers without a result."""
     GUARDRAIL_QUALITY: _Guardrail.ValueType  # 4
     """Answers that are worse than the other arm's for the same query, from shadow pairs."""
+    GUARDRAIL_EXPOSURE: _Guardrail.ValueType  # 5
+    """Answers in which a stage of the feature was asked and did not do its work: the feature was not exposed."""
 
 class Guardrail(_Guardrail, metaclass=_GuardrailEnumTypeWrapper):
     """Guardrail is a measure that must not become worse."""
@@ -93,6 +95,8 @@ GUARDRAIL_EMPTY_RESULTS: Guardrail.ValueType  # 3
 """Answers without a result."""
 GUARDRAIL_QUALITY: Guardrail.ValueType  # 4
 """Answers that are worse than the other arm's for the same query, from shadow pairs."""
+GUARDRAIL_EXPOSURE: Guardrail.ValueType  # 5
+"""Answers in which a stage of the feature was asked and did not do its work: the feature was not exposed."""
 Global___Guardrail: _TypeAlias = Guardrail  # noqa: Y015
 
 class _HistoryAction:
@@ -663,6 +667,7 @@ class Criteria(_message.Message):
     QUALITY_SCORE_MIN_FIELD_NUMBER: _builtins.int
     ALLOWED_RATIO_FIELD_NUMBER: _builtins.int
     NON_INFERIORITY_RATIO_FIELD_NUMBER: _builtins.int
+    EXPOSURE_FAILURE_RATE_MAX_FIELD_NUMBER: _builtins.int
     error_rate_max: _builtins.float
     """Hard limit: most failed requests of treatment, 0 to 1. Unset means 0.02."""
     p95_increase_max: _builtins.float
@@ -679,6 +684,8 @@ class Criteria(_message.Message):
     """Ratio that must be shown not to be reached before promotion, above 1 and at most 10. Unset means 2 below
     half of the users, and 1.5 from there.
     """
+    exposure_failure_rate_max: _builtins.float
+    """Hard limit: most answers of treatment in which a stage of the feature did not do its work, 0 to 1. Unset means 0.05."""
     @_builtins.property
     def p95_max(self) -> _duration_pb2.Duration:
         """Hard limit: most P95 of treatment. Unset means 3 s."""
@@ -698,15 +705,18 @@ class Criteria(_message.Message):
         quality_score_min: _builtins.float | None = ...,
         allowed_ratio: _builtins.float | None = ...,
         non_inferiority_ratio: _builtins.float | None = ...,
+        exposure_failure_rate_max: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowed_ratio: _TypeAlias = _typing.Literal["allowed_ratio"]  # noqa: Y015
     _WhichOneofArgType__allowed_ratio: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio"]  # noqa: Y015
     _WhichOneofReturnType__error_rate_max: _TypeAlias = _typing.Literal["error_rate_max"]  # noqa: Y015
     _WhichOneofArgType__error_rate_max: _TypeAlias = _typing.Literal["_error_rate_max", b"_error_rate_max"]  # noqa: Y015
+    _WhichOneofReturnType__exposure_failure_rate_max: _TypeAlias = _typing.Literal["exposure_failure_rate_max"]  # noqa: Y015
+    _WhichOneofArgType__exposure_failure_rate_max: _TypeAlias = _typing.Literal["_exposure_failure_rate_max", b"_exposure_failure_rate_max"]  # noqa: Y015
     _WhichOneofReturnType__non_inferiority_ratio: _TypeAlias = _typing.Literal["non_inferiority_ratio"]  # noqa: Y015
     _WhichOneofArgType__non_inferiority_ratio: _TypeAlias = _typing.Literal["_non_inferiority_ratio", b"_non_inferiority_ratio"]  # noqa: Y015
     _WhichOneofReturnType__p95_increase_max: _TypeAlias = _typing.Literal["p95_increase_max"]  # noqa: Y015
@@ -719,6 +729,8 @@ class Criteria(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_ratio) -> _WhichOneofReturnType__allowed_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error_rate_max) -> _WhichOneofReturnType__error_rate_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exposure_failure_rate_max) -> _WhichOneofReturnType__exposure_failure_rate_max | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__non_inferiority_ratio) -> _WhichOneofReturnType__non_inferiority_ratio | None: ...
     @_typing.overload
