@@ -53,7 +53,7 @@ class Gateways:
         """Start with the gateways that an earlier process knew; all of them count as seen now."""
         self._known = {gateway.name: gateway for gateway in gateways}
         for gateway in self._known.values():
-            gateway.last_seen_time = max(gateway.last_seen_time, now)
+            gateway.last_seen_time = now
 
     def known(self) -> list[Gateway]:
         """All gateways, by name."""
@@ -68,7 +68,7 @@ class Gateways:
     def seen(self, name: str, now: float) -> None:
         """Note a word from a gateway."""
         known = self._known.setdefault(name, Gateway(name, 0, now))
-        known.last_seen_time = max(known.last_seen_time, now)
+        known.last_seen_time = now
 
     def acknowledged(
         self,
@@ -86,7 +86,8 @@ class Gateways:
 
     def is_live(self, gateway: Gateway, now: float) -> bool:
         """True if it was heard of within the live time."""
-        return now - gateway.last_seen_time <= self._live_seconds
+        # A time far ahead is from a clock that was set back since, and no sign of life.
+        return abs(now - gateway.last_seen_time) <= self._live_seconds
 
     def live(self, now: float) -> list[Gateway]:
         """Gateways that are live."""
@@ -95,7 +96,7 @@ class Gateways:
     def renewable(self, name: str, now: float) -> bool:
         """True if a gateway was heard of recently enough for its lease to go on."""
         known = self._known.get(name)
-        return known is not None and now - known.last_seen_time <= self._live_seconds - self._lease_seconds
+        return known is not None and abs(now - known.last_seen_time) <= self._live_seconds - self._lease_seconds
 
     def behind(self, version: int, now: float) -> list[Gateway]:
         """Live gateways that have not acknowledged a version, or a later one."""
@@ -104,7 +105,7 @@ class Gateways:
     def forget(self, now: float) -> list[str]:
         """Forget the gateways that were not heard of for an hour; return their names."""
         every = tuple(self._known.values())
-        gone = [known.name for known in every if now - known.last_seen_time > FORGOTTEN_SECONDS]
+        gone = [known.name for known in every if abs(now - known.last_seen_time) > FORGOTTEN_SECONDS]
         for name in gone:
             del self._known[name]
         return gone

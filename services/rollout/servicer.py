@@ -28,7 +28,7 @@ from services.rollout.leader_election import LeaderElection
 from services.rollout.plans import Plan, check_plan
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined
-from services.rollout.storage.records import Records
+from services.rollout.storage.records import Point, Records
 from services.rollout.transitions import Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
@@ -38,6 +38,10 @@ from sluice.rollout.v1 import rollout_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+REPORTED_ENTRIES = 1000
+"""Most entries of the history in a report, the newest: with the longest reasons 4 MB."""
+REPORTED_POINTS = 500
+"""Most points of evidence in a report, evenly spread."""
 
 
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
@@ -150,7 +154,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             runs = {run.number: run for run in records.runs(feature.name)}
             return pb.GetReportResponse(
                 feature=feature.to_proto(),
-                history=[entry.to_proto() for entry in records.history(feature.name)],
+                history=[entry.to_proto() for entry in records.newest_history(feature.name, REPORTED_ENTRIES)],
                 steps=[_step(feature, run) for run in runs.values()],
                 points=[
                     pb.EvidencePoint(
@@ -160,7 +164,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                         guardrails=[row.to_proto() for row in point.findings.guardrails],
                         arms=[arm.to_proto() for arm in point.findings.arms],
                     )
-                    for point in records.points(feature.name)
+                    for point in _thinned(records.points(feature.name))
                 ],
             )
 
@@ -234,6 +238,11 @@ def _step(feature: Feature, run: Run) -> pb.StepReport:
     if run.end_time is not None:
         step.end_time.CopyFrom(timestamp(run.end_time))
     return step
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    step = max(1, -(-len(points) // REPORTED_POINTS))
+    return [*points[:-1][::step], *points[-1:]]
 
 
 def _page_size(given: int) -> int:

@@ -20,6 +20,7 @@ from services.chassis.server import serving
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout.__main__ import compose
+from services.rollout.evidence import Findings
 from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
 from services.rollout.settings import RolloutSettings
@@ -125,6 +126,37 @@ def test_the_database_itself_lets_nobody_change_the_history(database: Database, 
     engine.dispose()
     with database.reading() as records:
         assert [entry.done_time for entry in records.history()] == [2.0]
+
+
+def test_a_damaged_row_is_left_out_alone(url: str, database: Database) -> None:
+    if not url.startswith("sqlite"):
+        pytest.skip("PostgreSQL checks JSON itself")
+    with database.writing() as records:
+        records.add(FEATURE)
+        good, bad = records.begin_run(FEATURE, 10.0, 0.25), records.begin_run(FEATURE, 11.0, 0.25)
+        for run in (good, bad):
+            records.add_point(run.number, 12.0, Findings())
+        records.save_gateway(Gateway("good", 7, 2.5))
+        records.save_gateway(Gateway("bad", 7, 2.5))
+    engine = engine_of(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE gateway SET quarantined = 'x' WHERE name = 'bad'"))
+        connection.execute(sa.text(f"UPDATE run SET arms = '[1' WHERE number = {bad.number}"))
+        connection.execute(sa.text(f"UPDATE point SET findings = '7' WHERE run = {bad.number}"))
+    engine.dispose()
+    with database.reading() as records:
+        assert [gateway.name for gateway in records.gateways()] == ["good"]
+        assert [run.number for run in records.runs()] == [good.number]
+        assert records.run(bad.number) is None
+        assert [point.run for point in records.points(FEATURE.name)] == [good.number]
+
+
+def test_the_newest_entries_of_the_history_are_read_oldest_first(database: Database) -> None:
+    with database.writing() as records:
+        numbers = [records.add_history(ENTRY) for _ in range(5)]
+    with database.reading() as records:
+        assert [entry.number for entry in records.newest_history("rerank-v1", 3)] == numbers[-3:]
+        assert records.newest_history("another", 3) == []
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database, url: str) -> None:

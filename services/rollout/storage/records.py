@@ -6,12 +6,13 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
+from services.chassis import logs
 from services.chassis.timing import timestamp
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
@@ -24,6 +25,8 @@ from services.rollout.storage import tables
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 KEPT_SNAPSHOTS = 100
+_log = logs.get_logger("rollout")
+RecordT = TypeVar("RecordT")
 _SIGN = 1 << 63
 _BATCH = 5000
 
@@ -95,11 +98,13 @@ class Records:
         A damaged row does not take the others with it: it is read as a feature that is rolled back and switches
         nothing, or killed if it says so, and that no snapshot serves.
         """
-        return [_feature(row) for row in self._connection.execute(_FEATURES.order_by(tables.feature.c.position))]
+        return [
+            _feature(row) for row in self._connection.execute(_text(tables.feature).order_by(tables.feature.c.position))
+        ]
 
     def feature(self, name: str) -> Feature | None:
         """Feature of that name, or None."""
-        row = self._connection.execute(_FEATURES.where(tables.feature.c.name == name)).one_or_none()
+        row = self._connection.execute(_text(tables.feature).where(tables.feature.c.name == name)).one_or_none()
         return None if row is None else _feature(row)
 
     def add(self, feature: Feature) -> None:
@@ -124,14 +129,14 @@ class Records:
 
     def run(self, number: int) -> Run | None:
         """Run of that number, or None."""
-        row = self._connection.execute(sa.select(tables.run).where(tables.run.c.number == number)).one_or_none()
-        return None if row is None else _run(row)
+        found = self._connection.execute(_text(tables.run).where(tables.run.c.number == number))
+        return next(iter(_readable(found, tables.run, _RUN)), None)
 
     def runs(self, feature: str | None = None) -> list[Run]:
         """All runs of a feature, oldest first; without one, those under way."""
         rows = tables.run.c.end_time.is_(None) if feature is None else tables.run.c.feature == feature
-        found = self._connection.execute(sa.select(tables.run).where(rows).order_by(tables.run.c.number))
-        return [_run(row) for row in found]
+        found = self._connection.execute(_text(tables.run).where(rows).order_by(tables.run.c.number))
+        return _readable(found, tables.run, _RUN)
 
     def save_run(self, run: Run) -> None:
         """Write a run as it is now."""
@@ -179,9 +184,8 @@ class Records:
     def points(self, feature: str) -> list[Point]:
         """Points of the curves of a feature's runs, oldest first."""
         ours = sa.select(tables.run.c.number).where(tables.run.c.feature == feature)
-        columns = (tables.point.c[name] for name in ("time", "run", "findings"))
-        query = sa.select(*columns).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
-        return [_POINT.validate_python(dict(row._mapping)) for row in self._connection.execute(query)]
+        query = _text(tables.point).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
+        return _readable(self._connection.execute(query), tables.point, _POINT)
 
     # History
 
@@ -195,9 +199,16 @@ class Records:
     def history(self, feature: str = "", after: int = 0, most: int | None = None) -> list[HistoryEntry]:
         """Entries after an entry, oldest first; of one feature, or of all."""
         query = _HISTORY.where(tables.history.c.number > after).order_by(tables.history.c.number).limit(most)
+        return self._entries(query, feature)
+
+    def newest_history(self, feature: str, most: int) -> list[HistoryEntry]:
+        """The newest entries of a feature, oldest first."""
+        return self._entries(_HISTORY.order_by(tables.history.c.number.desc()).limit(most), feature)[::-1]
+
+    def _entries(self, query: sa.Select[Any], feature: str) -> list[HistoryEntry]:
         if feature:
             query = query.where(tables.history.c.feature == feature)
-        return [_entry(row) for row in self._connection.execute(query)]
+        return _readable(self._connection.execute(query), tables.history, _ENTRY)
 
     def undone(self) -> list[HistoryEntry]:
         """Entries whose snapshot is not known to be served by every live gateway.
@@ -243,8 +254,8 @@ class Records:
 
     def gateways(self) -> list[Gateway]:
         """Known gateways, by name."""
-        query = sa.select(tables.gateway).order_by(tables.gateway.c.name)
-        return [_GATEWAY.validate_python(dict(row._mapping)) for row in self._connection.execute(query)]
+        query = _text(tables.gateway).order_by(tables.gateway.c.name)
+        return _readable(self._connection.execute(query), tables.gateway, _GATEWAY)
 
     def save_gateway(self, gateway: Gateway) -> None:
         """Write a gateway as it is now."""
@@ -287,31 +298,50 @@ class Records:
         return of(table)
 
 
-_HISTORY = sa.select(tables.history, tables.history_done.c.time.label("done_time")).join(
+def _json_columns(table: sa.Table) -> list[str]:
+    return [column.name for column in table.c if isinstance(column.type, sa.JSON)]
+
+
+def _text(table: sa.Table, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Select a table with JSON as text: the driver's own reader would fail for all rows if one is damaged."""
+    columns = (sa.cast(c, sa.Text).label(c.name) if isinstance(c.type, sa.JSON) else c for c in table.c)
+    return sa.select(*columns, *more)
+
+
+def _parsed(row: Any, table: sa.Table) -> dict[str, Any]:
+    """Values of a row. Raises ValueError where its JSON is damaged."""
+    values = dict(row._mapping)
+    for name in _json_columns(table):
+        values[name] = json.loads(values[name]) if values[name] is not None else None
+    return values
+
+
+def _readable(rows: Iterable[Any], table: sa.Table, adapter: TypeAdapter[RecordT]) -> list[RecordT]:
+    """Records of the rows that can be read; a damaged one is left out and logged, and does not take others with it."""
+    found = []
+    for row in rows:
+        try:
+            found.append(adapter.validate_python(_parsed(row, table)))
+        except ValueError as error:
+            _log.error("damaged row left out", table=table.name, problem=str(error).splitlines()[0])
+    return found
+
+
+_HISTORY = _text(tables.history, tables.history_done.c.time.label("done_time")).join(
     tables.history_done, tables.history_done.c.number == tables.history.c.number, isouter=True
-)
-# JSON as text: the driver's own reader would fail for all rows if one is damaged.
-_FEATURES = sa.select(
-    *(
-        sa.cast(column, sa.Text).label(column.name) if column.name in ("overrides", "plan") else column
-        for column in tables.feature.c
-        if column.name != "position"
-    )
 )
 
 
 def _feature(row: Any) -> Feature:
-    values = dict(row._mapping)
     try:
-        for name in ("overrides", "plan"):
-            values[name] = json.loads(values[name]) if values[name] is not None else None
-        return feature_from(values)
+        return feature_from(_parsed(row, tables.feature))
     except ValueError as error:
+        values = row._mapping
         first = str(error).splitlines()[0]
         killed = values["state"] == FeatureState.KILLED.value
         state = FeatureState.KILLED if killed else FeatureState.ROLLED_BACK
         name = str(values["name"])
-        return Feature(name, "", name, Overrides(), state, reason=f"what is stored of it cannot be read: {first}")
+        return Feature(name, "", name, Overrides(), state, reason=f"its record cannot be read: {first}")
 
 
 def feature_from(values: dict[str, Any]) -> Feature:
@@ -327,11 +357,3 @@ def _run_row(run: Run) -> dict[str, Any]:
     values: dict[str, Any] = _RUN.dump_python(run, mode="json")
     del values["number"]
     return values
-
-
-def _run(row: Any) -> Run:
-    return _RUN.validate_python(dict(row._mapping))
-
-
-def _entry(row: Any) -> HistoryEntry:
-    return _ENTRY.validate_python(dict(row._mapping))

@@ -48,3 +48,14 @@ def test_a_gateway_is_forgotten_after_an_hour() -> None:
     assert gateways.forget(FORGOTTEN_SECONDS) == []
     assert gateways.forget(FORGOTTEN_SECONDS + 1) == ["g1"]
     assert "g1" not in gateways
+
+
+def test_a_clock_that_was_ahead_and_is_set_back_keeps_no_dead_gateway_live() -> None:
+    gateways = Gateways(5.0, 2.0)
+    gateways.seen("g1", 7300.0)
+    assert gateways.live(100.0) == []
+    assert not gateways.renewable("g1", 100.0)
+    gateways.seen("g1", 101.0)
+    assert [gateway.name for gateway in gateways.live(102.0)] == ["g1"]
+    gateways.seen("g2", 3 * FORGOTTEN_SECONDS)
+    assert gateways.forget(103.0) == ["g2"]

@@ -1931,7 +1931,7 @@ class GetReportResponse(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]:
-        """All of its history, oldest first."""
+        """Its history, oldest first; of a longer one the newest 1000 entries, and ListHistory has the rest."""
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepReport]:
@@ -1939,7 +1939,7 @@ class GetReportResponse(_message.Message):
 
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvidencePoint]:
-        """Evidence as it grew, for plots."""
+        """Evidence as it grew, for plots: at most 500 points, evenly spread."""
 
     def __init__(
         self,
