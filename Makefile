@@ -83,7 +83,7 @@ plan-check: setup ## Compares `sluice plan` with the stack on this machine, abou
 soak: setup ## Asks the embedder 100,000 times and watches its memory.
 	@$(BIN)/python -m bench.speed.soak
 
-lint: setup ## Checks style, types, import walls, protos and generated files.
+lint: setup ## Checks style, types, import contracts, limits, words, protos and generated files.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -92,6 +92,8 @@ lint: setup ## Checks style, types, import walls, protos and generated files.
 	@$(BIN)/python tools/settings_table.py --check
 	@$(BIN)/python tools/metrics_table.py --check
 	@$(BIN)/python tools/prometheus_rule.py --check
+	@$(BIN)/python tools/adr_index.py --check
+	@$(BIN)/python tools/house_rules.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -108,8 +110,8 @@ docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed a
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m deploy.grafana
 	@$(BIN)/python tools/prometheus_rule.py
-	@$(BIN)/python tools/quality_table.py
-	@$(BIN)/python tools/speed_table.py
+	@$(BIN)/python tools/bench_tables.py
+	@$(BIN)/python tools/adr_index.py
 
 up: setup-run ## Starts all services and leaves them running; PROFILE=development|staging|...
 	@$(BIN)/python -m deploy.local up --profile $(PROFILE)

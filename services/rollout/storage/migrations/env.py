@@ -1,4 +1,4 @@
-"""What Alembic runs: over the connection that `backends` hands in, within one transaction."""
+"""Alembic's entry: migrations over the connection that `database` hands in, within one transaction."""
 
 from alembic import context
 
