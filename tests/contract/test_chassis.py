@@ -472,6 +472,37 @@ async def test_calls_in_flight_finish_while_the_stage_drains() -> None:
         await stopping
 
 
+async def test_a_call_outlives_the_age_of_its_connection_however_long_it_takes() -> None:
+    peers: list[str] = []
+    began, release = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: Any, context: Any) -> expander_pb2.ExpandQueryResponse:
+        peers.append(context.peer())
+        if request.query == "long":
+            began.set()
+            await release.wait()
+        return REPLY
+
+    # Calls used to get as long as a stop gives them.
+    settings = StageSettings(
+        grpc_port=0, metrics_port=0, drain_seconds=0, max_connection_age_seconds=0.3, shutdown_grace_seconds=0.1
+    )
+    async with (
+        serving(echo_stage(handler), settings) as running,
+        StageChannel(f"127.0.0.1:{running.port}") as channel,
+    ):
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        long = expander_pb2.ExpandQueryRequest(query="long")
+        calling = asyncio.create_task(channel.call(stub.ExpandQuery, long, deadline=time.monotonic() + 60))
+        await began.wait()
+        async with asyncio.timeout(30):
+            while len(set(peers)) < 4:  # three more connections have come, so the first was to go long ago
+                await call(channel)
+                await asyncio.sleep(0.02)
+        release.set()
+        assert await calling == REPLY
+
+
 async def test_a_taken_port_is_a_clear_start_up_error() -> None:
     async def fine(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
         return REPLY

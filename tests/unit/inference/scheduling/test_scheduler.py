@@ -17,7 +17,7 @@ from services.inference.scheduling import (
     Submission,
     Work,
 )
-from tests.unit.inference.scheduling.rig import BULK, INTERACTIVE, Model, gathered, length_of, rig, text
+from tests.unit.inference.scheduling.rig import BULK, INTERACTIVE, PATIENCE, Model, gathered, length_of, rig, text
 
 # Batches
 
@@ -428,6 +428,9 @@ async def test_an_engine_that_fails_with_what_it_has_computed_before_is_dead() -
         with pytest.raises(Unavailable):
             await h.submit("5:next")
         assert not h.scheduler.ready
+        async with asyncio.timeout(PATIENCE):
+            while not h.deaths:
+                await asyncio.sleep(0.001)
         assert h.deaths == [h.model.error]
 
 
