@@ -21,11 +21,8 @@ from services.chassis.errors import InvalidArgument
 from services.retriever.collections import Collections
 from services.retriever.documents import Passage
 from services.retriever.passages import MAX_BATCH, check_ids, rows_for
-from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row, point_id
+from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row, point_id, read_within
 from services.retriever.versions import Versions
-
-# Passages read at once, and characters after which no more are read for an answer: messages have a limit.
-_ROWS_AT_ONCE, _ANSWER_CHARACTERS = 32, 1_000_000
 
 
 class Side(enum.Enum):
@@ -144,19 +141,11 @@ class Building:
         return {row.id: row for row in await self._store.read(version, points, Parts.KEYS, deadline)}
 
     async def _whole(
-        self, version: str, points: Sequence[PointId], deadline: Deadline
+        self, live: str, points: Sequence[PointId], deadline: Deadline
     ) -> tuple[dict[PointId, Row], PointId]:
         """Return passages by their points, and the first point for which an answer has no room."""
-        found: dict[PointId, Row] = {}
-        size = 0
-        for start in range(0, len(points), _ROWS_AT_ONCE):
-            if size > _ANSWER_CHARACTERS:
-                return found, points[start]
-            some = points[start : start + _ROWS_AT_ONCE]
-            rows = await self._store.read(version, some, Parts.PASSAGE, deadline)
-            found |= {row.id: row for row in rows}
-            size += sum(len(row.passage.text) + len(row.passage.title) for row in rows)
-        return found, ""
+        found, end = await read_within(self._store, live, points, deadline)
+        return found, points[end] if end < len(points) else ""
 
 
 def _revision(rows: Mapping[PointId, Row], point: PointId) -> str:

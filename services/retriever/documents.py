@@ -7,12 +7,13 @@ a document never has a chunk that its first does not know of, and ids alone find
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from services.chassis.errors import InvalidArgument
+from services.chassis.validation import check_content, check_document_id, chunk_id
 from services.retriever.fields import Value, value_from_proto, value_to_proto
 from sluice.type.v1 import passage_pb2 as pb
 
@@ -30,6 +31,10 @@ class Chunk:
     count: int
     start: int
     end: int
+
+    def to_proto(self) -> pb.Chunk:
+        """Write the position."""
+        return pb.Chunk(number=self.number, count=self.count, start=self.start, end=self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,13 @@ class Passage:
         """Id of the document; the same as `id` but for chunks beyond the first."""
         if self.chunk is None or self.chunk.number == 1:
             return self.id
-        return self.id.removesuffix(f"#{self.chunk.number}")
+        return self.id.removesuffix(f"##{self.chunk.number}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of title, text and metadata."""
+        metadata = sum(len(name) + _size(value) for name, value in self.metadata.items())
+        return _length(self.title) + _length(self.text) + metadata
 
     @property
     def chunk_ids(self) -> list[str]:
@@ -59,9 +70,10 @@ class Passage:
 
     @classmethod
     def from_proto(cls, message: pb.Passage, path: str, vector: bytes = b"") -> Passage:
-        """Read a passage; `path` is its place in the request, for errors."""
+        """Read a passage; `path` is its place in the request, for errors. Without an id, it has that of its chunk."""
+        check_content(path, message.title, message.text, message.metadata)
         passage = cls(
-            message.id,
+            message.id or chunk_id(message.document_id, message.chunk.number or 1),
             message.text,
             message.title,
             {name: value_from_proto(value, f"{path}.metadata.{name}") for name, value in message.metadata.items()},
@@ -70,7 +82,7 @@ class Passage:
         )
         if message.document_id not in ("", passage.document_id):
             raise InvalidArgument(
-                f"{path}.id", "must be that of the document; of chunks beyond the first, with # and the chunk's number"
+                f"{path}.id", "must be that of the document; of chunks beyond the first, with ## and the chunk's number"
             )
         return passage
 
@@ -79,9 +91,8 @@ class Passage:
         message = pb.Passage(id=self.id, document_id=self.document_id, title=self.title, text=self.text)
         for name, value in self.metadata.items():
             message.metadata[name].MergeFrom(value_to_proto(value))
-        if (chunk := self.chunk) is not None:
-            message.chunk.number, message.chunk.count = chunk.number, chunk.count
-            message.chunk.start, message.chunk.end = chunk.start, chunk.end
+        if self.chunk is not None:
+            message.chunk.CopyFrom(self.chunk.to_proto())
         return message
 
 
@@ -92,21 +103,17 @@ def vector_from_bytes(raw: bytes, path: str) -> Vector | None:
     return np.frombuffer(raw, dtype="<f4") if raw else None
 
 
-def chunk_id(document_id: str, number: int) -> str:
-    """Return the id of a chunk of a document."""
-    return document_id if number == 1 else f"{document_id}#{number}"
-
-
 def check_chunks(passages: Sequence[Passage]) -> None:
     """Raise InvalidArgument where a passage is no possible chunk, or has not the id of the chunk that it is."""
     for place, passage in enumerate(passages):
+        check_document_id(f"passages[{place}].id", passage.document_id)
         if (chunk := passage.chunk) is None:
             continue
         if not (2 <= chunk.count <= MAX_CHUNKS and 1 <= chunk.number <= chunk.count):
             problem = f"is number {chunk.number} of {chunk.count}; send 1 to count of 2 to {MAX_CHUNKS}"
             raise InvalidArgument(f"passages[{place}].chunk", problem)
         if chunk.number > 1 and passage.document_id == passage.id:
-            raise InvalidArgument(f"passages[{place}].id", f'must end with "#{chunk.number}" for this chunk')
+            raise InvalidArgument(f"passages[{place}].id", f'must end with "##{chunk.number}" for this chunk')
 
 
 def later_ids(first: Passage, number: int = 1) -> list[str]:
@@ -116,20 +123,35 @@ def later_ids(first: Passage, number: int = 1) -> list[str]:
 
 
 def outdated_ids(passages: Iterable[Passage], known: Mapping[str, Passage]) -> list[str]:
-    """Return the ids of chunks that documents lose when these passages replace the known ones of their ids.
-
-    Raises InvalidArgument where an id is that of a passage of another document.
-    """
+    """Return the ids of chunks that documents lose when these passages replace the known ones of their ids."""
     outdated: list[str] = []
-    for place, passage in enumerate(passages):
-        if (before := known.get(passage.id)) is None:
-            continue
-        if before.document_id != passage.document_id:
-            problem = f"is taken by a part of document {before.document_id!r}; choose another id"
-            raise InvalidArgument(f"passages[{place}].id", problem, reason="ID_TAKEN")
-        if passage.id == before.document_id:
+    for passage in passages:
+        before = known.get(passage.id)
+        if before is not None and passage.id == passage.document_id:
             outdated += later_ids(before, passage.chunk.count if passage.chunk else 1)
     return outdated
+
+
+def joined(passages: Sequence[Passage]) -> Passage:
+    """Return a document as one passage, from its chunks in their order.
+
+    Chunks overlap, and together they cover the text: each adds the characters that the ones before it do not hold.
+    """
+    first, text = passages[0], passages[0].text
+    for passage in passages[1:]:
+        assert passage.chunk is not None  # noqa: S101  only a chunk has others before it
+        text += passage.text[max(0, len(text) - passage.chunk.start) :]
+    return replace(first, text=text, chunk=None)
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _size(value: Value) -> int:
+    if isinstance(value, str):
+        return _length(value)
+    return 8 if isinstance(value, int | float) else sum(map(_length, value))
 
 
 def _chunk(message: pb.Chunk) -> Chunk:

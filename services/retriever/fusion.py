@@ -3,11 +3,16 @@
 Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2022): a score holds more than
 its rank, once the scores of different searches are on one scale. Here a score counts as a share of the best one of its
 search: a passage that is the best of every search has 1.
+
+The mean depends on how deep the searches reach. So that all pages of a query are cut from one order, it is made in
+blocks of fixed depths (`Order`): the places up to the first depth from all that was found down to it, the next ones
+from all down to twice as deep, and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 Id = TypeVar("Id", str, int)
@@ -49,3 +54,27 @@ def fuse(searches: Sequence[Found[Id]]) -> list[Fused[Id]]:
         for found, score in search.scores:
             means[found] = means.get(found, 0.0) + share * max(score, 0.0) - last
     return sorted((Fused(found, mean + unseen) for found, mean in means.items()), key=lambda one: (-one.score, one.id))
+
+
+class Order(Generic[Id]):
+    """One order of what searches find, made from the top in blocks; its beginning never changes."""
+
+    def __init__(self) -> None:
+        self._scores: dict[Id, float] = {}
+        self._least = float("inf")
+
+    def extend(self, block: Sequence[Fused[Id]], most: int | None) -> None:
+        """Add what the next block brings, best first, up to this many in all; None adds all of it."""
+        for one in block:
+            if most is not None and len(self._scores) >= most:
+                return
+            if one.id not in self._scores:
+                # By a deeper block it may be worth more than what is before it; the order stays.
+                self._least = self._scores[one.id] = min(self._least, one.score)
+
+    def best(self, limit: int) -> list[Fused[Id]]:
+        """Return the first ones."""
+        return [Fused(found, score) for found, score in islice(self._scores.items(), limit)]
+
+    def __len__(self) -> int:
+        return len(self._scores)

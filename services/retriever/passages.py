@@ -2,7 +2,7 @@
 
 A passage has a dense vector, compared by its cosine, and a sparse one (BM25, see `lexical`). A search asks for all
 variants of a query at once, each by vector and by words; the results are fused here (see `fusion`), and only the
-passages of the fused head are read.
+passages of the fused head are read. An answer holds as many whole passages as a message has room for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -19,25 +20,25 @@ from typing import NamedTuple
 import numpy as np
 
 from services.chassis.errors import InvalidArgument
+from services.chassis.validation import check_document_id
 from services.retriever import fields, lexical, paging
 from services.retriever.collections import CollectionInfo, Collections
 from services.retriever.documents import Passage, Vector, check_chunks, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
-from services.retriever.fusion import Found, fuse
+from services.retriever.fusion import Found, Fused, Order, fuse
 from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.store import Deadline, Parts, PassageStore, Row, point_id
+from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Row, point_id, read_within
 
 MAX_VARIANTS = 16
 MAX_QUERY_BYTES = 16_384
 MAX_CANDIDATES = 1000
 MAX_BATCH = 1000
-MAX_ID_BYTES = 512
 MAX_DOCUMENTS = 100
 
-# Characters after which a page of documents is cut short: messages have a limit.
-_PAGE_CHARACTERS = 1_000_000
 _ROWS_AT_ONCE = 256
+_SAMPLED_AT_ONCE = 16
+_BATCH = re.compile(r"[0-9a-f]{32}")
 # Most scrolls for a page of documents: with later chunks in between, few rows may begin a document.
 _MOST_SCROLLS = 40
 
@@ -57,6 +58,8 @@ class Candidate:
 
     passage: Passage
     score: float
+    whole: bool
+    """False if only the passage's id and chunk were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,15 @@ class Written:
     """Ids of the passages that are not as they were."""
 
 
+class Documents(NamedTuple):
+    """Documents by id, each as its passages."""
+
+    found: list[list[Passage]]
+    missing: list[str]
+    remaining: list[str]
+    """Ids for which the answer has no room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Passages with their vectors, chosen by chance, and the number of all."""
@@ -107,7 +119,7 @@ class Passages:
     def __init__(
         self, store: PassageStore, collections: Collections, metrics: RetrieverMetrics, *, fusion_depth: int = 100
     ) -> None:
-        """`fusion_depth` is the fewest candidates that each search puts into the fusion."""
+        """`fusion_depth` is the number of candidates that each search puts into the first block of the fusion."""
         self._store = store
         self._collections = collections
         self._metrics = metrics
@@ -119,13 +131,14 @@ class Passages:
         variants: Sequence[QueryVariant],
         *,
         limit: int,
+        whole: int = MAX_CANDIDATES,
         condition: Filter = ALL,
         dense_weight: float = 1.0,
         lexical_weight: float = 1.0,
         model_fingerprint: str = "",
         deadline: Deadline = None,
     ) -> SearchResult:
-        """Return the best passages for all variants together.
+        """Return the best passages for all variants together, the first `whole` with their texts if there is room.
 
         Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
         `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or
@@ -144,7 +157,8 @@ class Passages:
                 return SearchResult((), info.version, 0, 0.0)
             started = time.monotonic()
             try:
-                candidates = await self._find(info.version, searches, limit, fitted, deadline)
+                found = await self._find(info.version, searches, limit, fitted, deadline)
+                candidates = await self._read(info.version, found, whole, deadline)
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.observe_search(seconds)
@@ -153,22 +167,27 @@ class Passages:
         return await self._collections.using(collection, search, deadline)
 
     async def upsert(
-        self, collection: str, passages: Sequence[Passage], *, model_fingerprint: str, deadline: Deadline = None
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        *,
+        model_fingerprint: str,
+        batch: str = "",
+        deadline: Deadline = None,
     ) -> Written:
         """Store passages durably, replacing those with the same ids. All are valid, or none is stored.
 
-        Chunks that a document had before and has no more are deleted.
+        Chunks that a document had before and has no more are deleted. `batch` identifies passages that take several
+        calls: chunks of a document that another batch has replaced meanwhile are left out.
         """
-        check_ids([passage.id for passage in passages], "passages", suffix=".id")
-        _check_unique(passages)
-        check_chunks(passages)
-        if not model_fingerprint:
-            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+        _check_passages(passages, model_fingerprint)
+        if batch and not _BATCH.fullmatch(batch):
+            raise InvalidArgument("batch", "must be 32 hexadecimal digits")
         with self._collections.writing(collection, passages):
             # Not the trusted description: what is written to a version that an alias has just left would be lost.
             info = await self._collections.get(collection, deadline)
             while True:
-                outdated = await self._replace(info, passages, model_fingerprint, deadline)
+                outdated = await self._replace(info, passages, model_fingerprint, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
                 after = await self._collections.get(collection, deadline)
@@ -177,14 +196,25 @@ class Passages:
                     return Written(len(passages), info.version, after.building, changed)
                 info = after
 
+    async def check(
+        self, collection: str, passages: Sequence[Passage], *, model_fingerprint: str, deadline: Deadline = None
+    ) -> None:
+        """Raise what storing these passages would raise, but for their vectors; declare their fields."""
+        _check_passages(passages, model_fingerprint)
+        info = await self._collections.get(collection, deadline)
+        info.check_model(model_fingerprint)
+        await self._collections.declare(info, passages, deadline)
+
     async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Written:
         """Delete documents with all their chunks."""
-        check_ids(ids, "ids")
+        _check_documents(ids, MAX_BATCH)
         info = await self._collections.get(collection, deadline)
         deleted, changed = 0, dict.fromkeys(ids)
         while True:
             firsts = await self._firsts(info.version, ids, deadline)
             later = [later for first in firsts.values() for later in later_ids(first)]
+            if firsts:
+                await self._collections.uncount(info, deadline)
             for group in (later, firsts):
                 if group:
                     await self._store.remove(info.version, _points(group), deadline)
@@ -195,19 +225,33 @@ class Passages:
                 return Written(deleted, info.version, after.building, list(changed))
             info = after
 
-    async def get(
-        self, collection: str, ids: Sequence[str], deadline: Deadline = None
-    ) -> tuple[list[list[Passage]], list[str]]:
+    async def get(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Documents:
         """Return the passages of each document that exists, and the ids that do not, in the order of `ids`."""
-        check_ids(ids, "ids", most=MAX_DOCUMENTS)
+        _check_documents(ids, MAX_DOCUMENTS)
 
-        async def get(info: CollectionInfo) -> tuple[list[list[Passage]], list[str]]:
+        async def get(info: CollectionInfo) -> Documents:
             firsts = await self._firsts(info.version, ids, deadline)
-            wanted = [firsts[document_id] for document_id in ids if document_id in firsts]
-            found = await self._whole(info.version, wanted, math.inf, deadline)
-            return [passages for passages in found if passages], [one for one in ids if one not in firsts]
+            wanted = [document_id for document_id in ids if document_id in firsts]
+            found = await self._whole(info.version, [firsts[one] for one in wanted], deadline)
+            return Documents(
+                [passages for passages in found if passages],
+                [one for one in ids if one not in firsts],
+                wanted[len(found) :],
+            )
 
         return await self._collections.using(collection, get, deadline)
+
+    async def read(
+        self, collection: str, ids: Sequence[str], deadline: Deadline = None
+    ) -> tuple[list[Passage], int]:
+        """Return the passages of these ids that exist, and the number of ids for which the answer has room."""
+        check_ids(ids, "ids")
+
+        async def read(info: CollectionInfo) -> tuple[list[Passage], int]:
+            found, count = await read_within(self._store, info.version, _points(ids), deadline)
+            return [row.passage for row in found.values()], count
+
+        return await self._collections.using(collection, read, deadline)
 
     async def page(
         self,
@@ -237,7 +281,7 @@ class Passages:
                     break
             places = [row.id for row in firsts]
             wanted = [row.passage for row in firsts[:size]]
-            found = await self._whole(info.version, wanted, _PAGE_CHARACTERS, deadline)
+            found = await self._whole(info.version, wanted, deadline)
             if len(found) < len(firsts):
                 place = places[len(found)]
             token = paging.encode(place, question) if place else ""
@@ -251,48 +295,99 @@ class Passages:
             raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_BATCH}")
         version = (await self._collections.get(collection, deadline)).version
         found: dict[str, Passage] = {}
+        size = 0
         for start in (str(uuid.UUID(int=random.getrandbits(128))), None):
-            if len(found) < limit:
-                rows, _ = await self._store.scroll(version, start, limit - len(found), Parts.VECTOR, deadline)
-                found |= {row.id: row.passage for row in rows}
+            following, begun = start, False
+            while len(found) < limit and size < ANSWER_BYTES and not (begun and following is None):
+                some = min(limit - len(found), _SAMPLED_AT_ONCE)
+                rows, following = await self._store.scroll(version, following, some, Parts.VECTOR, deadline)
+                begun = True
+                for row in rows:
+                    size += row.passage.size
+                    if not found or size < ANSWER_BYTES:
+                        found[row.id] = row.passage
         return Sample(list(found.values()), version, await self._store.count(version, deadline))
 
     async def _find(
         self, version: str, searches: Sequence[Search], limit: int, condition: Filter, deadline: Deadline
-    ) -> list[Candidate]:
-        """Return the best passages of all searches together.
+    ) -> list[Fused[str]]:
+        """Return the best points of all searches together; of a single search with its own scores.
 
-        Ids and scores come in one round trip, the passages of the best in another. A single search needs only one, and
-        its scores stay as they are. A passage that is deleted between the two is not among the results.
+        The order does not depend on the limit: see `fusion`.
         """
-        alone = len(searches) == 1
-        reach = limit if alone else max(limit, self._fusion_depth)
-        found = await self._store.search(version, [search.by for search in searches], reach, condition, alone, deadline)
-        if alone:
-            return [Candidate(hit.passage, hit.score) for hit in found[0] if hit.passage]
-        fused = fuse(
-            [
-                Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < reach)
-                for search, hits in zip(searches, found, strict=True)
-            ]
-        )[:limit]
-        rows = await self._store.read(version, [one.id for one in fused], Parts.PASSAGE, deadline)
-        passages = {row.id: row.passage for row in rows}
-        return [Candidate(passages[one.id], one.score) for one in fused if one.id in passages]
+        order: Order[str] = Order()
+        depth, deepest = min(self._fusion_depth, MAX_CANDIDATES), False
+        while not deepest:
+            found = await self._store.search(version, [search.by for search in searches], depth, condition, deadline)
+            ended = all(len(hits) < depth for hits in found)
+            if len(searches) == 1:
+                block = [Fused(hit.id, hit.score) for hit in found[0]]
+            else:
+                block = fuse(
+                    [
+                        Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < depth)
+                        for search, hits in zip(searches, found, strict=True)
+                    ]
+                )
+            order.extend(block, None if ended else depth)
+            deepest = ended or len(order) >= limit or depth == MAX_CANDIDATES
+            depth = min(2 * depth, MAX_CANDIDATES)
+        return order.best(limit)
+
+    async def _read(
+        self, version: str, found: Sequence[Fused[str]], whole: int, deadline: Deadline
+    ) -> list[Candidate]:
+        """Read the first passages whole, as far as the answer has room, and the keys of the others.
+
+        One that was deleted since the search is not among the results.
+        """
+        points = [one.id for one in found]
+        read, count = await read_within(self._store, version, points[:whole], deadline)
+        rows = dict(read)
+        if rest := points[count:]:
+            rows |= {row.id: row for row in await self._store.read(version, rest, Parts.KEYS, deadline)}
+        return [Candidate(rows[one.id].passage, one.score, one.id in read) for one in found if one.id in rows]
 
     async def _replace(
-        self, info: CollectionInfo, passages: Sequence[Passage], model_fingerprint: str, deadline: Deadline
+        self,
+        info: CollectionInfo,
+        passages: Sequence[Passage],
+        model_fingerprint: str,
+        batch: str,
+        deadline: Deadline,
     ) -> list[str]:
         """Store passages in a version; return the ids of chunks that were deleted."""
         info.check_model(model_fingerprint)
-        revision = uuid.uuid4().hex
+        revision = batch or uuid.uuid4().hex
+        others = await self._replaced(info.version, passages, batch, deadline)
+        passages = [passage for passage in passages if passage.document_id not in others]
+        if not passages:
+            return []
         rows = await rows_for(self._collections, info, [(passage, revision) for passage in passages], deadline)
         known = await self._store.read(info.version, [row.id for row in rows], Parts.KEYS, deadline)
         outdated = outdated_ids(passages, {row.passage.id: row.passage for row in known})
         if outdated:
+            await self._collections.uncount(info, deadline)
             await self._store.remove(info.version, _points(outdated), deadline)
         await self._store.write(info.version, rows, deadline)
+        # Replaced by another batch in this moment, which did not know of chunks that were still to come.
+        others = await self._replaced(info.version, passages, batch, deadline)
+        if lost := [point_id(passage.id) for passage in passages if passage.document_id in others]:
+            await self._store.remove(info.version, lost, deadline, dict.fromkeys(lost, revision))
         return outdated
+
+    async def _replaced(
+        self, version: str, passages: Sequence[Passage], batch: str, deadline: Deadline
+    ) -> frozenset[str]:
+        """Return the documents of later chunks whose first one, from another call of the batch, is no more there."""
+        if not batch:
+            return frozenset()
+        here = {passage.id for passage in passages}
+        documents = {passage.document_id for passage in passages} - here
+        if not documents:
+            return frozenset()
+        rows = await self._store.read(version, _points(documents), Parts.KEYS, deadline)
+        return frozenset(documents - {row.passage.id for row in rows if row.revision == batch})
 
     async def _firsts(self, version: str, ids: Iterable[str], deadline: Deadline) -> dict[str, Passage]:
         """Return the first passage of each document that exists, by its id, without text and metadata."""
@@ -300,28 +395,20 @@ class Passages:
         rows = await self._store.read(version, points, Parts.KEYS, deadline)
         return {row.passage.id: row.passage for row in rows if row.passage.document_id == row.passage.id}
 
-    async def _whole(
-        self, version: str, firsts: Sequence[Passage], room: float, deadline: Deadline
-    ) -> list[list[Passage]]:
-        """Return the passages of the first documents that have room, in characters, but of one at least.
+    async def _whole(self, version: str, firsts: Sequence[Passage], deadline: Deadline) -> list[list[Passage]]:
+        """Return the passages of the first documents that have room, but of one at least.
 
         Of a document that has just been deleted there are none.
         """
-        ids = [passage_id for first in firsts for passage_id in first.chunk_ids]
-        found: dict[str, Passage] = {}
-        end = size = 0
-        while end < len(ids) and (size < room or end < len(firsts[0].chunk_ids)):
-            some = _points(ids[end : end + _ROWS_AT_ONCE])
-            rows = await self._store.read(version, some, Parts.PASSAGE, deadline)
-            found |= {row.passage.id: row.passage for row in rows}
-            size += sum(len(row.passage.text) + len(row.passage.title) for row in rows)
-            end += len(some)
+        points = {passage_id: point_id(passage_id) for first in firsts for passage_id in first.chunk_ids}
+        least = len(firsts[0].chunk_ids) if firsts else 1
+        found, end = await read_within(self._store, version, list(points.values()), deadline, least=least)
         documents: list[list[Passage]] = []
         for first in firsts:
             end -= len(first.chunk_ids)
             if end < 0:
                 break
-            documents.append([found[one] for one in first.chunk_ids if one in found])
+            documents.append([found[points[one]].passage for one in first.chunk_ids if points[one] in found])
         return documents
 
 
@@ -353,13 +440,24 @@ def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: 
     return searches
 
 
-def check_ids(ids: Sequence[str], path: str, suffix: str = "", most: int = MAX_BATCH) -> None:
-    """Raise InvalidArgument unless there are 1 to `most` ids of a length that can be stored."""
+def check_ids(ids: Sequence[object], path: str, most: int = MAX_BATCH) -> None:
+    """Raise InvalidArgument unless there are 1 to `most` ids, or what has them."""
     if not 1 <= len(ids) <= most:
         raise InvalidArgument(path, f"has {len(ids)} entries; send 1 to {most}")
-    for place, passage_id in enumerate(ids):
-        if not 1 <= len(passage_id.encode()) <= MAX_ID_BYTES:
-            raise InvalidArgument(f"{path}[{place}]{suffix}", f"must be 1 to {MAX_ID_BYTES} bytes long")
+
+
+def _check_documents(ids: Sequence[str], most: int) -> None:
+    check_ids(ids, "ids", most)
+    for place, document_id in enumerate(ids):
+        check_document_id(f"ids[{place}]", document_id)
+
+
+def _check_passages(passages: Sequence[Passage], model_fingerprint: str) -> None:
+    check_ids(passages, "passages")
+    _check_unique(passages)
+    check_chunks(passages)
+    if not model_fingerprint:
+        raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
 
 
 def _points(passage_ids: Iterable[str]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from services.chassis.validation import split_version
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import ALL, Filter, Schema
 from services.retriever.lexical import SparseVector
@@ -24,6 +24,10 @@ Notes = Mapping[str, Any]
 Query = Vector | SparseVector
 Revisions = Mapping[PointId, str]
 
+ANSWER_BYTES = 4 * 2**20
+"""Bytes of passages in one answer, where more than one is in it: messages have a limit."""
+_FIRST_ROWS, _MOST_ROWS = 16, 256
+
 # Never change this: it would orphan everything that is stored.
 _POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
 
@@ -31,12 +35,6 @@ _POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
 def point_id(passage_id: str) -> PointId:
     """Return the point of a passage."""
     return str(uuid.uuid5(_POINT_IDS, passage_id))
-
-
-def split_version(version: str) -> tuple[str, int]:
-    """Return the collection and the number of a version's name; number 0 where it is not such a name."""
-    found = re.fullmatch(r"(.+)-v([1-9]\d{0,8})", version)
-    return (found[1], int(found[2])) if found else (version, 0)
 
 
 def number_of(collection: str, version: str) -> int:
@@ -71,11 +69,10 @@ class Row(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """A passage that a search found; `passage` is None unless it was asked for."""
+    """A passage that a search found."""
 
     id: PointId
     score: float
-    passage: Passage | None
 
 
 class Parts(enum.Enum):
@@ -150,9 +147,9 @@ class PassageStore(Protocol):
         """Remove passages, each only if it still has its revision in `still`, where that is given."""
 
     async def search(
-        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, whole: bool, deadline: Deadline
+        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, deadline: Deadline
     ) -> Sequence[Sequence[Hit]]:
-        """Return the best passages of each search by dot product, best first; with the passages if `whole`.
+        """Return the best passages of each search by dot product, best first.
 
         Of sparse vectors each product is multiplied by the term's IDF in the version.
         """
@@ -179,3 +176,28 @@ class PassageStore(Protocol):
 
     async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
         """Create a version from a snapshot, with its notes but for these."""
+
+
+async def read_within(
+    store: PassageStore, version: str, points: Sequence[PointId], deadline: Deadline, *, least: int = 1
+) -> tuple[dict[PointId, Row], int]:
+    """Read passages whole, in order, until an answer is full; at least the first `least` of them.
+
+    Return those that exist, and the number of points that were read.
+    """
+    found: dict[PointId, Row] = {}
+    end = size = 0
+    step = _FIRST_ROWS
+    while end < len(points):
+        some = points[end : end + step]
+        rows = {row.id: row for row in await store.read(version, some, Parts.PASSAGE, deadline)}
+        for point in some:
+            if (row := rows.get(point)) is not None:
+                size += row.passage.size
+                if size > ANSWER_BYTES and end >= least:
+                    return found, end
+                found[point] = row
+            end += 1
+        # As many as have room if the others are like these.
+        step = max(1, min(_MOST_ROWS, int(end * (ANSWER_BYTES / (size or 1) - 1))))
+    return found, end

@@ -60,7 +60,7 @@ class EmbedTextsRequest(_message.Message):
     """Priority of the call."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts, 1 to 1024 of them. Each is non-empty and at most 65,536 bytes of UTF-8."""
+        """The texts, 1 to 1024 of them. Each is non-empty and at most 262,144 bytes of UTF-8."""
 
     def __init__(
         self,

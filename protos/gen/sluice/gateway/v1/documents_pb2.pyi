@@ -52,14 +52,14 @@ class Document(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The caller's id, unique in its collection, 1 to 512 bytes."""
+    """The caller's id, unique in its collection, 1 to 512 bytes. It does not end with "##" and a number, as chunks do."""
     title: _builtins.str
     """Title, possibly empty; searched together with the text."""
     text: _builtins.str
-    """Text; not empty unless the title carries it all."""
+    """Text; not empty unless the title carries it all. Title and text have at most 12,582,912 bytes."""
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
-        """Typed metadata to filter on."""
+        """Typed metadata to filter on, at most 65,536 bytes of names and values."""
 
     def __init__(
         self,
@@ -297,6 +297,7 @@ class GetDocumentsResponse(_message.Message):
 
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
+    REMAINING_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDocument]:
         """The documents that exist, in the order of the request."""
@@ -305,15 +306,20 @@ class GetDocumentsResponse(_message.Message):
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids that do not exist, in the order of the request."""
 
+    @_builtins.property
+    def remaining_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of documents for which a message has no room; ask for them again."""
+
     def __init__(
         self,
         *,
         documents: _abc.Iterable[Global___StoredDocument] | None = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        remaining_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "missing_ids", b"missing_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "missing_ids", b"missing_ids", "remaining_ids", b"remaining_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

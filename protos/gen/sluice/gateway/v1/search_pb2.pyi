@@ -148,7 +148,9 @@ class SearchRequest(_message.Message):
     a request is answered as without any feature that ramps.
     """
     page_token: _builtins.str
-    """From the previous page's next_page_token; everything else in the request must be the same as then."""
+    """From the previous page's next_page_token; everything else in the request must be the same as then. Later pages are
+    made as the first one was. FAILED_PRECONDITION where that cannot be: INDEX_SWITCHED, ANSWER_CHANGED.
+    """
     collapse_duplicates: _builtins.bool
     """Lets the best of several near-duplicates (passages that share nearly all of their words) stand for all of them."""
     group_by_document: _builtins.bool
@@ -246,7 +248,7 @@ class SearchResponse(_message.Message):
     """Version of the rollout snapshot that decided; 0 where none did."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
-        """Best first."""
+        """Best first; fewer than asked for where a message has no room for more."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
@@ -368,6 +370,7 @@ class StageReport(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_COUNT_FIELD_NUMBER: _builtins.int
     stage: _stage_pb2.Stage.ValueType
     """The stage."""
     outcome: Global___StageOutcome.ValueType
@@ -380,6 +383,8 @@ class StageReport(_message.Message):
     """The model that served, where the stage has one."""
     item_count: _builtins.int
     """Number of variants, vectors, candidates or scores that it returned."""
+    truncated_count: _builtins.int
+    """Number of texts of which the model's window did not hold the end."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time from the gateway's call to the answer."""
@@ -394,10 +399,11 @@ class StageReport(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         model: _builtins.str = ...,
         item_count: _builtins.int = ...,
+        truncated_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "duration", b"duration", "item_count", b"item_count", "model", b"model", "outcome", b"outcome", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "duration", b"duration", "item_count", b"item_count", "model", b"model", "outcome", b"outcome", "reason", b"reason", "stage", b"stage", "truncated_count", b"truncated_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,7 +35,7 @@ class RerankPassagesRequest(_message.Message):
     """Priority of the call."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The passages, 1 to 1000 of them, each non-empty and at most 65,536 bytes of UTF-8."""
+        """The passages, 1 to 1000 of them, each non-empty and at most 262,144 bytes of UTF-8."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class RerankPassagesResponse(_message.Message):
     """Passages of which the end did not fit the model's window."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The model's logits: unbounded, higher is better, comparable only within one call."""
+        """The model's logits: unbounded, higher is better, comparable only for one query."""
 
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:

@@ -91,6 +91,7 @@ class SearchPassagesRequest(_message.Message):
     DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
     LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WHOLE_COUNT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     limit: _builtins.int
@@ -102,6 +103,10 @@ class SearchPassagesRequest(_message.Message):
     model_fingerprint: _builtins.str
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the collection was built by another.
     Required when any variant has a vector.
+    """
+    whole_count: _builtins.int
+    """Number of the best candidates that come whole, as far as a message has room for them; the others have their ids
+    alone. Unset means all.
     """
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVariant]:
@@ -121,19 +126,24 @@ class SearchPassagesRequest(_message.Message):
         dense_weight: _builtins.float | None = ...,
         lexical_weight: _builtins.float | None = ...,
         model_fingerprint: _builtins.str = ...,
+        whole_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "whole_count", b"whole_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "limit", b"limit", "model_fingerprint", b"model_fingerprint", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "limit", b"limit", "model_fingerprint", b"model_fingerprint", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
     _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
     _WhichOneofReturnType__lexical_weight: _TypeAlias = _typing.Literal["lexical_weight"]  # noqa: Y015
     _WhichOneofArgType__lexical_weight: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight"]  # noqa: Y015
+    _WhichOneofReturnType__whole_count: _TypeAlias = _typing.Literal["whole_count"]  # noqa: Y015
+    _WhichOneofArgType__whole_count: _TypeAlias = _typing.Literal["_whole_count", b"_whole_count"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_weight) -> _WhichOneofReturnType__dense_weight | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical_weight) -> _WhichOneofReturnType__lexical_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__whole_count) -> _WhichOneofReturnType__whole_count | None: ...
 
 Global___SearchPassagesRequest: _TypeAlias = SearchPassagesRequest  # noqa: Y015
 
@@ -145,25 +155,134 @@ class Candidate(_message.Message):
 
     PASSAGE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Score of the fusion (or of the only search that ran): higher is better, comparable only within one call."""
+    whole: _builtins.bool
+    """True if the passage is there with its text."""
     @_builtins.property
     def passage(self) -> _passage_pb2.Passage:
-        """The passage, without its vector."""
+        """The passage, without its vector; without title, text and metadata where `whole` is false."""
 
     def __init__(
         self,
         *,
         passage: _passage_pb2.Passage | None = ...,
         score: _builtins.float = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "score", b"score", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class GetPassagesRequest(_message.Message):
+    """GetPassagesRequest names passages to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the passages, 1 to 1000 of them."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPassagesRequest: _TypeAlias = GetPassagesRequest  # noqa: Y015
+
+@_typing.final
+class GetPassagesResponse(_message.Message):
+    """GetPassagesResponse carries the first of the passages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    READ_COUNT_FIELD_NUMBER: _builtins.int
+    read_count: _builtins.int
+    """Number of ids that were looked for, at least 1; a message has no room for the others."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
+        """Those that exist among the first `read_count`, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[_passage_pb2.Passage] | None = ...,
+        read_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "read_count", b"read_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPassagesResponse: _TypeAlias = GetPassagesResponse  # noqa: Y015
+
+@_typing.final
+class CheckPassagesRequest(_message.Message):
+    """CheckPassagesRequest is a batch of passages that will be stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or an alias of it."""
+    model_fingerprint: _builtins.str
+    """Fingerprint of the model that made the vectors."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
+        """The passages; titles, texts and vectors may be left out."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        passages: _abc.Iterable[_passage_pb2.Passage] | None = ...,
+        model_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPassagesRequest: _TypeAlias = CheckPassagesRequest  # noqa: Y015
+
+@_typing.final
+class CheckPassagesResponse(_message.Message):
+    """CheckPassagesResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPassagesResponse: _TypeAlias = CheckPassagesResponse  # noqa: Y015
 
 @_typing.final
 class SearchPassagesResponse(_message.Message):
@@ -240,10 +359,15 @@ class UpsertPassagesRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     model_fingerprint: _builtins.str
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the collection was built by another."""
+    batch: _builtins.str
+    """Identifies the batch, the same in all of its calls: 32 hexadecimal digits by chance; empty where one call holds it
+    all. Chunks of a document that another batch has replaced meanwhile are left out.
+    """
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageVector]:
         """The passages, 1 to 1000 of them, without duplicate ids. Where a document's chunks take several calls, the first
@@ -256,10 +380,11 @@ class UpsertPassagesRequest(_message.Message):
         collection: _builtins.str = ...,
         passages: _abc.Iterable[Global___PassageVector] | None = ...,
         model_fingerprint: _builtins.str = ...,
+        batch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,18 +493,24 @@ class StoredDocument(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSAGES_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
-        """The passages, in the order of the document."""
+        """One passage that holds the whole document."""
+
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Chunk]:
+        """Its chunks, in the order of the document; empty where it is stored whole."""
 
     def __init__(
         self,
         *,
         passages: _abc.Iterable[_passage_pb2.Passage] | None = ...,
+        chunks: _abc.Iterable[_passage_pb2.Chunk] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "passages", b"passages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,6 +552,7 @@ class GetDocumentsResponse(_message.Message):
 
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
+    REMAINING_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredDocument]:
         """The documents that exist, in the order of the request."""
@@ -429,15 +561,20 @@ class GetDocumentsResponse(_message.Message):
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids that do not exist, in the order of the request."""
 
+    @_builtins.property
+    def remaining_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids for which a message has no room; ask for them again."""
+
     def __init__(
         self,
         *,
         documents: _abc.Iterable[Global___StoredDocument] | None = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        remaining_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "missing_ids", b"missing_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "missing_ids", b"missing_ids", "remaining_ids", b"remaining_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

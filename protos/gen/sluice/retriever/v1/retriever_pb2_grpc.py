@@ -40,6 +40,16 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesResponse.FromString,
                 _registered_method=True)
+        self.GetPassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/GetPassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
+                _registered_method=True)
+        self.CheckPassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CheckPassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.FromString,
+                _registered_method=True)
         self.UpsertPassages = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/UpsertPassages',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.UpsertPassagesRequest.SerializeToString,
@@ -148,6 +158,21 @@ class RetrieverServiceServicer:
 
     def SearchPassages(self, request, context):
         """SearchPassages searches all variants, dense and lexical, and fuses what they find.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPassages(self, request, context):
+        """GetPassages returns passages by their own ids, as many as a message has room for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckPassages(self, request, context):
+        """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
+        is refused before any of it is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,6 +331,16 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesResponse.SerializeToString,
             ),
+            'GetPassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.SerializeToString,
+            ),
+            'CheckPassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.SerializeToString,
+            ),
             'UpsertPassages': grpc.unary_unary_rpc_method_handler(
                     servicer.UpsertPassages,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.UpsertPassagesRequest.FromString,
@@ -435,6 +470,60 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/SearchPassages',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.SearchPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/GetPassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CheckPassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

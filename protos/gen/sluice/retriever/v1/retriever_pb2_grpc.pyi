@@ -18,6 +18,12 @@ class RetrieverServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SearchPassagesRequest, _retriever_pb2.SearchPassagesResponse]
     """SearchPassages searches all variants, dense and lexical, and fuses what they find."""
+    GetPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetPassagesRequest, _retriever_pb2.GetPassagesResponse]
+    """GetPassages returns passages by their own ids, as many as a message has room for."""
+    CheckPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CheckPassagesRequest, _retriever_pb2.CheckPassagesResponse]
+    """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
+    is refused before any of it is stored.
+    """
     UpsertPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.UpsertPassagesRequest, _retriever_pb2.UpsertPassagesResponse]
     """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
     A document that had more chunks than it has now loses those that it has no more.
@@ -78,6 +84,24 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.SearchPassagesRequest, _abc.Awaitable[_retriever_pb2.SearchPassagesResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.SearchPassagesResponse]:
         """SearchPassages searches all variants, dense and lexical, and fuses what they find."""
+
+    @_abc_1.abstractmethod
+    def GetPassages(
+        self,
+        request: _retriever_pb2.GetPassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.GetPassagesRequest, _abc.Awaitable[_retriever_pb2.GetPassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.GetPassagesResponse]:
+        """GetPassages returns passages by their own ids, as many as a message has room for."""
+
+    @_abc_1.abstractmethod
+    def CheckPassages(
+        self,
+        request: _retriever_pb2.CheckPassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CheckPassagesRequest, _abc.Awaitable[_retriever_pb2.CheckPassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CheckPassagesResponse]:
+        """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
+        is refused before any of it is stored.
+        """
 
     @_abc_1.abstractmethod
     def UpsertPassages(

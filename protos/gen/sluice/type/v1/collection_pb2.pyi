@@ -84,6 +84,7 @@ class CollectionVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     BUILDING_VERSION_FIELD_NUMBER: _builtins.int
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    COUNTED_PASSAGES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection that it is a version of."""
     version: _builtins.str
@@ -102,6 +103,10 @@ class CollectionVersion(_message.Message):
     """The version that is being built from it; empty where there is none."""
     previous_version: _builtins.str
     """The version that was live before it; empty where there was none."""
+    counted_passages: _builtins.int
+    """Number of passages that were counted when it was completed, copied or restored, as long as none is deleted since;
+    0 where that is not known.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """The model that made the vectors: name, fingerprint, dimension and precision."""
@@ -129,10 +134,11 @@ class CollectionVersion(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         building_version: _builtins.str = ...,
         previous_version: _builtins.str = ...,
+        counted_passages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "create_time", b"create_time", "fields", b"fields", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

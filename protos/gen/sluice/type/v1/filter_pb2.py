@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsluice/type/v1/filter.proto\x12\x0esluice.type.v1\"\xa6\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x37\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1a.sluice.type.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x89\x01\n\x06\x46ilter\x12\'\n\x04must\x18\x01 \x03(\x0b\x32\x19.sluice.type.v1.Condition\x12)\n\x06should\x18\x02 \x03(\x0b\x32\x19.sluice.type.v1.Condition\x12+\n\x08must_not\x18\x03 \x03(\x0b\x32\x19.sluice.type.v1.Condition\"\xb2\x01\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\'\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.ValueH\x00\x12+\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x19.sluice.type.v1.ValueListH\x00\x12&\n\x05range\x18\x04 \x01(\x0b\x32\x15.sluice.type.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x42\x06\n\x04test\"2\n\tValueList\x12%\n\x06values\x18\x01 \x03(\x0b\x32\x15.sluice.type.v1.Value\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte*\x82\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x02\x12\x14\n\x10\x46IELD_TYPE_FLOAT\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsluice/type/v1/filter.proto\x12\x0esluice.type.v1\"\xa6\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x37\n\x11string_list_value\x18\x05 \x01(\x0b\x32\x1a.sluice.type.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x89\x01\n\x06\x46ilter\x12\'\n\x04must\x18\x01 \x03(\x0b\x32\x19.sluice.type.v1.Condition\x12)\n\x06should\x18\x02 \x03(\x0b\x32\x19.sluice.type.v1.Condition\x12+\n\x08must_not\x18\x03 \x03(\x0b\x32\x19.sluice.type.v1.Condition\"\x9a\x02\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\'\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.ValueH\x00\x12+\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x19.sluice.type.v1.ValueListH\x00\x12&\n\x05range\x18\x04 \x01(\x0b\x32\x15.sluice.type.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x12\x35\n\rinteger_range\x18\x06 \x01(\x0b\x32\x1c.sluice.type.v1.IntegerRangeH\x00\x12/\n\ndate_range\x18\x07 \x01(\x0b\x32\x19.sluice.type.v1.DateRangeH\x00\x42\x06\n\x04test\"2\n\tValueList\x12%\n\x06values\x18\x01 \x03(\x0b\x32\x15.sluice.type.v1.Value\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"r\n\x0cIntegerRange\x12\x0f\n\x02gt\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x03H\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"o\n\tDateRange\x12\x0f\n\x02gt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte*\x82\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x02\x12\x14\n\x10\x46IELD_TYPE_FLOAT\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,8 +32,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.type.v1.filter_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027internal.sluice.type.v1P\001Z(sluice.internal/go/sluice/type/v1;typev1'
-  _globals['_FIELDTYPE']._serialized_start=729
-  _globals['_FIELDTYPE']._serialized_end=859
+  _globals['_FIELDTYPE']._serialized_start=1062
+  _globals['_FIELDTYPE']._serialized_end=1192
   _globals['_VALUE']._serialized_start=48
   _globals['_VALUE']._serialized_end=214
   _globals['_STRINGLIST']._serialized_start=216
@@ -41,9 +41,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILTER']._serialized_start=247
   _globals['_FILTER']._serialized_end=384
   _globals['_CONDITION']._serialized_start=387
-  _globals['_CONDITION']._serialized_end=565
-  _globals['_VALUELIST']._serialized_start=567
-  _globals['_VALUELIST']._serialized_end=617
-  _globals['_RANGE']._serialized_start=619
-  _globals['_RANGE']._serialized_end=726
+  _globals['_CONDITION']._serialized_end=669
+  _globals['_VALUELIST']._serialized_start=671
+  _globals['_VALUELIST']._serialized_end=721
+  _globals['_RANGE']._serialized_start=723
+  _globals['_RANGE']._serialized_end=830
+  _globals['_INTEGERRANGE']._serialized_start=832
+  _globals['_INTEGERRANGE']._serialized_end=946
+  _globals['_DATERANGE']._serialized_start=948
+  _globals['_DATERANGE']._serialized_end=1059
 # @@protoc_insertion_point(module_scope)

@@ -53,7 +53,7 @@ class Passage(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The document's id; of chunks beyond the first, that id with "#" and the chunk's number."""
+    """The document's id; of chunks beyond the first, that id with "##" and the chunk's number. No document has such an id."""
     document_id: _builtins.str
     """Id of the document, 1 to 512 bytes: the same as `id` but for chunks beyond the first."""
     title: _builtins.str
@@ -62,7 +62,7 @@ class Passage(_message.Message):
     """Text."""
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
-        """Typed metadata to filter on."""
+        """Typed metadata to filter on, at most 65,536 bytes of names and values."""
 
     @_builtins.property
     def chunk(self) -> Global___Chunk:
