@@ -36,8 +36,8 @@ from deploy.local.progress import say
 from services.chassis.errors import StartupError
 from services.gateway.search.ranking import blend
 from services.gateway.settings import GatewaySettings
-from services.retriever.fusion import Found, Fused, fuse
 from services.retriever.lexical import Bm25
+from services.retriever.search.fusion import Found, Fused, fuse
 from services.retriever.settings import RetrieverSettings
 
 FOLDER = BUILD / "bench" / "quality" / "evidence"

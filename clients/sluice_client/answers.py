@@ -130,6 +130,8 @@ class StageReport(Received, proto=pb.StageReport):
     """The model that served, where the stage has one."""
     item_count: int
     """Number of variants, vectors, candidates or scores that came out."""
+    truncated_count: int = 0
+    """Number of texts of which the model's window did not hold the end."""
 
 
 @dataclass(frozen=True, slots=True)

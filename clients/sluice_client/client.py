@@ -217,9 +217,16 @@ class AsyncClient(Caller):
     async def get_documents(
         self, ids: Sequence[str], *, collection: str = "", timeout: float | None = None
     ) -> FoundDocuments:
-        """Read 1 to 100 documents by id."""
-        request = fill(documents_pb2.GetDocumentsRequest(), collection=collection, ids=ids)
-        return FoundDocuments.from_proto(await self._call(self._documents.GetDocuments, request, timeout))
+        """Read 1 to 100 documents by id; in several calls where one message has no room for them."""
+        found = documents_pb2.GetDocumentsResponse(remaining_ids=ids)
+        asked = False
+        while found.remaining_ids or not asked:
+            request = fill(documents_pb2.GetDocumentsRequest(), collection=collection, ids=list(found.remaining_ids))
+            reply = await self._call(self._documents.GetDocuments, request, timeout)
+            asked = True
+            del found.remaining_ids[:]
+            found.MergeFrom(reply)
+        return FoundDocuments.from_proto(found)
 
     async def list_documents(
         self,

@@ -63,7 +63,7 @@ class Passage(Received, proto=passage_pb2.Passage):
     """A document, or a chunk of one, as it is stored."""
 
     id: str
-    """The document's; of chunks beyond the first, that with "#" and the chunk's number."""
+    """The document's; of chunks beyond the first, that with "##" and the chunk's number."""
     document_id: str
     title: str
     text: str

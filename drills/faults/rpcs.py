@@ -121,7 +121,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         ),
         Rpc(
             embedder.EmbedTextsRequest(texts=["sea", "ship"], kind=embedder.TEXT_KIND_QUERY),
-            lambda asked, said: 1 <= len(asked.texts) <= 1024 and all(_text(text, 65_536) for text in asked.texts)
+            lambda asked, said: 1 <= len(asked.texts) <= 1024 and all(_text(text, 262_144) for text in asked.texts)
             and asked.kind in {1, 2} and asked.priority in {0, 1, 2}
             and said.row_count == len(asked.texts) == len(said.texts)
             and bool(np.isfinite(np.frombuffer(said.vectors, "<f4")).all())

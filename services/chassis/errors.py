@@ -8,6 +8,7 @@ by an error (retry, breaker, metrics, evidence of a rollout) asks `kind_of`.
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 
 
@@ -34,6 +35,11 @@ class InvalidArgument(SluiceError):
         super().__init__(f"{field}: {problem}", reason=reason)
         self.field = field
         self.problem = problem
+
+    def moved(self, start: int) -> InvalidArgument:
+        """Return the error with the place in the first list of its field counted from `start` on."""
+        field = re.sub(r"^(\w+)\[(\d+)\]", lambda found: f"{found[1]}[{int(found[2]) + start}]", self.field)
+        return InvalidArgument(field, self.problem, reason=self.reason)
 
 
 class NotFound(SluiceError):

@@ -79,7 +79,9 @@ def check_content(field: str, title: str, text: str, metadata: Mapping[str, Mess
     size = len(title.encode()) + len(text.encode())
     if size > MAX_DOCUMENT_BYTES:
         raise InvalidArgument(
-            f"{field}.text", f"and title are {size} bytes long; at most {MAX_DOCUMENT_BYTES} are taken", reason="TOO_LARGE"
+            f"{field}.text",
+            f"and title are {size} bytes long; at most {MAX_DOCUMENT_BYTES} are taken",
+            reason="TOO_LARGE",
         )
     size = _bytes_of(metadata.items())
     if size > MAX_METADATA_BYTES:

@@ -9,7 +9,7 @@ import grpc
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import caller
 from services.chassis.timing import deadline_of, duration
-from services.chassis.validation import check_count, check_text
+from services.chassis.validation import MAX_TEXT_BYTES, check_count, check_text
 from services.embedder.backends import TextKind
 from services.embedder.encoder import Encoder, TitledText
 from services.embedder.metrics import EmbedderMetrics
@@ -19,7 +19,6 @@ from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_TEXTS = 1024
-MAX_TEXT_BYTES = 65_536
 MIN_CHUNK_TOKENS = 32
 OVERLAP_SHARE = 8
 """Default overlap of two chunks, as a divisor of their size."""

@@ -80,7 +80,13 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             )
             stack.push_async_callback(shadow.close)
         search = SearchServicer(
-            Pipeline(clients.stages(embedders), settings.weights(), Budgets(), metrics.observe_stages),
+            Pipeline(
+                clients.stages(embedders),
+                settings.weights(),
+                Budgets(),
+                metrics.observe_stages,
+                page_bytes=settings.max_message_mib * 2**20 * 3 // 4,
+            ),
             settings,
             exposure,
             shadow,

@@ -99,6 +99,8 @@ class ServedModel(Generic[RowT, ResultT]):
         self._engine = engine
         self._tokenize_example = tokenize_example
         self._batch_tokens = limits.batch_tokens
+        # A quarter leaves room for the calls of others.
+        self._portion_tokens = limits.queued_tokens / 4
         self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._scheduler: Scheduler[RowT, ResultT] = Scheduler(
             compute, limits, observer, on_death=self._die, row_field=row_field
@@ -146,8 +148,44 @@ class ServedModel(Generic[RowT, ResultT]):
     ) -> Computed[RowT, ResultT]:
         """Tokenize texts and compute their rows before a deadline on the monotonic clock.
 
-        Raises what `Scheduler.submit` raises, without tokenizing if the length of the texts is reason enough.
+        Texts that may be more than a share of the queue are done in portions, one after the other. Raises what
+        `Scheduler.submit` raises, without tokenizing if the length of the texts is reason enough.
         """
+        size = max(1, int(self._portion_tokens // self.model.max_token_count))
+        parts = []
+        for start in range(0, len(texts), size):
+            some = texts[start : start + size]
+            try:
+                parts.append(await self._run(some, tokenize, lane=lane, caller=caller, deadline=deadline))
+            except InvalidArgument as error:
+                raise error.moved(start) from error.__cause__
+        if (span := tracing.recorded()) is not None:
+            rows = [row for part in parts for row in part.rows]
+            span.set_attributes(
+                {
+                    "sluice.model": self.model.name,
+                    "sluice.lane": lane.value,
+                    "sluice.rows": len(rows),
+                    "sluice.tokens": sum(row.token_count for row in rows),
+                    "sluice.truncated": sum(row.truncated for row in rows),
+                }
+            )
+        return Computed(
+            rows=[row for part in parts for row in part.rows],
+            results=[result for part in parts for result in part.results],
+            tokenize_seconds=sum(part.tokenize_seconds for part in parts),
+            compute_seconds=sum(part.compute_seconds for part in parts),
+        )
+
+    async def _run(
+        self,
+        texts: Sequence[str],
+        tokenize: Callable[[Sequence[str]], Sequence[RowT]],
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
+    ) -> Computed[RowT, ResultT]:
         started = time.perf_counter()
         expected = least_tokens(texts, self.model.max_token_count)
         submission = self._scheduler.begin(lane=lane, caller=caller, deadline=deadline, expected_tokens=expected)
@@ -159,16 +197,6 @@ class ServedModel(Generic[RowT, ResultT]):
         except InvalidArgument as error:
             _log.warning("a row cannot be computed", row=error.field, cause=type(error.__cause__).__name__)
             raise
-        if (span := tracing.recorded()) is not None:
-            span.set_attributes(
-                {
-                    "sluice.model": self.model.name,
-                    "sluice.lane": lane.value,
-                    "sluice.rows": len(call.rows),
-                    "sluice.tokens": sum(row.token_count for row in call.rows),
-                    "sluice.truncated": sum(row.truncated for row in call.rows),
-                }
-            )
         return Computed(
             rows=call.rows,
             results=results,

@@ -9,7 +9,7 @@ import grpc
 
 from services.chassis.interceptors import caller
 from services.chassis.timing import deadline_of, duration
-from services.chassis.validation import MAX_QUERY_BYTES, check_count, check_text
+from services.chassis.validation import MAX_QUERY_BYTES, MAX_TEXT_BYTES, check_count, check_text
 from services.inference.scheduling import Lane
 from services.reranker.metrics import RerankerMetrics
 from services.reranker.scorer import Scorer
@@ -18,7 +18,6 @@ from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_PASSAGES = 1000
-MAX_PASSAGE_BYTES = 65_536
 
 
 class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
@@ -36,7 +35,7 @@ class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
         check_text("query", request.query, MAX_QUERY_BYTES)
         check_count("passages", len(request.passages), MAX_PASSAGES)
         for position, passage in enumerate(request.passages):
-            check_text(f"passages[{position}]", passage, MAX_PASSAGE_BYTES)
+            check_text(f"passages[{position}]", passage, MAX_TEXT_BYTES)
         scored = await self._scorer.score(
             request.query,
             list(request.passages),

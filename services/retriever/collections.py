@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.validation import check_collection, split_version
 from services.retriever import fields, lexical, paging
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import Exists, FieldType, Filter, Schema
 from services.retriever.lexical import Bm25
-from services.retriever.store import Catalogue, Deadline, Description, Parts, PassageStore, number_of, split_version
+from services.retriever.store import Catalogue, Deadline, Description, Parts, PassageStore, number_of
 from sluice.type.v1 import collection_pb2, model_pb2
 
 T = TypeVar("T")
@@ -37,7 +38,9 @@ MAX_DIMENSION = 65_536
 # Seconds for which a description is trusted for reading. A call that does not fit it has it read again first.
 _TRUSTED_SECONDS = 5.0
 _NAMES_SHOWN = 10
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# A version has its collection's name, "-v" and up to nine digits.
+_LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class CollectionInfo:
     """The version that is being filled from it: all that is written here has to get there, too."""
     previous: str = ""
     """The version that was live before it."""
+    counted: int = 0
+    """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
 
     @classmethod
     def from_description(cls, name: str, found: Description) -> CollectionInfo:
@@ -127,6 +132,7 @@ class CollectionInfo:
             built_from=notes.get("built_from", ""),
             building=notes.get("building", ""),
             previous=notes.get("previous", ""),
+            counted=int(notes.get("counted") or 0),
         )
 
     def to_notes(self) -> dict[str, Any]:
@@ -165,6 +171,7 @@ class CollectionInfo:
             source=self.source,
             building_version=self.building,
             previous_version=self.previous,
+            counted_passages=self.counted,
         )
         message.create_time.FromDatetime(self.created)
         return message
@@ -259,6 +266,7 @@ class Collections:
 
         Of several that create it at once, one succeeds, or all find its version.
         """
+        check_collection("collection", collection)
         try:
             await self.get(collection, deadline)
         except NotFound:
@@ -300,7 +308,7 @@ class Collections:
 
     def described(self, collection: str, number: int, model: CollectionModel) -> CollectionInfo:
         """Describe an empty version of a collection, not yet made, with this retriever's lexical settings."""
-        check_name(collection)
+        check_name(collection, _LONGEST_COLLECTION)
         if not model.fingerprint:
             raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
         if not 1 <= model.dimension <= MAX_DIMENSION:
@@ -319,6 +327,17 @@ class Collections:
         """Record something in a version's notes."""
         await self._store.note(version, {key: str(value) for key, value in notes.items()}, deadline)
         self.forget()
+
+    async def count(self, version: str, deadline: Deadline = None) -> int:
+        """Count the passages of a version exactly, and record their number in its notes."""
+        count = await self._store.count(version, deadline)
+        await self.note(version, deadline, counted=str(count))
+        return count
+
+    async def uncount(self, info: CollectionInfo, deadline: Deadline = None) -> None:
+        """Remove the recorded count of a version of which passages are about to be deleted."""
+        if info.counted:
+            await self.note(info.version, deadline, counted="")
 
     def forget(self) -> None:
         """Trust no description any more."""
@@ -383,10 +402,10 @@ class Collections:
         raise _missing(name, catalogue)
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, longest: int = _LONGEST_VERSION) -> None:
     """Raise InvalidArgument for what cannot be the name of a collection or a version."""
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument("collection", 'must be 1 to 128 letters, digits, "_" or "-"')
+    if not _NAME.fullmatch(name) or len(name) > longest:
+        raise InvalidArgument("collection", f'must be 1 to {_LONGEST_COLLECTION} letters, digits, "_" or "-"')
 
 
 def version_name(collection: str, number: int) -> str:

@@ -1,14 +1,13 @@
 """Passages of a collection: search, storing, deleting, reading.
 
 A passage has a dense vector, compared by its cosine, and a sparse one (BM25, see `lexical`). A search asks for all
-variants of a query at once, each by vector and by words; the results are fused here (see `fusion`), and only the
-passages of the fused head are read. An answer holds as many whole passages as a message has room for.
+variants of a query at once, each by vector and by words; the results are fused (see `search`), and only the passages of
+the fused head are read. An answer holds as many whole passages as a message has room for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import re
 import time
@@ -17,22 +16,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from services.chassis.errors import InvalidArgument
 from services.chassis.validation import check_document_id
-from services.retriever import fields, lexical, paging
+from services.retriever import fields, paging
 from services.retriever.collections import CollectionInfo, Collections
-from services.retriever.documents import Passage, Vector, check_chunks, later_ids, outdated_ids
+from services.retriever.documents import Passage, check_chunks, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
-from services.retriever.fusion import Found, Fused, Order, fuse
-from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.search.fusion import Fused
+from services.retriever.search.searches import MAX_CANDIDATES, QueryVariant, check_search, find, plan, unit
 from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Row, point_id, read_within
 
-MAX_VARIANTS = 16
-MAX_QUERY_BYTES = 16_384
-MAX_CANDIDATES = 1000
 MAX_BATCH = 1000
 MAX_DOCUMENTS = 100
 
@@ -41,15 +35,6 @@ _SAMPLED_AT_ONCE = 16
 _BATCH = re.compile(r"[0-9a-f]{32}")
 # Most scrolls for a page of documents: with later chunks in between, few rows may begin a document.
 _MOST_SCROLLS = 40
-
-
-@dataclass(frozen=True, slots=True)
-class QueryVariant:
-    """One way to ask: by words, by vector, or both."""
-
-    text: str
-    vector: Vector | None = None
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +91,6 @@ class Sample:
     count: int
 
 
-class Search(NamedTuple):
-    """One of the searches that are fused."""
-
-    by: Vector | SparseVector
-    weight: float
-
-
 class Passages:
     """Finds, stores, deletes and reads passages."""
 
@@ -125,7 +103,7 @@ class Passages:
         self._metrics = metrics
         self._fusion_depth = fusion_depth
 
-    async def search(
+    async def search(  # noqa: PLR0913  all that a request holds
         self,
         collection: str,
         variants: Sequence[QueryVariant],
@@ -144,7 +122,7 @@ class Passages:
         `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or
         without weight is left out.
         """
-        _check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
+        check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
 
         async def search(info: CollectionInfo) -> SearchResult:
             info.check_model(model_fingerprint)
@@ -157,7 +135,9 @@ class Passages:
                 return SearchResult((), info.version, 0, 0.0)
             started = time.monotonic()
             try:
-                found = await self._find(info.version, searches, limit, fitted, deadline)
+                found = await find(
+                    self._store, info.version, searches, limit, fitted, block=self._fusion_depth, deadline=deadline
+                )
                 candidates = await self._read(info.version, found, whole, deadline)
             finally:
                 seconds = time.monotonic() - started
@@ -241,9 +221,7 @@ class Passages:
 
         return await self._collections.using(collection, get, deadline)
 
-    async def read(
-        self, collection: str, ids: Sequence[str], deadline: Deadline = None
-    ) -> tuple[list[Passage], int]:
+    async def read(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> tuple[list[Passage], int]:
         """Return the passages of these ids that exist, and the number of ids for which the answer has room."""
         check_ids(ids, "ids")
 
@@ -308,35 +286,7 @@ class Passages:
                         found[row.id] = row.passage
         return Sample(list(found.values()), version, await self._store.count(version, deadline))
 
-    async def _find(
-        self, version: str, searches: Sequence[Search], limit: int, condition: Filter, deadline: Deadline
-    ) -> list[Fused[str]]:
-        """Return the best points of all searches together; of a single search with its own scores.
-
-        The order does not depend on the limit: see `fusion`.
-        """
-        order: Order[str] = Order()
-        depth, deepest = min(self._fusion_depth, MAX_CANDIDATES), False
-        while not deepest:
-            found = await self._store.search(version, [search.by for search in searches], depth, condition, deadline)
-            ended = all(len(hits) < depth for hits in found)
-            if len(searches) == 1:
-                block = [Fused(hit.id, hit.score) for hit in found[0]]
-            else:
-                block = fuse(
-                    [
-                        Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < depth)
-                        for search, hits in zip(searches, found, strict=True)
-                    ]
-                )
-            order.extend(block, None if ended else depth)
-            deepest = ended or len(order) >= limit or depth == MAX_CANDIDATES
-            depth = min(2 * depth, MAX_CANDIDATES)
-        return order.best(limit)
-
-    async def _read(
-        self, version: str, found: Sequence[Fused[str]], whole: int, deadline: Deadline
-    ) -> list[Candidate]:
+    async def _read(self, version: str, found: Sequence[Fused[str]], whole: int, deadline: Deadline) -> list[Candidate]:
         """Read the first passages whole, as far as the answer has room, and the keys of the others.
 
         One that was deleted since the search is not among the results.
@@ -400,15 +350,17 @@ class Passages:
 
         Of a document that has just been deleted there are none.
         """
-        points = {passage_id: point_id(passage_id) for first in firsts for passage_id in first.chunk_ids}
+        points = [point_id(passage_id) for first in firsts for passage_id in first.chunk_ids]
         least = len(firsts[0].chunk_ids) if firsts else 1
-        found, end = await read_within(self._store, version, list(points.values()), deadline, least=least)
+        found, end = await read_within(self._store, version, points, deadline, least=least)
         documents: list[list[Passage]] = []
+        start = 0
         for first in firsts:
-            end -= len(first.chunk_ids)
-            if end < 0:
+            following = start + len(first.chunk_ids)
+            if following > end:
                 break
-            documents.append([found[points[one]].passage for one in first.chunk_ids if points[one] in found])
+            documents.append([found[point].passage for point in points[start:following] if point in found])
+            start = following
         return documents
 
 
@@ -427,17 +379,6 @@ async def rows_for(
     info = await collections.declare(info, [passage for passage, _ in revised], deadline)
     # Weighing the words of a large batch takes long enough to hold up all other calls.
     return await asyncio.to_thread(lambda: [_row(passage, revision, info) for passage, revision in revised])
-
-
-def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float) -> list[Search]:
-    """Return the searches for these variants, each variant's dense one before its lexical one."""
-    searches: list[Search] = []
-    for variant in variants:
-        if variant.vector is not None and dense_weight > 0:
-            searches.append(Search(_unit(variant.vector), variant.weight * dense_weight))
-        if lexical_weight > 0 and (words := lexical.query_vector(variant.text)).indices:
-            searches.append(Search(words, variant.weight * lexical_weight))
-    return searches
 
 
 def check_ids(ids: Sequence[object], path: str, most: int = MAX_BATCH) -> None:
@@ -467,39 +408,8 @@ def _points(passage_ids: Iterable[str]) -> list[str]:
 def _row(passage: Passage, revision: str, info: CollectionInfo) -> Row:
     assert passage.vector is not None  # noqa: S101  checked before
     metadata = {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()}
-    kept = replace(passage, metadata=metadata, vector=_unit(passage.vector))
+    kept = replace(passage, metadata=metadata, vector=unit(passage.vector))
     return Row(point_id(passage.id), kept, revision, info.bm25.passage_vector(passage.text, passage.title))
-
-
-def _unit(vector: Vector) -> Vector:
-    """Return the vector at length 1; one of zeros as it is."""
-    length = np.linalg.norm(vector.astype(np.float64))
-    unit: Vector = (vector / (length or 1.0)).astype(np.float32)
-    return unit
-
-
-def _check_search(
-    variants: Sequence[QueryVariant], limit: int, dense_weight: float, lexical_weight: float, fingerprint: str
-) -> None:
-    if not 1 <= limit <= MAX_CANDIDATES:
-        raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_CANDIDATES}")
-    for name, weight in (("dense_weight", dense_weight), ("lexical_weight", lexical_weight)):
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InvalidArgument(name, f"is {weight}; send 0 or more")
-    if not 1 <= len(variants) <= MAX_VARIANTS:
-        raise InvalidArgument("variants", f"has {len(variants)} variants; send 1 to {MAX_VARIANTS}")
-    for place, variant in enumerate(variants):
-        path = f"variants[{place}]"
-        if not (math.isfinite(variant.weight) and variant.weight > 0):
-            raise InvalidArgument(f"{path}.weight", f"is {variant.weight}; send more than 0")
-        if len(variant.text.encode()) > MAX_QUERY_BYTES:
-            raise InvalidArgument(f"{path}.text", f"is longer than {MAX_QUERY_BYTES} bytes")
-        if variant.vector is not None and not fingerprint:
-            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
-    by_vector = dense_weight > 0 and any(variant.vector is not None for variant in variants)
-    by_words = lexical_weight > 0 and any(variant.text.strip() for variant in variants)
-    if not (by_vector or by_words):
-        raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
 
 
 def _check_unique(passages: Sequence[Passage]) -> None:

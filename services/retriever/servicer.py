@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -14,9 +14,10 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of, duration
 from services.retriever.building import Building, Difference, Side
 from services.retriever.collections import CollectionModel, Collections
-from services.retriever.documents import Passage, vector_from_bytes
+from services.retriever.documents import Passage, joined, vector_from_bytes
 from services.retriever.fields import Filter
-from services.retriever.passages import Passages, QueryVariant
+from services.retriever.passages import Passages
+from services.retriever.search.searches import QueryVariant
 from services.retriever.snapshots import Snapshots
 from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -48,6 +49,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             request.collection,
             variants,
             limit=request.limit,
+            whole=request.whole_count if request.HasField("whole_count") else request.limit,
             condition=Filter.from_proto(request.filter),
             dense_weight=request.dense_weight if request.HasField("dense_weight") else 1.0,
             lexical_weight=request.lexical_weight if request.HasField("lexical_weight") else 1.0,
@@ -65,7 +67,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             )
         return pb.SearchPassagesResponse(
             candidates=[
-                pb.Candidate(passage=candidate.passage.to_proto(), score=candidate.score)
+                pb.Candidate(passage=candidate.passage.to_proto(), score=candidate.score, whole=candidate.whole)
                 for candidate in found.candidates
             ],
             index_version=found.version,
@@ -73,11 +75,27 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             search_duration=duration(found.seconds),
         )
 
+    async def GetPassages(self, request: pb.GetPassagesRequest, context: Context) -> pb.GetPassagesResponse:
+        """Return passages by id."""
+        found, count = await self._passages.read(request.collection, request.ids, deadline_of(context))
+        return pb.GetPassagesResponse(passages=[passage.to_proto() for passage in found], read_count=count)
+
+    async def CheckPassages(self, request: pb.CheckPassagesRequest, context: Context) -> pb.CheckPassagesResponse:
+        """Refuse what cannot be stored."""
+        await self._passages.check(
+            request.collection,
+            [Passage.from_proto(passage, f"passages[{place}]") for place, passage in enumerate(request.passages)],
+            model_fingerprint=request.model_fingerprint,
+            deadline=deadline_of(context),
+        )
+        return pb.CheckPassagesResponse()
+
     async def UpsertPassages(self, request: pb.UpsertPassagesRequest, context: Context) -> pb.UpsertPassagesResponse:
         stored = await self._passages.upsert(
             request.collection,
             [_passage(entry, place) for place, entry in enumerate(request.passages)],
             model_fingerprint=request.model_fingerprint,
+            batch=request.batch,
             deadline=deadline_of(context),
         )
         return pb.UpsertPassagesResponse(
@@ -96,8 +114,10 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
-        found, missing = await self._passages.get(request.collection, request.ids, deadline_of(context))
-        return pb.GetDocumentsResponse(documents=map(_document, found), missing_ids=missing)
+        got = await self._passages.get(request.collection, request.ids, deadline_of(context))
+        return pb.GetDocumentsResponse(
+            documents=map(_document, got.found), missing_ids=got.missing, remaining_ids=got.remaining
+        )
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
         found, token = await self._passages.page(
@@ -236,5 +256,6 @@ def _copy(entry: pb.PassageCopy, place: int) -> Difference:
     return Difference(passage.id, passage, entry.revision, entry.building_revision)
 
 
-def _document(passages: Iterable[Passage]) -> pb.StoredDocument:
-    return pb.StoredDocument(passages=[passage.to_proto() for passage in passages])
+def _document(passages: Sequence[Passage]) -> pb.StoredDocument:
+    chunks = [passage.chunk.to_proto() for passage in passages if passage.chunk is not None]
+    return pb.StoredDocument(passages=[joined(passages).to_proto()], chunks=chunks)

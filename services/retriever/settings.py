@@ -66,5 +66,8 @@ class RetrieverSettings(SheddingSettings):
         2, gt=0, le=100, description="Number of times that a word of the title counts in new collections."
     )
     fusion_depth: int = Field(
-        100, ge=1, le=1000, description="Fewest candidates that each search puts into the fusion."
+        100,
+        ge=1,
+        le=1000,
+        description="Candidates of each search that make the first places; deeper ones take twice as many.",
     )

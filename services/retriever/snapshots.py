@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.chassis.errors import InvalidArgument, NotFound
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.retriever import paging
 from services.retriever.collections import CollectionInfo, Collections, VersionState, check_name, listed, version_name
 from services.retriever.store import Deadline, PassageStore, Snapshot
 from services.retriever.versions import Versions
 
+_MOST_TRIES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
 
@@ -23,9 +24,18 @@ class Snapshots:
         self._versions = versions
 
     async def create(self, collection: str, deadline: Deadline = None) -> Snapshot:
-        """Copy the live version of a collection, or the version that is named."""
-        info = await self._collections.get(collection, deadline)
-        return await self._store.snapshot(info.version, deadline)
+        """Copy the live version of a collection, or the version that is named.
+
+        The copy's notes hold the number of its passages, so that a restored version is known to be whole.
+        """
+        version = (await self._collections.get(collection, deadline)).version
+        for _ in range(_MOST_TRIES):
+            count = await self._collections.count(version, deadline)
+            snapshot = await self._store.snapshot(version, deadline)
+            if await self._store.count(version, deadline) >= count:
+                return snapshot
+            await self._store.delete_snapshot(snapshot, deadline)
+        raise Unavailable(f"documents of {version!r} are being deleted; take the snapshot later", reason="CONTENDED")
 
     async def page(
         self, collection: str, page_size: int = 0, page_token: str = "", deadline: Deadline = None
@@ -49,6 +59,16 @@ class Snapshots:
             "supersedes": "",
         }
         await self._store.restore(snapshot, version, notes, deadline)
+        wanted = (await self._collections.get(version, deadline)).counted
+        count = await self._collections.count(version, deadline)
+        if count < wanted:
+            await self._store.drop(version, deadline)
+            self._collections.forget()
+            raise FailedPrecondition(
+                f"snapshot {name!r} holds {count} of the {wanted} passages that were counted when it was taken; "
+                "nothing was restored, restore another one",
+                reason="SNAPSHOT_INCOMPLETE",
+            )
         await self._collections.note(version, deadline, state=VersionState.READY)
         return await self._collections.get(version, deadline)
 

@@ -66,6 +66,7 @@ class Versions:
         """Record that a version is complete; FailedPrecondition (NOT_BUILDING) unless it is being built."""
         info = await self._collections.get(version, deadline)
         await self.building_from(info.collection, version, deadline)
+        await self._collections.count(version, deadline)
         await self._note(version, deadline, state=VersionState.READY, completed=datetime.now(UTC).isoformat())
         try:
             await self.building_from(info.collection, version, deadline)

@@ -64,7 +64,7 @@ async def test_a_long_document_is_found_by_its_parts(platform: Platform) -> None
     )
     assert [result.passage.id for result in chunks] == [
         "saga",
-        *(f"saga#{number}" for number in range(2, len(chunks) + 1)),
+        *(f"saga##{number}" for number in range(2, len(chunks) + 1)),
     ]
     covered = 0
     for number, result in enumerate(chunks, start=1):

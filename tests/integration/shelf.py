@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from services.chassis.validation import chunk_id
 from services.retriever.building import Building
 from services.retriever.collections import CollectionModel, Collections
-from services.retriever.documents import Chunk, Passage, chunk_id
+from services.retriever.documents import Chunk, Passage
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.passages import Passages, QueryVariant, SearchResult
+from services.retriever.passages import Passages, SearchResult
+from services.retriever.search.searches import QueryVariant
 from services.retriever.snapshots import Snapshots
 from services.retriever.store import PassageStore
 from services.retriever.versions import Versions
@@ -56,7 +58,7 @@ class Shelf:
 
     async def document(self, collection: str, document_id: str) -> list[Passage]:
         """The passages of a document, none where it does not exist."""
-        found, _ = await self.passages.get(collection, [document_id])
+        found = (await self.passages.get(collection, [document_id])).found
         return found[0] if found else []
 
     async def count(self, collection: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from services.retriever.documents import Passage
 from services.retriever.fields import FieldType
-from services.retriever.passages import QueryVariant
+from services.retriever.search.searches import QueryVariant
 from tests.integration.shelf import BM25, EAST, MODEL, OTHER, PASSAGES, UP, ids
 
 
@@ -69,9 +69,29 @@ async def test_a_collection_tells_what_it_was_made_with(shelf, collection):
     assert info.created.timestamp() == pytest.approx(time.time(), abs=120)
 
 
-async def test_a_name_is_taken_only_once(shelf, collection):
-    with pytest.raises(AlreadyExists, match=collection):
-        await shelf.collections.create(collection, OTHER)
+async def test_a_name_is_taken_only_once(shelf, new_name):
+    name = new_name()
+    await shelf.collections.create(name, MODEL)
+    with pytest.raises(AlreadyExists, match=name):
+        await shelf.collections.create(name, OTHER)
+
+
+async def test_no_collection_has_the_name_of_a_version(shelf, new_name):
+    name = new_name()
+    for taken in (f"{name}-v1", f"{name}-v999999999"):
+        with pytest.raises(InvalidArgument, match=f"is the name of version .* of '{name}'") as refused:
+            await shelf.collections.create(taken, MODEL)
+        assert (refused.value.field, refused.value.reason) == ("collection", "VERSION_NAME")
+    for free in (f"{name}-v0", f"{name}-v01", f"{name}-v1x", f"{name}-v1234567890", f"{name}-V1"):
+        await shelf.collections.create(free, MODEL)
+
+
+async def test_the_longest_name_has_room_for_all_of_its_versions(shelf, new_name):
+    name = new_name().ljust(128, "x")
+    await shelf.collections.create(name, MODEL)
+    assert (await shelf.collections.get(f"{name}-v1")).collection == name
+    with pytest.raises(InvalidArgument, match="1 to 128"):
+        await shelf.collections.create(name + "x", MODEL)
 
 
 @pytest.mark.parametrize(

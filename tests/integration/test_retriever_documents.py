@@ -10,7 +10,7 @@ import pytest
 from services.chassis.errors import InvalidArgument
 from services.retriever.documents import Passage
 from services.retriever.fields import Equals, Filter
-from tests.integration.shelf import PASSAGES, chunked
+from tests.integration.shelf import EAST, PASSAGES, chunked
 
 
 async def pages(shelf, collection, page_size=0, condition=Filter()):  # noqa: B008  frozen
@@ -24,7 +24,7 @@ async def pages(shelf, collection, page_size=0, condition=Filter()):  # noqa: B0
 
 
 async def test_documents_are_returned_in_the_order_asked_for(shelf, collection):
-    found, missing = await shelf.passages.get(collection, ["ndiff", "zzz", "submit", "aaa"])
+    found, missing, _ = await shelf.passages.get(collection, ["ndiff", "zzz", "submit", "aaa"])
     assert found == [[replace(PASSAGES[2], vector=None)], [replace(PASSAGES[0], vector=None)]]
     assert missing == ["zzz", "aaa"]
 
@@ -32,9 +32,56 @@ async def test_documents_are_returned_in_the_order_asked_for(shelf, collection):
 async def test_a_document_is_returned_with_its_chunks_in_their_order(shelf, new_collection):
     parts = chunked("long", 300, metadata={"year": 1999})
     collection = await new_collection(passages=[*parts, *chunked("short", 1)])
-    found, missing = await shelf.passages.get(collection, ["long", "long#2", "short"])
+    found, _, _ = await shelf.passages.get(collection, ["long", "short"])
     assert found == [[replace(part, vector=None) for part in parts], [replace(chunked("short", 1)[0], vector=None)]]
-    assert missing == ["long#2"]  # a later chunk is no document
+
+
+async def test_a_chunk_is_no_document_and_the_error_names_the_one_that_it_is_of(shelf, collection):
+    for call in (shelf.passages.get, shelf.passages.delete):
+        with pytest.raises(InvalidArgument, match=r"ids\[1\]: is that of a chunk of document 'submit'") as refused:
+            await call(collection, ["ndiff", "submit##2"])
+        assert refused.value.reason == "CHUNK_ID"
+    assert await shelf.document(collection, "ndiff")
+
+
+async def test_documents_for_which_an_answer_has_no_room_are_asked_for_again(shelf, new_collection):
+    long = [Passage(f"long{place}", f"{place}" * 1_500_000, vector=EAST) for place in range(4)]
+    collection = await new_collection(passages=long)
+    wanted = ["long0", "gone", "long1", "long2", "long3"]
+    got = []
+    while wanted:
+        found, _, wanted = await shelf.passages.get(collection, wanted)
+        assert 1 <= len(found) <= 2
+        got += [passages[0].id for passages in found]
+    assert got == ["long0", "long1", "long2", "long3"]
+    pages_of_them = await pages(shelf, collection)
+    assert sorted(one[0].id for page in pages_of_them for one in page) == got
+    assert max(map(len, pages_of_them)) <= 2
+
+
+async def test_a_document_larger_than_an_answer_is_answered_alone(shelf, new_collection):
+    parts = [
+        replace(part, text=f"{place}" * 100_000, metadata={"note": "m" * 39_000})
+        for place, part in enumerate(chunked("long", 60))
+    ]
+    collection = await new_collection(passages=[*parts, *chunked("short", 1)])
+    found, _, remaining = await shelf.passages.get(collection, ["long", "short"])
+    assert ([len(passages) for passages in found], remaining) == ([60], ["short"])
+
+
+async def test_passages_are_read_by_their_ids_as_many_as_an_answer_has_room_for(shelf, new_collection):
+    long = [Passage(f"long{place}", f"{place}" * 1_500_000, vector=EAST) for place in range(4)]
+    collection = await new_collection(passages=[*long, *chunked("a", 3)])
+    found, count = await shelf.passages.read(collection, ["a##3", "gone", "a", "long1", "long0", "long2"])
+    assert ([passage.id for passage in found], count) == (["a##3", "a", "long1", "long0"], 5)
+
+
+async def test_a_sample_holds_as_much_as_an_answer_has_room_for(shelf, new_collection):
+    long = [Passage(f"long{place}", f"{place}" * 1_500_000, vector=EAST) for place in range(6)]
+    collection = await new_collection(passages=long)
+    sample = await shelf.passages.sample(collection, 6)
+    assert 1 <= len(sample.passages) <= 3
+    assert sample.count == 6
 
 
 @pytest.mark.parametrize("wanted", [[], ["x"] * 101, [""]])

@@ -21,7 +21,7 @@ from services.retriever.documents import Passage
 from services.retriever.engines import local_mode, open_store
 from services.retriever.engines.local_mode import Postings
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.passages import QueryVariant
+from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
 from tests.integration.shelf import EAST, MODEL, NORTH, PASSAGES, Shelf, ids
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.retriever.documents import Chunk, Passage
 from services.retriever.fields import Equals, FieldType, Filter, Range
-from services.retriever.passages import QueryVariant
+from services.retriever.search.searches import QueryVariant
 from tests.integration.shelf import EAST, MODEL, PASSAGES, UP, Shelf, chunked, ids
 
 
@@ -145,7 +145,7 @@ async def test_deleting_tells_how_many_were_there(shelf, collection):
 
 async def stored(shelf, collection):
     """Ids of all passages of documents a and b, which are all that there are."""
-    found, _ = await shelf.passages.get(collection, ["a", "b"])
+    found = (await shelf.passages.get(collection, ["a", "b"])).found
     stored = [passage.id for passages in found for passage in passages]
     assert await shelf.count(collection) == len(stored)
     return stored
@@ -165,24 +165,63 @@ async def test_a_found_chunk_says_which_part_of_what_it_is(shelf, new_collection
     found = [candidate.passage for candidate in (await shelf.search(collection, QueryVariant("", EAST))).candidates]
     assert {passage.id: passage.chunk for passage in found} == {
         "a": Chunk(1, 2, 10, 22),
-        "a#2": Chunk(2, 2, 20, 32),
+        "a##2": Chunk(2, 2, 20, 32),
     }
 
 
-async def test_deleting_a_document_deletes_its_chunks_and_a_later_chunk_is_no_document(shelf, new_collection):
+async def test_deleting_a_document_deletes_its_chunks(shelf, new_collection):
     collection = await new_collection(passages=[*chunked("a", 3), *chunked("b", 1)])
-    assert (await shelf.passages.delete(collection, ["a#2"])).count == 0
     assert (await shelf.passages.delete(collection, ["a", "gone"])).count == 1
     assert await stored(shelf, collection) == ["b"]
 
 
-async def test_a_document_and_a_chunk_of_another_never_share_an_id(shelf, new_collection):
-    collection = await new_collection(passages=chunked("a", 2))
-    with pytest.raises(InvalidArgument, match=r"passages\[0\]\.id: is taken by a part of document 'a'"):
-        await shelf.passages.upsert(collection, chunked("a#2", 1), model_fingerprint=MODEL.fingerprint)
-    await shelf.passages.upsert(collection, chunked("b#2", 1), model_fingerprint=MODEL.fingerprint)
-    with pytest.raises(InvalidArgument, match=r"passages\[1\]\.id"):
-        await shelf.passages.upsert(collection, chunked("b", 2), model_fingerprint=MODEL.fingerprint)
+async def test_a_document_may_be_named_like_a_part_of_another(shelf, new_collection):
+    collection = await new_collection(passages=chunked("a#3", 1))
+    await shelf.put(collection, chunked("a", 5))
+    await shelf.put(collection, chunked("a", 1))
+    assert [passage.id for passage in await shelf.document(collection, "a#3")] == ["a#3"]
+    with pytest.raises(InvalidArgument, match=r"passages\[0\]\.id: is that of a chunk of document 'a'"):
+        await shelf.put(collection, chunked("a##2", 1))
+
+
+BATCH, OTHER_BATCH = "1" * 32, "2" * 32
+
+
+async def put_part(shelf, collection, passages, batch):
+    await shelf.passages.upsert(collection, passages, model_fingerprint=MODEL.fingerprint, batch=batch)
+
+
+@pytest.mark.parametrize("between", [0, 1, 3])
+async def test_chunks_that_come_after_their_document_was_replaced_or_deleted_are_left_out(
+    shelf, new_collection, between
+):
+    collection = await new_collection(passages=chunked("b", 1))
+    parts = chunked("a", 6)
+    await put_part(shelf, collection, parts[:4], BATCH)
+    if between:
+        await put_part(shelf, collection, chunked("a", between), OTHER_BATCH)
+    else:
+        await shelf.passages.delete(collection, ["a"])
+    await put_part(shelf, collection, parts[4:], BATCH)
+    wanted = [*(chunked("a", between) if between else []), *chunked("b", 1)]
+    assert await stored(shelf, collection) == [passage.id for passage in wanted]
+
+
+async def test_chunks_that_come_in_several_calls_of_one_batch_are_all_stored(shelf, new_collection):
+    collection = await new_collection(passages=chunked("b", 1))
+    parts = chunked("a", 6)
+    for start in (0, 2, 4):
+        await put_part(shelf, collection, parts[start : start + 2], BATCH)
+    assert await stored(shelf, collection) == [passage.id for passage in [*parts, *chunked("b", 1)]]
+
+
+async def test_what_cannot_be_stored_is_refused_by_a_check(shelf, collection):
+    good, bad = Passage("good", metadata={"year": 1999, "new": 1}), Passage("bad", metadata={"year": "then"})
+    with pytest.raises(InvalidArgument, match=r"passages\[1\]\.metadata\.year"):
+        await shelf.passages.check(collection, [good, bad], model_fingerprint=MODEL.fingerprint)
+    await shelf.passages.check(collection, [good], model_fingerprint=MODEL.fingerprint)
+    with pytest.raises(FailedPrecondition):
+        await shelf.passages.check(collection, [good], model_fingerprint="other@1")
 
 
 @pytest.mark.parametrize(

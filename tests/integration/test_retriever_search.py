@@ -8,7 +8,7 @@ import pytest
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.retriever.documents import Passage
 from services.retriever.fields import AnyOf, Equals, Exists, Filter, Range
-from services.retriever.passages import QueryVariant
+from services.retriever.search.searches import QueryVariant
 from tests.integration.shelf import EAST, MODEL, NORTH, OTHER, PASSAGES, UP, ids
 
 

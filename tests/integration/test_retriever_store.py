@@ -79,9 +79,9 @@ async def test_what_is_read_is_what_was_asked_for(store, version, parts):
 async def test_both_kinds_of_search_answer_at_once_each_in_its_order(store, version):
     await store.write(version, [row("east"), row("north", vector=NORTH)], None)
     by_vector, by_words, nothing = await store.search(
-        version, [NORTH, SparseVector([7], [1.0]), SparseVector([8], [1.0])], 2, Filter(), True, None
+        version, [NORTH, SparseVector([7], [1.0]), SparseVector([8], [1.0])], 2, Filter(), None
     )
-    assert [(hit.passage.id, hit.score) for hit in by_vector] == [("north", 1.0), ("east", 0.0)]
+    assert [(hit.id, hit.score) for hit in by_vector] == [(point_id("north"), 1.0), (point_id("east"), 0.0)]
     assert {hit.id for hit in by_words} == {point_id("east"), point_id("north")}
     assert nothing == []
 

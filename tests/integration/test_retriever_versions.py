@@ -25,7 +25,7 @@ from services.retriever.documents import Passage
 from services.retriever.engines import open_store
 from services.retriever.fields import Equals, Filter
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.passages import QueryVariant
+from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
 from tests.integration.shelf import BM25, Shelf
 from tests.qdrant_server import QdrantServer

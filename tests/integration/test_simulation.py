@@ -10,10 +10,11 @@ from bench.quality.simulate import FirstStage
 from services.retriever.collections import CollectionModel, Collections
 from services.retriever.documents import Passage
 from services.retriever.engines import open_store
-from services.retriever.fusion import Found, fuse
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.passages import Passages, QueryVariant
+from services.retriever.passages import Passages
+from services.retriever.search.fusion import Found, fuse
+from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
 
 BM25 = Bm25(k1=0.9, b=0.6, average_length=20, title_weight=2.5)

@@ -179,7 +179,7 @@ def _stages_table(reports: Sequence[StageReport]) -> Table:
             report.stage,
             Text(report.outcome, style=OUTCOME_STYLES.get(report.outcome, "")),
             milliseconds(report.duration),
-            str(report.item_count),
+            f"{report.item_count} ({report.truncated_count} cut)" if report.truncated_count else str(report.item_count),
             plain(report.model),
             reason_of(report),
         )

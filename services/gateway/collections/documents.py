@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from services.chassis.validation import chunk_id
 from sluice.gateway.v1 import documents_pb2
 from sluice.type.v1 import passage_pb2
 
@@ -42,7 +43,7 @@ def cut(document: passage_pb2.Passage, ranges: Sequence[tuple[int, int]]) -> lis
         return [document]
     return [
         passage_pb2.Passage(
-            id=document.id if number == 1 else f"{document.id}#{number}",
+            id=chunk_id(document.id, number),
             document_id=document.id,
             title=document.title,
             text=document.text[start:end],
@@ -53,16 +54,11 @@ def cut(document: passage_pb2.Passage, ranges: Sequence[tuple[int, int]]) -> lis
     ]
 
 
-def from_passages(passages: Sequence[passage_pb2.Passage]) -> documents_pb2.StoredDocument:
-    """Restore a document from its passages, in their order.
-
-    Chunks overlap, and together they cover the text: each adds the characters that the ones before it do not hold.
-    """
-    first = passages[0]
-    text = first.text
-    for passage in passages[1:]:
-        text += passage.text[max(0, len(text) - passage.chunk.start) :]
+def from_stored(passage: passage_pb2.Passage, chunks: Sequence[passage_pb2.Chunk]) -> documents_pb2.StoredDocument:
+    """Make the answer's document from the passage that holds it whole, and its chunks."""
     return documents_pb2.StoredDocument(
-        document=documents_pb2.Document(id=first.document_id, title=first.title, text=text, metadata=first.metadata),
-        chunks=[passage.chunk for passage in passages if passage.HasField("chunk")],
+        document=documents_pb2.Document(
+            id=passage.document_id, title=passage.title, text=passage.text, metadata=passage.metadata
+        ),
+        chunks=chunks,
     )

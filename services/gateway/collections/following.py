@@ -85,13 +85,14 @@ class Writing:
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
+        batch: str = "",
         deadline: float,
     ) -> Written:
         """Store passages with their vectors."""
         return await self._followed(
             collection,
             lambda: self._store.upsert(
-                collection, passages, vectors, model_fingerprint=model_fingerprint, deadline=deadline
+                collection, passages, vectors, model_fingerprint=model_fingerprint, batch=batch, deadline=deadline
             ),
             deadline,
         )

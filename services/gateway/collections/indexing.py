@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.validation import check_content, check_document_id
 from services.gateway.collections.documents import Chunking, cut
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Writing
 from services.gateway.collections.store import Store
 from services.gateway.search.stages import Embedded, reading
+from services.gateway.slices import slices
 from sluice.gateway.v1 import documents_pb2
 from sluice.type.v1 import passage_pb2
 
 # The retriever takes up to 1000 passages in a call.
 UPSERT_SLICE = 512
-MAX_ID_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,12 @@ class Indexing:
         )
         places = {document.id: place for place, document in enumerate(documents)}
         try:
-            index_version = await self._upsert(collection, passages, embedded, places, deadline)
+            index_version = await self._store_all(collection, passages, embedded, places, deadline)
         except NotFound:
             # If another call creates it first, that one serves as well.
             with contextlib.suppress(AlreadyExists):
                 await self._store.create_collection(collection, embedded.model, deadline=deadline)
-            index_version = await self._upsert(collection, passages, embedded, places, deadline)
+            index_version = await self._store_all(collection, passages, embedded, places, deadline)
         truncated = {
             passage.document_id for passage, cut_off in zip(passages, embedded.truncated, strict=True) if cut_off
         }
@@ -103,23 +105,18 @@ class Indexing:
     ) -> list[passage_pb2.Passage]:
         """Cut the documents; whole documents and first chunks come before all other chunks.
 
-        So the first call to the store has a part of every document and refuses a bad one before anything is stored;
-        and the chunk that holds the number of chunks is stored before the others.
+        So the chunk that holds the number of chunks is stored before the others.
         """
         ranges = await self._embedders.split_documents(documents, chunking, collection=collection, deadline=deadline)
         first: list[passage_pb2.Passage] = []
         others: list[passage_pb2.Passage] = []
-        for place, (document, parts) in enumerate(zip(documents, ranges, strict=True)):
+        for document, parts in zip(documents, ranges, strict=True):
             chunks = cut(document, parts)
-            if len(chunks) > 1 and len(chunks[-1].id.encode()) > MAX_ID_BYTES:
-                raise InvalidArgument(
-                    f"documents[{place}].id", "is too long for the number of a chunk to be added to it"
-                )
             first.append(chunks[0])
             others += chunks[1:]
         return first + others
 
-    async def _upsert(
+    async def _store_all(
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
@@ -127,19 +124,32 @@ class Indexing:
         places: Mapping[str, int],
         deadline: float,
     ) -> str:
-        """Store passages in slices; return the index version that took them."""
-        for start in range(0, len(passages), UPSERT_SLICE):
-            part = passages[start : start + UPSERT_SLICE]
-            try:
+        """Store passages in slices; return the index version that took them.
+
+        One slice is stored or refused whole. Of several, all documents are checked before the first is stored.
+        """
+        sizes = [passage.ByteSize() + len(vector) for passage, vector in zip(passages, embedded.vectors, strict=True)]
+        parts = list(slices(sizes, most=UPSERT_SLICE))
+        fingerprint = embedded.model.fingerprint
+        named = passages
+        try:
+            if len(parts) > 1:
+                # The first passages of all documents; the others have their metadata.
+                named = passages[: len(places)]
+                await self._store.check(collection, named, model_fingerprint=fingerprint, deadline=deadline)
+            batch = uuid.uuid4().hex if len(parts) > 1 else ""
+            for part in parts:
+                named = passages[part]
                 stored = await self._writing.upsert(
                     collection,
-                    part,
-                    embedded.vectors[start : start + UPSERT_SLICE],
-                    model_fingerprint=embedded.model.fingerprint,
+                    named,
+                    embedded.vectors[part],
+                    model_fingerprint=fingerprint,
+                    batch=batch,
                     deadline=deadline,
                 )
-            except InvalidArgument as error:
-                raise _about_document(error, part, places) from None
+        except InvalidArgument as error:
+            raise _about_document(error, named, places) from None
         return stored.index_version
 
 
@@ -159,10 +169,10 @@ def _check(documents: Sequence[passage_pb2.Passage]) -> None:
     seen: dict[str, int] = {}
     for position, document in enumerate(documents):
         here = f"documents[{position}]"
-        if not document.id:
-            raise InvalidArgument(f"{here}.id", "is empty; every document needs an id")
+        check_document_id(f"{here}.id", document.id)
         if document.id in seen:
             raise InvalidArgument(f"{here}.id", f"is the same as that of documents[{seen[document.id]}]")
         seen[document.id] = position
+        check_content(here, document.title, document.text, document.metadata)
         if not reading(document).strip():
             raise InvalidArgument(f"{here}.text", "is empty, and so is the title; there is nothing to search for")

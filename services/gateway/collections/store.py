@@ -97,17 +97,18 @@ class Store(Retriever, Protocol):
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
+        batch: str = "",
         deadline: float,
     ) -> Written:
-        """Store passages with their vectors."""
+        """Store passages with their vectors; `batch` identifies those that take several calls."""
+
+    async def check(
+        self, collection: str, passages: Sequence[passage_pb2.Passage], *, model_fingerprint: str, deadline: float
+    ) -> None:
+        """Raise what storing these passages would raise, but for their vectors."""
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
         """Delete documents by id."""
-
-    async def documents(
-        self, collection: str, ids: Sequence[str], *, deadline: float
-    ) -> Sequence[Sequence[passage_pb2.Passage]]:
-        """Return the passages of the documents that exist, in the order of their ids."""
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         """Choose passages by chance."""

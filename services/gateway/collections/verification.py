@@ -133,9 +133,8 @@ class Verification:
         hits = await _few_at_once(found(sampled) for sampled in sample.passages)
         missed = [sampled.passage for sampled, hit in zip(sample.passages, hits, strict=True) if not hit]
         if missed:  # a passage that was written or deleted meanwhile proves nothing
-            ids = list(dict.fromkeys(passage.document_id for passage in missed))
-            stored = await self._store.documents(version, ids, deadline=deadline)
-            now = [passage for passages in stored for passage in passages]
+            ids = [passage.id for passage in missed]
+            now = [passage async for passage in self._store.passages(version, ids, deadline=deadline)]
             missed = [passage for passage in missed if passage in now]
         asked = sum(hits) + len(missed)
         return Check(
@@ -182,6 +181,7 @@ class Verification:
             [variant],
             filter=filter_pb2.Filter(),
             limit=_DEPTH,
+            whole=0,
             dense_weight=float(bool(variant.vector)),
             lexical_weight=float(bool(variant.text)),
             model_fingerprint=fingerprint,

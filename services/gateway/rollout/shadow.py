@@ -140,7 +140,8 @@ class Shadow:
         deadline = deadline_in(BUDGET_SECONDS)
         started = time.perf_counter()
         try:
-            treatment = await self._pipeline.search(replace(answered.question, features=features), deadline=deadline)
+            question = replace(answered.question, features=features, course=None)
+            treatment = await self._pipeline.search(question, deadline=deadline)
             self._metrics.shadow_seconds.labels("treatment").observe(time.perf_counter() - started)
             self._metrics.shadow_seconds.labels("control").observe(answered.seconds)
             if treatment.idle_stages & (arm.ramp.stages if arm.ramp else set()):

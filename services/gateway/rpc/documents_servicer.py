@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 
 from services.chassis.timing import deadline_of
-from services.chassis.validation import check_count
-from services.gateway.collections.documents import Chunking, from_passages, to_passage
+from services.chassis.validation import check_collection, check_count
+from services.gateway.collections.documents import Chunking, from_stored, to_passage
 from services.gateway.collections.following import Writing
 from services.gateway.collections.indexing import Indexing
 from services.gateway.rpc.retriever_client import DOCUMENTS_A_CALL, RetrieverClient
@@ -38,6 +38,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
 
     async def IndexDocuments(self, request: pb.IndexDocumentsRequest, context: Context) -> pb.IndexDocumentsResponse:
         check_count("documents", len(request.documents), MAX_DOCUMENTS)
+        check_collection("collection", request.collection)
         indexed = await self._indexing.index(
             self._name(request.collection),
             [to_passage(document) for document in request.documents],
@@ -48,6 +49,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         check_count("ids", len(request.ids), MAX_IDS)
+        check_collection("collection", request.collection)
         deleted = await self._writing.delete(
             self._name(request.collection), request.ids, deadline=self._deadline(context)
         )
@@ -58,14 +60,16 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
         stored = await self._retriever.documents(
             self._name(request.collection), request.ids, deadline=self._deadline(context)
         )
-        documents = [from_passages(passages) for passages in stored]
-        found = {document.document.id for document in documents}
+        documents = [from_stored(document.passages[0], document.chunks) for document in stored.documents]
+        found = {document.document.id for document in documents} | set(stored.remaining_ids)
         return pb.GetDocumentsResponse(
-            documents=documents, missing_ids=[identity for identity in request.ids if identity not in found]
+            documents=documents,
+            missing_ids=[identity for identity in request.ids if identity not in found],
+            remaining_ids=stored.remaining_ids,
         )
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
-        stored, next_page_token = await self._retriever.list_documents(
+        stored = await self._retriever.list_documents(
             self._name(request.collection),
             filter=request.filter,
             page_size=request.page_size,
@@ -73,7 +77,8 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
             deadline=self._deadline(context),
         )
         return pb.ListDocumentsResponse(
-            documents=[from_passages(passages) for passages in stored], next_page_token=next_page_token
+            documents=[from_stored(document.passages[0], document.chunks) for document in stored.documents],
+            next_page_token=stored.next_page_token,
         )
 
     def _name(self, collection: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import InvalidArgument
+from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.collections.documents import Chunking
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Embedded, Expanded, Reranked, Variant
+from services.gateway.slices import fitted, room_of, slices
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
@@ -16,6 +18,32 @@ from sluice.type.v1 import model_pb2, passage_pb2
 
 # Documents are embedded in slices, so that a call stays far below the message limit and a slice can be retried.
 EMBED_SLICE = 128
+SPLIT_SLICE = 512
+RERANK_SLICE = 1000
+# Texts of this many bytes are sent as they are, whatever the window.
+_SHORT_BYTES = 4096
+
+
+class _Window:
+    """The window of the model behind a client, as its last reply said. It may be given another model at any time."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    async def fit(
+        self, texts: Sequence[str], model: Callable[[], Awaitable[model_pb2.ModelInfo]]
+    ) -> tuple[list[str], list[bool]]:
+        """Cut texts that no window of this size can hold; return them, and True for each that was cut."""
+        if not self.tokens and any(len(text) * 4 > _SHORT_BYTES for text in texts):
+            self.tokens = (await model()).max_token_count
+        cut = [fitted(text, room_of(self.tokens) if self.tokens else MAX_TEXT_BYTES) for text in texts]
+        return cut, [len(one) < len(text.lstrip()) for one, text in zip(cut, texts, strict=True)]
+
+    def seen(self, model: model_pb2.ModelInfo) -> bool:
+        """Note the model of a reply; True if its window is larger than was known."""
+        grown = 0 < self.tokens < model.max_token_count
+        self.tokens = model.max_token_count
+        return grown
 
 
 class ExpanderClient:
@@ -46,6 +74,7 @@ class EmbedderClient:
     def __init__(self, channel: StageChannel) -> None:
         self.channel = channel
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
+        self._window = _Window()
 
     async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed queries, with the priority of a person who waits."""
@@ -53,36 +82,40 @@ class EmbedderClient:
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""
+        cut, lost = await self._window.fit(texts, lambda: self.model(deadline=deadline))
         # One slice after the other, so that one call cannot fill the embedder's queue.
-        parts = [
-            await self._embed(
-                texts[start : start + EMBED_SLICE],
-                embedder_pb2.TEXT_KIND_DOCUMENT,
-                model_pb2.PRIORITY_BULK,
-                deadline,
-            )
-            for start in range(0, len(texts), EMBED_SLICE)
-        ]
+        parts = []
+        for part in slices([len(text.encode()) for text in cut], most=EMBED_SLICE):
+            try:
+                kind, priority = embedder_pb2.TEXT_KIND_DOCUMENT, model_pb2.PRIORITY_BULK
+                parts.append(await self._embed(cut[part], kind, priority, deadline))
+            except InvalidArgument as error:
+                raise error.moved(part.start) from None
+        if self._window.seen(parts[0].model) and any(lost):
+            return await self.embed_documents(texts, deadline=deadline)
+        truncated = [by_model for part in parts for by_model in part.truncated]
         return Embedded(
             vectors=[vector for part in parts for vector in part.vectors],
             model=parts[0].model,
-            truncated=[cut for part in parts for cut in part.truncated],
+            truncated=[by_model or by_us for by_model, by_us in zip(truncated, lost, strict=True)],
         )
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float
     ) -> list[list[tuple[int, int]]]:
         """Cut documents into chunks by the tokens of the model."""
-        request = embedder_pb2.SplitTextsRequest(
-            texts=[embedder_pb2.TitledText(title=document.title, text=document.text) for document in documents],
-            chunk_tokens=chunking.chunk_tokens,
-            overlap_tokens=chunking.overlap_tokens,
-        )
-        try:
-            reply = await self.channel.call(self._stub.SplitTexts, request, deadline=deadline)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"chunking.{error.field}", error.problem) from None
-        return [[(chunk.start, chunk.end) for chunk in text.chunks] for text in reply.texts]
+        texts = [embedder_pb2.TitledText(title=document.title, text=document.text) for document in documents]
+        ranges: list[list[tuple[int, int]]] = []
+        for part in slices([text.ByteSize() for text in texts], most=SPLIT_SLICE):
+            request = embedder_pb2.SplitTextsRequest(
+                texts=texts[part], chunk_tokens=chunking.chunk_tokens, overlap_tokens=chunking.overlap_tokens
+            )
+            try:
+                reply = await self.channel.call(self._stub.SplitTexts, request, deadline=deadline)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"chunking.{error.field}", error.problem) from None
+            ranges += [[(chunk.start, chunk.end) for chunk in text.chunks] for text in reply.texts]
+        return ranges
 
     async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         """Describe the model."""
@@ -118,12 +151,23 @@ class RerankerClient:
         self.channel = channel
         self._priority = priority
         self._stub = reranker_pb2_grpc.RerankerServiceStub(channel.channel)
+        self._window = _Window()
 
     async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
         """Score each passage for a query."""
-        request = reranker_pb2.RerankPassagesRequest(query=query, passages=passages, priority=self._priority)
-        reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
-        return Reranked(list(reply.scores), reply.model.name)
+        cut, lost = await self._window.fit(passages, lambda: self.model(deadline=deadline))
+        scores: list[float] = []
+        truncated, model = 0, model_pb2.ModelInfo()
+        for part in slices([len(text.encode()) for text in cut], most=RERANK_SLICE):
+            request = reranker_pb2.RerankPassagesRequest(query=query, passages=cut[part], priority=self._priority)
+            reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
+            scores += reply.scores
+            # A passage that was cut here would have been cut there.
+            truncated += max(reply.truncated_count, sum(lost[part]))
+            model = reply.model
+        if self._window.seen(model) and any(lost):
+            return await self.rerank(query, passages, deadline=deadline)
+        return Reranked(scores, model.name, truncated)
 
     async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         """Describe the model."""

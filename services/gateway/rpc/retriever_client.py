@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.gateway.collections.store import Begun, Comparison, Difference, Sample, Sampled, Switched, Written
 from services.gateway.search.stages import Candidate, Retrieved, SearchVariant
+from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
 from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
@@ -18,6 +19,7 @@ from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
 COMPARED_AT_ONCE = 128
 COMPARED_IDS_A_CALL = 1000
 DOCUMENTS_A_CALL = 100
+PASSAGES_A_CALL = 1000
 
 
 class RetrieverClient:
@@ -29,13 +31,14 @@ class RetrieverClient:
         self.channel = channel
         self.stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
 
-    async def search(
+    async def search(  # noqa: PLR0913  all that a request holds
         self,
         collection: str,
         variants: Sequence[SearchVariant],
         *,
         filter: filter_pb2.Filter,  # noqa: A002  # the field's word
         limit: int,
+        whole: int,
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
@@ -48,13 +51,46 @@ class RetrieverClient:
             ],
             filter=filter,
             limit=limit,
+            whole_count=whole,
             dense_weight=dense_weight,
             lexical_weight=lexical_weight,
             model_fingerprint=model_fingerprint,
         )
         reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
-        candidates = [Candidate(candidate.passage, candidate.score) for candidate in reply.candidates]
+        candidates = [Candidate(one.passage, one.score, one.whole) for one in reply.candidates]
         return Retrieved(candidates, reply.index_version)
+
+    async def passages(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> AsyncIterator[passage_pb2.Passage]:
+        start = 0
+        while start < len(ids):
+            request = pb.GetPassagesRequest(collection=collection, ids=ids[start : start + PASSAGES_A_CALL])
+            reply = await self.channel.call(self.stub.GetPassages, request, deadline=deadline)
+            for passage in reply.passages:
+                yield passage
+            start += max(1, reply.read_count)
+
+    async def check(
+        self, collection: str, passages: Sequence[passage_pb2.Passage], *, model_fingerprint: str, deadline: float
+    ) -> None:
+        bare = [
+            passage_pb2.Passage(
+                id=passage.id,
+                document_id=passage.document_id,
+                metadata=passage.metadata,
+                chunk=passage.chunk if passage.HasField("chunk") else None,
+            )
+            for passage in passages
+        ]
+        for part in slices([passage.ByteSize() for passage in bare], most=PASSAGES_A_CALL):
+            request = pb.CheckPassagesRequest(
+                collection=collection, passages=bare[part], model_fingerprint=model_fingerprint
+            )
+            try:
+                await self.channel.call(self.stub.CheckPassages, request, deadline=deadline)
+            except InvalidArgument as error:
+                raise error.moved(part.start) from None
 
     async def upsert(
         self,
@@ -63,10 +99,14 @@ class RetrieverClient:
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
+        batch: str = "",
         deadline: float,
     ) -> Written:
         request = pb.UpsertPassagesRequest(
-            collection=collection, passages=_with_vectors(passages, vectors), model_fingerprint=model_fingerprint
+            collection=collection,
+            passages=_with_vectors(passages, vectors),
+            model_fingerprint=model_fingerprint,
+            batch=batch,
         )
         try:
             reply = await self.channel.call(self.stub.UpsertPassages, request, deadline=deadline)
@@ -85,15 +125,10 @@ class RetrieverClient:
             reply.deleted_count, building_version=reply.building_version, changed_ids=list(reply.changed_ids)
         )
 
-    async def documents(
-        self, collection: str, ids: Sequence[str], *, deadline: float
-    ) -> list[Sequence[passage_pb2.Passage]]:
-        found: list[Sequence[passage_pb2.Passage]] = []
-        for start in range(0, len(ids), DOCUMENTS_A_CALL):
-            request = pb.GetDocumentsRequest(collection=collection, ids=ids[start : start + DOCUMENTS_A_CALL])
-            reply = await self.channel.call(self.stub.GetDocuments, request, deadline=deadline)
-            found += [document.passages for document in reply.documents]
-        return found
+    async def documents(self, collection: str, ids: Sequence[str], *, deadline: float) -> pb.GetDocumentsResponse:
+        """Return documents by id."""
+        request = pb.GetDocumentsRequest(collection=collection, ids=ids)
+        return await self.channel.call(self.stub.GetDocuments, request, deadline=deadline)
 
     async def list_documents(
         self,
@@ -103,12 +138,12 @@ class RetrieverClient:
         page_size: int,
         page_token: str,
         deadline: float,
-    ) -> tuple[list[Sequence[passage_pb2.Passage]], str]:
+    ) -> pb.ListDocumentsResponse:
+        """List documents, page by page."""
         request = pb.ListDocumentsRequest(
             collection=collection, filter=filter, page_size=page_size, page_token=page_token
         )
-        reply = await self.channel.call(self.stub.ListDocuments, request, deadline=deadline)
-        return [document.passages for document in reply.documents], reply.next_page_token
+        return await self.channel.call(self.stub.ListDocuments, request, deadline=deadline)
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         request = pb.GetCollectionRequest(collection=name)

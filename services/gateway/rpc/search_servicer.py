@@ -24,7 +24,7 @@ from services.gateway.search import paging
 from services.gateway.search.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.search.query_log import QueryLog
-from services.gateway.search.stages import Answer, Question
+from services.gateway.search.stages import Answer, Course, Question
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 from sluice.gateway.v1 import search_pb2_grpc
@@ -62,7 +62,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         own = Overrides.from_proto(request.features)
         decision = self._exposure.decide(request.user_id, page.pinned if page.offset else own)
         _trace(decision)
-        question = self._question(request, decision, page.offset)
+        question = self._question(request, decision, page.offset, page.course)
         self._query_log.note(request.query)
         with (
             ObservedSearch(self._metrics, decision.features, deadline) as counted,
@@ -76,8 +76,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 Answered(decision, question, answer, observed.seconds),
                 lambda arm: self._exposure.table.treated(arm.ramp_id, request.user_id, own),
             )
-        last = question.offset + len(answer.results)
-        token = paging.encode(last, decision.features, digest) if answer.more else ""
+        token = ""
+        if answer.following is not None:
+            token = paging.encode(answer.following, decision.features, answer.course, digest)
         return _response(question, answer, decision, token)
 
     async def CompareSearch(self, request: pb.CompareSearchRequest, context: Context) -> pb.CompareSearchResponse:
@@ -127,12 +128,15 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             raise NotFound(f"there is no feature {request.feature!r} here; there are: {', '.join(ramps) or 'none'}")
         return own.over(ramps[request.feature].overrides)
 
-    def _question(self, request: pb.SearchRequest, decision: Decision, offset: int = 0) -> Question:
+    def _question(
+        self, request: pb.SearchRequest, decision: Decision, offset: int = 0, course: Course | None = None
+    ) -> Question:
         return Question.from_proto(
             request,
             default_collection=self._settings.qdrant_collection,
             features=decision.features,
             offset=offset,
+            course=course,
         )
 
 

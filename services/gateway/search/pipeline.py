@@ -10,26 +10,27 @@ retriever in one call. A stage that is BEST_EFFORT and fails is left out, and it
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
 from services.gateway.search.budgets import Budgets, Pace, last_moment
-from services.gateway.search.duplicates import collapse
+from services.gateway.search.candidates import Candidates
 from services.gateway.search.flags import Features
-from services.gateway.search.grouping import best_of_each
-from services.gateway.search.ranking import Ranked, blend
+from services.gateway.search.ranking import blend
 from services.gateway.search.stages import (
     Answer,
-    Candidate,
+    Course,
     Embedded,
     Embedder,
     Expander,
     Outcome,
     Policy,
     Question,
+    Reranked,
     Reranker,
     Result,
     Retrieved,
@@ -38,21 +39,18 @@ from services.gateway.search.stages import (
     Stage,
     StageReport,
     Variant,
-    reading,
 )
 
 ResultT = TypeVar("ResultT")
 StageObserver = Callable[[Features, Sequence[StageReport]], None]
 
-# Most candidates that paging and reranking reach.
-MAX_CANDIDATES = 1000
-# Factor on the reach where near-duplicates are collapsed, so that a page is full unless most are duplicates.
-_COLLAPSED_REACH = 3
-# Factor on the limit where only the best chunk of a document counts; applied again while too few are found.
-CHUNKS_A_DOCUMENT = 4
 # Most tries of a search that switches to another model overtake.
 _MOST_TRIES = 6
 _FEWEST_TO_RERANK = 2
+# Bytes of results on a page of more than one, by default: messages have a limit.
+PAGE_BYTES = 12 * 2**20
+# Characters of a passage that count for the time of its reranking: no window holds much more.
+_COUNTED_CHARACTERS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +81,11 @@ class Pipeline:
         weights: Weights,
         budgets: Budgets,
         observe: StageObserver = lambda _features, _reports: None,
+        *,
+        page_bytes: int = PAGE_BYTES,
     ) -> None:
         """`observe` takes the reports of all searches, failed and cancelled ones too."""
+        self._page_bytes = page_bytes
         self._stages = stages
         self._weights = weights
         self._budgets = budgets
@@ -96,7 +97,7 @@ class Pipeline:
         Raises the error of a required stage; failures of the others are in the answer's reports.
         """
         for tries_left in reversed(range(_MOST_TRIES)):
-            run = _Run(self._stages, self._weights, self._budgets, question, deadline)
+            run = _Run(self._stages, self._weights, self._budgets, question, deadline, self._page_bytes)
             try:
                 return await run.answer()
             except FailedPrecondition as error:
@@ -120,12 +121,22 @@ class _Done(Generic[ResultT]):
 class _Run:
     """One question on its way through the stages."""
 
-    def __init__(self, stages: Stages, weights: Weights, budgets: Budgets, question: Question, deadline: float) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        weights: Weights,
+        budgets: Budgets,
+        question: Question,
+        deadline: float,
+        page_bytes: int,
+    ) -> None:
         self._stages = stages
         self._weights = weights
         self._budgets = budgets
         self._question = question
         self._features = question.features
+        self._course = question.course
+        self._page_bytes = page_bytes
         self._last_moment = last_moment(time.monotonic(), deadline)
         # Complete from the start: a stage that the search does not come to has a report as well.
         self.reports = {
@@ -134,38 +145,50 @@ class _Run:
 
     async def answer(self) -> Answer:
         variants, fingerprint = await self._variants()
-        retrieved = await self._retrieve(variants, fingerprint)
-        candidates = retrieved.candidates
-        scores = await self._rerank(candidates)
-        first, last = self._question.offset, self._question.offset + self._question.limit
-        ranked = blend([candidate.score for candidate in candidates], scores, self._weights.rerank)
-        if self._question.group_by_document:
-            documents = [candidate.passage.document_id for candidate in candidates]
-            ranked = best_of_each(ranked, lambda item: documents[item.position])
-        duplicates = [0] * len(ranked)
-        if self._question.collapse_duplicates:
-            ranked, duplicates = await self._collapsed(ranked, candidates)
-        results = [
-            Result(
-                passage=candidates[item.position].passage,
-                score=item.score,
-                rank=rank,
-                retrieval_score=candidates[item.position].score,
-                retrieval_rank=item.position + 1,
-                rerank_score=item.rerank_score,
-                duplicate_count=duplicates[rank - 1],
-            )
-            for rank, item in enumerate(ranked[first:last], start=first + 1)
-        ]
-        return Answer(results, list(self.reports.values()), retrieved.index_version, more=len(ranked) > last)
 
-    @staticmethod
-    async def _collapsed(ranked: Sequence[Ranked], candidates: Sequence[Candidate]) -> tuple[list[Ranked], list[int]]:
-        """Keep the best of each kind, with its number of near-duplicates."""
-        texts = [reading(candidates[item.position].passage) for item in ranked]
-        # Hundreds of long passages would block the event loop.
-        kept = await asyncio.to_thread(collapse, texts)
-        return [ranked[place] for place in kept], list(kept.values())
+        async def search(limit: int, whole: int) -> Retrieved:
+            return await self._search(variants, fingerprint, limit, whole)
+
+        candidates = Candidates(self._question, self._stages.retriever, self._last_moment)
+        await self._retrieve(candidates, search, variants)
+        read = await self._rerank(candidates)
+        first, last = self._question.offset, self._question.offset + self._question.limit
+        while True:
+            ranked = blend(candidates.scores, read.scores, self._weights.rerank)
+            kept, duplicates = await candidates.reduced(ranked)
+            if len(kept) > last or not await candidates.deepen(search):
+                break
+        page = kept[first:last]
+        places = {item.position: place for place, item in enumerate(page)}
+        results: list[Result] = []
+        size, following = 0, last if len(kept) > last else None
+        async for position, passage in candidates.read(list(places)):
+            place = places[position]
+            size += passage.ByteSize()
+            if results and size > self._page_bytes:
+                following = first + place
+                break
+            item = page[place]
+            results.append(
+                Result(
+                    passage=passage,
+                    score=item.score,
+                    rank=first + place + 1,
+                    retrieval_score=candidates.items[position].score,
+                    retrieval_rank=position + 1,
+                    rerank_score=item.rerank_score,
+                    duplicate_count=duplicates[first + place],
+                )
+            )
+        course = Course(
+            candidates.index_version,
+            _digest(variants),
+            len(variants) > 1,
+            sum(bool(variant.vector) for variant in variants),
+            len(read.scores),
+            read.model,
+        )
+        return Answer(results, list(self.reports.values()), course, following)
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""
@@ -177,7 +200,8 @@ class _Run:
             raise failed.exceptions[0] from None
         variants, own = expanding.result(), embedding.result()
         others = [variant.text for variant in variants[1:]]
-        rest = await self._embed(others) if others and isinstance(own, _Done) else None
+        wanted = self._course is None or self._course.embedded > 1
+        rest = await self._embed(others) if others and wanted and isinstance(own, _Done) else None
         self._report(_embedding_report(own, rest))
         embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, _Done)]
         fingerprints = {result.model.fingerprint for result in embedded}
@@ -189,6 +213,8 @@ class _Run:
             SearchVariant(variant.text, vector, variant.weight)
             for variant, vector in zip(variants, vectors, strict=True)
         ]
+        if self._course is not None and _digest(search) != self._course.variants:
+            raise _changed("the question is expanded otherwise now")
         return search, fingerprints.pop() if fingerprints else ""
 
     async def _expand(self) -> list[Variant]:
@@ -196,10 +222,13 @@ class _Run:
         if not self._features.expansion:
             self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
             return [query]
+        if self._course is not None and not self._course.expanded:
+            self._skip(Stage.EXPAND, *_AS_BEFORE)
+            return [query]
         attempt = await self._attempt(
             Stage.EXPAND,
             lambda until: self._stages.expander.expand(query.text, self._features, deadline=until),
-            self._question.policies.expansion or Policy.BEST_EFFORT,
+            self._policy(self._question.policies.expansion, Policy.BEST_EFFORT),
             self._budgets.expansion,
             self._budgets.expansion_until(time.monotonic(), self._last_moment),
         )
@@ -216,21 +245,29 @@ class _Run:
     async def _embed(self, texts: Sequence[str]) -> _Done[Embedded] | StageReport:
         if not self._features.dense:
             return StageReport(Stage.EMBED, Outcome.SKIPPED, "FEATURE_OFF", "the dense search is off for this request")
+        if self._course is not None and not self._course.embedded:
+            return StageReport(Stage.EMBED, Outcome.SKIPPED, *_AS_BEFORE)
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
         return await self._attempt(
             Stage.EMBED,
             lambda until: self._stages.embedder.embed_queries(
                 texts, collection=self._question.collection, deadline=until
             ),
-            self._question.policies.embedding or default,
+            self._policy(self._question.policies.embedding, default),
             self._budgets.embedding,
             self._budgets.embedding_until(time.monotonic(), self._last_moment),
         )
 
-    async def _retrieve(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
+    async def _retrieve(
+        self,
+        candidates: Candidates,
+        search: Callable[[int, int], Awaitable[Retrieved]],
+        variants: Sequence[SearchVariant],
+    ) -> None:
         started = time.perf_counter()
+        reranked = self._features.rerank_candidate_count if self._features.rerank else 0
         try:
-            retrieved = await self._search(variants, fingerprint)
+            await candidates.find(search, self._course.reranked if self._course else reranked)
         except SluiceError as failure:
             self._report(_failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
             raise
@@ -239,52 +276,53 @@ class _Run:
         reason = detail = ""
         if self._features.dense and not any(variant.vector for variant in variants):
             reason, detail = "LEXICAL_ONLY", "no vectors; searched by words alone"
-        self._report(_ran(Stage.RETRIEVE, seconds, len(retrieved.candidates), reason=reason, detail=detail))
-        return retrieved
+        self._report(_ran(Stage.RETRIEVE, seconds, len(candidates.items), reason=reason, detail=detail))
 
-    async def _search(self, variants: Sequence[SearchVariant], fingerprint: str) -> Retrieved:
-        """Search until there are enough candidates for the page, or no more."""
+    async def _search(self, variants: Sequence[SearchVariant], fingerprint: str, limit: int, whole: int) -> Retrieved:
         features, question = self._features, self._question
-        reach = question.offset + question.limit
-        if question.collapse_duplicates:
-            reach *= _COLLAPSED_REACH
-        # One more than the page needs tells whether there is another page.
-        limit = min(MAX_CANDIDATES, max(reach + 1, features.rerank_candidate_count if features.rerank else 0))
-        while True:
-            if question.group_by_document:
-                limit = min(MAX_CANDIDATES, limit * CHUNKS_A_DOCUMENT)
-            retrieved = await self._stages.retriever.search(
-                question.collection,
-                variants,
-                filter=question.filter,
-                limit=limit,
-                dense_weight=self._weights.dense if features.dense else 0.0,
-                lexical_weight=self._weights.lexical if features.lexical else 0.0,
-                model_fingerprint=fingerprint,
-                deadline=self._last_moment,
+        found = await self._stages.retriever.search(
+            question.collection,
+            variants,
+            filter=question.filter,
+            limit=limit,
+            whole=whole,
+            dense_weight=self._weights.dense if features.dense else 0.0,
+            lexical_weight=self._weights.lexical if features.lexical else 0.0,
+            model_fingerprint=fingerprint,
+            deadline=self._last_moment,
+        )
+        if self._course is not None and found.index_version != self._course.index_version:
+            raise FailedPrecondition(
+                f"the collection was switched from {self._course.index_version!r} to {found.index_version!r} after the "
+                "first page; begin again without page_token",
+                reason="INDEX_SWITCHED",
             )
-            if not question.group_by_document or len(retrieved.candidates) < limit or limit == MAX_CANDIDATES:
-                return retrieved
-            if len({candidate.passage.document_id for candidate in retrieved.candidates}) > reach:
-                return retrieved
+        return found
 
-    async def _rerank(self, candidates: Sequence[Candidate]) -> Sequence[float]:
-        """Score the best candidates with the cross-encoder; empty where that is not done."""
+    async def _rerank(self, candidates: Candidates) -> Reranked:
+        """Score the best candidates with the cross-encoder; without scores where that is not done."""
+        unread = Reranked((), "")
         if not self._features.rerank:
+            if self._course is not None and self._course.reranked:
+                raise _changed("reranking is off now")
             self._skip(Stage.RERANK, "FEATURE_OFF", "reranking is off for this request")
-            return []
-        if not candidates:
+            return unread
+        if self._course is not None and not self._course.reranked:
+            self._skip(Stage.RERANK, *_AS_BEFORE)
+            return unread
+        if not candidates.items:
             self._skip(Stage.RERANK, "NO_CANDIDATES", "nothing was found to rerank")
-            return []
-        policy = self._question.policies.rerank or Policy.BEST_EFFORT
-        passages = [reading(candidate.passage) for candidate in candidates[: self._features.rerank_candidate_count]]
+            return unread
+        policy = self._policy(self._question.policies.rerank, Policy.BEST_EFFORT)
+        wanted = self._course.reranked if self._course else self._features.rerank_candidate_count
+        passages = await candidates.head(wanted)
         wanted = count = len(passages)
+        lengths = [min(len(passage), _COUNTED_CHARACTERS) for passage in passages]
         if policy is Policy.BEST_EFFORT:
-            lengths = [len(passage) for passage in passages]
             count = self._budgets.rerank_count(time.monotonic(), self._last_moment, lengths)
         if count < min(wanted, _FEWEST_TO_RERANK):
             self._report(_no_time(Stage.RERANK))
-            return []
+            return unread
         passages = passages[:count]
         attempt = await self._attempt(
             Stage.RERANK,
@@ -292,17 +330,24 @@ class _Run:
             policy,
             self._budgets.rerank_character,
             self._last_moment,
-            parts=max(1, sum(map(len, passages))),
+            parts=max(1, sum(lengths[:count])),
         )
         if isinstance(attempt, StageReport):
             self._report(attempt)
-            return []
+            return unread
+        read = attempt.result
+        if self._course is not None and read.model != self._course.reranker:
+            raise _changed("another model reranks now")
         reason = detail = ""
         if count < wanted:
             reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
-        model = attempt.result.model
-        self._report(_ran(Stage.RERANK, attempt.seconds, count, model=model, reason=reason, detail=detail))
-        return attempt.result.scores
+        report = _ran(Stage.RERANK, attempt.seconds, count, model=read.model, reason=reason, detail=detail)
+        self._report(replace(report, truncated_count=read.truncated_count))
+        return read
+
+    def _policy(self, asked: Policy | None, default: Policy) -> Policy:
+        """The policy of a stage; one that ran for the first page is required for the later ones."""
+        return Policy.REQUIRED if self._course is not None else asked or default
 
     async def _attempt(
         self,
@@ -344,6 +389,21 @@ class _Run:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
 
 
+_AS_BEFORE = ("NOT_ON_FIRST_PAGE", "it did not run for the first page, and all pages have one order")
+
+
+def _changed(problem: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{problem}, and was not for the first page; begin again without page_token", reason="ANSWER_CHANGED"
+    )
+
+
+def _digest(variants: Sequence[SearchVariant]) -> str:
+    """Hash variants, and whether they have vectors."""
+    asked = repr([(variant.text, variant.weight, bool(variant.vector)) for variant in variants])
+    return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+
+
 def _ran(
     stage: Stage, seconds: float, item_count: int, *, model: str = "", reason: str = "", detail: str = ""
 ) -> StageReport:
@@ -366,13 +426,15 @@ def _embedding_report(own: _Done[Embedded] | StageReport, rest: _Done[Embedded] 
         return own
     model = own.result.model
     reason = detail = ""
-    seconds, vectors = own.seconds, len(own.result.vectors)
+    seconds, vectors, truncated = own.seconds, len(own.result.vectors), sum(own.result.truncated)
     if model.pseudo:
         reason, detail = "PSEUDO_EMBEDDINGS", "no embedding model is configured; vectors carry no meaning"
     if rest is not None:
         seconds += rest.seconds
     if isinstance(rest, _Done):
         vectors += len(rest.result.vectors)
+        truncated += sum(rest.result.truncated)
     elif rest is not None:
         reason, detail = "VARIANTS_NOT_EMBEDDED", f"variants are searched by words alone: {rest.detail}"
-    return _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail)
+    report = _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail)
+    return replace(report, truncated_count=truncated)

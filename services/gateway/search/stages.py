@@ -7,7 +7,7 @@ Passages and filters are messages of `sluice.type.v1`: the gateway hands them on
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -19,8 +19,6 @@ from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, stage_pb2
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 10
-# The model stages take texts of up to 65,536 bytes; a character is at most 4.
-MAX_READING_CHARACTERS = 16_384
 
 
 class Stage(enum.Enum):
@@ -76,6 +74,23 @@ class Policies:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """The way in which the first page of an answer was made; the later ones are made alike, or not at all."""
+
+    index_version: str
+    variants: str
+    """Digest of the variants that were searched, and of their having vectors."""
+    expanded: bool
+    """True if there were more than the query itself."""
+    embedded: int
+    """Number of vectors."""
+    reranked: int
+    """Number of candidates that the cross-encoder read."""
+    reranker: str
+    """Its model."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A search with all of its choices made."""
 
@@ -92,10 +107,18 @@ class Question:
     """True if the best of several near-duplicates stands for all of them."""
     group_by_document: bool = False
     """True if only the best chunk of a document is a result."""
+    course: Course | None = None
+    """That of the first page, if this is a later one."""
 
     @classmethod
     def from_proto(
-        cls, message: search_pb2.SearchRequest, *, default_collection: str, features: Features, offset: int = 0
+        cls,
+        message: search_pb2.SearchRequest,
+        *,
+        default_collection: str,
+        features: Features,
+        offset: int = 0,
+        course: Course | None = None,
     ) -> Self:
         """Read a request. Raises InvalidArgument for a limit or a policy that is none."""
         limit = message.limit if message.HasField("limit") else DEFAULT_LIMIT
@@ -111,6 +134,7 @@ class Question:
             limit=limit,
             collapse_duplicates=message.collapse_duplicates,
             group_by_document=message.group_by_document,
+            course=course,
         )
 
 
@@ -150,9 +174,8 @@ class SearchVariant:
 
 
 def reading(passage: passage_pb2.Passage) -> str:
-    """Join title and text for the models, cut well beyond any model's window."""
-    title, text = passage.title, passage.text
-    return (f"{title}\n{text}" if title else text)[:MAX_READING_CHARACTERS]
+    """Join title and text for the models."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +184,8 @@ class Candidate:
 
     passage: passage_pb2.Passage
     score: float
+    whole: bool = True
+    """False if only the ids of the passage are here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +202,8 @@ class Reranked:
 
     scores: Sequence[float]
     model: str
+    truncated_count: int = 0
+    """Number of passages whose end did not fit the model's window."""
 
 
 _NOTHING_MISSING = {"FEATURE_OFF", "NO_CANDIDATES"}
@@ -193,6 +220,7 @@ class StageReport:
     seconds: float = 0.0
     model: str = ""
     item_count: int = 0
+    truncated_count: int = 0
 
     @property
     def complete(self) -> bool:
@@ -214,6 +242,7 @@ class StageReport:
             duration=duration(self.seconds),
             model=self.model,
             item_count=self.item_count,
+            truncated_count=self.truncated_count,
         )
 
 
@@ -249,9 +278,19 @@ class Answer:
 
     results: Sequence[Result]
     reports: Sequence[StageReport]
-    index_version: str
-    more: bool
-    """True if there are results after this page."""
+    course: Course
+    following: int | None
+    """Offset of the page after this one; None if it is the last."""
+
+    @property
+    def index_version(self) -> str:
+        """The version that answered."""
+        return self.course.index_version
+
+    @property
+    def more(self) -> bool:
+        """True if there are results after this page."""
+        return self.following is not None
 
     @property
     def idle_stages(self) -> frozenset[str]:
@@ -279,19 +318,23 @@ class Embedder(Protocol):
 class Retriever(Protocol):
     """Finds candidates for variants."""
 
-    async def search(
+    async def search(  # noqa: PLR0913  all that a request holds
         self,
         collection: str,
         variants: Sequence[SearchVariant],
         *,
         filter: filter_pb2.Filter,  # noqa: A002  # the field's word
         limit: int,
+        whole: int,
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
         deadline: float,
     ) -> Retrieved:
-        """Find the best candidates over all variants."""
+        """Find the best candidates over all variants, the first `whole` with their texts if there is room."""
+
+    def passages(self, collection: str, ids: Sequence[str], *, deadline: float) -> AsyncIterator[passage_pb2.Passage]:
+        """Read passages in the order of their ids, as they are taken; those that do not exist are left out."""
 
 
 class Reranker(Protocol):

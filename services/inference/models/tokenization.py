@@ -26,6 +26,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _BLOCK = re.compile(r".{1,65536}(?!\S)|.{1,65536}", re.DOTALL)
 
 
+# Characters of a text that are read first for each token of room; and tokens beyond the room that show that enough was
+# read: the last ones before a cut may be others than in the whole text.
+_CHARACTERS_A_TOKEN, _MARGIN = 8, 64
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
     """A text as the model reads it: ids with special tokens, without padding."""
@@ -90,7 +95,7 @@ class Tokenizer:
         room, before, after = self._text_room, self._single.before, self._single.after
         return [
             TokenizedText([*before, *pieces[:room], *after], truncated=len(pieces) > room)
-            for pieces in self._pieces(texts)
+            for pieces in self._pieces(texts, room)
         ]
 
     def words(self, text: str) -> list[Word]:
@@ -110,7 +115,9 @@ class Tokenizer:
 
     def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """Tokenize the query with each passage; if both are too long together, the longer is cut first."""
-        query_pieces, *passages_pieces = self._pieces([query, *passages])
+        [query_pieces] = self._pieces([query], len(query))
+        # Which of the two is cut depends on which is longer.
+        passages_pieces = self._pieces(passages, max(self._pair_room, len(query_pieces)))
         return [self._assemble(query_pieces, pieces) for pieces in passages_pieces]
 
     def _assemble(self, query: list[int], passage: list[int]) -> TokenizedPair:
@@ -122,9 +129,23 @@ class Tokenizer:
         type_ids = [template.query_type] * passage_start + [template.passage_type] * (len(ids) - passage_start)
         return TokenizedPair(ids, type_ids, truncated=query_length + passage_length < len(query) + len(passage))
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
-        return [encoding.ids for encoding in self._tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)]
+    def _pieces(self, texts: Sequence[str], room: int) -> list[list[int]]:
+        """Tokens of each text; of one that has more than `room`, at least that many of the first, and one more."""
+        reach = [(room + _MARGIN) * _CHARACTERS_A_TOKEN] * len(texts)
+        pieces: list[list[int]] = [[]] * len(texts)
+        waiting = list(range(len(texts)))
+        while waiting:
+            # The batch call releases the GIL, unlike `encode`; `_fast` leaves out the character offsets.
+            beginnings = [texts[place][: reach[place]] for place in waiting]
+            encodings = self._tokenizer().encode_batch_fast(beginnings, add_special_tokens=False)
+            for place, encoding in zip(waiting, encodings, strict=True):
+                pieces[place] = encoding.ids
+            waiting = [
+                place for place in waiting if reach[place] < len(texts[place]) and len(pieces[place]) < room + _MARGIN
+            ]
+            for place in waiting:
+                reach[place] *= 4
+        return pieces
 
     def _tokenizer(self) -> tokenizers.Tokenizer:
         """Return the tokenizer of this thread."""

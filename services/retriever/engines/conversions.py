@@ -54,9 +54,9 @@ def to_point(row: Row) -> models.PointStruct:
     return models.PointStruct(id=row.id, vector=vectors, payload=payload)
 
 
-def to_hit(point: models.ScoredPoint, whole: bool) -> Hit:
-    """Return what a search found; `whole` if the payload was read."""
-    return Hit(str(point.id), point.score, to_passage(point.payload or {}) if whole else None)
+def to_hit(point: models.ScoredPoint) -> Hit:
+    """Return what a search found."""
+    return Hit(str(point.id), point.score)
 
 
 def to_row(record: models.Record) -> Row:

@@ -97,7 +97,7 @@ class QdrantStore(ABC):
         await self.call("delete", deadline, lambda client: client.delete(version, selector, wait=True))
 
     async def search(
-        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, whole: bool, deadline: Deadline
+        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, deadline: Deadline
     ) -> Sequence[Sequence[Hit]]:
         query_filter = conversions.to_filter(condition)
         requests = [
@@ -106,12 +106,12 @@ class QdrantStore(ABC):
                 using=LEXICAL if isinstance(by, SparseVector) else DENSE,
                 filter=query_filter,
                 limit=limit,
-                with_payload=whole,
+                with_payload=False,
             )
             for by in searches
         ]
         found = await self.call("search", deadline, lambda client: client.query_batch_points(version, requests))
-        return [[conversions.to_hit(point, whole) for point in response.points] for response in found]
+        return [[conversions.to_hit(point) for point in response.points] for response in found]
 
     async def read(self, version: str, ids: Sequence[PointId], parts: Parts, deadline: Deadline) -> Sequence[Row]:
         selected = SELECTED[parts]

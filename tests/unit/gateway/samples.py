@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.gateway.search.stages import Embedded
+from services.gateway.search.stages import Course, Embedded
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+
+COURSE = Course("docs-v1", "d1935", expanded=False, embedded=1, reranked=0, reranker="")
+"""The way in which an answer was made."""
 
 
 def passage(identity: str, title: str = "", text: str = "") -> passage_pb2.Passage:

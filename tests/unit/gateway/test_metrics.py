@@ -21,6 +21,7 @@ from services.experiment.flags import FLAGS
 from services.gateway.metrics import GatewayMetrics, ObservedSearch
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
+from tests.unit.gateway.samples import COURSE
 
 FEATURES = Features(expansion=True, rerank=True)
 LABELS = {flag.name: "on" for flag in FLAGS.values() if flag.metric_label}
@@ -65,7 +66,7 @@ def counted() -> Counted:
 )
 def test_an_answer_that_lacks_something_is_degraded(counted: Counted, changed: StageReport, outcome: str) -> None:
     with counted.search() as observed:
-        observed.answered(Answer([], [*RAN[:3], changed], "docs-v1", more=False))
+        observed.answered(Answer([], [*RAN[:3], changed], COURSE, None))
     assert counted.outcomes() == {outcome: 1}
 
 

@@ -82,6 +82,32 @@ async def test_rows_come_back_with_their_results_in_order() -> None:
     assert done.seconds == done.tokenize_seconds + done.compute_seconds
 
 
+async def test_more_texts_than_the_queue_has_room_for_are_done_in_portions() -> None:
+    texts = [f"{place:04}" * 64 for place in range(1000)]  # each fills the window
+    limits = SchedulerLimits(queued_tokens=64 * MODEL.max_token_count)
+    engine = Doubling()
+    async with ServedModel(engine, engine.compute, tokenize, limits, SchedulerObserver(), row_field="texts") as model:
+        done = await run(model, *texts)
+    assert [row.text for row in done.rows] == texts
+    assert list(done.results) == [512] * 1000
+    assert done.truncated_count == 1000
+
+
+async def test_a_row_that_cannot_be_computed_is_named_by_its_place_in_the_whole_call() -> None:
+    def compute(rows: Sequence[Row]) -> list[int]:
+        if any(row.text == "bad" for row in rows):
+            raise ValueError("no such token")
+        return [row.token_count for row in rows]
+
+    texts = [f"text {place}" for place in range(100)]
+    texts[77] = "bad"
+    limits = SchedulerLimits(queued_tokens=16 * MODEL.max_token_count)
+    async with ServedModel(Doubling(), compute, tokenize, limits, SchedulerObserver(), row_field="texts") as model:
+        with pytest.raises(InvalidArgument) as failed:
+            await run(model, *texts)
+    assert failed.value.field == "texts[77]"
+
+
 async def test_an_error_of_the_tokenizer_is_raised_to_the_caller() -> None:
     def refuse(texts: Sequence[str]) -> list[Row]:
         raise ValueError("no tokens in here")

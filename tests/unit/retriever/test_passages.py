@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retriever.lexical import SparseVector
-from services.retriever.passages import QueryVariant, plan
+from services.retriever.search.searches import QueryVariant, plan
 
 weights = st.floats(0.01, 100)
 variants = st.lists(

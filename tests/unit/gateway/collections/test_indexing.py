@@ -9,7 +9,7 @@ from services.gateway.collections.documents import Chunking
 from services.gateway.collections.indexing import Indexing
 from services.gateway.collections.store import Written
 from services.gateway.search.stages import Embedded
-from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
 from tests.unit.gateway.samples import embedded, model, passage, version
 
 
@@ -22,6 +22,7 @@ class Shelf:
         self.stored: dict[str, bytes] = {}
         self.embedded = 0
         self.calls: list[list[str]] = []
+        self.batches: list[str] = []
         self.refused: set[str] = set()
         self.forgotten: list[str] = []
         self.moves = moves
@@ -43,6 +44,15 @@ class Shelf:
     def forget(self, collection: str) -> None:
         self.forgotten = [*self.forgotten, collection]
 
+    async def check(
+        self, collection: str, passages: Sequence[passage_pb2.Passage], *, model_fingerprint: str, deadline: float
+    ) -> None:
+        if not self.exists:
+            raise NotFound("no such collection")
+        for place, stored in enumerate(passages):
+            if stored.document_id in self.refused:
+                raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
+
     async def create_collection(
         self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
     ) -> collection_pb2.CollectionVersion:
@@ -58,6 +68,7 @@ class Shelf:
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
+        batch: str = "",
         deadline: float,
     ) -> Written:
         if self.moves:
@@ -66,6 +77,7 @@ class Shelf:
         if not self.exists:
             raise NotFound("no such collection")
         self.calls.append([passage.id for passage in passages])
+        self.batches.append(batch)
         for place, stored in enumerate(passages):
             if stored.document_id in self.refused:
                 raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
@@ -79,6 +91,13 @@ def indexing(shelf: Shelf) -> Indexing:
 
 def documents(*ids: str) -> list[passage_pb2.Passage]:
     return [passage(identity, "", f"text of {identity}") for identity in ids]
+
+
+def heavy(size: int, identity: str = "heavy") -> passage_pb2.Passage:
+    """A document with this much metadata."""
+    return passage_pb2.Passage(
+        id=identity, document_id=identity, text="text", metadata={"blob": filter_pb2.Value(string_value="x" * size)}
+    )
 
 
 @pytest.mark.parametrize("taken_meanwhile", [False, True])
@@ -108,8 +127,12 @@ async def test_documents_that_did_not_fit_the_model_are_named() -> None:
         (documents("a", ""), r"documents\[1\]\.id"),
         (documents("a", "b", "a"), r"documents\[2\]\.id.*documents\[0\]"),
         ([passage("a", " ", "\n")], r"documents\[0\]\.text"),
+        ([passage("a", "", "x"), passage("b" * 513, "", "x")], r"documents\[1\]\.id"),
+        ([passage("a", "", "x"), passage("a##2", "", "x")], r"documents\[1\]\.id: is that of a chunk of document 'a'"),
+        ([passage("a", "", "x" * 13_000_000)], r"documents\[0\]\.text.* 13000000 bytes long; at most 12582912"),
+        ([heavy(65_537)], r"documents\[0\]\.metadata: is .* bytes long; at most 65536 are taken"),
     ],
-    ids=["no id", "the same id twice", "nothing to search for"],
+    ids=["no id", "the same id twice", "nothing to search for", "long id", "id of a chunk", "long text", "metadata"],
 )
 async def test_a_bad_document_is_named_and_nothing_is_computed_or_stored(
     batch: list[passage_pb2.Passage], field: str
@@ -127,7 +150,7 @@ async def test_whole_documents_and_first_chunks_are_stored_before_all_other_chun
     shelf = Shelf()
     long, short = passage("long", "", "12345678901"), passage("short", "", "1234")
     indexed = await indexing(shelf).index("docs", [long, short], chunking=CHUNKING, deadline=0)
-    assert shelf.calls == [["long", "short", "long#2", "long#3"]]
+    assert shelf.calls == [["long", "short", "long##2", "long##3"]]
     assert [vector.decode() for vector in shelf.stored.values()] == ["12345", "1234", "67890", "1"]
     assert (indexed.count, indexed.passage_count) == (2, 4)
 
@@ -149,3 +172,38 @@ async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
         await indexing(shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert refused.value.field == "documents[1].metadata.year"
     assert not shelf.stored
+
+
+async def test_a_large_batch_is_stored_in_slices_that_fit_a_message() -> None:
+    shelf = Shelf()
+    batch = [passage(f"d{number}", "", "x" * 31_000) for number in range(512)]
+    indexed = await indexing(shelf).index("docs", batch, deadline=0)
+    assert (indexed.count, len(shelf.stored)) == (512, 512)
+    assert all(len(call) * 62_000 < 5 * 2**20 for call in shelf.calls)
+    assert len(set(shelf.batches)) == 1
+    assert len(shelf.batches[0]) == 32
+
+
+async def test_metadata_that_every_chunk_repeats_fits_into_messages() -> None:
+    shelf = Shelf()
+    long = heavy(39_000)
+    long.text = "x" * 2000
+    await indexing(shelf).index("docs", [long], chunking=CHUNKING, deadline=0)
+    assert len(shelf.stored) == 400
+    assert max(map(len, shelf.calls)) * 39_000 < 5 * 2**20
+
+
+async def test_of_a_batch_that_takes_several_calls_nothing_is_stored_where_its_last_document_is_refused() -> None:
+    shelf = Shelf()
+    shelf.refused = {"d511"}
+    batch = [passage(f"d{number}", "", "x" * 31_000) for number in range(512)]
+    with pytest.raises(InvalidArgument, match=r"documents\[511\]\.metadata\.year"):
+        await indexing(shelf).index("docs", batch, deadline=0)
+    assert not shelf.stored
+
+
+async def test_a_large_batch_creates_its_collection() -> None:
+    shelf = Shelf(exists=False)
+    batch = [passage(f"d{number}", "", "x" * 31_000) for number in range(512)]
+    await indexing(shelf).index("docs", batch, deadline=0)
+    assert len(shelf.stored) == 512

@@ -86,6 +86,7 @@ class World:
         vectors: Sequence[bytes],
         *,
         model_fingerprint: str,
+        batch: str = "",
         deadline: float,
     ) -> Written:
         while True:

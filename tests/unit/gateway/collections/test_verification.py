@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -21,28 +21,31 @@ class Shelf:
     """Two versions of eight passages, and the embedder that made them; what is wrong with the second is told."""
 
     def __init__(self, *, missing: int = 0, wrong_vectors: bool = False, lost: int = 0, other_words: bool = False):
-        self.passages = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
+        self.stored = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
         self.served = True
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
-        sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.passages)]
+        sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.stored)]
         return Sample(sampled[:limit], 8 - self.missing if collection == "docs-v2" else 8)
 
-    async def documents(
-        self, collection: str, ids: Sequence[str], *, deadline: float
-    ) -> Sequence[Sequence[passage_pb2.Passage]]:
-        return [[passage] for passage in self.passages if passage.id in ids]
+    async def passages_of(self, ids: Sequence[str]) -> AsyncIterator[passage_pb2.Passage]:
+        for stored in self.stored:
+            if stored.id in ids:
+                yield stored
+
+    def passages(self, collection: str, ids: Sequence[str], *, deadline: float) -> AsyncIterator[passage_pb2.Passage]:
+        return self.passages_of(ids)
 
     async def search(self, collection: str, variants: Sequence[SearchVariant], **_: object) -> Retrieved:
         [variant] = variants
         axis = array("f", variant.vector).index(1.0) if variant.vector else int(variant.text[4])
-        first = self.passages[axis]
+        first = self.stored[axis]
         if collection == "docs-v2" and axis < self.lost and variant.vector:
-            return Retrieved([Candidate(self.passages[7], 0.5)], collection)
+            return Retrieved([Candidate(self.stored[7], 0.5)], collection)
         if collection == "docs-v2" and self.other_words and not variant.vector:
-            first = self.passages[(axis + 1) % 8]
-        return Retrieved([Candidate(first, 1.0), Candidate(self.passages[7], 0.0)][: 1 + (axis != 7)], collection)
+            first = self.stored[(axis + 1) % 8]
+        return Retrieved([Candidate(first, 1.0), Candidate(self.stored[7], 0.0)][: 1 + (axis != 7)], collection)
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         axes = [int(text[4]) for text in texts]

@@ -107,7 +107,7 @@ def test_a_request_that_the_caller_gave_up_counts_as_a_request_without_a_time() 
 
 
 def idle(outcome: Outcome, reason: str) -> frozenset[str]:
-    return Answer([], [StageReport(Stage.RERANK, outcome, reason)], "v1", more=False).idle_stages
+    return Answer([], [StageReport(Stage.RERANK, outcome, reason)], COURSE, None).idle_stages
 
 
 def test_a_stage_is_idle_where_it_was_asked_and_did_not_do_its_work() -> None:

@@ -25,7 +25,7 @@ from services.gateway.search.stages import (
     Stage,
     StageReport,
 )
-from tests.unit.gateway.samples import passage
+from tests.unit.gateway.samples import COURSE, passage
 
 RAMP = Ramp(
     "rerank-v1",
@@ -47,7 +47,7 @@ def result(identity: str, rank: int = 1, rerank_score: float | None = None) -> R
 
 def answer(*identities: str, reason: str = "", outcome: Outcome = Outcome.RAN) -> Answer:
     results = [result(identity, rank) for rank, identity in enumerate(identities, start=1)]
-    return Answer(results, [StageReport(Stage.RETRIEVE, outcome, reason)], "v1", more=False)
+    return Answer(results, [StageReport(Stage.RETRIEVE, outcome, reason)], COURSE, None)
 
 
 @dataclass

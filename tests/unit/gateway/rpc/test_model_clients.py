@@ -4,6 +4,7 @@ from array import array
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from services.chassis.errors import InvalidArgument
 from services.gateway.collections.documents import Chunking
@@ -83,3 +84,97 @@ async def test_a_reranker_is_asked_with_the_priority_of_its_client(priority: mod
     channel = CannedChannel(lambda _: reranker_pb2.RerankPassagesResponse(scores=[1, 2], model=model("cross")))
     scored = await RerankerClient(channel.as_channel(), priority).rerank("a query", ["a", "b"], deadline=0)
     assert (channel.requests[0].priority, scored.scores, scored.model) == (priority, [1, 2], "cross")
+
+
+class Windowed:
+    """A model stage with a window, which truncates what does not fit: a token for each four characters."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.channel = CannedChannel(self.answer)
+
+    def answer(self, request: Message) -> Message:
+        described = model_pb2.ModelInfo(name="cross", fingerprint="f00d", max_token_count=self.window)
+        if isinstance(request, embedder_pb2.GetModelRequest):
+            return embedder_pb2.GetModelResponse(model=described)
+        if isinstance(request, reranker_pb2.GetModelRequest):
+            return reranker_pb2.GetModelResponse(model=described)
+        if isinstance(request, reranker_pb2.RerankPassagesRequest):
+            return reranker_pb2.RerankPassagesResponse(
+                scores=[float(len(text)) for text in request.passages],
+                truncated_count=sum(len(text) > 4 * self.window for text in request.passages),
+                model=described,
+            )
+        assert isinstance(request, embedder_pb2.EmbedTextsRequest)
+        return embedder_pb2.EmbedTextsResponse(
+            vectors=b"".join(array("f", [len(text)]).tobytes() for text in request.texts),
+            dimension=1,
+            texts=[embedder_pb2.EmbeddedText(truncated=len(text) > 4 * self.window) for text in request.texts],
+            model=described,
+        )
+
+    def sent(self) -> list[int]:
+        """Lengths of all texts that were sent, in UTF-8."""
+        texts = [
+            getattr(request, "texts", None) or getattr(request, "passages", ()) for request in self.channel.requests
+        ]
+        return [len(text.encode()) for batch in texts for text in batch]
+
+
+async def test_a_text_is_cut_by_the_window_of_the_model_and_the_cut_is_told() -> None:
+    stage = Windowed(8192)
+    client = EmbedderClient(stage.channel.as_channel())
+    result = await client.embed_documents(["short", "x" * 30_000, "é" * 200_000], deadline=0)
+    assert stage.sent() == [5, 30_000, 8192 * 32]
+    assert result.truncated == [False, False, True]
+    stage = Windowed(512)
+    result = await EmbedderClient(stage.channel.as_channel()).embed_documents(["x" * 30_000, "x" * 1000], deadline=0)
+    assert stage.sent() == [512 * 32, 1000]
+    assert result.truncated == [True, False]
+
+
+async def test_a_model_with_a_larger_window_gets_the_text_again() -> None:
+    stage = Windowed(512)
+    client = EmbedderClient(stage.channel.as_channel())
+    await client.embed_documents(["x" * 30_000], deadline=0)
+    stage.window = 8192
+    result = await client.embed_documents(["x" * 30_000], deadline=0)
+    assert stage.sent()[-1] == 30_000
+    assert result.truncated == [False]
+
+
+async def test_texts_that_begin_with_blanks_only_are_not_cut_to_nothing() -> None:
+    stage = Windowed(512)
+    await EmbedderClient(stage.channel.as_channel()).embed_documents([" " * 30_000 + "word"], deadline=0)
+    assert stage.sent() == [4]
+
+
+async def test_a_thousand_long_passages_are_reranked_in_slices_that_fit_a_message() -> None:
+    stage = Windowed(8192)
+    passages = ["x" * (20_000 + place) for place in range(1000)]
+    scored = await RerankerClient(stage.channel.as_channel()).rerank("a query", passages, deadline=0)
+    assert scored.scores == [float(len(text)) for text in passages]
+    assert max(request.ByteSize() for request in stage.channel.requests) < 5 * 2**20
+    assert scored.truncated_count == 0
+
+
+async def test_passages_that_do_not_fit_the_window_are_counted() -> None:
+    stage = Windowed(512)
+    passages = ["short", "x" * 3000, "x" * 30_000]
+    scored = await RerankerClient(stage.channel.as_channel()).rerank("a query", passages, deadline=0)
+    assert scored.truncated_count == 2
+
+
+async def test_long_documents_are_split_in_slices_that_fit_a_message() -> None:
+    channel = CannedChannel(
+        lambda request: embedder_pb2.SplitTextsResponse(
+            texts=[
+                embedder_pb2.TextChunks(chunks=[embedder_pb2.TextChunk(start=0, end=len(text.text))])
+                for text in request.texts
+            ]
+        )
+    )
+    documents = [passage(str(place), "", "x" * (1_000_000 + place)) for place in range(10)]
+    ranges = await EmbedderClient(channel.as_channel()).split_documents(documents, Chunking(0, None), deadline=0)
+    assert ranges == [[(0, 1_000_000 + place)] for place in range(10)]
+    assert max(request.ByteSize() for request in channel.requests) < 5 * 2**20

@@ -5,22 +5,37 @@ from google.protobuf.message import Message
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.gateway.collections.store import Difference
-from services.gateway.rpc.retriever_client import COMPARED_IDS_A_CALL, DOCUMENTS_A_CALL, RetrieverClient
+from services.gateway.rpc.retriever_client import COMPARED_IDS_A_CALL, RetrieverClient
 from sluice.retriever.v1 import retriever_pb2 as pb
 from tests.unit.gateway.rpc.canned_channel import CannedChannel
 from tests.unit.gateway.samples import passage
 
 
-async def test_many_documents_are_read_in_several_calls_in_the_order_of_their_ids() -> None:
-    def stored(request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
-        found = [pb.StoredDocument(passages=[passage(identity)]) for identity in request.ids if identity != "7"]
-        return pb.GetDocumentsResponse(documents=found, missing_ids=["7"] if "7" in request.ids else [])
+async def test_passages_are_read_in_as_many_calls_as_messages_have_room_for() -> None:
+    def stored(request: pb.GetPassagesRequest) -> pb.GetPassagesResponse:
+        some = request.ids[:2]
+        return pb.GetPassagesResponse(passages=[passage(one) for one in some if one != "2"], read_count=len(some))
 
     channel = CannedChannel(stored)
-    ids = [str(number) for number in range(DOCUMENTS_A_CALL + 5)]
-    found = await RetrieverClient(channel.as_channel()).documents("docs", ids, deadline=0)
-    assert [len(request.ids) for request in channel.requests] == [DOCUMENTS_A_CALL, 5]
-    assert [passages[0].id for passages in found] == [identity for identity in ids if identity != "7"]
+    client = RetrieverClient(channel.as_channel())
+    read = [found.id async for found in client.passages("docs", list("12345"), deadline=0)]
+    assert read == list("1345")
+    assert [list(request.ids) for request in channel.requests] == [list("12345"), list("345"), ["5"]]
+
+
+async def test_a_check_names_the_passage_by_its_place_among_all() -> None:
+    def refused(request: pb.CheckPassagesRequest) -> pb.CheckPassagesResponse:
+        if any(one.id == "bad" for one in request.passages):
+            place = [one.id for one in request.passages].index("bad")
+            raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
+        assert not any(one.text for one in request.passages)
+        return pb.CheckPassagesResponse()
+
+    client = RetrieverClient(CannedChannel(refused).as_channel())
+    passages = [passage("bad" if place == 1500 else str(place), text="text") for place in range(2000)]
+    with pytest.raises(InvalidArgument) as told:
+        await client.check("docs", passages, model_fingerprint="f00d", deadline=0)
+    assert told.value.field == "passages[1500].metadata.year"
 
 
 async def test_many_ids_are_compared_in_several_calls() -> None:

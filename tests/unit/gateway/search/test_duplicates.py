@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.search.duplicates import SHINGLE_WORDS, SIMILARITY, collapse
+from services.gateway.search import duplicates
+from services.gateway.search.duplicates import SHINGLE_WORDS, SIMILARITY, Signature
 
 # Few words, so that texts often share runs of them.
 texts = st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=12)
+
+
+def collapse(given_texts: list[str]) -> dict[int, int]:
+    return duplicates.collapse([Signature.of(text) for text in given_texts])
+
+
 LONG = " ".join(f"word{number}" for number in range(100))
 
 
@@ -31,6 +39,43 @@ def test_texts_that_share_all_words_in_another_order_are_different() -> None:
 
 def test_texts_without_words_are_the_same_only_where_they_are_equal() -> None:
     assert collapse(["!!!", "???", "!!!", ""]) == {0: 1, 1: 0, 3: 0}
+
+
+TELLING = [
+    ["x > 5", "x < 5", "x == 5", "x != 5", "x >= 5", "x = 5"],
+    ["Limit: -5 °C", "Limit: +5 °C", "Limit: 5 °F", "Limit: 5 °C"],
+    ["C++", "C#", "C"],
+    ["Price 1.5 EUR", "Price 1,5 EUR", "Price 1-5 EUR", "Price 1 5 EUR", "Price 15 EUR", "Price 1.5 €"],
+    ["a && b", "a || b", "a & b"],
+    ["!ready", "ready"],
+    ["100 %", "100 ‰", "100"],
+]
+SHORT = [*TELLING, ["C--", "C"], ["[0, 1]", "(0, 1)", "[0, 1)"], [".NET", "net"], ["你好", "你不好"]]
+
+
+@pytest.mark.parametrize("around", ["{}", "{} is the rule"])
+@pytest.mark.parametrize("said", SHORT, ids=[said[0] for said in SHORT])
+def test_short_texts_that_differ_in_a_sign_all_stay(said: list[str], around: str) -> None:
+    assert collapse([around.format(one) for one in said]) == dict.fromkeys(range(len(said)), 0)
+
+
+@pytest.mark.parametrize("said", TELLING, ids=[said[0] for said in TELLING])
+def test_long_texts_that_differ_in_a_number_or_an_operator_all_stay(said: list[str]) -> None:
+    assert collapse([f"{LONG} {one} {LONG}" for one in said]) == dict.fromkeys(range(len(said)), 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("is open", "is not open"), ("can be opened", "can't be opened"), ("mit Öl", "ohne Öl")]
+)
+def test_a_negation_makes_another_text_however_long_it_is(one: str, other: str) -> None:
+    assert collapse([f"{LONG} {one} {LONG}", f"{LONG} {other} {LONG}"]) == {0: 0, 1: 0}
+
+
+@pytest.mark.parametrize(
+    "copy", ["the gate is closed at night", "“The gate is closed at night!”", "The gate -- is closed … at  night."]
+)
+def test_a_copy_that_is_set_otherwise_is_still_a_copy(copy: str) -> None:
+    assert collapse(["The gate is closed at night.", copy]) == {0: 1}
 
 
 @given(texts)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -15,11 +15,13 @@ from services.chassis.errors import InvalidArgument
 from services.experiment.flags import FLAGS
 from services.gateway.search import paging
 from services.gateway.search.flags import Features, resolve
+from services.gateway.search.stages import Course
 from sluice.gateway.v1 import search_pb2
 from tests.unit.gateway import flag_values
 
 REQUEST = search_pb2.SearchRequest(query="what", collection="docs")
 DIGEST = paging.question_digest(REQUEST)
+COURSE = Course("docs-v1", "d1935", expanded=True, embedded=2, reranked=20, reranker="cross")
 FIELDS = list(search_pb2.SearchRequest.DESCRIPTOR.fields)
 
 
@@ -29,12 +31,28 @@ def test_no_token_is_the_first_page() -> None:
 
 @given(st.integers(1, paging.MAX_OFFSET), flag_values.features)
 def test_a_token_keeps_the_offset_and_the_features_of_the_first_page(offset: int, pinned: Features) -> None:
-    page = paging.decode(paging.encode(offset, pinned, DIGEST), DIGEST)
-    assert (page.offset, page.pinned.values) == (offset, asdict(pinned))
+    page = paging.decode(paging.encode(offset, pinned, COURSE, DIGEST), DIGEST)
+    assert (page.offset, page.pinned.values, page.course) == (offset, asdict(pinned), COURSE)
+
+
+def test_there_is_no_token_beyond_the_last_place_of_an_answer() -> None:
+    assert not paging.encode(paging.MAX_OFFSET + 1, Features(), COURSE, DIGEST)
+
+
+@given(
+    st.sampled_from([field.name for field in fields(Course)]) | st.text(max_size=8), st.deferred(lambda: json_values)
+)
+def test_a_token_with_a_strange_course_is_refused(name: str, value: object) -> None:
+    tampered = content()
+    tampered["course"][name] = value
+    page = accepted(tampered)
+    if page is not None:
+        assert page.course is not None
+        assert type(getattr(page.course, name)) is type(getattr(COURSE, name))
 
 
 def test_a_token_of_another_question_is_refused() -> None:
-    token = paging.encode(10, Features(), paging.question_digest(search_pb2.SearchRequest(query="why")))
+    token = paging.encode(10, Features(), COURSE, paging.question_digest(search_pb2.SearchRequest(query="why")))
     with pytest.raises(InvalidArgument, match="another question"):
         paging.decode(token, DIGEST)
 
@@ -80,7 +98,7 @@ def accepted(content: object) -> paging.Page | None:
 
 
 def content() -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(paging.encode(5, Features(), DIGEST)))
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(paging.encode(5, Features(), COURSE, DIGEST)))
     return decoded
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,11 @@ QUESTION = Question(
 PASSAGES = [passage(str(number), f"title {number}", f"text {number}") for number in range(8)]
 
 
+def keys(found: passage_pb2.Passage) -> passage_pb2.Passage:
+    """A passage as the retriever names it without reading it."""
+    return passage_pb2.Passage(id=found.id, document_id=found.document_id)
+
+
 @dataclass
 class World:
     """Four stages in memory, and a note of what they were asked."""
@@ -66,13 +72,19 @@ class World:
     switched_while_expanding: bool = False
     switches: int = 0
     """Number of switches of the collection just before it is searched."""
+    index_version: str = "docs-v1"
+    limits: list[int] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
+    deleted: set[str] = field(default_factory=set)
+    variants: Sequence[str] = ("another way",)
+    reranker: str = "cross"
 
     async def expand(self, query: str, features: Features, *, deadline: float) -> Expanded:
         self.expanding.set()
         await asyncio.wait_for(self.embedding.wait(), 5)
         if self.expand_error:
             raise self.expand_error
-        return Expanded([Variant(query, 1.0), Variant("another way", 0.3)])
+        return Expanded([Variant(query, 1.0), *(Variant(text, 0.3) for text in self.variants)])
 
     def forget(self, collection: str) -> None:
         self.model = self.index_model
@@ -96,6 +108,7 @@ class World:
         *,
         filter: filter_pb2.Filter,
         limit: int,
+        whole: int,
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
@@ -111,14 +124,27 @@ class World:
         self.searched = list(variants)
         self.fingerprint = model_fingerprint
         self.weights = (dense_weight, lexical_weight)
-        candidates = [Candidate(passage, 1.0 / (rank + 1)) for rank, passage in enumerate(self.found[:limit])]
-        return Retrieved(candidates, "docs-v1")
+        self.limits.append(limit)
+        candidates = [
+            Candidate(one if rank < whole else keys(one), 1.0 / (rank + 1), rank < whole)
+            for rank, one in enumerate(self.found[:limit])
+        ]
+        return Retrieved(candidates, self.index_version)
+
+    async def passages(
+        self, collection: str, ids: Sequence[str], *, deadline: float
+    ) -> AsyncIterator[passage_pb2.Passage]:
+        known = {one.id: one for one in self.found}
+        for identity in ids:
+            if identity in known and identity not in self.deleted:
+                self.read.append(identity)
+                yield known[identity]
 
     async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
         if self.rerank_error:
             raise self.rerank_error
         self.reranked = list(passages)
-        return Reranked([float(number) * 10 for number in range(len(passages))], "cross")
+        return Reranked([float(number) * 10 for number in range(len(passages))], self.reranker, 3)
 
     async def answer(self, question: Question = QUESTION) -> Answer:
         return await self.pipeline().search(question, deadline=time.monotonic() + self.deadline_seconds)
@@ -283,6 +309,165 @@ async def test_pages_follow_one_another_without_gap_or_repeat() -> None:
             break
     assert [rank for rank, _ in pages] == list(range(1, 9))
     assert len({identity for _, identity in pages}) == 8
+
+
+async def pages(world: World, question: Question) -> list[Answer]:
+    """All pages, each asked for as the token of the one before says."""
+    answers = [await world.answer(question)]
+    while (offset := answers[-1].following) is not None:
+        course = answers[0].course
+        answers.append(await world.answer(replace(question, offset=offset, course=course)))
+    return answers
+
+
+DOCUMENTS = [
+    passage_pb2.Passage(
+        id=f"d{number}" + (f"##{part}" if part > 1 else ""),
+        document_id=f"d{number}",
+        text=f"kind {number % 150} " + "of text " * 8 if number % 3 == 0 else f"text {number} part {part}",
+    )
+    for part in (1, 2)
+    for number in range(500)
+]
+COMBINATIONS = [
+    {"features": replace(QUESTION.features, rerank=rerank, rerank_candidate_count=50), **others}
+    for rerank in (False, True)
+    for others in (
+        {},
+        {"group_by_document": True},
+        {"collapse_duplicates": True},
+        {"group_by_document": True, "collapse_duplicates": True},
+    )
+]
+
+
+@pytest.mark.parametrize("limit", [37, 100])
+@pytest.mark.parametrize("features", COMBINATIONS)
+async def test_pages_show_everything_once(features: dict[str, Any], limit: int) -> None:
+    shown = await pages(World(found=DOCUMENTS), replace(QUESTION, limit=limit, **features))
+    found = [identity for answer in shown for identity in ids(answer)]
+    assert len(found) == len(set(found))
+    assert [result.rank for answer in shown for result in answer.results] == list(range(1, len(found) + 1))
+    whole = await World(found=DOCUMENTS).answer(replace(QUESTION, limit=1000, **features))
+    assert found == ids(whole)
+    if "collapse_duplicates" not in features:
+        key = (lambda one: one.document_id) if "group_by_document" in features else (lambda one: one.id)
+        assert len(found) == len({key(one) for one in DOCUMENTS})
+    assert all(len(answer.results) == limit for answer in shown[:-1])
+
+
+async def test_a_page_is_full_though_nearly_all_that_is_found_first_is_the_same() -> None:
+    copies = [passage(str(number), "", "the same" if number < 400 else f"other {number}") for number in range(500)]
+    question = replace(QUESTION, collapse_duplicates=True, limit=3)
+    assert ids(await World(found=copies).answer(replace(question, features=Features()))) == ["0", "400", "401"]
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        (World(rerank_error=Unavailable("down")), World()),
+        (World(expand_error=Unavailable("down")), World()),
+        (World(embed_error=Unavailable("down")), World()),
+        (World(variant_embed_error=Unavailable("busy")), World()),
+    ],
+    ids=["rerank", "expand", "embed", "embed variants"],
+)
+async def test_a_stage_that_failed_on_the_first_page_is_left_out_of_the_others(first: World, later: World) -> None:
+    first.embedding.set()
+    later.embedding.set()
+    beginning = await first.answer()
+    following = replace(QUESTION, offset=3, course=beginning.course)
+    answer = await later.answer(following)
+    repeated = await first.answer(following)
+    assert ids(answer) == ids(repeated)
+    assert [variant.vector for variant in later.searched] == [variant.vector for variant in first.searched]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        World(rerank_error=Unavailable("down")),
+        World(expand_error=Unavailable("down")),
+        World(embed_error=Unavailable("down")),
+        World(variant_embed_error=Unavailable("down")),
+    ],
+    ids=["rerank", "expand", "embed", "embed variants"],
+)
+async def test_a_stage_that_ran_for_the_first_page_is_required_for_the_others(later: World) -> None:
+    beginning = await World().answer()
+    with pytest.raises(Unavailable, match="down"):
+        await later.answer(replace(QUESTION, offset=3, course=beginning.course))
+
+
+async def test_a_later_page_reranks_as_many_as_the_first_however_much_time_there_is() -> None:
+    world = World(deadline_seconds=1.0)
+    world.budgets.rerank_character.observe(time.monotonic(), 0.1 / len("title 0\ntext 0"))
+    beginning = await world.answer()
+    later = World()
+    await later.answer(replace(QUESTION, offset=3, course=beginning.course))
+    assert 0 < len(later.reranked) == len(world.reranked) < 8
+
+
+@pytest.mark.parametrize(
+    ("later", "features", "reason"),
+    [
+        (World(index_version="docs-v2"), {}, "INDEX_SWITCHED"),
+        (World(variants=("a third way",)), {}, "ANSWER_CHANGED"),
+        (World(reranker="another"), {}, "ANSWER_CHANGED"),
+        (World(), {"rerank": False}, "ANSWER_CHANGED"),
+        (World(), {"expansion": False}, "ANSWER_CHANGED"),
+    ],
+)
+async def test_a_page_that_cannot_follow_the_first_is_refused(
+    later: World, features: dict[str, Any], reason: str
+) -> None:
+    beginning = await World().answer()
+    with pytest.raises(FailedPrecondition, match="begin again") as refused:
+        await later.answer(replace(with_features(**features), offset=3, course=beginning.course))
+    assert refused.value.reason == reason
+
+
+async def test_texts_are_read_only_of_what_is_shown_or_reranked() -> None:
+    world = World(found=DOCUMENTS)
+    question = replace(QUESTION, offset=90, limit=5, features=Features())
+    answer = await world.answer(question)
+    assert world.read == ids(answer)
+    assert all(result.passage.text for result in answer.results)
+    world = World(found=DOCUMENTS)
+    await world.answer(replace(QUESTION, limit=5, features=replace(QUESTION.features, rerank_candidate_count=8)))
+    assert not world.read
+
+
+async def test_a_page_ends_early_where_a_message_has_no_room_for_more() -> None:
+    long = [passage(str(number), "", "x" * 1000) for number in range(7)]
+    world = World(found=long)
+    question = replace(QUESTION, limit=5, features=Features())
+    pipeline = Pipeline(Stages(world, world, world, world), Weights(1, 1, 1), world.budgets, page_bytes=2500)
+    world.embedding.set()
+    shown, offset = [], 0
+    while offset is not None:
+        answer = await pipeline.search(replace(question, offset=offset), deadline=time.monotonic() + 30)
+        shown.append(ids(answer))
+        offset = answer.following
+    assert shown == [["0", "1"], ["2", "3"], ["4", "5"], ["6"]]
+
+
+async def test_a_result_that_is_larger_than_a_page_is_shown_alone() -> None:
+    world = World(found=[passage(str(number), "", "x" * 5000) for number in range(2)])
+    pipeline = Pipeline(Stages(world, world, world, world), Weights(1, 1, 1), world.budgets, page_bytes=2500)
+    answer = await pipeline.search(replace(QUESTION, features=Features()), deadline=time.monotonic() + 30)
+    assert (ids(answer), answer.following) == (["0"], 1)
+
+
+async def test_a_passage_that_is_deleted_while_it_is_read_leaves_its_place_empty() -> None:
+    world = World(found=DOCUMENTS, deleted={"d91"})
+    answer = await world.answer(replace(QUESTION, offset=90, limit=3, features=Features()))
+    assert (ids(answer), answer.following) == (["d90", "d92"], 93)
+
+
+async def test_texts_that_do_not_fit_a_window_are_counted_in_the_report() -> None:
+    report = reports(await World().answer())[Stage.RERANK]
+    assert (report.outcome, report.truncated_count) == (Outcome.RAN, 3)
 
 
 async def test_near_duplicates_are_collapsed_on_request_after_reranking_and_pages_stay_full() -> None:

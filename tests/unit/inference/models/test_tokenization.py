@@ -56,6 +56,24 @@ def test_pairs_are_assembled_and_cut_as_the_library_does(template: str, query: s
         assert pair.truncated == (len(whole.encode(query, passage).ids) > LIMIT)
 
 
+words = st.sampled_from(["a", "b", "unknown" * 30, " " * 700, "\n", "c" * 900, "de"])
+long_texts = st.lists(words, min_size=1, max_size=60).map(" ".join)
+
+
+@given(query=long_texts, texts=st.lists(long_texts, min_size=1, max_size=4))
+def test_long_texts_are_read_only_as_far_as_the_window_and_cut_as_the_library_does(
+    query: str, texts: list[str]
+) -> None:
+    tokenizer, whole = Tokenizer(library("bert").to_str(), LIMIT), library("bert")
+    whole.no_truncation()
+    for ours, text in zip(tokenizer.texts(texts), texts, strict=True):
+        assert ours.ids == library("bert").encode(text).ids
+        assert ours.truncated == (len(whole.encode(text).ids) > LIMIT)
+    for pair, text in zip(tokenizer.pairs(query, texts), texts, strict=True):
+        assert pair.ids == library("bert").encode(query, text).ids
+        assert pair.truncated == (len(whole.encode(query, text).ids) > LIMIT)
+
+
 def test_settings_in_the_file_for_truncation_and_padding_do_not_count() -> None:
     tokenizer = library("bert")
     tokenizer.enable_truncation(4)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.fusion import Found, fuse
+from services.retriever.search.fusion import Found, fuse
 
 weights = st.floats(0.01, 100)
 scores = st.dictionaries(st.integers(0, 30), st.floats(0.001, 1000), max_size=20)

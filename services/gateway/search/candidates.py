@@ -1,0 +1,124 @@
+"""Candidates of one question: deepened while too few results come of them, and read where their texts are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from services.chassis.validation import MAX_TEXT_BYTES
+from services.gateway.search.duplicates import Signature, collapse
+from services.gateway.search.grouping import best_of_each
+from services.gateway.search.ranking import Ranked
+from services.gateway.search.stages import Candidate, Question, Retrieved, Retriever, reading
+from sluice.type.v1 import passage_pb2
+
+# Most candidates that paging and reranking reach.
+MAX_CANDIDATES = 1000
+# Factor on the number of candidates where near-duplicates are collapsed, so that a page is full unless most are.
+_COLLAPSED_REACH = 3
+# Factor on the number of candidates where only the best chunk of a document counts, and each time that it is too low.
+_DEEPER = 4
+# Characters of texts that are compared at once in a worker thread.
+_CHARACTERS_AT_ONCE = 1_000_000
+
+Search = Callable[[int, int], Awaitable[Retrieved]]
+"""Finds this many candidates, the first of them whole."""
+
+
+class Candidates:
+    """Candidates in the order of the first stage, which stays the same however many there are."""
+
+    def __init__(self, question: Question, retriever: Retriever, deadline: float) -> None:
+        self.items: list[Candidate] = []
+        self.index_version = ""
+        self._question = question
+        self._retriever = retriever
+        self._deadline = deadline
+        self._limit = 0
+        self._ended = False
+        self._signatures: dict[str, Signature] = {}
+
+    @property
+    def scores(self) -> list[float]:
+        """Scores of the first stage."""
+        return [candidate.score for candidate in self.items]
+
+    async def find(self, search: Search, reranked: int) -> None:
+        """Search as deep as the page and the reranking of so many are likely to need."""
+        question = self._question
+        reach = question.offset + question.limit
+        if question.collapse_duplicates:
+            reach *= _COLLAPSED_REACH
+        if question.group_by_document:
+            reach *= _DEEPER
+        # One more than the page needs tells whether there is another page.
+        limit = min(MAX_CANDIDATES, max(reach + 1, reranked))
+        whole = max(reranked, 0 if question.offset else question.limit)
+        await self._search(search, limit, limit if question.collapse_duplicates else min(whole, limit))
+
+    async def deepen(self, search: Search) -> bool:
+        """Search deeper; False if there is nothing more to find."""
+        if self._ended or self._limit >= MAX_CANDIDATES:
+            return False
+        await self._search(search, min(MAX_CANDIDATES, self._limit * _DEEPER), 0)
+        return True
+
+    async def read(self, places: Sequence[int]) -> AsyncIterator[tuple[int, passage_pb2.Passage]]:
+        """Yield the passages at these places, whole and in order; one that was deleted meanwhile is left out."""
+        lacking = [self.items[place].passage.id for place in places if not self.items[place].whole]
+        reading_on = self._retriever.passages(self.index_version, lacking, deadline=self._deadline)
+        following = await anext(reading_on, None) if lacking else None
+        for place in places:
+            candidate = self.items[place]
+            if candidate.whole:
+                yield place, candidate.passage
+            elif following is not None and following.id == candidate.passage.id:
+                yield place, following
+                following = await anext(reading_on, None)
+
+    async def head(self, count: int) -> list[str]:
+        """Return the texts of the first candidates, and drop those of them that were deleted meanwhile."""
+        places = range(min(count, len(self.items)))
+        texts = {place: reading(passage)[: MAX_TEXT_BYTES + 1] async for place, passage in self.read(places)}
+        self.items = [item for place, item in enumerate(self.items) if place in texts or place not in places]
+        return list(texts.values())
+
+    async def reduced(self, ranked: Sequence[Ranked]) -> tuple[list[Ranked], list[int]]:
+        """Keep what the question wants of a ranking, each with the number of near-duplicates that it stands for."""
+        kept = list(ranked)
+        if self._question.group_by_document:
+            kept = best_of_each(kept, lambda item: self.items[item.position].passage.document_id)
+        if not self._question.collapse_duplicates:
+            return kept, [0] * len(kept)
+        await self._sign([item.position for item in kept])
+        kept = [item for item in kept if self.items[item.position].passage.id in self._signatures]
+        signatures = [self._signatures[self.items[item.position].passage.id] for item in kept]
+        # Hundreds of long passages would block the event loop.
+        stands_for = await asyncio.to_thread(collapse, signatures)
+        return [kept[place] for place in stands_for], list(stands_for.values())
+
+    async def _search(self, search: Search, limit: int, whole: int) -> None:
+        found = await search(limit, whole)
+        known = {candidate.passage.id for candidate in self.items}
+        self.items += [candidate for candidate in found.candidates if candidate.passage.id not in known]
+        self.index_version = found.index_version
+        self._limit, self._ended = limit, len(found.candidates) < limit
+
+    async def _sign(self, places: Sequence[int]) -> None:
+        """Make the signatures of passages, and forget their texts."""
+        ids: list[str] = []
+        texts: list[str] = []
+
+        async def sign() -> None:
+            made = await asyncio.to_thread(lambda: [Signature.of(text) for text in texts])
+            self._signatures |= zip(ids, made, strict=True)
+            ids.clear()
+            texts.clear()
+
+        unsigned = [place for place in places if self.items[place].passage.id not in self._signatures]
+        async for _, passage in self.read(unsigned):
+            ids.append(passage.id)
+            texts.append(reading(passage))
+            if sum(map(len, texts)) > _CHARACTERS_AT_ONCE:
+                await sign()
+        await sign()

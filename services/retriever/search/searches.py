@@ -1,0 +1,115 @@
+"""Searches for one question, and the one order of all that they find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from services.chassis.errors import InvalidArgument
+from services.retriever import lexical
+from services.retriever.documents import Vector
+from services.retriever.fields import Filter
+from services.retriever.lexical import SparseVector
+from services.retriever.search.fusion import Found, Fused, Order, fuse
+from services.retriever.store import Deadline, PassageStore
+
+MAX_VARIANTS = 16
+MAX_QUERY_BYTES = 16_384
+MAX_CANDIDATES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVariant:
+    """One way to ask: by words, by vector, or both."""
+
+    text: str
+    vector: Vector | None = None
+    weight: float = 1.0
+
+
+class Search(NamedTuple):
+    """One of the searches that are fused."""
+
+    by: Vector | SparseVector
+    weight: float
+
+
+async def find(
+    store: PassageStore,
+    version: str,
+    searches: Sequence[Search],
+    limit: int,
+    condition: Filter,
+    *,
+    block: int,
+    deadline: Deadline,
+) -> list[Fused[str]]:
+    """Return the best points of all searches together; of a single search with its own scores.
+
+    The order does not depend on the limit: it is made in blocks, the first of `block` passages (see `fusion`).
+    """
+    order: Order[str] = Order()
+    depth, deepest = min(block, MAX_CANDIDATES), False
+    while not deepest:
+        found = await store.search(version, [search.by for search in searches], depth, condition, deadline)
+        ended = all(len(hits) < depth for hits in found)
+        if len(searches) == 1:
+            fused = [Fused(hit.id, hit.score) for hit in found[0]]
+        else:
+            fused = fuse(
+                [
+                    Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < depth)
+                    for search, hits in zip(searches, found, strict=True)
+                ]
+            )
+        order.extend(fused, None if ended else depth)
+        deepest = ended or len(order) >= limit or depth == MAX_CANDIDATES
+        depth = min(2 * depth, MAX_CANDIDATES)
+    return order.best(limit)
+
+
+def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float) -> list[Search]:
+    """Return the searches for these variants, each variant's dense one before its lexical one."""
+    searches: list[Search] = []
+    for variant in variants:
+        if variant.vector is not None and dense_weight > 0:
+            searches.append(Search(unit(variant.vector), variant.weight * dense_weight))
+        if lexical_weight > 0 and (words := lexical.query_vector(variant.text)).indices:
+            searches.append(Search(words, variant.weight * lexical_weight))
+    return searches
+
+
+def check_search(
+    variants: Sequence[QueryVariant], limit: int, dense_weight: float, lexical_weight: float, fingerprint: str
+) -> None:
+    """Raise InvalidArgument for a search that makes no sense."""
+    if not 1 <= limit <= MAX_CANDIDATES:
+        raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_CANDIDATES}")
+    for name, weight in (("dense_weight", dense_weight), ("lexical_weight", lexical_weight)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InvalidArgument(name, f"is {weight}; send 0 or more")
+    if not 1 <= len(variants) <= MAX_VARIANTS:
+        raise InvalidArgument("variants", f"has {len(variants)} variants; send 1 to {MAX_VARIANTS}")
+    for place, variant in enumerate(variants):
+        path = f"variants[{place}]"
+        if not (math.isfinite(variant.weight) and variant.weight > 0):
+            raise InvalidArgument(f"{path}.weight", f"is {variant.weight}; send more than 0")
+        if len(variant.text.encode()) > MAX_QUERY_BYTES:
+            raise InvalidArgument(f"{path}.text", f"is longer than {MAX_QUERY_BYTES} bytes")
+        if variant.vector is not None and not fingerprint:
+            raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
+    by_vector = dense_weight > 0 and any(variant.vector is not None for variant in variants)
+    by_words = lexical_weight > 0 and any(variant.text.strip() for variant in variants)
+    if not (by_vector or by_words):
+        raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
+
+
+def unit(vector: Vector) -> Vector:
+    """Return the vector at length 1; one of zeros as it is."""
+    length = np.linalg.norm(vector.astype(np.float64))
+    unit: Vector = (vector / (length or 1.0)).astype(np.float32)
+    return unit
