@@ -237,7 +237,7 @@ async def test_a_vector_of_a_wrong_dimension_is_refused_by_its_position(platform
         ({"texts": ["fine"]}, "kind"),
         ({"texts": ["fine"], "kind": 1, "priority": 9}, "priority"),
         ({"texts": ["x"] * 1025, "kind": 1}, "texts"),
-        ({"texts": ["x" * 70_000], "kind": 1}, "texts[0]"),
+        ({"texts": ["x" * 270_000], "kind": 1}, "texts[0]"),
     ],
 )
 async def test_the_embedder_names_what_it_refuses(

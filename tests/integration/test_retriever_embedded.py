@@ -141,7 +141,7 @@ async def test_a_full_disk_is_told_and_what_was_stored_is_still_found(open_folde
     assert "submit" in ids(await shelf.search("docs", QueryVariant("callable", EAST)))
     await store.close()
     store = await open_folder()
-    found, missing = await Shelf(store).passages.get("docs", [passage.id for passage in PASSAGES])
+    found, missing, _ = await Shelf(store).passages.get("docs", [passage.id for passage in PASSAGES])
     assert (len(found), missing) == (len(PASSAGES), [])
     await store.close()
 

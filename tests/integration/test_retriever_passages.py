@@ -110,7 +110,7 @@ async def test_whole_numbers_and_decimals_are_stored_in_any_order_and_found_as_n
 async def test_whole_numbers_and_decimals_of_writers_at_once_are_all_stored(shelf, collection):
     batches = [[Passage(f"p{n}", "", metadata={"size": n if n % 2 else n + 0.5}, vector=EAST)] for n in range(12)]
     await asyncio.gather(*(shelf.put(collection, batch) for batch in batches))
-    stored, _ = await shelf.passages.get(collection, [f"p{n}" for n in range(12)])
+    stored, _, _ = await shelf.passages.get(collection, [f"p{n}" for n in range(12)])
     assert len(stored) == 12
     assert (await shelf.collections.get(collection)).schema["size"] is FieldType.FLOAT
 

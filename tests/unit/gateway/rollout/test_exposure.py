@@ -16,6 +16,7 @@ from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.type.v1 import features_pb2
+from tests.unit.gateway.samples import COURSE
 
 COMPLETE = pb.SnapshotFeature(
     name="rerank-v1", salt="rerank-v1", features=features_pb2.Features(rerank=True), treatment_ppm=BUCKETS
