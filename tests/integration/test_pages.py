@@ -126,6 +126,7 @@ REDUCTIONS: dict[str, dict[str, bool]] = {
 }
 
 
+@pytest.mark.parametrize("store", ["embedded"], indirect=True)
 @pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS)
 @pytest.mark.parametrize("features", SEARCHES.values(), ids=SEARCHES)
 async def test_no_result_is_repeated_and_none_is_missing_on_the_pages_of_a_query(
