@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from sluice_client.errors import error_from
+from sluice_client.errors import SluiceError, error_from
 from sluice_client.tls import Tls
 
 ReplyT = TypeVar("ReplyT", bound=Message)
@@ -56,13 +60,20 @@ class Caller:
         request: Message,
         timeout: float | None = None,  # of the call, for the server too
     ) -> ReplyT:
-        """Send a request. Raises SluiceError."""
+        """Send a request, again if a busy server says when and the time allows it. Raises SluiceError."""
         request_id = uuid.uuid4().hex
-        deadline = self._timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=deadline, metadata=((_REQUEST_ID, request_id),))
-        except grpc.aio.AioRpcError as error:
-            raise error_from(error, self._server, request_id) from None
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        for attempt in count():
+            try:
+                left = end - time.monotonic()
+                return await method(request, timeout=left, metadata=((_REQUEST_ID, request_id),))
+            except grpc.aio.AioRpcError as error:
+                found = error_from(error, self._server, request_id)
+            pause = _pause(found, attempt)
+            if pause is None or pause >= end - time.monotonic():
+                raise found from None
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _pages(
         self,
@@ -79,6 +90,15 @@ class Caller:
             request.page_token = reply.next_page_token
 
 
+def _pause(error: SluiceError, attempt: int) -> float | None:
+    """Pause before a busy server is asked again, in seconds; None if it is not busy, or for good."""
+    if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or error.retry_after is None:
+        return None
+    # Jitter keeps many callers from coming back at the same moment.
+    backoff: float = 0.01 * 2 ** min(attempt, 8)
+    return max(error.retry_after, backoff) * random.uniform(1, 1.5)  # noqa: S311  # no secret
+
+
 def _open(address: str, service: str, tls: Tls | None) -> grpc.aio.Channel:
     """Open a channel to the replicas at an address. May raise OSError."""
     options: list[tuple[str, int | str]] = [
@@ -92,7 +112,7 @@ def _open(address: str, service: str, tls: Tls | None) -> grpc.aio.Channel:
             json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": service}}),
         ),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         # The server is near; a proxy that the environment names for the web is not on the way to it.
         ("grpc.enable_http_proxy", 0),
     ]

@@ -157,7 +157,7 @@ async def test_a_comparison_without_results_says_so(sluice: Sluice) -> None:
         ),
         (errors.NotFound("there is no collection 'c'"), "no collection 'c'", "--collection"),
         (errors.Unavailable("Qdrant is down"), "Qdrant is down [UNAVAILABLE]", "sluice doctor"),
-        (errors.ResourceExhausted("busy", retry_after=2.5), "busy", "try again in 3 s"),
+        (errors.ResourceExhausted("busy", retry_after=100.5), "busy", "try again in 101 s"),
         (errors.Internal("our fault"), "our fault", "log has it under request"),
     ],
 )
