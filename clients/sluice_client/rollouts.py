@@ -48,6 +48,8 @@ class Guardrail(enum.StrEnum):
     """Answers without a result."""
     QUALITY = "quality"
     """Answers that are worse than the other arm's to the same question."""
+    EXPOSURE = "exposure"
+    """Answers in which a stage of the feature was asked and did not do its work."""
     UNKNOWN = "unknown"
 
 
@@ -99,6 +101,8 @@ class Criteria(Sent, proto=pb.Criteria):
     """Bad events of treatment, in times of control's, from which on it is a breach."""
     non_inferiority_ratio: float | None = None
     """Bad events of treatment, in times of control's, that must be ruled out before it goes on."""
+    exposure_failure_rate_max: float | None = None
+    """Most answers in which the feature did not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class CriteriaFile(_Table):
     """Criteria of a promotion; one that is not named is ignored."""
 
     error_rate_max: Rate | None = None
+    exposure_failure_rate_max: Rate | None = None
     p95_increase_max: Annotated[Ratio, Field(gt=0)] | None = None
     p99_increase_max: Annotated[Ratio, Field(gt=0)] | None = None
     p95_max: Latency | None = None

@@ -206,6 +206,13 @@ def _step(step: StepReport, criteria: Criteria, now: datetime) -> StepReview:
 def _comparisons(treatment: ArmTotals, control: ArmTotals | None, criteria: Criteria) -> list[Comparison]:
     found = [
         _rates("Failed requests", Guardrail.ERRORS, treatment, control, criteria.error_rate_max),
+        _rates(
+            "Answers without the feature",
+            Guardrail.EXPOSURE,
+            treatment,
+            control,
+            criteria.exposure_failure_rate_max,
+        ),
         _rates("Answers without a result", Guardrail.EMPTY_RESULTS, treatment, control, None),
     ]
     ours, theirs = histogram(treatment.latency, 1), histogram(control.latency, 2) if control else None

@@ -296,6 +296,7 @@ def criteria_words(plan: Plan) -> str:
     criteria = plan.criteria
     named = (
         (criteria.error_rate_max, "errors at most {:.3g} %", 100),
+        (criteria.exposure_failure_rate_max, "at most {:.3g} % without the feature", 100),
         (criteria.p95_increase_max, "P95 at most {:.3g} % over control", 100),
         (criteria.p99_increase_max, "P99 at most {:.3g} % over control", 100),
         (_seconds(criteria.p95_max), "P95 at most {:.3g} s", 1),
