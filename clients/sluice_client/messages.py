@@ -32,7 +32,7 @@ from sluice_client.errors import invalid
 
 MessageT = TypeVar("MessageT", bound=Message)
 MetadataValue: TypeAlias = str | int | float | bool | list[str]
-"""A value of metadata. The first value that is stored for a field fixes the type of that field in its collection."""
+"""A value of metadata. The first one of a field decides its type in its collection; whole numbers widen to decimals."""
 
 _Field: TypeAlias = Any  # of the pure Python runtime or of the one in C: types without a common parent
 _BITS = {FieldDescriptor.CPPTYPE_INT32: 32, FieldDescriptor.CPPTYPE_INT64: 64}

@@ -87,6 +87,7 @@ class Drill:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "sluice_cli.main", "--gateway", self.stages["gateway"].address),
                 *("index", str(source), "--collection", collection, *_OPTIONS),
+                *("--rejects", f"{source}.rejects.jsonl", "--checkpoint", f"{source}.checkpoint.json"),
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,

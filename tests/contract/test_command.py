@@ -16,7 +16,7 @@ from services.chassis import errors
 from sluice.gateway.v1 import documents_pb2, search_pb2
 from sluice.type.v1 import features_pb2, filter_pb2
 from sluice_cli import calls
-from sluice_cli.indexing.index import READ_AHEAD
+from sluice_cli.indexing.run import READ_AHEAD
 from sluice_cli.main import ROOMS, app
 from sluice_client import FLAGS
 from tests.contract.canned_gateway import CannedGateway, canned_gateway
@@ -28,6 +28,17 @@ Sluice = Callable[..., Awaitable[Result]]
 async def gateway() -> AsyncIterator[CannedGateway]:
     async with canned_gateway() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where runs of `sluice index` keep their files."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "sluice" / "index"
+
+
+def _files(folder: Path, pattern: str = "*") -> list[Path]:
+    return list(folder.glob(pattern))
 
 
 @pytest.fixture
@@ -202,16 +213,17 @@ async def test_a_wrong_condition_is_a_wrong_command_line(gateway: CannedGateway,
 
 
 async def test_good_records_are_stored_and_bad_ones_written_down(
-    gateway: CannedGateway, sluice: Sluice, corpus: Path
+    gateway: CannedGateway, sluice: Sluice, corpus: Path, states: Path
 ) -> None:
     gateway.refused_ids = {"d3"}
     result = await sluice("index", str(corpus), "--collection", "c", "--batch-size", "2")
     assert result.exit_code == calls.NEEDS_A_LOOK
     assert "4 documents stored in documents@1 by all-MiniLM-L6-v2" in result.stdout
     assert gateway.documents.keys() == {"d0", "d1", "d2", "d4"}
-    rejects = corpus.with_name("corpus.jsonl.rejects.jsonl")
+    (rejects,) = _files(states)
     assert "4 records rejected" in result.stderr
-    assert rejects.name in result.stderr.replace("\n", "")
+    assert str(rejects) in result.stderr.replace("\n", "")
+    assert _files(corpus.parent, "corpus*") == [corpus]
     reasons = {reject["line"]: reject for reject in map(json.loads, rejects.read_text().splitlines())}
     assert reasons[6] == {"line": 6, "id": "", "reason": "is not JSON: Expecting value: line 1 column 1 (char 0)"}
     assert reasons[7]["reason"] == "has neither title nor text"
@@ -220,14 +232,15 @@ async def test_good_records_are_stored_and_bad_ones_written_down(
 
 
 async def test_a_clean_run_leaves_no_rejects_not_even_old_ones(
-    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path, states: Path
 ) -> None:
+    (tmp_path / "corpus.jsonl").write_text("nonsense")
+    assert (await sluice("index", str(tmp_path / "corpus.jsonl"))).exit_code == calls.NEEDS_A_LOOK
+    assert len(_files(states)) == 1
     (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "x"}')
-    old = tmp_path / "corpus.jsonl.rejects.jsonl"
-    old.write_text("old")
     result = await sluice("index", str(tmp_path / "corpus.jsonl"), "--json")
     assert result.exit_code == calls.DONE
-    assert not old.exists()
+    assert not _files(states)
     told = json.loads(result.stdout)
     assert (told["stored"], told["rejected"], told["rejects_file"]) == (1, 0, None)
 
@@ -241,6 +254,63 @@ async def test_a_folder_is_stored_under_its_paths(gateway: CannedGateway, sluice
     assert result.exit_code == calls.DONE
     assert "1 files of other kinds passed over" in result.stdout
     assert gateway.documents["guide/rollback.md"].title == "Rolling back"
+
+
+async def test_folders_with_files_of_one_name_go_into_one_collection_by_their_prefixes(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"# {name}\n")
+        (tmp_path / name / "more.md").write_text("# more\n")
+        assert (await sluice("index", str(tmp_path / name), "--prefix", f"{name}/")).exit_code == calls.DONE
+    assert gateway.documents.keys() == {"first/README.md", "first/more.md", "second/README.md", "second/more.md"}
+
+
+async def test_what_a_folder_has_no_more_is_pruned_and_only_that(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("a.md", "b.md", "c.md"):
+        (docs / name).write_text(f"# {name}\n")
+    gateway.documents["other/x.md"] = documents_pb2.Document(id="other/x.md", text="x")
+    await sluice("index", str(docs), "--prefix", "docs/")
+    (docs / "b.md").unlink()
+    (docs / "c.md").write_text("")  # there, though not to be stored
+    result = await sluice("index", str(docs), "--prefix", "docs/", "--prune")
+    assert "1 documents deleted" in result.stdout
+    assert gateway.documents.keys() == {"other/x.md", "docs/a.md", "docs/c.md"}
+    refused = await sluice("index", str(docs), "--prune")
+    assert "3 documents of the collection are not in" in refused.stderr.replace("\n", " ")
+    assert "other/x.md" in gateway.documents
+    assert (await sluice("index", str(docs), "--prune", "--yes")).exit_code == calls.NEEDS_A_LOOK
+    assert gateway.documents.keys() == {"a.md"}
+
+
+async def test_only_a_folder_can_be_pruned(sluice: Sluice, corpus: Path) -> None:
+    assert (await sluice("index", str(corpus), "--prune")).exit_code == calls.WRONG_COMMAND_LINE
+
+
+async def test_a_type_can_be_said(gateway: CannedGateway, sluice: Sluice, tmp_path: Path) -> None:
+    table = tmp_path / "shop.csv"
+    table.write_text("id,text,price\na,x,3.10\nb,y,9\n")
+    result = await sluice("index", str(table))
+    assert "column 'price' is text, as '3.10' in line 2" in result.stderr.replace("\n", " ")
+    assert gateway.documents["a"].metadata["price"].string_value == "3.10"
+    await sluice("index", str(table), "--type", "price=float")
+    assert gateway.documents["a"].metadata["price"].float_value == 3.1
+    wrong = await sluice("index", str(table), "--type", "price=money")
+    assert wrong.exit_code == calls.WRONG_COMMAND_LINE
+
+
+async def test_nothing_lies_next_to_the_data_where_nothing_was_stored(
+    gateway: CannedGateway, sluice: Sluice, corpus: Path, states: Path
+) -> None:
+    gateway.failures.extend([None, errors.FailedPrecondition("built by another model")])
+    assert (await sluice("index", str(corpus))).exit_code == calls.NOT_DONE
+    assert _files(corpus.parent, "corpus*") == [corpus]
+    assert not _files(states, "*.checkpoint.json")
 
 
 async def test_the_source_is_never_its_own_rejects_file(gateway: CannedGateway, sluice: Sluice, corpus: Path) -> None:
@@ -260,7 +330,7 @@ async def test_a_storing_that_stops_says_how_far_it_came(gateway: CannedGateway,
 
 
 async def test_a_run_that_stopped_is_taken_up_where_it_was(
-    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path, states: Path
 ) -> None:
     corpus = tmp_path / "corpus.jsonl"
     lines = [json.dumps({"id": f"d{number}", "text": "text"}) for number in range(6)]
@@ -288,9 +358,8 @@ async def test_a_run_that_stopped_is_taken_up_where_it_was(
         for document in request.documents
     ]
     assert sent == [f"d{number}" for number in range(6) if f"d{number}" not in stored | gateway.refused_ids]
-    rejects = (tmp_path / "corpus.jsonl.rejects.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["line"] for line in rejects) == [1, 3, 8]
-    assert not corpus.with_name("corpus.jsonl.checkpoint.json").exists()
+    (rejects,) = _files(states)  # and no checkpoint any more
+    assert sorted(json.loads(line)["line"] for line in rejects.read_text().splitlines()) == [1, 3, 8]
 
 
 async def _stop(gateway: CannedGateway, sluice: Sluice, corpus: Path, *options: str) -> None:
@@ -302,13 +371,13 @@ async def _stop(gateway: CannedGateway, sluice: Sluice, corpus: Path, *options: 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda gateway, corpus: corpus.write_text(corpus.read_text() + "\n"), "the source has changed"),
+        (lambda gateway, corpus, _: corpus.write_text(corpus.read_text() + "\n"), "the source has changed"),
         (
-            lambda gateway, corpus: gateway.config.collection.create_time.FromSeconds(1),
+            lambda gateway, corpus, _: gateway.config.collection.create_time.FromSeconds(1),
             "the collection is another one",
         ),
         (
-            lambda gateway, corpus: corpus.with_name("corpus.jsonl.checkpoint.json").write_text(
+            lambda gateway, corpus, states: next(states.glob("*.checkpoint.json")).write_text(
                 '{"sluice_checkpoint": 1, "run'
             ),
             "is damaged",
@@ -317,10 +386,10 @@ async def _stop(gateway: CannedGateway, sluice: Sluice, corpus: Path, *options: 
     ids=["source", "collection", "checkpoint"],
 )
 async def test_a_run_is_not_taken_up_where_something_has_changed_since(
-    gateway: CannedGateway, sluice: Sluice, corpus: Path, change: Any, why: str
+    gateway: CannedGateway, sluice: Sluice, corpus: Path, states: Path, change: Any, why: str
 ) -> None:
     await _stop(gateway, sluice, corpus)
-    change(gateway, corpus)
+    change(gateway, corpus, states)
     again = await sluice("index", str(corpus), "--json")
     assert why in again.stderr
     assert "starting from the beginning" in again.stderr.replace("\n", " ")

@@ -17,6 +17,8 @@ from typing import Any
 
 from sluice_cli.calls import Problem
 from sluice_cli.indexing.records import BEGINNING, Mark
+from sluice_cli.indexing.state import make_room
+from sluice_client import Config
 
 _MARKER = '{"sluice_checkpoint": 1'
 
@@ -121,6 +123,7 @@ class Checkpoint:
     def save(self, settled: Settled) -> None:
         """Replace the checkpoint, durably and in one step. May raise OSError."""
         content = {"sluice_checkpoint": 1, "run": self.run, **asdict(settled)}
+        make_room(self.path)
         fresh = self.path.with_name(f"{self.path.name}.new")
         with fresh.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(content))
@@ -142,3 +145,9 @@ _DIFFERENCES = {
     "state": "the source has changed since the checkpoint was written",
     "index": "the collection is another one than when the checkpoint was written",
 }
+
+
+def index_of(config: Config) -> str | None:
+    """Identify a collection among those of its name; None without a collection."""
+    found = config.collection
+    return f"{found.version} of {found.create_time} by {found.model.fingerprint}" if found else None

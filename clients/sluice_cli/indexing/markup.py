@@ -1,86 +1,203 @@
-"""Title and text of Markdown and HTML files."""
+"""Title and text of Markdown and HTML files, in time that grows with their length."""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+import tomllib
+from collections.abc import Mapping
+from typing import Any
 
-_SILENT = {"script", "style", "template"}
-_BLOCKS = {
-    *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "fieldset", "figcaption", "figure"),
-    *("footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre"),
-    *("section", "table", "td", "th", "tr", "ul"),
+import yaml
+from markdown_it import MarkdownIt
+
+# Elements within a line; all others begin a line of their own, so that words of separate elements stay separate.
+_INLINE = {
+    *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img"),
+    *("ins", "kbd", "label", "mark", "nobr", "output", "q", "s", "samp", "small", "span", "strike", "strong", "sub"),
+    *("sup", "time", "tt", "u", "var", "wbr"),
 }
+_SILENT = {"script", "style", "template", "title", "svg:desc", "svg:metadata"}
+_NAVIGATION = {"nav", "aside", "footer", "svg"}
+_BLOCKS = {"address", "article", "blockquote", "div", "dl", "main", "ol", "p", "pre", "section", "table", "ul"}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
-_FENCE = re.compile(r"\s{0,3}(```|~~~)")
-_HASH_HEADING = re.compile(r"\s{0,3}#{1,6}\s+(.+?)(\s+#+)?\s*")
-_UNDERLINE = re.compile(r"\s{0,3}=+\s*")
+_PART = 2**16
 
-
-def markdown_title(text: str) -> str:
-    """Find the first heading of a Markdown text, or ""."""
-    lines = text.splitlines()
-    if lines[:1] == ["---"] and "---" in lines[1:]:  # front matter
-        del lines[: lines.index("---", 1) + 1]
-    fenced = False
-    before = ""
-    for line in lines:
-        if _FENCE.match(line):
-            fenced = not fenced
-        elif not fenced:
-            if heading := _HASH_HEADING.fullmatch(line):
-                return heading[1]
-            if before.strip() and _UNDERLINE.fullmatch(line):
-                return before.strip()
-        before = line
-    return ""
+# A title stands near the beginning.
+_HEAD_CHARACTERS = 16_384
+_LONGEST_FRONT_MATTER = 32_768
+_LONGEST_TITLE = 1_000
+_FENCES = {"---": ("---", "..."), "+++": ("+++",)}
+_PAIR = re.compile(r"[\w-]+[ \t]*[:=]")
+_TITLE = re.compile(r"title[ \t]*[:=](.*)", re.IGNORECASE)
+_ATTRIBUTES = re.compile(r"[ \t]*\{[#.][^{}]*\}$")
 
 
 def html_content(source: str) -> tuple[str, str]:
     """Read the title, if there is one, and the visible text."""
+    from lxml import etree  # noqa: PLC0415  # keeps other sources quick
+
     reader = _Reader()
-    reader.feed(source)
-    reader.close()
-    lines = (" ".join(line.split()) for line in "".join(reader.text).splitlines())
-    heading, title = (" ".join("".join(parts).split()) for parts in (reader.heading, reader.title))
-    return heading or title, "\n".join(line for line in lines if line)
+    parser = etree.HTMLParser(target=reader, encoding="utf-8", huge_tree=True)
+    raw = source.replace("\0", "\ufffd").encode(errors="replace")
+    for start in range(0, len(raw), _PART):
+        parser.feed(raw[start : start + _PART])
+    if raw:
+        parser.close()
+    return reader.title, "\n".join(reader.lines).strip("\n")
 
 
-class _Reader(HTMLParser):
-    """Collects the visible text of a page, as forgiving as browsers are."""
+def markdown_content(source: str) -> tuple[str, str]:
+    """Read the title, of the front matter or else the first heading, and the text after the front matter."""
+    title, text = _front_matter(source)
+    return title or _first_heading(text[:_HEAD_CHARACTERS]), text
+
+
+class _Reader:
+    """Collects the visible text of a page, line by line, from the events of a parser."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.text: list[str] = []
-        self.heading: list[str] = []
-        self.title: list[str] = []
-        self._open: list[str] = []
-        self._heading_ended = False
+        self.lines: list[str] = []
+        self._line: list[str] = []
+        self._titles: dict[str, str] = {}
+        self._open: dict[str, int] = {}
+        """Numbers of open elements that matter, by their names."""
+        self._page_title: list[str] = []
+        self._heading: list[str] | None = None
+        self._level = ""
+        # Places where the innermost link begins.
+        self._link = self._link_line = 0
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _BLOCKS:
-            self.text.append("\n")
-            self._end_heading()  # also one that was never closed
-        if tag in _SILENT or tag in _HEADINGS or tag in ("title", "pre"):
-            self._open.append(tag)
+    @property
+    def title(self) -> str:
+        """The first main heading, or else the first of another level, or else the page's title."""
+        kinds = ("h1", "other", "page")
+        return next((self._titles[kind] for kind in kinds if self._titles.get(kind)), "")
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _BLOCKS:
-            self.text.append("\n")
-        if tag in self._open:
-            del self._open[self._open.index(tag) :]
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """Note that an element begins."""
+        if tag not in _INLINE:
+            self._end_line()
+        kind = self._kind(tag)
+        if kind in _SILENT or kind in _NAVIGATION or kind == "pre":
+            self._open[kind] = self._open.get(kind, 0) + 1
         if tag in _HEADINGS:
             self._end_heading()
+            if _NAVIGATION.isdisjoint(self._open):
+                self._heading, self._level = [], "h1" if tag == "h1" else "other"
+        elif tag in _BLOCKS and "".join(self._heading or ()).strip():
+            self._end_heading()  # one that was never closed
+        if tag == "a":
+            self._link, self._link_line = len(self._heading or ()), len(self._line)
 
-    def handle_data(self, data: str) -> None:
+    def end(self, tag: str) -> None:
+        """Note that an element ends."""
+        if tag == "a" and self._heading is not None and not _is_worded(self._heading[self._link :]):
+            del self._heading[self._link :]  # a sign that links to the heading itself
+            del self._line[self._link_line :]
+        if tag in _HEADINGS:
+            self._end_heading()
+        if tag not in _INLINE:
+            self._end_line()
+        kind = self._kind(tag)
+        if tag == "title" and "page" not in self._titles and "svg" not in self._open:
+            self._titles["page"] = " ".join("".join(self._page_title).split())
+        if (count := self._open.get(kind, 0)) > 1:
+            self._open[kind] = count - 1
+        elif count:
+            del self._open[kind]
+
+    def data(self, text: str) -> None:
+        """Note text."""
         if not _SILENT.isdisjoint(self._open):
+            if "title" in self._open and "svg" not in self._open and "page" not in self._titles:
+                self._page_title.append(text)
             return
-        if "title" in self._open:
-            self.title.append(data)
-            return
-        self.text.append(data if "pre" in self._open else re.sub(r"\s+", " ", data))
-        if not self._heading_ended and not _HEADINGS.isdisjoint(self._open):
-            self.heading.append(data)
+        self._line.append(text)
+        if self._heading is not None and "svg" not in self._open:
+            self._heading.append(text)
+
+    def close(self) -> None:
+        """Note the end of the page."""
+        self._end_heading()
+        self._end_line()
+
+    def _kind(self, tag: str) -> str:
+        """Return the name of an element; some say nothing within a drawing only."""
+        return f"svg:{tag}" if tag in ("desc", "metadata") and "svg" in self._open else tag
+
+    def _end_line(self) -> None:
+        text = "".join(self._line)
+        self._line.clear()
+        if "pre" not in self._open:
+            if words := " ".join(text.split()):
+                self.lines.append(words)
+        elif text:
+            self.lines += [line.rstrip() for line in text.removeprefix("\n").rstrip().split("\n")]
 
     def _end_heading(self) -> None:
-        self._heading_ended = self._heading_ended or bool("".join(self.heading).strip())
+        if title := " ".join("".join(self._heading or ()).split())[:_LONGEST_TITLE]:
+            self._titles.setdefault(self._level, title)
+        self._heading = None
+
+
+def _is_worded(parts: list[str]) -> bool:
+    """True if a text has a letter or a digit, or is empty."""
+    text = "".join(parts).strip()
+    return not text or any(map(str.isalnum, text))
+
+
+def _front_matter(source: str) -> tuple[str, str]:
+    """Return the title of the front matter, and the text after it; a text without is returned as it is."""
+    head = source[: _LONGEST_FRONT_MATTER + 1]
+    first, *lines = head.split("\n")
+    ends = _FENCES.get(first.rstrip(), ())
+    end = next((place for place, line in enumerate(lines) if line.rstrip() in ends), None)
+    if end is None:
+        return "", source
+    content = "\n".join(line.rstrip("\r") for line in lines[:end])
+    title = _title_of(content, toml=first.startswith("+"))
+    if title is None:
+        return "", source
+    return " ".join(title.split())[:_LONGEST_TITLE], source[len("\n".join([first, *lines[: end + 1]])) :].lstrip("\r\n")
+
+
+def _title_of(content: str, *, toml: bool) -> str | None:
+    """Return the title that front matter gives, "" if it gives none; None if it is no front matter."""
+    found: Any
+    try:
+        found = tomllib.loads(content) if toml else yaml.load(content, Loader=yaml.BaseLoader)  # noqa: S506  # text alone
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError, ValueError):
+        # Written for another tool, perhaps with its own signs in it.
+        pairs = [line for line in content.split("\n") if line.strip() and not line.startswith(("#", " ", "\t", "-"))]
+        if not pairs or not all(map(_PAIR.match, pairs)):
+            return None
+        titles = [match[1].strip(" \t\"'") for line in pairs if (match := _TITLE.fullmatch(line))]
+        return titles[0] if titles else ""
+    if found is None or found == "":
+        return "" if not content.strip() or content.lstrip().startswith("#") else None
+    if not isinstance(found, dict):
+        return None
+    title = found.get("title", found.get("Title", ""))
+    return str(title) if isinstance(title, str | int | float) else ""
+
+
+def _first_heading(text: str) -> str:
+    """Find the first heading of a Markdown text, as a reader sees it, or ""."""
+    blocks = MarkdownIt("commonmark").disable(["inline", "reference"], ignoreInvalid=True)
+    tokens = blocks.parse(text)
+    for token, following in zip(tokens, tokens[1:] + tokens[:1], strict=True):
+        title = ""
+        if token.type == "heading_open":
+            title = _plain_title(following.content[:_LONGEST_TITLE])
+        elif token.type == "html_block" and re.search("<h[1-6]", token.content, re.IGNORECASE):
+            title = html_content(token.content)[0]
+        if title:
+            return title
+    return ""
+
+
+def _plain_title(content: str) -> str:
+    """Return a heading without its marks."""
+    (line,) = MarkdownIt("commonmark").parseInline(_ATTRIBUTES.sub("", content))
+    parts = [child.content for child in line.children or () if child.type in ("text", "code_inline")]
+    return " ".join("".join(parts).split()) or content

@@ -11,6 +11,7 @@ from typing import Self, TextIO
 
 from sluice_cli.calls import Problem
 from sluice_cli.indexing.records import BEGINNING, Mark, Reject
+from sluice_cli.indexing.state import make_room
 
 
 class Rejects:
@@ -22,6 +23,7 @@ class Rejects:
     def __init__(self, path: Path, after: Mark) -> None:
         self.path = path
         self.count = 0
+        self.lost_lines = 0
         self._after = after
         self._stream: TextIO | None = None
 
@@ -46,13 +48,16 @@ class Rejects:
     def add(self, reject: Reject) -> None:
         """Write a reject."""
         where = {"file": reject.position} if reject.line is None else {"line": reject.line}
+        lost = {"lost_lines": reject.lost} if reject.lost > 0 else {}
         try:
             if self._stream is None:
+                make_room(self.path)
                 self._stream = self.path.open("a", encoding="utf-8")
-            self._stream.write(json.dumps({**where, "id": reject.id, "reason": reject.reason}) + "\n")
+            self._stream.write(json.dumps({**where, "id": reject.id, "reason": reject.reason, **lost}) + "\n")
         except OSError as error:
             raise self._unwritable(error) from None
         self.count += 1
+        self.lost_lines += reject.lost
 
     def sync(self) -> None:
         """Make the rejects durable."""
@@ -79,6 +84,7 @@ class Rejects:
                     if reject.get("line", reject.get("file")) <= self._after.place:
                         stream.write(line)
                         self.count += 1
+                        self.lost_lines += reject.get("lost_lines", 0)
             stream.flush()
             os.fsync(stream.fileno())
         if self.count:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 from sluice_cli.calls import Problem
 from sluice_cli.indexing.records import (
@@ -20,24 +19,14 @@ from sluice_cli.indexing.records import (
     SourceDocument,
     check_beginning,
     lines,
-    unreadable,
+    reading_problems,
+    sampled,
 )
-from sluice_client import MetadataValue
+from sluice_cli.indexing.types import Cell, Kind, Types, field_name
 
-# The type of a column follows from the values of the first rows.
-_SAMPLE_ROWS = 1000
-_SAMPLE_BYTES = 4 * 2**20
 _SEPARATORS = ",;\t|"
-_UNFIT_FOR_A_FIELD = re.compile(r"[^A-Za-z0-9_-]+")
-_LONGEST_FIELD = 64
-
-Reading: TypeAlias = Callable[[str], MetadataValue]
-# Numbers with leading zeros are codes, not numbers.
-_KINDS: Sequence[tuple[str, re.Pattern[str], Reading]] = (
-    ("true or false", re.compile(r"true|false", re.IGNORECASE), lambda cell: cell.lower() == "true"),
-    ("a whole number", re.compile(r"[+-]?(0|[1-9]\d{0,17})"), int),
-    ("a number", re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?"), float),
-)
+# Most lines of a cell that are looked at for rows.
+_MOST_LINES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +45,44 @@ class _Row:
     """Its first line."""
     position: int
     problem: str = ""
+    lost: int = 0
+    """Number of lines after the first that a quote without end took with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    """A column of metadata."""
+class _Layout:
+    """Places of the columns."""
 
-    place: int
-    name: str
-    kind: str
-    pattern: re.Pattern[str] | None
-    read: Reading
+    header: Sequence[str]
+    id: int
+    title: int | None
+    text: int | None
+    fields: Mapping[str, int]
+    """Columns of metadata by their field: those with a name."""
 
-    def value(self, cell: str) -> MetadataValue:
-        """Read a cell. Raises Rejected for another type."""
-        if self.pattern is not None and not self.pattern.fullmatch(cell):
-            raise Rejected(f"is not {self.kind} in column {self.name!r}, as those before it are")
-        return self.read(cell)
+    def cells(self, row: _Row) -> dict[str, Cell]:
+        """Return the metadata of a row; empty cells are missing."""
+        if row.problem or len(row.cells) != len(self.header):
+            return {}
+        return {name: Cell(cell) for name, place in self.fields.items() if (cell := row.cells[place].strip())}
+
+    def hidden_rows(self, row: _Row, delimiter: str) -> list[int]:
+        """Return the lines within quoted cells of a row that look like rows."""
+        if row.problem or len(row.cells) != len(self.header):
+            return []
+        found, line = [], row.line
+        for cell in row.cells:
+            for number, text in enumerate(cell.split("\n")[:_MOST_LINES]):
+                line += number > 0
+                parts = text.rstrip('"\r').split(delimiter)
+                identity = parts[self.id].strip() if len(parts) > self.id else ""
+                if number and len(parts) == len(self.header) and identity and len(identity.split()) == 1:
+                    found.append(line)
+        return found
 
 
 class Table:
-    """Rows under a header; cells of CSV may be quoted.
-
-    The first rows of a column decide its type: true or false, whole numbers, numbers, text.
-    """
+    """Rows under a header; cells of CSV may be quoted."""
 
     def __init__(
         self,
@@ -90,40 +93,47 @@ class Table:
         *,
         delimiter: str | None,
         columns: Columns,
+        types: Mapping[str, Kind] | None = None,
     ) -> None:
         """Without a delimiter it is CSV, with the header's most frequent separator."""
         self.name = name
         self.size = size
-        self.passed_over = 0
+        self.passed_over: Mapping[str, int] = {}
         self.state = state
+        self.said: list[str] = []
+        self.suspect = False
         self._stream = stream
         self._delimiter = delimiter
         self._columns = columns
+        self._types = Types(types or {}, "column")
         self._position = 0
         self._too_long = False
 
     def read(self, after: Mark = BEGINNING) -> Iterator[Record]:
         """Read the records; see Source."""
-        try:
-            with self._stream as stream:
-                rows = self._rows(self._texts(stream))
-                header = next(rows, None)
-                if header is None:
-                    raise Problem(f"{self.name} is empty", "give a table whose first row names its columns")
-                if header.problem:
-                    raise Problem(f"the header of {self.name} {header.problem}", "name the columns in the first row")
-                places = self._places(header.cells)
-                sample = self._sample(rows)
-                fields = self._fields(header.cells, set(places), sample)
-                for row in chain(sample, rows):
-                    if row.line <= after.place:
-                        continue
-                    try:
-                        yield _document(row, len(header.cells), places, fields)
-                    except Rejected as rejected:
-                        yield Reject(row.line, rejected.id, str(rejected), row.position)
-        except OSError as error:
-            raise unreadable(self.name, error) from None
+        with reading_problems(self.name), self._stream as stream:
+            layout = None
+            for row in sampled(stream, self._rows, self._sample, self._decide):
+                if layout is None:
+                    layout = self._layout(row)
+                    continue
+                if row.line <= after.place:
+                    continue
+                try:
+                    yield self._document(row, layout)
+                except Rejected as rejected:
+                    yield Reject(row.line, rejected.id, str(rejected), row.position, row.lost)
+            if layout is None:
+                raise Problem(f"{self.name} is empty", "give a table whose first row names its columns")
+
+    def _sample(self, row: _Row, number: int) -> None:
+        if number == 0:
+            self._sampled = self._layout(row)
+        else:
+            self._types.sample(self._sampled.cells(row), row.line)
+
+    def _decide(self) -> None:
+        self.said += self._types.decide()
 
     def _texts(self, stream: BinaryIO) -> Iterator[str]:
         """Iterate over lines; wrong bytes stay, for the row to be rejected."""
@@ -134,13 +144,16 @@ class Table:
             self._too_long = self._too_long or length > MAX_RECORD_BYTES
             yield raw.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
-    def _rows(self, texts: Iterator[str]) -> Iterator[_Row]:
+    def _rows(self, stream: BinaryIO) -> Iterator[_Row]:
+        self._position = 0
+        texts = self._texts(stream)
         first = next(texts, "")
         tabs = self._delimiter == "\t"
         csv.field_size_limit(MAX_RECORD_BYTES)
+        self._separator = self._delimiter or max(_SEPARATORS, key=first.count)
         reader = csv.reader(
             chain([first], texts),
-            delimiter=self._delimiter or max(_SEPARATORS, key=first.count),
+            delimiter=self._separator,
             quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
             strict=True,
         )
@@ -148,20 +161,26 @@ class Table:
             line = reader.line_num + 1
             self._too_long = False
             problem = ""
+            lost = 0
             cells: list[str] = []
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                problem = f"is no row of a table: {error}"
+                problem, lost = f"is no row of a table: {error}", reader.line_num - line
+                if lost > 0:
+                    problem += f"; a quote that begins in this line takes the {lost:,} lines after it"
             if self._too_long:
                 problem = f"is longer than {MAX_RECORD_BYTES // 2**20} MiB; split it"
             if cells or problem:
-                yield _Row(cells, line, self._position, problem)
+                yield _Row(cells, line, self._position, problem, lost)
 
-    def _places(self, header: Sequence[str]) -> tuple[int | None, int | None, int | None]:
-        """Find the columns of id, title and text."""
+    def _layout(self, row: _Row) -> _Layout:
+        """Find the columns. Raises Problem."""
+        header = row.cells
+        if row.problem:
+            raise Problem(f"the header of {self.name} {row.problem}", "name the columns in the first row")
         wanted, there = self._columns, f"the columns are: {', '.join(map(repr, header))}"
 
         def place(option: str, given: str | None, *usual: str) -> int | None:
@@ -176,55 +195,42 @@ class Table:
             raise Problem(f"{self.name} has no column 'id'", f"say which one it is with --id-column; {there}")
         if text is None and title is None:
             raise Problem(f"{self.name} has no column 'text'", f"say which one it is with --text-column; {there}")
-        return identity, title, text
-
-    def _sample(self, rows: Iterator[_Row]) -> list[_Row]:
-        sample: list[_Row] = []
-        start = self._position
-        while len(sample) < _SAMPLE_ROWS and self._position - start < _SAMPLE_BYTES and (row := next(rows, None)):
-            sample.append(row)
-        return sample
-
-    def _fields(self, header: Sequence[str], taken: set[int | None], sample: Sequence[_Row]) -> list[_Field]:
-        """Find the columns of metadata: those with a name."""
-        fields: dict[str, _Field] = {}
-        for place, title in enumerate(header):
-            name = _UNFIT_FOR_A_FIELD.sub("_", title.strip())[:_LONGEST_FIELD]
-            if place in taken or not title.strip():
+        fields: dict[str, int] = {}
+        for number, column in enumerate(header):
+            name = field_name(column)
+            if number in {identity, title, text} or not column.strip():
                 continue
             if name in fields:
                 raise Problem(
                     f"{self.name} has two columns {name!r}", "rename one: letters, digits, '_' and '-' tell them apart"
                 )
-            cells = [row.cells[place].strip() for row in sample if len(row.cells) == len(header)]
-            values = [cell for cell in cells if cell]
-            for kind, pattern, read in _KINDS:
-                if values and all(map(pattern.fullmatch, values)):
-                    fields[name] = _Field(place, name, kind, pattern, read)
-                    break
-            else:
-                fields[name] = _Field(place, name, "text", None, str)
-        return list(fields.values())
+            fields[name] = number
+        return _Layout(header, identity, title, text, fields)
 
-
-def _document(
-    row: _Row, width: int, places: tuple[int | None, int | None, int | None], fields: Sequence[_Field]
-) -> SourceDocument:
-    if row.problem:
-        raise Rejected(row.problem)
-    if len(row.cells) != width:
-        raise Rejected(f"has {len(row.cells)} cells, and the header has {width}")
-    identity, title, text = ("" if place is None else row.cells[place] for place in places)
-    try:
-        "\n".join(row.cells).encode()
-    except UnicodeEncodeError:
-        raise Rejected("is not UTF-8; convert it with iconv") from None
-    if not identity.strip():
-        raise Rejected("has no id")
-    if not f"{title}{text}".strip():
-        raise Rejected("has neither title nor text", identity)
-    try:
-        metadata = {field.name: field.value(cell) for field in fields if (cell := row.cells[field.place].strip())}
-    except Rejected as rejected:
-        raise Rejected(str(rejected), identity) from None
-    return SourceDocument(identity.strip(), title, text, metadata, line=row.line, position=row.position)
+    def _document(self, row: _Row, layout: _Layout) -> SourceDocument:
+        if row.problem:
+            raise Rejected(row.problem)
+        if len(row.cells) != len(layout.header):
+            raise Rejected(f"has {len(row.cells)} cells, and the header has {len(layout.header)}")
+        identity, title, text = (
+            "" if place is None else row.cells[place] for place in (layout.id, layout.title, layout.text)
+        )
+        try:
+            "\n".join(row.cells).encode()
+        except UnicodeEncodeError:
+            raise Rejected("is not UTF-8; convert it with iconv") from None
+        if not identity.strip():
+            raise Rejected("has no id")
+        if not f"{title}{text}".strip():
+            raise Rejected("has neither title nor text", identity)
+        try:
+            metadata = self._types.values(layout.cells(row))
+        except Rejected as rejected:
+            raise Rejected(str(rejected), identity) from None
+        if hidden := layout.hidden_rows(row, self._separator):
+            self.suspect = True
+            self.said.append(
+                f"a quoted cell of the row in line {row.line} holds {len(hidden):,} lines that look like rows, "
+                f"the first in line {hidden[0]}; is a quote missing?"
+            )
+        return SourceDocument(identity.strip(), title, text, metadata, line=row.line, position=row.position)

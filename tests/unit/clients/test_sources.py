@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import codecs
+import gzip
 import io
 import json
+import lzma
 import os
 import tempfile
 import tracemalloc
@@ -15,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_cli.calls import Problem
-from sluice_cli.indexing import records, sources
+from sluice_cli.indexing import files, json_records, office, records
+from sluice_cli.indexing.json_records import JsonLines
 from sluice_cli.indexing.records import BEGINNING, Record, Reject, SourceDocument
-from sluice_cli.indexing.sources import JsonLines, open_source
-from sluice_cli.indexing.tables import Columns
+from sluice_cli.indexing.sources import open_source
+from sluice_cli.indexing.tables import Columns, Table
 
 
 def _read(path: Path) -> list[Record]:
@@ -117,7 +121,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> Non
         ('{"id": "a"}'.encode("utf-32"), "is in UTF-32", "iconv -f UTF-32"),
         (b"\x1f\x8b\x08\x00", "is compressed", "zcat"),
         (b"\x7fELF\x00\x00", "is no text", "JSON objects"),
-        (b'[{"id": "a", "text": "x"}]', "one JSON array", "jq -c"),
     ],
 )
 def test_a_file_of_another_kind_is_told_of_once_with_a_remedy(
@@ -216,6 +219,13 @@ def test_in_tab_separated_values_quotes_are_letters(tmp_path: Path) -> None:
     ]
 
 
+class _Pipe(io.BytesIO):
+    """A stream that can be read only once."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -228,11 +238,12 @@ def test_in_tab_separated_values_quotes_are_letters(tmp_path: Path) -> None:
         ('b,"x,1', "is no row of a table"),
     ],
 )
-def test_a_row_that_is_no_document_is_rejected_with_its_line(tmp_path: Path, row: str | bytes, reason: str) -> None:
-    # Types are told by the first rows, so what differs comes after them.
+def test_a_row_that_is_no_document_is_rejected_with_its_line(row: str | bytes, reason: str) -> None:
+    # Of a stream, types are told by the first rows, so what differs comes after them.
     good = "".join(f"a{number},x,1979\n" for number in range(1000))
     raw = row if isinstance(row, bytes) else row.encode()
-    found = _table(tmp_path, b"id,text,year\n" + good.encode() + raw)
+    pipe = _Pipe(b"id,text,year\n" + good.encode() + raw)
+    found = list(Table("a pipe", pipe, None, None, delimiter=None, columns=Columns()).read())
     assert len(found) == 1001
     assert isinstance(found[-1], Reject)
     assert reason in found[-1].reason
@@ -260,6 +271,35 @@ def test_json_lines_have_no_columns(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").touch()
     with pytest.raises(Problem, match="no columns"):
         open_source(str(tmp_path / "corpus.jsonl"), None, Columns(id="x"))
+
+
+def test_a_quote_without_end_is_told_with_the_lines_that_it_takes(tmp_path: Path) -> None:
+    rows = "".join(f"{n},nail number {n}\n" for n in range(2, 900))
+    *stored, reject = _table(tmp_path, f'id,text\n1,"ok"\n6b,"5 inch pipe, bent\n{rows}')
+    assert [record.id for record in stored] == ["1"]
+    assert isinstance(reject, Reject)
+    assert (reject.line, reject.lost) == (3, 898)
+    assert "898 lines" in reject.reason
+
+
+def test_rows_inside_a_quoted_cell_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "inch.csv"
+    path.write_text(
+        'id,text\n1,ok pipe\n2,"5 inch pipe\n3,nail of steel\n4,screw of brass\n5,board of 2"\n6,ok hinge\n'
+    )
+    source = open_source(str(path))
+    assert [record.id for record in source.read()] == ["1", "2", "6"]
+    (said,) = source.said
+    assert "in line 3 holds 3 lines that look like rows, the first in line 4" in said
+    assert source.suspect
+
+
+def test_lines_of_prose_inside_a_quoted_cell_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text('id,title,text\n1,Alien,"In space,\nno one, at all, can hear you,\nsays the poster"\n')
+    source = open_source(str(path))
+    assert len(list(source.read())) == 1
+    assert (source.said, source.suspect) == ([], False)
 
 
 # Reading on
@@ -315,7 +355,7 @@ def test_the_texts_below_a_folder_are_documents(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_text(content)
     source = open_source(str(tmp_path))
-    assert (source.size, source.passed_over) == (3, 1)
+    assert (source.size, source.passed_over) == (3, {".png": 1})
     assert list(source.read()) == [
         SourceDocument("notes.txt", "notes.txt", "Some notes.", position=1),
         SourceDocument("guide/page.html", "Page", "Text", position=2),
@@ -325,7 +365,7 @@ def test_the_texts_below_a_folder_are_documents(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_documents_are_rejected_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_RECORD_BYTES", 1000)
     (tmp_path / "empty.md").touch()
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "long.txt").write_text("x" * 1001)
@@ -389,7 +429,158 @@ def test_of_a_folder_in_beirs_layout_the_corpus_is_read(tmp_path: Path) -> None:
     assert [record.id for record in _read(tmp_path)] == ["4983"]
 
 
-def test_a_single_text_file_is_pointed_to_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "notes.md").write_text("notes")
-    with pytest.raises(Problem, match="single text file"):
-        open_source(str(tmp_path / "notes.md"))
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("notes.md", b"# Notes\n\nText.", ("notes.md", "Notes", "# Notes\n\nText.")),
+        ("page.html", b"<h1>Page</h1>Text", ("page.html", "Page", "Page\nText")),
+        ("plain.txt", b"Some notes.", ("plain.txt", "plain.txt", "Some notes.")),
+    ],
+)
+def test_a_single_text_file_is_a_document(
+    tmp_path: Path, name: str, content: bytes, expected: tuple[str, str, str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "other.md").write_text("other")
+    (found,) = _read(tmp_path / name)
+    assert isinstance(found, SourceDocument)
+    assert (found.id, found.title, found.text) == expected
+
+
+def test_utf16_without_a_mark_and_binaries_are_told_and_not_stored_as_text(tmp_path: Path) -> None:
+    for name, content in {
+        "little.txt": "The lighthouse keeper.\n".encode("utf-16-le"),
+        "big.md": "# The lighthouse\n".encode("utf-16-be"),
+        "cyrillic.txt": "Смотритель\nмаяка\n".encode("utf-16-le"),  # noqa: RUF001  # Russian
+        "marked.txt": "The lighthouse".encode("utf-16"),
+        "binary.txt": b"\x00\x01\x02LOGO\x00\x00\x10\x7f\x00tower" * 20,
+        "controls.txt": b"ab\x01\x02\x03cd" * 20,
+        "plain.txt": "Tabs\tand \x1b[1mcolours\x1b[0m, naïve 東京\f\n".encode(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    found = _read(tmp_path)
+    assert [record.id for record in found if isinstance(record, SourceDocument)] == ["plain.txt"]
+    reasons = {record.id: record.reason for record in found if isinstance(record, Reject)}
+    assert "UTF-16LE" in reasons["little.txt"]
+    assert "UTF-16BE" in reasons["big.md"]
+    assert "UTF-16" in reasons["marked.txt"]
+    assert "is no text" in reasons["binary.txt"]
+    assert "is no text" in reasons["controls.txt"]
+    assert reasons["cyrillic.txt"]
+
+
+def test_a_link_out_of_the_folder_is_not_followed_and_said(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.txt").write_text("key")
+    (folder / "notes.txt").write_text("notes")
+    (folder / "again.txt").symlink_to(folder / "notes.txt")
+    (folder / "x.txt").symlink_to("/proc/self/environ")
+    (folder / "sub" / "up.txt").symlink_to("../../secret/key.txt")
+    (folder / "more").symlink_to(tmp_path / "secret")
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
+    source = open_source(str(folder))
+    assert [record.id for record in source.read()] == ["again.txt", "notes.txt"]
+    (said,) = source.said
+    assert "4 links that lead out" in said
+
+
+def test_pdf_and_word_files_are_read_where_their_libraries_are(tmp_path: Path) -> None:
+    docx, pypdf = pytest.importorskip("docx"), pytest.importorskip("pypdf")
+    document = docx.Document()
+    document.add_heading("Opening hours", 0)
+    document.add_paragraph("From nine to five.")
+    document.add_table(1, 2).cell(0, 0).text = "Monday"
+    document.save(str(tmp_path / "hours.docx"))
+    empty = pypdf.PdfWriter()
+    empty.add_blank_page(72, 72)
+    empty.write(tmp_path / "scan.pdf")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (tmp_path / "report.pdf").write_bytes(_pdf("Parcels leave the store"))
+    found = {record.id: record for record in _read(tmp_path)}
+    hours, report = found["hours.docx"], found["report.pdf"]
+    assert isinstance(hours, SourceDocument)
+    assert (hours.title, hours.text.split()) == (
+        "Opening hours",
+        ["Opening", "hours", "From", "nine", "to", "five.", "Monday"],
+    )
+    assert isinstance(report, SourceDocument)
+    assert "Parcels leave the store" in report.text
+    for name, reason in {"scan.pdf": "no text", "broken.pdf": "no PDF that can be read"}.items():
+        reject = found[name]
+        assert isinstance(reject, Reject)
+        assert reason in reject.reason
+
+
+def _pdf(text: str) -> bytes:
+    """The smallest file with a line of text."""
+    stream = f"BT /F1 12 Tf 10 10 Td ({text}) Tj ET"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 50] /Contents 4 0 R "
+        "/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
+        f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
+    ]
+    body, places = "%PDF-1.4\n", []
+    for number, content in enumerate(objects, start=1):
+        places.append(len(body))
+        body += f"{number} 0 obj\n{content}\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"xref\n0 5\n0000000000 65535 f \n{table}trailer\n<< /Size 5 /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF"
+    return (body + end).encode()
+
+
+def test_pdf_and_word_files_are_named_where_their_libraries_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(office, "reader_of", lambda suffix: None)
+    for name in ("a.pdf", "b.PDF", "c.docx", "d.txt"):
+        (tmp_path / name).write_text("x")
+    source = open_source(str(tmp_path))
+    assert source.passed_over == {".pdf": 2, ".docx": 1}
+    assert "3 files (.pdf, .docx)" in source.said[0]
+    assert "sluice-retrieval[documents]" in source.said[0]
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl.gz", "films.csv.bz2", "films.tsv.xz"])
+def test_a_compressed_file_is_unpacked_on_the_way(tmp_path: Path, name: str) -> None:
+    content = {
+        "j": '{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}',
+        "c": "id,text\na,x\nb,y\n",
+        "t": "id\ttext\na\tx\nb\ty\n",
+    }
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[name.rpartition(".")[2]]
+    packed = pack(content[name.split(".")[1][0]].encode())
+    (tmp_path / name).write_bytes(packed)
+    found = _read(tmp_path / name)
+    assert [record.id for record in found] == ["a", "b"]
+    assert list(open_source(str(tmp_path / name)).read(found[0].mark)) == found[1:]
+    (tmp_path / name).write_bytes(packed[:-6])
+    with pytest.raises(Problem, match=r"damaged|cannot be read"):
+        _read(tmp_path / name)
+
+
+@pytest.mark.parametrize("layout", ["{}", "\n  {}\n", "\ufeff{}"])
+@pytest.mark.parametrize("name", ["corpus.json", "corpus.jsonl"])
+def test_one_array_of_objects_is_read_as_its_elements(tmp_path: Path, layout: str, name: str) -> None:
+    elements = [{"id": f"d{n}", "text": "é" * n, "year": n} for n in range(1, 40)]
+    (tmp_path / name).write_text(layout.format(json.dumps(elements, indent=2, ensure_ascii=False)), encoding="utf-8")
+    found = _read(tmp_path / name)
+    assert [record.id for record in found] == [element["id"] for element in elements]
+    assert found[-1].mark.position <= (tmp_path / name).stat().st_size
+    assert list(open_source(str(tmp_path / name)).read(found[6].mark)) == found[7:]
+
+
+def test_an_array_is_read_in_parts_and_ends_where_it_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_records, "_PART_BYTES", 7)
+    path = tmp_path / "corpus.json"
+    good = ", ".join(json.dumps({"id": f"d{n}", "text": f"ü{n}"}, ensure_ascii=False) for n in range(9))
+    for end, reason in {"": "ends early", ", {'no'}]": "is not JSON", ', {"id": "x"': "is not JSON"}.items():
+        path.write_text(f"[{good}, 7{end}", encoding="utf-8")
+        *found, last = _read(path)
+        assert [record.id for record in found if isinstance(record, SourceDocument)] == [f"d{n}" for n in range(9)]
+        assert isinstance(last, Reject)
+        assert reason in last.reason
+        assert "lost" in last.reason
