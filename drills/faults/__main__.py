@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
-from drills.faults import connections, models, overload, pipeline, pool, replicas, requests
+from drills.faults import connections, load, models, overload, pipeline, pool, replicas, requests
 from drills.faults.drill import Group, Row, Seen
 
 GROUPS: tuple[Group[Any], ...] = (
@@ -25,6 +25,7 @@ GROUPS: tuple[Group[Any], ...] = (
     pipeline.group,
     replicas.group,
     overload.group,
+    load.group,
     models.group,
     requests.group,
 )

@@ -83,10 +83,13 @@ class Indexing:
         deadline: float,
     ) -> Indexed:
         passages = documents if chunking is None else await self._chunks(collection, documents, chunking, deadline)
-        embedded = await self._embedders.embed_documents(
-            [reading(passage) for passage in passages], collection=collection, deadline=deadline
-        )
         places = {document.id: place for place, document in enumerate(documents)}
+        try:
+            embedded = await self._embedders.embed_documents(
+                [reading(passage) for passage in passages], collection=collection, deadline=deadline
+            )
+        except InvalidArgument as error:
+            raise _about_document(error, passages, places) from None
         try:
             index_version = await self._store_all(collection, passages, embedded, places, deadline)
         except NotFound:
@@ -156,12 +159,13 @@ class Indexing:
 def _about_document(
     error: InvalidArgument, passages: Sequence[passage_pb2.Passage], places: Mapping[str, int]
 ) -> InvalidArgument:
-    """Name the field of the gateway's request instead of the retriever's."""
-    found = re.match(r"passages\[(\d+)\]", error.field)
+    """Name the field of the gateway's request instead of that of a stage."""
+    found = re.match(r"(passages|texts)\[(\d+)\]", error.field)
     if found is None:
         return error
-    place = places[passages[int(found[1])].document_id]
-    return InvalidArgument(f"documents[{place}]{error.field[found.end() :]}", error.problem, reason=error.reason)
+    place = places[passages[int(found[2])].document_id]
+    field = ".text" if found[1] == "texts" else error.field[found.end() :]
+    return InvalidArgument(f"documents[{place}]{field}", error.problem, reason=error.reason)
 
 
 def _check(documents: Sequence[passage_pb2.Passage]) -> None:

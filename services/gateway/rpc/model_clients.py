@@ -78,7 +78,10 @@ class EmbedderClient:
 
     async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed queries, with the priority of a person who waits."""
-        return await self._embed(texts, embedder_pb2.TEXT_KIND_QUERY, model_pb2.PRIORITY_INTERACTIVE, deadline)
+        try:
+            return await self._embed(texts, embedder_pb2.TEXT_KIND_QUERY, model_pb2.PRIORITY_INTERACTIVE, deadline)
+        except InvalidArgument as error:
+            raise InvalidArgument("query", error.problem, reason=error.reason) from None
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""

@@ -26,6 +26,7 @@ class Shelf:
         self.refused: set[str] = set()
         self.forgotten: list[str] = []
         self.moves = moves
+        self.poison = ""
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
@@ -38,6 +39,9 @@ class Shelf:
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         self.embedded += len(texts)
+        for place, text in enumerate(texts):
+            if self.poison and self.poison in text:
+                raise InvalidArgument(f"texts[{place}]", "the model cannot compute it", reason="ROW_FAILED")
         vectors = [text.encode() for text in texts]
         return embedded(vectors, model("f00d"), [len(text) > 20 for text in texts])
 
@@ -171,6 +175,17 @@ async def test_what_is_wrong_with_a_chunk_is_told_of_its_document() -> None:
     with pytest.raises(InvalidArgument, match=r"documents\[1\]\.metadata\.year: is of another type") as refused:
         await indexing(shelf).index("docs", batch, chunking=CHUNKING, deadline=0)
     assert refused.value.field == "documents[1].metadata.year"
+    assert not shelf.stored
+
+
+@pytest.mark.parametrize("chunking", [None, CHUNKING])
+async def test_a_document_that_the_model_cannot_compute_is_named(chunking: Chunking | None) -> None:
+    shelf = Shelf()
+    shelf.poison = "bad"
+    batch = [passage("a", "", "fine and long enough"), passage("b", "", "well, long; bad"), passage("c", "", "good")]
+    with pytest.raises(InvalidArgument) as refused:
+        await indexing(shelf).index("docs", batch, chunking=chunking, deadline=0)
+    assert (refused.value.field, refused.value.reason) == ("documents[1].text", "ROW_FAILED")
     assert not shelf.stored
 
 
