@@ -6,13 +6,13 @@ They score with the very vectors, terms and formula of the retriever, whose own 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from services.retriever.lexical import Bm25, query_vector
+from services.retriever.lexical import Analyzer, Bm25
 
 Scored = list[tuple[int, float]]
 """Documents, by their places in the corpus, with their scores, best first."""
@@ -23,14 +23,16 @@ class FirstStage:
 
     def __init__(self, documents: Sequence[tuple[str, str]], vectors: npt.NDArray[np.float32]) -> None:
         """`documents` are titles and texts; `vectors` are of unit length, a row a document."""
+        analyzer = Analyzer()
         self._vectors = vectors
         postings: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
         lengths = []
         for place, document in enumerate(documents):
-            in_title, in_text = (dict(zip(*query_vector(part), strict=True)) for part in document)
-            lengths.append((sum(in_title.values()), sum(in_text.values())))
+            found = [analyzer.terms(part) for part in document]
+            lengths.append([len(terms.telling) for terms in found])
+            in_title, in_text = (Counter([*terms.telling, *terms.further]) for terms in found)
             for term in in_title | in_text:
-                postings[term].append((place, in_title.get(term, 0.0), in_text.get(term, 0.0)))
+                postings[term].append((place, float(in_title[term]), float(in_text[term])))
         self._title_lengths, self._text_lengths = np.array(lengths).T
         self._postings = {term: np.array(entries).T for term, entries in postings.items()}
 
@@ -48,7 +50,7 @@ class FirstStage:
         lengths = bm25.title_weight * self._title_lengths + self._text_lengths
         scores = np.zeros(len(lengths))
         norms = bm25.k1 * (1 - bm25.b + bm25.b * lengths / bm25.average_length)
-        for term, repeated in zip(*query_vector(query), strict=True):
+        for term, repeated in zip(*bm25.query_vector(query), strict=True):
             if term in self._postings:
                 places = self._postings[term][0].astype(int)
                 counts = bm25.title_weight * self._postings[term][1] + self._postings[term][2]

@@ -261,13 +261,14 @@ class AsyncClient(Caller):
                 yield ListedVersion.from_proto(version)
 
     async def create_collection(
-        self, collection: str, *, model: str = "", timeout: float | None = None
+        self, collection: str, *, model: str = "", language: str = "", timeout: float | None = None
     ) -> CollectionVersion:
-        """Create an empty collection for a model, by default the first embedder's.
+        """Create an empty collection for a model, by default the first embedder's, and a language of its words.
 
+        A language gives stems and stop words, as "german"; "none" takes words as written.
         Raises SluiceError, ALREADY_EXISTS for a name that is taken.
         """
-        request = fill(collections_pb2.CreateCollectionRequest(), collection=collection, model=model)
+        request = fill(collections_pb2.CreateCollectionRequest(), collection=collection, model=model, language=language)
         reply = await self._call(self._collections.CreateCollection, request, self._long(timeout))
         return CollectionVersion.from_proto(reply.live)
 

@@ -15,7 +15,7 @@ from services.chassis.timing import in_background
 from services.retriever.building import Building
 from services.retriever.collections import Collections
 from services.retriever.engines import open_store
-from services.retriever.lexical import Bm25
+from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
 from services.retriever.servicer import RetrieverServicer
@@ -77,7 +77,13 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     watch = StoreWatch(store)
     await watch.check()
     _log.info("opened", store=type(store).__name__, problem=watch.problem)
-    bm25 = Bm25(settings.lexical_k1, settings.lexical_b, settings.lexical_average_length, settings.lexical_title_weight)
+    bm25 = Bm25(
+        settings.lexical_k1,
+        settings.lexical_b,
+        settings.lexical_average_length,
+        settings.lexical_title_weight,
+        Analyzer(settings.lexical_language),
+    )
     collections = Collections(store, bm25)
     versions = Versions(store, collections)
     servicer = RetrieverServicer(

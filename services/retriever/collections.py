@@ -24,10 +24,10 @@ import numpy as np
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.validation import check_collection, split_version
-from services.retriever import fields, lexical, paging
+from services.retriever import fields, paging
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import Exists, FieldType, Filter, Schema
-from services.retriever.lexical import Bm25
+from services.retriever.lexical import LANGUAGES, Analyzer, Bm25
 from services.retriever.store import Catalogue, Deadline, Description, Parts, PassageStore, number_of
 from sluice.type.v1 import collection_pb2, model_pb2
 
@@ -110,10 +110,10 @@ class CollectionInfo:
                 f"collection {name!r} was not made by Sluice, so its model is unknown; create another one",
                 reason="FOREIGN_COLLECTION",
             )
-        if notes["analyzer"] != lexical.ANALYZER:
+        if (analyzer := Analyzer.parse(notes["analyzer"])) is None:
             raise FailedPrecondition(
-                f"collection {name!r} has its words analysed by {notes['analyzer']}, and this release by "
-                f"{lexical.ANALYZER}; index it again",
+                f"collection {name!r} has its words analysed by {notes['analyzer']}, which this release does not know; "
+                "index it again",
                 reason="ANALYZER_MISMATCH",
             )
         return cls(
@@ -121,7 +121,7 @@ class CollectionInfo:
             version=found.version,
             model=CollectionModel(notes["model"], notes["model_fingerprint"], notes["dimension"], notes["precision"]),
             passage_count=found.passage_count,
-            bm25=Bm25(notes["k1"], notes["b"], notes["average_length"], notes.get("title_weight", 1.0)),
+            bm25=Bm25(notes["k1"], notes["b"], notes["average_length"], notes.get("title_weight", 1.0), analyzer),
             schema={
                 key.removeprefix("field:"): FieldType(kind) for key, kind in notes.items() if key.startswith("field:")
             },
@@ -143,7 +143,7 @@ class CollectionInfo:
             "dimension": self.model.dimension,
             "precision": self.model.precision,
             "distance": "cosine",
-            "analyzer": lexical.ANALYZER,
+            "analyzer": str(self.bm25.analyzer),
             "k1": self.bm25.k1,
             "b": self.bm25.b,
             "average_length": self.bm25.average_length,
@@ -261,7 +261,9 @@ class Collections:
             found.append((info, aliases.get(info.collection, info.collection) == info.version))
         return found, token
 
-    async def create(self, collection: str, model: CollectionModel, deadline: Deadline = None) -> CollectionInfo:
+    async def create(
+        self, collection: str, model: CollectionModel, deadline: Deadline = None, *, language: str = ""
+    ) -> CollectionInfo:
         """Create the empty first version of a collection and its alias; AlreadyExists if the name is taken.
 
         Of several that create it at once, one succeeds, or all find its version.
@@ -273,7 +275,7 @@ class Collections:
             pass
         else:
             raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
-        first = self.described(collection, 1, model)
+        first = self.described(collection, 1, model, language)
         try:
             await self.make(first, deadline)
         except AlreadyExists:
@@ -306,16 +308,22 @@ class Collections:
         self.forget()
         return deleted
 
-    def described(self, collection: str, number: int, model: CollectionModel) -> CollectionInfo:
-        """Describe an empty version of a collection, not yet made, with this retriever's lexical settings."""
+    def described(self, collection: str, number: int, model: CollectionModel, language: str = "") -> CollectionInfo:
+        """Describe an empty version of a collection, not yet made, with this retriever's lexical settings.
+
+        An empty language is that of the settings.
+        """
         check_name(collection, _LONGEST_COLLECTION)
         if not model.fingerprint:
             raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
         if not 1 <= model.dimension <= MAX_DIMENSION:
             raise InvalidArgument("model.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
+        if language and language not in LANGUAGES:
+            raise InvalidArgument("language", f"is {language!r}; send one of {', '.join(LANGUAGES)}")
+        bm25 = replace(self._bm25, analyzer=Analyzer(language)) if language else self._bm25
         version = version_name(collection, number)
         now = datetime.now(UTC)
-        return CollectionInfo(version, version, model, 0, self._bm25, {}, now, collection, source="written")
+        return CollectionInfo(version, version, model, 0, bm25, {}, now, collection, source="written")
 
     async def make(self, info: CollectionInfo, deadline: Deadline = None) -> None:
         """Create the version that `info` describes; AlreadyExists if there is one of the name."""

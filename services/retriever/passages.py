@@ -119,7 +119,7 @@ class Passages:
         """Return the best passages for all variants together, the first `whole` with their texts if there is room.
 
         Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
-        `variant.weight * lexical_weight`; a search without a vector, without words (other than stop words) or
+        `variant.weight * lexical_weight`; a search without a vector, without words or
         without weight is left out.
         """
         check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
@@ -130,7 +130,7 @@ class Passages:
                 if variant.vector is not None:
                     info.check_vector(variant.vector, f"variants[{place}].vector")
             fitted = condition.fit(info.schema)
-            searches = plan(variants, dense_weight, lexical_weight)
+            searches = plan(variants, dense_weight, lexical_weight, info.bm25)
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
             started = time.monotonic()

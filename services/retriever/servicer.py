@@ -133,7 +133,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         model = CollectionModel.from_proto(request.model)
-        created = await self._collections.create(request.collection, model, deadline_of(context))
+        created = await self._collections.create(
+            request.collection, model, deadline_of(context), language=request.language
+        )
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:

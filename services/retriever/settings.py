@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from services.chassis.settings import SheddingSettings
+from services.retriever.lexical import LANGUAGES
 
 
 class RetrieverSettings(SheddingSettings):
@@ -64,6 +65,12 @@ class RetrieverSettings(SheddingSettings):
     )
     lexical_title_weight: float = Field(
         2, gt=0, le=100, description="Number of times that a word of the title counts in new collections."
+    )
+    lexical_language: str = Field(
+        "english",
+        pattern=f"^({'|'.join(LANGUAGES)})$",
+        description="Language of new collections whose maker names none, for stems and stop words; `none` takes words "
+        "as written. Words in other scripts have the stems of their script.",
     )
     fusion_depth: int = Field(
         100,

@@ -41,7 +41,7 @@ class Versions:
         """
         live = await self._collections.live(collection, deadline)
         building = await self._unfinished(live, deadline)
-        like = self._collections.described(collection, 1, model)
+        like = self._collections.described(collection, 1, model, live.bm25.analyzer.language)
         same = (live.model.fingerprint, live.bm25) == (model.fingerprint, like.bm25) and live.version != collection
         if building is None and same:
             return live, live
@@ -154,7 +154,7 @@ class Versions:
         for _ in range(_MOST_NAMES_TRIED):
             number = await self.next_number(live.name, deadline)
             made = replace(
-                self._collections.described(live.name, number, model),
+                self._collections.described(live.name, number, model, live.bm25.analyzer.language),
                 schema=live.schema,
                 source=f"reindexed from {live.version}",
                 state=VersionState.BUILDING,

@@ -340,6 +340,22 @@ async def test_documents_are_listed_page_by_page_each_once(world: World) -> None
     }
 
 
+async def test_a_collection_is_created_for_a_language_that_there_is(world: World) -> None:
+    german = await world.client.create_collection("artikel", language="german")
+    assert german.lexical_settings.startswith("words-2 german, ")
+    with pytest.raises(SluiceError) as unspoken:
+        await world.client.create_collection("others", language="klingon")
+    assert unspoken.value.field == "language"
+
+
+async def test_a_search_for_what_has_no_words_says_so(world: World) -> None:
+    await world.client.index(documents(3))
+    answer = await world.client.search("?!", features=Features(dense=False, lexical=True))
+    (report,) = [report for report in answer.stages if report.stage is Stage.RETRIEVE]
+    assert (answer.results, report.outcome, report.reason) == ((), Outcome.SKIPPED, "NO_WORDS")
+    assert "words" in report.detail
+
+
 async def test_a_collection_is_created_for_a_model_and_deleted_with_all_of_its_versions(world: World) -> None:
     created = await world.client.create_collection("papers", model="pseudo-32")
     assert (created.version, created.live, created.model.name, created.passage_count) == (

@@ -55,6 +55,43 @@ async def test_a_collection_of_a_release_that_knew_no_title_weight_keeps_countin
     assert (await shelf.collections.get(info.version)).bm25.title_weight == 1.0
 
 
+async def test_a_collection_of_an_older_analyzer_is_written_and_searched_by_it_until_it_is_reindexed(shelf, new_name):
+    name = new_name()
+    notes = shelf.collections.described(name, 1, MODEL).to_notes()
+    await shelf.store.create(f"{name}-v1", 3, notes | {"analyzer": "english-1"}, None)
+    await shelf.store.point(name, f"{name}-v1", None)
+    await shelf.put(name, [Passage("who", "The Who wrote getUserName in Go.", vector=EAST)])
+    assert ids(await shelf.search(name, QueryVariant("names"))) == ["who"]
+    assert (await shelf.search(name, QueryVariant("the who"))).fused_searches == 0
+    assert str((await shelf.collections.get(name)).bm25).startswith("english-1, ")
+    building, _ = await shelf.versions.create(name, MODEL)
+    assert str(building.bm25).startswith("words-2 english, ")
+
+
+async def test_a_collection_of_an_analyzer_that_is_not_known_is_refused(shelf, new_name):
+    info = shelf.collections.described(new_name(), 1, MODEL)
+    await shelf.store.create(info.version, 3, info.to_notes() | {"analyzer": "words-9 english"}, None)
+    with pytest.raises(FailedPrecondition, match="words-9 english") as refusal:
+        await shelf.collections.get(info.version)
+    assert refusal.value.reason == "ANALYZER_MISMATCH"
+
+
+async def test_a_collection_has_its_language_which_its_next_versions_keep(shelf, new_name):
+    name = new_name()
+    made = await shelf.collections.create(name, MODEL, language="german")
+    assert made.bm25.analyzer.language == "german"
+    await shelf.put(name, [Passage("haus", "das Haus", vector=EAST)])
+    assert ids(await shelf.search(name, QueryVariant("Häuser"))) == ["haus"]
+    building, _ = await shelf.versions.create(name, OTHER)
+    assert (await shelf.collections.get(building.version)).bm25.analyzer.language == "german"
+
+
+async def test_a_language_without_an_analyzer_is_refused(shelf, new_name):
+    with pytest.raises(InvalidArgument, match=r"klingon.*none, arabic, .*yiddish") as refusal:
+        await shelf.collections.create(new_name(), MODEL, language="klingon")
+    assert refusal.value.field == "language"
+
+
 async def test_a_collection_tells_what_it_was_made_with(shelf, collection):
     info = await shelf.collections.get(collection)
     assert (info.name, info.version, info.model) == (collection, collection, MODEL)

@@ -93,14 +93,19 @@ async def test_all_variants_are_searched_for_at_once(shelf, collection):
 
 
 async def test_a_variant_without_words_is_searched_for_by_its_vector_alone(shelf, collection):
-    result = await shelf.search(collection, QueryVariant("to be or not to be", near(UP)))
+    result = await shelf.search(collection, QueryVariant("?!", near(UP)))
     assert result.fused_searches == 1
     assert ids(result)[0] == "ndiff"
 
 
-async def test_only_stop_words_find_nothing(shelf, collection):
-    result = await shelf.search(collection, QueryVariant("how to do this"))
+@pytest.mark.parametrize("text", ["?!", "..."])
+async def test_a_text_without_words_finds_nothing(shelf, collection, text):
+    result = await shelf.search(collection, QueryVariant(text))
     assert (result.candidates, result.fused_searches) == ((), 0)
+
+
+async def test_stop_words_alone_find_the_passages_that_have_them(shelf, collection):
+    assert set(ids(await shelf.search(collection, QueryVariant("how to do this")))) == {"untagged", "submit"}
 
 
 async def test_ties_of_a_fusion_have_one_order(shelf, new_collection):

@@ -47,6 +47,7 @@ def list_(
       sluice collections --json | jq -r '.[] | select(.live) | .version'
       sluice collections --drop documents-v1
       sluice collections create papers --model all-mpnet-base-v2
+      sluice collections create artikel --language german
       sluice collections delete papers
     """
     if context.invoked_subcommand is None:
@@ -77,6 +78,14 @@ async def create(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model, by its short or whole name; the first embedder's if not given.")
     ] = "",
+    language: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Language of its words, for stems and stop words, as german; none takes words as written. English, or "
+            "the retriever's LEXICAL_LANGUAGE, if not given.",
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> int:
     """Create an empty collection for a model.
@@ -85,9 +94,10 @@ async def create(
     Examples:
       sluice collections create papers
       sluice collections create papers --model all-mpnet-base-v2
+      sluice collections create artikel --language german
     """
     async with connection_of(context).client() as client:
-        version = await client.create_collection(name, model=model)
+        version = await client.create_collection(name, model=model, language=language)
     if as_json:
         print_json(version)
     else:

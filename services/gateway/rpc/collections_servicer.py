@@ -65,7 +65,9 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
             model = await self._embedders.model_named(request.model, deadline=deadline)
         else:
             model = await self._embedders.first_model(deadline=deadline)
-        live = await self._retriever.create_collection(request.collection, model, deadline=deadline)
+        live = await self._retriever.create_collection(
+            request.collection, model, language=request.language, deadline=deadline
+        )
         self._embedders.forget(request.collection)
         return pb.CreateCollectionResponse(live=live)
 

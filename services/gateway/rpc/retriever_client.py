@@ -58,7 +58,7 @@ class RetrieverClient:
         )
         reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
         candidates = [Candidate(one.passage, one.score, one.whole) for one in reply.candidates]
-        return Retrieved(candidates, reply.index_version)
+        return Retrieved(candidates, reply.index_version, reply.fused_search_count)
 
     async def passages(
         self, collection: str, ids: Sequence[str], *, deadline: float
@@ -156,9 +156,9 @@ class RetrieverClient:
         return await self.channel.call(self.stub.ListCollections, request, deadline=deadline)
 
     async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+        self, collection: str, model: model_pb2.ModelInfo, *, language: str = "", deadline: float
     ) -> collection_pb2.CollectionVersion:
-        request = pb.CreateCollectionRequest(collection=collection, model=model)
+        request = pb.CreateCollectionRequest(collection=collection, model=model, language=language)
         return (await self.channel.call(self.stub.CreateCollection, request, deadline=deadline)).collection
 
     async def delete_collection(self, collection: str, *, deadline: float) -> Sequence[str]:

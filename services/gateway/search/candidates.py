@@ -31,6 +31,7 @@ class Candidates:
     def __init__(self, question: Question, retriever: Retriever, deadline: float) -> None:
         self.items: list[Candidate] = []
         self.index_version = ""
+        self.search_count = 0
         self._question = question
         self._retriever = retriever
         self._deadline = deadline
@@ -102,6 +103,7 @@ class Candidates:
         known = {candidate.passage.id for candidate in self.items}
         self.items += [candidate for candidate in found.candidates if candidate.passage.id not in known]
         self.index_version = found.index_version
+        self.search_count = found.search_count
         self._limit, self._ended = limit, len(found.candidates) < limit
 
     async def _sign(self, places: Sequence[int]) -> None:

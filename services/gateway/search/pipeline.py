@@ -273,6 +273,9 @@ class _Run:
             raise
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
+        if not candidates.search_count and not candidates.items:
+            self._skip(Stage.RETRIEVE, "NO_WORDS", "the query has no words, and is not searched by vectors")
+            return
         reason = detail = ""
         if self._features.dense and not any(variant.vector for variant in variants):
             reason, detail = "LEXICAL_ONLY", "no vectors; searched by words alone"

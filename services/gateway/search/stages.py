@@ -194,6 +194,8 @@ class Retrieved:
 
     candidates: Sequence[Candidate]
     index_version: str
+    search_count: int = 1
+    """Number of searches that were made; 0 if the question has neither a vector nor words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ class Reranked:
     """Number of passages whose end did not fit the model's window."""
 
 
-_NOTHING_MISSING = {"FEATURE_OFF", "NO_CANDIDATES"}
+_NOTHING_MISSING = {"FEATURE_OFF", "NO_CANDIDATES", "NO_WORDS"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from services.chassis.errors import InvalidArgument
-from services.retriever import lexical
 from services.retriever.documents import Vector
 from services.retriever.fields import Filter
-from services.retriever.lexical import SparseVector
+from services.retriever.lexical import Bm25, SparseVector
 from services.retriever.search.fusion import Found, Fused, Order, fuse
 from services.retriever.store import Deadline, PassageStore
 
@@ -72,13 +71,13 @@ async def find(
     return order.best(limit)
 
 
-def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float) -> list[Search]:
+def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float, bm25: Bm25) -> list[Search]:
     """Return the searches for these variants, each variant's dense one before its lexical one."""
     searches: list[Search] = []
     for variant in variants:
         if variant.vector is not None and dense_weight > 0:
             searches.append(Search(unit(variant.vector), variant.weight * dense_weight))
-        if lexical_weight > 0 and (words := lexical.query_vector(variant.text)).indices:
+        if lexical_weight > 0 and (words := bm25.query_vector(variant.text)).indices:
             searches.append(Search(words, variant.weight * lexical_weight))
     return searches
 

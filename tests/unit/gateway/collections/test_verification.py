@@ -9,7 +9,7 @@ from services.chassis.errors import FailedPrecondition
 from services.gateway.collections.store import Sample, Sampled
 from services.gateway.collections.verification import CheckKind, Verification
 from services.gateway.search.stages import Candidate, Embedded, Retrieved, SearchVariant
-from sluice.type.v1 import passage_pb2
+from sluice.type.v1 import collection_pb2, passage_pb2
 from tests.unit.gateway.samples import embedded, model, passage
 
 
@@ -24,6 +24,10 @@ class Shelf:
         self.stored = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
         self.served = True
+        self.analyzers = {"docs": "words-2 english", "docs-v2": "words-2 english"}
+
+    async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
+        return collection_pb2.CollectionVersion(lexical_settings=f"{self.analyzers[name]}, k1 1.2")
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.stored)]
@@ -83,4 +87,10 @@ async def test_what_is_wrong_with_a_version_fails_its_check(shelf: Shelf, expect
 async def test_a_live_version_whose_model_is_gone_is_compared_by_words_alone() -> None:
     shelf = Shelf()
     shelf.served = False
+    assert await failed(shelf) == []
+
+
+async def test_a_version_of_another_analyzer_may_find_other_passages_by_words() -> None:
+    shelf = Shelf(other_words=True)
+    shelf.analyzers["docs"] = "english-1"
     assert await failed(shelf) == []

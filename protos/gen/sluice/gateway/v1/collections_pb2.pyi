@@ -178,19 +178,25 @@ class CreateCollectionRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
     model: _builtins.str
     """The model, by its short or whole name; one of the gateway's embedders has to serve it. Empty means the first one's."""
+    language: _builtins.str
+    """Language of its words, for stems and stop words, as "german"; "none" takes words as written, and empty means
+    the retriever's LEXICAL_LANGUAGE. Its later versions keep it.
+    """
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         model: _builtins.str = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -654,8 +654,13 @@ class CreateCollectionRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
+    language: _builtins.str
+    """Language of its words, for stems and stop words, as "german"; "none" takes words as written, and empty means
+    LEXICAL_LANGUAGE. Its later versions keep it.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """The model whose vectors the collection will hold."""
@@ -665,10 +670,11 @@ class CreateCollectionRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         model: _model_pb2.ModelInfo | None = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
