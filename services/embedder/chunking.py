@@ -6,26 +6,31 @@ the chunk is left. The next chunk begins a little earlier, so that a sentence ac
 
 from __future__ import annotations
 
-import re
+import enum
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from services.inference.models.tokenization import Word
 from sluice.embedder.v1 import embedder_pb2
 
-# Pauses to cut after, the best first: paragraphs, sentences, lines, words as written (the tokenizer's are shorter).
-# The matched text belongs to the chunk before the cut.
-_PAUSES = (
-    re.compile(r"\n\s*\n\s*"),
-    re.compile(r"[.!?…][\"'”’»)\]]*\s+|[。！？]\s*"),  # noqa: RUF001  full-width
-    re.compile(r"\s*\n\s*"),
-    re.compile(r"\s+"),
-)
-_LONGEST_PUNCTUATION = 8
+# Marks that end a sentence: before blanks, perhaps after closing ones, or with nothing after them.
+_ENDS, _CLOSING, _FULL_WIDTH_ENDS = ".!?…", "\"'”’»)]", "。！？"  # noqa: RUF001
+_MOST_CLOSING = 8
 # A character becomes at most as many tokens as its UTF-8 has bytes.
 _TOKENS_A_CHARACTER = 4
+
+
+class Pause(enum.IntEnum):
+    """Places where a reader would pause, the best to cut at first."""
+
+    PARAGRAPH = 0
+    SENTENCE = 1
+    LINE = 2
+    BLANK = 3
+    """Between words as written; the tokenizer's are shorter."""
+    NONE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Ch
     if not words:
         return [Chunk(0, len(text), 0)]
     starts = [word.start for word in words]
+    pauses = _pauses(text, starts)
     before = [0, *accumulate(word.token_count for word in words)]
 
     def characters(word: int) -> int:
@@ -63,11 +69,11 @@ def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Ch
     while end < len(words):
         most = bisect_right(before, before[first] + room) - 1
         least = max(end + 1, bisect_left(before, before[first] + room / 2))
-        end = _last_pause(text, starts, least, most) if most < len(words) else most
+        end = _last_pause(pauses, least, most) if most < len(words) else most
         chunks.append(Chunk(characters(first), characters(end), before[end] - before[first]))
         if end < len(words):
             shared = min(overlap, room // 2, room - words[end].token_count)
-            first = _first_pause(text, starts, max(first + 1, bisect_left(before, before[end] - shared)), end)
+            first = _first_pause(pauses, max(first + 1, bisect_left(before, before[end] - shared)), end)
     return chunks
 
 
@@ -78,28 +84,41 @@ def _pieces(word: Word, room: int) -> Sequence[Word]:
     return [Word(start, min(start + size, word.end), room) for start in range(word.start, word.end, size)]
 
 
-def _last_pause(text: str, starts: Sequence[int], least: int, most: int) -> int:
-    """The word to cut before, from `least` to `most`: the last after the best kind of pause."""
-    for pause in _PAUSES:
-        for place in range(most, least - 1, -1):
-            if _follows(pause, text, starts, place):
-                return place
-    return most
+def _pauses(text: str, starts: Sequence[int]) -> list[Pause]:
+    """Return the pause right before each word, in time that grows with the length of the text."""
+    pauses = [Pause.NONE]
+    for last, here in pairwise(starts):
+        before = text[last:here]
+        end = last + len(before.rstrip())
+        blanks = text[end:here]
+        if blanks.count("\n") > 1:
+            pauses.append(Pause.PARAGRAPH)
+        elif _ends_a_sentence(text, end, bool(blanks)):
+            pauses.append(Pause.SENTENCE)
+        elif blanks:
+            pauses.append(Pause.LINE if "\n" in blanks else Pause.BLANK)
+        else:
+            pauses.append(Pause.NONE)
+    return pauses
 
 
-def _first_pause(text: str, starts: Sequence[int], least: int, most: int) -> int:
-    """The word to begin with, from `least` to `most`: the first after the best kind of pause."""
-    for pause in _PAUSES:
-        for place in range(least, most):
-            if _follows(pause, text, starts, place):
-                return place
-    return most
+def _ends_a_sentence(text: str, end: int, blank: bool) -> bool:
+    """True if the text up to `end` ends a sentence; `blank` if a blank follows it."""
+    place = end - 1
+    if place < 0 or text[place] in _FULL_WIDTH_ENDS or not blank:
+        return place >= 0 and text[place] in _FULL_WIDTH_ENDS
+    least = max(0, place - _MOST_CLOSING)
+    while place > least and text[place] in _CLOSING:
+        place -= 1
+    return text[place] in _ENDS
 
 
-def _follows(pause: re.Pattern[str], text: str, starts: Sequence[int], word: int) -> bool:
-    """True if this pause lies right before a word."""
-    if word == 0:
-        return False
-    here = starts[word]
-    nearby = max(0, min(starts[word - 1], here - _LONGEST_PUNCTUATION))
-    return any(found.end() == here for found in pause.finditer(text, nearby, here))
+def _last_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
+    """Return the word to cut before, from `least` to `most`: the last after the best kind of pause."""
+    return min(range(most, least - 1, -1), key=pauses.__getitem__, default=most)
+
+
+def _first_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
+    """Return the word to begin with, from `least` up to `most`: the first after the best kind of pause."""
+    best = min(range(least, most), key=pauses.__getitem__, default=most)
+    return most if best == most or pauses[best] is Pause.NONE else best

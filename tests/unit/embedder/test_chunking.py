@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import re
+import statistics
+import time
 from itertools import pairwise
 
 import pytest
@@ -75,3 +78,41 @@ def test_the_overlap_begins_with_a_sentence_where_one_begins() -> None:
 
 def test_a_word_longer_than_a_chunk_is_cut_anywhere() -> None:
     assert "".join(parts("ab" * 20, 9)) == "ab" * 20
+
+
+_HARD = {
+    "blanks": ("{} x", " "), "lines": ("a{}x", "\n"), "blank lines": ("a{}x", " \n"), "tabs": ("a.{}x", "\t"),
+    "closing": ("a.{} x", '"'), "stops": ("a{} x", "."), "full-width": ("a{}x", "。"), "one word": ("{}", "a"),
+    "short words": ("{}", "a "), "marks": ("{}", "! "), "sentences": ("{}", "a. "), "no-break": ("a{}x", "\u00a0"),
+    "ideographic": ("。{}x", "\u3000"), "separators": ("a{}x", "\x1c"), "mixed": ("a{}x", ' \n"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _HARD)
+def test_time_grows_with_the_length_of_a_text_whatever_it_is(name: str) -> None:
+    form, repeated = _HARD[name]
+
+    def seconds(length: int) -> float:
+        text = form.format(repeated * (length // len(repeated)))
+        words = words_of(text)
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            cut(text, words, room=64, overlap=8)
+            times.append(time.process_time() - began)
+        return statistics.median(times)
+
+    # Eight times the length: a square would take 64 times as long.
+    assert seconds(320_000) <= 24 * max(seconds(40_000), 0.005)
+
+
+async def test_the_event_loop_goes_on_while_blanks_are_cut() -> None:
+    text = f"a{' ' * 1_000_000}b." * 4
+    longest = 0.0
+    cutting = asyncio.create_task(asyncio.to_thread(cut, text, words_of(text), room=8, overlap=2))
+    while not cutting.done():
+        began = time.monotonic()
+        await asyncio.sleep(0)
+        longest = max(longest, time.monotonic() - began)
+    await cutting
+    assert longest < 0.25
