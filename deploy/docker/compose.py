@@ -1,11 +1,12 @@
 """`python -m deploy.docker.compose`: write what the compose stack derives from the stages, to build/compose.
 
 compose.yaml has the services with ports or data; stages.yaml, over it, has the others and the gateway's addresses.
-scrape.yaml has what Prometheus scrapes.
+scrape.yaml has what Prometheus scrapes, and rules/ its rules, with links to the runbook that begin as RUNBOOK_URL says.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import yaml
@@ -13,6 +14,9 @@ import yaml
 from deploy.local.paths import BUILD, ROOT
 from deploy.stages import STAGES
 
+RUNBOOK_URL = "http://127.0.0.1:3000/d/sluice-runbook"
+"""Beginning of the links to the runbook in the rules: the dashboard of the Grafana of this stack."""
+RULES = ROOT / "deploy" / "prometheus" / "rules"
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
 FOLDER = BUILD / "compose"
 
@@ -45,13 +49,20 @@ def scrapes() -> dict[str, Any]:
     }
 
 
+def rules(runbook_url: str) -> dict[str, str]:
+    """Return the files of rules, with links to the runbook at another address."""
+    return {file.name: file.read_text().replace(RUNBOOK_URL, runbook_url) for file in sorted(RULES.glob("*.yaml"))}
+
+
 def _model(stage: str, model: str) -> str:
     return f"-${{{stage.upper()}_IMAGE_MODEL:-{model}}}" if model else ""
 
 
 def main() -> None:
-    """Write both files."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    """Write all files."""
+    (FOLDER / "rules").mkdir(parents=True, exist_ok=True)
+    for name, text in rules(os.environ.get("RUNBOOK_URL", RUNBOOK_URL)).items():
+        (FOLDER / "rules" / name).write_text(text)
     for name, content in {"stages.yaml": stages(), "scrape.yaml": scrapes()}.items():
         (FOLDER / name).write_text(yaml.safe_dump(content, sort_keys=False))
 

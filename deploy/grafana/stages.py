@@ -9,7 +9,7 @@ from deploy.grafana.promql import HERE, each, mean, quantile, rate, ratio, worst
 
 UID = "sluice"
 
-_SEARCH = 'grpc_service="sluice.gateway.v1.GatewayService", grpc_method="Search"'
+_SEARCH = 'grpc_service="sluice.gateway.v1.SearchService", grpc_method="Search"'
 _STAGES = 'job!="qdrant"'
 
 

@@ -44,6 +44,11 @@ class ServerMetrics:
         self.build_info = Gauge(
             "sluice_build_info", "The stage and its release; always 1.", ["stage", "release"], registry=registry
         )
+        self.certificate_expiry = Gauge(
+            "sluice_certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificate that it serves with expires; 0 without TLS.",
+            registry=registry,
+        )
         self.started = Counter("grpc_server_started_total", "Calls started.", method, registry=registry)
         self.handled = Counter(
             "grpc_server_handled_total",

@@ -112,9 +112,11 @@ async def serving(
     To drain: health says NOT_SERVING, then no new calls, then a grace for those in flight. `counted` counts its calls;
     by default the series of the process do.
     """
+    series = counted or process_metrics()
+    series.certificate_expiry.set(tls.expiry(settings))
     budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(counted or process_metrics(), budget, stage.limit, stage.bulk_methods)],
+        interceptors=[StageInterceptor(series, budget, stage.limit, stage.bulk_methods)],
         options=_options(settings),
     )
     stage.register(server)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+import ssl
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -16,6 +19,9 @@ import grpc
 from services.chassis.errors import StartupError
 from services.chassis.settings import StageSettings
 
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_VALIDITY = re.compile(rb"(?:\x17\x0d\d{12}|\x18\x0f\d{14})Z(?:\x17\x0d|\x18\x0f)(\d{12}|\d{14})Z")
+"""Two times of DER, the beginning and the end of a certificate."""
 _LOOK_SECONDS = 30.0
 _SPREAD_SECONDS = 1800.0
 """Replicas, whose certificates are renewed together, restart spread over this time."""
@@ -37,6 +43,21 @@ def channel_credentials(settings: StageSettings) -> grpc.ChannelCredentials | No
         return None
     key, certificate, authority = read
     return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def expiry(settings: StageSettings) -> float:
+    """Return the Unix time at which the certificate expires; 0 if TLS is off, or if the file is no certificate."""
+    read = _read(settings)
+    found = _CERTIFICATE.search(read[1]) if read else None
+    if found is None:
+        return 0.0
+    validity = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(found[0].decode()))
+    if validity is None:
+        return 0.0
+    until = validity[1].decode()
+    if len(until) == len("yymmddHHMMSS"):  # a year from 1950 to 2049
+        until = ("20" if until < "50" else "19") + until
+    return datetime.strptime(until, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
 
 
 async def renewed(settings: StageSettings, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:

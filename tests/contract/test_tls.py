@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import trustme
+from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from services.chassis import errors, tls
 from services.chassis.client import StageChannel
+from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings, load_settings
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
@@ -36,8 +39,8 @@ class Authority:
         self._authority.cert_pem.write_to_path(folder / "ca.crt")
         self.issue()
 
-    def issue(self) -> None:
-        leaf = self._authority.issue_cert("127.0.0.1")
+    def issue(self, until: datetime | None = None) -> None:
+        leaf = self._authority.issue_cert("127.0.0.1", not_after=until)
         leaf.private_key_pem.write_to_path(self.folder / "tls.key")
         leaf.cert_chain_pems[0].write_to_path(self.folder / "tls.crt")
 
@@ -148,3 +151,18 @@ def test_a_file_that_is_not_there_is_a_clear_start_up_error(authority: Authority
 def test_without_settings_there_is_no_tls() -> None:
     assert tls.server_credentials(StageSettings()) is None
     assert tls.channel_credentials(StageSettings()) is None
+
+
+@pytest.mark.parametrize("until", [datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2050, 1, 2, tzinfo=UTC)])
+async def test_a_stage_shows_when_its_certificate_expires(authority: Authority, until: datetime) -> None:
+    authority.issue(until)
+    registry = CollectorRegistry()
+    async with serving(echo_stage(answer), authority.settings(), ServerMetrics(registry)):
+        assert registry.get_sample_value("sluice_certificate_expiry_timestamp_seconds") == until.timestamp()
+
+
+async def test_a_stage_without_tls_shows_no_expiry() -> None:
+    registry = CollectorRegistry()
+    settings = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0)
+    async with serving(echo_stage(answer), settings, ServerMetrics(registry)):
+        assert registry.get_sample_value("sluice_certificate_expiry_timestamp_seconds") == 0
