@@ -112,6 +112,9 @@ class GatewayMetrics:
         self.locally_killed = gauge(
             "sluice_rollout_locally_killed", "1 for a feature that is killed on this gateway alone.", ["feature"]
         )
+        self.override_problems = gauge(
+            "sluice_rollout_override_problems", "Mistakes in this gateway's file of local overrides; 0: none."
+        )
         self.evidence_reports = counter(
             "sluice_rollout_evidence_reports_total", "Reports of evidence, by outcome.", ["outcome"]
         )

@@ -53,6 +53,7 @@ SEVERITIES = {
     "SluiceRollbackUnacknowledged": {"critical"},
     "SluiceSampleRatioMismatch": {"warning"},
     "SluiceFeatureQuarantined": {"warning"},
+    "SluiceOverridesNotUnderstood": {"critical"},
 }
 
 # Series of Prometheus itself, of its client library and of the kubelet.

@@ -294,7 +294,7 @@ async def look_once(file: OverridesFile, exposure: Exposure, client: RolloutClie
     overrides, problems = seen
     for problem in problems:
         _log.error("local overrides ignored, but for kills", path=str(file.path), problem=problem)
-    exposure.override(overrides)
+    exposure.override(overrides, file.problem_count)
     if client is not None:
         client.acknowledge_soon()
     _log.info("local overrides", killed=list(overrides.killed), percentages=dict(overrides.percentages))

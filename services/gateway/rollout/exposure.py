@@ -114,9 +114,10 @@ class Exposure:
             _log.warning("this process was frozen; features wait for the rollout service", seconds=now - self._beat)
         self._beat = now
 
-    def override(self, local: LocalOverrides) -> None:
-        """Decide with these local overrides from now on."""
+    def override(self, local: LocalOverrides, problem_count: int = 0) -> None:
+        """Decide with these local overrides from now on; their file has so many problems."""
         self.local = local
+        self._metrics.override_problems.set(problem_count)
         self._table = self._make_table()
 
     def count(self) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry
 
 from services.experiment.bucketing import BUCKETS, Arm
@@ -7,9 +9,10 @@ from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.snapshot_hash import content_hash
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.rollout.client import look_once
 from services.gateway.rollout.evidence import Ending, Evidence
 from services.gateway.rollout.exposure import DISTRUST_SECONDS, FROZEN_SECONDS, Exposure
-from services.gateway.rollout.local_overrides import LocalOverrides
+from services.gateway.rollout.local_overrides import LocalOverrides, OverridesFile
 from services.gateway.rollout.snapshot import serve
 from services.gateway.rollout.table import FeatureArm, Ramp
 from services.gateway.search.flags import Features
@@ -119,3 +122,17 @@ def test_a_stage_is_idle_where_it_was_asked_and_did_not_do_its_work() -> None:
     assert not idle(Outcome.SKIPPED, "FEATURE_OFF")
     assert not idle(Outcome.SKIPPED, "NO_CANDIDATES")
     assert not idle(Outcome.DEGRADED, "FEWER_CANDIDATES")
+
+
+async def test_a_file_of_overrides_that_is_not_understood_is_loud_at_once(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    gateway = Exposure(Features(), LocalOverrides(), Evidence(), GatewayMetrics(registry), Clock())
+    file = OverridesFile(tmp_path / "overrides.env", LocalOverrides(), Features())
+
+    async def problems_after(content: bytes) -> float | None:
+        file.path.write_bytes(content)
+        await look_once(file, gateway, None)
+        return registry.get_sample_value("sluice_rollout_override_problems")
+
+    assert await problems_after(b"ROLLOUT_KIL=rerank-v1\nRERANK_ROLLOUT_PERCENTAGE=lots\n") == 2
+    assert await problems_after(b"ROLLOUT_KILL=rerank-v1\n") == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,72 @@ def test_a_mistake_changes_nothing_but_lets_kills_through(
     assert killed == ["old", "rerank-v1"]
     assert percentages == {"RERANK_ROLLOUT_PERCENTAGE": 5}
     assert any(problem in told for told in problems)
+
+
+LINE = "ROLLOUT_KILL=rerank-v1"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        codecs.BOM_UTF8 + LINE.encode(),
+        f"{LINE}\r\n".encode("utf-16"),
+        f"{LINE}\r\n".encode("utf-16-le"),
+        f"{LINE}\n".encode("utf-32"),
+        *(
+            line.encode()
+            for line in (
+                f"{LINE}\r\n",
+                f"{LINE}\r",
+                'ROLLOUT_KILL="rerank-v1"',
+                "ROLLOUT_KILL='rerank-v1'",
+                'ROLLOUT_KILL="rerank-v1";',
+                '"ROLLOUT_KILL=rerank-v1"',
+                "export ROLLOUT_KILL=rerank-v1",
+                "export 'ROLLOUT_KILL=rerank-v1'",
+                'declare -x ROLLOUT_KILL="rerank-v1"',
+                "set ROLLOUT_KILL=rerank-v1\r\n",
+                'set "ROLLOUT_KILL=rerank-v1"\r\n',
+                "$env:ROLLOUT_KILL = 'rerank-v1'\r\n",
+                "ROLLOUT_KILL: rerank-v1",
+                '"ROLLOUT_KILL": "rerank-v1",',
+                "ROLLOUT_KILL=\u00a0rerank-v1\u00a0",
+                "\u00a0ROLLOUT_KILL\u202f=\u2003rerank-v1",
+                "ROLLOUT_KILL=\u201crerank-v1\u201d",
+                "\u200bROLLOUT_KILL=\u2060rerank-v1\u200b",
+                "ROLLOUT_KILL=rerank\u00ad-v1",
+                "rollout_kill=Rerank-V1",
+                "ROLLOUT_KILL = rerank-v1 ,",
+                "ROLLOUT_KILL=rerank-v1   # incident 12",
+                "\tROLLOUT_KILL\t=\trerank-v1\t",
+                "ROLLOUT_KILL=rerank-v1\\",
+                "\u2028ROLLOUT_KILL=rerank-v1\u2028",
+                "ROLLOUT_KILL='rerank-v1'; ",
+            )
+        ),
+    ],
+)
+def test_a_kill_kills_whatever_editors_and_shells_write_around_it(file: OverridesFile, path: Path, raw: bytes) -> None:
+    path.write_bytes(raw)
+    assert looked(file) == (["rerank-v1"], {"RERANK_ROLLOUT_PERCENTAGE": 5}, [])
+    assert file.problem_count == 0
+
+
+def test_several_names_may_be_quoted_together_or_each(file: OverridesFile, path: Path) -> None:
+    path.write_text('export ROLLOUT_KILL="a, \'b\' c;d"\r\nset RERANK_ROLLOUT_PERCENTAGE="50"\r\n')
+    assert looked(file) == (["a", "b", "c", "d"], {"RERANK_ROLLOUT_PERCENTAGE": 50}, [])
+
+
+@pytest.mark.parametrize("raw", [b"ROLLOUT_KIL=a", b"\xff\xfe\xffRO", b"kill a", "ROLLOUT_KILL=ä".encode(), b"{}"])
+def test_what_cannot_be_understood_is_counted_until_it_is_mended(file: OverridesFile, path: Path, raw: bytes) -> None:
+    path.write_bytes(raw)
+    assert looked(file)[0] == ["old"]
+    assert file.problem_count > 0
+    file.look()
+    assert file.problem_count > 0
+    path.write_text(LINE)
+    looked(file)
+    assert file.problem_count == 0
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
