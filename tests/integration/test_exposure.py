@@ -106,7 +106,12 @@ async def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         )
         await fleet.operator.CreateFeature(
             rollout_pb2.CreateFeatureRequest(
-                command=BY, name="expand-v1", features=features_pb2.Features(expansion=True)
+                command=BY,
+                name="expand-v1",
+                # The strategy that the expander of the tests serves: a feature that does not run is taken back.
+                features=features_pb2.Features(
+                    expansion=True, expansion_strategy=features_pb2.EXPANSION_STRATEGY_MULTI_QUERY
+                ),
             ),
             timeout=20,
         )
