@@ -34,7 +34,7 @@ def main() -> None:
         file = Path(folder) / "queries.yaml"
         # promtool parses what is a rule, so each query is made one.
         rules = [{"record": f"query{index}", "expr": query} for index, query in enumerate(queries)]
-        file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}, width=1000))
+        file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}, width=1000), encoding="utf-8")
         _run(promtool, "check", "rules", str(file))
     _run(promtool, "test", "rules", *map(str, TESTS))
     print(f"{len(RULES)} files of rules and {len(queries)} queries are well formed, {len(TESTS)} files of tests pass")
@@ -42,14 +42,14 @@ def main() -> None:
 
 def queries_of_dashboard(file: Path) -> list[str]:
     """Return the queries of all panels, with any value for Grafana's variables."""
-    dashboard = json.loads(file.read_text())
+    dashboard = json.loads(file.read_text(encoding="utf-8"))
     targets = [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
     return [target["expr"].replace("$__rate_interval", "1m").replace("$namespace", ".*") for target in targets]
 
 
 def queries_of_runbook(file: Path) -> list[str]:
     """Return the PromQL queries of the runbook."""
-    return re.findall(r"```promql\n(.*?)\n```", file.read_text(), re.DOTALL)
+    return re.findall(r"```promql\n(.*?)\n```", file.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def _run(*command: str) -> None:

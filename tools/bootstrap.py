@@ -39,10 +39,10 @@ def main() -> None:
     wanted = sys.argv[1]
     digest = _digest()
     # "dev" holds all of "run".
-    if not STAMP.exists() or STAMP.read_text() not in {f"{name} {digest}" for name in (wanted, "dev")}:
+    if not STAMP.exists() or STAMP.read_text(encoding="utf-8") not in {f"{name} {digest}" for name in (wanted, "dev")}:
         _install(wanted)
         _run(str(PYTHON), "tools/fetch_wordnet.py", "--quiet")
-        STAMP.write_text(f"{wanted} {digest}")
+        STAMP.write_text(f"{wanted} {digest}", encoding="utf-8")
     # Models are kept outside .venv, for all checkouts.
     _run(str(PYTHON), "tools/fetch_models.py", "--quiet")
 

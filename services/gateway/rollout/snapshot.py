@@ -164,7 +164,7 @@ class SnapshotFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         try:
-            with unfinished.open("w") as file:
+            with unfinished.open("w", encoding="utf-8") as file:
                 json.dump(content, file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -148,7 +148,9 @@ def _client(settings: RetrieverSettings) -> AsyncQdrantClient:
         timeout=math.ceil(settings.qdrant_timeout),
         check_compatibility=False,
         pool_size=1,
+        trust_env=False,  # a proxy that the environment names is for the web
         grpc_options={
+            "grpc.enable_http_proxy": 0,
             "grpc.use_local_subchannel_pool": 1,
             "grpc.keepalive_time_ms": 20_000,
             "grpc.keepalive_timeout_ms": 5_000,
