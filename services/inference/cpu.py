@@ -30,7 +30,9 @@ def int8_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
     Without dot products of int8 in hardware, sums saturate at 16 bits, and some models lose too much.
     """
-    flags = " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)).split()
+    flags = " ".join(
+        re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+    ).split()
     return next((known for known in _INT8_INSTRUCTIONS if known in flags), "none")
 
 
@@ -38,10 +40,10 @@ def _quota(folder: Path) -> float | None:
     """Processors that one cgroup may use, or None if it has no limit of its own."""
     try:
         if (unified := folder / "cpu.max").exists():
-            quota, period = unified.read_text().split()
+            quota, period = unified.read_text(encoding="utf-8").split()
         else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
     except OSError:
         return None
     return None if quota.strip() in {"max", "-1"} else int(quota) / int(period)

@@ -40,6 +40,12 @@ def bert_encoder(folder: Path) -> Path:
     return _encoder(folder, BertConfig(vocab_size=VOCABULARY, **_small()), _bert_tokenizer(), "cls", prompts=prompts)
 
 
+def long_bert_encoder(folder: Path) -> Path:
+    """A window of 8,192 tokens."""
+    config = BertConfig(vocab_size=VOCABULARY, max_position_embeddings=8192, **_small())
+    return _encoder(folder, config, _bert_tokenizer(), "mean")
+
+
 def distilbert_encoder(folder: Path) -> Path:
     """An architecture that only an export can serve."""
     config = DistilBertConfig(vocab_size=VOCABULARY, dim=64, n_layers=2, n_heads=4, hidden_dim=128)

@@ -6,9 +6,13 @@ all, and carries the checksums of its files; if they do not match, it is made ag
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
+import runpy
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +31,8 @@ from services.inference.models.layout import file_digest
 CHECKSUMS = "SHA256SUMS"
 _SPEC_FILE, _TOKENIZER_FILE = "spec.json", "tokenizer.json"
 BUILD_SECONDS = 900
+_PR_SET_PDEATHSIG = 1
+_SELF = "services.inference.models.artifacts"
 _SOURCE_ROOT = Path(__file__).parents[3]
 
 _log = logs.get_logger("models")
@@ -34,7 +40,13 @@ _log = logs.get_logger("models")
 
 def default_cache_dir() -> Path:
     """Return the default cache folder: `~/.cache/sluice/models`, or the same under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sluice" / "models"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sluice" / "models"
+    except RuntimeError as error:
+        raise StartupError(
+            "this user has no home folder (HOME is not set)",
+            remedy="Set HOME, or MODEL_CACHE_DIR to a folder that this process may write.",
+        ) from error
 
 
 def built_once(
@@ -64,6 +76,7 @@ def built_once(
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder.parent)
         with _locked(folder.parent / f"{folder.name}.lock"):
             if not _is_intact(folder):
                 _build(folder, module, arguments, otherwise)
@@ -77,13 +90,15 @@ def built_once(
 
 def write_facts(folder: Path, spec: ModelSpec, tokenizer: str) -> None:
     """Write next to a graph how to feed it: its spec and the content of a tokenizer.json."""
-    (folder / _SPEC_FILE).write_text(json.dumps(asdict(spec)))
-    (folder / _TOKENIZER_FILE).write_text(tokenizer)
+    (folder / _SPEC_FILE).write_text(json.dumps(asdict(spec)), encoding="utf-8")
+    (folder / _TOKENIZER_FILE).write_text(tokenizer, encoding="utf-8")
 
 
 def read_facts(folder: Path) -> tuple[ModelSpec, str]:
     """Read the spec and the tokenizer that `write_facts` wrote."""
-    return ModelSpec(**json.loads((folder / _SPEC_FILE).read_text())), (folder / _TOKENIZER_FILE).read_text()
+    return ModelSpec(**json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))), (
+        folder / _TOKENIZER_FILE
+    ).read_text(encoding="utf-8")
 
 
 def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) -> None:
@@ -96,7 +111,9 @@ def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) 
         files = sorted(fresh.iterdir())
         for file in files:
             file.chmod(0o644)  # some writers make their files private, but another user may serve them
-        (fresh / CHECKSUMS).write_text("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
+        (fresh / CHECKSUMS).write_text(
+            "".join(f"{file_digest(file)}  {file.name}\n" for file in files), encoding="utf-8"
+        )
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
@@ -107,11 +124,12 @@ def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
     """Run a module in a child process, from the source root, so that it is the same code as here."""
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", _SELF, str(os.getpid()), module, *arguments],
             cwd=_SOURCE_ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=BUILD_SECONDS,
             check=False,
         )
@@ -126,9 +144,31 @@ def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
         )
 
 
+def _clear_leftovers(cache_dir: Path) -> None:
+    """Remove unfinished folders of processes that were killed: those whose lock is free."""
+    for scratch in cache_dir.glob(".*-*/"):
+        lock = cache_dir / f"{scratch.name[1:].rpartition('-')[0]}.lock"
+        if not lock.is_file():
+            continue
+        with lock.open("w", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that wanted this has ended")
+
+
 def _is_intact(folder: Path) -> bool:
     try:
-        sums = [line.split("  ", 1) for line in (folder / CHECKSUMS).read_text().splitlines()]
+        sums = [line.split("  ", 1) for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()]
         return bool(sums) and all(file_digest(folder / name) == digest for digest, name in sums)
     except (OSError, ValueError):
         return False
@@ -137,7 +177,7 @@ def _is_intact(folder: Path) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     deadline = time.monotonic() + BUILD_SECONDS
-    with path.open("w") as stream:
+    with path.open("w", encoding="utf-8") as stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,3 +190,9 @@ def _locked(path: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.2)
         yield
+
+
+if __name__ == "__main__":  # the child process of `_run`: PARENT MODULE ARGUMENTS
+    _end_with(int(sys.argv[1]))
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus
 from services.inference.models.artifacts import write_facts
 from services.inference.models.info import ModelKind, ModelSpec
 from services.inference.models.onnx import GRAPH_FILE, OnnxModel, OnnxRuntime
-from services.inference.models.reference import ReferenceModel
+from services.inference.models.quality import PROBES, answers_of, problem_of_answers
+from services.inference.models.reference import ReferenceModel, reference_answers
 from services.inference.models.tokenization import Tokenizer, feed_for
-
-# Relative to the largest number in the output. Between two fp32 engines it is about 1e-6.
-_TOLERANCE = 1e-4
-_SHORT = ["", "a short text", "naïve café, 東京 and a 😀", "compare two files line by line " * 5]
-_LONG = [" ".join(f"word{number}" for number in range(600))]
 
 
 def export(kind: ModelKind, folder: Path, target: Path) -> None:
@@ -38,36 +30,13 @@ def export(kind: ModelKind, folder: Path, target: Path) -> None:
     write_facts(target, spec, reference.tokenizer_definition())
     _write_graph(reference, spec, target)
     exported = OnnxRuntime(OnnxModel.read(target), name=folder.name, fingerprint="", threads=available_cpus())
-    difference = max(
-        float(np.abs(ours - theirs).max() / np.abs(theirs).max()) for ours, theirs in _probe(exported, reference.model)
-    )
-    if not difference <= _TOLERANCE:
-        raise StartupError(
-            f"the exported {kind} differs from sentence-transformers by {difference:.1g} of its largest output",
-            remedy="Set the backend to torch.",
-        )
-
-
-def _probe(
-    exported: OnnxRuntime, model: SentenceTransformer | CrossEncoder
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Run the same texts through the export and through the public calls of sentence-transformers."""
-    tokenizer, prompts = exported.tokenizer, exported.spec.prompts
-    for probes in (_SHORT, _LONG):
-        if isinstance(model, SentenceTransformer):
-            for role, encode in (("query", model.encode_query), ("document", model.encode_document)):
-                texts = tokenizer.texts([prompts[role] + probe for probe in probes])
-                yield exported.run([text.ids for text in texts]), encode(probes)
-        else:
-            for query in (_SHORT[1], *_LONG):
-                pairs = tokenizer.pairs(query, probes)
-                scores = exported.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])
-                inputs = [(query, probe) for probe in probes]
-                yield scores[:, 0], model.predict(inputs, activation_fn=torch.nn.Identity())
+    answers = answers_of(exported, kind)
+    if problem := problem_of_answers(answers, exported.info, reference_answers(reference.model)):
+        raise StartupError(f"the exported {kind} is wrong: {problem}", remedy="Choose another model.")
 
 
 def _write_graph(model: ReferenceModel, spec: ModelSpec, target: Path) -> None:
-    texts = Tokenizer(model.tokenizer_definition(), spec.max_token_count).texts(_SHORT)
+    texts = Tokenizer(model.tokenizer_definition(), spec.max_token_count).texts(PROBES[:4])
     feed = feed_for([text.ids for text in texts], None, spec.pad_token_id)
     axes = {name: {0: "rows", 1: "tokens"} for name in model.input_names} | {"output": {0: "rows"}}
     with torch.no_grad(), warnings.catch_warnings():

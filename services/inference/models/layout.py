@@ -11,9 +11,23 @@ from typing import Any
 
 from services.inference.models.info import ModelKind, ModelSpec
 
-_CONFIGURATION = re.compile(r"(config|modules|sentence_bert_config|config_sentence_transformers)\.json")
-_TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|vocab)\.json|(vocab|merges)\.txt|.+\.model")
-_MODULE_FOLDER = re.compile(r"\d+_\w+")
+_CONFIGURATION = re.compile(
+    r"(config|modules|config_sentence_transformers|router_config|adapter_config|sentence_[\w-]+_config)\.json"
+)
+_TOKENIZER = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|.+\.model"
+)
+# As sentence-transformers names the folder of a module, and within a router that of a module of one of its routes.
+_MODULE_FOLDER = re.compile(r"(.+_)?\d+_\w+")
+# Files with the settings of the transformer's module, in the order in which sentence-transformers looks for them.
+_OWN_SETTINGS = [
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+# Settings that make a text's tokens depend on its role, in ways that are not computed here.
+_ROLE_SETTINGS = ("query_length", "document_length", "query_expansion")
+_ROUTERS = {"Router", "Asym"}
+_OTHER_KINDS = {"SparseEncoder", "MultiVectorEncoder"}
 # Written by tools about themselves: copies of a model that differ only here are the same model.
 _VOLATILE = {"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype"}
 # Prompts of a model for each role, in the order in which sentence-transformers looks for them.
@@ -45,7 +59,7 @@ def problem_of(folder: Path, kind: ModelKind) -> str | None:
         config = read_json(room / "config.json")
         architecture = (config.get("architectures") or ["no architecture"])[0]
         outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OSError):
         return "its config.json cannot be read"
     scores = architecture.endswith("ForSequenceClassification")
     if scores != (kind is ModelKind.CROSS_ENCODER):
@@ -58,8 +72,10 @@ def problem_of(folder: Path, kind: ModelKind) -> str | None:
 def _missing_parts(room: Path) -> Iterator[str]:
     if not (room / "config.json").is_file():
         yield "config.json"
-    if not weight_files(room):
+    if not (weights := weight_files(room)):
         yield "weights (model.safetensors or pytorch_model.bin)"
+    for index in room.glob(f"*{weights[0].suffix}.index.json") if weights else ():
+        yield from sorted({name for name in read_json(index)["weight_map"].values() if not (room / name).is_file()})
     if not any((room / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         yield "a tokenizer (tokenizer.json)"
 
@@ -70,19 +86,28 @@ def fingerprint_of(folder: Path) -> str:
     Independent of the folder's name, of times, and of the versions of libraries that wrote the files.
     """
     digest = hashlib.sha256()
-    for room in [folder, *sorted(room for room in folder.iterdir() if _MODULE_FOLDER.fullmatch(room.name))]:
+    for room in [folder, *sorted(_module_folders(folder))]:
         for file in sorted(room.iterdir()):
-            if _CONFIGURATION.fullmatch(file.name):
+            if _TOKENIZER.fullmatch(file.name) or file in weight_files(room):
+                part = file_digest(file)
+            elif _CONFIGURATION.fullmatch(file.name) or (room != folder and file.suffix == ".json"):
                 content = read_json(file)
                 if isinstance(content, dict):
                     content = {key: value for key, value in content.items() if key not in _VOLATILE}
                 part = json.dumps(content, sort_keys=True)
-            elif _TOKENIZER.fullmatch(file.name) or file in weight_files(room):
-                part = file_digest(file)
             else:
                 continue
             digest.update(f"{file.relative_to(folder)}\0{part}\0".encode())
     return digest.hexdigest()
+
+
+def _module_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders of modules, those within others included."""
+    named = {module.get("path", "").split("/")[0] for module in read_json(folder / "modules.json", [])}
+    for room in folder.iterdir():
+        if room.is_dir() and (room.name in named or _MODULE_FOLDER.fullmatch(room.name)):
+            yield room
+            yield from _module_folders(room)
 
 
 def file_digest(file: Path) -> str:
@@ -93,18 +118,50 @@ def file_digest(file: Path) -> str:
 
 def read_json(file: Path, default: Any = None) -> Any:
     """Parse a JSON file; `default`, if given, stands for a file that is not there."""
-    return default if default is not None and not file.is_file() else json.loads(file.read_text())
+    return default if default is not None and not file.is_file() else json.loads(file.read_text(encoding="utf-8"))
+
+
+def check_feeding(folder: Path, kind: ModelKind) -> None:
+    """Raise UnknownModelError if texts would reach this model in another way than in sentence-transformers.
+
+    No engine can serve such a model: all of them are fed by the same code.
+    """
+    room = transformer_folder(folder)
+    own = _own_settings(room)
+    if own.get("do_lower_case") or read_json(room / "tokenizer_config.json", {}).get("truncation_side") == "left":
+        raise UnknownModelError("its texts are changed or cut in a way that only sentence-transformers knows")
+    if given := [name for name in _ROLE_SETTINGS if own.get(name)]:
+        raise UnknownModelError(f"its {given[0]} is {own[given[0]]}, and texts are cut alike for all roles here")
+    about = read_json(folder / "config_sentence_transformers.json", {})
+    if (other := about.get("model_type")) in _OTHER_KINDS:
+        raise UnknownModelError(f"it is a {other}")
+    modules = read_json(folder / "modules.json", [])
+    types = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if routers := _ROUTERS.intersection(types):
+        raise UnknownModelError(f"its modules.json has a {routers.pop()}, which computes queries and documents apart")
+    prompts, default = about.get("prompts") or {}, about.get("default_prompt_name")
+    if kind is ModelKind.CROSS_ENCODER and prompts.get(default):
+        raise UnknownModelError(f"it is a cross-encoder with a default prompt ({default})")
+    if kind is ModelKind.ENCODER and any(chosen_prompts(prompts, default).values()):
+        for module in modules:
+            if read_json(folder / module.get("path", "") / "config.json", {}).get("include_prompt") is False:
+                raise UnknownModelError("its pooling leaves out the prompt (include_prompt is false)")
+
+
+def _own_settings(room: Path) -> dict[str, Any]:
+    """Read the settings of the transformer's module; empty if there are none."""
+    found: dict[str, Any] = next(filter(None, (read_json(room / name, {}) for name in _OWN_SETTINGS)), {})
+    return found
 
 
 def read_spec(folder: Path, kind: ModelKind) -> ModelSpec:
     """Read how to feed a model from its files, as sentence-transformers does; raise UnknownModelError."""
+    check_feeding(folder, kind)
     room = transformer_folder(folder)
     config = read_json(room / "config.json")
-    own = read_json(room / "sentence_bert_config.json", {})
+    own = _own_settings(room)
     tokenizer = read_json(room / "tokenizer_config.json", {})
     about = read_json(folder / "config_sentence_transformers.json", {})
-    if own.get("do_lower_case") or tokenizer.get("truncation_side", "right") != "right":
-        raise UnknownModelError("its texts are changed or cut in a way that only sentence-transformers knows")
     positions = config.get("max_position_embeddings", 0)
     limit = own.get("max_seq_length") or min(tokenizer.get("model_max_length", positions), positions)
     if limit <= 0:
@@ -122,7 +179,7 @@ def read_tokenizer(folder: Path) -> str:
     room = transformer_folder(folder)
     if not (file := room / "tokenizer.json").is_file():
         raise UnknownModelError("it has no tokenizer.json")
-    definition = file.read_text()
+    definition = file.read_text(encoding="utf-8")
     lowercase = (json.loads(definition).get("normalizer") or {}).get("lowercase")
     if lowercase is not None and lowercase != read_json(room / "tokenizer_config.json", {}).get(
         "do_lower_case", lowercase

@@ -1,7 +1,12 @@
-"""Serve a model by sentence-transformers on torch: the reference for other engines, and the engine for cuda."""
+"""Serve a model by sentence-transformers on torch: the reference for other engines, and the engine for cuda.
+
+Called as `python -m services.inference.models.reference KIND MODEL_FOLDER TARGET`, it writes the answers that every
+engine must give to a few probes.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from services.chassis.errors import StartupError
 from services.inference.models.info import ModelKind, ModelSpec
 from services.inference.models.layout import chosen_prompts, fingerprint_of
+from services.inference.models.quality import ANSWERS_FILE, PROBE_QUERIES, PROBES
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
@@ -65,6 +71,15 @@ class ReferenceModel(torch.nn.Module):
         return str(self.model.tokenizer.backend_tokenizer.to_str())
 
 
+def reference_answers(model: SentenceTransformer | CrossEncoder) -> NDArray[np.float32]:
+    """Answer all probes by the public calls of sentence-transformers: [probes, dimension]."""
+    if isinstance(model, SentenceTransformer):
+        return np.concatenate([encode(PROBES) for encode in (model.encode_query, model.encode_document)])
+    inputs = [(query, probe) for query in PROBE_QUERIES for probe in PROBES]
+    scores: NDArray[np.float32] = model.predict(inputs, activation_fn=torch.nn.Identity())
+    return scores[:, np.newaxis]
+
+
 class TorchRuntime:
     """A sentence-transformers model, unchanged."""
 
@@ -106,3 +121,8 @@ class TorchRuntime:
             tensors = (torch.from_numpy(feed[name]).to(self._device) for name in self._model.input_names)
             rows: NDArray[np.float32] = self._model(*tensors).float().cpu().numpy()
         return rows
+
+
+if __name__ == "__main__":
+    reference = ReferenceModel(Path(sys.argv[2]), ModelKind(sys.argv[1]), "cpu")
+    np.save(Path(sys.argv[3], ANSWERS_FILE), reference_answers(reference.model))

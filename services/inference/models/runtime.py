@@ -14,14 +14,25 @@ from numpy.typing import NDArray
 from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus
+from services.inference.models.artifacts import built_once
 from services.inference.models.info import ModelInfo, ModelKind, ModelSpec
-from services.inference.models.quality import PrecisionRefused, QualityGate
-from services.inference.models.resolver import resolve_model
+from services.inference.models.layout import UnknownModelError, check_feeding
+from services.inference.models.quality import (
+    ANSWERS_FILE,
+    PrecisionRefused,
+    QualityGate,
+    answers_of,
+    problem_of_answers,
+)
+from services.inference.models.resolver import ResolvedModel, resolve_model
 from services.inference.models.tokenization import Tokenizer
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["auto", "onnx", "openvino", "torch"]
 Precision = Literal["fp32", "int8", "fp16", "bf16"]
+
+# Part of the key of the reference's answers: raise it when the probes change.
+_ANSWERS_VERSION = 1
 
 _log = logs.get_logger("models")
 
@@ -96,23 +107,65 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
     cache_dir = options.cache_dir.expanduser()
     model_dir = options.model_dir and options.model_dir.expanduser()
     model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
+    try:
+        check_feeding(model.folder, kind)
+        runtime = _opened(model, backend, options, threads=threads, cache_dir=cache_dir)
+        expected = _expected_answers(model, runtime.info.fingerprint, cache_dir)
+        problem = problem_of_answers(answers_of(runtime, kind), runtime.info, expected)
+    except PrecisionRefused as refusal:
+        if options.backend != "auto":
+            raise
+        _log.warning("int8 is refused on this processor; fp32 serves instead", problem=refusal.message)
+        return load_runtime(name, kind, replace(options, precision="fp32"))
+    except UnknownModelError as error:
+        raise StartupError(
+            f"{model.name} in {model.folder} cannot be served: {error}",
+            remedy="Choose another model; no engine here computes this one as sentence-transformers does.",
+        ) from error
+    except StartupError:
+        raise
+    except Exception as error:  # each engine has many classes of errors, without a common one
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if problem:
+        raise StartupError(
+            f"{model.name} in {model.folder} cannot be computed by {backend}: {problem}",
+            remedy="Bring a fresh copy of the model's folder, with files that this process may read; if that fails as "
+            "well, choose another model.",
+        )
+    return runtime
+
+
+def _opened(model: ResolvedModel, backend: Backend, options: ModelOptions, *, threads: int, cache_dir: Path) -> Runtime:
+    """Load a model on an engine, of which only the one in use is imported."""
     if backend == "onnx":
-        from services.inference.models.onnx import OnnxRuntime  # noqa: PLC0415  only the engine in use is imported
+        from services.inference.models.onnx import OnnxRuntime  # noqa: PLC0415  see above
 
         return OnnxRuntime.load(model, cache_dir=cache_dir, threads=threads)
     if backend == "openvino":
-        from services.inference.models.openvino import OpenVinoRuntime  # noqa: PLC0415  only the engine in use is imported
+        from services.inference.models.openvino import OpenVinoRuntime  # noqa: PLC0415  see above
 
-        try:
-            return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads, gate=options.gate)
-        except PrecisionRefused as refusal:
-            if options.backend != "auto":
-                raise
-            _log.warning("int8 is refused on this processor; fp32 serves instead", problem=refusal.message)
-            return load_runtime(name, kind, replace(options, precision="fp32"))
-    from services.inference.models.reference import TorchRuntime  # noqa: PLC0415  only the engine in use is imported
+        return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads, gate=options.gate)
+    from services.inference.models.reference import TorchRuntime  # noqa: PLC0415  see above
 
     return TorchRuntime(model, device=options.device, precision=options.precision, threads=threads)
+
+
+def _expected_answers(model: ResolvedModel, fingerprint: str, cache_dir: Path) -> NDArray[np.float32] | None:
+    """Return what sentence-transformers answers, computed once where it is installed; None if it is not known."""
+    try:
+        folder = built_once(
+            cache_dir / model.artifact("answers", _ANSWERS_VERSION, fingerprint),
+            "services.inference.models.reference",
+            [model.kind, str(model.folder)],
+            needs=("torch", "sentence_transformers"),
+            extra="reference",
+            otherwise="",
+        )
+    except StartupError as error:
+        _log.info("the model's output is not compared with sentence-transformers", reason=error.message)
+        return None
+    answers: NDArray[np.float32] = np.load(folder / ANSWERS_FILE)
+    return answers
 
 
 def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:

@@ -1,5 +1,7 @@
-"""Run by the tests of artifacts as a child: appends a line to a log, then writes a file, or fails when told to."""
+"""Run by the tests of artifacts as a child: adds a line to a log, then writes a file, or does as it is told."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,4 +10,7 @@ with Path(log).open("a") as stream:
     stream.write("made\n")
 if instruction == "fail":
     sys.exit("the weights are not there")
+if instruction == "wait":
+    Path(f"{log}.pid").write_text(str(os.getpid()))
+    signal.pause()
 Path(target, "content").write_text("42")

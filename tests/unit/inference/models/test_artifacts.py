@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,3 +100,48 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path("/elsewhere/sluice/models")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path.home() / ".cache/sluice/models"
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_a_start_that_is_killed_takes_its_child_with_it_and_the_next_clears_what_it_left(
+    build: Callable[..., Path], log: Path, tmp_path: Path
+) -> None:
+    cache, child = tmp_path / "cache", Path(f"{log}.pid")
+    for name in ("artifact", "another"):
+        child.unlink(missing_ok=True)
+        program = f"""
+from pathlib import Path
+from services.inference.models.artifacts import built_once
+built_once(Path({str(cache / name)!r}), {MODULE!r}, [{str(log)!r}, "wait"], needs=(), extra="", otherwise="")
+"""
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL) as start:
+            wait_until(lambda: child.exists() and child.read_text() != "")
+            pid = int(child.read_text())
+            start.send_signal(signal.SIGKILL)
+        wait_until(lambda pid=pid: not is_running(pid))  # type: ignore[misc]
+    build()
+    assert sorted(path.name for path in cache.iterdir()) == ["another.lock", "artifact", "artifact.lock"]
+
+
+def test_a_process_without_a_home_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(StartupError, match="home") as caught:
+        default_cache_dir()
+    assert "MODEL_CACHE_DIR" in caught.value.remedy

@@ -3,13 +3,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.inference.models.info import ModelKind
-from services.inference.models.layout import UnknownModelError, fingerprint_of, read_spec, read_tokenizer
+from services.inference.models.layout import (
+    UnknownModelError,
+    check_feeding,
+    fingerprint_of,
+    problem_of,
+    read_spec,
+    read_tokenizer,
+)
 
 
 @pytest.fixture
@@ -50,8 +59,27 @@ def test_what_does_not_reach_the_output_does_not_count(folder: Path, change: Cal
     assert fingerprint_of(folder) == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "added_tokens.json",
+        "sentence_roberta_config.json",
+        "sentence_xlm-roberta_config.json",
+        "1_Pooling/config.json",
+        "0_Router/router_config.json",
+        "0_Router/query_0_Dense/config.json",
+        "0_Router/query_0_Dense/model.safetensors",
+        "document_0_WordEmbeddings/wordembedding_config.json",
+        "a folder of another name/model.safetensors",
+    ],
+)
 def test_what_decides_the_output_counts(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+    (folder / "modules.json").write_text('[{"path": "a folder of another name", "type": "models.Dense"}]')
     before = fingerprint_of(folder)
     (folder / name).write_text('{"changed": true}')
     assert fingerprint_of(folder) != before
@@ -96,3 +124,68 @@ def test_a_tokenizer_that_another_file_contradicts_is_refused(folder: Path) -> N
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     with pytest.raises(UnknownModelError, match="lower case"):
         read_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "complaint"),
+    [
+        ("modules.json", [{"type": "sentence_transformers.models.Router", "path": ""}], ModelKind.ENCODER, "Router"),
+        ("modules.json", [{"type": "sentence_transformers.models.Asym", "path": ""}], ModelKind.ENCODER, "Asym"),
+        ("sentence_bert_config.json", {"query_length": 16}, ModelKind.ENCODER, "query_length is 16"),
+        ("sentence_roberta_config.json", {"document_length": 64}, ModelKind.ENCODER, "document_length is 64"),
+        ("sentence_roberta_config.json", {"do_lower_case": True}, ModelKind.ENCODER, "changed or cut"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, ModelKind.ENCODER, "a SparseEncoder"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"rank": "Rank: "}, "default_prompt_name": "rank"},
+            ModelKind.CROSS_ENCODER,
+            "default prompt",
+        ),
+    ],
+)
+def test_a_model_that_is_fed_in_another_way_than_here_is_refused(
+    folder: Path, name: str, content: object, kind: ModelKind, complaint: str
+) -> None:
+    check_feeding(folder, kind)
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UnknownModelError, match=complaint):
+        check_feeding(folder, kind)
+
+
+def test_a_prompt_that_is_not_pooled_is_refused_where_there_is_a_prompt(folder: Path) -> None:
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling", "type": "models.Pooling"}]')
+    (folder / "1_Pooling" / "config.json").write_text('{"include_prompt": false}')
+    check_feeding(folder, ModelKind.ENCODER)
+    (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "Find: "}}')
+    with pytest.raises(UnknownModelError, match="include_prompt"):
+        check_feeding(folder, ModelKind.ENCODER)
+
+
+def test_a_limit_is_read_under_each_name_that_sentence_transformers_knows(folder: Path) -> None:
+    (folder / "sentence_roberta_config.json").write_text('{"max_seq_length": 12}')
+    assert read_spec(folder, ModelKind.ENCODER).max_token_count == 12
+
+
+def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text('{"architectures": ["BertModel"]}')
+    assert problem_of(folder, ModelKind.ENCODER) is None
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert problem_of(folder, ModelKind.ENCODER) == "it lacks model-00002-of-00002.safetensors"
+
+
+def test_files_are_read_as_utf_8_under_every_locale(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes('{"vocab": "東京 – straße"}'.encode())  # noqa: RUF001  on purpose
+    program = f"""
+from pathlib import Path
+from services.inference.models.layout import read_tokenizer
+print(ascii(read_tokenizer(Path({str(folder)!r}))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", program],
+        env={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.strip() == ascii('{"vocab": "東京 – straße"}').encode()  # noqa: RUF001  on purpose
