@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
@@ -108,7 +109,9 @@ def _wrap(handle: Call, around: Around, requested: Requested) -> Call:
     async def call(_requests: object, context: Context) -> Message:
         async with around(context):
             async with requested(context) as request:
-                reply: Message = await handle(request, context)
+                answering = handle(request, context)
+                del request  # so that an error cannot keep it
+                reply: Message = await answering
             return reply
 
     return call
@@ -139,10 +142,12 @@ def _requested(
         raw = cast(bytes, await budget.receive(context.read, context.peer()))
         if not isinstance(raw, bytes):  # gRPC's mark for the end
             raise InvalidArgument("request", "is missing: the call ended without a message")
-        with budget.reserved(len(raw)):
+        held = [raw]
+        del raw
+        with budget.reserved(len(held[0])):
             left = context.time_remaining()
             async with limit.admitted(bulk=bulk, seconds_left=left) if limit else nullcontext():
-                yield _decoded(request_type, raw)
+                yield _decoded(request_type, held.pop())
 
     return requested
 
@@ -179,7 +184,10 @@ def _around(method: str, counted: MethodMetrics, *, timed: bool) -> Around:
                     raise
                 error = _as_error(fault, method)
                 code, reason = status.code_of(error), error.reason
-                await context.abort(code, status.message_of(error), status.trailers_of(error))
+                message, trailers = status.message_of(error), status.trailers_of(error)
+                _let_go(error)
+                del error
+                await context.abort(code, message, trailers)
             finally:
                 seconds = time.perf_counter() - started
                 counted.ended(code.name, seconds if timed else None)
@@ -187,6 +195,13 @@ def _around(method: str, counted: MethodMetrics, *, timed: bool) -> Around:
                 _log.info("call", method=method, code=code.name, reason=reason, ms=round(seconds * 1000, 2))
 
     return around
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, as a large request; else it stays until cycles are collected."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _cancelled_from_outside() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from typing import Any
 
@@ -342,6 +343,33 @@ async def test_a_large_message_is_refused_by_name_while_another_one_is_served() 
         release.set()
         assert await asyncio.gather(first, small) == [REPLY, REPLY]
     assert refused.value.reason == "MEMORY_BUDGET"
+
+
+async def test_refused_calls_leave_nothing_of_their_messages_in_memory() -> None:
+    large = expander_pb2.ExpandQueryRequest(query="x" * (8 * 2**20))
+
+    async def handler(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        raise errors.InvalidArgument("query", "is not liked")
+
+    async with echo_server(handler) as channel:
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+
+        async def refused() -> None:
+            with pytest.raises(errors.InvalidArgument):
+                await channel.call(stub.ExpandQuery, large, deadline=time.monotonic() + 20)
+
+        for _ in range(3):
+            await refused()
+        gc.collect()
+        gc.disable()  # memory must not wait for it
+        try:
+            before = resident_bytes()
+            for _ in range(20):
+                await refused()
+            grown = resident_bytes() - before
+        finally:
+            gc.enable()
+    assert grown < 6 * 8 * 2**20
 
 
 async def test_a_call_without_a_message_is_an_invalid_argument() -> None:
