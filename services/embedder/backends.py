@@ -47,6 +47,9 @@ class EmbeddingBackend(Engine, Protocol):
     def words(self, text: str) -> list[Word]:
         """All words of a text of any length; their tokens add up to those of the text without special tokens."""
 
+    def count(self, text: str) -> int:
+        """Number of tokens of a text of any length, without special tokens."""
+
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """Vectors [texts, dimension] by one forward pass, padded to the longest text. At least one text."""
 
@@ -62,6 +65,10 @@ class ModelBackend(RuntimeEngine):
     def words(self, text: str) -> list[Word]:
         """See `EmbeddingBackend.words`."""
         return self._runtime.tokenizer.words(text)
+
+    def count(self, text: str) -> int:
+        """See `EmbeddingBackend.count`."""
+        return self._runtime.tokenizer.count(text)
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """See `EmbeddingBackend.embed`."""
@@ -111,6 +118,10 @@ class PseudoBackend:
     def words(self, text: str) -> list[Word]:
         """See `EmbeddingBackend.words`."""
         return [Word(found.start(), found.end(), 1) for found in self._WORDS.finditer(text)]
+
+    def count(self, text: str) -> int:
+        """See `EmbeddingBackend.count`."""
+        return len(self._WORDS.findall(text))
 
     def embed(self, texts: Sequence[TokenizedText]) -> NDArray[np.float32]:
         """Sums of the words' vectors, scaled to length 1."""

@@ -2,13 +2,16 @@
 
 A chunk takes as many words as fit; then its end moves back to the last place where a reader would pause, if half of
 the chunk is left. The next chunk begins a little earlier, so that a sentence across the cut is whole in one of them.
+
+A part of a text can have other tokens than it has within the text, so each chunk is counted by itself, and made
+shorter until it fits.
 """
 
 from __future__ import annotations
 
 import enum
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -46,35 +49,86 @@ class Chunk:
         return embedder_pb2.TextChunk(start=self.start, end=self.end, token_count=self.token_count)
 
 
-def cut(text: str, words: Sequence[Word], *, room: int, overlap: int) -> list[Chunk]:
+def cut(
+    text: str, words: Sequence[Word], *, room: int, overlap: int, count: Callable[[str], int], lead: str = ""
+) -> list[Chunk]:
     """Split a text into chunks of at most `room` tokens that share at most `overlap` tokens with the one before.
 
     They cover the text, blanks included, and each begins and ends after the one before. `words` are all words of the
-    text in order; a word that is longer than `room` is cut at any character.
+    text in order; a word that is longer than `room` is cut at any character. `count` counts the tokens of a part, and
+    `lead` is what stands before each chunk when it is read.
     """
-    words = [piece for word in words for piece in _pieces(word, room)]
-    if not words:
-        return [Chunk(0, len(text), 0)]
-    starts = [word.start for word in words]
-    pauses = _pauses(text, starts)
-    before = [0, *accumulate(word.token_count for word in words)]
+    pieces = [piece for word in words for piece in _pieces(word, room)]
+    return _Cutter(text, pieces, room, overlap, count, lead).chunks() if pieces else [Chunk(0, len(text), 0)]
 
-    def characters(word: int) -> int:
+
+class _Cutter:
+    """A text that is being cut."""
+
+    def __init__(
+        self, text: str, words: Sequence[Word], room: int, overlap: int, count: Callable[[str], int], lead: str
+    ) -> None:
+        self._text = text
+        self._words = words
+        self._room = room
+        self._overlap = overlap
+        self._count = count
+        self._lead = lead
+        self._starts = [_visible_start(text, word) for word in words]
+        self._pauses = _pauses(text, self._starts)
+        self._before = [0, *accumulate(word.token_count for word in words)]
+
+    def chunks(self) -> list[Chunk]:
+        """Return all chunks in order."""
+        chunks: list[Chunk] = []
+        first = end = 0
+        while end < len(self._words):
+            first, end, token_count = self._next(first, end)
+            chunks.append(Chunk(self._character(first), self._character(end), token_count))
+            if end < len(self._words):
+                first = self._shared_from(first, end)
+        return chunks
+
+    def _next(self, first: int, done: int) -> tuple[int, int, int]:
+        """Return the words of a chunk that begins with `first` and passes `done`, and its tokens."""
+        before, budget = self._before, self._room
+        while True:
+            most = max(done + 1, bisect_right(before, before[first] + budget) - 1)
+            least = max(done + 1, bisect_left(before, before[first] + budget / 2))
+            end = _last_pause(self._pauses, least, most) if most < len(self._words) else most
+            token_count = self._count(self._lead + self._part(first, end))
+            if token_count <= self._room or (end == done + 1 and first == done):
+                return first, end, token_count
+            if end == done + 1:
+                first, budget = done, self._room
+            else:
+                budget = min(budget, before[end] - before[first]) - (token_count - self._room)
+
+    def _shared_from(self, first: int, end: int) -> int:
+        """Return the first word of the chunk after the one of these words."""
+        shared = min(self._overlap, self._room // 2, self._room - self._words[end].token_count)
+        while shared > 0:
+            least = max(first + 1, bisect_left(self._before, self._before[end] - shared))
+            begin = _first_pause(self._pauses, least, end)
+            excess = self._count(self._part(begin, end)) - self._overlap
+            if begin == end or excess <= 0:
+                return begin
+            shared = min(shared, self._before[end] - self._before[begin]) - excess
+        return end
+
+    def _part(self, first: int, end: int) -> str:
+        return self._text[self._character(first) : self._character(end)]
+
+    def _character(self, word: int) -> int:
         if word == 0:
             return 0
-        return starts[word] if word < len(words) else len(text)
+        return self._starts[word] if word < len(self._words) else len(self._text)
 
-    chunks: list[Chunk] = []
-    first = end = 0
-    while end < len(words):
-        most = bisect_right(before, before[first] + room) - 1
-        least = max(end + 1, bisect_left(before, before[first] + room / 2))
-        end = _last_pause(pauses, least, most) if most < len(words) else most
-        chunks.append(Chunk(characters(first), characters(end), before[end] - before[first]))
-        if end < len(words):
-            shared = min(overlap, room // 2, room - words[end].token_count)
-            first = _first_pause(pauses, max(first + 1, bisect_left(before, before[end] - shared)), end)
-    return chunks
+
+def _visible_start(text: str, word: Word) -> int:
+    """Return where a word begins without the blanks before it, which some tokenizers count to it."""
+    part = text[word.start : word.end]
+    return word.start + (len(part) - len(part.lstrip()) if not part.isspace() else 0)
 
 
 def _pieces(word: Word, room: int) -> Sequence[Word]:
@@ -120,5 +174,4 @@ def _last_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
 
 def _first_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
     """Return the word to begin with, from `least` up to `most`: the first after the best kind of pause."""
-    best = min(range(least, most), key=pauses.__getitem__, default=most)
-    return most if best == most or pauses[best] is Pause.NONE else best
+    return min(range(least, most), key=pauses.__getitem__, default=most)

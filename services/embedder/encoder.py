@@ -75,5 +75,12 @@ class Encoder(ServedModel[TokenizedText, bytes]):
                 return [Chunk(0, len(text.text), row.token_count)]
         empty, title = self._backend.tokenize(["", text.title[:_BEYOND_ANY_WINDOW]], TextKind.DOCUMENT)
         room = max(chunk_tokens - title.token_count, (chunk_tokens - empty.token_count) // 2)
-        chunks = cut(text.text, self._backend.words(text.text), room=room, overlap=overlap_tokens)
+        chunks = cut(
+            text.text,
+            self._backend.words(text.text),
+            room=room,
+            overlap=overlap_tokens,
+            count=self._backend.count,
+            lead="\n" if text.title else "",
+        )
         return [replace(chunk, token_count=title.token_count + chunk.token_count) for chunk in chunks]

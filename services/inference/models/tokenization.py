@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 # The tokenizers' own thread pool is sized by the host and would compete with inference for our processors.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Most tokens of a piece of a word.
+_PIECE_TOKENS = 4
 # A long text is tokenized in blocks, cut at a blank if there is one: an encoding takes a hundred times its text.
 _BLOCK = re.compile(r".{1,65536}(?!\S)|.{1,65536}", re.DOTALL)
 
@@ -99,19 +101,27 @@ class Tokenizer:
         ]
 
     def words(self, text: str) -> list[Word]:
-        """Split a text of any length into words, whose tokens add up to those of the text without special tokens."""
+        """Split a text of any length into words, whose tokens add up to those of the text without special tokens.
+
+        A word of many tokens comes in pieces: where a script has no blanks, a word can be a whole text.
+        """
         words: list[Word] = []
         for block in _BLOCK.finditer(text):
             (encoding,) = self._tokenizer().encode_batch([block[0]], add_special_tokens=False)
             number = None
             for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
-                if word is not None and word == number:
-                    last = words.pop()
-                    words.append(Word(last.start, block.start() + end, last.token_count + 1))
+                last = words[-1] if words else None
+                if last and word is not None and word == number and _go_on(last, block.start() + start):
+                    words[-1] = Word(last.start, max(last.end, block.start() + end), last.token_count + 1)
                 else:
                     words.append(Word(block.start() + start, block.start() + end, 1))
                 number = word
         return words
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text of any length, without special tokens."""
+        blocks = [block[0] for block in _BLOCK.finditer(text)]
+        return sum(map(len, self._tokenizer().encode_batch_fast(blocks, add_special_tokens=False)))
 
     def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """Tokenize the query with each passage; if both are too long together, the longer is cut first."""
@@ -159,6 +169,11 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
+
+
+def _go_on(word: Word, start: int) -> bool:
+    """True if the token at `start` goes into this word, which it must if it is of the same character."""
+    return word.token_count < _PIECE_TOKENS or start < word.end
 
 
 class _Template:

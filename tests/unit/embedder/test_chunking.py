@@ -5,13 +5,15 @@ import re
 import statistics
 import time
 from itertools import pairwise
+from pydoc_data.topics import topics
 
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.embedder.chunking import Chunk, cut
-from services.inference.models.tokenization import Word
+from services.inference.models.tokenization import Tokenizer, Word
 
 texts = st.text(st.sampled_from("ab.!? \n\té。"), max_size=300)
 cuts = st.tuples(st.integers(8, 40), st.integers(0, 50))
@@ -24,8 +26,12 @@ def words_of(text: str) -> list[Word]:
     ]
 
 
+def tokens_of(part: str) -> int:
+    return sum(len(word) for word in part.split())
+
+
 def tokens_in(text: str, start: int, end: int) -> int:
-    return sum(len(word) for word in text[start:end].split())
+    return tokens_of(text[start:end])
 
 
 @given(text=texts, sizes=cuts)
@@ -34,7 +40,7 @@ def tokens_in(text: str, start: int, end: int) -> int:
 @example(text="aaa " * 50 + "b" * 39 + " a", sizes=(40, 15))
 def test_chunks_cover_the_text_overlap_as_asked_and_never_exceed_their_room(text: str, sizes: tuple[int, int]) -> None:
     room, overlap = sizes
-    chunks = cut(text, words_of(text), room=room, overlap=overlap)
+    chunks = cut(text, words_of(text), room=room, overlap=overlap, count=tokens_of)
     assert (chunks[0].start, chunks[-1].end) == (0, len(text))
     for before, after in pairwise(chunks):
         assert before.start < after.start <= before.end < after.end
@@ -46,11 +52,14 @@ def test_chunks_cover_the_text_overlap_as_asked_and_never_exceed_their_room(text
 
 
 def parts(text: str, room: int, overlap: int = 0) -> list[str]:
-    return [text[chunk.start : chunk.end] for chunk in cut(text, words_of(text), room=room, overlap=overlap)]
+    return [
+        text[chunk.start : chunk.end]
+        for chunk in cut(text, words_of(text), room=room, overlap=overlap, count=tokens_of)
+    ]
 
 
 def test_a_text_with_room_enough_is_one_chunk() -> None:
-    assert cut("ab ab", words_of("ab ab"), room=4, overlap=1) == [Chunk(0, 5, 4)]
+    assert cut("ab ab", words_of("ab ab"), room=4, overlap=1, count=tokens_of) == [Chunk(0, 5, 4)]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_time_grows_with_the_length_of_a_text_whatever_it_is(name: str) -> None:
         times = []
         for _ in range(3):
             began = time.process_time()
-            cut(text, words, room=64, overlap=8)
+            cut(text, words, room=64, overlap=8, count=tokens_of)
             times.append(time.process_time() - began)
         return statistics.median(times)
 
@@ -109,10 +118,71 @@ def test_time_grows_with_the_length_of_a_text_whatever_it_is(name: str) -> None:
 async def test_the_event_loop_goes_on_while_blanks_are_cut() -> None:
     text = f"a{' ' * 1_000_000}b." * 4
     longest = 0.0
-    cutting = asyncio.create_task(asyncio.to_thread(cut, text, words_of(text), room=8, overlap=2))
+    cutting = asyncio.create_task(asyncio.to_thread(cut, text, words_of(text), room=8, overlap=2, count=tokens_of))
     while not cutting.done():
         began = time.monotonic()
         await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - began)
     await cutting
     assert longest < 0.25
+
+
+ENGLISH = "\n\n".join(list(topics.values())[:12])
+JAPANESE = "".join(
+    f"第{number}章では東京の天気と交通について{'とても' * (number % 5)}詳しく説明する。次に京都へ行く、そして戻る"
+    + ("。" if number % 3 else "")
+    for number in range(300)
+)
+TEXTS = {
+    "English": ENGLISH,
+    "Japanese": JAPANESE,
+    "Japanese without marks": JAPANESE.replace("。", "").replace("、", ""),
+    "both": ENGLISH[:3000] + JAPANESE[:3000] + ENGLISH[3000:6000],
+    "emoji": "😀👩‍👩‍👧 ok " * 400,
+    "blanks": "a" + " " * 3000 + "b" + "\n" * 3000 + "c" + "\u3000" * 3000 + "d",
+    "code": "x_1=foo(bar[0],baz)->{'k':1};" * 300,
+}
+
+
+@pytest.fixture(scope="module", params=["byte-level BPE", "SentencePiece", "WordPiece"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    if request.param == "byte-level BPE":
+        made = tokenizers.Tokenizer(tokenizers.models.BPE())
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, special_tokens=["<s>"])
+    elif request.param == "SentencePiece":
+        made = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        made.normalizer = tokenizers.normalizers.NFKC()
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        trainer = tokenizers.trainers.UnigramTrainer(
+            vocab_size=2000, special_tokens=["<s>", "<unk>"], unk_token="<unk>", show_progress=False
+        )
+    else:
+        made = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+        made.normalizer = tokenizers.normalizers.BertNormalizer()
+        made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[UNK]"], show_progress=False)
+    made.train_from_iterator([ENGLISH, *re.findall(r"[^。]+。?", JAPANESE)], trainer)
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return Tokenizer(made.to_str(), 512)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(("room", "overlap"), [(128, 16), (30, 7), (64, 0)])
+def test_each_chunk_fits_when_it_is_tokenized_by_itself(
+    tokenizer: Tokenizer, name: str, room: int, overlap: int
+) -> None:
+    text = TEXTS[name]
+    chunks = cut(text, tokenizer.words(text), room=room, overlap=overlap, count=tokenizer.count)
+    assert (chunks[0].start, chunks[-1].end) == (0, len(text))
+    for chunk in chunks:
+        (read,) = tokenizer.texts([text[chunk.start : chunk.end]])
+        assert read.token_count == chunk.token_count <= room
+    for before, after in pairwise(chunks):
+        assert before.start < after.start <= before.end < after.end
+        assert tokenizer.count(text[after.start : before.end]) <= overlap
+    if name in ("English", "Japanese", "Japanese without marks"):
+        assert sum(chunk.token_count for chunk in chunks) / len(chunks) > 0.6 * room
+        if overlap:
+            assert sum(after.start < before.end for before, after in pairwise(chunks)) > 0.3 * len(chunks)
