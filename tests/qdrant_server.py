@@ -64,6 +64,8 @@ class QdrantServer:
         self.version = "1.20.0"
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
         self.rest_port = 0
+        self.shards = (1, 0)
+        """Shards of every collection on this node, and on others."""
         self._rest: asyncio.Server | None = None
         self.fault: Fault | None = None
         self._server: grpc.aio.Server | None = None
@@ -247,6 +249,22 @@ class _Collections(_Servicer, api.CollectionsServicer):
     async def Get(self, request: api.GetCollectionInfoRequest) -> api.GetCollectionInfoResponse:
         info = await self.engine.get_collection(request.collection_name)
         return api.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
+
+    @_rpc
+    async def CollectionClusterInfo(
+        self, request: api.CollectionClusterInfoRequest
+    ) -> api.CollectionClusterInfoResponse:
+        await self.engine.get_collection(request.collection_name)
+        here, there = self.server.shards
+        active = api.ReplicaState.Active
+        return api.CollectionClusterInfoResponse(
+            peer_id=1,
+            shard_count=here + there,
+            local_shards=[api.LocalShardInfo(shard_id=number, state=active) for number in range(here)],
+            remote_shards=[
+                api.RemoteShardInfo(shard_id=here + number, peer_id=2, state=active) for number in range(there)
+            ],
+        )
 
     @_rpc
     async def List(self, _request: api.ListCollectionsRequest) -> api.ListCollectionsResponse:

@@ -8,6 +8,7 @@ Filter(
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -18,6 +19,9 @@ from sluice_client.messages import Sent, sendable, to_value
 
 Scalar: TypeAlias = str | int | float | bool
 Operator: TypeAlias = Literal["==", "any_of", ">", ">=", "<", "<=", "exists"]
+Bound: TypeAlias = float | str | datetime.date
+"""A number; or a date, as `datetime` has it or as RFC 3339 writes it, for a field of such keywords."""
+_INT64 = range(-(2**63), 2**63)
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 
@@ -27,7 +31,8 @@ class Condition(Sent, proto=pb.Condition):
 
     field: str
     operator: Operator
-    value: Scalar | tuple[Scalar, ...]
+    value: Scalar | datetime.date | tuple[Scalar, ...]
+    """Dates only after an operator of order."""
 
     def __bool__(self) -> bool:
         raise TypeError(
@@ -46,8 +51,14 @@ class Condition(Sent, proto=pb.Condition):
             case "any_of", tuple(values):
                 members = [to_value(value, f"{path}.any_of[{place}]") for place, value in enumerate(values)]
                 message.any_of.CopyFrom(pb.ValueList(values=members))
+            case (">" | ">=" | "<" | "<=") as operator, int() as bound if bound in _INT64:
+                setattr(message.integer_range, _BOUNDS[operator], bound)
             case (">" | ">=" | "<" | "<=") as operator, int() | float() as bound:
                 setattr(message.range, _BOUNDS[operator], bound)
+            case (">" | ">=" | "<" | "<=") as operator, str() as date:
+                setattr(message.date_range, _BOUNDS[operator], sendable(f"{path}.date_range", date))
+            case (">" | ">=" | "<" | "<=") as operator, datetime.date() as moment:
+                setattr(message.date_range, _BOUNDS[operator], moment.isoformat())
             case operator, value:
                 raise invalid(path, f"cannot test whether {self.field} {operator} {value!r}", "WRONG_TYPE")
         return message
@@ -76,16 +87,16 @@ class Field:
     def __ne__(self, value: Scalar) -> Condition:  # type: ignore[override]  # as above
         raise TypeError(f'put field("{self._name}") == {value!r} into must_not instead of using !=')
 
-    def __gt__(self, value: float) -> Condition:
+    def __gt__(self, value: Bound) -> Condition:
         return Condition(self._name, ">", value)
 
-    def __ge__(self, value: float) -> Condition:
+    def __ge__(self, value: Bound) -> Condition:
         return Condition(self._name, ">=", value)
 
-    def __lt__(self, value: float) -> Condition:
+    def __lt__(self, value: Bound) -> Condition:
         return Condition(self._name, "<", value)
 
-    def __le__(self, value: float) -> Condition:
+    def __le__(self, value: Bound) -> Condition:
         return Condition(self._name, "<=", value)
 
     def any_of(self, *values: Scalar) -> Condition:

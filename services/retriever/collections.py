@@ -301,7 +301,7 @@ class Collections:
             try:
                 await self.get(name, deadline)
             except (NotFound, FailedPrecondition) as error:  # deleted in this moment, or another application's
-                if error.reason != "ANALYZER_MISMATCH":
+                if error.reason not in ("ANALYZER_MISMATCH", "VERSION_DAMAGED"):
                     continue
             await self._store.drop(name, deadline)
             deleted.append(name)

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from services.chassis.errors import InvalidArgument
 from sluice.type.v1 import filter_pb2 as pb
@@ -20,9 +21,13 @@ Scalar = str | int | float | bool
 Value = Scalar | Sequence[str]
 """A metadata value; a list holds strings only."""
 
+MAX_CONDITIONS = 64
 MAX_VALUES = 1000
+"""Most values in all conditions of a filter."""
 MAX_FIELDS = 256
 
+_BOUNDS = ("gt", "gte", "lt", "lte")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FIELDS_SHOWN = 20
 _INT64 = range(-(2**63), 2**63)
@@ -62,13 +67,24 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The number lies within these bounds; at least one is set."""
+    """The number lies within these bounds; at least one is set. Whole numbers are compared exactly."""
 
     field: str
     gt: float | None = None
     gte: float | None = None
     lt: float | None = None
     lte: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """The keyword is a date within these bounds; at least one is set."""
+
+    field: str
+    gt: datetime | None = None
+    gte: datetime | None = None
+    lt: datetime | None = None
+    lte: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +95,7 @@ class Exists:
     exists: bool = True
 
 
-Condition = Equals | AnyOf | Range | Exists
+Condition = Equals | AnyOf | Range | DateRange | Exists
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,21 @@ class Filter:
 
     @classmethod
     def from_proto(cls, message: pb.Filter) -> Filter:
-        """Read a filter; InvalidArgument for a condition without a test or a value."""
+        """Read a filter; InvalidArgument for a condition without a test or a value, and for too many of them."""
+        count = len(message.must) + len(message.should) + len(message.must_not)
+        if count > MAX_CONDITIONS:
+            raise InvalidArgument(
+                "filter", f"has {count} conditions; send at most {MAX_CONDITIONS}", reason="TOO_MANY_CONDITIONS"
+            )
+        values = sum(
+            len(condition.any_of.values)
+            for condition in (*message.must, *message.should, *message.must_not)
+            if condition.WhichOneof("test") == "any_of"
+        )
+        if values > MAX_VALUES:
+            raise InvalidArgument(
+                "filter", f"has {values} values in its conditions; send at most {MAX_VALUES}", reason="TOO_MANY_VALUES"
+            )
         return cls(
             [_condition(condition, f"filter.must[{place}]") for place, condition in enumerate(message.must)],
             [_condition(condition, f"filter.should[{place}]") for place, condition in enumerate(message.should)],
@@ -231,9 +261,37 @@ def _condition(message: pb.Condition, path: str) -> Condition:
             return AnyOf(message.field, [_scalar(value, f"{path}.any_of[{place}]") for place, value in values])
         case "range":
             return Range(message.field, **{bound.name: number for bound, number in message.range.ListFields()})
+        case "integer_range":
+            return Range(message.field, **{bound.name: number for bound, number in message.integer_range.ListFields()})
+        case "date_range":
+            bounds = {
+                bound.name: _date(text, f"{path}.date_range.{bound.name}")
+                for bound, text in message.date_range.ListFields()
+            }
+            return DateRange(message.field, **bounds)
         case "exists":
             return Exists(message.field, message.exists)
-    raise InvalidArgument(path, "has no test; set equals, any_of, range or exists")
+    raise InvalidArgument(path, "has no test; set equals, any_of, range, integer_range, date_range or exists")
+
+
+def _date(text: str, path: str) -> datetime:
+    """Read a moment as RFC 3339 writes it; without an offset it is UTC, without a time it is midnight."""
+    if not _DATE.fullmatch(text):
+        raise InvalidArgument(path, "is no date of RFC 3339, as 2024-05-01T12:00:00Z or 2024-05-01")
+    try:
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise InvalidArgument(path, "is no date of the calendar") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _decimal(name: str, bound: float) -> tuple[str, float]:
+    """Return a bound for decimal numbers: where no decimal is equal to a whole number, the next one decides."""
+    nearest = float(bound)
+    if nearest == bound:
+        return name, nearest
+    below = nearest < bound
+    return ("gt" if below else "gte") if name.startswith("g") else ("lte" if below else "lt"), nearest
 
 
 def _scalar(message: pb.Value, path: str) -> Scalar:
@@ -258,14 +316,27 @@ def _fit(condition: Condition, schema: Schema, path: str) -> Condition:
                 raise InvalidArgument(f"{path}.any_of", f"has {len(values)} values; send 1 to {MAX_VALUES}")
             path = f"{path}.any_of"
             return AnyOf(field, [_fit_value(value, declared, f"{path}[{place}]") for place, value in enumerate(values)])
-        case Range(gt=gt, gte=gte, lt=lt, lte=lte):
+        case Range():
             if declared not in (FieldType.INTEGER, FieldType.FLOAT):
                 problem = f"needs a field of numbers; {field} is of type {declared}"
                 raise InvalidArgument(f"{path}.range", problem, reason="WRONG_TYPE")
-            bounds = [bound for bound in (gt, gte, lt, lte) if bound is not None]
-            if not bounds or not all(map(math.isfinite, bounds)):
+            bounds = {name: bound for name in _BOUNDS if (bound := getattr(condition, name)) is not None}
+            if not bounds or not all(map(math.isfinite, bounds.values())):
                 raise InvalidArgument(f"{path}.range", "needs at least one bound, and only finite ones")
+            fit = _whole if declared is FieldType.INTEGER else _decimal
+            return Range(field, **dict(fit(name, bound) for name, bound in bounds.items()))
+        case DateRange(gt=gt, gte=gte, lt=lt, lte=lte):
+            if declared is not FieldType.KEYWORD:
+                problem = f"needs a field of keywords; {field} is of type {declared}"
+                raise InvalidArgument(f"{path}.date_range", problem, reason="WRONG_TYPE")
+            if gt is gte is lt is lte is None:
+                raise InvalidArgument(f"{path}.date_range", "needs at least one bound")
     return condition
+
+
+def _whole(name: str, bound: float) -> tuple[str, float]:
+    """Return a bound for whole numbers: as one where it is one."""
+    return name, int(bound) if bound == int(bound) else bound
 
 
 def _fit_value(value: Scalar, declared: FieldType, path: str) -> Scalar:

@@ -129,6 +129,12 @@ class Versions:
 
     async def delete(self, version: str, deadline: Deadline = None) -> None:
         """Delete a version that is not live."""
+        if await self._is_damaged(version, deadline):
+            if version in (await self._store.catalogue(deadline)).aliases.values():
+                raise FailedPrecondition(f"{version!r} is live", reason="VERSION_LIVE")
+            await self._store.drop(version, deadline)
+            self._collections.forget()
+            return
         info = await self._collections.get(version, deadline)
         await self.abandon(info.version, deadline)
         await self._store.drop(info.version, deadline)
@@ -172,6 +178,20 @@ class Versions:
             return await self._collections.live(collection, deadline)
         except NotFound:
             return None
+        except FailedPrecondition as error:
+            # Another version, restored from a snapshot, takes its place.
+            if error.reason != "VERSION_DAMAGED":
+                raise
+            return None
+
+    async def _is_damaged(self, version: str, deadline: Deadline) -> bool:
+        try:
+            await self._collections.get(version, deadline)
+        except FailedPrecondition as error:
+            return error.reason == "VERSION_DAMAGED"
+        except NotFound:
+            return False
+        return False
 
     async def _unfinished(self, live: CollectionInfo, deadline: Deadline) -> CollectionInfo | None:
         """Return the version of the same collection that is being built, or was left unfinished."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from qdrant_client.local import local_collection
 from qdrant_client.local.distances import calculate_distance
 from qdrant_client.local.sparse_distances import calculate_distance_sparse as engines_own
 
-from services.chassis.errors import ResourceExhausted, StartupError
+from services.chassis.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, StartupError
 from services.retriever.documents import Passage
-from services.retriever.engines import local_mode, open_store
+from services.retriever.engines import local_filters, local_mode, open_store
 from services.retriever.engines.local_mode import Postings
+from services.retriever.fields import Equals, Filter
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
@@ -108,7 +111,8 @@ def test_what_was_stored_survives_the_death_of_the_process(tmp_path):
 @pytest.fixture
 def open_folder(tmp_path):
     """Opens the same folder."""
-    return lambda: open_store(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), RetrieverMetrics(CollectorRegistry()))
+    settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant", qdrant_snapshot_path=tmp_path / "snapshots")
+    return lambda: open_store(settings, RetrieverMetrics(CollectorRegistry()))
 
 
 async def test_the_embedded_engine_keeps_what_was_stored(open_folder):
@@ -154,6 +158,145 @@ async def test_a_data_folder_that_another_process_holds_is_told_with_a_remedy(op
         assert "QDRANT_URL" in failure.value.remedy
     finally:
         await store.close()
+
+
+@pytest.fixture
+async def filled(open_folder, tmp_path):
+    """A closed data folder with two collections and a snapshot of each."""
+    store = await open_folder()
+    shelf = Shelf(store)
+    for name in ("docs", "other"):
+        await shelf.collections.create(name, MODEL)
+        await shelf.put(name, PASSAGES)
+        await shelf.snapshots.create(name)
+    await store.close()
+    return store_folder(tmp_path)
+
+
+def store_folder(tmp_path):
+    [index] = tmp_path.rglob("meta.json")
+    return index.parent
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"collections": '])
+async def test_a_folder_without_its_index_of_versions_is_not_served_as_an_empty_one(open_folder, filled, content):
+    index = filled / "meta.json"
+    index.unlink()
+    if content is not None:
+        index.write_text(content)
+    with pytest.raises(StartupError, match=r"meta\.json (is missing|cannot be read)") as refused:
+        await open_folder()
+    assert "backup" in refused.value.remedy
+
+
+async def test_an_index_of_versions_that_goes_away_is_told_by_health(open_folder, filled):
+    store = await open_folder()
+    await store.check(None)
+    (filled / "meta.json").rename(filled / "gone.json")
+    with pytest.raises(FailedPrecondition, match=r"meta\.json is gone"):
+        await store.check(None)
+    await store.close()
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def overwrite(file):
+    file.write_bytes(b"no database" * 1000)
+
+
+def remove(file):
+    file.unlink()
+
+
+def break_a_row(file):
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE points SET point = ? WHERE rowid = 2", (b"no pickle",))
+    database.close()
+
+
+@pytest.mark.parametrize("damage", [empty, overwrite, remove, break_a_row])
+async def test_a_damaged_version_is_refused_by_name_and_restored_while_others_serve(open_folder, filled, damage):
+    damage(filled / "collection" / "docs-v1" / "storage.sqlite")
+    for _ in range(2):  # not taken for an empty one after another start
+        store = await open_folder()
+        shelf = Shelf(store)
+        with pytest.raises(FailedPrecondition, match=r"'docs-v1' is damaged.*Restore a snapshot") as refused:
+            await shelf.search("docs", QueryVariant("options"))
+        assert refused.value.reason == "VERSION_DAMAGED"
+        assert ids(await shelf.search("other", QueryVariant("options"))) == ["argparse"]
+        await store.close()
+    store = await open_folder()
+    shelf = Shelf(store)
+    [kept], _ = await shelf.snapshots.page("docs")
+    restored = await shelf.snapshots.restore("docs", kept.name)
+    await shelf.versions.switch("docs", restored.version)
+    assert ids(await shelf.search("docs", QueryVariant("options"))) == ["argparse"]
+    await shelf.versions.delete("docs-v1")
+    await store.close()
+    store = await open_folder()
+    assert sorted((await store.catalogue(None)).versions) == ["docs-v2", "other-v1"]
+    assert ids(await Shelf(store).search("docs", QueryVariant("options"))) == ["argparse"]
+    await store.close()
+
+
+async def test_a_damaged_collection_can_be_deleted_and_made_again(open_folder, filled):
+    empty(filled / "collection" / "docs-v1" / "storage.sqlite")
+    store = await open_folder()
+    shelf = Shelf(store)
+    assert await shelf.collections.delete("docs") == ["docs-v1"]
+    await shelf.collections.create("docs", MODEL)
+    await shelf.put("docs", PASSAGES)
+    await store.close()
+    store = await open_folder()
+    assert ids(await Shelf(store).search("docs", QueryVariant("options"))) == ["argparse"]
+    await store.close()
+
+
+async def test_stray_files_among_the_snapshots_are_no_snapshots(open_folder, filled, tmp_path):
+    [description, _] = tmp_path.rglob("collection.json")
+    (description.parent.parent / "notes.txt").write_text("mine")
+    (description.parent.parent / "empty folder").mkdir()
+    (description.parent.parent.parent / "docs-v7").write_text("a file")
+    store = await open_folder()
+    shelf = Shelf(store)
+    assert len((await shelf.snapshots.page("docs"))[0]) == 1
+    await store.close()
+
+
+async def test_a_snapshot_without_a_readable_description_is_not_restored(open_folder, filled, tmp_path):
+    for description in tmp_path.rglob("collection.json"):
+        description.write_text("{")
+    store = await open_folder()
+    shelf = Shelf(store)
+    [kept], _ = await shelf.snapshots.page("docs")
+    with pytest.raises(FailedPrecondition) as refused:
+        await shelf.snapshots.restore("docs", kept.name)
+    assert refused.value.reason == "SNAPSHOT_DAMAGED"
+    await store.close()
+
+
+async def test_a_search_ends_at_its_deadline_in_the_engine_and_the_next_one_is_answered(open_folder, monkeypatch):
+    store = await open_folder()
+    shelf = Shelf(store)
+    await shelf.collections.create("docs", MODEL)
+    await shelf.put("docs", [Passage(f"p{n}", "word", metadata={"n": n}, vector=EAST) for n in range(1000)])
+    looked_at = []
+    fitting = local_filters.values_match
+
+    def slowly(wanted, found):
+        looked_at.append(found)
+        time.sleep(0.001)
+        return fitting(wanted, found)
+
+    monkeypatch.setattr(local_filters, "values_match", slowly)
+    condition = Filter(should=[Equals("n", 10_000 + n) for n in range(64)])
+    with pytest.raises(DeadlineExceeded):
+        await shelf.search("docs", QueryVariant("word"), condition=condition, deadline=time.monotonic() + 0.2)
+    assert ids(await shelf.search("docs", QueryVariant("word"), limit=1))  # waits for the engine's thread
+    assert len(looked_at) < 64 * 1000
+    await store.close()
 
 
 async def test_the_loop_stays_free_while_the_embedded_engine_works(open_folder):

@@ -1,13 +1,14 @@
 """Search: what is found, in which order, with which scores, and what is refused."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.retriever.documents import Passage
-from services.retriever.fields import AnyOf, Equals, Exists, Filter, Range
+from services.retriever.fields import AnyOf, DateRange, Equals, Exists, Filter, Range
 from services.retriever.search.searches import QueryVariant
 from tests.integration.shelf import EAST, MODEL, NORTH, OTHER, PASSAGES, UP, ids
 
@@ -130,6 +131,8 @@ async def test_ties_of_a_fusion_have_one_order(shelf, new_collection):
         (Filter(must=[AnyOf("since", [2, 2.7])]), {"argparse", "ndiff"}),
         (Filter(must=[AnyOf("stable", [True])]), {"argparse", "submit"}),
         (Filter(must=[Range("year", gt=2001, lte=2009)]), {"argparse"}),
+        (Filter(must=[Range("year", gt=2001.5, lte=2009.0)]), {"argparse"}),
+        (Filter(must=[DateRange("kind", gte=datetime(2000, 1, 1, tzinfo=UTC))]), set()),
         (Filter(must=[Range("since", gte=2.7)]), {"argparse", "submit"}),
         (Filter(must=[Exists("year", False)]), {"untagged"}),
         (Filter(must=[Exists("tags")]), {"argparse", "submit"}),
@@ -213,3 +216,27 @@ async def test_another_model_is_refused_before_it_finds_anything(shelf, collecti
     assert refusal.value.reason == "MODEL_MISMATCH"
     with pytest.raises(FailedPrecondition):
         await shelf.passages.upsert(collection, PASSAGES, model_fingerprint=OTHER.fingerprint)
+
+
+WIDE = [2**53 + step for step in range(4)] + [-(2**53) - step for step in range(4)] + [0, 7, 2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("bound", [*WIDE, 2**53 - 1, 1 - 2**53])
+async def test_ranges_over_whole_numbers_are_exact(shelf, new_collection, bound):
+    stored = [Passage(f"n{number}", "number", metadata={"n": number}, vector=EAST) for number in WIDE]
+    collection = await new_collection(passages=stored)
+    for name, holds in {"gt": int.__gt__, "gte": int.__ge__, "lt": int.__lt__, "lte": int.__le__}.items():
+        condition = Filter(must=[Range("n", **{name: bound})])
+        found = await shelf.search(collection, QueryVariant("", EAST), limit=100, condition=condition)
+        assert {int(one[1:]) for one in ids(found)} == {number for number in WIDE if holds(number, bound)}
+
+
+async def test_dates_are_compared_as_moments(shelf, new_collection):
+    days = ["2024-05-01", "2024-05-01T12:00:00Z", "2024-05-01T12:00:00+05:00", "2024-05-02", "someday"]
+    stored = [Passage(day, "day", metadata={"day": day}, vector=EAST) for day in days]
+    collection = await new_collection(passages=stored)
+    condition = Filter(
+        must=[DateRange("day", gt=datetime(2024, 5, 1, tzinfo=UTC), lte=datetime(2024, 5, 1, 12, tzinfo=UTC))]
+    )
+    found = await shelf.search(collection, QueryVariant("", EAST), condition=condition)
+    assert set(ids(found)) == {"2024-05-01T12:00:00Z", "2024-05-01T12:00:00+05:00"}

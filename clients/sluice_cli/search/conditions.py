@@ -15,6 +15,7 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _VALUE = re.compile(rf'\s*(?:({_QUOTED})|([^,"]+?))\s*(?:,|$)', re.DOTALL)
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _WORDS = {"true": True, "false": False}
 
 
@@ -35,8 +36,8 @@ def _parse(text: str) -> tuple[bool, Condition]:
     subject, operator, written = field(parts["field"]), parts["operator"], parts["value"]
     if operator not in ("=", "==", "!="):
         bound = _value(written)
-        if isinstance(bound, str | bool):
-            raise _problem(text, f"needs a number after {operator}")
+        if isinstance(bound, bool) or (isinstance(bound, str) and not _DATE.match(bound)):
+            raise _problem(text, f"needs a number or a date after {operator}")
         ranges = {">": subject > bound, ">=": subject >= bound, "<": subject < bound, "<=": subject <= bound}
         return False, ranges[operator]
     if written == "*":
@@ -82,7 +83,7 @@ def _value(written: str) -> Scalar:
 def _problem(text: str, what: str) -> Problem:
     return Problem(
         f"--filter {text!r} {what}",
-        "write FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER (or <=, >, <), FIELD=A,B or FIELD=*; quote text that holds a "
-        "comma, as in 'title=\"a, b\"'",
+        "write FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or FIELD>=DATE (or <=, >, <), FIELD=A,B or FIELD=*; quote text "
+        "that holds a comma, as in 'title=\"a, b\"'",
         exit_code=WRONG_COMMAND_LINE,
     )

@@ -121,7 +121,12 @@ class Verification:
                 break
             await asyncio.sleep(self._pause_seconds)
         others = "as many as" if same else f"{live_counts[-1]:,} in"
-        return Check(CheckKind.COUNT, same, f"{counts[-1]:,} passages, {others} the live version"), sample
+        detail = f"{counts[-1]:,} passages, {others} the live version"
+        # The count that was written down is forgotten with the first deletion, so there are at least as many.
+        written = (await self._store.collection(version, deadline=deadline)).counted_passages
+        if written:
+            detail += f"; {written:,} were counted when it was complete, and none was deleted since"
+        return Check(CheckKind.COUNT, same and counts[-1] >= written, detail), sample
 
     async def _self_retrieval(self, version: str, sample: Sample, fingerprint: str, deadline: float) -> Check:
         async def found(sampled: Sampled) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from qdrant_client import models
 
 from services.retriever.documents import Chunk, Passage, Vector
-from services.retriever.fields import AnyOf, Condition, Equals, Exists, Filter, Range, Scalar
+from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exists, Filter, Range, Scalar, Value
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Hit, Parts, Query, Revisions, Row
 
@@ -22,6 +22,12 @@ SELECTED: Mapping[Parts, Mapping[str, Any]] = {
     Parts.VECTOR: {"with_payload": True, "with_vectors": [DENSE]},
 }
 """Arguments of a read by the parts that are wanted."""
+
+_BOUNDS = ("gt", "gte", "lt", "lte")
+# Engines compare ranges in double precision, which tells whole numbers apart only below this. Larger ones are stored a
+# second time, as two halves that it does tell apart.
+_WIDE = 2**53
+_HALF_BITS = 32
 
 # Revision of passages that earlier releases stored without one.
 _UNREVISED = "0"
@@ -49,6 +55,8 @@ def to_point(row: Row) -> models.PointStruct:
         "metadata": passage.metadata,
         "revision": row.revision,
     }
+    if wide := {name: _halves(value) for name, value in passage.metadata.items() if _is_wide(value)}:
+        payload["wide"] = wide
     if passage.chunk:
         payload["chunk"] = asdict(passage.chunk)
     return models.PointStruct(id=row.id, vector=vectors, payload=payload)
@@ -129,8 +137,17 @@ def _condition(condition: Condition) -> models.Condition:
             if any(isinstance(value, bool | float) for value in values):
                 return models.Filter(should=[_equals(key, value) for value in values])
             return models.FieldCondition(key=key, match=models.MatchAny.model_validate({"any": values}))
-        case Range(gt=gt, gte=gte, lt=lt, lte=lte):
-            return models.FieldCondition(key=key, range=models.Range(gt=gt, gte=gte, lt=lt, lte=lte))
+        case Range():
+            bounds = {name: bound for name in _BOUNDS if (bound := getattr(condition, name)) is not None}
+            plain = {name: bound for name, bound in bounds.items() if not _is_wide(bound)}
+            parts: list[models.Condition] = [
+                _beyond(condition.field, name, bounds[name]) for name in bounds.keys() - plain.keys()
+            ]
+            if plain:
+                parts.append(models.FieldCondition(key=key, range=models.Range(**plain)))
+            return parts[0] if len(parts) == 1 else models.Filter(must=parts)
+        case DateRange(gt=gt, gte=gte, lt=lt, lte=lte):
+            return models.FieldCondition(key=key, range=models.DatetimeRange(gt=gt, gte=gte, lt=lt, lte=lte))
         case Exists(exists=exists):
             empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
             return models.Filter(must_not=[empty]) if exists else empty
@@ -140,3 +157,38 @@ def _equals(key: str, value: Scalar) -> models.FieldCondition:
     if isinstance(value, float):  # Qdrant matches no floats, but ranges of them
         return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _is_wide(value: Value) -> bool:
+    return isinstance(value, int) and abs(value) >= _WIDE
+
+
+def _halves(value: Value) -> dict[str, int]:
+    assert isinstance(value, int)  # noqa: S101  see `_is_wide`
+    return {"high": value >> _HALF_BITS, "low": value & (1 << _HALF_BITS) - 1}
+
+
+def _beyond(field: str, name: str, bound: int) -> models.Filter:
+    """Return the condition that a whole number is beyond a bound that double precision does not tell from others."""
+    high, low = (_parts_key(field, half) for half in ("high", "low"))
+    halves = _halves(max(-(2**63) - 1, min(bound, 2**63)))
+    side = name[:2]
+    cases: list[models.Condition] = [
+        models.FieldCondition(key=high, range=models.Range(**{side: halves["high"]})),
+        models.Filter(
+            must=[
+                models.FieldCondition(key=high, match=models.MatchValue(value=halves["high"])),
+                models.FieldCondition(key=low, range=models.Range(**{name: halves["low"]})),
+            ]
+        ),
+    ]
+    # Numbers that are not stored as halves lie on one side of the bound.
+    if side == "gt" and bound < 0:
+        cases.append(models.FieldCondition(key=payload_key(field), range=models.Range(gt=-_WIDE)))
+    if side == "lt" and bound > 0:
+        cases.append(models.FieldCondition(key=payload_key(field), range=models.Range(lt=_WIDE)))
+    return models.Filter(should=cases)
+
+
+def _parts_key(field: str, half: str) -> str:
+    return f"wide.{field}.{half}"

@@ -16,24 +16,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qdrant_client.async_client_base import AsyncQdrantBase
-from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+from qdrant_client.local.async_qdrant_local import META_INFO_FILENAME, AsyncQdrantLocal
 from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
 
-from services.chassis.errors import DeadlineExceeded, StartupError
-from services.retriever.engines import local_mode
+from services.chassis import logs
+from services.chassis.errors import DeadlineExceeded, FailedPrecondition, StartupError
+from services.retriever.engines import local_filters, local_mode
 from services.retriever.engines.calls import Operation, observed, time_limit
 from services.retriever.engines.conversions import layout
 from services.retriever.engines.errors import embedded_error
+from services.retriever.engines.local_mode import Storage
 from services.retriever.engines.qdrant import QdrantStore
 from services.retriever.fields import Schema
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from services.retriever.store import Deadline, Notes, Snapshot, number_of
+from services.retriever.store import Deadline, Description, Notes, Snapshot, number_of
 
 T = TypeVar("T")
 
 _POINTS_AT_ONCE = 256
 _DESCRIPTION = "collection.json"
+_LOST = (
+    "Put the file back from a backup of the folder. Without one, move the folder away, start again and restore "
+    "snapshots (QDRANT_SNAPSHOT_PATH), or index again."
+)
+
+_log = logs.get_logger("retriever")
 
 
 class EmbeddedStore(QdrantStore):
@@ -50,7 +58,11 @@ class EmbeddedStore(QdrantStore):
         self._thread = thread
         self._runner = asyncio.Runner()
         self._folder = snapshots
+        self._data = Path(str(client.location))
         self._metrics = metrics
+        for folder, problem in Storage.damaged.items():
+            if folder.parent.parent == self._data:
+                _log.error("version damaged", version=folder.name, problem=problem)
 
     @classmethod
     async def open(cls, settings: RetrieverSettings, metrics: RetrieverMetrics) -> EmbeddedStore:
@@ -60,6 +72,8 @@ class EmbeddedStore(QdrantStore):
 
         def engine() -> AsyncQdrantLocal:
             local_mode.tune()
+            local_filters.tune()
+            _check_folder(folder)
             # SQLite's connections belong to the thread that opened them.
             return AsyncQdrantLocal(str(folder))
 
@@ -76,7 +90,8 @@ class EmbeddedStore(QdrantStore):
         return cls(client, thread, settings.qdrant_snapshot_path, metrics)
 
     async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
-        """Run an operation in the engine's thread; one that has begun runs to its end, whatever the deadline."""
+        """Run an operation in the engine's thread. One that has begun ends at the deadline where it checks filters."""
+        end = math.inf if deadline is None else deadline
 
         async def run() -> T:
             return await operation(self._client)
@@ -85,12 +100,14 @@ class EmbeddedStore(QdrantStore):
 
         def work() -> T:
             self._metrics.pool_wait_seconds.observe(time.monotonic() - submitted)
-            with self._metrics.pool_in_use.track_inprogress():
+            if time.monotonic() >= end:
+                raise TimeoutError
+            with self._metrics.pool_in_use.track_inprogress(), local_filters.ending(end):
                 return self._runner.run(run())
 
         with observed(self._metrics, name):
             try:
-                async with time_limit(math.inf if deadline is None else deadline):
+                async with time_limit(end):
                     return await asyncio.get_running_loop().run_in_executor(self._thread, work)
             except TimeoutError as error:
                 raise DeadlineExceeded("the embedded Qdrant did not answer in time") from error
@@ -108,7 +125,28 @@ class EmbeddedStore(QdrantStore):
         self._thread.shutdown()
 
     async def check(self, deadline: Deadline) -> None:
-        """Do nothing: the engine is part of this process, and a call would only queue behind the work."""
+        """Look for the folder's index of versions: the engine itself would only queue a call behind the work."""
+        if not (self._data / META_INFO_FILENAME).is_file():
+            raise FailedPrecondition(
+                f"{self._data / META_INFO_FILENAME} is gone, so nothing that is stored will be found after a restart; "
+                "put it back from a backup",
+                reason="INDEX_LOST",
+            )
+
+    async def describe(self, name: str, deadline: Deadline) -> Description:
+        found = await super().describe(name, deadline)
+        if problem := Storage.damaged.get(self._data / "collection" / found.version):
+            raise FailedPrecondition(
+                f"version {found.version!r} is damaged: {problem}. Restore a snapshot of the collection, or delete it "
+                "and index again",
+                reason="VERSION_DAMAGED",
+                version=found.version,
+            )
+        return found
+
+    async def drop(self, version: str, deadline: Deadline) -> None:
+        await super().drop(version, deadline)
+        Storage.damaged.pop(self._data / "collection" / version, None)
 
     async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
         """Do nothing: the engine has no payload indexes."""
@@ -142,9 +180,10 @@ class EmbeddedStore(QdrantStore):
         return [
             _snapshot(path)
             for folder in folders
-            if folder.name == collection or number_of(collection, folder.name)
+            if folder.is_dir() and (folder.name == collection or number_of(collection, folder.name))
             for path in folder.iterdir()
-            if not path.name.startswith(".")
+            # What is not hidden and has no description is a stray file of somebody else's.
+            if not path.name.startswith(".") and (path / _DESCRIPTION).is_file()
         ]
 
     async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
@@ -152,10 +191,17 @@ class EmbeddedStore(QdrantStore):
 
     async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
         folder = self._folder / snapshot.version / snapshot.name
-        kept: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        try:
+            kept: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            dimension = int(kept["dimension"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise FailedPrecondition(
+                f"the description of snapshot {snapshot.name!r} cannot be read; restore another one",
+                reason="SNAPSHOT_DAMAGED",
+            ) from error
 
         async def restore(client: AsyncQdrantBase) -> None:
-            await client.create_collection(into, **layout(kept["dimension"]), metadata={**kept, **notes})
+            await client.create_collection(into, **layout(dimension), metadata={**kept, **notes})
             stored = CollectionPersistence(str(folder))
             try:
                 loading = iter(stored.load())
@@ -165,6 +211,23 @@ class EmbeddedStore(QdrantStore):
                 stored.close()
 
         await self.call("restore", deadline, restore)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise StartupError where passages are stored that the folder's index of versions does not name."""
+    for path in [path for path in Storage.damaged if path.parent.parent == folder]:
+        del Storage.damaged[path]  # found when it was opened before
+    index = folder / META_INFO_FILENAME
+    stored = {path.parent.name for path in folder.glob(f"collection/*/{STORAGE_FILE_NAME}")}
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["collections"]) if index.exists() else set()
+    except (ValueError, LookupError, TypeError) as error:
+        raise StartupError(f"QDRANT_PATH: {index} cannot be read: {error}", remedy=_LOST) from error
+    if stored and not index.exists():
+        names = ", ".join(sorted(stored))
+        raise StartupError(f"QDRANT_PATH: {index} is missing, and {folder} holds the passages of {names}", remedy=_LOST)
+    for name in named - stored:
+        Storage.damaged[folder / "collection" / name] = "its file is missing"
 
 
 def _snapshot(path: Path) -> Snapshot:

@@ -11,16 +11,19 @@ that a power failure, though not the death of the process, may take the last wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from qdrant_client.http import models
 from qdrant_client.http.models import Distance, SparseVector
 from qdrant_client.local import local_collection
 from qdrant_client.local.distances import calculate_distance
-from qdrant_client.local.persistence import CollectionPersistence
+from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
 
 _COLLECTIONS_KEPT = 4
 
@@ -34,12 +37,45 @@ def tune() -> None:
 
 
 class Storage(CollectionPersistence):
-    """The engine's storage with a write-ahead log: a commit no longer waits for the disk."""
+    """The engine's storage with a write-ahead log: a commit no longer waits for the disk.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.storage.execute("PRAGMA journal_mode = WAL")
-        self.storage.execute("PRAGMA synchronous = NORMAL")
+    A file that cannot be read is left as it is, and noted in `damaged`; the engine gets an empty storage instead.
+    """
+
+    damaged: ClassVar[dict[Path, str]] = {}
+    """Folders of collections whose file is damaged, with the problem."""
+
+    def __init__(self, location: str, *args: Any, **kwargs: Any) -> None:
+        folder = Path(location)
+        if problem := self.damaged.pop(folder, ""):
+            self._stand_in(folder, problem)
+            return
+        file = folder / STORAGE_FILE_NAME
+        if file.exists() and not file.stat().st_size:
+            self._stand_in(folder, "its file is empty")
+            return
+        try:
+            super().__init__(location, *args, **kwargs)
+            self.storage.execute("PRAGMA journal_mode = WAL")
+            self.storage.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            self._stand_in(folder, f"its file is no database: {error}")
+
+    def load(self) -> Iterable[models.PointStruct]:
+        """Load all points; none further after one that cannot be read."""
+        try:
+            yield from super().load()
+        except Exception as error:  # unpickling raises anything
+            self.damaged[self.location.parent] = f"a row of its file cannot be read: {type(error).__name__}"
+
+    def _stand_in(self, folder: Path, problem: str) -> None:
+        self.damaged[folder] = problem
+        self.location = folder / STORAGE_FILE_NAME
+        self.storage = sqlite3.connect(":memory:")
+        self._legacy_keys = {}
+        self._ensure_table()
 
 
 def dense_scores(query: npt.NDArray[Any], vectors: npt.NDArray[Any], distance: Distance) -> npt.NDArray[Any]:

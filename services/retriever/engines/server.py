@@ -60,6 +60,14 @@ class ServerStore(QdrantStore):
         await self.call("declare", deadline, declare)
 
     async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
+        spread = await self.call("cluster_info", deadline, lambda client: client.collection_cluster_info(version))
+        if spread.shard_count != 1 or len(spread.local_shards) != 1 or spread.remote_shards:
+            raise FailedPrecondition(
+                f"{version!r} has {spread.shard_count} shards, {len(spread.local_shards)} of them on the node that "
+                "answers; a snapshot would hold a part of it. Back up every node's shards with Qdrant's own tools, or "
+                "keep the collection in one shard on one node",
+                reason="SNAPSHOT_INCOMPLETE",
+            )
         made = await self.call("create_snapshot", deadline, lambda client: client.create_snapshot(version, wait=True))
         if made is None:
             raise NotFound(f"Qdrant made no snapshot of {version!r}")

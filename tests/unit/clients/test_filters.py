@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
+from sluice.type.v1 import filter_pb2 as pb
 from sluice_client import Condition, field
 
 
@@ -29,3 +32,22 @@ def test_what_would_silently_mean_something_else_is_refused() -> None:
         _ = (field("kind") == "class") and (field("year") > 2000)
     with pytest.raises(TypeError, match="must_not"):
         _ = field("kind") != "class"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (field("n") >= 2**53 + 1, pb.Condition(field="n", integer_range=pb.IntegerRange(gte=2**53 + 1))),
+        (field("n") < -5, pb.Condition(field="n", integer_range=pb.IntegerRange(lt=-5))),
+        (field("n") > 1.5, pb.Condition(field="n", range=pb.Range(gt=1.5))),
+        (field("n") <= 2**70, pb.Condition(field="n", range=pb.Range(lte=float(2**70)))),
+        (field("day") >= "2024-05-01", pb.Condition(field="day", date_range=pb.DateRange(gte="2024-05-01"))),
+        (field("day") < datetime.date(2024, 5, 1), pb.Condition(field="day", date_range=pb.DateRange(lt="2024-05-01"))),
+        (
+            field("day") <= datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC),
+            pb.Condition(field="day", date_range=pb.DateRange(lte="2024-05-01T12:00:00+00:00")),
+        ),
+    ],
+)
+def test_a_range_is_one_of_whole_numbers_of_decimals_or_of_dates(condition: Condition, expected: pb.Condition) -> None:
+    assert condition.to_proto() == expected

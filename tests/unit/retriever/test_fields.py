@@ -1,8 +1,11 @@
+from datetime import UTC, datetime
+
 import pytest
 
 from services.chassis.errors import InvalidArgument
 from services.retriever.fields import (
     AnyOf,
+    DateRange,
     Equals,
     Exists,
     FieldType,
@@ -124,3 +127,65 @@ def test_a_condition_without_a_test_or_a_value_is_refused_with_its_place(conditi
     with pytest.raises(InvalidArgument) as refusal:
         Filter.from_proto(pb.Filter(should=[condition]))
     assert refusal.value.field == field
+
+
+def condition(**test):
+    return pb.Condition(field="f", **test)
+
+
+def many(count, **test):
+    return [condition(**test) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (pb.Filter(must=many(65, exists=True)), "filter: has 65 conditions; send at most 64"),
+        (pb.Filter(must=many(30, exists=True), should=many(30, exists=True), must_not=many(30, exists=True)), "has 90"),
+        (
+            pb.Filter(should=many(2, any_of=pb.ValueList(values=[pb.Value(integer_value=1)] * 501))),
+            "filter: has 1002 values in its conditions; send at most 1000",
+        ),
+    ],
+)
+def test_a_filter_that_takes_too_long_to_check_is_refused(message, problem):
+    with pytest.raises(InvalidArgument, match=problem) as refused:
+        Filter.from_proto(message)
+    assert refused.value.field == "filter"
+    assert refused.value.reason.startswith("TOO_MANY_")
+
+
+def test_a_filter_may_have_64_conditions_and_a_thousand_values():
+    values = pb.ValueList(values=[pb.Value(integer_value=1)] * 1000)
+    assert Filter.from_proto(pb.Filter(must=many(63, exists=True), should=many(1, any_of=values)))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-05-01", datetime(2024, 5, 1, tzinfo=UTC)),
+        ("2024-05-01T12:30:00Z", datetime(2024, 5, 1, 12, 30, tzinfo=UTC)),
+        ("2024-05-01t12:30:00.5z", datetime(2024, 5, 1, 12, 30, 0, 500_000, tzinfo=UTC)),
+        ("2024-05-01 12:30:00+02:00", datetime(2024, 5, 1, 10, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_bound_may_be_a_date_of_rfc_3339(text, moment):
+    found = Filter.from_proto(pb.Filter(must=[condition(date_range=pb.DateRange(gte=text))]))
+    assert found.must == [DateRange("f", gte=moment)]
+    assert found.fit({"f": FieldType.KEYWORD}) == found
+    with pytest.raises(InvalidArgument, match=r"filter\.must\[0\]\.date_range: needs a field of keywords"):
+        found.fit({"f": FieldType.FLOAT})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "2024-13-01", "2024-02-30", "24-05-01", "2024-05-01T25:00:00Z", "20240501"]
+)
+def test_a_bound_that_is_no_date_is_refused_by_its_field(text):
+    with pytest.raises(InvalidArgument, match="no date") as refused:
+        Filter.from_proto(pb.Filter(should=[condition(date_range=pb.DateRange(lt=text))]))
+    assert refused.value.field == "filter.should[0].date_range.lt"
+
+
+def test_a_range_of_whole_numbers_keeps_all_of_their_digits():
+    found = Filter.from_proto(pb.Filter(must=[condition(integer_range=pb.IntegerRange(gte=2**53 + 1, lt=2**63 - 1))]))
+    assert found.fit({"f": FieldType.INTEGER}).must == [Range("f", gte=2**53 + 1, lt=2**63 - 1)]

@@ -24,10 +24,13 @@ class Shelf:
         self.stored = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
         self.served = True
+        self.counted = 0
         self.analyzers = {"docs": "words-2 english", "docs-v2": "words-2 english"}
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
-        return collection_pb2.CollectionVersion(lexical_settings=f"{self.analyzers[name]}, k1 1.2")
+        return collection_pb2.CollectionVersion(
+            lexical_settings=f"{self.analyzers[name]}, k1 1.2", counted_passages=self.counted
+        )
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.stored)]
@@ -94,3 +97,12 @@ async def test_a_version_of_another_analyzer_may_find_other_passages_by_words() 
     shelf = Shelf(other_words=True)
     shelf.analyzers["docs"] = "english-1"
     assert await failed(shelf) == []
+
+
+@pytest.mark.parametrize(("counted", "expected"), [(0, []), (5, []), (8, []), (9, [CheckKind.COUNT])])
+async def test_a_version_with_fewer_passages_than_were_written_down_fails_though_it_is_the_live_one(
+    counted: int, expected: list[CheckKind]
+) -> None:
+    shelf = Shelf()
+    shelf.counted = counted
+    assert await failed(shelf) == expected
