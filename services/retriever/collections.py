@@ -39,8 +39,7 @@ MAX_DIMENSION = 65_536
 _TRUSTED_SECONDS = 5.0
 _NAMES_SHOWN = 10
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-# A version has its collection's name, "-v" and up to nine digits.
-_LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139
+_LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139  # with "-v" and up to nine digits
 
 
 @dataclass(frozen=True, slots=True)
