@@ -1,6 +1,7 @@
 """`python -m deploy.docker.compose`: write what the compose stack derives from the stages, to build/compose.
 
-compose.yaml has the services with ports or data; stages.yaml, over it, has the others and the gateway's addresses.
+compose.yaml has the services with ports or data; stages.yaml, over it, has the others, the gateway's addresses, and the
+health check of each.
 scrape.yaml has what Prometheus scrapes, and rules/ its rules, with links to the runbook that begin as RUNBOOK_URL says.
 """
 
@@ -27,7 +28,7 @@ def stages() -> dict[str, Any]:
     addresses = {
         spec.address_variable: f"dns:///{spec.name}:{spec.grpc_port}" for spec in STAGES if spec.name != "gateway"
     }
-    services = {
+    services: dict[str, dict[str, Any]] = {
         spec.name: {
             **written["x-stage"],
             "image": f"${{IMAGE_PREFIX:-sluice}}/{spec.name}:${{RELEASE:-0.1.0}}{_model(spec.name, spec.model)}",
@@ -36,7 +37,21 @@ def stages() -> dict[str, Any]:
         for spec in STAGES
         if spec.name not in written["services"]
     }
-    return {"services": {"gateway": {"environment": addresses}, **services}}
+    services.setdefault("gateway", {})["environment"] = addresses
+    for spec in STAGES:
+        services.setdefault(spec.name, {})["healthcheck"] = _health(spec.grpc_port)
+    return {"services": services}
+
+
+def _health(port: int) -> dict[str, Any]:
+    """Return a health check by the image's own Python: Compose speaks no gRPC."""
+    return {
+        "test": ["CMD", "/opt/sluice/bin/python", "-m", "services.chassis.health", str(port)],
+        "interval": "15s",
+        "timeout": "10s",
+        "start_period": "120s",
+        "start_interval": "2s",
+    }
 
 
 def scrapes() -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Rendering:
 
     def workloads(self) -> list[Manifest]:
         """Return all manifests that start pods."""
-        return self.of("Deployment", "StatefulSet", "Job")
+        return self.of("Deployment", "StatefulSet", "Job", "CronJob")
 
     def stages(self) -> list[Manifest]:
         """Return the Deployments of the stages."""
@@ -49,14 +49,20 @@ Found = Iterator[tuple[Manifest, str]]
 
 def pod_of(manifest: Manifest) -> dict[str, Any]:
     """Return the pod's spec of a workload."""
-    spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    spec: dict[str, Any] = _template(manifest)["spec"]
     return spec
 
 
 def labels_of(manifest: Manifest) -> dict[str, str]:
     """Return the labels of a workload's pods."""
-    labels: dict[str, str] = manifest["spec"]["template"]["metadata"]["labels"]
+    labels: dict[str, str] = _template(manifest)["metadata"]["labels"]
     return labels
+
+
+def _template(manifest: Manifest) -> Manifest:
+    spec = manifest["spec"]["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else manifest["spec"]
+    template: Manifest = spec["template"]
+    return template
 
 
 def containers_of(manifest: Manifest) -> list[dict[str, Any]]:

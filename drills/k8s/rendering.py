@@ -16,7 +16,7 @@ from services.chassis.errors import StartupError
 
 K8S = ROOT / "deploy" / "k8s"
 # In this order each finds the resources that it changes: keda takes its limits from the HPAs.
-COMPONENTS = ("index", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
+COMPONENTS = ("index", "backup", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
 _RENDER_SECONDS = 300
 
 Manifest = dict[str, Any]

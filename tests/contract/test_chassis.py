@@ -22,6 +22,7 @@ from services.chassis.admission.concurrency import ConcurrencyLimit, LimitBounds
 from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
 from services.chassis.errors import SluiceError
+from services.chassis.health import serves
 from services.chassis.interceptors import REQUEST_ID, request_id
 from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
@@ -475,6 +476,22 @@ async def test_health_follows_the_stage_and_reflection_lists_it() -> None:
             names = {found.name for found in reply.list_services_response.service}
             break
     assert {service, "grpc.health.v1.Health"} <= names
+
+
+async def test_a_container_without_a_client_of_grpc_asks_for_health_by_the_images_own_python() -> None:
+    problem: list[str | None] = [None]
+
+    async def fine(_request: Any, _context: Any) -> expander_pb2.ExpandQueryResponse:
+        return REPLY
+
+    settings = StageSettings(grpc_port=0, metrics_port=0, drain_seconds=0)
+    async with serving(echo_stage(fine, problem=lambda: problem[0]), settings) as server:
+        assert await asyncio.to_thread(serves, server.port)
+        problem[0] = "the index is gone"
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(serves, server.port):
+                await asyncio.sleep(0.05)
+    assert not await asyncio.to_thread(serves, server.port)
 
 
 async def test_calls_in_flight_finish_while_the_stage_drains() -> None:

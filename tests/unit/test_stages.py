@@ -43,6 +43,22 @@ def test_the_compose_stack_runs_and_scrapes_every_stage():
     assert [scrape["job_name"] for scrape in compose.scrapes()["scrape_configs"]] == [spec.name for spec in STAGES]
 
 
+def test_the_compose_stack_asks_every_stage_and_what_keeps_data_for_its_health():
+    by_hand = compose.yaml.safe_load(compose.COMPOSE.read_text())["services"]
+    derived = compose.stages()["services"]
+    for spec in STAGES:
+        assert derived[spec.name]["healthcheck"]["test"][-2:] == ["services.chassis.health", str(spec.grpc_port)]
+    assert all("healthcheck" in by_hand[name] for name in ("qdrant", "prometheus", "grafana"))
+
+
+def test_the_compose_stack_keeps_data_and_snapshots_on_volumes_of_their_own():
+    written = compose.yaml.safe_load(compose.COMPOSE.read_text())
+    mounted = dict(reversed(entry.split(":")[:2]) for entry in written["services"]["qdrant"]["volumes"])
+    assert mounted["/qdrant/storage"] != mounted["/qdrant/snapshots"]
+    kept = written["services"]["gateway"]["environment"]["ROLLOUT_SNAPSHOT_PATH"]
+    assert any(kept.startswith(entry.split(":")[1]) for entry in written["services"]["gateway"]["volumes"])
+
+
 def test_the_planning_command_asks_for_metrics_where_make_up_serves_them():
     ports = {spec.name: spec.metrics_port for spec in STAGES}
     assert dict(METRICS_PORTS) == {stage: ports[stage] for stage in METRICS_PORTS}

@@ -6,15 +6,17 @@ import copy
 import json
 import re
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from deploy.local.paths import PROFILES
+from deploy.local.paths import BUILD, PROFILES
 from deploy.local.profiles import load_profile, profile_names
 from drills.k8s import policies, rendering
-from drills.k8s.manifests import NAME, Rendering
+from drills.k8s.manifests import NAME, Rendering, containers_of
 from drills.k8s.policies import POLICIES
 from drills.k8s.rendering import COMPONENTS, K8S, Combination
 from services import __version__
@@ -39,7 +41,7 @@ def config_map(name, profile, data):
 
 
 def addresses():
-    (generated,) = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"]
+    generated, _ = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"]
     data = dict(literal.split("=", 1) for literal in generated["literals"])
     return {
         "apiVersion": "v1",
@@ -277,3 +279,39 @@ def test_an_overlay_with_everything_breaks_no_policy(overlay):
     manifests = rendering.render(Combination(overlay, COMPONENTS), Path(KUBECTL))
     assert policies.problems(Rendering(overlay, manifests)) == []
     assert json.dumps(manifests)
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl here; `make k8s-check` brings its own")
+def test_alerts_link_to_the_runbook_that_the_overlay_names():
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        inner, outer = Path(folder, "inner"), Path(folder, "outer")
+        named = {"name": "alerts", "behavior": "merge", "literals": ["runbook-url=https://wiki.example/sluice"]}
+        for place, content in {
+            inner: {
+                "namespace": "sluice-staging",
+                "resources": ["../../../deploy/k8s/overlays/staging"],
+                "configMapGenerator": [named],
+            },
+            outer: {"resources": ["../inner"], "components": ["../../../deploy/k8s/components/monitoring"]},
+        }.items():
+            place.mkdir()
+            (place / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        done = subprocess.run([KUBECTL, "kustomize", str(outer)], capture_output=True, text=True, check=True)
+    links = re.findall(r"runbook_url: (\S+)", done.stdout)
+    assert len(links) > 20
+    assert all(re.fullmatch(r"https://wiki\.example/sluice#sluice[a-z0-9]+", link) for link in links)
+
+
+def test_a_nightly_backup_makes_a_snapshot_before_it_deletes_any(whole):
+    created, pruned = containers_of(whole.named("CronJob", "backup"))
+    assert created["args"][:2] == ["snapshot", "create"]
+    assert pruned["args"][:3] == ["snapshot", "prune", "--keep"]
+    assert whole.named("CronJob", "backup")["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def test_snapshots_have_a_volume_of_their_own(whole):
+    mounted = {mount["mountPath"]: mount["name"] for mount in container(whole, "qdrant", "StatefulSet")["volumeMounts"]}
+    assert mounted["/qdrant/storage"] != mounted["/qdrant/snapshots"]
+    claims = whole.named("StatefulSet", "qdrant")["spec"]["volumeClaimTemplates"]
+    assert {claim["metadata"]["name"] for claim in claims} >= {"storage", "snapshots"}
