@@ -9,6 +9,7 @@ Filter(
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -21,6 +22,7 @@ Scalar: TypeAlias = str | int | float | bool
 Operator: TypeAlias = Literal["==", "any_of", ">", ">=", "<", "<=", "exists"]
 Bound: TypeAlias = float | str | datetime.date
 """A number; or a date, as `datetime` has it or as RFC 3339 writes it, for a field of such keywords."""
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
@@ -55,7 +57,7 @@ class Condition(Sent, proto=pb.Condition):
                 setattr(message.integer_range, _BOUNDS[operator], bound)
             case (">" | ">=" | "<" | "<=") as operator, int() | float() as bound:
                 setattr(message.range, _BOUNDS[operator], bound)
-            case (">" | ">=" | "<" | "<=") as operator, str() as date:
+            case (">" | ">=" | "<" | "<=") as operator, str() as date if _DATE.match(date):
                 setattr(message.date_range, _BOUNDS[operator], sendable(f"{path}.date_range", date))
             case (">" | ">=" | "<" | "<=") as operator, datetime.date() as moment:
                 setattr(message.date_range, _BOUNDS[operator], moment.isoformat())

@@ -75,6 +75,8 @@ class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     """The version that is being built from it; empty where there is none."""
     previous_version: str
     """The version that was live before it; empty where there was none."""
+    counted_passages: int = 0
+    """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

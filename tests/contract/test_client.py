@@ -95,7 +95,7 @@ async def test_everything_that_is_said_reaches_the_gateway(gateway: CannedGatewa
         collection="papers",
         filter=filter_pb2.Filter(
             must=[
-                filter_pb2.Condition(field="year", range=filter_pb2.Range(gte=2020)),
+                filter_pb2.Condition(field="year", integer_range=filter_pb2.IntegerRange(gte=2020)),
                 filter_pb2.Condition(field="kind", equals=filter_pb2.Value(string_value="class")),
             ],
             should=[
@@ -347,7 +347,7 @@ async def test_lists_follow_their_pages_and_ask_for_no_more_than_is_wanted(
     async for _ in client.list_documents(page_size=2, filter=Filter(must=[field("year") >= 2020])):
         break
     (request,) = gateway.requests
-    assert request.filter.must[0].range.gte == 2020
+    assert request.filter.must[0].integer_range.gte == 2020
 
 
 async def test_a_collection_is_created_listed_and_deleted(gateway: CannedGateway, client: AsyncClient) -> None:

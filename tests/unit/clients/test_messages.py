@@ -33,6 +33,7 @@ from sluice_client.messages import Received, Sent
 
 # Fields that the client uses itself, and its types leave out.
 NOT_SHOWN = {
+    "sluice.gateway.v1.GetDocumentsResponse.remaining_ids",
     "sluice.gateway.v1.ReindexCollectionResponse.next_cursor",
     "sluice.rollout.v1.ListFeaturesResponse.next_page_token",
 }
