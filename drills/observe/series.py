@@ -8,8 +8,9 @@ from drills.observe.prometheus import Prometheus
 from tools.metrics_table import Series, declared
 
 # What one gateway and one rollout service that are in order do not move; their own tests do (tests/contract and
-# tests/integration/test_rollout*).
+# tests/integration/test_rollout*). Nor has the platform TLS (tests/contract/test_tls.py).
 STILL = (
+    "sluice_certificate_expiry_timestamp_seconds",
     "sluice_rollout_snapshots_refused_total",
     "sluice_rollout_quarantined",
     "sluice_rollout_locally_killed",
