@@ -85,6 +85,7 @@ soak: setup ## Asks the embedder 100,000 times and watches its memory.
 
 lint: setup ## Checks style, types, import contracts, limits, words, protos and generated files.
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --preview --select PLW1514 . # an encoding for every file that is opened
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports

@@ -92,7 +92,9 @@ def load(folder: Path) -> Corpus:
     Raises CorpusError.
     """
     # Another interpreter, or another release of this file, collects afresh.
-    key = hashlib.sha256("\n".join([sys.version, sys.base_prefix, Path(__file__).read_text()]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\n".join([sys.version, sys.base_prefix, Path(__file__).read_text(encoding="utf-8")]).encode()
+    ).hexdigest()
     kept = folder / f"stdlib-{sys.version_info.major}.{sys.version_info.minor}-{key[:12]}.jsonl"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)

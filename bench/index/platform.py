@@ -45,7 +45,7 @@ def index(gateway: str, source: Path, collection: str) -> Indexed:
     """Run `sluice index` to its end. Raises CalledProcessError where that is no good one."""
     command = [sys.executable, "-m", "sluice_cli.main", "--gateway", gateway, "index", str(source)]
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
         child = subprocess.Popen(
             [*command, "--collection", collection, "--json"], cwd=ROOT, env=own_environment({}), stdout=told
         )

@@ -108,7 +108,7 @@ def _busy_share() -> float:
 
 def _processor_ticks() -> list[int]:
     """User, nice, system, idle, iowait, irq, softirq, steal: the first line of /proc/stat (proc(5))."""
-    return [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return [int(ticks) for ticks in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
 
 
 def workload(measurement: str, number: int) -> Workload:

@@ -44,7 +44,7 @@ class Side:
         """Processor time of its processes since they began (proc(5): utime and stime)."""
         ticks = 0
         for stage in STAGES:
-            fields = Path(f"/proc/{self.stack.pid(stage)}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{self.stack.pid(stage)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / _TICKS
 

@@ -319,7 +319,7 @@ def pace(counted: Sequence[tuple[Counter[str], int]]) -> tuple[float, float, flo
 
 def _machine() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         found = None
     return f"{found[1] if found else platform.machine()}, {len(os.sched_getaffinity(0))} processors"
@@ -329,7 +329,7 @@ def _busy_share() -> float:
     """Share of all processors' time that was not idle in one second, time stolen by the host included (proc(5))."""
 
     def ticks() -> list[int]:
-        return [int(count) for count in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return [int(count) for count in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
 
     try:
         before = ticks()

@@ -6,18 +6,20 @@ import asyncio
 import dataclasses
 import functools
 import getpass
+import io
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Concatenate, NoReturn, ParamSpec
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -30,8 +32,41 @@ DONE, NEEDS_A_LOOK, WRONG_COMMAND_LINE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 
 PIPED_WIDTH = 160  # of a pipe, which has no width of its own: lines that can be searched
 
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-stderr = Console(stderr=True, highlight=False)
+
+class Screen(Console):
+    """A console that takes text as text: no marks of style, no names of pictures, nothing that steers a terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, *, style: Any = "", **options: Any) -> Text:
+        """Make text of a string, whatever asks for it."""
+        return Text(text, style=style, justify=options.get("justify"), overflow=options.get("overflow"))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render, with a blank for each character that cannot be shown."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control or shown(text) == text else Segment(shown(text), style)
+
+
+def shown(text: str) -> str:
+    """Replace what cannot be shown, but for ends of lines, by blanks."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
+
+
+def bear_any_text() -> None:
+    """Have characters that the terminal's encoding lacks replaced, where they would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+bear_any_text()
+stdout = Screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+stderr = Screen(stderr=True)
 
 
 class Problem(Exception):
@@ -180,7 +215,7 @@ def user_name() -> str:
 
 def plain(text: str) -> str:
     """Put foreign text on one line, without characters that steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+    return " ".join(shown(text).split())
 
 
 def words(name: str) -> str:
@@ -188,9 +223,17 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+class Rows(Table):
+    """A table of which each text is one line."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; see `plain` for what becomes of texts."""
+        super().add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def table(*columns: str, title: str = "", right: frozenset[str] = frozenset()) -> Table:
     """Make a table without lines; a table without columns has no header."""
-    made = Table(
+    made = Rows(
         title=title or None,
         title_justify="left",
         box=None,

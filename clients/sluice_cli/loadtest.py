@@ -355,12 +355,12 @@ def _draw(asked: Sequence[Asked], outcomes: Outcomes, path: Path) -> None:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise Problem(f"the plot cannot be written: {error}", "name a .png or .svg file that can be") from None
-    stdout.print(f"{plain(str(path))} written", markup=False, soft_wrap=True)
+    stdout.print(f"{plain(str(path))} written", soft_wrap=True)
 
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),

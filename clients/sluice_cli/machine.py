@@ -172,7 +172,7 @@ def _lack(found: re.Match[str], version: str | None) -> str:
 def _available_memory() -> int | None:
     """Bytes that this machine, or the cgroup around us, still has to give."""
     try:
-        info = Path("/proc/meminfo").read_text()
+        info = Path("/proc/meminfo").read_text(encoding="utf-8")
         available = int(info.split("MemAvailable:")[1].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
         return None

@@ -94,7 +94,7 @@ class Builder:
                 self.command(image), cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False
             )
         if done.returncode:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
             raise StartupError(
                 f"{image.tag} was not built. The end of its log:\n{tail}",
                 remedy=f"Read {log}; where packages come from is --pip-conf, whom to trust --ca, the base --base.",

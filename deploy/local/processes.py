@@ -35,7 +35,7 @@ class Process:
     def resident_mib(self) -> float:
         """Resident memory in MiB; 0 if it has ended."""
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            for line in Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmRSS:"):
                     return int(line.split()[1]) / 1024
         return 0
@@ -76,7 +76,7 @@ def _start_time(pid: int) -> int | None:
     """Return the start of a process, or None if it has ended (proc(5), fields 3 and 22)."""
     try:
         # The second field, the command's name in brackets, may contain blanks and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])

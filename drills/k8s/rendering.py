@@ -63,7 +63,8 @@ def render(combination: Combination, kubectl: Path) -> list[Manifest]:
                     "resources": [f"{up}/overlays/{combination.overlay}"],
                     "components": [f"{up}/components/{component}" for component in combination.components],
                 }
-            )
+            ),
+            encoding="utf-8",
         )
         return _kustomize(Path(folder), kubectl, combination.name)
 

@@ -131,7 +131,9 @@ def test_a_process_with_the_parent_death_signal_dies_with_its_parent(python, tmp
     parent = python(DYING_WITH_ITS_PARENT, parent_death.__file__, SLEEPS, str(tmp_path / "pid"))
     child = Process.of(int((tmp_path / "pid").read_text()))
     assert child.alive
-    assert Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")[-2] == SLEEPS  # it has become the command
+    assert (
+        Path(f"/proc/{child.pid}/cmdline").read_text(encoding="utf-8").split("\0")[-2] == SLEEPS
+    )  # it has become the command
     os.kill(parent.pid, signal.SIGKILL)
     assert eventually(lambda: not child.alive)
 

@@ -92,7 +92,6 @@ async def reindex(
             stdout.print(
                 f"{plain(last.version)} is live: {last.total_count:,} passages, {copied:,} of them embedded now, "
                 f"{seconds:.1f} s{plain(stays)}",
-                markup=False,
             )
         stdout.print(checks_view(checks))
     if switched:
@@ -106,7 +105,7 @@ async def reindex(
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.completed:,} of {task.total:,}, {task.fields[rate]:.0f}/s"),

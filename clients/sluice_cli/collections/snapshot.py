@@ -34,7 +34,7 @@ async def create(context: typer.Context, collection: Collection = "", as_json: A
     if as_json:
         print_json(made)
     else:
-        stdout.print(f"{plain(made.name)}: {_size(made.size_bytes)} of {plain(made.version)}", markup=False)
+        stdout.print(f"{plain(made.name)}: {_size(made.size_bytes)} of {plain(made.version)}")
     return DONE
 
 
@@ -101,7 +101,7 @@ async def prune(
     if as_json:
         print_json({"deleted": [copy.name for copy in old]})
     else:
-        stdout.print(f"{len(old):,} snapshots deleted, the newest {keep:,} kept", markup=False)
+        stdout.print(f"{len(old):,} snapshots deleted, the newest {keep:,} kept")
     return DONE
 
 

@@ -65,7 +65,7 @@ async def show(context: typer.Context, drop: str, as_json: bool) -> int:
         print_json([version_json(listed) for listed in versions])
         return DONE
     if drop:
-        stdout.print(f"{plain(drop)} dropped", markup=False)
+        stdout.print(f"{plain(drop)} dropped")
     stdout.print(versions_view(versions) if versions else "no collections yet; `sluice index` makes one")
     return DONE
 
@@ -101,7 +101,7 @@ async def create(
     if as_json:
         print_json(version)
     else:
-        stdout.print(f"{plain(name)} is {plain(version.version)}, empty, by {plain(version.model.name)}", markup=False)
+        stdout.print(f"{plain(name)} is {plain(version.version)}, empty, by {plain(version.model.name)}")
     return DONE
 
 
@@ -127,7 +127,7 @@ async def delete(context: typer.Context, name: CollectionName, sure: Sure = Fals
     if as_json:
         print_json({"collection": name, "versions": deleted})
     else:
-        stdout.print(f"{plain(name)} is deleted: {', '.join(map(plain, deleted))}", markup=False)
+        stdout.print(f"{plain(name)} is deleted: {', '.join(map(plain, deleted))}")
     return DONE
 
 
@@ -199,7 +199,6 @@ def print_switch(switched: Switched, *, as_json: bool) -> None:
     stdout.print(
         f"{plain(live.collection)} is {plain(live.version)} now: {live.passage_count:,} passages by "
         f"{plain(live.model.name)}; it was {plain(before) or 'nothing'}",
-        markup=False,
     )
     if before:
         stdout.print("documents stored since the switch are in the version left; `sluice rollback` returns to it")

@@ -165,7 +165,7 @@ def _title_of(content: str, *, toml: bool) -> str | None:
     """Return the title that front matter gives, "" if it gives none; None if it is no front matter."""
     found: Any
     try:
-        found = tomllib.loads(content) if toml else yaml.load(content, Loader=yaml.BaseLoader)  # noqa: S506  # text alone
+        found = tomllib.loads(content) if toml else yaml.load(content, Loader=yaml.BaseLoader)  # noqa: S506  # a loader of text alone
     except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError, ValueError):
         # Written for another tool, perhaps with its own signs in it.
         pairs = [line for line in content.split("\n") if line.strip() and not line.startswith(("#", " ", "\t", "-"))]

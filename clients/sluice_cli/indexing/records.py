@@ -157,15 +157,15 @@ def sampled(
     ends = time.monotonic() + SAMPLE_SECONDS
     # What comes slowly is not waited for: it is to be stored as it comes.
     with contextlib.suppress(queue.Empty):
-        while len(first) < SAMPLE and (item := ahead(max(0.0, ends - time.monotonic()))) is not None:
-            look(item, len(first))
-            first.append(item)
-            if item.position > SAMPLE_BYTES:
+        while len(first) < SAMPLE and (found := ahead(max(0.0, ends - time.monotonic()))) is not None:
+            look(found, len(first))
+            first.append(found)
+            if found.position > SAMPLE_BYTES:
                 break
     decide()
     yield from first
-    while (item := ahead(None)) is not None:
-        yield item
+    while (following := ahead(None)) is not None:
+        yield following
 
 
 def _ahead(items: Iterator[ItemT]) -> Callable[[float | None], ItemT | None]:

@@ -193,7 +193,7 @@ class Run:
             stdout.print(f"{self.pruned:,} documents deleted that are no longer there")
         if kinds := self._source.passed_over:
             shown = ", ".join(f"{plain(kind)} {count:,}" for kind, count in sorted(kinds.items())[:_KINDS_SHOWN])
-            stdout.print(f"{sum(kinds.values()):,} files of other kinds passed over: {shown}", markup=False)
+            stdout.print(f"{sum(kinds.values()):,} files of other kinds passed over: {shown}")
         for note in self._source.said[:_NOTES_SHOWN]:
             say_warning(note)
         if (more := len(self._source.said) - _NOTES_SHOWN) > 0:
@@ -255,7 +255,7 @@ def _some(items: Iterator[Record]) -> list[Record]:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[stored]:,} stored, {task.fields[rate]:.0f}/s"),

@@ -39,7 +39,7 @@ async def config(context: typer.Context, collection: Collection = "", as_json: A
 def config_view(found: Config, gateway: str) -> RenderableType:
     """Show a configuration in words."""
     return Group(
-        Text(f"gateway {gateway}, release {found.release}\n"),
+        Text(plain(f"gateway {gateway}, release {found.release}") + "\n"),
         _features_table(found.default_features),
         _stages_table(found.stages),
         _collection_table(found.collection),

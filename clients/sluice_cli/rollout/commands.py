@@ -134,7 +134,7 @@ async def start(
     if order.as_json:
         print_json({"plan": file.name, "complete": True})
     else:
-        stdout.print(f"all of {plain(file.name)} is complete: nothing to start", markup=False)
+        stdout.print(f"all of {plain(file.name)} is complete: nothing to start")
     return DONE
 
 
@@ -251,7 +251,7 @@ def _under_way(feature: Feature, file: PlanFile, order: Order) -> int:
     if order.as_json:
         print_json(feature)
     else:
-        stdout.print(f"{_state_words(feature)}: nothing was changed", markup=False)
+        stdout.print(f"{_state_words(feature)}: nothing was changed")
     if not going_on:
         taken_back = f"`sluice rollout history {feature.name}` tells why; then `rearm`, and this again"
         then = {
@@ -267,7 +267,7 @@ def _print(feature: Feature, order: Order) -> None:
     if order.as_json:
         print_json(feature)
     else:
-        stdout.print(_state_words(feature), markup=False)
+        stdout.print(_state_words(feature))
 
 
 def _state_words(feature: Feature) -> str:
@@ -294,7 +294,7 @@ async def _acknowledged(client: AsyncRolloutClient, name: str, order: Order) -> 
         say_warning("no gateway is connected; each learns of it once connected, and its lease ends the earlier share")
     elif not order.as_json:
         count = f"all {len(gateways)} gateways serve" if len(gateways) > 1 else "the gateway serves"
-        stdout.print(f"{count} it (snapshot {newest}), {took:.1f} s after the decision", markup=False)
+        stdout.print(f"{count} it (snapshot {newest}), {took:.1f} s after the decision")
     return DONE
 
 

@@ -60,11 +60,11 @@ async def show(context: typer.Context, name: Name, as_json: AsJson = False) -> i
     feature = status.feature
     stdout.print(views.status_view(status))
     if feature.description:
-        stdout.print(plain(feature.description), markup=False)
+        stdout.print(plain(feature.description))
     if feature.plan is not None:
         stdout.print(views.plan_view(feature.plan, feature.features))
     else:
-        stdout.print(f"sets: {views.flags_words(feature.features)}", markup=False)
+        stdout.print(f"sets: {views.flags_words(feature.features)}")
     stdout.print(views.gateways_view(status.gateways, listing.snapshot_version))
     return DONE
 
@@ -170,7 +170,7 @@ async def report(
         with stderr.status("drawing"):
             written = writer.write(found, html=html, markdown=markdown)
         for path in written:
-            stdout.print(f"{plain(str(path))} written", markup=False)
+            stdout.print(f"{plain(str(path))} written")
     return DONE
 
 

@@ -194,7 +194,7 @@ def reason_of(report: StageReport) -> str:
 def _origin(answer: Answer) -> Text:
     origin = f"{answer.collection} ({answer.index_version})"
     on = flags_words(answer.features)
-    return Text(f"\non: {on} · index: {origin} · request: {answer.request_id}", style="dim")
+    return Text("\n" + plain(f"on: {on} · index: {origin} · request: {answer.request_id}"), style="dim")
 
 
 def _warn_of_failures(answer: Answer) -> None:

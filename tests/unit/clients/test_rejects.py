@@ -11,7 +11,10 @@ from sluice_cli.indexing.rejects import Rejects
 
 
 def _written(path: Path) -> list[int]:
-    return [json.loads(line).get("line") or json.loads(line)["file"] for line in path.read_text().splitlines()]
+    return [
+        json.loads(line).get("line") or json.loads(line)["file"]
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("line", [True, False])

@@ -49,10 +49,10 @@ def test_without_a_file_the_environment_holds(file: OverridesFile) -> None:
 def test_the_file_wins_over_the_environment_and_leaves_it_what_it_does_not_name(
     file: OverridesFile, path: Path
 ) -> None:
-    path.write_text("# incident 12\nROLLOUT_KILL=rerank-v1, expand-v1\n")
+    path.write_text("# incident 12\nROLLOUT_KILL=rerank-v1, expand-v1\n", encoding="utf-8")
     assert looked(file) == (["rerank-v1", "expand-v1"], {"RERANK_ROLLOUT_PERCENTAGE": 5}, [])
     assert file.look() is None  # nothing new
-    path.write_text("ROLLOUT_KILL=\nRERANK_ROLLOUT_PERCENTAGE=50 # half\n")
+    path.write_text("ROLLOUT_KILL=\nRERANK_ROLLOUT_PERCENTAGE=50 # half\n", encoding="utf-8")
     assert looked(file) == ([], {"RERANK_ROLLOUT_PERCENTAGE": 50}, [])
     path.unlink()
     assert looked(file) == (["old"], {"RERANK_ROLLOUT_PERCENTAGE": 5}, [])
@@ -72,7 +72,7 @@ def test_the_file_wins_over_the_environment_and_leaves_it_what_it_does_not_name(
 def test_a_mistake_changes_nothing_but_lets_kills_through(
     file: OverridesFile, path: Path, line: str, problem: str
 ) -> None:
-    path.write_text(f"ROLLOUT_KILL=rerank-v1\n{line}\nEXPANSION_ROLLOUT_PERCENTAGE=9\n")
+    path.write_text(f"ROLLOUT_KILL=rerank-v1\n{line}\nEXPANSION_ROLLOUT_PERCENTAGE=9\n", encoding="utf-8")
     killed, percentages, problems = looked(file)
     assert killed == ["old", "rerank-v1"]
     assert percentages == {"RERANK_ROLLOUT_PERCENTAGE": 5}
@@ -129,7 +129,7 @@ def test_a_kill_kills_whatever_editors_and_shells_write_around_it(file: Override
 
 
 def test_several_names_may_be_quoted_together_or_each(file: OverridesFile, path: Path) -> None:
-    path.write_text('export ROLLOUT_KILL="a, \'b\' c;d"\r\nset RERANK_ROLLOUT_PERCENTAGE="50"\r\n')
+    path.write_text('export ROLLOUT_KILL="a, \'b\' c;d"\r\nset RERANK_ROLLOUT_PERCENTAGE="50"\r\n', encoding="utf-8")
     assert looked(file) == (["a", "b", "c", "d"], {"RERANK_ROLLOUT_PERCENTAGE": 50}, [])
 
 
@@ -140,16 +140,16 @@ def test_what_cannot_be_understood_is_counted_until_it_is_mended(file: Overrides
     assert file.problem_count > 0
     file.look()
     assert file.problem_count > 0
-    path.write_text(LINE)
+    path.write_text(LINE, encoding="utf-8")
     looked(file)
     assert file.problem_count == 0
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_an_emptied_file_takes_nothing_back(file: OverridesFile, path: Path, content: str) -> None:
-    path.write_text("ROLLOUT_KILL=rerank-v1\n")
+    path.write_text("ROLLOUT_KILL=rerank-v1\n", encoding="utf-8")
     looked(file)
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     killed, _, problems = looked(file)
     assert killed == ["rerank-v1"]
     assert "is empty" in problems[0]

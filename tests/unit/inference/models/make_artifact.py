@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 log, instruction, target = sys.argv[1:]
-with Path(log).open("a") as stream:
+with Path(log).open("a", encoding="utf-8") as stream:
     stream.write("made\n")
 if instruction == "fail":
     sys.exit("the weights are not there")
 if instruction == "wait":
-    Path(f"{log}.pid").write_text(str(os.getpid()))
+    Path(f"{log}.pid").write_text(str(os.getpid()), encoding="utf-8")
     signal.pause()
-Path(target, "content").write_text("42")
+Path(target, "content").write_text("42", encoding="utf-8")

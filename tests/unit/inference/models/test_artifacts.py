@@ -39,7 +39,7 @@ def test_an_artifact_is_made_once_and_carries_checksums_that_sha256sum_reads(
     folder = build()
     assert build() == folder
     assert (folder / "content").read_text() == "42"
-    assert log.read_text() == "made\n"
+    assert log.read_text(encoding="utf-8") == "made\n"
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
@@ -58,14 +58,14 @@ def test_a_damaged_artifact_is_made_again(
 ) -> None:
     damage(build())
     assert (build() / "content").read_text() == "42"
-    assert log.read_text() == "made\nmade\n"
+    assert log.read_text(encoding="utf-8") == "made\nmade\n"
 
 
 def test_those_who_want_it_at_the_same_time_wait_for_one_of_them(build: Callable[..., Path], log: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         folders = {future.result() for future in [pool.submit(build) for _ in range(4)]}
     assert len(folders) == 1
-    assert log.read_text() == "made\n"
+    assert log.read_text(encoding="utf-8") == "made\n"
 
 
 def test_a_failure_says_what_the_child_said_last_and_leaves_nothing(build: Callable[..., Path], tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def is_running(pid: int) -> bool:
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except FileNotFoundError:
         return False
 
@@ -128,8 +128,8 @@ from services.inference.models.artifacts import built_once
 built_once(Path({str(cache / name)!r}), {MODULE!r}, [{str(log)!r}, "wait"], needs=(), extra="", otherwise="")
 """
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL) as start:
-            wait_until(lambda: child.exists() and child.read_text() != "")
-            pid = int(child.read_text())
+            wait_until(lambda: child.exists() and child.read_text(encoding="utf-8") != "")
+            pid = int(child.read_text(encoding="utf-8"))
             start.send_signal(signal.SIGKILL)
         wait_until(lambda pid=pid: not is_running(pid))  # type: ignore[misc]
     build()
