@@ -16,7 +16,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
-from drills.faults import connections, load, models, overload, pipeline, pool, replicas, requests
+from drills.faults import (
+    connections,
+    load,
+    models,
+    overload,
+    pipeline,
+    pool,
+    recovery,
+    replicas,
+    requests,
+    small_inputs,
+)
 from drills.faults.drill import Group, Row, Seen
 
 GROUPS: tuple[Group[Any], ...] = (
@@ -26,6 +37,8 @@ GROUPS: tuple[Group[Any], ...] = (
     replicas.group,
     overload.group,
     load.group,
+    recovery.group,
+    small_inputs.group,
     models.group,
     requests.group,
 )

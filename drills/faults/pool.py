@@ -246,7 +246,7 @@ async def limited_or_full(_proxy: Proxy) -> Seen:
     return Seen(ok, f"{words}; breaker {'open' if opened else 'closed'}")
 
 
-@group.row("Qdrant blackholed", "DEADLINE_EXCEEDED at the caller's deadline of 300 ms, not later than 100 ms after")
+@group.row("Qdrant blackholed", "DEADLINE_EXCEEDED just before the caller's deadline of 300 ms, so that it hears of it")
 async def blackholed(proxy: Proxy) -> Seen:
     async with pool_at(proxy.address) as (pool, _read):
         await reason(pool)
@@ -260,5 +260,5 @@ async def blackholed(proxy: Proxy) -> Seen:
         took = time.monotonic() - started
         proxy.heal()
         after = await reason(pool)
-    ok = ended == "DEADLINE_EXCEEDED" and 0.3 <= took <= 0.4 and after == "OK"
+    ok = ended == "DEADLINE_EXCEEDED" and 0.27 <= took <= 0.4 and after == "OK"
     return Seen(ok, f"{ended} after {ms(took)}; once lifted, the next call: {after}")

@@ -56,14 +56,16 @@ async def reached(ended: Counter[str], calls: int, within: float = 60.0) -> None
             await asyncio.sleep(0.01)
 
 
-def expanding(channel: StageChannel) -> Callable[[], Awaitable[str]]:
+def expanding(
+    channel: StageChannel, query: str = "how is a replica replaced", seconds: float = 5.0
+) -> Callable[[], Awaitable[str]]:
     """A call of the expander, as what came of it."""
     stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
-    request = expander_pb2.ExpandQueryRequest(query="how is a replica replaced")
+    request = expander_pb2.ExpandQueryRequest(query=query)
 
     async def call() -> str:
         try:
-            await channel.call(stub.ExpandQuery, request, deadline=time.monotonic() + 5)
+            await channel.call(stub.ExpandQuery, request, deadline=time.monotonic() + seconds)
         except SluiceError as error:
             return error.reason
         return "OK"
