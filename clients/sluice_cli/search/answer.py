@@ -75,6 +75,11 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       lang=en,de        one of these   year=*                 has the field
       kind!=module      not equal      year!=*                lacks the field
     Values look like what they are: true and false, 2020, 0.5, text. Quotes make text of anything: 'zip="02139"'.
+
+    \b
+    Languages:
+      The search by words serves every language and script (stems: `sluice collections create --language`), the
+      search by vectors those of its model; the default models, also of reranking, know English alone.
     """
     matching, asked = parse_conditions(conditions or []), features(**flags_of(context))
     async with connection_of(context).client() as client:
