@@ -45,6 +45,8 @@ class Indexed(Received, proto=documents_pb2.IndexDocumentsResponse):
     model: str
     passage_count: int = 0
     """Passages stored for them: more than documents where some were cut into chunks."""
+    replaced_count: int = 0
+    """Documents that replaced one of the same id."""
 
 
 @dataclass(frozen=True, slots=True)

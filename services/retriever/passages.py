@@ -71,6 +71,16 @@ class Written:
     """The version that is being built and has to follow; empty where there is none."""
     changed: Sequence[str]
     """Ids of the passages that are not as they were."""
+    replaced: int = 0
+    """Number of documents that were there before."""
+
+
+class Replaced(NamedTuple):
+    """What passages took the place of, when they were stored."""
+
+    chunks: Sequence[str]
+    """Ids of chunks that documents have no more."""
+    documents: int
 
 
 class Documents(NamedTuple):
@@ -172,8 +182,8 @@ class Passages:
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
                 after = await self._collections.get(collection, deadline)
                 if after.version == info.version:
-                    changed = [*(passage.id for passage in passages), *outdated]
-                    return Written(len(passages), info.version, after.building, changed)
+                    changed = [*(passage.id for passage in passages), *outdated.chunks]
+                    return Written(len(passages), info.version, after.building, changed, outdated.documents)
                 info = after
 
     async def check(
@@ -305,14 +315,14 @@ class Passages:
         model_fingerprint: str,
         batch: str,
         deadline: Deadline,
-    ) -> list[str]:
-        """Store passages in a version; return the ids of chunks that were deleted."""
+    ) -> Replaced:
+        """Store passages in a version; return what was there before."""
         info.check_model(model_fingerprint)
         revision = batch or uuid.uuid4().hex
         others = await self._replaced(info.version, passages, batch, deadline)
         passages = [passage for passage in passages if passage.document_id not in others]
         if not passages:
-            return []
+            return Replaced((), 0)
         rows = await rows_for(self._collections, info, [(passage, revision) for passage in passages], deadline)
         known = await self._store.read(info.version, [row.id for row in rows], Parts.KEYS, deadline)
         outdated = outdated_ids(passages, {row.passage.id: row.passage for row in known})
@@ -324,7 +334,8 @@ class Passages:
         others = await self._replaced(info.version, passages, batch, deadline)
         if lost := [point_id(passage.id) for passage in passages if passage.document_id in others]:
             await self._store.remove(info.version, lost, deadline, dict.fromkeys(lost, revision))
-        return outdated
+        before = {row.passage.id for row in known if row.passage.document_id == row.passage.id}
+        return Replaced(outdated, len(before & {passage.document_id for passage in passages if passage.id in before}))
 
     async def _replaced(
         self, version: str, passages: Sequence[Passage], batch: str, deadline: Deadline

@@ -103,6 +103,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             index_version=stored.version,
             building_version=stored.building,
             changed_ids=stored.changed if stored.building else (),
+            replaced_count=stored.replaced,
         )
 
     async def DeletePassages(self, request: pb.DeletePassagesRequest, context: Context) -> pb.DeletePassagesResponse:

@@ -178,12 +178,14 @@ class CannedGateway(
                 await self._fail(InvalidArgument(f"documents[{place}].metadata.year", "is of another type"), context)
         if request.chunking.chunk_tokens:
             self.chunked_ids |= {document.id for document in request.documents}
+        replaced = sum(document.id in self.documents for document in request.documents)
         self.documents |= {document.id: document for document in request.documents}
         return documents_pb2.IndexDocumentsResponse(
             indexed_count=len(request.documents),
             truncated_ids=[document.id for document in request.documents if len(document.text) > 1000],
             index_version="documents@1",
             model="all-MiniLM-L6-v2",
+            replaced_count=replaced,
         )
 
     async def DeleteDocuments(  # noqa: N802  # gRPC's name

@@ -288,6 +288,16 @@ async def test_what_a_folder_has_no_more_is_pruned_and_only_that(
     assert gateway.documents.keys() == {"a.md"}
 
 
+async def test_documents_that_replace_others_are_counted(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    path = tmp_path / "dup.jsonl"
+    path.write_text('{"id": "1", "text": "first"}\n{"id": 1, "text": "numeric"}\n{"_id": "1", "text": "third"}\n')
+    result = await sluice("index", str(path))
+    assert "2 of them replaced a document of the same id" in result.stdout
+    assert json.loads((await sluice("index", str(path), "--json")).stdout)["replaced"] == 3
+
+
 async def test_only_a_folder_can_be_pruned(sluice: Sluice, corpus: Path) -> None:
     assert (await sluice("index", str(corpus), "--prune")).exit_code == calls.WRONG_COMMAND_LINE
 

@@ -93,6 +93,14 @@ async def test_the_first_of_two_contradicting_writers_declares_the_type(shelf, c
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["InvalidArgument", "Written"]
 
 
+async def test_storing_counts_the_documents_that_were_there_before(shelf, collection):
+    async def replaced(*passages):
+        return (await shelf.passages.upsert(collection, passages, model_fingerprint=MODEL.fingerprint)).replaced
+
+    assert await replaced(Passage("new", "", vector=EAST), *chunked("long", 3)) == 0
+    assert await replaced(Passage("new", "", vector=EAST), *chunked("long", 2), Passage("other", "", vector=UP)) == 2
+
+
 async def test_whole_numbers_and_decimals_are_stored_in_any_order_and_found_as_numbers(shelf, collection):
     for name, price in {"whole": 10, "decimal": 9.9, "again": 12}.items():
         await shelf.put(collection, [Passage(name, "", metadata={"price": price}, vector=EAST)])

@@ -30,10 +30,14 @@ class Counts:
     documents: int = 0
     passages: int = 0
     truncated: int = 0
+    replaced: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            self.documents + other.documents, self.passages + other.passages, self.truncated + other.truncated
+            self.documents + other.documents,
+            self.passages + other.passages,
+            self.truncated + other.truncated,
+            self.replaced + other.replaced,
         )
 
 

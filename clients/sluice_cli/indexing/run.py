@@ -91,7 +91,9 @@ class Run:
             )
 
             def stored(batch: Sequence[SourceDocument], indexed: Indexed) -> None:
-                counts = Counts(indexed.indexed_count, indexed.passage_count, len(indexed.truncated_ids))
+                counts = Counts(
+                    indexed.indexed_count, indexed.passage_count, len(indexed.truncated_ids), indexed.replaced_count
+                )
                 self._ledger.end([document.mark.place for document in batch], counts)
                 self._stored += counts
                 self._indexed = indexed
@@ -164,6 +166,7 @@ class Run:
             print_json(
                 {
                     "stored": counts.documents,
+                    "replaced": counts.replaced,
                     "passages": counts.passages,
                     "rejected": rejects.count,
                     "rejects_file": str(rejects.path) if rejects.count else None,
@@ -185,6 +188,8 @@ class Run:
         stdout.print(
             f"{counts.documents:,} documents stored{parts}{where}, {seconds:.1f} s, {rate:.0f}/s", markup=False
         )
+        if counts.replaced:
+            stdout.print(f"{counts.replaced:,} of them replaced a document of the same id")
         if counts.truncated:
             stdout.print(
                 f"{counts.truncated:,} are longer than the model's window: found by words whole, by meaning in part"

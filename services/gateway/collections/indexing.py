@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from services.chassis.validation import check_content, check_document_id
 from services.gateway.collections.documents import Chunking, cut
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Writing
-from services.gateway.collections.store import Store
+from services.gateway.collections.store import Store, Written
 from services.gateway.search.stages import Embedded, reading
 from services.gateway.slices import slices
 from sluice.gateway.v1 import documents_pb2
@@ -32,6 +33,8 @@ class Indexed:
     index_version: str
     model: str
     passage_count: int
+    replaced_count: int = 0
+    """Number of documents that replaced one of the same id."""
 
     def to_proto(self) -> documents_pb2.IndexDocumentsResponse:
         """Write the response."""
@@ -41,6 +44,7 @@ class Indexed:
             index_version=self.index_version,
             model=self.model,
             passage_count=self.passage_count,
+            replaced_count=self.replaced_count,
         )
 
 
@@ -91,17 +95,18 @@ class Indexing:
         except InvalidArgument as error:
             raise _about_document(error, passages, places) from None
         try:
-            index_version = await self._store_all(collection, passages, embedded, places, deadline)
+            stored = await self._store_all(collection, passages, embedded, places, deadline)
         except NotFound:
             # If another call creates it first, that one serves as well.
             with contextlib.suppress(AlreadyExists):
                 await self._store.create_collection(collection, embedded.model, deadline=deadline)
-            index_version = await self._store_all(collection, passages, embedded, places, deadline)
+            stored = await self._store_all(collection, passages, embedded, places, deadline)
         truncated = {
             passage.document_id for passage, cut_off in zip(passages, embedded.truncated, strict=True) if cut_off
         }
         in_order = sorted(truncated, key=places.__getitem__)
-        return Indexed(len(documents), in_order, index_version, embedded.model.name, len(passages))
+        model = embedded.model.name
+        return Indexed(len(documents), in_order, stored.index_version, model, len(passages), stored.replaced_count)
 
     async def _chunks(
         self, collection: str, documents: Sequence[passage_pb2.Passage], chunking: Chunking, deadline: float
@@ -126,8 +131,8 @@ class Indexing:
         embedded: Embedded,
         places: Mapping[str, int],
         deadline: float,
-    ) -> str:
-        """Store passages in slices; return the index version that took them.
+    ) -> Written:
+        """Store passages in slices; return the index version that took them, and what they replaced.
 
         One slice is stored or refused whole. Of several, all documents are checked before the first is stored.
         """
@@ -141,6 +146,7 @@ class Indexing:
                 named = passages[: len(places)]
                 await self._store.check(collection, named, model_fingerprint=fingerprint, deadline=deadline)
             batch = uuid.uuid4().hex if len(parts) > 1 else ""
+            replaced = 0
             for part in parts:
                 named = passages[part]
                 stored = await self._writing.upsert(
@@ -151,9 +157,10 @@ class Indexing:
                     batch=batch,
                     deadline=deadline,
                 )
+                replaced += stored.replaced_count
         except InvalidArgument as error:
             raise _about_document(error, named, places) from None
-        return stored.index_version
+        return dataclasses.replace(stored, replaced_count=replaced)
 
 
 def _about_document(

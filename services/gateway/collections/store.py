@@ -20,6 +20,8 @@ class Written:
     """The version that has to follow; empty where there is none."""
     changed_ids: Sequence[str] = ()
     """Ids of the passages that have to follow."""
+    replaced_count: int = 0
+    """Number of documents that were there before."""
 
 
 @dataclass(frozen=True, slots=True)

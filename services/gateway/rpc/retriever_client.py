@@ -116,7 +116,13 @@ class RetrieverClient:
                     f"the embedder's vectors do not fit the collection: {error.message}", reason=error.reason
                 ) from None
             raise
-        return Written(reply.upserted_count, reply.index_version, reply.building_version, list(reply.changed_ids))
+        return Written(
+            reply.upserted_count,
+            reply.index_version,
+            reply.building_version,
+            list(reply.changed_ids),
+            reply.replaced_count,
+        )
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
         request = pb.DeletePassagesRequest(collection=collection, ids=ids)

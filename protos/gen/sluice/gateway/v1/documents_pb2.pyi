@@ -152,6 +152,7 @@ class IndexDocumentsResponse(_message.Message):
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     indexed_count: _builtins.int
     """Number of documents stored; durable when the call returns."""
     index_version: _builtins.str
@@ -160,6 +161,8 @@ class IndexDocumentsResponse(_message.Message):
     """The model that embedded them."""
     passage_count: _builtins.int
     """Number of passages stored for them: more than there are documents where some were cut into chunks."""
+    replaced_count: _builtins.int
+    """Number of the documents that replaced one of the same id."""
     @_builtins.property
     def truncated_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of documents of which the end did not fit the model's window: searched by words whole, by vector in part."""
@@ -172,10 +175,11 @@ class IndexDocumentsResponse(_message.Message):
         index_version: _builtins.str = ...,
         model: _builtins.str = ...,
         passage_count: _builtins.int = ...,
+        replaced_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "indexed_count", b"indexed_count", "model", b"model", "passage_count", b"passage_count", "truncated_ids", b"truncated_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "indexed_count", b"indexed_count", "model", b"model", "passage_count", b"passage_count", "replaced_count", b"replaced_count", "truncated_ids", b"truncated_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

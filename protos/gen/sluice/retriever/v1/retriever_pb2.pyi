@@ -400,12 +400,15 @@ class UpsertPassagesResponse(_message.Message):
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     BUILDING_VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_IDS_FIELD_NUMBER: _builtins.int
+    REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     upserted_count: _builtins.int
     """Number of passages stored; durable when the call returns."""
     index_version: _builtins.str
     """The index version that took them: the name of the collection behind an alias."""
     building_version: _builtins.str
     """The version that is being built from it and has to follow; empty where there is none. Read after the writing."""
+    replaced_count: _builtins.int
+    """Number of documents among them that were there before."""
     @_builtins.property
     def changed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the passages that are not as they were, and have to follow; empty where there is no such version."""
@@ -417,10 +420,11 @@ class UpsertPassagesResponse(_message.Message):
         index_version: _builtins.str = ...,
         building_version: _builtins.str = ...,
         changed_ids: _abc.Iterable[_builtins.str] | None = ...,
+        replaced_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "changed_ids", b"changed_ids", "index_version", b"index_version", "upserted_count", b"upserted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "changed_ids", b"changed_ids", "index_version", b"index_version", "replaced_count", b"replaced_count", "upserted_count", b"upserted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
