@@ -102,7 +102,7 @@ async def saturation(embedder: Embedder) -> Seen:
 
 @group.row(
     "saturated gateway",
-    "300 callers of a gateway whose stages slowed down: what is over its limit is refused at once "
+    "300 callers of a gateway whose stages slowed down: what cannot be served within its 5 s is refused "
     "(RESOURCE_EXHAUSTED with a pushback), the rest is answered; health says SERVING throughout, each time within 1 "
     "s",
 )

@@ -80,7 +80,9 @@ def _expand(request: Any) -> Message:
 def _search(request: Any) -> Message:
     return retriever_pb2.SearchPassagesResponse(
         candidates=[
-            retriever_pb2.Candidate(passage=passage_pb2.Passage(id=str(number), text="words"), score=1 / number)
+            retriever_pb2.Candidate(
+                passage=passage_pb2.Passage(id=str(number), text="words"), score=1 / number, whole=True
+            )
             for number in range(1, request.limit + 1)
         ],
         index_version="v1",
