@@ -30,6 +30,9 @@ P = ParamSpec("P")
 
 DONE, NEEDS_A_LOOK, WRONG_COMMAND_LINE, NOT_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 
+JSON_VERSION = 1
+"""Version of the form of `--json`, see docs/json.md."""
+
 PIPED_WIDTH = 160  # of a pipe, which has no width of its own: lines that can be searched
 
 
@@ -120,7 +123,7 @@ def command(function: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None
     @functools.wraps(function)
     def running(*args: P.args, **kwargs: P.kwargs) -> None:
         context: Any = kwargs["context"]
-        _end(function(*args, **kwargs), connection_of(context))
+        _end(function(*args, **kwargs), connection_of(context), as_json=bool(kwargs.get("as_json")))
 
     return running
 
@@ -136,16 +139,22 @@ def run(
     _end(work(connection, *args, **kwargs), connection)
 
 
-def _end(work: Coroutine[Any, Any, int], connection: Connection) -> NoReturn:
+def _end(work: Coroutine[Any, Any, int], connection: Connection, *, as_json: bool = False) -> NoReturn:
     """Run a command, and end with its exit code or an error."""
     try:
         code = asyncio.run(work)
     except SluiceError as error:
-        say_problem(f"{error.message} [{error.code.name}]", remedy_of(error, rollout=bool(connection.rollout)))
         code = NOT_DONE
+        remedy = remedy_of(error, rollout=bool(connection.rollout))
+        say_problem(f"{error.message} [{error.code.name}]", remedy)
+        if as_json:
+            about = {"code": error.code.name, "reason": error.reason, "field": error.field}
+            print_json({"error": {"message": error.message, "remedy": remedy, "exit_code": code, **about}})
     except Problem as problem:
-        say_problem(problem.message, problem.remedy)
         code = problem.exit_code
+        say_problem(problem.message, problem.remedy)
+        if as_json:
+            print_json({"error": {"message": problem.message, "remedy": problem.remedy, "exit_code": code}})
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (BrokenPipeError, typer.BadParameter):  # typer ends quietly, or shows the usage
@@ -190,8 +199,12 @@ def say_warning(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a dataclass or plain value as JSON, in ASCII."""
-    typer.echo(json.dumps(value, indent=2, default=_plain_value))
+    """Print a dataclass or plain value as JSON, in ASCII; each object of the answer has the version of its form."""
+    plain_form = json.loads(json.dumps(value, default=_plain_value))
+    for one in plain_form if isinstance(plain_form, list) else [plain_form]:
+        if isinstance(one, dict):
+            one["json_version"] = JSON_VERSION
+    typer.echo(json.dumps(plain_form, indent=2))
 
 
 def _plain_value(value: Any) -> Any:

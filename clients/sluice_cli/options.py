@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 Collection = Annotated[str, typer.Option(metavar="NAME", help="Collection; the gateway's default if not given.")]
+CollectionArgument = Annotated[str, typer.Argument(metavar="[COLLECTION]", help="The gateway's default if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Limit = Annotated[int, typer.Option(metavar="N", help="Most results, 1 to 100.")]
 Conditions = Annotated[
@@ -20,6 +21,13 @@ ByDocument = Annotated[bool, typer.Option("--by-document", help="Show no more th
 Sure = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
 
 _GIVEN = "sluice.flags"
+
+
+def one_of(argument: str, option: str) -> str:
+    """Return the collection that is named, as an argument or by the option of earlier releases."""
+    if argument and option and argument != option:
+        raise typer.BadParameter(f"names {argument!r}, and --collection {option!r}", param_hint="COLLECTION")
+    return argument or option
 
 
 class FlagCommand(TyperCommand):

@@ -19,6 +19,8 @@ Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
 
 # A few hundred chunks, which take seconds to embed; several calls at once still leave room in the embedder's queue.
 BATCH_CHARACTERS = 100_000
+# Documents of the first batch: small, so that there is progress to see, and a mistake, before much work is done.
+FIRST_BATCH = 16
 READ_AHEAD = 128
 MAX_ATTEMPTS = 8
 FIRST_BACKOFF_SECONDS = 0.25
@@ -105,15 +107,17 @@ def _characters(document: Document) -> int:
 async def _batches(
     documents: Iterable[DocumentT] | AsyncIterable[DocumentT], batch_size: int
 ) -> AsyncIterator[list[DocumentT]]:
-    """Group documents into batches of bounded size, without duplicate ids."""
+    """Group documents into batches of bounded size, without duplicate ids; each is up to twice the one before."""
+    most = min(batch_size, FIRST_BATCH)
     batch: list[DocumentT] = []
     ids: set[str] = set()
     characters = 0
     async for document in _each(documents):
         size = _characters(document)
-        if batch and (len(batch) >= batch_size or characters + size > BATCH_CHARACTERS or document.id in ids):
+        if batch and (len(batch) >= most or characters + size > BATCH_CHARACTERS or document.id in ids):
             yield batch
             batch, ids, characters = [], set(), 0
+            most = min(batch_size, 2 * most)
         batch.append(document)
         ids.add(document.id)
         characters += size

@@ -504,6 +504,11 @@ async def test_no_more_is_read_than_is_about_to_be_sent(gateway: CannedGateway, 
     assert read <= 31  # two batches under way, one waiting, and the document that showed it to be full
 
 
+async def test_the_first_batches_are_small(gateway: CannedGateway, client: AsyncClient) -> None:
+    await client.index_all(_documents(200), batch_size=100, concurrency=1)
+    assert [len(request.documents) for request in gateway.requests] == [16, 32, 64, 88]
+
+
 async def test_long_documents_make_small_batches(gateway: CannedGateway, client: AsyncClient) -> None:
     await client.index_all([Document(f"d{number}", text="x" * 45_000) for number in range(5)])
     assert sorted(len(request.documents) for request in gateway.requests) == [1, 2, 2]

@@ -49,6 +49,15 @@ async def test_the_commands_do_all_of_it(quiet_stages: None, world: World) -> No
     assert made[0] in await sluice("snapshot", "list")
     assert (await sluice("snapshot", "restore", made[0], "--json"))["live"] == "documents-v3"
     assert (await sluice("snapshot", "prune", "--keep", "1", "--json"))["deleted"] == made[:1]
+    # What is acted on is an argument; the option of earlier releases says the same.
+    named = (await sluice("snapshot", "create", "documents", "--json"))["name"]
+    for said in (["documents"], ["--collection", "documents"], ["documents", "--collection", "documents"]):
+        assert named in await sluice("snapshot", "list", *said)
+    await sluice("snapshot", "list", "documents", "--collection", "papers", code=calls.WRONG_COMMAND_LINE)
+    # To keep none is asked for.
+    await sluice("snapshot", "prune", "documents", "--keep", "0", code=calls.WRONG_COMMAND_LINE)
+    assert named in await sluice("snapshot", "list")
+    assert named in (await sluice("snapshot", "prune", "documents", "--keep", "0", "--yes", "--json"))["deleted"]
     assert "dropped" in await sluice("collections", "--drop", "documents-v1")
     await sluice("collections", "--drop", "documents-v3", code=calls.NOT_DONE)
     await sluice("reindex", "--model", "none", code=calls.NOT_DONE)

@@ -298,6 +298,20 @@ async def test_documents_that_replace_others_are_counted(
     assert json.loads((await sluice("index", str(path), "--json")).stdout)["replaced"] == 3
 
 
+async def test_an_error_is_told_as_json_too_where_that_was_asked_for(
+    gateway: CannedGateway, sluice: Sluice, tmp_path: Path
+) -> None:
+    gateway.failures.append(errors.FailedPrecondition("built by another model", reason="MODEL_MISMATCH"))
+    result = await sluice("search", "why?", "--json")
+    assert result.exit_code == calls.NOT_DONE
+    told = json.loads(result.stdout)
+    assert told["json_version"] == calls.JSON_VERSION
+    assert (told["error"]["code"], told["error"]["reason"]) == ("FAILED_PRECONDITION", "MODEL_MISMATCH")
+    assert "built by another model" in result.stderr
+    missing = await sluice("index", str(tmp_path / "none.jsonl"), "--json")
+    assert json.loads(missing.stdout)["error"]["exit_code"] == missing.exit_code == calls.NOT_DONE
+
+
 async def test_only_a_folder_can_be_pruned(sluice: Sluice, corpus: Path) -> None:
     assert (await sluice("index", str(corpus), "--prune")).exit_code == calls.WRONG_COMMAND_LINE
 
@@ -625,7 +639,11 @@ async def test_an_unknown_collection_is_named_with_those_there_are(gateway: Cann
 async def test_deleting_tells_what_was_there(gateway: CannedGateway, sluice: Sluice) -> None:
     gateway.documents["d0"] = documents_pb2.Document(id="d0")
     assert (await sluice("delete", "d0", "d1", "d1")).stdout == "1 deleted, 1 did not exist\n"
-    assert json.loads((await sluice("delete", "d0", "--json")).stdout) == {"asked": 1, "deleted": 0}
+    assert json.loads((await sluice("delete", "d0", "--json")).stdout) == {
+        "asked": 1,
+        "deleted": 0,
+        "json_version": 1,
+    }
 
 
 async def test_the_configuration_is_shown_for_people_and_for_machines(gateway: CannedGateway, sluice: Sluice) -> None:

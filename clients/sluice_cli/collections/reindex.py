@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
 from sluice_cli.collections.versions import checks_view
-from sluice_cli.options import AsJson, Collection
+from sluice_cli.options import AsJson, Collection, CollectionArgument, one_of
 from sluice_client import ReindexPhase, ReindexProgress, SluiceError, VersionCheck
 
 _PHASES = {
@@ -33,6 +33,7 @@ async def reindex(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model, by its short or whole name; an embedder serves it.")
     ],
+    name: CollectionArgument = "",
     collection: Collection = "",
     as_json: AsJson = False,
 ) -> int:
@@ -46,8 +47,9 @@ async def reindex(
     \b
     Examples:
       sluice reindex --model all-mpnet-base-v2
-      sluice reindex --model all-mpnet-base-v2 --collection papers --json
+      sluice reindex papers --model all-mpnet-base-v2 --json
     """
+    collection = one_of(name, collection)
     started = time.monotonic()
     copied = 0
     last: ReindexProgress | None = None

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stderr, stdout, table
+from sluice_cli.calls import DONE, command, confirm, connection_of, plain, print_json, stderr, stdout, table
 from sluice_cli.collections.versions import print_switch
-from sluice_cli.options import AsJson, Collection
+from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
 from sluice_client import Snapshot
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,14 +20,18 @@ app.add_typer(snapshot, name="snapshot")
 
 @snapshot.command("create")
 @command
-async def create(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+async def create(
+    context: typer.Context, name: CollectionArgument = "", collection: Collection = "", as_json: AsJson = False
+) -> int:
     """Keep a consistent copy of the live version.
 
     \b
     Examples:
       sluice snapshot create
-      sluice snapshot create --collection papers-v2      a version that is not live
+      sluice snapshot create papers
+      sluice snapshot create papers-v2      a version that is not live
     """
+    collection = one_of(name, collection)
     async with connection_of(context).client() as client:
         with stderr.status("copying"):
             made = await client.create_snapshot(collection)
@@ -40,14 +44,18 @@ async def create(context: typer.Context, collection: Collection = "", as_json: A
 
 @snapshot.command("list")
 @command
-async def show(context: typer.Context, collection: Collection = "", as_json: AsJson = False) -> int:
+async def show(
+    context: typer.Context, name: CollectionArgument = "", collection: Collection = "", as_json: AsJson = False
+) -> int:
     """List the copies of all versions of a collection, newest first.
 
     \b
     Examples:
       sluice snapshot list
+      sluice snapshot list papers
       sluice snapshot list --json | jq -r '.[0].name'
     """
+    collection = one_of(name, collection)
     async with connection_of(context).client() as client:
         found = [copy async for copy in client.list_snapshots(collection)]
     if as_json:
@@ -85,17 +93,25 @@ async def restore(
 async def prune(
     context: typer.Context,
     keep: Annotated[int, typer.Option(metavar="N", min=0, help="Number of the newest to keep.")],
+    name: CollectionArgument = "",
     collection: Collection = "",
+    sure: Sure = False,
     as_json: AsJson = False,
 ) -> int:
     """Delete all copies of a collection but the newest.
 
+    Keeping none asks first; without a terminal it needs --yes.
+
     \b
     Examples:
       sluice snapshot prune --keep 3
+      sluice snapshot prune papers --keep 3
     """
+    collection = one_of(name, collection)
     async with connection_of(context).client() as client:
         old = [copy async for copy in client.list_snapshots(collection)][keep:]
+        if old and not keep:
+            confirm(f"all {len(old):,} snapshots are deleted for good", sure)
         for copy in old:
             await client.delete_snapshot(copy.name, collection=collection)
     if as_json:

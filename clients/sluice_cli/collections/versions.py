@@ -23,7 +23,7 @@ from sluice_cli.calls import (
     table,
     words,
 )
-from sluice_cli.options import AsJson, Collection, Sure
+from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
 from sluice_client import CollectionVersion, ListedVersion, Switched, VersionCheck, VersionState
 
 app = typer.Typer(rich_markup_mode=None)
@@ -169,6 +169,7 @@ def _state(version: CollectionVersion) -> Text:
 @command
 async def rollback(
     context: typer.Context,
+    name: CollectionArgument = "",
     collection: Collection = "",
     to: Annotated[str, typer.Option(metavar="VERSION", help="A ready version; the one before if not given.")] = "",
     as_json: AsJson = False,
@@ -180,8 +181,9 @@ async def rollback(
     \b
     Examples:
       sluice rollback
-      sluice rollback --collection papers --to papers-v3
+      sluice rollback papers --to papers-v3
     """
+    collection = one_of(name, collection)
     async with connection_of(context).client() as client:
         switched = await client.rollback(to, collection=collection)
     print_switch(switched, as_json=as_json)
