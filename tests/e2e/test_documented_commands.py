@@ -29,7 +29,7 @@ ELSEWHERE = {
     "export": "no program",
 }
 SUCCEED = re.compile(
-    r"sluice (index docs/|search|collections$|documents list|config|verify|snapshot (create|list)"
+    r"sluice (index docs/|search(?!.*--filter)|collections$|documents list|config|verify|snapshot (create|list)"
     r"|rollout (plan|check|list|history$))"
 )
 # A tenth of a percent of the load that is shown: the commands are tested here, not the machine.
