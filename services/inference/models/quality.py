@@ -25,7 +25,8 @@ PROBES = [
     "compare two files line by line " * 5,
     " ".join(f"word{number}" for number in range(600)),
 ]
-PROBE_QUERIES = [PROBES[1], PROBES[4]]
+# A query and its passages: few, because each start computes them.
+PROBE_PAIRS = [(PROBES[1], PROBES), (PROBES[4], PROBES[4:])]
 # Relative to the largest number in the answers. Between two fp32 engines the difference is about 1e-6; of a model that
 # is fed or pooled wrongly it is more than 1e-2. int8 has a gate of its own: here it only must not be another model.
 _TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1, "int8": 1.0}
@@ -90,8 +91,8 @@ def answers_of(runtime: Runtime, kind: ModelKind) -> NDArray[np.float32]:
             texts = tokenizer.texts([runtime.spec.prompts[role] + probe for probe in PROBES])
             rows += [runtime.run([text.ids]) for text in texts]
     else:
-        for query in PROBE_QUERIES:
-            rows += [runtime.run([pair.ids], [pair.type_ids]) for pair in tokenizer.pairs(query, PROBES)]
+        for query, passages in PROBE_PAIRS:
+            rows += [runtime.run([pair.ids], [pair.type_ids]) for pair in tokenizer.pairs(query, passages)]
     return np.concatenate(rows)
 
 

@@ -19,7 +19,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from services.chassis.errors import StartupError
 from services.inference.models.info import ModelKind, ModelSpec
 from services.inference.models.layout import chosen_prompts, fingerprint_of
-from services.inference.models.quality import ANSWERS_FILE, PROBE_QUERIES, PROBES
+from services.inference.models.quality import ANSWERS_FILE, PROBE_PAIRS, PROBES
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
@@ -75,7 +75,7 @@ def reference_answers(model: SentenceTransformer | CrossEncoder) -> NDArray[np.f
     """Answer all probes by the public calls of sentence-transformers: [probes, dimension]."""
     if isinstance(model, SentenceTransformer):
         return np.concatenate([encode(PROBES) for encode in (model.encode_query, model.encode_document)])
-    inputs = [(query, probe) for query in PROBE_QUERIES for probe in PROBES]
+    inputs = [(query, passage) for query, passages in PROBE_PAIRS for passage in passages]
     scores: NDArray[np.float32] = model.predict(inputs, activation_fn=torch.nn.Identity())
     return scores[:, np.newaxis]
 

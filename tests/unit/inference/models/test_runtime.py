@@ -52,3 +52,23 @@ def test_a_missing_torch_is_named(monkeypatch: pytest.MonkeyPatch, device: Devic
     with pytest.raises(StartupError, match="needs torch and sentence_transformers") as caught:
         load(device, backend)
     assert "the extra reference" in caught.value.remedy
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), ValueError("truncated header")])
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
+def test_files_that_cannot_be_read_are_an_error_with_a_remedy_on_every_engine(
+    backend: Backend, problem: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_folder: Path) -> str:
+        raise problem
+
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).touch()
+    for module in ("onnx", "openvino", "reference"):
+        monkeypatch.setattr(f"services.inference.models.{module}.fingerprint_of", unreadable)
+    precision: Precision = "int8" if backend == "openvino" else "fp32"
+    options = ModelOptions(backend=backend, precision=precision, cache_dir=tmp_path / "cache")
+    with pytest.raises(StartupError, match="cannot be computed by") as caught:
+        load_runtime(str(tmp_path), ModelKind.ENCODER, options)
+    assert "may read" in caught.value.remedy
