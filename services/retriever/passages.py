@@ -76,7 +76,7 @@ class Written:
 
 
 class Replaced(NamedTuple):
-    """What passages took the place of, when they were stored."""
+    """Outcome of storing: what was there before."""
 
     chunks: Sequence[str]
     """Ids of chunks that documents have no more."""

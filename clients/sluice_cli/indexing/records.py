@@ -101,7 +101,7 @@ class Source(Protocol):
     passed_over: Mapping[str, int]
     """Numbers of files of other kinds, by the ends of their names."""
     said: list[str]
-    """What a reader should know of the content, in sentences; grows while it is read."""
+    """Sentences that a reader should know of the content; grows while it is read."""
     suspect: bool
     """True if what was read is probably not what was meant."""
     state: str | None
