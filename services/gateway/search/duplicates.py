@@ -32,7 +32,7 @@ _SIGN = re.compile(rf"[{_UNSPACED}]|[^{_UNSPACED}]+")
 _OPERATOR = re.compile(
     r"[-<>=+*#%^&|~!$]|[\u2260\u2264\u2265\u00b1\u2212\u00d7\u00f7\u2030\u00ac\u00b0\u20ac\u00a3\u00a5]|\d[.,:]\d"
 )
-_NUMBER = re.compile(r"[\W\d_]*\d[\W\d_]*")
+_NUMBER = re.compile(r"[\W_]*\d[\W\d_]*")
 _COMPOUND = re.compile(r"[^\W\d]+([-'\u2019][^\W\d]+)+")
 _NEGATIONS = frozenset(
     """

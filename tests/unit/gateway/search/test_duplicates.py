@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -118,3 +120,18 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
     if len(words) <= SHINGLE_WORDS:
         return {tuple(words)}
     return {tuple(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1)}
+
+
+@pytest.mark.parametrize("form", ["{}a", "a{}", "{}"])
+@pytest.mark.parametrize("repeated", ["1", ".", "_", "-", "a-", "a'", " -- ", "1.", "\u00bf", "\u4e00"])
+def test_the_time_for_a_signature_grows_with_the_length_of_a_text(repeated: str, form: str) -> None:
+    def seconds(length: int) -> float:
+        text, times = form.format(repeated * (length // len(repeated))), []
+        for _ in range(3):
+            began = time.process_time()
+            Signature.of(text)
+            times.append(time.process_time() - began)
+        return statistics.median(times)
+
+    # Eight times the length: a square would take 64 times as long.
+    assert seconds(40_000) <= 24 * max(seconds(5_000), 0.002)
