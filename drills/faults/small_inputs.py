@@ -130,7 +130,7 @@ async def unread_log(_nothing: None) -> Seen:
 async def long_call(_nothing: None) -> Seen:
     async with AsyncExitStack() as stack:
         slow: StageProcess = await stack.enter_async_context(
-            running("slow", {"MAX_CONNECTION_AGE_SECONDS": "10"}, module="drills.faults.slow_stage")
+            running("slow", {"MAX_CONNECTION_AGE_SECONDS": "10"}, module="drills.parts.slow_stage")
         )
         channel = await stack.enter_async_context(StageChannel(slow.address))
         call = expanding(channel, f"{LONG_SECONDS:g}", LONG_SECONDS + 60)

@@ -1,4 +1,4 @@
-"""A stage that takes as many seconds for a query as the query says: `python -m drills.faults.slow_stage`."""
+"""A stage that takes as many seconds for a query as the query says: `python -m drills.parts.slow_stage`."""
 
 from __future__ import annotations
 
