@@ -158,9 +158,10 @@ async def test_an_engine_that_can_compute_nothing_any_more_is_a_problem_and_ends
     async with served(engine) as model:
         await run(model, "abc")
         engine.broken = True
-        with capture_logs() as lines, pytest.raises(Unavailable):
-            await run(model, "a")
-        await asyncio.wait_for(model.died.wait(), 10)
+        with capture_logs() as lines:
+            with pytest.raises(Unavailable):
+                await run(model, "a")
+            await asyncio.wait_for(model.died.wait(), 10)
         assert model.problem == "the model's worker has died"
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the model cannot compute any more"]
 
