@@ -26,6 +26,7 @@ from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search.fusion import Fused
 from services.retriever.search.searches import MAX_CANDIDATES, QueryVariant, check_search, find, plan, unit
 from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Row, point_id, read_within
+from services.retriever.turns import Turns
 
 MAX_BATCH = 1000
 MAX_DOCUMENTS = 100
@@ -112,6 +113,7 @@ class Passages:
         self._collections = collections
         self._metrics = metrics
         self._fusion_depth = fusion_depth
+        self._turns = Turns()
 
     async def search(  # noqa: PLR0913  all that a request holds
         self,
@@ -177,7 +179,8 @@ class Passages:
             # Not the trusted description: what is written to a version that an alias has just left would be lost.
             info = await self._collections.get(collection, deadline)
             while True:
-                outdated = await self._replace(info, passages, model_fingerprint, batch, deadline)
+                async with self._turns.of(info.version, {passage.document_id for passage in passages}, deadline):
+                    outdated = await self._replace(info, passages, model_fingerprint, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
                 after = await self._collections.get(collection, deadline)
@@ -201,13 +204,14 @@ class Passages:
         info = await self._collections.get(collection, deadline)
         deleted, changed = 0, dict.fromkeys(ids)
         while True:
-            firsts = await self._firsts(info.version, ids, deadline)
-            later = [later for first in firsts.values() for later in later_ids(first)]
-            if firsts:
-                await self._collections.uncount(info, deadline)
-            for group in (later, firsts):
-                if group:
-                    await self._store.remove(info.version, _points(group), deadline)
+            async with self._turns.of(info.version, ids, deadline):
+                firsts = await self._firsts(info.version, ids, deadline)
+                later = [later for first in firsts.values() for later in later_ids(first)]
+                if firsts:
+                    await self._collections.uncount(info, deadline)
+                for group in (later, firsts):
+                    if group:
+                        await self._store.remove(info.version, _points(group), deadline)
             deleted = max(deleted, len(firsts))
             changed |= dict.fromkeys(later)
             after = await self._collections.get(collection, deadline)
@@ -330,7 +334,7 @@ class Passages:
             await self._collections.uncount(info, deadline)
             await self._store.remove(info.version, _points(outdated), deadline)
         await self._store.write(info.version, rows, deadline)
-        # Replaced by another batch in this moment, which did not know of chunks that were still to come.
+        # Replaced in this moment through another retriever, which did not know of chunks that were still to come.
         others = await self._replaced(info.version, passages, batch, deadline)
         if lost := [point_id(passage.id) for passage in passages if passage.document_id in others]:
             await self._store.remove(info.version, lost, deadline, dict.fromkeys(lost, revision))

@@ -399,3 +399,33 @@ async def test_versions_are_listed_page_by_page(world: World) -> None:
         if not (token := page.next_page_token):
             break
     assert names == ["a", "b", "c"]
+
+
+async def test_a_page_after_a_switch_of_the_index_is_refused_with_the_reason(world: World) -> None:
+    await world.client.index(documents(30))
+    snapshot = await world.client.create_snapshot()
+    first = await world.client.search("lazy dog", limit=10)
+    assert first.next_page_token
+    await world.client.search("lazy dog", limit=10, page_token=first.next_page_token)
+    await world.client.restore_snapshot(snapshot.name)
+    with pytest.raises(SluiceError, match="begin again without page_token") as refused:
+        await world.client.search("lazy dog", limit=10, page_token=first.next_page_token)
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INDEX_SWITCHED")
+
+
+async def test_nothing_is_written_under_the_name_of_a_version(world: World) -> None:
+    await world.client.index(documents(3))
+    document = Document("d", text="text")
+    for name in ("documents-v1", "manual-v1"):
+        for call in (world.client.index([document], collection=name), world.client.delete(["d"], collection=name)):
+            with pytest.raises(SluiceError, match="is the name of version 1 of") as refused:
+                await call
+            assert (refused.value.field, refused.value.reason) == ("collection", "VERSION_NAME")
+    await world.client.index([document], collection="manual")
+    assert (await world.client.search("text", collection="manual")).results
+
+
+async def test_deleting_a_chunk_names_the_document_to_delete(world: World) -> None:
+    with pytest.raises(SluiceError, match="is that of a chunk of document 'guide'") as refused:
+        await world.client.delete(["guide##11"])
+    assert (refused.value.field, refused.value.reason) == ("ids[0]", "CHUNK_ID")
