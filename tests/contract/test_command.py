@@ -76,7 +76,7 @@ async def test_only_what_is_said_is_sent(gateway: CannedGateway, sluice: Sluice)
             limit=3,
             collection="c",
             filter=filter_pb2.Filter(
-                must=[filter_pb2.Condition(field="year", range=filter_pb2.Range(gte=2020))],
+                must=[filter_pb2.Condition(field="year", integer_range=filter_pb2.IntegerRange(gte=2020))],
                 must_not=[filter_pb2.Condition(field="kind", equals=filter_pb2.Value(string_value="a"))],
             ),
             features=features_pb2.Features(
@@ -121,6 +121,7 @@ async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGatew
         "duration": 0.003,
         "model": "",
         "item_count": 3,
+        "truncated_count": 0,
     }
     assert not result.stderr
 
