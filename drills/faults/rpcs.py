@@ -153,9 +153,9 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             retriever.SearchPassagesRequest(
                 collection="documents", variants=[retriever.QueryVariant(text="sea", vector=vector, weight=1)],
                 filter=Filter(must=[Condition(field="year", exists=True)]),
-                limit=3, dense_weight=1, lexical_weight=1, model_fingerprint=fingerprint,
+                limit=3, dense_weight=1, lexical_weight=1, model_fingerprint=fingerprint, whole_count=2,
             ),
-            lambda asked, said: 1 <= len(asked.variants) <= 16 and 1 <= asked.limit <= 1000
+            lambda asked, said: 1 <= len(asked.variants) <= 16 and 1 <= asked.limit <= 1000 and asked.whole_count >= 0
             and all(len(one.vector) in {0, DIMENSION * 4} and _weight(one.weight) for one in asked.variants)
             and all(_finite(one.vector) for one in asked.variants)
             and _weight(asked.dense_weight) and _weight(asked.lexical_weight)
@@ -163,11 +163,24 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and len(said.candidates) <= asked.limit and all(math.isfinite(one.score) for one in said.candidates),
         ),
         Rpc(
+            retriever.GetPassagesRequest(collection="documents", ids=["p", "q"]),
+            lambda asked, said: 1 <= len(asked.ids) <= 1000 and 1 <= said.read_count <= len(asked.ids)
+            and len(said.passages) <= said.read_count,
+        ),
+        Rpc(
+            retriever.CheckPassagesRequest(
+                collection="documents", passages=[passage], model_fingerprint=fingerprint
+            ),
+            lambda asked, _said: _ids([one.id or one.document_id for one in asked.passages], 1000)
+            and all(_is_value(value) for one in asked.passages for value in one.metadata.values())
+            and asked.model_fingerprint == fingerprint,
+        ),
+        Rpc(
             retriever.UpsertPassagesRequest(
                 collection="documents", passages=[retriever.PassageVector(passage=passage, vector=vector)],
                 model_fingerprint=fingerprint,
             ),
-            lambda asked, said: _ids([one.passage.id for one in asked.passages], 1000)
+            lambda asked, said: _ids([one.passage.id or one.passage.document_id for one in asked.passages], 1000)
             and all(len(one.vector) == DIMENSION * 4 and _finite(one.vector) for one in asked.passages)
             and all(_is_value(value) for one in asked.passages for value in one.passage.metadata.values())
             and asked.model_fingerprint == fingerprint and said.upserted_count == len(asked.passages),
@@ -375,7 +388,7 @@ def _named(collection: str) -> bool:
 
 
 def _ids(ids: Sequence[str], most: int) -> bool:
-    return 1 <= len(ids) <= most and len(set(ids)) == len(ids) and all(1 <= len(one.encode()) <= 512 for one in ids)
+    return 1 <= len(ids) <= most and len(set(ids)) == len(ids) and all(1 <= len(one.encode()) <= 524 for one in ids)
 
 
 def _is_value(value: Any) -> bool:

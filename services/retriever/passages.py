@@ -135,6 +135,8 @@ class Passages:
         without weight is left out.
         """
         check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
+        if whole < 0:
+            raise InvalidArgument("whole_count", f"is {whole}; send 0 or more")
 
         async def search(info: CollectionInfo) -> SearchResult:
             info.check_model(model_fingerprint)
