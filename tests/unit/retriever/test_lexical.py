@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -292,3 +293,14 @@ def test_words_in_plain_letters_have_the_same_terms_next_to_others(text):
 def test_a_long_text_of_one_token_is_no_word_and_is_not_remembered():
     assert Analyzer().terms("x" * 60_000) == ([], [])
     assert len(Analyzer().terms("long." * 60).telling) == 60
+
+
+def test_tokens_of_60_kilobytes_leave_nothing_in_the_caches():
+    Analyzer().terms("warm up")
+    tracemalloc.start()
+    for number in range(100):
+        Analyzer().terms(f"{number:05}" * 12_000)
+        Analyzer().terms("é" + f"x{number:05}" * 10_000 + ".a.b")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 200_000
