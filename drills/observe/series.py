@@ -11,6 +11,9 @@ from tools.metrics_table import Series, declared
 # tests/integration/test_rollout*). Nor has the platform TLS (tests/contract/test_tls.py).
 STILL = (
     "sluice_certificate_expiry_timestamp_seconds",
+    "sluice_log_lines_dropped_total",
+    "sluice_precision_refused",
+    "sluice_rollout_override_problems",
     "sluice_rollout_snapshots_refused_total",
     "sluice_rollout_quarantined",
     "sluice_rollout_locally_killed",
@@ -23,6 +26,7 @@ STILL = (
 _CONSTANT = (
     "_info",
     "qdrant_pool_size",
+    "sluice_message_budget_bytes",
     "sluice_rollout_log_threshold",
     "sluice_rollout_active",
     "sluice_rollout_live_gateways",
