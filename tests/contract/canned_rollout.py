@@ -43,7 +43,7 @@ class CannedRollout(rollout_pb2_grpc.SnapshotServiceServicer):
         self.acknowledged: list[pb.AcknowledgeSnapshotRequest] = []
         self.reports: list[pb.ReportEvidenceRequest] = []
         self.failures: deque[SluiceError] = deque()
-        """How the next reports end, one after the other."""
+        """Ends of the next reports, one after the other."""
         self.silent = False
         """Says nothing more, and leaves the connection as it is."""
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What becomes of a stage as a process."""
+"""A stage as a process: its logs, signals and end."""
 
 from __future__ import annotations
 

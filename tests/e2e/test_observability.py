@@ -1,4 +1,4 @@
-"""What operators see of the running processes: one trace a search, the series they know, logs that tell no secrets."""
+"""The running processes as operators see them: one trace a search, the series they know, logs that tell no secrets."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Delete:
 
 @dataclass
 class Model:
-    """What should be stored: for each document the texts that it may have; None where it may be absent."""
+    """The model: for each document the texts that it may have; None where it may be absent."""
 
     texts: dict[str, set[str | None]] = field(default_factory=dict)
 

@@ -37,7 +37,7 @@ class Fleet:
         self.gateways = [GatewayStubs(gateway.channel) for gateway in gateways]
 
     async def treated(self, users: int = 8, features: features_pb2.Features | None = None) -> list[int]:
-        """How many of these users get expansion, by gateway."""
+        """Number of these users that get expansion, by gateway."""
         answers = await asyncio.gather(
             *(
                 gateway.search.Search(
@@ -53,13 +53,13 @@ class Fleet:
         ]
 
     async def shown(self) -> rollout_pb2.GetFeatureResponse:
-        """What the operator sees of the feature."""
+        """The feature as the operator sees it."""
         request = rollout_pb2.GetFeatureRequest(name="expand-v1")
         reply: rollout_pb2.GetFeatureResponse = await self.operator.GetFeature(request, timeout=20)
         return reply
 
     async def history(self) -> list[rollout_pb2.HistoryEntry]:
-        """What happened to the feature."""
+        """History of the feature."""
         request = rollout_pb2.ListHistoryRequest(name="expand-v1")
         return list((await self.operator.ListHistory(request, timeout=20)).entries)
 

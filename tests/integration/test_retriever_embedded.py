@@ -1,4 +1,4 @@
-"""What replaces the embedded engine's own scoring and storage does the same as they do."""
+"""The replacements of the embedded engine's scoring and storage do the same as the originals."""
 
 import asyncio
 import signal

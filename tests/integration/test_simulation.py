@@ -1,4 +1,4 @@
-"""What `bench.quality` tunes with is what the retriever does: the same order and scores as Qdrant's own engine."""
+"""The simulation of `bench.quality` does what the retriever does: the same order and scores as Qdrant's own engine."""
 
 import random
 

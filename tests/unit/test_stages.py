@@ -1,4 +1,4 @@
-"""What is derived from deploy/stages.py, and what has to agree with it."""
+"""Parts that derive from deploy/stages.py, and parts that have to agree with it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -162,8 +162,8 @@ class Decision:
 class _Layers:
     """Flags decided so far, from the strongest layer down."""
 
-    def __init__(self, defaults: Features) -> None:
-        self.values: dict[str, FlagValue] = asdict(defaults)
+    def __init__(self, defaults: Mapping[str, FlagValue]) -> None:
+        self.values = dict(defaults)
         self.taken: set[str] = set()
         """Flags that weaker layers leave alone."""
 
@@ -189,7 +189,8 @@ class RolloutTable:
         self.ramps = tuple(ramps)
         self.kills = tuple(kills)
         self._defaults = defaults
-        self._held = _held(self.kills, defaults)
+        self._default_values: dict[str, FlagValue] = asdict(defaults)
+        self._held = _held(self.kills, self._default_values)
         self._killed_arms = [FeatureArm(kill.name, kill.ramp_id, Arm.STANDARD, Reason.KILLED) for kill in self.kills]
         reaching = (ramp for ramp in reversed(self.ramps) if ramp.treatment_ppm or ramp.control_ppm)
         self._latest_first = [_Prepared(ramp) for ramp in reaching]
@@ -218,7 +219,7 @@ class RolloutTable:
         return self._decide(unit, own, 0.0, treat=ramp_id).features
 
     def _decide(self, unit: str, own: Overrides, silence: float, treat: str | None = None) -> Decision:
-        layers = _Layers(self._defaults)
+        layers = _Layers(self._default_values)
         layers.add(self._held)
         killed = frozenset(layers.taken)
         layers.add(own)
@@ -273,9 +274,8 @@ def _moot(overrides: Overrides) -> set[str]:
     return {flag.name for flag in FLAGS.values() if flag.refines in off or flag.unless in off} if off else set()
 
 
-def _held(kills: Sequence[Kill], defaults: Features) -> Overrides:
+def _held(kills: Sequence[Kill], standard: Mapping[str, FlagValue]) -> Overrides:
     """The strongest layer: the flags that kills hold, each with its value."""
-    standard: dict[str, FlagValue] = asdict(defaults)
     held: dict[str, FlagValue] = {}
     for kill in kills:
         for name, value in kill.overrides.values.items():
