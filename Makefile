@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-pairs bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-pairs bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ observe-check: setup ## Shows that operators see what happens: metrics, traces, 
 
 bench-pairs: setup ## Compares searches with those of an earlier commit, in pairs: COMMIT=...; build/bench/pairs.json.
 	@$(BIN)/python -m bench.pairs $(COMMIT)
+
+bench-search-cost: setup ## Measures processor time of a search by process, over Qdrant's protocol: COMMIT=... compares; build/bench/search_cost.json.
+	@$(BIN)/python -m bench.searchcost $(COMMIT)
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry

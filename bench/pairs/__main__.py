@@ -13,8 +13,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Annotated, Any
@@ -25,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from deploy.local.paths import BUILD, ROOT, shown
+from services.inference.models.artifacts import default_cache_dir
 from sluice_statistics.intervals import bootstrap
 
 MOST_RATIO = 1.03
@@ -34,16 +37,35 @@ KINDS = {
     "plain": (1.0, {"expansion": False, "rerank": False}),
     "expansion and rerank": (0.1, {"expansion": True, "rerank": True}),
 }
-QUIET = {"LOG_LEVEL": "WARNING", "OTEL_EXPORTER_OTLP_ENDPOINT": "", "CACHE_ENTRIES": "0"}
-_PASSAGES, _WORDS_A_PASSAGE, _WORDS_A_QUESTION = 1000, 60, 6
+QUIET = {
+    "LOG_LEVEL": "WARNING",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    "CACHE_ENTRIES": "0",
+    # Earlier releases look for models in other places.
+    "MODEL_DIR": str(default_cache_dir()),
+}
+PASSAGES, _WORDS_A_PASSAGE, WORDS_A_QUESTION = 1000, 60, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A checkout's stack over an index of its own, and the process that asks it."""
+
+    asking: subprocess.Popen[str]
+    stages: dict[str, int]
+    """Process id of each stage."""
+
+    def ask(self, window: dict[str, Any]) -> dict[str, float]:
+        """Ask questions one after the other; figures of a search."""
+        return _told(self.asking, window)
 
 
 @contextmanager
-def side(name: str, checkout: Path, model: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a checkout's stack over a small index; the process that asks it."""
-    data = BUILD / "data" / f"pairs-{name}"
+def side(name: str, checkout: Path, passages: int = PASSAGES, **environment: str) -> Iterator[Side]:
+    """Run a checkout's stack over an index of so many short passages."""
+    data = BUILD / "data" / name
     shutil.rmtree(data, ignore_errors=True)
-    path = os.pathsep.join(str(checkout / folder) for folder in ("", "protos/gen", "clients"))
+    path = os.pathsep.join(str(checkout / folder) for folder in ("", "protos/gen", "clients", "build"))
     process = subprocess.Popen(
         [sys.executable, "-P", str(Path(__file__).with_name("side.py"))],
         cwd=checkout,
@@ -52,18 +74,16 @@ def side(name: str, checkout: Path, model: str) -> Iterator[subprocess.Popen[str
         stdout=subprocess.PIPE,
         text=True,
     )
-    documents = texts(0, _PASSAGES, _WORDS_A_PASSAGE)
-    environment = {**QUIET, "EMBEDDING_MODEL": model}
+    setup = {"name": name, "environment": QUIET | environment, "data": str(data)}
     try:
-        told(process, {"name": "pairs", "environment": environment, "data": str(data), "documents": documents})
-        yield process
+        yield Side(process, _told(process, setup | {"documents": texts(0, passages, _WORDS_A_PASSAGE)}))
     finally:
         assert process.stdin
         process.stdin.close()
         process.wait()
 
 
-def told(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
+def _told(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
     """Tell a side something; its answer."""
     assert process.stdin and process.stdout
     print(json.dumps(message), file=process.stdin, flush=True)
@@ -84,6 +104,11 @@ def checked_out(commit: str) -> Path:
     if not folder.exists():
         git("worktree", "prune")
         git("worktree", "add", "--quiet", "--detach", str(folder), name)
+    # Its code may ask for the release of its distribution, which is not installed, and may have had another name.
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = folder / "build" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    metadata.write_text(f"Name: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8")
     return folder
 
 
@@ -129,13 +154,16 @@ def main(
     with ExitStack() as stack:
         with console.status("Starting both stacks"):
             folders = {"here": ROOT, "before": checked_out(commit)}
-            sides = [(name, stack.enter_context(side(name, folder, model))) for name, folder in folders.items()]
+            sides = [
+                (name, stack.enter_context(side(f"pairs-{name}", folder, EMBEDDING_MODEL=model)))
+                for name, folder in folders.items()
+            ]
         for number in track(range(rounds + 1), "Rounds", console=console):
             for kind, (share, features) in kinds.items():
-                questions = texts(number + 1, round(searches * share), _WORDS_A_QUESTION)
+                questions = texts(number + 1, round(searches * share), WORDS_A_QUESTION)
                 asked = {"features": features, "questions": questions}
-                for name, process in sides if number % 2 else sides[::-1]:
-                    measured = told(process, asked)
+                for name, one in sides if number % 2 else sides[::-1]:
+                    measured = one.ask(asked)
                     if number:  # the first round warms up
                         windows[kind][name].append(measured)
     made = [row for kind, both in windows.items() for row in rows(kind, both)]

@@ -1,0 +1,1 @@
+"""The processor time of a search, by process, over Qdrant's protocol."""
