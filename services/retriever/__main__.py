@@ -12,8 +12,9 @@ from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.errors import SluiceError
 from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
-from services.retriever.building import Building
-from services.retriever.collections import Collections
+from services.retriever.collections.building import Building
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.versions import Versions
 from services.retriever.engines import open_store
 from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
@@ -22,7 +23,6 @@ from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
 from services.retriever.snapshots import Snapshots
 from services.retriever.store import PassageStore
-from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 CHECK_SECONDS = 2.0
@@ -84,7 +84,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         settings.lexical_title_weight,
         Analyzer(settings.lexical_language),
     )
-    collections = Collections(store, bm25)
+    collections = Collections(store, bm25, settings.layout())
     versions = Versions(store, collections)
     servicer = RetrieverServicer(
         collections,

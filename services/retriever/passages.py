@@ -19,7 +19,8 @@ from typing import NamedTuple
 from services.chassis.errors import InvalidArgument
 from services.chassis.validation import check_document_id
 from services.retriever import fields, paging
-from services.retriever.collections import CollectionInfo, Collections
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.descriptions import CollectionInfo
 from services.retriever.documents import Passage, check_chunks, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
@@ -150,7 +151,14 @@ class Passages:
             started = time.monotonic()
             try:
                 found = await find(
-                    self._store, info.version, searches, limit, fitted, block=self._fusion_depth, deadline=deadline
+                    self._store,
+                    info.version,
+                    searches,
+                    limit,
+                    fitted,
+                    block=self._fusion_depth,
+                    deadline=deadline,
+                    layout=info.layout,
                 )
                 candidates = await self._read(info.version, found, whole, deadline)
             finally:

@@ -12,14 +12,15 @@ import grpc
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of, duration
-from services.retriever.building import Building, Difference, Side
-from services.retriever.collections import CollectionModel, Collections
+from services.retriever.collections.building import Building, Difference, Side
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.descriptions import CollectionModel
+from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage, joined, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
 from services.retriever.search.searches import QueryVariant
 from services.retriever.snapshots import Snapshots
-from services.retriever.versions import Versions
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
 

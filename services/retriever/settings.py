@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from services.chassis.settings import SheddingSettings
+from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import LANGUAGES
 
 
@@ -54,6 +55,39 @@ class RetrieverSettings(SheddingSettings):
         60, gt=0, le=3600, description="Time for which Qdrant is left alone, until one call probes it. Seconds."
     )
 
+    qdrant_shards: int = Field(
+        0, ge=0, le=1024, description="Shards of new collections in a cluster; 0 leaves it to Qdrant."
+    )
+    qdrant_replicas: int = Field(1, ge=1, le=32, description="Nodes that hold each shard of new collections.")
+    qdrant_write_consistency: int = Field(
+        1, ge=1, le=32, description="Replicas of new collections that have a write before it is acknowledged."
+    )
+    qdrant_read_consistency: int = Field(
+        0, ge=0, le=32, description="Replicas of new collections that agree on what is read; 0 takes the word of any."
+    )
+    qdrant_vectors_on_disk: bool = Field(
+        False, description="Keep vectors of new collections in mapped files that need not fit into memory."
+    )
+    qdrant_payload_on_disk: bool = Field(
+        True, description="Keep texts and metadata of new collections in mapped files that need not fit into memory."
+    )
+    qdrant_hnsw_m: int = Field(16, ge=4, le=128, description="Edges of a node in the graphs of new collections.")
+    qdrant_hnsw_ef_construct: int = Field(
+        100, ge=4, le=2000, description="Candidates that building the graphs of new collections looks at."
+    )
+    qdrant_hnsw_ef: int = Field(
+        0, ge=0, le=5000, description="Candidates that searches of these graphs look at; 0 leaves it to Qdrant."
+    )
+    qdrant_quantization: Quantization = Field(
+        Quantization.NONE,
+        description="Form of the vectors that searches in new collections compare first: `int8` a byte a value, "
+        "`binary` a bit, `turbo` four bits.",
+    )
+    qdrant_rescore: bool = Field(True, description="Compare the best of a quantized search by the whole vectors.")
+    qdrant_oversampling: float = Field(
+        2.0, ge=1, le=100, description="Number of those, as a multiple of what is searched for."
+    )
+
     lexical_k1: float = Field(
         1.2, ge=0, le=10, description="BM25's k1 of new collections: the lower, the sooner repeats stop counting."
     )
@@ -78,3 +112,20 @@ class RetrieverSettings(SheddingSettings):
         le=1000,
         description="Candidates of each search that make the first places; deeper ones take twice as many.",
     )
+
+    def layout(self) -> Layout:
+        """Return the layout of new collections."""
+        return Layout(
+            shards=self.qdrant_shards,
+            replicas=self.qdrant_replicas,
+            write_consistency=self.qdrant_write_consistency,
+            read_consistency=self.qdrant_read_consistency,
+            vectors_on_disk=self.qdrant_vectors_on_disk,
+            payload_on_disk=self.qdrant_payload_on_disk,
+            hnsw_m=self.qdrant_hnsw_m,
+            hnsw_ef_construct=self.qdrant_hnsw_ef_construct,
+            hnsw_ef=self.qdrant_hnsw_ef,
+            quantization=self.qdrant_quantization,
+            rescore=self.qdrant_rescore,
+            oversampling=self.qdrant_oversampling,
+        )

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.retriever import paging
-from services.retriever.collections import CollectionInfo, Collections, VersionState, check_name, listed, version_name
+from services.retriever.collections.catalogue import Collections, check_name, listed, version_name
+from services.retriever.collections.descriptions import CollectionInfo, VersionState
+from services.retriever.collections.versions import Versions
 from services.retriever.store import Deadline, PassageStore, Snapshot
-from services.retriever.versions import Versions
 
 _MOST_TRIES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from services.chassis.validation import split_version
 from services.retriever.documents import Passage, Vector
-from services.retriever.fields import ALL, Filter, Schema
+from services.retriever.fields import ALL, Filter, Scalar, Schema
+from services.retriever.layout import Layout
 from services.retriever.lexical import SparseVector
 from sluice.type.v1 import collection_pb2 as pb
 
@@ -65,7 +66,7 @@ class Row(NamedTuple):
     passage: Passage
     revision: str
     words: SparseVector = SparseVector([], [])
-    """Needed for writing; not read back."""
+    """Read back with `Parts.VECTOR`."""
 
 
 class Hit(NamedTuple):
@@ -84,6 +85,10 @@ class Parts(enum.Enum):
     """Everything but the vector."""
     VECTOR = "vector"
     """Everything."""
+
+
+PLAIN = Layout()
+"""The layout of versions that say nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +126,14 @@ class PassageStore(Protocol):
     async def describe(self, name: str, deadline: Deadline) -> Description:
         """Describe the version of this name, or behind this alias."""
 
-    async def create(self, version: str, dimension: int, notes: Notes, deadline: Deadline) -> None:
+    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
         """Create an empty version for vectors of this dimension."""
+
+    async def tune(self, version: str, layout: Layout, deadline: Deadline) -> None:
+        """Change the layout of a version as far as the engine can; it may take effect in the background.
+
+        FailedPrecondition (LAYOUT_FIXED) names what it cannot change; nothing is changed then.
+        """
 
     async def note(self, version: str, notes: Notes, deadline: Deadline) -> None:
         """Merge notes into those of a version, by key."""
@@ -133,8 +144,11 @@ class PassageStore(Protocol):
     async def point(self, alias: str, version: str, deadline: Deadline) -> None:
         """Create an alias, or move it in one step."""
 
-    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
-        """Prepare fields for being filtered on; of a field that has another type by now, rebuild what there is."""
+    async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
+        """Prepare fields for being filtered on; of a field that has another type by now, rebuild what there is.
+
+        What has the same value in the field `tenant` is kept together.
+        """
 
     async def write(
         self, version: str, rows: Sequence[Row], deadline: Deadline, still: Revisions | None = None
@@ -147,23 +161,41 @@ class PassageStore(Protocol):
         """Remove passages, each only if it still has its revision in `still`, where that is given."""
 
     async def search(
-        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, deadline: Deadline
+        self,
+        version: str,
+        searches: Sequence[Query],
+        limit: int,
+        condition: Filter,
+        deadline: Deadline,
+        layout: Layout = PLAIN,
     ) -> Sequence[Sequence[Hit]]:
         """Return the best passages of each search by dot product, best first.
 
         Of sparse vectors each product is multiplied by the term's IDF in the version.
         """
 
-    async def read(self, version: str, ids: Sequence[PointId], parts: Parts, deadline: Deadline) -> Sequence[Row]:
-        """Return the passages that exist, in no order."""
+    async def read(
+        self,
+        version: str,
+        ids: Sequence[PointId],
+        parts: Parts,
+        deadline: Deadline,
+        keys: Sequence[PointId] = (),
+    ) -> Sequence[Row]:
+        """Return the passages that exist, in no order; of those in `keys`, only their keys."""
 
     async def scroll(
         self, version: str, start: PointId | None, limit: int, parts: Parts, deadline: Deadline, condition: Filter = ALL
     ) -> tuple[Sequence[Row], PointId | None]:
         """Return matching passages from `start` on in the order of their points, and the start of the next ones."""
 
-    async def count(self, version: str, deadline: Deadline) -> int:
-        """Count passages exactly."""
+    async def count(self, version: str, deadline: Deadline, condition: Filter = ALL) -> int:
+        """Count matching passages exactly."""
+
+    async def facet(
+        self, version: str, field: str, limit: int, condition: Filter, deadline: Deadline
+    ) -> Sequence[tuple[Scalar, int]]:
+        """Return the most frequent values of a declared field among matching passages, each with their exact number."""
 
     async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
         """Take a consistent copy of a version."""

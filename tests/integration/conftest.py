@@ -16,7 +16,7 @@ from services.embedder.backends import EmbeddingBackend, load_embedding_backend
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
-from services.retriever.collections import CollectionModel
+from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.documents import Passage
 from services.retriever.engines import open_store
 from services.retriever.metrics import RetrieverMetrics

@@ -9,8 +9,10 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from services.chassis.validation import chunk_id
-from services.retriever.building import Building
-from services.retriever.collections import CollectionModel, Collections
+from services.retriever.collections.building import Building
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.descriptions import CollectionModel
+from services.retriever.collections.versions import Versions
 from services.retriever.documents import Chunk, Passage
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
@@ -18,7 +20,6 @@ from services.retriever.passages import Passages, SearchResult
 from services.retriever.search.searches import QueryVariant
 from services.retriever.snapshots import Snapshots
 from services.retriever.store import PassageStore
-from services.retriever.versions import Versions
 
 MODEL = CollectionModel(name="tiny", fingerprint="tiny@1", dimension=3, precision="fp32")
 OTHER = CollectionModel(name="other", fingerprint="other@1", dimension=3, precision="fp32")

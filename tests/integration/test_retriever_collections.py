@@ -10,6 +10,7 @@ from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPreco
 from services.retriever.documents import Passage
 from services.retriever.fields import FieldType
 from services.retriever.search.searches import QueryVariant
+from services.retriever.store import PLAIN
 from tests.integration.shelf import BM25, EAST, MODEL, OTHER, PASSAGES, UP, ids
 
 
@@ -51,14 +52,14 @@ async def test_an_unknown_version_is_told_with_those_of_its_collection(shelf, ne
 async def test_a_collection_of_a_release_that_knew_no_title_weight_keeps_counting_titles_once(shelf, new_name):
     info = shelf.collections.described(new_name(), 1, MODEL)
     notes = {key: value for key, value in info.to_notes().items() if key != "title_weight"}
-    await shelf.store.create(info.version, 3, notes, None)
+    await shelf.store.create(info.version, 3, PLAIN, notes, None)
     assert (await shelf.collections.get(info.version)).bm25.title_weight == 1.0
 
 
 async def test_a_collection_of_an_older_analyzer_is_written_and_searched_by_it_until_it_is_reindexed(shelf, new_name):
     name = new_name()
     notes = shelf.collections.described(name, 1, MODEL).to_notes()
-    await shelf.store.create(f"{name}-v1", 3, notes | {"analyzer": "english-1"}, None)
+    await shelf.store.create(f"{name}-v1", 3, PLAIN, notes | {"analyzer": "english-1"}, None)
     await shelf.store.point(name, f"{name}-v1", None)
     await shelf.put(name, [Passage("who", "The Who wrote getUserName in Go.", vector=EAST)])
     assert ids(await shelf.search(name, QueryVariant("names"))) == ["who"]
@@ -70,7 +71,7 @@ async def test_a_collection_of_an_older_analyzer_is_written_and_searched_by_it_u
 
 async def test_a_collection_of_an_analyzer_that_is_not_known_is_refused(shelf, new_name):
     info = shelf.collections.described(new_name(), 1, MODEL)
-    await shelf.store.create(info.version, 3, info.to_notes() | {"analyzer": "words-9 english"}, None)
+    await shelf.store.create(info.version, 3, PLAIN, info.to_notes() | {"analyzer": "words-9 english"}, None)
     with pytest.raises(FailedPrecondition, match="words-9 english") as refusal:
         await shelf.collections.get(info.version)
     assert refusal.value.reason == "ANALYZER_MISMATCH"
@@ -143,7 +144,7 @@ async def test_a_collection_for_no_model_is_refused(shelf, model, field):
 
 async def test_a_collection_that_others_made_is_left_alone(shelf, new_name):
     name = new_name()
-    await shelf.store.create(name, 3, {"made by": "others"}, None)
+    await shelf.store.create(name, 3, PLAIN, {"made by": "others"}, None)
     with pytest.raises(FailedPrecondition) as refusal:
         await shelf.search(name, QueryVariant("word"))
     assert refusal.value.reason == "FOREIGN_COLLECTION"

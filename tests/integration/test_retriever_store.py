@@ -9,7 +9,7 @@ from services.chassis.errors import AlreadyExists, NotFound
 from services.retriever.documents import Passage
 from services.retriever.fields import Equals, FieldType, Filter
 from services.retriever.lexical import SparseVector
-from services.retriever.store import Parts, Row, point_id
+from services.retriever.store import PLAIN, Parts, Row, point_id
 
 EAST, NORTH = np.eye(2, dtype=np.float32)
 
@@ -21,7 +21,7 @@ def row(name, text="text", revision="r1", vector=EAST, **metadata):
 @pytest.fixture
 async def version(store, new_name):
     name = f"{new_name()}-v1"
-    await store.create(name, 2, {"made by": "a test"}, None)
+    await store.create(name, 2, PLAIN, {"made by": "a test"}, None)
     return name
 
 
@@ -88,7 +88,7 @@ async def test_both_kinds_of_search_answer_at_once_each_in_its_order(store, vers
 
 async def test_an_alias_stands_for_the_version_that_it_was_pointed_at_last(store, version, new_name):
     alias, other = new_name(), f"{new_name()}-v1"
-    await store.create(other, 2, {}, None)
+    await store.create(other, 2, PLAIN, {}, None)
     for target in (version, other):
         await store.point(alias, target, None)
         assert (await store.describe(alias, None)).version == target
@@ -103,4 +103,4 @@ async def test_notes_merge_by_key_and_a_version_is_made_once(store, version):
     await store.note(version, {"more": ""}, None)
     assert (await store.describe(version, None)).notes == {"made by": "a test", "state": "ready", "more": ""}
     with pytest.raises(AlreadyExists):
-        await store.create(version, 2, {}, None)
+        await store.create(version, 2, PLAIN, {}, None)

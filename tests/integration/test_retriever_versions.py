@@ -19,8 +19,8 @@ from services.chassis.errors import (
     ResourceExhausted,
     SluiceError,
 )
-from services.retriever.building import Difference, Side
-from services.retriever.collections import CollectionInfo, CollectionModel, VersionState
+from services.retriever.collections.building import Difference, Side
+from services.retriever.collections.descriptions import CollectionInfo, CollectionModel, VersionState
 from services.retriever.documents import Passage
 from services.retriever.engines import open_store
 from services.retriever.fields import Equals, Filter

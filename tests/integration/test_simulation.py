@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bench.quality.simulate import FirstStage
-from services.retriever.collections import CollectionModel, Collections
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.documents import Passage
 from services.retriever.engines import open_store
 from services.retriever.lexical import Bm25

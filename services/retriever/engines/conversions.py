@@ -19,7 +19,7 @@ DENSE, LEXICAL = "dense", "lexical"
 SELECTED: Mapping[Parts, Mapping[str, Any]] = {
     Parts.KEYS: {"with_payload": ["id", "chunk", "revision"]},
     Parts.PASSAGE: {"with_payload": True},
-    Parts.VECTOR: {"with_payload": True, "with_vectors": [DENSE]},
+    Parts.VECTOR: {"with_payload": True, "with_vectors": [DENSE, LEXICAL]},
 }
 """Arguments of a read by the parts that are wanted."""
 
@@ -70,8 +70,12 @@ def to_hit(point: models.ScoredPoint) -> Hit:
 def to_row(record: models.Record) -> Row:
     """Return the passage of a point, as far as it was read."""
     payload, vectors = record.payload or {}, record.vector
-    vector = np.asarray(vectors[DENSE], dtype=np.float32) if isinstance(vectors, dict) else None
-    return Row(str(record.id), to_passage(payload, vector), str(payload.get("revision", _UNREVISED)))
+    vector, words = None, SparseVector([], [])
+    if isinstance(vectors, dict):
+        vector = np.asarray(vectors[DENSE], dtype=np.float32)
+        if isinstance(lexical := vectors.get(LEXICAL), models.SparseVector):
+            words = SparseVector(lexical.indices, lexical.values)
+    return Row(str(record.id), to_passage(payload, vector), str(payload.get("revision", _UNREVISED)), words)
 
 
 def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Passage:

@@ -148,7 +148,7 @@ class EmbeddedStore(QdrantStore):
         await super().drop(version, deadline)
         Storage.damaged.pop(self._data / "collection" / version, None)
 
-    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
+    async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
         """Do nothing: the engine has no payload indexes."""
 
     async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:

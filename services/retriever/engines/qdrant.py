@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
+from services.chassis.errors import FailedPrecondition
 from services.retriever.engines import conversions
 from services.retriever.engines.calls import Operation
 from services.retriever.engines.conversions import DENSE, LEXICAL, SELECTED
-from services.retriever.fields import ALL, Filter
+from services.retriever.fields import ALL, Filter, Scalar
+from services.retriever.layout import Layout
 from services.retriever.lexical import SparseVector
 from services.retriever.store import (
+    PLAIN,
     Catalogue,
     Deadline,
     Description,
@@ -53,7 +56,7 @@ class QdrantStore(ABC):
 
         return await self.call("describe", deadline, describe)
 
-    async def create(self, version: str, dimension: int, notes: Notes, deadline: Deadline) -> None:
+    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
         arguments = conversions.layout(dimension) | {"metadata": dict(notes)}
         await self.call("create_collection", deadline, lambda client: client.create_collection(version, **arguments))
 
@@ -97,7 +100,13 @@ class QdrantStore(ABC):
         await self.call("delete", deadline, lambda client: client.delete(version, selector, wait=True))
 
     async def search(
-        self, version: str, searches: Sequence[Query], limit: int, condition: Filter, deadline: Deadline
+        self,
+        version: str,
+        searches: Sequence[Query],
+        limit: int,
+        condition: Filter,
+        deadline: Deadline,
+        layout: Layout = PLAIN,
     ) -> Sequence[Sequence[Hit]]:
         query_filter = conversions.to_filter(condition)
         requests = [
@@ -113,10 +122,21 @@ class QdrantStore(ABC):
         found = await self.call("search", deadline, lambda client: client.query_batch_points(version, requests))
         return [[conversions.to_hit(point) for point in response.points] for response in found]
 
-    async def read(self, version: str, ids: Sequence[PointId], parts: Parts, deadline: Deadline) -> Sequence[Row]:
+    async def read(
+        self,
+        version: str,
+        ids: Sequence[PointId],
+        parts: Parts,
+        deadline: Deadline,
+        keys: Sequence[PointId] = (),
+    ) -> Sequence[Row]:
         selected = SELECTED[parts]
-        records = await self.call("retrieve", deadline, lambda client: client.retrieve(version, ids, **selected))
-        return [conversions.to_row(record) for record in records]
+
+        async def retrieve(client: AsyncQdrantBase) -> list[models.Record]:
+            records = await client.retrieve(version, ids, **selected)
+            return records + (await client.retrieve(version, keys, **SELECTED[Parts.KEYS]) if keys else [])
+
+        return [conversions.to_row(record) for record in await self.call("retrieve", deadline, retrieve)]
 
     async def scroll(
         self, version: str, start: PointId | None, limit: int, parts: Parts, deadline: Deadline, condition: Filter = ALL
@@ -125,8 +145,22 @@ class QdrantStore(ABC):
         records, following = await self.call("scroll", deadline, lambda client: client.scroll(version, **which))
         return [conversions.to_row(record) for record in records], None if following is None else str(following)
 
-    async def count(self, version: str, deadline: Deadline) -> int:
-        return (await self.call("count", deadline, lambda client: client.count(version, exact=True))).count
+    async def count(self, version: str, deadline: Deadline, condition: Filter = ALL) -> int:
+        which = conversions.to_filter(condition)
+        found = await self.call("count", deadline, lambda client: client.count(version, which, exact=True))
+        return found.count
+
+    async def facet(
+        self, version: str, field: str, limit: int, condition: Filter, deadline: Deadline
+    ) -> Sequence[tuple[Scalar, int]]:
+        key, which = conversions.payload_key(field), conversions.to_filter(condition)
+        found = await self.call(
+            "facet", deadline, lambda client: client.facet(version, key, facet_filter=which, limit=limit, exact=True)
+        )
+        return [(hit.value, hit.count) for hit in found.hits]
+
+    async def tune(self, version: str, layout: Layout, deadline: Deadline) -> None:
+        raise FailedPrecondition("the layout of a version cannot be changed yet", reason="LAYOUT_FIXED")
 
     async def _upsert(self, version: str, rows: Sequence[Row], deadline: Deadline, **only: Any) -> None:
         # Converting a large batch takes long enough to hold up all other calls.

@@ -47,7 +47,7 @@ class ServerStore(QdrantStore):
                 f"Qdrant {version} ignores the conditions of an update; run {wanted} or newer", reason="QDRANT_TOO_OLD"
             )
 
-    async def declare(self, version: str, schema: Schema, deadline: Deadline) -> None:
+    async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
         async def declare(client: AsyncQdrantBase) -> None:
             known = (await client.get_collection(version)).payload_schema
             for name, kind in schema.items():

@@ -12,9 +12,10 @@ import numpy as np
 from services.chassis.errors import InvalidArgument
 from services.retriever.documents import Vector
 from services.retriever.fields import Filter
+from services.retriever.layout import Layout
 from services.retriever.lexical import Bm25, SparseVector
 from services.retriever.search.fusion import Found, Fused, Order, fuse
-from services.retriever.store import Deadline, PassageStore
+from services.retriever.store import PLAIN, Deadline, PassageStore
 
 MAX_VARIANTS = 16
 MAX_QUERY_BYTES = 16_384
@@ -46,6 +47,7 @@ async def find(
     *,
     block: int,
     deadline: Deadline,
+    layout: Layout = PLAIN,
 ) -> list[Fused[str]]:
     """Return the best points of all searches together; of a single search with its own scores.
 
@@ -54,7 +56,7 @@ async def find(
     order: Order[str] = Order()
     depth, deepest = min(block, MAX_CANDIDATES), False
     while not deepest:
-        found = await store.search(version, [search.by for search in searches], depth, condition, deadline)
+        found = await store.search(version, [search.by for search in searches], depth, condition, deadline, layout)
         ended = all(len(hits) < depth for hits in found)
         if len(searches) == 1:
             fused = [Fused(hit.id, hit.score) for hit in found[0]]

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.retriever.collections import CollectionInfo, CollectionModel, Collections, VersionState
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.descriptions import CollectionInfo, CollectionModel, VersionState
 from services.retriever.store import Deadline, PassageStore, number_of
 
 # Others who create the next version may take names.
@@ -162,6 +163,7 @@ class Versions:
             made = replace(
                 self._collections.described(live.name, number, model, live.bm25.analyzer.language),
                 schema=live.schema,
+                layout=live.layout,
                 source=f"reindexed from {live.version}",
                 state=VersionState.BUILDING,
                 built_from=live.version,

@@ -1,4 +1,4 @@
-"""Collections and their versions: descriptions, creation, declared fields, deletion.
+"""Collections and their versions: looking them up, creation, declared fields, deletion.
 
 A collection's name is an alias of one of its versions, the live one, as `documents` of `documents-v3`; or it is itself
 a collection, from a release without versions. A version keeps in its notes what its right use takes: the model that
@@ -9,27 +9,25 @@ description was read from, so what is checked and what is searched are the same 
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.validation import check_collection, split_version
 from services.retriever import fields, paging
-from services.retriever.documents import Passage, Vector
-from services.retriever.fields import Exists, FieldType, Filter, Schema
+from services.retriever.collections.descriptions import CollectionInfo, CollectionModel, schema_notes
+from services.retriever.documents import Passage
+from services.retriever.fields import Exists, FieldType, Filter
+from services.retriever.layout import Layout
 from services.retriever.lexical import LANGUAGES, Analyzer, Bm25
-from services.retriever.store import Catalogue, Deadline, Description, Parts, PassageStore, number_of
-from sluice.type.v1 import collection_pb2, model_pb2
+from services.retriever.store import PLAIN, Catalogue, Deadline, Description, Parts, PassageStore, number_of
 
 T = TypeVar("T")
 
@@ -42,167 +40,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139  # with "-v" and up to nine digits
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionModel:
-    """The model whose vectors a collection holds; no other may write to it or query it."""
-
-    name: str
-    fingerprint: str
-    dimension: int
-    precision: str
-
-    @classmethod
-    def from_proto(cls, message: model_pb2.ModelInfo) -> CollectionModel:
-        """Read the part of a model that a collection keeps."""
-        return cls(message.name, message.fingerprint, message.dimension, message.precision)
-
-    def to_proto(self) -> model_pb2.ModelInfo:
-        """Write the model."""
-        return model_pb2.ModelInfo(
-            name=self.name, fingerprint=self.fingerprint, dimension=self.dimension, precision=self.precision
-        )
-
-
-class VersionState(enum.StrEnum):
-    """Progress of a version; nothing is switched to one that is being built."""
-
-    BUILDING = "building"
-    READY = "ready"
-
-    def to_proto(self) -> collection_pb2.VersionState.ValueType:
-        """Write the state."""
-        return collection_pb2.VersionState.Value(f"VERSION_STATE_{self.name}")
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
-    """Description of a version."""
-
-    name: str
-    """The name that it was asked for by; possibly that of the collection."""
-    version: str
-    model: CollectionModel
-    passage_count: int
-    bm25: Bm25
-    schema: Schema
-    created: datetime
-    collection: str
-    """The collection that it is a version of; its own name where a release without versions made it."""
-    state: VersionState = VersionState.READY
-    source: str = ""
-    """Origin of its passages, in words."""
-    built_from: str = ""
-    """The live version that it is, or was, filled from."""
-    building: str = ""
-    """The version that is being filled from it: all that is written here has to get there, too."""
-    previous: str = ""
-    """The version that was live before it."""
-    counted: int = 0
-    """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
-
-    @classmethod
-    def from_description(cls, name: str, found: Description) -> CollectionInfo:
-        """Read a version's notes; FailedPrecondition if this release cannot use the version."""
-        notes = found.notes
-        if "model_fingerprint" not in notes:
-            raise FailedPrecondition(
-                f"collection {name!r} was not made by Sluice, so its model is unknown; create another one",
-                reason="FOREIGN_COLLECTION",
-            )
-        if (analyzer := Analyzer.parse(notes["analyzer"])) is None:
-            raise FailedPrecondition(
-                f"collection {name!r} has its words analysed by {notes['analyzer']}, which this release does not know; "
-                "index it again",
-                reason="ANALYZER_MISMATCH",
-            )
-        return cls(
-            name=name,
-            version=found.version,
-            model=CollectionModel(notes["model"], notes["model_fingerprint"], notes["dimension"], notes["precision"]),
-            passage_count=found.passage_count,
-            bm25=Bm25(notes["k1"], notes["b"], notes["average_length"], notes.get("title_weight", 1.0), analyzer),
-            schema={
-                key.removeprefix("field:"): FieldType(kind) for key, kind in notes.items() if key.startswith("field:")
-            },
-            created=datetime.fromisoformat(notes["created"]),
-            collection=notes.get("collection", found.version),
-            state=VersionState(notes.get("state", VersionState.READY)),
-            source=notes.get("source", ""),
-            built_from=notes.get("built_from", ""),
-            building=notes.get("building", ""),
-            previous=notes.get("previous", ""),
-            counted=int(notes.get("counted") or 0),
-        )
-
-    def to_notes(self) -> dict[str, Any]:
-        """Write the notes of a new version."""
-        return {
-            "model": self.model.name,
-            "model_fingerprint": self.model.fingerprint,
-            "dimension": self.model.dimension,
-            "precision": self.model.precision,
-            "distance": "cosine",
-            "analyzer": str(self.bm25.analyzer),
-            "k1": self.bm25.k1,
-            "b": self.bm25.b,
-            "average_length": self.bm25.average_length,
-            "title_weight": self.bm25.title_weight,
-            "created": self.created.isoformat(),
-            "index_version": self.version,
-            "collection": self.collection,
-            "state": self.state.value,
-            "source": self.source,
-            "built_from": self.built_from,
-            **_schema_notes(self.schema),
-        }
-
-    def to_proto(self, *, live: bool) -> collection_pb2.CollectionVersion:
-        """Write the description; `live` is true if the collection's name stands for this version."""
-        message = collection_pb2.CollectionVersion(
-            collection=self.collection,
-            version=self.version,
-            live=live,
-            state=self.state.to_proto(),
-            model=self.model.to_proto(),
-            passage_count=self.passage_count,
-            fields={name: kind.to_proto() for name, kind in self.schema.items()},
-            lexical_settings=str(self.bm25),
-            source=self.source,
-            building_version=self.building,
-            previous_version=self.previous,
-            counted_passages=self.counted,
-        )
-        message.create_time.FromDatetime(self.created)
-        return message
-
-    def check_model(self, fingerprint: str) -> None:
-        """Raise FailedPrecondition (MODEL_MISMATCH) if the vectors are another model's; an empty one is any."""
-        if fingerprint and fingerprint != self.model.fingerprint:
-            raise FailedPrecondition(
-                f"collection {self.name!r} holds vectors of {self.model.name} (fingerprint {self.model.fingerprint}), "
-                f"not of the model with fingerprint {fingerprint}; use that model, or reindex the collection",
-                reason="MODEL_MISMATCH",
-                collection=self.version,
-                collection_fingerprint=self.model.fingerprint,
-            )
-
-    def check_vector(self, vector: Vector, path: str) -> None:
-        """Raise InvalidArgument unless a vector has this version's dimension and finite values."""
-        if vector.shape != (self.model.dimension,):
-            shape = " x ".join(map(str, vector.shape))
-            problem = f"has {shape} values, and collection {self.name!r} holds vectors of {self.model.dimension}"
-            raise InvalidArgument(path, problem, reason="WRONG_DIMENSION")
-        if not np.isfinite(vector).all():
-            raise InvalidArgument(path, "has a value that is not a finite number")
-
-
 class Collections:
     """Describes, creates and deletes collections."""
 
-    def __init__(self, store: PassageStore, bm25: Bm25) -> None:
-        """Use `bm25` for new collections."""
+    def __init__(self, store: PassageStore, bm25: Bm25, layout: Layout = PLAIN) -> None:
+        """Use `bm25` and `layout` for new collections."""
         self._store = store
         self._bm25 = bm25
+        self._layout = layout
         self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
         self._declaring = asyncio.Lock()
         self._written: Counter[tuple[str, str, FieldType]] = Counter()
@@ -322,13 +167,15 @@ class Collections:
         bm25 = replace(self._bm25, analyzer=Analyzer(language)) if language else self._bm25
         version = version_name(collection, number)
         now = datetime.now(UTC)
-        return CollectionInfo(version, version, model, 0, bm25, {}, now, collection, source="written")
+        return CollectionInfo(
+            version, version, model, 0, bm25, {}, now, collection, source="written", layout=self._layout
+        )
 
     async def make(self, info: CollectionInfo, deadline: Deadline = None) -> None:
         """Create the version that `info` describes; AlreadyExists if there is one of the name."""
-        await self._store.create(info.version, info.model.dimension, info.to_notes(), deadline)
+        await self._store.create(info.version, info.model.dimension, info.layout, info.to_notes(), deadline)
         if info.schema:
-            await self._store.declare(info.version, info.schema, deadline)
+            await self._store.declare(info.version, info.schema, deadline, info.layout.tenant)
 
     async def note(self, version: str, deadline: Deadline = None, **notes: str) -> None:
         """Record something in a version's notes."""
@@ -374,8 +221,8 @@ class Collections:
                     ):
                         del schema[field]
                 if new := fields.declare_all(metadata, schema):
-                    await self._store.declare(info.version, new, deadline)
-                    await self.note(info.version, deadline, **_schema_notes(new))
+                    await self._store.declare(info.version, new, deadline, info.layout.tenant)
+                    await self.note(info.version, deadline, **schema_notes(new))
                 return replace(info, schema={**info.schema, **new})
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while new fields were declared") from None
@@ -443,8 +290,3 @@ def _missing(name: str, catalogue: Catalogue) -> NotFound:
 def _sort_key(version: str) -> str:
     collection, number = split_version(version)
     return f"{collection} {number:09}"
-
-
-def _schema_notes(schema: Mapping[str, FieldType]) -> dict[str, str]:
-    """Write a note for each field: notes merge by key, so two that declare different fields keep both."""
-    return {f"field:{name}": kind.value for name, kind in schema.items()}

@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgument
-from services.retriever.collections import Collections
+from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage
 from services.retriever.passages import MAX_BATCH, check_ids, rows_for
 from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row, point_id, read_within
-from services.retriever.versions import Versions
 
 
 class Side(enum.Enum):

@@ -1,0 +1,181 @@
+"""Descriptions of versions, as their notes keep them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.retriever.documents import Vector
+from services.retriever.fields import FieldType, Schema
+from services.retriever.layout import Layout
+from services.retriever.lexical import Analyzer, Bm25
+from services.retriever.store import PLAIN, Description
+from sluice.type.v1 import collection_pb2, model_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionModel:
+    """The model whose vectors a collection holds; no other may write to it or query it."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    precision: str
+
+    @classmethod
+    def from_proto(cls, message: model_pb2.ModelInfo) -> CollectionModel:
+        """Read the part of a model that a collection keeps."""
+        return cls(message.name, message.fingerprint, message.dimension, message.precision)
+
+    def to_proto(self) -> model_pb2.ModelInfo:
+        """Write the model."""
+        return model_pb2.ModelInfo(
+            name=self.name, fingerprint=self.fingerprint, dimension=self.dimension, precision=self.precision
+        )
+
+
+class VersionState(enum.StrEnum):
+    """Progress of a version; nothing is switched to one that is being built."""
+
+    BUILDING = "building"
+    READY = "ready"
+
+    def to_proto(self) -> collection_pb2.VersionState.ValueType:
+        """Write the state."""
+        return collection_pb2.VersionState.Value(f"VERSION_STATE_{self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """Description of a version."""
+
+    name: str
+    """The name that it was asked for by; possibly that of the collection."""
+    version: str
+    model: CollectionModel
+    passage_count: int
+    bm25: Bm25
+    schema: Schema
+    created: datetime
+    collection: str
+    """The collection that it is a version of; its own name where a release without versions made it."""
+    state: VersionState = VersionState.READY
+    source: str = ""
+    """Origin of its passages, in words."""
+    built_from: str = ""
+    """The live version that it is, or was, filled from."""
+    building: str = ""
+    """The version that is being filled from it: all that is written here has to get there, too."""
+    previous: str = ""
+    """The version that was live before it."""
+    counted: int = 0
+    """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
+    layout: Layout = PLAIN
+
+    @classmethod
+    def from_description(cls, name: str, found: Description) -> CollectionInfo:
+        """Read a version's notes; FailedPrecondition if this release cannot use the version."""
+        notes = found.notes
+        if "model_fingerprint" not in notes:
+            raise FailedPrecondition(
+                f"collection {name!r} was not made by Sluice, so its model is unknown; create another one",
+                reason="FOREIGN_COLLECTION",
+            )
+        if (analyzer := Analyzer.parse(notes["analyzer"])) is None:
+            raise FailedPrecondition(
+                f"collection {name!r} has its words analysed by {notes['analyzer']}, which this release does not know; "
+                "index it again",
+                reason="ANALYZER_MISMATCH",
+            )
+        return cls(
+            name=name,
+            version=found.version,
+            model=CollectionModel(notes["model"], notes["model_fingerprint"], notes["dimension"], notes["precision"]),
+            passage_count=found.passage_count,
+            bm25=Bm25(notes["k1"], notes["b"], notes["average_length"], notes.get("title_weight", 1.0), analyzer),
+            schema={
+                key.removeprefix("field:"): FieldType(kind) for key, kind in notes.items() if key.startswith("field:")
+            },
+            created=datetime.fromisoformat(notes["created"]),
+            collection=notes.get("collection", found.version),
+            state=VersionState(notes.get("state", VersionState.READY)),
+            source=notes.get("source", ""),
+            built_from=notes.get("built_from", ""),
+            building=notes.get("building", ""),
+            previous=notes.get("previous", ""),
+            counted=int(notes.get("counted") or 0),
+            layout=Layout.from_notes(notes),
+        )
+
+    def to_notes(self) -> dict[str, Any]:
+        """Write the notes of a new version."""
+        return {
+            "model": self.model.name,
+            "model_fingerprint": self.model.fingerprint,
+            "dimension": self.model.dimension,
+            "precision": self.model.precision,
+            "distance": "cosine",
+            "analyzer": str(self.bm25.analyzer),
+            "k1": self.bm25.k1,
+            "b": self.bm25.b,
+            "average_length": self.bm25.average_length,
+            "title_weight": self.bm25.title_weight,
+            "created": self.created.isoformat(),
+            "index_version": self.version,
+            "collection": self.collection,
+            "state": self.state.value,
+            "source": self.source,
+            "built_from": self.built_from,
+            "layout": self.layout.to_notes(),
+            **schema_notes(self.schema),
+        }
+
+    def to_proto(self, *, live: bool) -> collection_pb2.CollectionVersion:
+        """Write the description; `live` is true if the collection's name stands for this version."""
+        message = collection_pb2.CollectionVersion(
+            collection=self.collection,
+            version=self.version,
+            live=live,
+            state=self.state.to_proto(),
+            model=self.model.to_proto(),
+            passage_count=self.passage_count,
+            fields={name: kind.to_proto() for name, kind in self.schema.items()},
+            lexical_settings=str(self.bm25),
+            source=self.source,
+            building_version=self.building,
+            previous_version=self.previous,
+            counted_passages=self.counted,
+        )
+        message.create_time.FromDatetime(self.created)
+        return message
+
+    def check_model(self, fingerprint: str) -> None:
+        """Raise FailedPrecondition (MODEL_MISMATCH) if the vectors are another model's; an empty one is any."""
+        if fingerprint and fingerprint != self.model.fingerprint:
+            raise FailedPrecondition(
+                f"collection {self.name!r} holds vectors of {self.model.name} (fingerprint {self.model.fingerprint}), "
+                f"not of the model with fingerprint {fingerprint}; use that model, or reindex the collection",
+                reason="MODEL_MISMATCH",
+                collection=self.version,
+                collection_fingerprint=self.model.fingerprint,
+            )
+
+    def check_vector(self, vector: Vector, path: str) -> None:
+        """Raise InvalidArgument unless a vector has this version's dimension and finite values."""
+        if vector.shape != (self.model.dimension,):
+            shape = " x ".join(map(str, vector.shape))
+            problem = f"has {shape} values, and collection {self.name!r} holds vectors of {self.model.dimension}"
+            raise InvalidArgument(path, problem, reason="WRONG_DIMENSION")
+        if not np.isfinite(vector).all():
+            raise InvalidArgument(path, "has a value that is not a finite number")
+
+
+def schema_notes(schema: Mapping[str, FieldType]) -> dict[str, str]:
+    """Write a note for each field: notes merge by key, so two that declare different fields keep both."""
+    return {f"field:{name}": kind.value for name, kind in schema.items()}
