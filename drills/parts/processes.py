@@ -106,6 +106,14 @@ class StageProcess:
         """True if it runs."""
         return self.child is not None and self.child.poll() is None
 
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that it has used."""
+        assert self.child is not None
+        # proc(5), fields 14 and 15, in clock ticks; the second, the command's name, may contain blanks and brackets.
+        fields = Path(f"/proc/{self.child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def close(self) -> None:
         """End it, whatever state it is in."""
         if self.alive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Protocol
@@ -44,7 +44,7 @@ class EmbeddingBackend(Engine, Protocol):
     def tokenize(self, texts: Sequence[str], kind: TextKind) -> list[TokenizedText]:
         """Tokens of each text, with the model's prompt for this kind, cut to the model's limit."""
 
-    def words(self, text: str) -> list[Word]:
+    def words(self, text: str) -> Iterator[Word]:
         """All words of a text of any length; their tokens add up to those of the text without special tokens."""
 
     def count(self, text: str) -> int:
@@ -62,7 +62,7 @@ class ModelBackend(RuntimeEngine):
         prompt = self._runtime.spec.prompts[kind]
         return self._runtime.tokenizer.texts([prompt + text for text in texts] if prompt else texts)
 
-    def words(self, text: str) -> list[Word]:
+    def words(self, text: str) -> Iterator[Word]:
         """See `EmbeddingBackend.words`."""
         return self._runtime.tokenizer.words(text)
 
@@ -115,9 +115,9 @@ class PseudoBackend:
     def warm_up(self, batch_tokens: int) -> None:
         """Do nothing: no pass is slower the first time."""
 
-    def words(self, text: str) -> list[Word]:
+    def words(self, text: str) -> Iterator[Word]:
         """See `EmbeddingBackend.words`."""
-        return [Word(found.start(), found.end(), 1) for found in self._WORDS.finditer(text)]
+        return (Word(found.start(), found.end(), 1) for found in self._WORDS.finditer(text))
 
     def count(self, text: str) -> int:
         """See `EmbeddingBackend.count`."""

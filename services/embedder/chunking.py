@@ -10,10 +10,11 @@ shorter until it fits.
 from __future__ import annotations
 
 import enum
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from services.inference.models.tokenization import Word
 from sluice.embedder.v1 import embedder_pb2
@@ -50,7 +51,7 @@ class Chunk:
 
 
 def cut(
-    text: str, words: Sequence[Word], *, room: int, overlap: int, count: Callable[[str], int], lead: str = ""
+    text: str, words: Iterable[Word], *, room: int, overlap: int, count: Callable[[str], int], lead: str = ""
 ) -> list[Chunk]:
     """Split a text into chunks of at most `room` tokens that share at most `overlap` tokens with the one before.
 
@@ -58,34 +59,38 @@ def cut(
     text in order; a word that is longer than `room` is cut at any character. `count` counts the tokens of a part, and
     `lead` is what stands before each chunk when it is read.
     """
-    pieces = [piece for word in words for piece in _pieces(word, room)]
-    return _Cutter(text, pieces, room, overlap, count, lead).chunks() if pieces else [Chunk(0, len(text), 0)]
+    pieces = (piece for word in words for piece in _pieces(word, room))
+    return _Cutter(text, pieces, room, overlap, count, lead).chunks() or [Chunk(0, len(text), 0)]
 
 
 class _Cutter:
-    """A text that is being cut."""
+    """A text that is being cut.
+
+    It keeps numbers and no words: a pass of the garbage collector over millions of objects holds the whole process.
+    """
 
     def __init__(
-        self, text: str, words: Sequence[Word], room: int, overlap: int, count: Callable[[str], int], lead: str
+        self, text: str, words: Iterable[Word], room: int, overlap: int, count: Callable[[str], int], lead: str
     ) -> None:
         self._text = text
-        self._words = words
         self._room = room
         self._overlap = overlap
         self._count = count
         self._lead = lead
-        self._starts = [_visible_start(text, word) for word in words]
+        self._starts, self._before = array("q"), array("q", [0])
+        for word in words:
+            self._starts.append(_visible_start(text, word))
+            self._before.append(self._before[-1] + word.token_count)
         self._pauses = _pauses(text, self._starts)
-        self._before = [0, *accumulate(word.token_count for word in words)]
 
     def chunks(self) -> list[Chunk]:
         """Return all chunks in order."""
         chunks: list[Chunk] = []
         first = end = 0
-        while end < len(self._words):
+        while end < len(self._starts):
             first, end, token_count = self._next(first, end)
             chunks.append(Chunk(self._character(first), self._character(end), token_count))
-            if end < len(self._words):
+            if end < len(self._starts):
                 first = self._shared_from(first, end)
         return chunks
 
@@ -95,7 +100,7 @@ class _Cutter:
         while True:
             most = max(done + 1, bisect_right(before, before[first] + budget) - 1)
             least = max(done + 1, bisect_left(before, before[first] + budget / 2))
-            end = _last_pause(self._pauses, least, most) if most < len(self._words) else most
+            end = _last_pause(self._pauses, least, most) if most < len(self._starts) else most
             token_count = self._count(self._lead + self._part(first, end))
             if token_count <= self._room or (end == done + 1 and first == done):
                 return first, end, token_count
@@ -106,7 +111,7 @@ class _Cutter:
 
     def _shared_from(self, first: int, end: int) -> int:
         """Return the first word of the chunk after the one of these words."""
-        shared = min(self._overlap, self._room // 2, self._room - self._words[end].token_count)
+        shared = min(self._overlap, self._room // 2, self._room - (self._before[end + 1] - self._before[end]))
         while shared > 0:
             least = max(first + 1, bisect_left(self._before, self._before[end] - shared))
             begin = _first_pause(self._pauses, least, end)
@@ -122,7 +127,7 @@ class _Cutter:
     def _character(self, word: int) -> int:
         if word == 0:
             return 0
-        return self._starts[word] if word < len(self._words) else len(self._text)
+        return self._starts[word] if word < len(self._starts) else len(self._text)
 
 
 def _visible_start(text: str, word: Word) -> int:
@@ -138,9 +143,9 @@ def _pieces(word: Word, room: int) -> Sequence[Word]:
     return [Word(start, min(start + size, word.end), room) for start in range(word.start, word.end, size)]
 
 
-def _pauses(text: str, starts: Sequence[int]) -> list[Pause]:
-    """Return the pause right before each word, in time that grows with the length of the text."""
-    pauses = [Pause.NONE]
+def _pauses(text: str, starts: Sequence[int]) -> bytearray:
+    """Return the `Pause` right before each word, in time that grows with the length of the text."""
+    pauses = bytearray([Pause.NONE])
     for last, here in pairwise(starts):
         before = text[last:here]
         end = last + len(before.rstrip())
@@ -167,11 +172,11 @@ def _ends_a_sentence(text: str, end: int, blank: bool) -> bool:
     return text[place] in _ENDS
 
 
-def _last_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
+def _last_pause(pauses: bytearray, least: int, most: int) -> int:
     """Return the word to cut before, from `least` to `most`: the last after the best kind of pause."""
     return min(range(most, least - 1, -1), key=pauses.__getitem__, default=most)
 
 
-def _first_pause(pauses: Sequence[Pause], least: int, most: int) -> int:
+def _first_pause(pauses: bytearray, least: int, most: int) -> int:
     """Return the word to begin with, from `least` up to `most`: the first after the best kind of pause."""
     return min(range(least, most), key=pauses.__getitem__, default=most)

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,23 +100,25 @@ class Tokenizer:
             for pieces in self._pieces(texts, room)
         ]
 
-    def words(self, text: str) -> list[Word]:
+    def words(self, text: str) -> Iterator[Word]:
         """Split a text of any length into words, whose tokens add up to those of the text without special tokens.
 
         A word of many tokens comes in pieces: where a script has no blanks, a word can be a whole text.
         """
-        words: list[Word] = []
+        last: Word | None = None
         for block in _BLOCK.finditer(text):
             (encoding,) = self._tokenizer().encode_batch([block[0]], add_special_tokens=False)
             number = None
             for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
-                last = words[-1] if words else None
                 if last and word is not None and word == number and _go_on(last, block.start() + start):
-                    words[-1] = Word(last.start, max(last.end, block.start() + end), last.token_count + 1)
+                    last = Word(last.start, max(last.end, block.start() + end), last.token_count + 1)
                 else:
-                    words.append(Word(block.start() + start, block.start() + end, 1))
+                    if last:
+                        yield last
+                    last = Word(block.start() + start, block.start() + end, 1)
                 number = word
-        return words
+        if last:
+            yield last
 
     def count(self, text: str) -> int:
         """Count the tokens of a text of any length, without special tokens."""

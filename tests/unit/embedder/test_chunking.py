@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import statistics
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pydoc_data.topics import topics
 
@@ -125,6 +127,20 @@ async def test_the_event_loop_goes_on_while_blanks_are_cut() -> None:
         longest = max(longest, time.monotonic() - began)
     await cutting
     assert longest < 0.25
+
+
+def test_no_object_is_kept_for_a_word() -> None:
+    text = "a " * 50_000
+    kept = []
+
+    def counted() -> Iterator[Word]:
+        before = len(gc.get_objects())
+        for found in re.finditer("a", text):
+            yield Word(found.start(), found.end(), 1)
+        kept.append(len(gc.get_objects()) - before)
+
+    cut(text, counted(), room=64, overlap=8, count=tokens_of)
+    assert kept[0] < 1_000
 
 
 ENGLISH = "\n\n".join(list(topics.values())[:12])
