@@ -1,0 +1,1 @@
+"""Qdrant Edge, embedded in a child process."""
