@@ -42,7 +42,7 @@ from sluice_client.answers import (
 from sluice_client.client import AsyncClient, SearchOptions
 from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
 from sluice_client.errors import Blame, SluiceError
-from sluice_client.filters import Condition, Filter, field
+from sluice_client.filters import Condition, Filter, all_of, any_of, field, none_of
 from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
 from sluice_client.indexing import NotStored
 from sluice_client.messages import MetadataValue
@@ -100,5 +100,5 @@ __all__ = [
     "Policies", "Policy", "QuarantinedFeature", "ReindexPhase", "ReindexProgress", "Result", "RolloutClient",
     "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "Stage", "StageConfig", "StageReport",
     "StepReport", "StoredDocument", "Switched", "Tls", "Verified", "VersionCheck", "VersionCheckKind",
-    "VersionState", "features", "field", "flag_values",
+    "VersionState", "all_of", "any_of", "features", "field", "flag_values", "none_of",
 ]  # fmt: skip

@@ -4,6 +4,10 @@ Filter(
     must=[field("year") >= 2020, field("lang").any_of("en", "de")],
     must_not=[field("draft") == True],
 )
+
+Filters may hold filters, as in
+
+all_of(field("year") >= 2020, any_of(field("lang") == "de", none_of(field("kind") == "news", field("kind") == "ad")))
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from sluice.type.v1 import filter_pb2 as pb
 from sluice_client.errors import invalid
-from sluice_client.messages import Sent, sendable, to_value
+from sluice_client.messages import Sent, fill, sendable, to_value
 
 Scalar: TypeAlias = str | int | float | bool
 Operator: TypeAlias = Literal["==", "any_of", ">", ">=", "<", "<=", "exists"]
@@ -68,11 +72,29 @@ class Condition(Sent, proto=pb.Condition):
 
 @dataclass(frozen=True, slots=True)
 class Filter(Sent, proto=pb.Filter):
-    """Conditions: all of `must`, any of `should`, none of `must_not`."""
+    """Conditions: all of `must`, any of `should`, none of `must_not`.
 
-    must: Sequence[Condition] = ()
-    should: Sequence[Condition] = ()
-    must_not: Sequence[Condition] = ()
+    A filter may be a condition of another, up to 4 levels deep.
+    """
+
+    must: Sequence[Condition | Filter] = ()
+    should: Sequence[Condition | Filter] = ()
+    must_not: Sequence[Condition | Filter] = ()
+
+    def to_proto(self, path: str = "") -> pb.Filter:
+        """Write the message. Raises SluiceError for a test that makes no sense."""
+        return fill(pb.Filter(), path, must=_held(self.must), should=_held(self.should), must_not=_held(self.must_not))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held(Sent, proto=pb.Condition):
+    """A filter as a condition of another."""
+
+    filter: Filter
+
+
+def _held(conditions: Sequence[Condition | Filter]) -> Sequence[Sent]:
+    return [_Held(one) if isinstance(one, Filter) else one for one in conditions]
 
 
 class Field:
@@ -117,3 +139,18 @@ class Field:
 def field(name: str) -> Field:
     """Name a metadata field to compare: `field("year") >= 2020`."""
     return Field(name)
+
+
+def all_of(*conditions: Condition | Filter) -> Filter:
+    """Make a filter for what fulfils all of these."""
+    return Filter(must=conditions)
+
+
+def any_of(*conditions: Condition | Filter) -> Filter:
+    """Make a filter for what fulfils at least one of these."""
+    return Filter(should=conditions)
+
+
+def none_of(*conditions: Condition | Filter) -> Filter:
+    """Make a filter for what fulfils none of these."""
+    return Filter(must_not=conditions)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from services.chassis.errors import InvalidArgument
 from sluice.type.v1 import filter_pb2 as pb
@@ -22,10 +23,14 @@ Value = Scalar | Sequence[str]
 """A metadata value; a list holds strings only."""
 
 MAX_CONDITIONS = 64
+"""Most conditions of a filter; a filter within it counts, and so do that one's conditions."""
 MAX_VALUES = 1000
 """Most values in all conditions of a filter."""
+MAX_LEVELS = 4
+"""Most levels of filters within filters, the outermost included."""
 MAX_FIELDS = 256
 
+_PARTS = ("must", "should", "must_not")
 _BOUNDS = ("gt", "gte", "lt", "lte")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -95,12 +100,16 @@ class Exists:
     exists: bool = True
 
 
-Condition = Equals | AnyOf | Range | DateRange | Exists
+Test = Equals | AnyOf | Range | DateRange | Exists
+Condition: TypeAlias = "Test | Filter"
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """All of `must`, at least one of `should` (if there are any) and none of `must_not` hold."""
+    """All of `must`, at least one of `should` (if there are any) and none of `must_not` hold.
+
+    A filter may be a condition of another; one that is empty keeps everything.
+    """
 
     must: Sequence[Condition] = ()
     should: Sequence[Condition] = ()
@@ -112,33 +121,22 @@ class Filter:
     @classmethod
     def from_proto(cls, message: pb.Filter) -> Filter:
         """Read a filter; InvalidArgument for a condition without a test or a value, and for too many of them."""
-        count = len(message.must) + len(message.should) + len(message.must_not)
-        if count > MAX_CONDITIONS:
-            raise InvalidArgument(
-                "filter", f"has {count} conditions; send at most {MAX_CONDITIONS}", reason="TOO_MANY_CONDITIONS"
-            )
+        conditions = list(_conditions(message, "filter", 1))
+        if len(conditions) > MAX_CONDITIONS:
+            problem = f"has {len(conditions)} conditions; send at most {MAX_CONDITIONS}"
+            raise InvalidArgument("filter", problem, reason="TOO_MANY_CONDITIONS")
         values = sum(
-            len(condition.any_of.values)
-            for condition in (*message.must, *message.should, *message.must_not)
-            if condition.WhichOneof("test") == "any_of"
+            len(condition.any_of.values) for condition in conditions if condition.WhichOneof("test") == "any_of"
         )
         if values > MAX_VALUES:
             raise InvalidArgument(
                 "filter", f"has {values} values in its conditions; send at most {MAX_VALUES}", reason="TOO_MANY_VALUES"
             )
-        return cls(
-            [_condition(condition, f"filter.must[{place}]") for place, condition in enumerate(message.must)],
-            [_condition(condition, f"filter.should[{place}]") for place, condition in enumerate(message.should)],
-            [_condition(condition, f"filter.must_not[{place}]") for place, condition in enumerate(message.must_not)],
-        )
+        return _filter(message, "filter")
 
     def fit(self, schema: Schema) -> Filter:
         """Return the filter with its values in the fields' types; InvalidArgument where one does not fit."""
-        return Filter(
-            [_fit(condition, schema, f"filter.must[{place}]") for place, condition in enumerate(self.must)],
-            [_fit(condition, schema, f"filter.should[{place}]") for place, condition in enumerate(self.should)],
-            [_fit(condition, schema, f"filter.must_not[{place}]") for place, condition in enumerate(self.must_not)],
-        )
+        return _fit_filter(self, schema, "filter")
 
 
 ALL = Filter()
@@ -252,7 +250,39 @@ def _path(place: int) -> str:
     return f"passages[{place}].metadata"
 
 
+def _conditions(message: pb.Filter, path: str, level: int) -> Iterator[pb.Condition]:
+    """Iterate over all conditions of a filter, and of those within it."""
+    if level > MAX_LEVELS:
+        raise InvalidArgument(
+            path, f"is more than {MAX_LEVELS} levels deep; write the filter flatter", reason="NESTED_TOO_DEEP"
+        )
+    for part in _PARTS:
+        for place, condition in enumerate(getattr(message, part)):
+            yield condition
+            if condition.WhichOneof("test") == "filter":
+                yield from _conditions(condition.filter, f"{path}.{part}[{place}].filter", level + 1)
+
+
+def _filter(message: pb.Filter, path: str) -> Filter:
+    return Filter(
+        *(
+            [_condition(condition, f"{path}.{part}[{place}]") for place, condition in enumerate(getattr(message, part))]
+            for part in _PARTS
+        )
+    )
+
+
 def _condition(message: pb.Condition, path: str) -> Condition:
+    if message.WhichOneof("test") != "filter":
+        return _test(message, path)
+    if message.field:
+        raise InvalidArgument(f"{path}.field", "stands beside a filter; leave it empty")
+    if not (inner := _filter(message.filter, f"{path}.filter")):
+        raise InvalidArgument(f"{path}.filter", "is empty; give it conditions, or leave it out")
+    return inner
+
+
+def _test(message: pb.Condition, path: str) -> Test:
     match message.WhichOneof("test"):
         case "equals":
             return Equals(message.field, _scalar(message.equals, f"{path}.equals"))
@@ -271,7 +301,7 @@ def _condition(message: pb.Condition, path: str) -> Condition:
             return DateRange(message.field, **bounds)
         case "exists":
             return Exists(message.field, message.exists)
-    raise InvalidArgument(path, "has no test; set equals, any_of, range, integer_range, date_range or exists")
+    raise InvalidArgument(path, "has no test; set equals, any_of, range, integer_range, date_range, exists or filter")
 
 
 def _date(text: str, path: str) -> datetime:
@@ -301,7 +331,18 @@ def _scalar(message: pb.Value, path: str) -> Scalar:
     return value
 
 
+def _fit_filter(unfit: Filter, schema: Schema, path: str) -> Filter:
+    return Filter(
+        *(
+            [_fit(condition, schema, f"{path}.{part}[{place}]") for place, condition in enumerate(getattr(unfit, part))]
+            for part in _PARTS
+        )
+    )
+
+
 def _fit(condition: Condition, schema: Schema, path: str) -> Condition:
+    if isinstance(condition, Filter):
+        return _fit_filter(condition, schema, f"{path}.filter")
     field, declared = condition.field, schema.get(condition.field)
     if declared is None:
         known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)

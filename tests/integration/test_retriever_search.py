@@ -139,6 +139,15 @@ async def test_ties_of_a_fusion_have_one_order(shelf, new_collection):
         (Filter(must=[Exists("stable"), Range("year", lt=2010)], must_not=[Equals("kind", "module")]), {"ndiff"}),
         (Filter(should=[Equals("kind", "module"), Equals("year", 2001)]), {"argparse", "ndiff"}),
         (Filter(must_not=[Exists("year")]), {"untagged"}),
+        (Filter(must=[Filter(should=[Equals("kind", "module"), Equals("year", 2001)])]), {"argparse", "ndiff"}),
+        (
+            Filter(should=[Equals("since", 2), Filter([Exists("year"), Filter(must_not=[Range("year", lt=2010)])])]),
+            {"ndiff", "submit"},
+        ),
+        (
+            Filter(must_not=[Filter(must=[Equals("stable", True), Range("year", lte=2009)])]),
+            {"ndiff", "submit", "untagged"},
+        ),
         (Filter(), {"argparse", "ndiff", "submit", "untagged"}),
     ],
     ids=str,
@@ -156,6 +165,7 @@ async def test_a_filter_keeps_what_matches(shelf, collection, condition, expecte
         (Filter(must=[Equals("author", "x")]), "filter.must[0].field", "kind, since, stable, tags, year"),
         (Filter(must=[Equals("stable", True), Equals("year", "2009")]), "filter.must[1].equals", "integer"),
         (Filter(should=[Equals("year", 2009.5)]), "filter.should[0].equals", "integer"),
+        (Filter([Filter(should=[Equals("year", "x")])]), "filter.must[0].filter.should[0].equals", "integer"),
         (Filter(must=[Equals("year", True)]), "filter.must[0].equals", "bool"),
         (Filter(must_not=[AnyOf("kind", ["module", 7])]), "filter.must_not[0].any_of[1]", "keyword"),
         (Filter(must=[AnyOf("kind", [])]), "filter.must[0].any_of", "1 to 1000"),

@@ -10,7 +10,7 @@ import numpy as np
 from qdrant_client import models
 
 from services.retriever.documents import Chunk, Passage, Vector
-from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exists, Filter, Range, Scalar, Value
+from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exists, Filter, Range, Scalar, Test, Value
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Hit, Parts, Query, Revisions, Row
 
@@ -116,11 +116,7 @@ def to_condition(still: Revisions) -> models.Filter:
 
 def to_filter(condition: Filter) -> models.Filter | None:
     """Return a filter that fits the fields in Qdrant's words; None if it is empty."""
-    if not condition:
-        return None
-    return models.Filter(
-        must=_conditions(condition.must), should=_conditions(condition.should), must_not=_conditions(condition.must_not)
-    )
+    return _filter(condition) if condition else None
 
 
 def payload_key(field: str) -> str:
@@ -128,11 +124,17 @@ def payload_key(field: str) -> str:
     return f"metadata.{field}"
 
 
+def _filter(condition: Filter) -> models.Filter:
+    return models.Filter(
+        must=_conditions(condition.must), should=_conditions(condition.should), must_not=_conditions(condition.must_not)
+    )
+
+
 def _conditions(conditions: Sequence[Condition]) -> list[models.Condition]:
-    return [_condition(condition) for condition in conditions]
+    return [_filter(one) if isinstance(one, Filter) else _test(one) for one in conditions]
 
 
-def _condition(condition: Condition) -> models.Condition:
+def _test(condition: Test) -> models.Condition:
     key = payload_key(condition.field)
     match condition:
         case Equals(value=value):

@@ -41,7 +41,14 @@ from sluice_client.filters import Scalar
 def test_a_condition_means_what_it_looks_like(written: str, condition: Condition) -> None:
     parsed = parse_conditions([written])
     assert parsed == Filter(must=(condition,))
-    assert type(parsed.must[0].value) is type(condition.value)
+    assert type(value_in(parsed)) is type(condition.value)
+
+
+def value_in(parsed: Filter) -> object:
+    """The value of the only condition."""
+    (condition,) = parsed.must
+    assert isinstance(condition, Condition)
+    return condition.value
 
 
 def test_not_equal_and_not_there_must_not_hold() -> None:
@@ -82,7 +89,7 @@ def _written(value: Scalar) -> str:
 def test_any_value_can_be_written_and_read_back(name: str, value: Scalar) -> None:
     parsed = parse_conditions([f"{name}={_written(value)}"])
     assert parsed == Filter(must=(Condition(name, "==", value),))
-    assert type(parsed.must[0].value) is type(value)
+    assert type(value_in(parsed)) is type(value)
 
 
 @given(name=_FIELDS, values=st.lists(_SCALARS, min_size=2, max_size=5))

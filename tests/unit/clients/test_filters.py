@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from sluice.type.v1 import filter_pb2 as pb
-from sluice_client import Condition, field
+from sluice_client import Condition, Filter, SluiceError, all_of, any_of, field, none_of
 
 
 def test_comparing_a_field_makes_a_condition() -> None:
@@ -51,3 +51,18 @@ def test_what_would_silently_mean_something_else_is_refused() -> None:
 )
 def test_a_range_is_one_of_whole_numbers_of_decimals_or_of_dates(condition: Condition, expected: pb.Condition) -> None:
     assert condition.to_proto() == expected
+
+
+def test_filters_hold_filters() -> None:
+    kind, year = field("kind") == "class", field("year") >= 2020
+    made = all_of(year, any_of(kind, none_of(year, kind)))
+    assert made == Filter(must=(year, Filter(should=(kind, Filter(must_not=(year, kind))))))
+    inner = pb.Filter(must_not=[year.to_proto(), kind.to_proto()])
+    middle = pb.Filter(should=[kind.to_proto(), pb.Condition(filter=inner)])
+    assert made.to_proto() == pb.Filter(must=[year.to_proto(), pb.Condition(filter=middle)])
+
+
+def test_a_test_that_makes_no_sense_is_named_by_its_place_in_nested_filters() -> None:
+    with pytest.raises(SluiceError) as refused:
+        all_of(any_of(field("year") > "soon")).to_proto("filter")
+    assert refused.value.field == "filter.must[0].filter.should[0]"

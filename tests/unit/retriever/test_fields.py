@@ -189,3 +189,57 @@ def test_a_bound_that_is_no_date_is_refused_by_its_field(text):
 def test_a_range_of_whole_numbers_keeps_all_of_their_digits():
     found = Filter.from_proto(pb.Filter(must=[condition(integer_range=pb.IntegerRange(gte=2**53 + 1, lt=2**63 - 1))]))
     assert found.fit({"f": FieldType.INTEGER}).must == [Range("f", gte=2**53 + 1, lt=2**63 - 1)]
+
+
+def within(part, **inner):
+    """A filter that is the only condition in a part of another."""
+    return pb.Filter(**{part: [pb.Condition(filter=pb.Filter(**inner))]})
+
+
+def nested(levels):
+    """A filter with this many levels."""
+    found = pb.Filter(must=many(1, exists=True))
+    for _ in range(levels - 1):
+        found = pb.Filter(must=[pb.Condition(filter=found)])
+    return found
+
+
+def test_a_filter_may_be_a_condition_of_a_filter_and_fits_with_it():
+    since = [pb.Condition(field="since", equals=pb.Value(integer_value=3))]
+    found = Filter.from_proto(within("should", must_not=since))
+    assert found == Filter([], [Filter([], [], [Equals("since", 3)])], [])
+    assert repr(found.fit(SCHEMA)) == repr(Filter([], [Filter([], [], [Equals("since", 3.0)])], []))
+
+
+def test_filters_reach_four_levels_deep():
+    expected = Exists("f")
+    for _ in range(4):
+        expected = Filter([expected], [], [])
+    assert Filter.from_proto(nested(4)) == expected
+    with pytest.raises(InvalidArgument, match="more than 4 levels") as refused:
+        Filter.from_proto(nested(5))
+    assert refused.value.field == "filter" + ".must[0].filter" * 4
+    assert refused.value.reason == "NESTED_TOO_DEEP"
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (within("must", should=[condition()]), "filter.must[0].filter.should[0]"),
+        (within("must_not"), "filter.must_not[0].filter"),
+        (pb.Filter(must=[pb.Condition(field="f", filter=nested(1))]), "filter.must[0].field"),
+        (within("must", should=many(63, exists=True)), "filter.must[0].filter.should[0].field"),
+        (within("must", should=many(64, exists=True)), "filter"),
+        (
+            pb.Filter(
+                must=many(1, any_of=pb.ValueList(values=[pb.Value()] * 500)),
+                should=[pb.Condition(filter=pb.Filter(must=many(1, any_of=pb.ValueList(values=[pb.Value()] * 501))))],
+            ),
+            "filter",
+        ),
+    ],
+)
+def test_what_is_wrong_within_a_nested_filter_is_refused_by_its_place(message, field):
+    with pytest.raises(InvalidArgument) as refused:
+        Filter.from_proto(message).fit(SCHEMA)
+    assert refused.value.field == field

@@ -31,6 +31,11 @@ conditions = st.sampled_from(sorted(SCHEMA)).flatmap(
         st.builds(Range, st.sampled_from(["year", "since"]), gte=st.floats(-1e9, 1e9)),
     )
 )
+conditions = st.recursive(
+    conditions,
+    lambda inner: st.builds(Filter, st.lists(inner, min_size=1, max_size=2), st.lists(inner, max_size=2)),
+    max_leaves=6,
+)
 
 
 @given(st.lists(conditions, max_size=4), st.lists(conditions, max_size=4), st.lists(conditions, max_size=4))

@@ -120,7 +120,8 @@ Global___StringList: _TypeAlias = StringList  # noqa: Y015
 @_typing.final
 class Filter(_message.Message):
     """Filter keeps the passages for which all of its parts hold. An empty filter keeps everything. It has at most 64
-    conditions, and 1,000 values in all of them.
+    conditions, and 1,000 values in all of them; those of filters within it count, which reach at most 4 levels deep, the
+    outermost included.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -157,7 +158,7 @@ Global___Filter: _TypeAlias = Filter  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
-    """Condition is a test of one metadata field."""
+    """Condition is a test of one metadata field, or a filter within a filter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -168,8 +169,9 @@ class Condition(_message.Message):
     EXISTS_FIELD_NUMBER: _builtins.int
     INTEGER_RANGE_FIELD_NUMBER: _builtins.int
     DATE_RANGE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Name of the metadata field."""
+    """Name of the metadata field; empty beside a filter."""
     exists: _builtins.bool
     """The field is present (true) or absent (false)."""
     @_builtins.property
@@ -192,6 +194,10 @@ class Condition(_message.Message):
     def date_range(self) -> Global___DateRange:
         """The keyword is a date in this range."""
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """All parts of this filter hold; it is not empty."""
+
     def __init__(
         self,
         *,
@@ -202,12 +208,13 @@ class Condition(_message.Message):
         exists: _builtins.bool = ...,
         integer_range: Global___IntegerRange | None = ...,
         date_range: Global___DateRange | None = ...,
+        filter: Global___Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "date_range", b"date_range", "equals", b"equals", "exists", b"exists", "integer_range", b"integer_range", "range", b"range", "test", b"test"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "date_range", b"date_range", "equals", b"equals", "exists", b"exists", "filter", b"filter", "integer_range", b"integer_range", "range", b"range", "test", b"test"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "date_range", b"date_range", "equals", b"equals", "exists", b"exists", "field", b"field", "integer_range", b"integer_range", "range", b"range", "test", b"test"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "date_range", b"date_range", "equals", b"equals", "exists", b"exists", "field", b"field", "filter", b"filter", "integer_range", b"integer_range", "range", b"range", "test", b"test"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["equals", "any_of", "range", "exists", "integer_range", "date_range"]  # noqa: Y015
+    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["equals", "any_of", "range", "exists", "integer_range", "date_range", "filter"]  # noqa: Y015
     _WhichOneofArgType_test: _TypeAlias = _typing.Literal["test", b"test"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_test) -> _WhichOneofReturnType_test | None: ...
 
