@@ -112,6 +112,9 @@ class PassageStore(Protocol):
 
     Calls raise the errors of `services.chassis.errors`: NotFound and AlreadyExists about a version, Unavailable and
     ResourceExhausted about the engine. All bear being repeated.
+
+    What `create`, `note`, `drop` and `point` have changed, and the version that made `create` raise AlreadyExists, are
+    seen by all later calls, also of other retrievers and through other nodes of a cluster.
     """
 
     async def check(self, deadline: Deadline) -> None:

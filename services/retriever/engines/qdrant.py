@@ -68,15 +68,10 @@ class QdrantStore(ABC):
         await self.call("drop", deadline, lambda client: client.delete_collection(version))
 
     async def point(self, alias: str, version: str, deadline: Deadline) -> None:
+        # Replaces an alias of the name, if there is one: whether there is, another node would know better.
         created = models.CreateAlias(alias_name=alias, collection_name=version)
         create = models.CreateAliasOperation(create_alias=created)
-        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-
-        async def point(client: AsyncQdrantBase) -> None:
-            known = alias in await _aliases(client)
-            await client.update_collection_aliases([delete, create] if known else [create])
-
-        await self.call("point", deadline, point)
+        await self.call("point", deadline, lambda client: client.update_collection_aliases([create]))
 
     async def write(
         self, version: str, rows: Sequence[Row], deadline: Deadline, still: Revisions | None = None

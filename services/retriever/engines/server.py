@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from qdrant_client import models
 from qdrant_client.async_client_base import AsyncQdrantBase
 
-from services.chassis.errors import FailedPrecondition, NotFound
+from services.chassis.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.retriever.engines.calls import Operation
 from services.retriever.engines.conversions import payload_key
 from services.retriever.engines.pool import QdrantPool
 from services.retriever.engines.qdrant import QdrantStore
 from services.retriever.fields import Schema
+from services.retriever.layout import Layout
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import Deadline, Notes, Snapshot, number_of
@@ -22,6 +25,8 @@ from services.retriever.store import Deadline, Notes, Snapshot, number_of
 T = TypeVar("T")
 
 _OLDEST_QDRANT = (1, 17)
+# Seconds. A node that is down is not waited for: it can answer nobody with what it does not know.
+_LONGEST_SETTLING = 5
 
 
 class ServerStore(QdrantStore):
@@ -46,6 +51,23 @@ class ServerStore(QdrantStore):
             raise FailedPrecondition(
                 f"Qdrant {version} ignores the conditions of an update; run {wanted} or newer", reason="QDRANT_TOO_OLD"
             )
+
+    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
+        try:
+            await super().create(version, dimension, layout, notes, deadline)  # Qdrant waits for its nodes
+        except AlreadyExists:  # made by another in this moment: not every node need know it yet
+            await self._settle(version, deadline)
+            raise
+
+    async def note(self, version: str, notes: Notes, deadline: Deadline) -> None:
+        await super().note(version, notes, deadline)
+        await self._settle(version, deadline)
+
+    async def drop(self, version: str, deadline: Deadline) -> None:
+        await super().drop(version, deadline)
+        others = [name for name in (await self.catalogue(deadline)).versions if name != version]
+        if others:
+            await self._settle(others[0], deadline)
 
     async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
         async def declare(client: AsyncQdrantBase) -> None:
@@ -95,6 +117,22 @@ class ServerStore(QdrantStore):
         how = {"api_key": self._api_key, "wait": True}
         await self.call("recover_snapshot", deadline, lambda client: client.recover_snapshot(into, location, **how))
         await self.note(into, notes, deadline)
+
+    async def _settle(self, version: str, deadline: Deadline) -> None:
+        """Return when every node of a cluster that can be reached shows what was changed before.
+
+        Metadata and deletions reach the other nodes after the answer. Of the changes that Qdrant holds its answer back
+        for until all nodes have made them, and all before them, an alias is the cheapest; nobody sees this one.
+        """
+        alias = f"sluice-settles-{uuid.uuid4().hex}"
+        made = models.CreateAliasOperation(create_alias=models.CreateAlias(alias_name=alias, collection_name=version))
+        gone = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+        with suppress(NotFound):  # the version is gone by now
+            await self.call(
+                "settle",
+                deadline,
+                lambda client: client.update_collection_aliases([made, gone], timeout=_LONGEST_SETTLING),
+            )
 
 
 def _snapshot(version: str, made: models.SnapshotDescription) -> Snapshot:
