@@ -81,6 +81,8 @@ class Parts(enum.Enum):
 
     KEYS = "keys"
     """Id, chunk and revision."""
+    DENSE = "dense"
+    """Id, chunk, revision and vector; neither texts nor words."""
     PASSAGE = "passage"
     """Everything but the vector."""
     VECTOR = "vector"

@@ -18,6 +18,7 @@ DENSE, LEXICAL = "dense", "lexical"
 
 SELECTED: Mapping[Parts, Mapping[str, Any]] = {
     Parts.KEYS: {"with_payload": ["id", "chunk", "revision"]},
+    Parts.DENSE: {"with_payload": ["id", "chunk", "revision"], "with_vectors": [DENSE]},
     Parts.PASSAGE: {"with_payload": True},
     Parts.VECTOR: {"with_payload": True, "with_vectors": [DENSE, LEXICAL]},
 }
