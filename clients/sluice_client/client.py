@@ -28,7 +28,15 @@ from sluice_client.indexing import DocumentT
 from sluice_client.messages import fill
 from sluice_client.status import Config
 from sluice_client.tls import Tls
-from sluice_client.versions import CollectionVersion, ListedVersion, ReindexProgress, Snapshot, Switched, Verified
+from sluice_client.versions import (
+    CollectionVersion,
+    Layout,
+    ListedVersion,
+    ReindexProgress,
+    Snapshot,
+    Switched,
+    Verified,
+)
 
 # a timeout is a deadline that travels to the gateway
 
@@ -261,16 +269,38 @@ class AsyncClient(Caller):
                 yield ListedVersion.from_proto(version)
 
     async def create_collection(
-        self, collection: str, *, model: str = "", language: str = "", timeout: float | None = None
+        self,
+        collection: str,
+        *,
+        model: str = "",
+        language: str = "",
+        layout: Layout | None = None,
+        timeout: float | None = None,
     ) -> CollectionVersion:
         """Create an empty collection for a model, by default the first embedder's, and a language of its words.
 
-        A language gives stems and stop words, as "german"; "none" takes words as written.
+        A language gives stems and stop words, as "german"; "none" takes words as written. What `layout` leaves out is
+        as the retriever's settings say.
         Raises SluiceError, ALREADY_EXISTS for a name that is taken.
         """
-        request = fill(collections_pb2.CreateCollectionRequest(), collection=collection, model=model, language=language)
+        request = fill(
+            collections_pb2.CreateCollectionRequest(),
+            collection=collection,
+            model=model,
+            language=language,
+            layout=layout,
+        )
         reply = await self._call(self._collections.CreateCollection, request, self._long(timeout))
         return CollectionVersion.from_proto(reply.live)
+
+    async def tune(self, layout: Layout, *, collection: str = "", timeout: float | None = None) -> CollectionVersion:
+        """Change how a collection is kept and searched, while it is; return its version as it is then.
+
+        Raises SluiceError, LAYOUT_FIXED for what only a new version can have.
+        """
+        request = fill(collections_pb2.TuneCollectionRequest(), collection=collection, layout=layout)
+        reply = await self._call(self._collections.TuneCollection, request, self._long(timeout))
+        return CollectionVersion.from_proto(reply.version)
 
     async def delete_collection(self, collection: str, *, timeout: float | None = None) -> Sequence[str]:
         """Delete a collection for good, and return its versions. Its snapshots stay."""

@@ -131,6 +131,7 @@ class Client(_Blocking[AsyncClient]):
     config = _call(AsyncClient.config)
     list_collections = _iterate(AsyncClient.list_collections)
     create_collection = _call(AsyncClient.create_collection)
+    tune = _call(AsyncClient.tune)
     delete_collection = _call(AsyncClient.delete_collection)
     reindex = _iterate(AsyncClient.reindex)
     verify = _call(AsyncClient.verify)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sluice.gateway.v1 import collections_pb2 as pb
-from sluice.type.v1 import collection_pb2, model_pb2
-from sluice_client.messages import Received
+from sluice.type.v1 import collection_pb2, layout_pb2, model_pb2
+from sluice_client.messages import Received, Sent
 
 
 class FieldType(enum.StrEnum):
@@ -51,6 +51,40 @@ class ModelInfo(Received, proto=model_pb2.ModelInfo):
     """True for pseudo-embeddings, which carry no meaning."""
 
 
+class Quantization(enum.StrEnum):
+    """Form of the vectors that a search compares first."""
+
+    NONE = "none"
+    INT8 = "int8"
+    BINARY = "binary"
+    TURBO = "turbo"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout(Sent, proto=layout_pb2.Layout):
+    """Way of keeping and searching a version; in requests, what is None stays. The proto has units and bounds."""
+
+    shards: int | None = None
+    replicas: int | None = None
+    write_consistency: int | None = None
+    read_consistency: int | None = None
+    read_fanout: int | None = None
+    vectors_on_disk: bool | None = None
+    payload_on_disk: bool | None = None
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
+    hnsw_ef: int | None = None
+    quantization: Quantization | None = None
+    rescore: bool | None = None
+    oversampling: float | None = None
+    read_rate: int | None = None
+    write_rate: int | None = None
+    most_passages: int | None = None
+    tenant: str | None = None
+    tenant_required: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     """A version of a collection: passages, and their vectors by one model."""
@@ -77,6 +111,7 @@ class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     """The version that was live before it; empty where there was none."""
     counted_passages: int = 0
     """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
+    layout: Layout = Layout()
 
 
 @dataclass(frozen=True, slots=True)

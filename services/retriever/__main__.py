@@ -14,6 +14,7 @@ from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
 from services.retriever.collections.building import Building
 from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
 from services.retriever.engines import open_store
 from services.retriever.lexical import Analyzer, Bm25
@@ -34,6 +35,7 @@ _BULK_METHODS = frozenset(
         "DeletePassages",
         "ListDocuments",
         "CreateCollection",
+        "TuneCollection",
         "DeleteCollection",
         "ComparePassages",
         "CopyPassages",
@@ -88,6 +90,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     versions = Versions(store, collections)
     servicer = RetrieverServicer(
         collections,
+        Tuning(store, collections),
         Passages(store, collections, metrics, fusion_depth=settings.fusion_depth),
         versions,
         Building(store, collections, versions),

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
+
+from services.chassis.errors import InvalidArgument
+from sluice.type.v1 import layout_pb2 as pb
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "shards": (0, 1024),
+    "replicas": (1, 32),
+    "write_consistency": (1, 32),
+    "read_consistency": (0, 32),
+    "read_fanout": (0, 32),
+    "hnsw_m": (4, 128),
+    "hnsw_ef_construct": (4, 2000),
+    "hnsw_ef": (0, 5000),
+    "oversampling": (1, 100),
+    "read_rate": (0, 2**31 - 1),
+    "write_rate": (0, 2**31 - 1),
+    "most_passages": (0, 2**63 - 1),
+}
+"""Least and most of each number."""
+
+_FIELD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Quantization(enum.StrEnum):
@@ -22,7 +44,7 @@ class Quantization(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a version is kept. The defaults are right for up to some million passages on one node."""
+    """Way of keeping and searching a version. The defaults are right for up to some million passages on one node."""
 
     shards: int = 0
     """Parts that a cluster spreads over its nodes; 0 leaves it to the engine."""
@@ -32,6 +54,8 @@ class Layout:
     """Replicas that have a write before it is acknowledged."""
     read_consistency: int = 0
     """Replicas that agree on what is read; 0 takes the word of any."""
+    read_fanout: int = 0
+    """Further replicas that are asked at the same time for every read; the first answer counts."""
     vectors_on_disk: bool = False
     """Keep vectors in mapped files that need not fit into memory."""
     payload_on_disk: bool = True
@@ -75,3 +99,27 @@ class Layout:
     def changed(self, other: Layout) -> set[str]:
         """Return the names of the fields that differ."""
         return {field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)}
+
+    @classmethod
+    def from_proto(cls, message: pb.Layout, base: Layout) -> Layout:
+        """Read a layout, in which what is unset is as in `base`; InvalidArgument for a field that is out of bounds."""
+        given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+        if "quantization" in given:
+            name = pb.Quantization.Name(message.quantization).removeprefix("QUANTIZATION_")
+            given["quantization"] = Quantization[name]
+        for name, (least, most) in BOUNDS.items():
+            if name in given and not least <= given[name] <= most:
+                raise InvalidArgument(f"layout.{name}", f"is {given[name]}; send {least} to {most}")
+        found = replace(base, **given)
+        if found.tenant and not _FIELD.fullmatch(found.tenant):
+            raise InvalidArgument("layout.tenant", 'is not the name of a field: 1 to 64 letters, digits, "_" or "-"')
+        if found.tenant_required and not found.tenant:
+            raise InvalidArgument("layout.tenant_required", "needs a field that tells tenants apart; send `tenant`")
+        for name in ("write_consistency", "read_consistency"):
+            if getattr(found, name) > found.replicas:
+                raise InvalidArgument(f"layout.{name}", f"is more than the {found.replicas} replicas that there are")
+        return found
+
+    def to_proto(self) -> pb.Layout:
+        """Write the layout."""
+        return pb.Layout(**{**asdict(self), "quantization": f"QUANTIZATION_{self.quantization.name}"})

@@ -144,7 +144,7 @@ class Passages:
             for place, variant in enumerate(variants):
                 if variant.vector is not None:
                     info.check_vector(variant.vector, f"variants[{place}].vector")
-            fitted = condition.fit(info.schema)
+            fitted = info.fitted(condition)
             searches = plan(variants, dense_weight, lexical_weight, info.bm25)
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
@@ -273,7 +273,7 @@ class Passages:
         start = paging.decode(page_token, question) or None
 
         async def following(info: CollectionInfo) -> tuple[list[list[Passage]], str]:
-            fitted = condition.fit(info.schema)
+            fitted = info.fitted(condition)
             firsts: list[Row] = []
             place = start
             for _ in range(_MOST_SCROLLS):

@@ -15,6 +15,7 @@ from services.chassis.timing import deadline_of, duration
 from services.retriever.collections.building import Building, Difference, Side
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionModel
+from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage, joined, vector_from_bytes
 from services.retriever.fields import Filter
@@ -33,9 +34,16 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     """Stores passages, finds them, and keeps versions and snapshots."""
 
     def __init__(
-        self, collections: Collections, passages: Passages, versions: Versions, building: Building, snapshots: Snapshots
+        self,
+        collections: Collections,
+        tuning: Tuning,
+        passages: Passages,
+        versions: Versions,
+        building: Building,
+        snapshots: Snapshots,
     ) -> None:
         self._collections = collections
+        self._tuning = tuning
         self._passages = passages
         self._versions = versions
         self._building = building
@@ -136,9 +144,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> pb.CreateCollectionResponse:
         model = CollectionModel.from_proto(request.model)
         created = await self._collections.create(
-            request.collection, model, deadline_of(context), language=request.language
+            request.collection, model, deadline_of(context), language=request.language, layout=request.layout
         )
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
+
+    async def TuneCollection(self, request: pb.TuneCollectionRequest, context: Context) -> pb.TuneCollectionResponse:
+        tuned = await self._tuning.tune(request.collection, request.layout, deadline_of(context))
+        return pb.TuneCollectionResponse(version=tuned.to_proto(live=tuned.name == tuned.collection))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         found = await self._collections.get(request.collection, deadline_of(context))

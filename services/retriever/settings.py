@@ -65,6 +65,13 @@ class RetrieverSettings(SheddingSettings):
     qdrant_read_consistency: int = Field(
         0, ge=0, le=32, description="Replicas of new collections that agree on what is read; 0 takes the word of any."
     )
+    qdrant_read_fanout: int = Field(
+        0,
+        ge=0,
+        le=32,
+        description="Further replicas of new collections that are asked at the same time for every read; the first "
+        "answer counts.",
+    )
     qdrant_vectors_on_disk: bool = Field(
         False, description="Keep vectors of new collections in mapped files that need not fit into memory."
     )
@@ -120,6 +127,7 @@ class RetrieverSettings(SheddingSettings):
             replicas=self.qdrant_replicas,
             write_consistency=self.qdrant_write_consistency,
             read_consistency=self.qdrant_read_consistency,
+            read_fanout=self.qdrant_read_fanout,
             vectors_on_disk=self.qdrant_vectors_on_disk,
             payload_on_disk=self.qdrant_payload_on_disk,
             hnsw_m=self.qdrant_hnsw_m,

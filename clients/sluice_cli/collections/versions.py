@@ -23,6 +23,7 @@ from sluice_cli.calls import (
     table,
     words,
 )
+from sluice_cli.collections.layout import layout_of, layout_text
 from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
 from sluice_client import CollectionVersion, ListedVersion, Switched, VersionCheck, VersionState
 
@@ -86,6 +87,12 @@ async def create(
             "the retriever's LEXICAL_LANGUAGE, if not given.",
         ),
     ] = "",
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="How it is kept, as shards=3; may be repeated. See `sluice tune --help`."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Create an empty collection for a model.
@@ -95,9 +102,11 @@ async def create(
       sluice collections create papers
       sluice collections create papers --model all-mpnet-base-v2
       sluice collections create artikel --language german
+      sluice collections create papers --layout shards=3 --layout quantization=int8
     """
+    kept = layout_of(layout or [])
     async with connection_of(context).client() as client:
-        version = await client.create_collection(name, model=model, language=language)
+        version = await client.create_collection(name, model=model, language=language, layout=kept)
     if as_json:
         print_json(version)
     else:
@@ -153,6 +162,7 @@ def versions_view(versions: Sequence[ListedVersion]) -> Text:
             plain(model.precision),
             f"words: {plain(version.lexical_settings)}" if version.lexical_settings else "",
             f"from {plain(version.source)}" if version.source else "",
+            plain(layout_text(version.layout)),
         ]
         lines.append(Text("    " + ", ".join(part for part in about if part), style="dim"))
     return Text("\n").join(lines)

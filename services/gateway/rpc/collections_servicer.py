@@ -22,7 +22,9 @@ from sluice.gateway.v1 import collections_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_SAMPLE = 500
-BULK_METHODS = frozenset({"ReindexCollection", "VerifyCollection", "CreateSnapshot", "RestoreSnapshot"})
+BULK_METHODS = frozenset(
+    {"ReindexCollection", "VerifyCollection", "CreateSnapshot", "RestoreSnapshot", "TuneCollection"}
+)
 
 
 class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
@@ -66,10 +68,15 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         else:
             model = await self._embedders.first_model(deadline=deadline)
         live = await self._retriever.create_collection(
-            request.collection, model, language=request.language, deadline=deadline
+            request.collection, model, language=request.language, layout=request.layout, deadline=deadline
         )
         self._embedders.forget(request.collection)
         return pb.CreateCollectionResponse(live=live)
+
+    async def TuneCollection(self, request: pb.TuneCollectionRequest, context: Context) -> pb.TuneCollectionResponse:
+        collection, deadline = self._name(request.collection), self._long(context)
+        version = await self._retriever.tune_collection(collection, request.layout, deadline=deadline)
+        return pb.TuneCollectionResponse(version=version)
 
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context

@@ -13,7 +13,7 @@ from services.gateway.search.stages import Candidate, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
-from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
+from sluice.type.v1 import collection_pb2, filter_pb2, layout_pb2, model_pb2, passage_pb2
 
 # Passages compared at once: enough for the embedder's batches, few enough that a call takes about a second.
 COMPARED_AT_ONCE = 128
@@ -162,10 +162,22 @@ class RetrieverClient:
         return await self.channel.call(self.stub.ListCollections, request, deadline=deadline)
 
     async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, language: str = "", deadline: float
+        self,
+        collection: str,
+        model: model_pb2.ModelInfo,
+        *,
+        language: str = "",
+        layout: layout_pb2.Layout | None = None,
+        deadline: float,
     ) -> collection_pb2.CollectionVersion:
-        request = pb.CreateCollectionRequest(collection=collection, model=model, language=language)
+        request = pb.CreateCollectionRequest(collection=collection, model=model, language=language, layout=layout)
         return (await self.channel.call(self.stub.CreateCollection, request, deadline=deadline)).collection
+
+    async def tune_collection(
+        self, collection: str, layout: layout_pb2.Layout, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        request = pb.TuneCollectionRequest(collection=collection, layout=layout)
+        return (await self.channel.call(self.stub.TuneCollection, request, deadline=deadline)).version
 
     async def delete_collection(self, collection: str, *, deadline: float) -> Sequence[str]:
         request = pb.DeleteCollectionRequest(collection=collection)

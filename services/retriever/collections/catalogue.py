@@ -24,10 +24,11 @@ from services.chassis.validation import check_collection, split_version
 from services.retriever import fields, paging
 from services.retriever.collections.descriptions import CollectionInfo, CollectionModel, schema_notes
 from services.retriever.documents import Passage
-from services.retriever.fields import Exists, FieldType, Filter
+from services.retriever.fields import Exists, FieldType, Filter, Schema
 from services.retriever.layout import Layout
 from services.retriever.lexical import LANGUAGES, Analyzer, Bm25
 from services.retriever.store import PLAIN, Catalogue, Deadline, Description, Parts, PassageStore, number_of
+from sluice.type.v1 import layout_pb2
 
 T = TypeVar("T")
 
@@ -106,7 +107,13 @@ class Collections:
         return found, token
 
     async def create(
-        self, collection: str, model: CollectionModel, deadline: Deadline = None, *, language: str = ""
+        self,
+        collection: str,
+        model: CollectionModel,
+        deadline: Deadline = None,
+        *,
+        language: str = "",
+        layout: layout_pb2.Layout | None = None,
     ) -> CollectionInfo:
         """Create the empty first version of a collection and its alias; AlreadyExists if the name is taken.
 
@@ -120,6 +127,8 @@ class Collections:
         else:
             raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
         first = self.described(collection, 1, model, language)
+        if layout is not None:
+            first = first.laid_out(Layout.from_proto(layout, first.layout))
         try:
             await self.make(first, deadline)
         except AlreadyExists:
@@ -182,6 +191,11 @@ class Collections:
         await self._store.note(version, {key: str(value) for key, value in notes.items()}, deadline)
         self.forget()
 
+    async def keep(self, version: str, layout: Layout, deadline: Deadline = None) -> None:
+        """Record the layout of a version in its notes."""
+        await self._store.note(version, {"layout": layout.to_notes()}, deadline)
+        self.forget()
+
     async def count(self, version: str, deadline: Deadline = None) -> int:
         """Count the passages of a version exactly, and record their number in its notes."""
         count = await self._store.count(version, deadline)
@@ -220,12 +234,19 @@ class Collections:
                         name, info.version, field, schema[field], deadline
                     ):
                         del schema[field]
-                if new := fields.declare_all(metadata, schema):
-                    await self._store.declare(info.version, new, deadline, info.layout.tenant)
-                    await self.note(info.version, deadline, **schema_notes(new))
-                return replace(info, schema={**info.schema, **new})
+                new = fields.declare_all(metadata, schema)
+                return await self.declare_types(info, new, deadline, tenant=info.layout.tenant)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while new fields were declared") from None
+
+    async def declare_types(
+        self, info: CollectionInfo, new: Schema, deadline: Deadline, *, tenant: str
+    ) -> CollectionInfo:
+        """Prepare fields of these types, of which `tenant` divides the version; return the description with them."""
+        if new:
+            await self._store.declare(info.version, new, deadline, tenant)
+            await self.note(info.version, deadline, **schema_notes(new))
+        return replace(info, schema={**info.schema, **new})
 
     @contextmanager
     def writing(self, name: str, passages: Sequence[Passage]) -> Iterator[None]:

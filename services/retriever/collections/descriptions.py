@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.retriever.documents import Vector
-from services.retriever.fields import FieldType, Schema
+from services.retriever.fields import AnyOf, Equals, FieldType, Filter, Schema
 from services.retriever.layout import Layout
 from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.store import PLAIN, Description
@@ -151,9 +151,29 @@ class CollectionInfo:
             building_version=self.building,
             previous_version=self.previous,
             counted_passages=self.counted,
+            layout=self.layout.to_proto(),
         )
         message.create_time.FromDatetime(self.created)
         return message
+
+    def laid_out(self, layout: Layout) -> CollectionInfo:
+        """Return the description of an empty version with another layout; its tenants' field is declared."""
+        tenant = {layout.tenant: FieldType.KEYWORD} if layout.tenant else {}
+        return replace(self, layout=layout, schema={**self.schema, **tenant})
+
+    def fitted(self, condition: Filter) -> Filter:
+        """Return a filter with its values in the fields' types.
+
+        InvalidArgument where one does not fit, or where the version requires a tenant and the filter names none.
+        """
+        layout = self.layout
+        if layout.tenant_required and not any(
+            isinstance(one, Equals | AnyOf) and one.field == layout.tenant for one in condition.must
+        ):
+            problem = f"names no {layout.tenant!r}, and collection {self.name!r} answers for one tenant at a time; "
+            problem += f"send a condition in `must` that {layout.tenant!r} equals a value, or is one of some"
+            raise InvalidArgument("filter", problem, reason="TENANT_REQUIRED")
+        return condition.fit(self.schema)
 
     def check_model(self, fingerprint: str) -> None:
         """Raise FailedPrecondition (MODEL_MISMATCH) if the vectors are another model's; an empty one is any."""

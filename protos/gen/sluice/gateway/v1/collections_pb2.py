@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from sluice.type.v1 import collection_pb2 as sluice_dot_type_dot_v1_dot_collection__pb2
+from sluice.type.v1 import layout_pb2 as sluice_dot_type_dot_v1_dot_layout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/gateway/v1/collections.proto\x12\x11sluice.gateway.v1\x1a\x1fsluice/type/v1/collection.proto\"Y\n\rListedVersion\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x14\n\x0cmodel_served\x18\x02 \x01(\x08\"S\n\x16ListCollectionsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x17ListCollectionsResponse\x12\x32\n\x08versions\x18\x01 \x03(\x0b\x32 .sluice.gateway.v1.ListedVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\"K\n\x18\x43reateCollectionResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\",\n\x18\x44\x65leteCollectionResponse\x12\x10\n\x08versions\x18\x01 \x03(\t\"M\n\x18ReindexCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\xfb\x01\n\x19ReindexCollectionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.sluice.gateway.v1.ReindexPhase\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\x12\x14\n\x0c\x63opied_count\x18\x05 \x01(\x05\x12\x13\n\x0bnext_cursor\x18\x06 \x01(\t\x12/\n\x06\x63hecks\x18\x07 \x03(\x0b\x32\x1f.sluice.gateway.v1.VersionCheck\x12\x18\n\x10previous_version\x18\x08 \x01(\t\"a\n\x0cVersionCheck\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.sluice.gateway.v1.VersionCheckKind\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"h\n\x17VerifyCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x0bsample_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_sample_size\"\\\n\x18VerifyCollectionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1f.sluice.gateway.v1.VersionCheck\"@\n\x19RollbackCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"g\n\x1aRollbackCollectionResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"\'\n\x14\x44\x65leteVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteVersionResponse\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"D\n\x16\x43reateSnapshotResponse\x12*\n\x08snapshot\x18\x01 \x01(\x0b\x32\x18.sluice.type.v1.Snapshot\"Q\n\x14ListSnapshotsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x15ListSnapshotsResponse\x12+\n\tsnapshots\x18\x01 \x03(\x0b\x32\x18.sluice.type.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16RestoreSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\"d\n\x17RestoreSnapshotResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"=\n\x15\x44\x65leteSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse*\x94\x01\n\x0cReindexPhase\x12\x1d\n\x19REINDEX_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12REINDEX_PHASE_COPY\x10\x01\x12\x17\n\x13REINDEX_PHASE_SWEEP\x10\x02\x12\x18\n\x14REINDEX_PHASE_VERIFY\x10\x03\x12\x1a\n\x16REINDEX_PHASE_SWITCHED\x10\x04*\xc3\x01\n\x10VersionCheckKind\x12\"\n\x1eVERSION_CHECK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_CHECK_KIND_COUNT\x10\x01\x12&\n\"VERSION_CHECK_KIND_SAMPLED_VECTORS\x10\x02\x12%\n!VERSION_CHECK_KIND_SELF_RETRIEVAL\x10\x03\x12\x1e\n\x1aVERSION_CHECK_KIND_OVERLAP\x10\x04\x32\xa7\t\n\x11\x43ollectionService\x12h\n\x0fListCollections\x12).sluice.gateway.v1.ListCollectionsRequest\x1a*.sluice.gateway.v1.ListCollectionsResponse\x12k\n\x10\x43reateCollection\x12*.sluice.gateway.v1.CreateCollectionRequest\x1a+.sluice.gateway.v1.CreateCollectionResponse\x12k\n\x10\x44\x65leteCollection\x12*.sluice.gateway.v1.DeleteCollectionRequest\x1a+.sluice.gateway.v1.DeleteCollectionResponse\x12n\n\x11ReindexCollection\x12+.sluice.gateway.v1.ReindexCollectionRequest\x1a,.sluice.gateway.v1.ReindexCollectionResponse\x12k\n\x10VerifyCollection\x12*.sluice.gateway.v1.VerifyCollectionRequest\x1a+.sluice.gateway.v1.VerifyCollectionResponse\x12q\n\x12RollbackCollection\x12,.sluice.gateway.v1.RollbackCollectionRequest\x1a-.sluice.gateway.v1.RollbackCollectionResponse\x12\x62\n\rDeleteVersion\x12\'.sluice.gateway.v1.DeleteVersionRequest\x1a(.sluice.gateway.v1.DeleteVersionResponse\x12\x65\n\x0e\x43reateSnapshot\x12(.sluice.gateway.v1.CreateSnapshotRequest\x1a).sluice.gateway.v1.CreateSnapshotResponse\x12\x62\n\rListSnapshots\x12\'.sluice.gateway.v1.ListSnapshotsRequest\x1a(.sluice.gateway.v1.ListSnapshotsResponse\x12h\n\x0fRestoreSnapshot\x12).sluice.gateway.v1.RestoreSnapshotRequest\x1a*.sluice.gateway.v1.RestoreSnapshotResponse\x12\x65\n\x0e\x44\x65leteSnapshot\x12(.sluice.gateway.v1.DeleteSnapshotRequest\x1a).sluice.gateway.v1.DeleteSnapshotResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/gateway/v1/collections.proto\x12\x11sluice.gateway.v1\x1a\x1fsluice/type/v1/collection.proto\x1a\x1bsluice/type/v1/layout.proto\"Y\n\rListedVersion\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x14\n\x0cmodel_served\x18\x02 \x01(\x08\"S\n\x16ListCollectionsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x17ListCollectionsResponse\x12\x32\n\x08versions\x18\x01 \x03(\x0b\x32 .sluice.gateway.v1.ListedVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12&\n\x06layout\x18\x04 \x01(\x0b\x32\x16.sluice.type.v1.Layout\"K\n\x18\x43reateCollectionResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\"S\n\x15TuneCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12&\n\x06layout\x18\x02 \x01(\x0b\x32\x16.sluice.type.v1.Layout\"L\n\x16TuneCollectionResponse\x12\x32\n\x07version\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\",\n\x18\x44\x65leteCollectionResponse\x12\x10\n\x08versions\x18\x01 \x03(\t\"M\n\x18ReindexCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\xfb\x01\n\x19ReindexCollectionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\x05phase\x18\x02 \x01(\x0e\x32\x1f.sluice.gateway.v1.ReindexPhase\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\x12\x14\n\x0c\x63opied_count\x18\x05 \x01(\x05\x12\x13\n\x0bnext_cursor\x18\x06 \x01(\t\x12/\n\x06\x63hecks\x18\x07 \x03(\x0b\x32\x1f.sluice.gateway.v1.VersionCheck\x12\x18\n\x10previous_version\x18\x08 \x01(\t\"a\n\x0cVersionCheck\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.sluice.gateway.v1.VersionCheckKind\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"h\n\x17VerifyCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x0bsample_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_sample_size\"\\\n\x18VerifyCollectionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1f.sluice.gateway.v1.VersionCheck\"@\n\x19RollbackCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"g\n\x1aRollbackCollectionResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"\'\n\x14\x44\x65leteVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteVersionResponse\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"D\n\x16\x43reateSnapshotResponse\x12*\n\x08snapshot\x18\x01 \x01(\x0b\x32\x18.sluice.type.v1.Snapshot\"Q\n\x14ListSnapshotsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x15ListSnapshotsResponse\x12+\n\tsnapshots\x18\x01 \x03(\x0b\x32\x18.sluice.type.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16RestoreSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\"d\n\x17RestoreSnapshotResponse\x12/\n\x04live\x18\x01 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"=\n\x15\x44\x65leteSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse*\x94\x01\n\x0cReindexPhase\x12\x1d\n\x19REINDEX_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12REINDEX_PHASE_COPY\x10\x01\x12\x17\n\x13REINDEX_PHASE_SWEEP\x10\x02\x12\x18\n\x14REINDEX_PHASE_VERIFY\x10\x03\x12\x1a\n\x16REINDEX_PHASE_SWITCHED\x10\x04*\xc3\x01\n\x10VersionCheckKind\x12\"\n\x1eVERSION_CHECK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_CHECK_KIND_COUNT\x10\x01\x12&\n\"VERSION_CHECK_KIND_SAMPLED_VECTORS\x10\x02\x12%\n!VERSION_CHECK_KIND_SELF_RETRIEVAL\x10\x03\x12\x1e\n\x1aVERSION_CHECK_KIND_OVERLAP\x10\x04\x32\x8e\n\n\x11\x43ollectionService\x12h\n\x0fListCollections\x12).sluice.gateway.v1.ListCollectionsRequest\x1a*.sluice.gateway.v1.ListCollectionsResponse\x12k\n\x10\x43reateCollection\x12*.sluice.gateway.v1.CreateCollectionRequest\x1a+.sluice.gateway.v1.CreateCollectionResponse\x12\x65\n\x0eTuneCollection\x12(.sluice.gateway.v1.TuneCollectionRequest\x1a).sluice.gateway.v1.TuneCollectionResponse\x12k\n\x10\x44\x65leteCollection\x12*.sluice.gateway.v1.DeleteCollectionRequest\x1a+.sluice.gateway.v1.DeleteCollectionResponse\x12n\n\x11ReindexCollection\x12+.sluice.gateway.v1.ReindexCollectionRequest\x1a,.sluice.gateway.v1.ReindexCollectionResponse\x12k\n\x10VerifyCollection\x12*.sluice.gateway.v1.VerifyCollectionRequest\x1a+.sluice.gateway.v1.VerifyCollectionResponse\x12q\n\x12RollbackCollection\x12,.sluice.gateway.v1.RollbackCollectionRequest\x1a-.sluice.gateway.v1.RollbackCollectionResponse\x12\x62\n\rDeleteVersion\x12\'.sluice.gateway.v1.DeleteVersionRequest\x1a(.sluice.gateway.v1.DeleteVersionResponse\x12\x65\n\x0e\x43reateSnapshot\x12(.sluice.gateway.v1.CreateSnapshotRequest\x1a).sluice.gateway.v1.CreateSnapshotResponse\x12\x62\n\rListSnapshots\x12\'.sluice.gateway.v1.ListSnapshotsRequest\x1a(.sluice.gateway.v1.ListSnapshotsResponse\x12h\n\x0fRestoreSnapshot\x12).sluice.gateway.v1.RestoreSnapshotRequest\x1a*.sluice.gateway.v1.RestoreSnapshotResponse\x12\x65\n\x0e\x44\x65leteSnapshot\x12(.sluice.gateway.v1.DeleteSnapshotRequest\x1a).sluice.gateway.v1.DeleteSnapshotResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,58 +34,62 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.gateway.v1.collectio
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\032internal.sluice.gateway.v1P\001Z.sluice.internal/go/sluice/gateway/v1;gatewayv1'
-  _globals['_REINDEXPHASE']._serialized_start=2039
-  _globals['_REINDEXPHASE']._serialized_end=2187
-  _globals['_VERSIONCHECKKIND']._serialized_start=2190
-  _globals['_VERSIONCHECKKIND']._serialized_end=2385
-  _globals['_LISTEDVERSION']._serialized_start=91
-  _globals['_LISTEDVERSION']._serialized_end=180
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=182
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=265
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=267
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=369
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=371
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=449
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=451
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=526
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=528
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=573
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=575
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=619
-  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_start=621
-  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_end=698
-  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_start=701
-  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_end=952
-  _globals['_VERSIONCHECK']._serialized_start=954
-  _globals['_VERSIONCHECK']._serialized_end=1051
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=1053
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=1157
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=1159
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=1251
-  _globals['_ROLLBACKCOLLECTIONREQUEST']._serialized_start=1253
-  _globals['_ROLLBACKCOLLECTIONREQUEST']._serialized_end=1317
-  _globals['_ROLLBACKCOLLECTIONRESPONSE']._serialized_start=1319
-  _globals['_ROLLBACKCOLLECTIONRESPONSE']._serialized_end=1422
-  _globals['_DELETEVERSIONREQUEST']._serialized_start=1424
-  _globals['_DELETEVERSIONREQUEST']._serialized_end=1463
-  _globals['_DELETEVERSIONRESPONSE']._serialized_start=1465
-  _globals['_DELETEVERSIONRESPONSE']._serialized_end=1488
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1490
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1533
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1535
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1603
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1605
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1686
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1688
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1781
-  _globals['_RESTORESNAPSHOTREQUEST']._serialized_start=1783
-  _globals['_RESTORESNAPSHOTREQUEST']._serialized_end=1845
-  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_start=1847
-  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_end=1947
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1949
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=2010
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=2012
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=2036
-  _globals['_COLLECTIONSERVICE']._serialized_start=2388
-  _globals['_COLLECTIONSERVICE']._serialized_end=3579
+  _globals['_REINDEXPHASE']._serialized_start=2271
+  _globals['_REINDEXPHASE']._serialized_end=2419
+  _globals['_VERSIONCHECKKIND']._serialized_start=2422
+  _globals['_VERSIONCHECKKIND']._serialized_end=2617
+  _globals['_LISTEDVERSION']._serialized_start=120
+  _globals['_LISTEDVERSION']._serialized_end=209
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=211
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=294
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=296
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=398
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=400
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=518
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=520
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=595
+  _globals['_TUNECOLLECTIONREQUEST']._serialized_start=597
+  _globals['_TUNECOLLECTIONREQUEST']._serialized_end=680
+  _globals['_TUNECOLLECTIONRESPONSE']._serialized_start=682
+  _globals['_TUNECOLLECTIONRESPONSE']._serialized_end=758
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=760
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=805
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=807
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=851
+  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_start=853
+  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_end=930
+  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_start=933
+  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_end=1184
+  _globals['_VERSIONCHECK']._serialized_start=1186
+  _globals['_VERSIONCHECK']._serialized_end=1283
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=1285
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=1389
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=1391
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=1483
+  _globals['_ROLLBACKCOLLECTIONREQUEST']._serialized_start=1485
+  _globals['_ROLLBACKCOLLECTIONREQUEST']._serialized_end=1549
+  _globals['_ROLLBACKCOLLECTIONRESPONSE']._serialized_start=1551
+  _globals['_ROLLBACKCOLLECTIONRESPONSE']._serialized_end=1654
+  _globals['_DELETEVERSIONREQUEST']._serialized_start=1656
+  _globals['_DELETEVERSIONREQUEST']._serialized_end=1695
+  _globals['_DELETEVERSIONRESPONSE']._serialized_start=1697
+  _globals['_DELETEVERSIONRESPONSE']._serialized_end=1720
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1722
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1765
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1767
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1835
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1837
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1918
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1920
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=2013
+  _globals['_RESTORESNAPSHOTREQUEST']._serialized_start=2015
+  _globals['_RESTORESNAPSHOTREQUEST']._serialized_end=2077
+  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_start=2079
+  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_end=2179
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=2181
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=2242
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=2244
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=2268
+  _globals['_COLLECTIONSERVICE']._serialized_start=2620
+  _globals['_COLLECTIONSERVICE']._serialized_end=3914
 # @@protoc_insertion_point(module_scope)

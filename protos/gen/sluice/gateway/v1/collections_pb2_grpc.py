@@ -45,6 +45,11 @@ class CollectionServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionResponse.FromString,
                 _registered_method=True)
+        self.TuneCollection = channel.unary_unary(
+                '/sluice.gateway.v1.CollectionService/TuneCollection',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionResponse.FromString,
+                _registered_method=True)
         self.DeleteCollection = channel.unary_unary(
                 '/sluice.gateway.v1.CollectionService/DeleteCollection',
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteCollectionRequest.SerializeToString,
@@ -105,6 +110,15 @@ class CollectionServiceServicer:
 
     def CreateCollection(self, request, context):
         """CreateCollection creates an empty collection for a model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TuneCollection(self, request, context):
+        """TuneCollection changes how the live version of a collection is kept, or the version that is named, while it is read
+        and written. What moves data takes effect in the background. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be
+        changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +202,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.CreateCollection,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionResponse.SerializeToString,
+            ),
+            'TuneCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.TuneCollection,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionResponse.SerializeToString,
             ),
             'DeleteCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCollection,
@@ -290,6 +309,33 @@ class CollectionService:
             '/sluice.gateway.v1.CollectionService/CreateCollection',
             sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TuneCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.CollectionService/TuneCollection',
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.TuneCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,11 @@ class CollectionServiceStub:
     """ListCollections describes all versions of all collections."""
     CreateCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.CreateCollectionRequest, _collections_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection for a model."""
+    TuneCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.TuneCollectionRequest, _collections_pb2.TuneCollectionResponse]
+    """TuneCollection changes how the live version of a collection is kept, or the version that is named, while it is read
+    and written. What moves data takes effect in the background. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be
+    changed.
+    """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteCollectionRequest, _collections_pb2.DeleteCollectionResponse]
     """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
     version; those of the embedded engine stay.
@@ -62,6 +67,17 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_collections_pb2.CreateCollectionRequest, _abc.Awaitable[_collections_pb2.CreateCollectionResponse]],
     ) -> _abc.Awaitable[_collections_pb2.CreateCollectionResponse]:
         """CreateCollection creates an empty collection for a model."""
+
+    @_abc_1.abstractmethod
+    def TuneCollection(
+        self,
+        request: _collections_pb2.TuneCollectionRequest,
+        context: _aio.ServicerContext[_collections_pb2.TuneCollectionRequest, _abc.Awaitable[_collections_pb2.TuneCollectionResponse]],
+    ) -> _abc.Awaitable[_collections_pb2.TuneCollectionResponse]:
+        """TuneCollection changes how the live version of a collection is kept, or the version that is named, while it is read
+        and written. What moves data takes effect in the background. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be
+        changed.
+        """
 
     @_abc_1.abstractmethod
     def DeleteCollection(

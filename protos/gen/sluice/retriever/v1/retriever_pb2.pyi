@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import collection_pb2 as _collection_pb2
 from sluice.type.v1 import filter_pb2 as _filter_pb2
+from sluice.type.v1 import layout_pb2 as _layout_pb2
 from sluice.type.v1 import model_pb2 as _model_pb2
 from sluice.type.v1 import passage_pb2 as _passage_pb2
 import builtins as _builtins
@@ -659,6 +660,7 @@ class CreateCollectionRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
     language: _builtins.str
@@ -669,16 +671,21 @@ class CreateCollectionRequest(_message.Message):
     def model(self) -> _model_pb2.ModelInfo:
         """The model whose vectors the collection will hold."""
 
+    @_builtins.property
+    def layout(self) -> _layout_pb2.Layout:
+        """How its versions are kept; what is unset is as the retriever's settings say."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         model: _model_pb2.ModelInfo | None = ...,
         language: _builtins.str = ...,
+        layout: _layout_pb2.Layout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "layout", b"layout", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,6 +760,58 @@ class GetCollectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
+
+@_typing.final
+class TuneCollectionRequest(_message.Message):
+    """TuneCollectionRequest says what is to change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    @_builtins.property
+    def layout(self) -> _layout_pb2.Layout:
+        """What is to change; what is unset stays."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        layout: _layout_pb2.Layout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "layout", b"layout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuneCollectionRequest: _TypeAlias = TuneCollectionRequest  # noqa: Y015
+
+@_typing.final
+class TuneCollectionResponse(_message.Message):
+    """TuneCollectionResponse describes the version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> _collection_pb2.CollectionVersion:
+        """The version, with its layout as it is now."""
+
+    def __init__(
+        self,
+        *,
+        version: _collection_pb2.CollectionVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuneCollectionResponse: _TypeAlias = TuneCollectionResponse  # noqa: Y015
 
 @_typing.final
 class DeleteCollectionRequest(_message.Message):

@@ -80,6 +80,11 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
                 _registered_method=True)
+        self.TuneCollection = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/TuneCollection',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionResponse.FromString,
+                _registered_method=True)
         self.DeleteCollection = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/DeleteCollection',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
@@ -217,6 +222,13 @@ class RetrieverServiceServicer:
 
     def GetCollection(self, request, context):
         """GetCollection describes the version that a collection's name stands for now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TuneCollection(self, request, context):
+        """TuneCollection changes how a version is kept. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,6 +382,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.GetCollection,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.SerializeToString,
+            ),
+            'TuneCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.TuneCollection,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionResponse.SerializeToString,
             ),
             'DeleteCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCollection,
@@ -686,6 +703,33 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/GetCollection',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TuneCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/TuneCollection',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.TuneCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

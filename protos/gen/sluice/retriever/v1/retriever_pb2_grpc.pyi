@@ -40,6 +40,8 @@ class RetrieverServiceStub:
     """CreateCollection creates the empty first version of a collection, `NAME-v1`, and the alias NAME for it."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetCollectionRequest, _retriever_pb2.GetCollectionResponse]
     """GetCollection describes the version that a collection's name stands for now."""
+    TuneCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.TuneCollectionRequest, _retriever_pb2.TuneCollectionResponse]
+    """TuneCollection changes how a version is kept. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be changed."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]
     """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
     Qdrant server deletes snapshots with their version; those of the embedded engine stay.
@@ -154,6 +156,14 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.GetCollectionRequest, _abc.Awaitable[_retriever_pb2.GetCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.GetCollectionResponse]:
         """GetCollection describes the version that a collection's name stands for now."""
+
+    @_abc_1.abstractmethod
+    def TuneCollection(
+        self,
+        request: _retriever_pb2.TuneCollectionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.TuneCollectionRequest, _abc.Awaitable[_retriever_pb2.TuneCollectionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.TuneCollectionResponse]:
+        """TuneCollection changes how a version is kept. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be changed."""
 
     @_abc_1.abstractmethod
     def DeleteCollection(

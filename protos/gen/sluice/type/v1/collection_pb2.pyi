@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import filter_pb2 as _filter_pb2
+from sluice.type.v1 import layout_pb2 as _layout_pb2
 from sluice.type.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -85,6 +86,7 @@ class CollectionVersion(_message.Message):
     BUILDING_VERSION_FIELD_NUMBER: _builtins.int
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
     COUNTED_PASSAGES_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection that it is a version of."""
     version: _builtins.str
@@ -119,6 +121,10 @@ class CollectionVersion(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its creation."""
 
+    @_builtins.property
+    def layout(self) -> _layout_pb2.Layout:
+        """How it is kept and searched."""
+
     def __init__(
         self,
         *,
@@ -135,10 +141,11 @@ class CollectionVersion(_message.Message):
         building_version: _builtins.str = ...,
         previous_version: _builtins.str = ...,
         counted_passages: _builtins.int = ...,
+        layout: _layout_pb2.Layout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "layout", b"layout", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "layout", b"layout", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
