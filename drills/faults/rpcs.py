@@ -30,6 +30,7 @@ from sluice.rollout.v1 import rollout_pb2 as rollout
 from sluice.type.v1.arm_pb2 import ARM_TREATMENT
 from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY, Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
+from sluice.type.v1.layout_pb2 import Layout
 from sluice.type.v1.model_pb2 import ModelInfo
 from sluice.type.v1.passage_pb2 import Passage
 
@@ -224,6 +225,14 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         Rpc(
             collections.CreateCollectionRequest(collection="documents", model="m"),
             lambda asked, said: _named(asked.collection) and said.live.collection == asked.collection,
+        ),
+        *(
+            Rpc(
+                module.TuneCollectionRequest(collection="documents", layout=Layout(hnsw_ef=64, replicas=1)),
+                lambda asked, said: _named(asked.collection) and 0 <= said.version.layout.hnsw_ef <= 5000
+                and 1 <= said.version.layout.replicas <= 32,
+            )
+            for module in (collections, retriever)
         ),
         *_life(fingerprint, vector),
         *_rollouts(),
