@@ -52,9 +52,10 @@ class Candidates:
             reach *= _COLLAPSED_REACH
         if question.group_by_document:
             reach *= _DEEPER
-        # One more than the page needs tells whether there is another page.
+        # One more than the page needs tells whether there is another page. It comes whole like the others: the
+        # retriever reads passages and mere ids in separate trips.
         limit = min(MAX_CANDIDATES, max(reach + 1, reranked))
-        whole = max(reranked, 0 if question.offset else question.limit)
+        whole = max(reranked, 0 if question.offset else question.limit + 1)
         await self._search(search, limit, limit if question.collapse_duplicates else min(whole, limit))
 
     async def deepen(self, search: Search) -> bool:

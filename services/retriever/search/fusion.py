@@ -52,8 +52,9 @@ def fuse(searches: Sequence[Found[Id]]) -> list[Fused[Id]]:
         last = 0.0 if search.whole else share * max(search.scores[-1][1], 0.0)
         unseen += last
         for found, score in search.scores:
-            means[found] = means.get(found, 0.0) + share * max(score, 0.0) - last
-    return sorted((Fused(found, mean + unseen) for found, mean in means.items()), key=lambda one: (-one.score, one.id))
+            means[found] = means.get(found, 0.0) + (share * score if score > 0 else 0.0) - last
+    ranked = sorted([(-(mean + unseen), found) for found, mean in means.items()])
+    return [Fused(found, -negative) for negative, found in ranked]
 
 
 class Order(Generic[Id]):
@@ -65,12 +66,15 @@ class Order(Generic[Id]):
 
     def extend(self, block: Sequence[Fused[Id]], most: int | None) -> None:
         """Add what the next block brings, best first, up to this many in all; None adds all of it."""
-        for one in block:
-            if most is not None and len(self._scores) >= most:
-                return
-            if one.id not in self._scores:
+        scores, least = self._scores, self._least
+        for found, score in block:
+            if most is not None and len(scores) >= most:
+                break
+            if found not in scores:
                 # By a deeper block it may be worth more than what is before it; the order stays.
-                self._least = self._scores[one.id] = min(self._least, one.score)
+                least = min(least, score)
+                scores[found] = least
+        self._least = least
 
     def best(self, limit: int) -> list[Fused[Id]]:
         """Return the first ones."""

@@ -63,7 +63,7 @@ async def find(
         else:
             fused = fuse(
                 [
-                    Found([(hit.id, hit.score) for hit in hits], search.weight, whole=len(hits) < depth)
+                    Found(hits, search.weight, whole=len(hits) < depth)
                     for search, hits in zip(searches, found, strict=True)
                 ]
             )
