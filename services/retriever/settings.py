@@ -28,6 +28,12 @@ class RetrieverSettings(SheddingSettings):
     qdrant_path: Path = Field(
         Path("data/qdrant"), description="Data folder of the embedded engine, which one process owns at a time."
     )
+    qdrant_free_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Room that the embedded engine leaves on its disk: it refuses writes beyond that, since it dies "
+        "where the disk is full. Bytes.",
+    )
     qdrant_snapshot_path: Path = Field(
         Path("data/snapshots"),
         description="Folder for snapshots of the embedded engine's collections; a server keeps its own.",

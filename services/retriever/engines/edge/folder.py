@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +17,10 @@ from services.chassis.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     SluiceError,
 )
 from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, sync_folder
+from services.retriever.engines.edge.disk import free_bytes, storage_full
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
 from services.retriever.engines.edge.wire import Packed, pack_rows, unpack_rows
@@ -188,7 +187,7 @@ class DataFolder:
                 with self._changing(version):
                     self._flush(kept)
                 return True
-            if self._free_bytes() > self._reserve:
+            if free_bytes(self._path) > self._reserve:
                 with self._changing(version):
                     more = kept.shard.idle()
                 if more:
@@ -286,7 +285,9 @@ class DataFolder:
         try:
             return Shard.load(folder), True
         except PoisonedLog as error:
-            self._log("error", "log set aside, writes since the last flush repeated", version=version, problem=str(error))
+            self._log(
+                "error", "log set aside, writes since the last flush repeated", version=version, problem=str(error)
+            )
             return Shard.load(folder, without_log=True), False
 
     def _free(self, kept: _Kept) -> None:
@@ -298,17 +299,8 @@ class DataFolder:
         shutil.rmtree(self._path / FOLDER / version, ignore_errors=True)
 
     def _check_room(self, size: int) -> None:
-        if self._free_bytes() < self._reserve + _ROOM_FACTOR * size:
+        if free_bytes(self._path) < self._reserve + _ROOM_FACTOR * size:
             raise storage_full()
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self._path)
-        return disk.f_bavail * disk.f_frsize
-
-
-def storage_full() -> ResourceExhausted:
-    """Return the error of a disk without room."""
-    return ResourceExhausted("Qdrant's storage is full; free some space or add some", reason="STORAGE_FULL")
 
 
 def _revisions(shard: Shard, still: Revisions) -> Mapping[PointId, str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, SluiceError, StartupError, Unavailable
 from services.retriever.engines.calls import observed, time_limit
-from services.retriever.engines.edge.folder import storage_full
+from services.retriever.engines.edge.disk import free_bytes, storage_full
 from services.retriever.engines.edge.wire import (
     HELLO,
     LENGTH,
@@ -178,7 +176,7 @@ class ChildProcess:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", _MODULE, str(self._folder), str(self._reserve), str(os.getpid())),
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
             )
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
@@ -189,7 +187,9 @@ class ChildProcess:
             self._writer.close()
             status = await self._process.wait()
             self._full = status == -signal.SIGBUS
-            kind, problem = ("Died", f"its process ended with status {status}") if hello is None else hello.error
+            kind, problem = "", f"its process ended with status {status}"
+            if hello is not None and hello.error is not None:
+                kind, problem = hello.error
             raise _refused(self._folder, kind, problem)
         self._full = False
         self._alive.set()
@@ -233,7 +233,7 @@ class ChildProcess:
     async def _begin_again(self) -> None:
         """Start the next child, as soon as there is room on the disk."""
         while not self._closing:
-            if self._full and shutil.disk_usage(self._folder).free < self._reserve:
+            if self._full and free_bytes(self._folder) < self._reserve:
                 await asyncio.sleep(_ROOM_SECONDS)
                 continue
             try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from services.chassis.errors import FailedPrecondition
+from services.chassis.errors import FailedPrecondition, StartupError
 from services.retriever.engines.edge import catalogue
 from services.retriever.engines.edge.process import ChildProcess
 from services.retriever.engines.edge.wire import pack_rows, unpack_rows
@@ -27,21 +28,35 @@ from services.retriever.store import (
     Row,
 )
 
+OLD_INDEX = "meta.json"
+"""File of the engine of earlier releases, which wrote to `collection/`."""
+
 
 class EdgeStore:
     """Passages in the embedded engine; see `PassageStore`. A write survives the death of the process."""
 
-    def __init__(self, settings: RetrieverSettings, child: ChildProcess) -> None:
+    def __init__(self, index: Path, child: ChildProcess) -> None:
         """Use `open`."""
-        self._index = settings.qdrant_path / catalogue.FILE
+        self._index = index
         self._child = child
 
     @classmethod
-    async def open(cls, settings: RetrieverSettings, metrics: RetrieverMetrics) -> EdgeStore:
-        """Open the data folder that the settings name, or create it. Raises StartupError if it cannot be had."""
-        child = ChildProcess(settings.qdrant_path, settings.qdrant_free_bytes, metrics)
+    async def open(
+        cls, settings: RetrieverSettings, metrics: RetrieverMetrics, *, beside_old_data: bool = False
+    ) -> EdgeStore:
+        """Open the data folder that the settings name, or create it. Raises StartupError if it cannot be had.
+
+        `beside_old_data` opens one where an earlier release's data have not been imported yet.
+        """
+        folder = settings.qdrant_path
+        if (folder / OLD_INDEX).exists() and not beside_old_data:
+            raise StartupError(
+                f"QDRANT_PATH: {folder} holds data of an earlier release, which this one cannot serve as they are",
+                remedy=f"Import them, once: `python -m services.retriever.importing {folder}`.",
+            )
+        child = ChildProcess(folder, settings.qdrant_free_bytes, metrics)
         await child.start()
-        return cls(settings, child)
+        return cls(folder / catalogue.FILE, child)
 
     @property
     def pid(self) -> int | None:
