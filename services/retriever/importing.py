@@ -32,14 +32,14 @@ from services.retriever.engines.edge.store import OLD_INDEX, EdgeStore
 from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from services.retriever.store import Description, Notes, PassageStore, Row, number_of
+from services.retriever.store import Description, Notes, Row, number_of
 
 _DATABASE, _SNAPSHOT = "storage.sqlite", "collection.json"
 _ROWS_AT_ONCE, _BATCHES_BETWEEN_LINES = 256, 80
 _MARK = "importing"
-"""Note that says by its text that a version is not whole yet."""
+"""Note of a version that is not whole yet: the name of its source."""
 
-Tell = Callable[[str], None]
+Tell = Callable[[str], object]
 
 
 class ImportFailed(Exception):
@@ -71,7 +71,7 @@ class OldVersion:
                 raise ImportFailed(f"{self.file} is damaged: {type(error).__name__}") from error
 
 
-async def import_folder(folder: Path, settings: RetrieverSettings, tell: Tell = print) -> None:
+async def import_folder(folder: Path, settings: RetrieverSettings, tell: Tell) -> None:
     """Import an old data folder, or an old snapshot's, into the folder that the settings name."""
     snapshot = (folder / _SNAPSHOT).is_file()
     if not snapshot and not (folder / OLD_INDEX).is_file():
@@ -80,12 +80,12 @@ async def import_folder(folder: Path, settings: RetrieverSettings, tell: Tell = 
         store = await EdgeStore.open(settings, RetrieverMetrics(CollectorRegistry()), beside_old_data=True)
         try:
             if snapshot:
-                await _import_version(store, await _old_snapshot(store, folder), tell)
+                await _import_version(store, await _old_snapshot(store, folder), folder.name, tell)
                 return
             index = json.loads((folder / OLD_INDEX).read_text(encoding="utf-8"))
             for name, config in index["collections"].items():
                 file = folder / "collection" / name / _DATABASE
-                await _import_version(store, OldVersion(name, config.get("metadata") or {}, file), tell)
+                await _import_version(store, OldVersion(name, config.get("metadata") or {}, file), name, tell)
             for alias, version in index["aliases"].items():
                 await store.point(alias, version, None)
                 tell(f"{alias} stands for {version}")
@@ -93,12 +93,18 @@ async def import_folder(folder: Path, settings: RetrieverSettings, tell: Tell = 
             raise ImportFailed(f"{folder / OLD_INDEX} cannot be read: {error}") from error
         finally:
             await store.close()
-        if folder.resolve() == settings.qdrant_path.resolve():
-            (folder / OLD_INDEX).rename(folder / f"{OLD_INDEX}.imported")
-            tell(f"{folder / 'collection'} is not needed any more")
+        if (settings.qdrant_path / OLD_INDEX).exists():
+            await asyncio.to_thread(_done, folder, settings.qdrant_path, tell)
 
 
-async def _import_version(store: PassageStore, old: OldVersion, tell: Tell) -> None:
+def _done(folder: Path, target: Path, tell: Tell) -> None:
+    """Let the retriever start where the old data are in its own folder."""
+    if folder.resolve() == target.resolve():
+        (folder / OLD_INDEX).rename(folder / f"{OLD_INDEX}.imported")
+        tell(f"{folder / 'collection'} is not needed any more")
+
+
+async def _import_version(store: EdgeStore, old: OldVersion, mark: str, tell: Tell) -> None:
     try:
         kept = await store.describe(old.name, None)
     except NotFound:
@@ -109,7 +115,7 @@ async def _import_version(store: PassageStore, old: OldVersion, tell: Tell) -> N
             return
         await store.drop(old.name, None)
     info = CollectionInfo.from_description(old.name, Description(old.name, old.notes, 0))
-    await store.create(old.name, info.model.dimension, info.layout, {_MARK: "not whole yet"}, None)
+    await store.create(old.name, info.model.dimension, info.layout, {_MARK: mark}, None)
     await store.declare(old.name, info.schema, None, info.layout.tenant)
     read, rows = 0, old.rows()
     while batch := await asyncio.to_thread(lambda: list(islice(rows, _ROWS_AT_ONCE))):
@@ -123,10 +129,13 @@ async def _import_version(store: PassageStore, old: OldVersion, tell: Tell) -> N
     tell(f"{old.name}: {read:,} passages")
 
 
-async def _old_snapshot(store: PassageStore, folder: Path) -> OldVersion:
+async def _old_snapshot(store: EdgeStore, folder: Path) -> OldVersion:
     """Return the version of a snapshot, by the next number of its collection."""
     notes: dict[str, Any] = json.loads((folder / _SNAPSHOT).read_text(encoding="utf-8"))
     collection = notes.get("collection", folder.parent.name)
+    for version in (await store.catalogue(None)).versions:
+        if number_of(collection, version) and (await store.describe(version, None)).notes.get(_MARK) == folder.name:
+            await store.drop(version, None)  # half of it, from the last time
     taken = [number_of(collection, version) for version in (await store.catalogue(None)).versions]
     version = f"{collection}-v{max(taken, default=0) + 1}"
     alone = {"building": "", "previous": "", "supersedes": "", "state": "ready"}
@@ -182,7 +191,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="old data folder, or old snapshot's folder (SNAPSHOTS/VERSION/NAME)")
     folder: Path = parser.parse_args().folder
     try:
-        asyncio.run(import_folder(folder, RetrieverSettings(), lambda line: print(line, file=sys.stderr)))
+        asyncio.run(import_folder(folder, RetrieverSettings(), lambda line: sys.stderr.write(f"{line}\n")))
     except (ImportFailed, SluiceError) as error:
         sys.exit(f"{error}")
     except StartupError as error:

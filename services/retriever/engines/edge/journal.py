@@ -17,7 +17,7 @@ class Journal:
     """Changes in their order: each is recorded when the engine has made it, and before it is acknowledged."""
 
     def __init__(self, path: Path) -> None:
-        """Open the journal, or begin one."""
+        """Open the journal, or begin one; clear one that was found before going on in it."""
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
 
