@@ -35,16 +35,21 @@ class Rendering:
         return self.of("Deployment")
 
     def environment(self, container: dict[str, Any]) -> dict[str, str]:
-        """Return the variables of a container; for a secret, a placeholder."""
+        """Return the variables of a container; for a secret and for an address that operators give, a placeholder."""
         variables: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             found = self.named("ConfigMap", source["configMapRef"]["name"])
             variables |= found["data"] if found else {}
-        return variables | {entry["name"]: entry.get("value", "from a secret") for entry in container.get("env", ())}
+        return variables | {entry["name"]: _value(entry) for entry in container.get("env", ())}
 
 
 Found = Iterator[tuple[Manifest, str]]
 """Manifests that violate a policy, each with a message."""
+
+
+def _value(entry: dict[str, Any]) -> str:
+    source = entry.get("valueFrom", {})
+    return str(entry.get("value", "https://given.example" if "configMapKeyRef" in source else "from a secret"))
 
 
 def pod_of(manifest: Manifest) -> dict[str, Any]:

@@ -16,7 +16,20 @@ from services.chassis.errors import StartupError
 
 K8S = ROOT / "deploy" / "k8s"
 # In this order each finds the resources that it changes: keda takes its limits from the HPAs.
-COMPONENTS = ("index", "backup", "mounted-models", "gpu", "monitoring", "tracing", "rollout-postgres", "mtls", "keda")
+COMPONENTS = (
+    "qdrant-cluster",
+    "index",
+    "backup",
+    "mounted-models",
+    "gpu",
+    "monitoring",
+    "tracing",
+    "rollout-postgres",
+    "mtls",
+    "keda",
+)
+# Not with the cluster of our own, which it takes away.
+ALONE = ("qdrant-external",)
 _RENDER_SECONDS = 300
 
 Manifest = dict[str, Any]
@@ -41,11 +54,12 @@ def overlays() -> list[str]:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every overlay alone, with each component, and with all of them."""
+    """Yield every overlay alone, with each component, and with all of them, over both kinds of Qdrant."""
     for overlay in overlays():
         yield Combination(overlay)
-        yield from (Combination(overlay, (component,)) for component in COMPONENTS)
+        yield from (Combination(overlay, (component,)) for component in COMPONENTS + ALONE)
         yield Combination(overlay, COMPONENTS)
+        yield Combination(overlay, ALONE + COMPONENTS[1:])
 
 
 def render(combination: Combination, kubectl: Path) -> list[Manifest]:

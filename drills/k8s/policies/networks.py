@@ -22,6 +22,7 @@ from drills.k8s.rendering import Manifest
 _GIVEN = {
     ("Secret", "qdrant"),
     ("Secret", "rollout"),
+    ("ConfigMap", "qdrant-external"),
     ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),
 }
@@ -88,12 +89,20 @@ def addresses(rendering: Rendering) -> Found:
     for manifest in rendering.workloads():
         for container in containers_of(manifest):
             for name, value in rendering.environment(container).items():
-                address = re.fullmatch(r"(?:dns:///|https?://)([a-z-]+):(\d+)", value)
-                if address is None:
-                    continue
-                called = rendering.named("Service", address[1])
-                if called is None or int(address[2]) not in {port["port"] for port in called["spec"]["ports"]}:
-                    yield manifest, f"{name}={value}: there is no such Service and port"
+                for one in value.split(","):
+                    address = re.fullmatch(r"(?:dns:///|https?://)(?:([a-z-]+)-(\d+)\.)?([a-z-]+):(\d+)", one)
+                    if address is None:
+                        continue
+                    called = rendering.named("Service", address[3])
+                    if called is None or int(address[4]) not in {port["port"] for port in called["spec"]["ports"]}:
+                        yield manifest, f"{name}={one}: there is no such Service and port"
+                    elif address[1] and not _has_pod(rendering, address[1], int(address[2])):
+                        yield manifest, f"{name}={one}: there is no such pod"
+
+
+def _has_pod(rendering: Rendering, name: str, number: int) -> bool:
+    found = rendering.named("StatefulSet", name)
+    return found is not None and number < found["spec"]["replicas"]
 
 
 def references(rendering: Rendering) -> Found:

@@ -9,8 +9,8 @@ from drills.k8s.manifests import Found, Rendering, pod_of, stage_of
 from tests.registry import STAGES
 
 _MODEL_STAGES = {stage.name: stage.spec.model_setting.removesuffix("_MODEL") for stage in STAGES if stage.spec.model}
-# Variables that the component gpu, and nothing else, may set against the profile.
-_OVER_PROFILE = {"EMBEDDING_DEVICE", "RERANK_DEVICE"}
+# Variables that the components gpu and qdrant-cluster, and nothing else, may set against the profile.
+_OVER_PROFILE = {"EMBEDDING_DEVICE", "RERANK_DEVICE", "QDRANT_SHARDS", "QDRANT_REPLICAS"}
 
 
 def models(rendering: Rendering) -> Found:
@@ -47,8 +47,9 @@ def profile(rendering: Rendering) -> Found:
         yield rendering.of("Namespace")[0], f"holds the profiles {', '.join(sorted(carried))}"
         return
     base, own = carried["base"], carried[rendering.profile]
-    if different := sorted(name for name, _ in (base["data"] | own["data"]).items() ^ wanted.items()):
-        yield own, f"differs from deploy/profiles in {', '.join(different)}"
+    different = {name for name, _ in (base["data"] | own["data"]).items() ^ wanted.items()} - _OVER_PROFILE
+    if different:
+        yield own, f"differs from deploy/profiles in {', '.join(sorted(different))}"
     names = [base["metadata"]["name"], own["metadata"]["name"]]
     for manifest in rendering.stages():
         container = pod_of(manifest)["containers"][0]
