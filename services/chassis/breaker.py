@@ -85,8 +85,10 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     def check(self) -> None:
         """Raise Unavailable if a call would be refused now. For callers that first have to queue."""
+        if self.state == pybreaker.STATE_CLOSED:
+            return
         wait = max(0.0, self._next_try - self._clock())
-        if self.state != pybreaker.STATE_CLOSED and (self._probing or wait > 0):
+        if self._probing or wait > 0:
             until = f"next try in {wait:.1f} s" if self.healthy is None else "next try when it is healthy"
             raise Unavailable(
                 f"{self.name} failed repeatedly and is not called for now; {until}",
@@ -122,7 +124,8 @@ class Breaker(pybreaker.CircuitBreakerListener):
                 self._report(error)
             raise
         else:
-            if self._breaker.state is admitted_in:
+            # After a success, another one changes nothing.
+            if self._breaker.state is admitted_in and (probe or self._breaker.fail_counter):
                 self._report(None)
         finally:
             if probe:

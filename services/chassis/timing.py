@@ -55,10 +55,9 @@ def timestamp(seconds: float) -> Timestamp:
 
 
 def duration(seconds: float) -> Duration:
-    """A protobuf duration, exact to the nanosecond."""
-    message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
+    """A protobuf duration of 0 seconds or more, exact to the nanosecond."""
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
 from types import TracebackType
@@ -223,7 +222,7 @@ class ObservedSearch:
         series.outcomes[outcome].inc()
         logs.note(outcome=outcome)
         if (span := tracing.recorded()) is not None:
-            flags = {f"sluice.features.{name}": value for name, value in asdict(self._features).items()}
+            flags = {f"sluice.features.{name}": value for name, value in self._features.values.items()}
             span.set_attributes({"sluice.outcome": outcome, **flags})
             if self._answer is not None:
                 span.set_attributes(_described(self._answer))

@@ -27,7 +27,7 @@ import enum
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
@@ -189,7 +189,7 @@ class RolloutTable:
         self.ramps = tuple(ramps)
         self.kills = tuple(kills)
         self._defaults = defaults
-        self._default_values: dict[str, FlagValue] = asdict(defaults)
+        self._default_values = defaults.values
         self._held = _held(self.kills, self._default_values)
         self._killed_arms = [FeatureArm(kill.name, kill.ramp_id, Arm.STANDARD, Reason.KILLED) for kill in self.kills]
         reaching = (ramp for ramp in reversed(self.ramps) if ramp.treatment_ppm or ramp.control_ppm)

@@ -7,9 +7,10 @@ gateway. `services.gateway.rollout.table` makes the layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 
-from services.experiment.flags import FlagValue, Overrides, check_alternatives
+from services.experiment.flags import FLAGS, FlagValue, Overrides, check_alternatives
 from sluice.type.v1 import features_pb2
 
 
@@ -25,9 +26,14 @@ class Features:
     rerank: bool = False
     rerank_candidate_count: int = 20
 
+    @property
+    def values(self) -> dict[str, FlagValue]:
+        """All flags by name."""
+        return {name: getattr(self, name) for name in FLAGS}
+
     def to_proto(self) -> features_pb2.Features:
-        """Write all flags."""
-        return Overrides(**asdict(self)).to_proto()
+        """Write all flags, into a message that is shared: do not change it."""
+        return _to_proto(self)
 
 
 def resolve(layers: Sequence[Overrides], defaults: Features) -> Features:
@@ -35,8 +41,13 @@ def resolve(layers: Sequence[Overrides], defaults: Features) -> Features:
 
     Raises InvalidArgument when two flags are off of which one must stay on.
     """
-    values: dict[str, FlagValue] = asdict(defaults)
+    values = defaults.values
     for layer in reversed(layers):
         values |= layer.values
     check_alternatives(values)
     return Features(**values)  # type: ignore[arg-type]  # every layer was checked against the table
+
+
+@lru_cache
+def _to_proto(features: Features) -> features_pb2.Features:
+    return Overrides(**features.values).to_proto()

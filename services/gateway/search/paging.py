@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.flags import Overrides
@@ -46,7 +46,8 @@ def encode(offset: int, features: Features, course: Course, digest: str) -> str:
     """Make the token of the page that starts at an offset; empty where nothing may start."""
     if offset > MAX_OFFSET:
         return ""
-    content = {"offset": offset, "features": asdict(features), "course": asdict(course), "question": digest}
+    made = {field.name: getattr(course, field.name) for field in fields(course)}
+    content = {"offset": offset, "features": features.values, "course": made, "question": digest}
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
 

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
@@ -139,9 +139,7 @@ class _Run:
         self._page_bytes = page_bytes
         self._last_moment = last_moment(time.monotonic(), deadline)
         # Complete from the start: a stage that the search does not come to has a report as well.
-        self.reports = {
-            stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it") for stage in Stage
-        }
+        self.reports = dict(_NOT_REACHED)
 
     async def answer(self) -> Answer:
         variants, fingerprint = await self._variants()
@@ -192,13 +190,16 @@ class _Run:
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                expanding = group.create_task(self._expand())
-                embedding = group.create_task(self._embed([self._question.query]))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        variants, own = expanding.result(), embedding.result()
+        if self._features.expansion:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    expanding = group.create_task(self._expand())
+                    embedding = group.create_task(self._embed([self._question.query]))
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            variants, own = expanding.result(), embedding.result()
+        else:
+            variants, own = await self._expand(), await self._embed([self._question.query])
         others = [variant.text for variant in variants[1:]]
         wanted = self._course is None or self._course.embedded > 1
         rest = await self._embed(others) if others and wanted and isinstance(own, _Done) else None
@@ -344,8 +345,17 @@ class _Run:
         reason = detail = ""
         if count < wanted:
             reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
-        report = _ran(Stage.RERANK, attempt.seconds, count, model=read.model, reason=reason, detail=detail)
-        self._report(replace(report, truncated_count=read.truncated_count))
+        self._report(
+            _ran(
+                Stage.RERANK,
+                attempt.seconds,
+                count,
+                model=read.model,
+                reason=reason,
+                detail=detail,
+                truncated=read.truncated_count,
+            )
+        )
         return read
 
     def _policy(self, asked: Policy | None, default: Policy) -> Policy:
@@ -392,6 +402,9 @@ class _Run:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
 
 
+_NOT_REACHED = {
+    stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it") for stage in Stage
+}
 _AS_BEFORE = ("NOT_ON_FIRST_PAGE", "it did not run for the first page, and all pages have one order")
 
 
@@ -408,11 +421,18 @@ def _digest(variants: Sequence[SearchVariant]) -> str:
 
 
 def _ran(
-    stage: Stage, seconds: float, item_count: int, *, model: str = "", reason: str = "", detail: str = ""
+    stage: Stage,
+    seconds: float,
+    item_count: int,
+    *,
+    model: str = "",
+    reason: str = "",
+    detail: str = "",
+    truncated: int = 0,
 ) -> StageReport:
     """Report a stage that answered; a reason means that it was degraded."""
     outcome = Outcome.DEGRADED if reason else Outcome.RAN
-    return StageReport(stage, outcome, reason, detail, seconds, model, item_count)
+    return StageReport(stage, outcome, reason, detail, seconds, model, item_count, truncated)
 
 
 def _no_time(stage: Stage) -> StageReport:
@@ -439,5 +459,4 @@ def _embedding_report(own: _Done[Embedded] | StageReport, rest: _Done[Embedded] 
         truncated += sum(rest.result.truncated)
     elif rest is not None:
         reason, detail = "VARIANTS_NOT_EMBEDDED", f"variants are searched by words alone: {rest.detail}"
-    report = _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail)
-    return replace(report, truncated_count=truncated)
+    return _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail, truncated=truncated)

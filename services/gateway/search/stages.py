@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import duration
@@ -164,8 +164,7 @@ class Embedded:
     """True for each text whose end did not fit the model's window."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchVariant:
+class SearchVariant(NamedTuple):
     """A variant with its vector; without a vector it is searched by words alone."""
 
     text: str
@@ -178,8 +177,7 @@ def reading(passage: passage_pb2.Passage) -> str:
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A passage that was found, with the first stage's score."""
 
     passage: passage_pb2.Passage
@@ -248,8 +246,7 @@ class StageReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """A passage in the final order."""
 
     passage: passage_pb2.Passage
