@@ -5,91 +5,336 @@ Nothing here waits, and nothing here knows asyncio, gRPC or qdrant-client: impor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from services.retriever.fields import ALL, Filter, Scalar, Schema
+import qdrant_edge as edge
+
+from services.retriever.engines.edge import searching
+from services.retriever.engines.edge.building import BuildFailed
+from services.retriever.engines.edge.configuration import to_config, to_index
+from services.retriever.engines.edge.filters import bool_key, to_filter
+from services.retriever.engines.edge.generations import Damaged, Generations, State
+from services.retriever.engines.edge.points import SELECTED, Refused, to_points, to_row
+from services.retriever.engines.edge.rebuilding import GRAPH_FROM, Progress, Rebuild, Sizes, due
+from services.retriever.engines.payloads import payload_key, revision_of
+from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
 from services.retriever.layout import Layout
 from services.retriever.store import PLAIN, Hit, Parts, PointId, Query, Revisions, Row
 
+T = TypeVar("T")
 
-class Damaged(Exception):
-    """The folder cannot be read."""
+__all__ = ["Damaged", "PoisonedLog", "Refused", "Shard"]
+
+_POINTS_AT_ONCE = 500
+_UPDATES_A_FLUSH = 16
+# A version that has not been written to for so long is flushed.
+_QUIET_SECONDS = 1.0
+_SECONDS_AFTER_FAILURE = 600.0
+
+# Fields whose layout a rebuild changes.
+_BUILT = frozenset({"vectors_on_disk", "payload_on_disk", "hnsw_m", "hnsw_ef_construct", "quantization"})
+
+
+_log = logging.getLogger("retriever")
 
 
 class PoisonedLog(Damaged):
     """The folder can be read, but its log of what is not flushed cannot: load it with `without_log`."""
 
 
-class Refused(Exception):
-    """Rows or a query that the engine does not take; nothing was written."""
-
-
 class Shard:
-    """One version. Its calls raise `Refused`, and `Damaged` where only loading it again helps (the log is whole)."""
+    """One version.
+
+    Its calls raise `Refused`, and `Damaged` where only loading the folder anew helps, in a new process: after a panic,
+    flushing or closing the shard would put on the disk what the panic left half done.
+    """
+
+    def __init__(self, generations: Generations, shard: edge.EdgeShard, state: State, graph_from: int) -> None:
+        """Use `create` or `load`."""
+        self._generations = generations
+        self._shard = shard
+        self._state = state
+        self._graph_from = graph_from
+        self._layout = state.layout
+        self._indexes = _indexes(shard)
+        self._pristine = searching.counts_right(shard)
+        self._broken = False
+        self._unflushed = 0
+        self._written_at = 0.0
+        self._rebuild: Rebuild | None = None
+        self._no_build_before = 0.0
 
     @classmethod
-    def create(cls, folder: Path, dimension: int, layout: Layout = PLAIN) -> Shard:
-        """Create an empty version, durably, in a folder that does not exist yet."""
-        raise NotImplementedError
+    def create(cls, folder: Path, dimension: int, layout: Layout = PLAIN, *, graph_from: int = GRAPH_FROM) -> Shard:
+        """Create an empty version, durably, in a folder that does not exist yet or is empty.
+
+        From `graph_from` passages on, vectors are searched for by a graph.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        generations = Generations(folder)
+        path = generations.next()
+        path.mkdir()
+        shard = _attempt(lambda: edge.EdgeShard.create(str(path), to_config(dimension, layout)))
+        _attempt(shard.flush)
+        state = State(dimension, layout)
+        generations.keep(path, state)
+        generations.switch(path)
+        return cls(generations, shard, state, graph_from)
 
     @classmethod
-    def load(cls, folder: Path, *, without_log: bool = False) -> Shard:
+    def load(cls, folder: Path, *, without_log: bool = False, graph_from: int = GRAPH_FROM) -> Shard:
         """Open a version and replay its log; `without_log` renames the log, so that what it held is lost."""
-        raise NotImplementedError
+        generations = Generations(folder)
+        path = generations.current
+        state = generations.state(path)
+        if without_log:
+            generations.set_log_aside()
+        try:
+            shard = edge.EdgeShard.load(str(path))
+        except BaseException as error:
+            if _is_panic(error) and not without_log:
+                raise PoisonedLog("its log cannot be replayed") from None
+            raise _damaged(error) from None
+        generations.tidy()
+        return cls(generations, shard, state, graph_from)
+
+    @property
+    def unflushed(self) -> int:
+        """Number of updates since the last flush: 0 if everything is on the disk."""
+        return self._unflushed
+
+    @property
+    def settled(self) -> bool:
+        """True if no build is under way, or due."""
+        return self._rebuild is None
 
     def write(self, rows: Sequence[Row], still: Revisions | None = None) -> None:
         """Write all passages or none (Refused), each only if it still has its revision in `still`; "" for absent."""
-        raise NotImplementedError
+        points, copies = to_points(rows, self._state.dimension)
+        if still is not None:
+            known = self._revisions(list(still))
+            points = [point for point, row in zip(points, rows, strict=True) if known.get(row.id, "") == still[row.id]]
+        for key, kind in copies.items():
+            self._index(key, kind)
+        for start in range(0, len(points), _POINTS_AT_ONCE):
+            some = points[start : start + _POINTS_AT_ONCE]
+            before = self.size()
+            self._update(edge.UpdateOperation.upsert_points(some))
+            self._changed((str(point.id) for point in some), replaced=self.size() < before + len(some))
 
     def remove(self, ids: Sequence[PointId], still: Revisions | None = None) -> None:
         """Remove passages, each only if it still has its revision in `still`, where that is given."""
-        raise NotImplementedError
+        known = self._revisions(ids)
+        gone = [one for one in known if still is None or known[one] == still.get(one)]
+        if gone:
+            self._update(edge.UpdateOperation.delete_points(list(gone)))
+            self._changed(gone, replaced=True)
 
     def search(
         self, searches: Sequence[Query], limit: int, condition: Filter = ALL, layout: Layout = PLAIN
     ) -> list[list[Hit]]:
         """Return the best passages of each search, best first; see `PassageStore.search`."""
-        raise NotImplementedError
+        requests = searching.to_requests(
+            searches, limit, self._filter(condition), layout, self._state.dimension, pristine=self._pristine
+        )
+        found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
+        return [searching.to_hits(points) for points in found]
 
     def read(self, ids: Sequence[PointId], parts: Parts, keys: Sequence[PointId] = ()) -> list[Row]:
         """Return the passages that exist; of those in `keys`, only their keys."""
-        raise NotImplementedError
+        return [
+            to_row(record)
+            for wanted, selected in ((ids, parts), (keys, Parts.KEYS))
+            if wanted
+            for record in self._retrieve(wanted, *SELECTED[selected])
+        ]
 
     def scroll(
         self, start: PointId | None, limit: int, parts: Parts, condition: Filter = ALL
     ) -> tuple[list[Row], PointId | None]:
         """Return matching passages from `start` on in the order of their points, and the start of the next ones."""
-        raise NotImplementedError
+        payload, vectors = SELECTED[parts]
+        records, following = self._do(
+            lambda: self._shard.scroll(edge.ScrollRequest(start, limit, self._filter(condition), payload, vectors))
+        )
+        return [to_row(record) for record in records], None if following is None else str(following)
 
     def count(self, condition: Filter = ALL) -> int:
         """Count matching passages exactly."""
-        raise NotImplementedError
+        if not condition:
+            return self.size()
+        request = edge.CountRequest(exact=True, filter=self._filter(condition))
+        return self._do(lambda: self._shard.count(request))
 
     def facet(self, field: str, limit: int, condition: Filter = ALL) -> list[tuple[Scalar, int]]:
         """Return the most frequent values of a declared field among matching passages, each with its number."""
-        raise NotImplementedError
+        is_bool = bool_key(field) in self._indexes
+        key = bool_key(field) if is_bool else payload_key(field)
+        if self._indexes.get(key, ("Float",))[0] == "Float":
+            raise Refused(f"values of the field {field} cannot be counted")
+        request = edge.FacetRequest(key, limit, exact=True, filter=self._filter(condition))
+        hits = self._do(lambda: self._shard.facet(request).hits)
+        found = [(hit.value == "True" if is_bool else hit.value, hit.count) for hit in hits]
+        return sorted(found, key=lambda one: (-one[1], one[0]))
 
     def declare(self, schema: Schema, tenant: str = "") -> None:
         """Index fields for filters; of a field that has another type by now, index it again."""
-        raise NotImplementedError
+        for field, kind in schema.items():
+            if kind is FieldType.BOOL:
+                self._index(bool_key(field), "Keyword")
+            else:
+                self._index(payload_key(field), kind.value.capitalize(), tenant=field == tenant)
 
     def tune(self, layout: Layout) -> None:
         """Keep the version by another layout; it is rebuilt in the background (see `idle`)."""
-        raise NotImplementedError
+        self._layout = layout
+        self._give_up()
 
     def size(self) -> int:
         """Return the number of passages, without counting them."""
-        raise NotImplementedError
+        return self._do(self._shard.info).points_count
 
     def flush(self) -> None:
         """Put on disk what was written."""
-        raise NotImplementedError
+        self._do(self._shard.flush)
+        self._unflushed = 0
 
     def idle(self) -> bool:
-        """Do a slice of housekeeping (at most some 50 ms): flush, build the graph, vacuum. True if there is more."""
-        raise NotImplementedError
+        """Do a slice of housekeeping, mostly at most 50 ms: flush, build the graph, vacuum. True if there is more now.
+
+        To be called when nothing else waits, and at least once a second while something does. A build takes a process
+        of its own, and changes nothing until it is done: then the version's data is another folder, which is loaded.
+        """
+        quiet = time.monotonic() - self._written_at
+        if self._unflushed and quiet >= _QUIET_SECONDS:
+            self.flush()
+        try:
+            if self._rebuild is None:
+                self._rebuild = self._due(quiet)
+            if self._rebuild is None:
+                return False
+            progress = self._do(self._rebuild.step)
+            if progress is Progress.DONE:
+                self._swap(self._rebuild)
+        except BuildFailed as error:
+            self._give_up()
+            self._no_build_before = time.monotonic() + _SECONDS_AFTER_FAILURE
+            _log.warning("a version was not rebuilt, and is tried again later: %s", error)
+            return False
+        return progress is Progress.MORE
 
     def close(self) -> None:
         """Flush and free the folder; a build that is under way is given up."""
-        raise NotImplementedError
+        self._give_up()
+        if not self._broken:
+            self.flush()
+            self._do(self._shard.close)
+
+    def _due(self, quiet: float) -> Rebuild | None:
+        indexed = self._state.indexed
+        sizes = Sizes.of(self._shard, indexed)
+        tuned = bool(_BUILT & self._layout.changed(self._state.layout))
+        if time.monotonic() < self._no_build_before or not (tuned or due(sizes, indexed, quiet, self._graph_from)):
+            return None
+        state = State(self._state.dimension, self._layout)
+        graph = sizes.passages >= self._graph_from
+        return Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=graph)
+
+    def _swap(self, rebuild: Rebuild) -> None:
+        """Let a finished generation, once it has the last changes, be the one that counts."""
+        shard = _attempt(lambda: edge.EdgeShard.load(str(rebuild.path)))
+        rebuild.catch_up(shard)
+        path, before = rebuild.path, self._shard
+        self._state = rebuild.state()
+        self._pristine = searching.counts_right(shard)
+        known, self._indexes, self._shard = self._indexes, _indexes(shard), shard
+        for key, (kind, tenant) in known.items():
+            self._index(key, kind, tenant=tenant)
+        self.flush()
+        self._generations.keep(path, self._state)
+        self._generations.switch(path)
+        self._give_up()
+        before.close()
+        self._generations.tidy()
+
+    def _give_up(self) -> None:
+        if self._rebuild is not None:
+            self._rebuild.stop()
+            self._rebuild = None
+
+    def _revisions(self, ids: Sequence[PointId]) -> dict[PointId, str]:
+        records = self._retrieve(ids, ["revision"], False)
+        return {str(record.id): revision_of(record.payload or {}) for record in records}
+
+    def _retrieve(self, ids: Sequence[PointId], payload: Any, vectors: Any) -> list[edge.Record]:
+        return self._do(lambda: self._shard.retrieve(list(ids), payload, vectors))
+
+    def _filter(self, condition: Filter) -> edge.Filter | None:
+        return to_filter(condition, self._indexes)
+
+    def _index(self, key: str, kind: str, *, tenant: bool = False) -> None:
+        known = self._indexes.get(key)
+        if known == (kind, tenant):
+            return
+        if known is not None:
+            self._update(edge.UpdateOperation.delete_field_index(key))
+        self._update(edge.UpdateOperation.create_field_index(key, to_index(kind, tenant=tenant)))
+        self._indexes[key] = (kind, tenant)
+
+    def _update(self, operation: edge.UpdateOperation) -> None:
+        try:
+            self._shard.update(operation)
+        except BaseException as error:
+            # A part of it may be stored; the log holds it all, so that loading the folder repeats it.
+            self._broken = True
+            raise _damaged(error) from None
+        self._unflushed += 1
+        self._written_at = time.monotonic()
+        if self._unflushed >= _UPDATES_A_FLUSH:
+            self.flush()
+
+    def _changed(self, ids: Iterable[PointId], *, replaced: bool) -> None:
+        self._pristine = self._pristine and not replaced
+        if self._rebuild is not None:
+            self._rebuild.changed.update(ids)
+
+    def _do(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except BaseException as error:
+            if type(error) is Exception:
+                raise Refused("Qdrant Edge refuses it") from error
+            if not _is_panic(error):
+                raise
+            self._broken = True
+            raise _damaged(error) from None
+
+
+def _indexes(shard: edge.EdgeShard) -> dict[str, tuple[str, bool]]:
+    """Return the kind of each index by its path, and True where tenants are told apart by it."""
+    return {
+        key: (str(info.data_type).rpartition(".")[2], bool(getattr(info.params, "is_tenant", False)))
+        for key, info in shard.info().payload_schema.items()
+    }
+
+
+def _attempt(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except BaseException as error:
+        raise _damaged(error) from None
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
+def _damaged(error: BaseException) -> BaseException:
+    """Return the error for one of Edge, which has no types of its own; what comes from elsewhere stays as it is."""
+    if _is_panic(error) or type(error) is Exception:
+        return Damaged(f"Qdrant Edge failed: {error}")
+    return error

@@ -1,0 +1,153 @@
+"""Building the next generation of a shard, with its graph, in a process of its own.
+
+Building a graph takes 1 ms a passage or more, and holds the interpreter's lock: within the child, readers would wait.
+The process gets passages, makes the graph, gets what has changed meanwhile, and ends. It ends with its parent, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from services.retriever.engines.edge.configuration import to_config, to_index
+from services.retriever.engines.edge.points import Portable, from_portable, portable
+from services.retriever.layout import Layout
+from services.retriever.store import PointId
+
+Indexes = Mapping[str, tuple[str, bool]]
+"""Kind of each index by its path, and True where tenants are told apart by it."""
+
+_MODULE = "services.retriever.engines.edge.building"
+_KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_NICENESS = 10
+
+
+class BuildFailed(Exception):
+    """The process that builds has died, or could not go on."""
+
+
+class Builder:
+    """The process that builds a generation, as its parent sees it. One order at a time: `ready` before the next."""
+
+    def __init__(self, folder: Path, dimension: int, layout: Layout, indexes: Indexes) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  this interpreter, this module
+                [sys.executable, "-m", _MODULE, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._pipe = Connection(ours.detach())
+        self._waiting = False
+        self.indexed = 0
+        """Passages that the graph was made of."""
+        self._order("create", str(folder), dimension, layout, dict(indexes))
+
+    @property
+    def ready(self) -> bool:
+        """True if the last order is done; BuildFailed if it failed."""
+        if not self._waiting:
+            return True
+        try:
+            if not self._pipe.poll():
+                return False
+            problem, result = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise BuildFailed("the process has ended") from error
+        if problem:
+            raise BuildFailed(problem)
+        self._waiting = False
+        self.indexed = max(self.indexed, result)
+        return True
+
+    def store(self, gone: Iterable[PointId], records: Iterable[edge.Record]) -> None:
+        """Remove passages and store others; they are copied by now."""
+        self._order("store", list(gone), [portable(record) for record in records])
+
+    def build(self) -> None:
+        """Make the graph of what is there."""
+        self._order("build")
+
+    def finish(self) -> None:
+        """Put everything on the disk."""
+        self._order("finish")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _order(self, name: str, *arguments: Any) -> None:
+        try:
+            self._pipe.send((name, *arguments))
+        except OSError as error:
+            raise BuildFailed("the process has ended") from error
+        self._waiting = True
+
+
+class _Work:
+    """Orders, in the process that builds."""
+
+    def __init__(self) -> None:
+        self._shard: edge.EdgeShard
+
+    def create(self, folder: str, dimension: int, layout: Layout, indexes: Indexes) -> None:
+        Path(folder).mkdir()
+        self._shard = edge.EdgeShard.create(folder, to_config(dimension, layout))
+        for key, (kind, tenant) in indexes.items():
+            self._shard.update(edge.UpdateOperation.create_field_index(key, to_index(kind, tenant=tenant)))
+
+    def store(self, gone: Sequence[PointId], points: Sequence[Portable]) -> None:
+        store(self._shard, gone, points)
+
+    def build(self) -> int:
+        self._shard.optimize()
+        return self._shard.info().points_count
+
+    def finish(self) -> None:
+        self._shard.flush()
+        self._shard.close()
+
+
+def store(shard: edge.EdgeShard, gone: Collection[PointId], points: Iterable[Portable]) -> None:
+    """Remove passages from a shard and store others."""
+    if gone:
+        shard.update(edge.UpdateOperation.delete_points([*gone]))
+    if new := [from_portable(*point) for point in points]:
+        shard.update(edge.UpdateOperation.upsert_points(new))
+
+
+def _main() -> None:
+    ctypes.CDLL(None).prctl(_KILLED_WITH_PARENT, signal.SIGKILL)
+    os.nice(_NICENESS)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a terminal signals the whole group, and the parent drains first
+    pipe = Connection(int(sys.argv[1]))
+    work = _Work()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            name, *arguments = pipe.recv()
+            order: Callable[..., int | None] = getattr(work, name)
+            try:
+                result = order(*arguments)
+            except BaseException as error:
+                pipe.send((f"{name}: {type(error).__name__}", 0))
+                return
+            pipe.send(("", result or 0))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,127 @@
+"""Folder of a version: one generation of its data, the next one while it is built, and what Edge does not keep.
+
+current           name of the generation that counts; replaced in one step
+shard-1/          a generation: Edge's files
+shard-1.json      dimension and layout of a generation, size of its graph
+shard-2/          the next one, while it is built; removed at opening unless `current` names it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.retriever.layout import Layout
+
+_CURRENT = "current"
+_LOG, _LOG_ASIDE = "wal", "wal-aside"
+
+
+class Damaged(Exception):
+    """The folder cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What Edge does not say of a generation."""
+
+    dimension: int
+    layout: Layout = field(default_factory=Layout)
+    """The one by which it was built."""
+    indexed: int = 0
+    """Passages that the graph was built of; 0 without one."""
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """Read the state; Damaged if it makes no sense."""
+        try:
+            said: dict[str, Any] = json.loads(text)
+            return cls(int(said["dimension"]), Layout.from_notes(said), int(said["indexed"]))
+        except (ValueError, TypeError, LookupError) as error:
+            raise Damaged("its state cannot be read") from error
+
+    def to_json(self) -> str:
+        """Write the state."""
+        return json.dumps({"dimension": self.dimension, "layout": self.layout.to_notes(), "indexed": self.indexed})
+
+
+class Generations:
+    """Names, makes and replaces generations in a version's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def current(self) -> Path:
+        """The generation that counts; Damaged where none does."""
+        try:
+            name = (self._folder / _CURRENT).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise Damaged("the name of its data cannot be read") from error
+        path = self._folder / name
+        if not name.startswith("shard-") or not path.is_dir():
+            raise Damaged("its data is missing")
+        return path
+
+    def next(self) -> Path:
+        """Return a free path for the next generation."""
+        numbers = [int(path.name.removeprefix("shard-")) for path in self._folder.glob("shard-*") if path.is_dir()]
+        return self._folder / f"shard-{max(numbers, default=0) + 1}"
+
+    def state(self, shard: Path) -> State:
+        """Read the state of a generation."""
+        try:
+            return State.from_json(self._state_path(shard).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Damaged("its state cannot be read") from error
+
+    def keep(self, shard: Path, state: State) -> None:
+        """Write the state of a generation durably."""
+        _replace(self._state_path(shard), state.to_json())
+
+    def switch(self, shard: Path) -> None:
+        """Let a generation, which is on the disk, be the one that counts."""
+        _replace(self._folder / _CURRENT, shard.name)
+
+    def tidy(self) -> None:
+        """Remove every generation but the current one."""
+        current = self.current.name
+        for path in self._folder.glob("shard-*"):
+            if path.is_dir() and path.name != current:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix == ".json" and path.stem != current:
+                path.unlink(missing_ok=True)
+
+    def set_log_aside(self) -> None:
+        """Rename the log of the current generation."""
+        log = self.current / _LOG
+        aside = log.with_name(_LOG_ASIDE)
+        shutil.rmtree(aside, ignore_errors=True)
+        if log.exists():
+            log.rename(aside)
+        _sync(log.parent)
+
+    def _state_path(self, shard: Path) -> Path:
+        return self._folder / f"{shard.name}.json"
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
