@@ -333,7 +333,9 @@ async def test_nothing_lies_next_to_the_data_where_nothing_was_stored(
     gateway: CannedGateway, sluice: Sluice, corpus: Path, states: Path
 ) -> None:
     gateway.failures.extend([None, errors.FailedPrecondition("built by another model")])
-    assert (await sluice("index", str(corpus))).exit_code == calls.NOT_DONE
+    result = await sluice("index", str(corpus))
+    assert result.exit_code == calls.NOT_DONE
+    assert "stopped with 0 documents stored; the same command again begins anew" in result.stderr
     assert _files(corpus.parent, "corpus*") == [corpus]
     assert not _files(states, "*.checkpoint.json")
 

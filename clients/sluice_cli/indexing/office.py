@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -47,6 +48,7 @@ def content(path: Path) -> Content:
 def _pdf(path: Path) -> Content:
     from pypdf import PdfReader  # noqa: PLC0415  # an extra
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it tells is in the reason, with the file's name
     with PdfReader(path) as reader:
         if reader.is_encrypted and not reader.decrypt(""):
             raise Rejected("is encrypted")

@@ -143,6 +143,8 @@ class Run:
         self._saved = settled
 
     def _next_step(self) -> str:
+        if not self._counts.documents:
+            return "the same command again begins anew"
         if self._source.state is None:
             return "standard input cannot be taken up again: from its beginning, the same command replaces them"
         if self._checkpoint is None:

@@ -486,7 +486,9 @@ def test_a_link_out_of_the_folder_is_not_followed_and_said(tmp_path: Path) -> No
     assert "4 links that lead out" in said
 
 
-def test_pdf_and_word_files_are_read_where_their_libraries_are(tmp_path: Path) -> None:
+def test_pdf_and_word_files_are_read_where_their_libraries_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     docx, pypdf = pytest.importorskip("docx"), pytest.importorskip("pypdf")
     document = docx.Document()
     document.add_heading("Opening hours", 0)
@@ -511,6 +513,7 @@ def test_pdf_and_word_files_are_read_where_their_libraries_are(tmp_path: Path) -
         reject = found[name]
         assert isinstance(reject, Reject)
         assert reason in reject.reason
+    assert not caplog.records  # a library's own words come without the file's name
 
 
 def _pdf(text: str) -> bytes:
