@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.validation import check_content, check_document_id, chunk_id
 from services.retriever.fields import Value, value_from_proto, value_to_proto
 from sluice.type.v1 import passage_pb2 as pb
@@ -114,6 +114,19 @@ def check_chunks(passages: Sequence[Passage]) -> None:
             raise InvalidArgument(f"passages[{place}].chunk", problem)
         if chunk.number > 1 and passage.document_id == passage.id:
             raise InvalidArgument(f"passages[{place}].id", f'must end with "##{chunk.number}" for this chunk')
+
+
+def check_stored(passage: Passage) -> None:
+    """Raise FailedPrecondition (CHUNK_IDS) for a chunk of which the id does not tell its document.
+
+    Releases before the ids with "##" stored such. Their documents would be taken apart, and never be deleted whole.
+    """
+    if passage.chunk is not None and passage.chunk.number > 1 and passage.document_id == passage.id:
+        raise FailedPrecondition(
+            f"chunk {passage.id!r} was stored by a release that knew other ids of chunks; delete the collection, and "
+            "index its documents again",
+            reason="CHUNK_IDS",
+        )
 
 
 def later_ids(first: Passage, number: int = 1) -> list[str]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
-from services.retriever.documents import Passage
+from services.retriever.documents import Chunk, Passage
 from services.retriever.fields import FieldType
 from services.retriever.search.searches import QueryVariant
-from services.retriever.store import PLAIN
+from services.retriever.store import PLAIN, Row, point_id
 from tests.integration.shelf import BM25, EAST, MODEL, OTHER, PASSAGES, UP, ids
 
 
@@ -54,6 +54,18 @@ async def test_a_collection_of_a_release_that_knew_no_title_weight_keeps_countin
     notes = {key: value for key, value in info.to_notes().items() if key != "title_weight"}
     await shelf.store.create(info.version, 3, PLAIN, notes, None)
     assert (await shelf.collections.get(info.version)).bm25.title_weight == 1.0
+
+
+async def test_chunks_that_an_old_release_stored_are_refused_with_the_way_out(shelf, new_name):
+    await shelf.collections.create(name := new_name(), MODEL)
+    old = [Passage("a", "lamp", vector=EAST, chunk=Chunk(1, 2, 0, 4))]
+    old += [Passage("a#2", "lamp", vector=EAST, chunk=Chunk(2, 2, 4, 8))]
+    await shelf.store.write(f"{name}-v1", [Row(point_id(one.id), one, "1") for one in old], None)
+    for call in (shelf.search(name, QueryVariant("", EAST)), shelf.passages.page(name)):
+        with pytest.raises(FailedPrecondition, match=r"'a#2'.*index its documents again") as refusal:
+            await call
+        assert refusal.value.reason == "CHUNK_IDS"
+    await shelf.collections.delete(name)
 
 
 async def test_a_collection_of_an_older_analyzer_is_written_and_searched_by_it_until_it_is_reindexed(shelf, new_name):

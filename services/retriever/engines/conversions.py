@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from services.retriever.documents import Chunk, Passage, Vector
+from services.retriever.documents import Chunk, Passage, Vector, check_stored
 from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exists, Filter, Range, Scalar, Test, Value
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Hit, Parts, Query, Revisions, Row
@@ -80,9 +80,9 @@ def to_row(record: models.Record) -> Row:
 
 
 def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Passage:
-    """Return the passage of a payload."""
+    """Return the passage of a payload. Raises FailedPrecondition where it is a chunk that an old release stored."""
     chunk = payload.get("chunk")
-    return Passage(
+    passage = Passage(
         payload["id"],
         payload.get("text", ""),
         payload.get("title", ""),
@@ -90,6 +90,8 @@ def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Pass
         vector,
         Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None,
     )
+    check_stored(passage)
+    return passage
 
 
 def to_query(by: Query) -> list[float] | models.SparseVector:
