@@ -242,7 +242,7 @@ async def test_status_shows_shares_arms_evidence_and_gateways(service: CannedOpe
         "treatment",
         "7.50 %",
         "1,500 ms",
-        "3.1 of 4.4",
+        "3.1/4.4",
         "gateway-1",
         "behind 2",
         "killed there: rerank",

@@ -162,11 +162,9 @@ def shares_bar(feature: Feature, width: int = 4 * BAR_WIDTH) -> Text:
     )
 
 
-def arms_view(arms: Sequence[ArmTotals]) -> Table:
-    """Show the totals of both arms in this step."""
-    table = _table(
-        "arm", "requests", "users", "errors", "empty", "P50", "P95", "P99", "quality", "overlap", narrow=True
-    )
+def arms_view(arms: Sequence[ArmTotals]) -> RenderableType:
+    """Show the totals of both arms in this step; "not run": the feature's own stage did not do its work."""
+    table = _table("arm", "requests", "users", "errors", "empty", "not run", "P50", "P95", "P99", narrow=True)
     for totals in arms:
         table.add_row(
             Text(totals.arm, style=_ARM_STYLES.get(totals.arm, "")),
@@ -174,13 +172,17 @@ def arms_view(arms: Sequence[ArmTotals]) -> Table:
             f"{totals.unit_count:,}",
             share_of(totals.bad_event_count(Guardrail.ERRORS), totals.request_count),
             share_of(totals.bad_event_count(Guardrail.EMPTY_RESULTS), totals.request_count),
+            share_of(totals.bad_event_count(Guardrail.EXPOSURE), totals.request_count),
             milliseconds(totals.p50),
             milliseconds(totals.p95),
             milliseconds(totals.p99),
-            "-" if totals.quality_score is None else f"{totals.quality_score:.3f}",
-            "-" if totals.shadow_overlap is None else f"{totals.shadow_overlap:.2f}",
         )
-    return table
+    quality = [f"{totals.arm} {totals.quality_score:.3f}" for totals in arms if totals.quality_score is not None]
+    pairs = [f"{totals.shadow_overlap:.2f}" for totals in arms if totals.shadow_overlap is not None]
+    judged = [
+        f"{what}: {', '.join(values)}" for what, values in (("quality", quality), ("overlap of pairs", pairs)) if values
+    ]
+    return Group(table, Text("; ".join(judged))) if judged else table
 
 
 def guardrails_view(status: FeatureStatus) -> Table:
@@ -198,7 +200,7 @@ def guardrails_view(status: FeatureStatus) -> Table:
             ),
         )
     for limit in status.limits:
-        allowed = f"{share_of(limit.allowed_ratio, 1)} may be beyond"
+        allowed = f"at most {share_of(limit.allowed_ratio, 1)}"
         table.add_row(
             f"limit: {plain(limit.label)}",
             f"{limit.bad_count:,}",
@@ -220,7 +222,7 @@ def _bar(value: float, threshold: float, styles: tuple[str, str, str]) -> Text:
     style = styles[2] if value >= threshold else styles[1] if way >= 0.5 else styles[0]
     full = int(way * BAR_WIDTH)
     return Text.assemble(
-        ("█" * full, style), ("░" * (BAR_WIDTH - full), "dim"), (f" {value:.1f} of {threshold:.1f}", style)
+        ("█" * full, style), ("░" * (BAR_WIDTH - full), "dim"), (f" {value:.1f}/{threshold:.1f}", style)
     )
 
 
@@ -319,5 +321,5 @@ def _table(*columns: str, narrow: bool = False) -> Table:
     return made
 
 
-_NUMBERS = frozenset({"#", "users", "requests", "errors", "empty", "P50", "P95", "P99", "quality", "overlap"})
+_NUMBERS = frozenset({"#", "users", "requests", "errors", "empty", "not run", "P50", "P95", "P99"})
 _NUMBERS |= {"snapshot", "treatment", "control"}

@@ -27,8 +27,13 @@ from sluice_client import (
     Comparison,
     Config,
     Features,
+    FeatureState,
+    FeatureStatus,
+    Gateway,
+    LimitEvidence,
     ListedVersion,
     Passage,
+    QuarantinedFeature,
     Result,
     Scores,
     VersionCheck,
@@ -95,6 +100,20 @@ _VIEWS: dict[str, tuple[Any, Callable[[Any], RenderableType]]] = {
     "config": (Config(features(), [], _VERSION, "1"), lambda config: config_view(config, config.release)),
     "history": (list(_REPORT.history), views.history_view),
     "rollouts": ([_REPORT.feature], views.features_view),
+    "status": (
+        FeatureStatus(
+            dataclasses.replace(_REPORT.feature, state=FeatureState.RAMPING),
+            guardrails=_REPORT.steps[0].guardrails,
+            arms=_REPORT.steps[0].arms,
+            limits=[LimitEvidence("errors", 1, 0.05, 1.5, 4.38)],
+            obstacles=["not enough requests"],
+        ),
+        views.status_view,
+    ),
+    "gateways": (
+        [Gateway("g", 1, None, True, [QuarantinedFeature("f", "r")], ["k"])],
+        lambda seen: views.gateways_view(seen, 2),
+    ),
     "plan": (_REPORT.feature.plan, lambda plan: views.plan_view(plan, Features())),
 }
 

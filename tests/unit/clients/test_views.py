@@ -64,9 +64,9 @@ def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
 
 
 def test_a_chunk_says_which_part_of_its_document_it_is() -> None:
-    passage = replace(_PASSAGE, id="argparse.md#2", chunk=Chunk(2, 5, 900, 1800))
+    passage = replace(_PASSAGE, id="argparse.md##2", chunk=Chunk(2, 5, 900, 1800))
     result = replace(_RESULT, passage=passage)
-    assert "argparse.md#2  chunk 2 of 5" in _shown(answer_view(replace(_ANSWER, results=[result]), explain=False))
+    assert "argparse.md##2  chunk 2 of 5" in _shown(answer_view(replace(_ANSWER, results=[result]), explain=False))
 
 
 def test_text_of_documents_neither_styles_nor_steers_the_terminal() -> None:
