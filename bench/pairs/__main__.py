@@ -106,9 +106,11 @@ def checked_out(commit: str) -> Path:
         git("worktree", "add", "--quiet", "--detach", str(folder), name)
     # Its code may ask for the release of its distribution, which is not installed, and may have had another name.
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = folder / "build" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info" / "METADATA"
-    metadata.parent.mkdir(parents=True, exist_ok=True)
-    metadata.write_text(f"Name: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8")
+    if "version" in project:
+        name = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        metadata = folder / "build" / name / "METADATA"
+        metadata.parent.mkdir(parents=True, exist_ok=True)
+        metadata.write_text(f"Name: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8")
     return folder
 
 
