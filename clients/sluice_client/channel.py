@@ -7,7 +7,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from itertools import count
 from typing import Any, Self, TypeVar
 
@@ -88,6 +88,23 @@ class Caller:
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    async def _stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Any, ReplyT],
+        request: Message,
+        timeout: float,  # of the call, for the server too
+    ) -> AsyncGenerator[ReplyT, None]:
+        """Send a request and yield the replies; closing the generator ends the call. Raises SluiceError."""
+        request_id = uuid.uuid4().hex
+        call = method(request, timeout=timeout, metadata=((_REQUEST_ID, request_id),))
+        try:
+            async for reply in call:
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error, self._server, request_id) from None
+        finally:
+            call.cancel()
 
 
 def _pause(error: SluiceError, attempt: int) -> float | None:

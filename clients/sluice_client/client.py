@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
+
+from google.protobuf.message import Message
 
 from sluice.gateway.v1 import (
     collections_pb2,
@@ -34,11 +37,15 @@ from sluice_client.versions import (
     ListedVersion,
     ReindexProgress,
     Snapshot,
+    SnapshotProgress,
     Switched,
     Verified,
 )
 
 # a timeout is a deadline that travels to the gateway
+
+# The longest that a server takes: snapshots go through all passages.
+_SNAPSHOT_SECONDS = 3600.0
 
 
 class SearchOptions(TypedDict, total=False):
@@ -365,11 +372,17 @@ class AsyncClient(Caller):
         request = fill(collections_pb2.DeleteVersionRequest(), version=version)
         await self._call(self._collections.DeleteVersion, request, self._long(timeout))
 
-    async def create_snapshot(self, collection: str = "", *, timeout: float | None = None) -> Snapshot:
+    async def create_snapshot(
+        self,
+        collection: str = "",
+        *,
+        on_progress: Callable[[SnapshotProgress], None] | None = None,
+        timeout: float = _SNAPSHOT_SECONDS,
+    ) -> Snapshot:
         """Keep a copy of the live version, or of a named one."""
-        request = fill(collections_pb2.CreateSnapshotRequest(), collection=collection)
-        reply = await self._call(self._collections.CreateSnapshot, request, self._long(timeout))
-        return Snapshot.from_proto(reply.snapshot)
+        request = fill(collections_pb2.StreamCreateSnapshotRequest(), collection=collection)
+        last = await self._steps(self._collections.StreamCreateSnapshot, request, on_progress, timeout)
+        return Snapshot.from_proto(last.snapshot)
 
     async def list_snapshots(self, collection: str = "", *, timeout: float | None = None) -> AsyncIterator[Snapshot]:
         """Iterate over the copies of all versions of a collection, newest first."""
@@ -378,15 +391,41 @@ class AsyncClient(Caller):
             for snapshot in reply.snapshots:
                 yield Snapshot.from_proto(snapshot)
 
-    async def restore_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> Switched:
-        """Make a new version from a copy, and make it live."""
-        request = fill(collections_pb2.RestoreSnapshotRequest(), collection=collection, snapshot=name)
-        return Switched.from_proto(await self._call(self._collections.RestoreSnapshot, request, self._long(timeout)))
+    async def restore_snapshot(
+        self,
+        name: str,
+        *,
+        collection: str = "",
+        shards: int = 0,
+        on_progress: Callable[[SnapshotProgress], None] | None = None,
+        timeout: float = _SNAPSHOT_SECONDS,
+    ) -> Switched:
+        """Make a new version from a copy, and make it live; in a cluster, with another number of shards if given."""
+        request = fill(
+            collections_pb2.StreamRestoreSnapshotRequest(), collection=collection, snapshot=name, shards=shards
+        )
+        last = await self._steps(self._collections.StreamRestoreSnapshot, request, on_progress, timeout)
+        return Switched.from_proto(last)
 
     async def delete_snapshot(self, name: str, *, collection: str = "", timeout: float | None = None) -> None:
         """Delete a copy, for good."""
         request = fill(collections_pb2.DeleteSnapshotRequest(), collection=collection, snapshot=name)
         await self._call(self._collections.DeleteSnapshot, request, self._long(timeout))
+
+    async def _steps(
+        self,
+        method: Any,
+        request: Message,
+        on_progress: Callable[[SnapshotProgress], None] | None,
+        timeout: float,  # of the call, for the server too
+    ) -> Any:
+        """Return the last message of a stream, and tell the progress of each."""
+        last: Any = None
+        async with aclosing(self._stream(method, request, timeout)) as steps:
+            async for last in steps:
+                if on_progress is not None:
+                    on_progress(SnapshotProgress.from_proto(last.progress))
+        return last
 
     def _long(self, timeout: float | None) -> float:
         return self._index_timeout if timeout is None else timeout

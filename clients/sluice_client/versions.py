@@ -200,6 +200,30 @@ class Switched(Received, proto=pb.RollbackCollectionResponse):
     """The version that was live before; it stays."""
 
 
+class SnapshotPhase(enum.StrEnum):
+    """A part of the work on a snapshot."""
+
+    COPY = "copy"
+    """Passages are written to the snapshot, and again what others write meanwhile."""
+    CHECK = "check"
+    """Files are compared with their digests."""
+    WRITE = "write"
+    """Passages are written to the new version."""
+    DONE = "done"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress(Received, proto=collection_pb2.SnapshotProgress):
+    """Progress of taking or restoring a snapshot."""
+
+    phase: SnapshotPhase
+    done_count: int
+    """Passages gone through in this phase."""
+    total_count: int
+    """Passages to go through in this phase, about."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot(Received, proto=collection_pb2.Snapshot):
     """A copy of a version as it was at a moment."""

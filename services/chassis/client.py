@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
 from functools import cache, partial
 from typing import Any, Self, TypeVar, cast
 
@@ -51,6 +52,11 @@ def _service_config(service: str) -> str:
             ],
         }
     )
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    """Identify the request, its caller and its trace."""
+    return ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
 
 
 @cache
@@ -130,14 +136,36 @@ class StageChannel:
         with self._breaker.attempt(given_seconds=timeout):
             return await self._send(method, request, timeout)
 
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Any, ReplyT], request: Message, *, deadline: float
+    ) -> AsyncGenerator[ReplyT, None]:
+        """Send a request and yield the replies; closing the generator ends the call. Raise as `call` does.
+
+        No breaker counts it: long work that fails says little of the calls beside it.
+        """
+        name = _method_of(request.DESCRIPTOR)
+        with tracing.client_span(name, {"rpc.system.name": "grpc", "rpc.method": name}) as span:
+            code = grpc.StatusCode.CANCELLED
+            pending = method(request, timeout=remaining(deadline), metadata=_metadata())
+            try:
+                async for reply in pending:
+                    yield reply
+                code = grpc.StatusCode.OK
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                found = status.error_from(error)
+                raise found from found.__cause__
+            finally:
+                pending.cancel()
+                tracing.end_with_code(span, code.name)
+
     async def _send(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, timeout: float
     ) -> ReplyT:
         name = _method_of(request.DESCRIPTOR)
         with tracing.client_span(name, {"rpc.system.name": "grpc", "rpc.method": name}) as span:
             code = grpc.StatusCode.CANCELLED
-            metadata = ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
-            pending = method(request, timeout=timeout, metadata=metadata)
+            pending = method(request, timeout=timeout, metadata=_metadata())
             try:
                 reply = await pending
                 code = grpc.StatusCode.OK

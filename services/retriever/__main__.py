@@ -12,6 +12,8 @@ from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.errors import SluiceError
 from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
+from services.retriever.backups.snapshots import Snapshots
+from services.retriever.backups.storage import SnapshotStorage
 from services.retriever.collections.building import Building
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.tuning import Tuning
@@ -22,7 +24,6 @@ from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
-from services.retriever.snapshots import Snapshots
 from services.retriever.store import PassageStore
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -75,6 +76,7 @@ class StoreWatch:
 async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
     """Compose the stage over a store, which may come and go: health follows it."""
     metrics = process_metrics()
+    storage = SnapshotStorage(settings.qdrant_snapshot_path)
     store = await open_store(settings, metrics)
     watch = StoreWatch(store)
     await watch.check()
@@ -94,7 +96,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         Passages(store, collections, metrics, fusion_depth=settings.fusion_depth),
         versions,
         Building(store, collections, versions),
-        Snapshots(store, collections, versions),
+        Snapshots(store, collections, versions, storage),
     )
     try:
         async with in_background(watch.run()):
@@ -107,6 +109,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
             )
     finally:
         await store.close()
+        storage.close()
 
 
 if __name__ == "__main__":

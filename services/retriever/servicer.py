@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of, duration
+from services.retriever.backups.snapshots import Snapshots
 from services.retriever.collections.building import Building, Difference, Side
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionModel
@@ -21,7 +23,6 @@ from services.retriever.documents import Passage, joined, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
 from services.retriever.search.searches import QueryVariant
-from services.retriever.snapshots import Snapshots
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
 
@@ -248,6 +249,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         made = await self._snapshots.create(request.collection, deadline_of(context))
         return pb.CreateSnapshotResponse(snapshot=made.to_proto())
 
+    async def StreamCreateSnapshot(
+        self, request: pb.StreamCreateSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.StreamCreateSnapshotResponse]:
+        async with aclosing(self._snapshots.taking(request.collection, deadline_of(context))) as taking:
+            async for step in taking:
+                snapshot = step.snapshot.to_proto() if step.snapshot else None
+                yield pb.StreamCreateSnapshotResponse(progress=step.to_proto(), snapshot=snapshot)
+
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
         found, token = await self._snapshots.page(
             request.collection, request.page_size, request.page_token, deadline_of(context)
@@ -255,8 +264,21 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         return pb.ListSnapshotsResponse(snapshots=[snapshot.to_proto() for snapshot in found], next_page_token=token)
 
     async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
-        version = await self._snapshots.restore(request.collection, request.snapshot, deadline_of(context))
+        version = await self._snapshots.restore(
+            request.collection, request.snapshot, request.shards, deadline_of(context)
+        )
         return pb.RestoreSnapshotResponse(version=version.to_proto(live=False))
+
+    async def StreamRestoreSnapshot(
+        self, request: pb.StreamRestoreSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.StreamRestoreSnapshotResponse]:
+        restoring = self._snapshots.restoring(
+            request.collection, request.snapshot, request.shards, deadline_of(context)
+        )
+        async with aclosing(restoring) as steps:
+            async for step in steps:
+                version = step.version.to_proto(live=False) if step.version else None
+                yield pb.StreamRestoreSnapshotResponse(progress=step.to_proto(), version=version)
 
     async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
         await self._snapshots.delete(request.collection, request.snapshot, deadline_of(context))

@@ -34,9 +34,11 @@ class RetrieverSettings(SheddingSettings):
         description="Room that the embedded engine leaves on its disk: it refuses writes beyond that, since it dies "
         "where the disk is full. Bytes.",
     )
-    qdrant_snapshot_path: Path = Field(
-        Path("data/snapshots"),
-        description="Folder for snapshots of the embedded engine's collections; a server keeps its own.",
+    qdrant_snapshot_path: str = Field(
+        "data/snapshots",
+        min_length=1,
+        description="Folder for snapshots, or a URL of object storage, as `s3://bucket/folder` (with s3fs) or "
+        "`gs://bucket/folder` (with gcsfs); the same for all retrievers of a Qdrant server.",
     )
     qdrant_timeout: float = Field(
         10, gt=0, le=600, description="Longest call to Qdrant where the caller's deadline leaves more. Seconds."

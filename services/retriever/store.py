@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from services.chassis.validation import split_version
@@ -14,7 +12,6 @@ from services.retriever.documents import Passage, Vector
 from services.retriever.fields import ALL, Filter, Scalar, Schema
 from services.retriever.layout import Layout
 from services.retriever.lexical import SparseVector
-from sluice.type.v1 import collection_pb2 as pb
 
 PointId = str
 """Id of a passage within a version: the same in every version, and the order of `PassageStore.scroll`."""
@@ -93,24 +90,8 @@ PLAIN = Layout()
 """The layout of versions that say nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of a version as it was at a moment."""
-
-    name: str
-    version: str
-    created: datetime
-    size_bytes: int
-
-    def to_proto(self) -> pb.Snapshot:
-        """Write the snapshot."""
-        message = pb.Snapshot(name=self.name, version=self.version, size_bytes=self.size_bytes)
-        message.create_time.FromDatetime(self.created)
-        return message
-
-
 class PassageStore(Protocol):
-    """Keeps versions of collections, their passages and their snapshots.
+    """Keeps versions of collections and their passages.
 
     Calls raise the errors of `services.chassis.errors`: NotFound and AlreadyExists about a version, Unavailable and
     ResourceExhausted about the engine. All bear being repeated.
@@ -201,18 +182,6 @@ class PassageStore(Protocol):
         self, version: str, field: str, limit: int, condition: Filter, deadline: Deadline
     ) -> Sequence[tuple[Scalar, int]]:
         """Return the most frequent values of a declared field among matching passages, each with their exact number."""
-
-    async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
-        """Take a consistent copy of a version."""
-
-    async def snapshots(self, collection: str, deadline: Deadline) -> Sequence[Snapshot]:
-        """Return the snapshots of a collection's versions, or of a version, in no order."""
-
-    async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
-        """Delete a snapshot."""
-
-    async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
-        """Create a version from a snapshot, with its notes but for these."""
 
 
 async def read_within(

@@ -88,7 +88,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             embedder={"pseudo_dimension": 64},
             retriever={
                 "qdrant_path": tmp_path / "qdrant",
-                "qdrant_snapshot_path": tmp_path / "snapshots",
+                "qdrant_snapshot_path": str(tmp_path / "snapshots"),
                 **UNLIMITED,
             },
             gateway={"embedder_additional_addresses": f"127.0.0.1:{server.port}", **UNLIMITED},

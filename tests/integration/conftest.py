@@ -80,7 +80,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server if one is named."""
     async with AsyncExitStack() as stack:
         if request.param == "embedded":
-            settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant", qdrant_snapshot_path=tmp_path / "snapshots")
+            settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant")
         elif request.param == "protocol":
             server = await stack.enter_async_context(QdrantServer())
             settings = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)

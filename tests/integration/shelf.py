@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from services.chassis.validation import chunk_id
+from services.retriever.backups.snapshots import Snapshots
+from services.retriever.backups.storage import SnapshotStorage
 from services.retriever.collections.building import Building
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionModel
@@ -18,7 +21,6 @@ from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.passages import Passages, SearchResult
 from services.retriever.search.searches import QueryVariant
-from services.retriever.snapshots import Snapshots
 from services.retriever.store import PassageStore
 
 MODEL = CollectionModel(name="tiny", fingerprint="tiny@1", dimension=3, precision="fp32")
@@ -40,13 +42,14 @@ PASSAGES = [
 class Shelf:
     """The domain over a store."""
 
-    def __init__(self, store: PassageStore, take_over_seconds: float = 0.3) -> None:
+    def __init__(self, store: PassageStore, take_over_seconds: float = 0.3, snapshots: str = "") -> None:
         self.store = store
         self.collections = Collections(store, BM25)
         self.passages = Passages(store, self.collections, RetrieverMetrics(CollectorRegistry()))
         self.versions = Versions(store, self.collections, take_over_seconds=take_over_seconds)
         self.building = Building(store, self.collections, self.versions)
-        self.snapshots = Snapshots(store, self.collections, self.versions)
+        storage = SnapshotStorage(snapshots or f"memory://{uuid.uuid4()}")
+        self.snapshots = Snapshots(store, self.collections, self.versions, storage)
 
     async def put(self, collection: str, passages: Sequence[Passage], model: CollectionModel = MODEL) -> None:
         """Stores passages."""

@@ -257,35 +257,6 @@ async def test_the_number_of_passages_is_written_down_when_a_version_is_complete
     assert await counted(shelf, version) == 7
 
 
-async def test_a_snapshot_that_holds_less_than_was_counted_is_not_restored(shelf, collection):
-    kept = await shelf.snapshots.create(collection)
-    complete = (await shelf.collections.get(collection)).version
-    await shelf.store.note(complete, {"counted": "9"}, None)
-    short = await shelf.store.snapshot(complete, None)
-    with pytest.raises(FailedPrecondition, match="holds 7 of the 9 passages") as refused:
-        await shelf.snapshots.restore(collection, short.name)
-    assert refused.value.reason == "SNAPSHOT_INCOMPLETE"
-    versions, _ = await shelf.collections.versions(collection)
-    assert [info.version for info, _ in versions] == [complete]
-    restored = await shelf.snapshots.restore(collection, kept.name)
-    assert (restored.passage_count, restored.counted) == (7, 7)
-
-
-@pytest.mark.parametrize("shards", [(2, 0), (1, 1), (0, 1), (2, 4)])
-async def test_a_snapshot_of_more_than_one_shard_or_node_is_refused_with_the_reason(tmp_path, shards):
-    async with QdrantServer() as server:
-        settings = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
-        store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
-        shelf = Shelf(store)
-        await shelf.collections.create("docs", OLD)
-        server.shards = shards
-        with pytest.raises(FailedPrecondition, match=f"has {sum(shards)} shards") as refused:
-            await shelf.snapshots.create("docs")
-        assert refused.value.reason == "SNAPSHOT_INCOMPLETE"
-        assert not server.snapshots
-        await store.close()
-
-
 async def test_snapshots_come_in_pages_newest_first(shelf, collection):
     taken = [(await shelf.snapshots.create(collection)).name for _ in range(5)]
     found, token = [], ""
@@ -299,7 +270,6 @@ async def test_snapshots_come_in_pages_newest_first(shelf, collection):
         await shelf.snapshots.delete(collection, "none")
 
 
-@pytest.mark.parametrize("store", ["embedded"], indirect=True)
 async def test_a_collection_that_is_deleted_is_restored_from_a_snapshot(shelf, collection):
     kept = await shelf.snapshots.create(collection)
     await shelf.collections.delete(collection)

@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sluice_cli.calls import DONE, command, confirm, connection_of, plain, print_json, stderr, stdout, table
 from sluice_cli.collections.versions import print_switch
 from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
-from sluice_client import Snapshot
+from sluice_client import AsyncClient, Snapshot, SnapshotPhase, SnapshotProgress
 
 app = typer.Typer(rich_markup_mode=None)
 snapshot = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep copies of versions, and restore them.")
 app.add_typer(snapshot, name="snapshot")
 
+AllCollections = Annotated[bool, typer.Option("--all", help="Do so for every collection.")]
+
+_PHASES = {
+    SnapshotPhase.COPY: "copying",
+    SnapshotPhase.CHECK: "checking",
+    SnapshotPhase.WRITE: "writing",
+    SnapshotPhase.DONE: "done",
+    SnapshotPhase.UNKNOWN: "working",
+}
+
 
 @snapshot.command("create")
 @command
 async def create(
-    context: typer.Context, name: CollectionArgument = "", collection: Collection = "", as_json: AsJson = False
+    context: typer.Context,
+    name: CollectionArgument = "",
+    collection: Collection = "",
+    every: AllCollections = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Keep a consistent copy of the live version.
+    """Keep a consistent copy of the live version, in QDRANT_SNAPSHOT_PATH.
+
+    Meanwhile questions are answered, and documents stored and deleted: the copy catches up with them.
 
     \b
     Examples:
       sluice snapshot create
       sluice snapshot create papers
       sluice snapshot create papers-v2      a version that is not live
+      sluice snapshot create --all          of every collection
     """
     collection = one_of(name, collection)
     async with connection_of(context).client() as client:
-        with stderr.status("copying"):
-            made = await client.create_snapshot(collection)
+        made = []
+        for wanted in await _collections(client) if every else [collection]:
+            with _bar() as on_progress:
+                made.append(await client.create_snapshot(wanted, on_progress=on_progress))
     if as_json:
-        print_json(made)
+        print_json(made if every else made[0])
     else:
-        stdout.print(f"{plain(made.name)}: {_size(made.size_bytes)} of {plain(made.version)}")
+        for one in made:
+            stdout.print(f"{plain(one.name)}: {_size(one.size_bytes)} of {plain(one.version)}")
     return DONE
 
 
@@ -71,19 +93,26 @@ async def restore(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A name from `sluice snapshot list`.")],
     collection: Collection = "",
+    shards: Annotated[
+        int, typer.Option(metavar="N", min=0, max=1024, help="Shards in a cluster; as many as it had if not given.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> int:
     """Make a new version of a copy, and make it live.
 
-    The version before stays for `sluice rollback`.
+    Every file of the copy is checked first. The version before stays for `sluice rollback`. A copy fits every engine:
+    one of a cluster can be restored on a laptop, and back.
 
     \b
     Examples:
       sluice snapshot restore documents-v1-2026-11-21-09-30-00-000000
+      sluice snapshot restore documents-v1-2026-11-21-09-30-00-000000 --shards 6
     """
     async with connection_of(context).client() as client:
-        with stderr.status("restoring into a new version"):
-            switched = await client.restore_snapshot(name, collection=collection)
+        with _bar() as on_progress:
+            switched = await client.restore_snapshot(
+                name, collection=collection, shards=shards, on_progress=on_progress
+            )
     print_switch(switched, as_json=as_json)
     return DONE
 
@@ -95,6 +124,7 @@ async def prune(
     keep: Annotated[int, typer.Option(metavar="N", min=0, help="Number of the newest to keep.")],
     name: CollectionArgument = "",
     collection: Collection = "",
+    every: AllCollections = False,
     sure: Sure = False,
     as_json: AsJson = False,
 ) -> int:
@@ -106,19 +136,49 @@ async def prune(
     Examples:
       sluice snapshot prune --keep 3
       sluice snapshot prune papers --keep 3
+      sluice snapshot prune --all --keep 7
     """
     collection = one_of(name, collection)
     async with connection_of(context).client() as client:
-        old = [copy async for copy in client.list_snapshots(collection)][keep:]
+        old = [
+            (wanted, copy.name)
+            for wanted in (await _collections(client) if every else [collection])
+            for copy in [copy async for copy in client.list_snapshots(wanted)][keep:]
+        ]
         if old and not keep:
             confirm(f"all {len(old):,} snapshots are deleted for good", sure)
-        for copy in old:
-            await client.delete_snapshot(copy.name, collection=collection)
+        for wanted, copy in old:
+            await client.delete_snapshot(copy, collection=wanted)
     if as_json:
-        print_json({"deleted": [copy.name for copy in old]})
+        print_json({"deleted": [copy for _, copy in old]})
     else:
         stdout.print(f"{len(old):,} snapshots deleted, the newest {keep:,} kept")
     return DONE
+
+
+async def _collections(client: AsyncClient) -> list[str]:
+    """Return the names of all collections that have a live version."""
+    return [listed.version.collection async for listed in client.list_collections() if listed.version.live]
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[SnapshotProgress], None]]:
+    """Show progress on a terminal while the block runs."""
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,} of {task.total:,}"),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    ) as progress:
+        bar = progress.add_task("beginning", total=0)
+
+        def show(step: SnapshotProgress) -> None:
+            progress.update(bar, description=_PHASES[step.phase], total=step.total_count, completed=step.done_count)
+
+        yield show
 
 
 def _view(snapshots: Sequence[Snapshot]) -> Table:

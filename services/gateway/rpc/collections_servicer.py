@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -122,6 +124,16 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         snapshot = await self._retriever.create_snapshot(self._name(request.collection), deadline=self._long(context))
         return pb.CreateSnapshotResponse(snapshot=snapshot)
 
+    async def StreamCreateSnapshot(
+        self, request: pb.StreamCreateSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.StreamCreateSnapshotResponse]:
+        collection = self._name(request.collection)
+        taking = self._retriever.stream_create_snapshot(collection, deadline=deadline_of(context))
+        async with aclosing(taking) as steps:
+            async for step in steps:
+                snapshot = step.snapshot if step.HasField("snapshot") else None
+                yield pb.StreamCreateSnapshotResponse(progress=step.progress, snapshot=snapshot)
+
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
         page = await self._retriever.list_snapshots(
             self._name(request.collection), request.page_size, request.page_token, deadline=self._short(context)
@@ -130,9 +142,28 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
 
     async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
         collection, deadline = self._name(request.collection), self._long(context)
-        restored = await self._retriever.restore_snapshot(collection, request.snapshot, deadline=deadline)
+        restored = await self._retriever.restore_snapshot(
+            collection, request.snapshot, request.shards, deadline=deadline
+        )
         switched = await self._switch(collection, restored.version, deadline)
         return pb.RestoreSnapshotResponse(live=switched.live, previous_version=switched.previous)
+
+    async def StreamRestoreSnapshot(
+        self, request: pb.StreamRestoreSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.StreamRestoreSnapshotResponse]:
+        collection, deadline = self._name(request.collection), deadline_of(context)
+        restoring = self._retriever.stream_restore_snapshot(
+            collection, request.snapshot, request.shards, deadline=deadline
+        )
+        async with aclosing(restoring) as steps:
+            async for step in steps:
+                if not step.HasField("version"):
+                    yield pb.StreamRestoreSnapshotResponse(progress=step.progress)
+                    continue
+                switched = await self._switch(collection, step.version.version, deadline)
+                yield pb.StreamRestoreSnapshotResponse(
+                    progress=step.progress, live=switched.live, previous_version=switched.previous
+                )
 
     async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
         await self._retriever.delete_snapshot(

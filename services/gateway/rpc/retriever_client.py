@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
@@ -265,6 +265,13 @@ class RetrieverClient:
         request = pb.CreateSnapshotRequest(collection=collection)
         return (await self.channel.call(self.stub.CreateSnapshot, request, deadline=deadline)).snapshot
 
+    def stream_create_snapshot(
+        self, collection: str, *, deadline: float
+    ) -> AsyncGenerator[pb.StreamCreateSnapshotResponse, None]:
+        """Take a snapshot, and tell how far it is."""
+        request = pb.StreamCreateSnapshotRequest(collection=collection)
+        return self.channel.stream(self.stub.StreamCreateSnapshot, request, deadline=deadline)
+
     async def list_snapshots(
         self, collection: str, page_size: int, page_token: str, *, deadline: float
     ) -> pb.ListSnapshotsResponse:
@@ -272,10 +279,17 @@ class RetrieverClient:
         return await self.channel.call(self.stub.ListSnapshots, request, deadline=deadline)
 
     async def restore_snapshot(
-        self, collection: str, snapshot: str, *, deadline: float
+        self, collection: str, snapshot: str, shards: int, *, deadline: float
     ) -> collection_pb2.CollectionVersion:
-        request = pb.RestoreSnapshotRequest(collection=collection, snapshot=snapshot)
+        request = pb.RestoreSnapshotRequest(collection=collection, snapshot=snapshot, shards=shards)
         return (await self.channel.call(self.stub.RestoreSnapshot, request, deadline=deadline)).version
+
+    def stream_restore_snapshot(
+        self, collection: str, snapshot: str, shards: int, *, deadline: float
+    ) -> AsyncGenerator[pb.StreamRestoreSnapshotResponse, None]:
+        """Restore a snapshot, and tell how far it is."""
+        request = pb.StreamRestoreSnapshotRequest(collection=collection, snapshot=snapshot, shards=shards)
+        return self.channel.stream(self.stub.StreamRestoreSnapshot, request, deadline=deadline)
 
     async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
         request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)

@@ -5,37 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.local.async_qdrant_local import META_INFO_FILENAME, AsyncQdrantLocal
-from qdrant_client.local.persistence import STORAGE_FILE_NAME, CollectionPersistence
+from qdrant_client.local.persistence import STORAGE_FILE_NAME
 
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, StartupError
 from services.retriever.engines import local_filters, local_mode
 from services.retriever.engines.calls import Operation, observed, time_limit
-from services.retriever.engines.conversions import layout
 from services.retriever.engines.errors import embedded_error
 from services.retriever.engines.local_mode import Storage
 from services.retriever.engines.qdrant import QdrantStore
 from services.retriever.fields import Schema
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from services.retriever.store import Deadline, Description, Notes, Snapshot, number_of
+from services.retriever.store import Deadline, Description
 
 T = TypeVar("T")
 
-_POINTS_AT_ONCE = 256
-_DESCRIPTION = "collection.json"
 _LOST = (
     "Put the file back from a backup of the folder. Without one, move the folder away, start again and restore "
     "snapshots (QDRANT_SNAPSHOT_PATH), or index again."
@@ -45,19 +37,16 @@ _log = logs.get_logger("retriever")
 
 
 class EmbeddedStore(QdrantStore):
-    """Passages in the embedded engine; snapshots in `FOLDER/VERSION/NAME/`, with the points and the notes.
+    """Passages in the embedded engine.
 
     The engine computes synchronously, so it has a thread to itself: one operation at a time.
     """
 
-    def __init__(
-        self, client: AsyncQdrantLocal, thread: ThreadPoolExecutor, snapshots: Path, metrics: RetrieverMetrics
-    ) -> None:
+    def __init__(self, client: AsyncQdrantLocal, thread: ThreadPoolExecutor, metrics: RetrieverMetrics) -> None:
         """Use `open`."""
         self._client = client
         self._thread = thread
         self._runner = asyncio.Runner()
-        self._folder = snapshots
         self._data = Path(str(client.location))
         self._metrics = metrics
         for folder, problem in Storage.damaged.items():
@@ -87,7 +76,7 @@ class EmbeddedStore(QdrantStore):
                 "QDRANT_PATH, or run a Qdrant server and set QDRANT_URL.",
             ) from error
         metrics.pool_size.set(1)
-        return cls(client, thread, settings.qdrant_snapshot_path, metrics)
+        return cls(client, thread, metrics)
 
     async def call(self, name: str, deadline: Deadline, operation: Operation[T]) -> T:
         """Run an operation in the engine's thread. One that has begun ends at the deadline where it checks filters."""
@@ -151,67 +140,6 @@ class EmbeddedStore(QdrantStore):
     async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
         """Do nothing: the engine has no payload indexes."""
 
-    async def snapshot(self, version: str, deadline: Deadline) -> Snapshot:
-        # Take a copy: SQLite's own backup, between two operations of the engine.
-        target = self._folder / version / f"{version}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S-%f}"
-
-        async def copy(client: AsyncQdrantBase) -> None:
-            assert isinstance(client, AsyncQdrantLocal)  # noqa: S101  for mypy
-            notes = (await client.get_collection(version)).config.metadata
-            # Hidden until it is whole: what a killed process leaves behind is no snapshot.
-            partial = target.with_name(f".{target.name}")
-            partial.mkdir(parents=True)
-            try:
-                copied = sqlite3.connect(partial / STORAGE_FILE_NAME)
-                storage: Any = client.collections[version].storage
-                storage.storage.backup(copied)
-                copied.close()
-                (partial / _DESCRIPTION).write_text(json.dumps(notes), encoding="utf-8")
-                partial.rename(target)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-
-        await self.call("snapshot", deadline, copy)
-        return _snapshot(target)
-
-    async def snapshots(self, collection: str, deadline: Deadline) -> Sequence[Snapshot]:
-        folders = list(self._folder.iterdir()) if self._folder.is_dir() else []
-        return [
-            _snapshot(path)
-            for folder in folders
-            if folder.is_dir() and (folder.name == collection or number_of(collection, folder.name))
-            for path in folder.iterdir()
-            # What is not hidden and has no description is a stray file of somebody else's.
-            if not path.name.startswith(".") and (path / _DESCRIPTION).is_file()
-        ]
-
-    async def delete_snapshot(self, snapshot: Snapshot, deadline: Deadline) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._folder / snapshot.version / snapshot.name)
-
-    async def restore(self, snapshot: Snapshot, into: str, notes: Notes, deadline: Deadline) -> None:
-        folder = self._folder / snapshot.version / snapshot.name
-        try:
-            kept: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-            dimension = int(kept["dimension"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise FailedPrecondition(
-                f"the description of snapshot {snapshot.name!r} cannot be read; restore another one",
-                reason="SNAPSHOT_DAMAGED",
-            ) from error
-
-        async def restore(client: AsyncQdrantBase) -> None:
-            await client.create_collection(into, **layout(dimension), metadata={**kept, **notes})
-            stored = CollectionPersistence(str(folder))
-            try:
-                loading = iter(stored.load())
-                while points := list(islice(loading, _POINTS_AT_ONCE)):
-                    await client.upsert(into, points)
-            finally:
-                stored.close()
-
-        await self.call("restore", deadline, restore)
-
 
 def _check_folder(folder: Path) -> None:
     """Raise StartupError where passages are stored that the folder's index of versions does not name."""
@@ -228,8 +156,3 @@ def _check_folder(folder: Path) -> None:
         raise StartupError(f"QDRANT_PATH: {index} is missing, and {folder} holds the passages of {names}", remedy=_LOST)
     for name in named - stored:
         Storage.damaged[folder / "collection" / name] = "its file is missing"
-
-
-def _snapshot(path: Path) -> Snapshot:
-    created = datetime.fromtimestamp((path / _DESCRIPTION).stat().st_mtime, UTC)
-    return Snapshot(path.name, path.parent.name, created, sum(file.stat().st_size for file in path.iterdir()))

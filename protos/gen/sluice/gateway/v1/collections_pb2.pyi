@@ -643,6 +643,58 @@ class CreateSnapshotResponse(_message.Message):
 Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y015
 
 @_typing.final
+class StreamCreateSnapshotRequest(_message.Message):
+    """StreamCreateSnapshotRequest names what to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for its live version, or of a version; empty means the gateway's default."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCreateSnapshotRequest: _TypeAlias = StreamCreateSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class StreamCreateSnapshotResponse(_message.Message):
+    """StreamCreateSnapshotResponse tells how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _collection_pb2.SnapshotProgress:
+        """The progress."""
+
+    @_builtins.property
+    def snapshot(self) -> _collection_pb2.Snapshot:
+        """The snapshot, in the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: _collection_pb2.SnapshotProgress | None = ...,
+        snapshot: _collection_pb2.Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCreateSnapshotResponse: _TypeAlias = StreamCreateSnapshotResponse  # noqa: Y015
+
+@_typing.final
 class ListSnapshotsRequest(_message.Message):
     """ListSnapshotsRequest asks for a page of snapshots."""
 
@@ -708,19 +760,23 @@ class RestoreSnapshotRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection; empty means the gateway's default."""
     snapshot: _builtins.str
     """Name of the snapshot."""
+    shards: _builtins.int
+    """Shards of the new version, where the engine is a cluster; 0 means as many as the version had."""
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         snapshot: _builtins.str = ...,
+        shards: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "shards", b"shards", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,6 +809,70 @@ class RestoreSnapshotResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreSnapshotResponse: _TypeAlias = RestoreSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class StreamRestoreSnapshotRequest(_message.Message):
+    """StreamRestoreSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    snapshot: _builtins.str
+    """Name of the snapshot."""
+    shards: _builtins.int
+    """Shards of the new version, where the engine is a cluster; 0 means as many as the version had."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "shards", b"shards", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRestoreSnapshotRequest: _TypeAlias = StreamRestoreSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class StreamRestoreSnapshotResponse(_message.Message):
+    """StreamRestoreSnapshotResponse tells how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """The version that was live before; it stays. In the last message."""
+    @_builtins.property
+    def progress(self) -> _collection_pb2.SnapshotProgress:
+        """The progress."""
+
+    @_builtins.property
+    def live(self) -> _collection_pb2.CollectionVersion:
+        """The version that was made from the snapshot, live now; in the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: _collection_pb2.SnapshotProgress | None = ...,
+        live: _collection_pb2.CollectionVersion | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "previous_version", b"previous_version", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRestoreSnapshotResponse: _TypeAlias = StreamRestoreSnapshotResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSnapshotRequest(_message.Message):

@@ -80,6 +80,11 @@ class CollectionServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateSnapshotResponse.FromString,
                 _registered_method=True)
+        self.StreamCreateSnapshot = channel.unary_stream(
+                '/sluice.gateway.v1.CollectionService/StreamCreateSnapshot',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotResponse.FromString,
+                _registered_method=True)
         self.ListSnapshots = channel.unary_unary(
                 '/sluice.gateway.v1.CollectionService/ListSnapshots',
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.ListSnapshotsRequest.SerializeToString,
@@ -89,6 +94,11 @@ class CollectionServiceStub:
                 '/sluice.gateway.v1.CollectionService/RestoreSnapshot',
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.StreamRestoreSnapshot = channel.unary_stream(
+                '/sluice.gateway.v1.CollectionService/StreamRestoreSnapshot',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotResponse.FromString,
                 _registered_method=True)
         self.DeleteSnapshot = channel.unary_unary(
                 '/sluice.gateway.v1.CollectionService/DeleteSnapshot',
@@ -125,8 +135,7 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
-        version; those of the embedded engine stay.
+        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +172,14 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """CreateSnapshot keeps a consistent copy of a version.
+        """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamCreateSnapshot(self, request, context):
+        """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,6 +194,14 @@ class CollectionServiceServicer:
 
     def RestoreSnapshot(self, request, context):
         """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRestoreSnapshot(self, request, context):
+        """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+        the version that was begun is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +262,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateSnapshotRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.CreateSnapshotResponse.SerializeToString,
             ),
+            'StreamCreateSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamCreateSnapshot,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotResponse.SerializeToString,
+            ),
             'ListSnapshots': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSnapshots,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.ListSnapshotsRequest.FromString,
@@ -247,6 +276,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.RestoreSnapshot,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'StreamRestoreSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamRestoreSnapshot,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotResponse.SerializeToString,
             ),
             'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSnapshot,
@@ -509,6 +543,33 @@ class CollectionService:
             _registered_method=True)
 
     @staticmethod
+    def StreamCreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.gateway.v1.CollectionService/StreamCreateSnapshot',
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamCreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListSnapshots(request,
             target,
             options=(),
@@ -552,6 +613,33 @@ class CollectionService:
             '/sluice.gateway.v1.CollectionService/RestoreSnapshot',
             sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_collections__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.gateway.v1.CollectionService/StreamRestoreSnapshot',
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.StreamRestoreSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,9 +26,7 @@ class CollectionServiceStub:
     changed.
     """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteCollectionRequest, _collections_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
-    version; those of the embedded engine stay.
-    """
+    """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_collections_pb2.ReindexCollectionRequest, _collections_pb2.ReindexCollectionResponse]
     """ReindexCollection does the next part of building a version by another model next to the live one, and of switching
     to it: begin with an empty cursor, and call again with each next_cursor until there is none. All that is
@@ -41,11 +39,17 @@ class CollectionServiceStub:
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteVersionRequest, _collections_pb2.DeleteVersionResponse]
     """DeleteVersion deletes a version that is not live."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_collections_pb2.CreateSnapshotRequest, _collections_pb2.CreateSnapshotResponse]
-    """CreateSnapshot keeps a consistent copy of a version."""
+    """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment."""
+    StreamCreateSnapshot: _aio.UnaryStreamMultiCallable[_collections_pb2.StreamCreateSnapshotRequest, _collections_pb2.StreamCreateSnapshotResponse]
+    """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_collections_pb2.ListSnapshotsRequest, _collections_pb2.ListSnapshotsResponse]
     """ListSnapshots lists what is kept, newest first."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_collections_pb2.RestoreSnapshotRequest, _collections_pb2.RestoreSnapshotResponse]
     """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback."""
+    StreamRestoreSnapshot: _aio.UnaryStreamMultiCallable[_collections_pb2.StreamRestoreSnapshotRequest, _collections_pb2.StreamRestoreSnapshotResponse]
+    """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+    the version that was begun is deleted.
+    """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteSnapshotRequest, _collections_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot deletes a snapshot."""
 
@@ -85,9 +89,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collections_pb2.DeleteCollectionRequest,
         context: _aio.ServicerContext[_collections_pb2.DeleteCollectionRequest, _abc.Awaitable[_collections_pb2.DeleteCollectionResponse]],
     ) -> _abc.Awaitable[_collections_pb2.DeleteCollectionResponse]:
-        """DeleteCollection deletes a collection with all of its versions. A Qdrant server deletes snapshots with their
-        version; those of the embedded engine stay.
-        """
+        """DeleteCollection deletes a collection with all of its versions. Its snapshots stay."""
 
     @_abc_1.abstractmethod
     def ReindexCollection(
@@ -130,7 +132,15 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collections_pb2.CreateSnapshotRequest,
         context: _aio.ServicerContext[_collections_pb2.CreateSnapshotRequest, _abc.Awaitable[_collections_pb2.CreateSnapshotResponse]],
     ) -> _abc.Awaitable[_collections_pb2.CreateSnapshotResponse]:
-        """CreateSnapshot keeps a consistent copy of a version."""
+        """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment."""
+
+    @_abc_1.abstractmethod
+    def StreamCreateSnapshot(
+        self,
+        request: _collections_pb2.StreamCreateSnapshotRequest,
+        context: _aio.ServicerContext[_collections_pb2.StreamCreateSnapshotRequest, _abc.AsyncIterator[_collections_pb2.StreamCreateSnapshotResponse]],
+    ) -> _abc.AsyncIterator[_collections_pb2.StreamCreateSnapshotResponse]:
+        """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it."""
 
     @_abc_1.abstractmethod
     def ListSnapshots(
@@ -147,6 +157,16 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_collections_pb2.RestoreSnapshotRequest, _abc.Awaitable[_collections_pb2.RestoreSnapshotResponse]],
     ) -> _abc.Awaitable[_collections_pb2.RestoreSnapshotResponse]:
         """RestoreSnapshot makes a new version from a snapshot and makes it live; the one before stays for a rollback."""
+
+    @_abc_1.abstractmethod
+    def StreamRestoreSnapshot(
+        self,
+        request: _collections_pb2.StreamRestoreSnapshotRequest,
+        context: _aio.ServicerContext[_collections_pb2.StreamRestoreSnapshotRequest, _abc.AsyncIterator[_collections_pb2.StreamRestoreSnapshotResponse]],
+    ) -> _abc.AsyncIterator[_collections_pb2.StreamRestoreSnapshotResponse]:
+        """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+        the version that was begun is deleted.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSnapshot(

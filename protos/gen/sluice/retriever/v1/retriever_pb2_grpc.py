@@ -140,6 +140,11 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotResponse.FromString,
                 _registered_method=True)
+        self.StreamCreateSnapshot = channel.unary_stream(
+                '/sluice.retriever.v1.RetrieverService/StreamCreateSnapshot',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotResponse.FromString,
+                _registered_method=True)
         self.ListSnapshots = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/ListSnapshots',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsRequest.SerializeToString,
@@ -149,6 +154,11 @@ class RetrieverServiceStub:
                 '/sluice.retriever.v1.RetrieverService/RestoreSnapshot',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.StreamRestoreSnapshot = channel.unary_stream(
+                '/sluice.retriever.v1.RetrieverService/StreamRestoreSnapshot',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotResponse.FromString,
                 _registered_method=True)
         self.DeleteSnapshot = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/DeleteSnapshot',
@@ -235,8 +245,8 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
-        Qdrant server deletes snapshots with their version; those of the embedded engine stay.
+        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. Its
+        snapshots stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -308,7 +318,14 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """CreateSnapshot keeps a consistent copy of a version.
+        """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamCreateSnapshot(self, request, context):
+        """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,6 +340,14 @@ class RetrieverServiceServicer:
 
     def RestoreSnapshot(self, request, context):
         """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRestoreSnapshot(self, request, context):
+        """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+        the version that was begun is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -443,6 +468,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CreateSnapshotResponse.SerializeToString,
             ),
+            'StreamCreateSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamCreateSnapshot,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotResponse.SerializeToString,
+            ),
             'ListSnapshots': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSnapshots,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListSnapshotsRequest.FromString,
@@ -452,6 +482,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.RestoreSnapshot,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'StreamRestoreSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamRestoreSnapshot,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotResponse.SerializeToString,
             ),
             'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSnapshot,
@@ -1038,6 +1073,33 @@ class RetrieverService:
             _registered_method=True)
 
     @staticmethod
+    def StreamCreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/StreamCreateSnapshot',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamCreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListSnapshots(request,
             target,
             options=(),
@@ -1081,6 +1143,33 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/RestoreSnapshot',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/StreamRestoreSnapshot',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.StreamRestoreSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,8 +43,8 @@ class RetrieverServiceStub:
     TuneCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.TuneCollectionRequest, _retriever_pb2.TuneCollectionResponse]
     """TuneCollection changes how a version is kept. FAILED_PRECONDITION (LAYOUT_FIXED) names what cannot be changed."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
-    Qdrant server deletes snapshots with their version; those of the embedded engine stay.
+    """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. Its
+    snapshots stay.
     """
     ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
     """ListCollections describes all versions of all collections, page by page."""
@@ -68,11 +68,17 @@ class RetrieverServiceStub:
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteVersionRequest, _retriever_pb2.DeleteVersionResponse]
     """DeleteVersion deletes a version that is not live."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CreateSnapshotRequest, _retriever_pb2.CreateSnapshotResponse]
-    """CreateSnapshot keeps a consistent copy of a version."""
+    """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment."""
+    StreamCreateSnapshot: _aio.UnaryStreamMultiCallable[_retriever_pb2.StreamCreateSnapshotRequest, _retriever_pb2.StreamCreateSnapshotResponse]
+    """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListSnapshotsRequest, _retriever_pb2.ListSnapshotsResponse]
     """ListSnapshots lists snapshots, newest first, page by page."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RestoreSnapshotRequest, _retriever_pb2.RestoreSnapshotResponse]
     """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is."""
+    StreamRestoreSnapshot: _aio.UnaryStreamMultiCallable[_retriever_pb2.StreamRestoreSnapshotRequest, _retriever_pb2.StreamRestoreSnapshotResponse]
+    """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+    the version that was begun is deleted.
+    """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteSnapshotRequest, _retriever_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot deletes a snapshot."""
 
@@ -171,8 +177,8 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.DeleteCollectionRequest,
         context: _aio.ServicerContext[_retriever_pb2.DeleteCollectionRequest, _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]:
-        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. A
-        Qdrant server deletes snapshots with their version; those of the embedded engine stay.
+        """DeleteCollection deletes a collection with all of its versions. Repeating it after a failure deletes the rest. Its
+        snapshots stay.
         """
 
     @_abc_1.abstractmethod
@@ -256,7 +262,15 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.CreateSnapshotRequest,
         context: _aio.ServicerContext[_retriever_pb2.CreateSnapshotRequest, _abc.Awaitable[_retriever_pb2.CreateSnapshotResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.CreateSnapshotResponse]:
-        """CreateSnapshot keeps a consistent copy of a version."""
+        """CreateSnapshot keeps a consistent copy of a version: all of its passages, as they were at one moment."""
+
+    @_abc_1.abstractmethod
+    def StreamCreateSnapshot(
+        self,
+        request: _retriever_pb2.StreamCreateSnapshotRequest,
+        context: _aio.ServicerContext[_retriever_pb2.StreamCreateSnapshotRequest, _abc.AsyncIterator[_retriever_pb2.StreamCreateSnapshotResponse]],
+    ) -> _abc.AsyncIterator[_retriever_pb2.StreamCreateSnapshotResponse]:
+        """StreamCreateSnapshot does the same and tells how far it is; the last message has the snapshot. Leaving ends it."""
 
     @_abc_1.abstractmethod
     def ListSnapshots(
@@ -273,6 +287,16 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.RestoreSnapshotRequest, _abc.Awaitable[_retriever_pb2.RestoreSnapshotResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.RestoreSnapshotResponse]:
         """RestoreSnapshot makes a new, ready version from a snapshot. The live one stays as it is."""
+
+    @_abc_1.abstractmethod
+    def StreamRestoreSnapshot(
+        self,
+        request: _retriever_pb2.StreamRestoreSnapshotRequest,
+        context: _aio.ServicerContext[_retriever_pb2.StreamRestoreSnapshotRequest, _abc.AsyncIterator[_retriever_pb2.StreamRestoreSnapshotResponse]],
+    ) -> _abc.AsyncIterator[_retriever_pb2.StreamRestoreSnapshotResponse]:
+        """StreamRestoreSnapshot does the same and tells how far it is; the last message has the version. Leaving ends it, and
+        the version that was begun is deleted.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSnapshot(

@@ -47,6 +47,38 @@ VERSION_STATE_READY: VersionState.ValueType  # 2
 """It is complete."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
+class _SnapshotPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SnapshotPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SnapshotPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SNAPSHOT_PHASE_UNSPECIFIED: _SnapshotPhase.ValueType  # 0
+    """Never sent."""
+    SNAPSHOT_PHASE_COPY: _SnapshotPhase.ValueType  # 1
+    """Passages are read from the version and written to the snapshot; again and again while others write."""
+    SNAPSHOT_PHASE_CHECK: _SnapshotPhase.ValueType  # 2
+    """The files of the snapshot are compared with their digests."""
+    SNAPSHOT_PHASE_WRITE: _SnapshotPhase.ValueType  # 3
+    """Passages are written to the new version."""
+    SNAPSHOT_PHASE_DONE: _SnapshotPhase.ValueType  # 4
+    """The work is done."""
+
+class SnapshotPhase(_SnapshotPhase, metaclass=_SnapshotPhaseEnumTypeWrapper):
+    """SnapshotPhase is a part of the work on a snapshot."""
+
+SNAPSHOT_PHASE_UNSPECIFIED: SnapshotPhase.ValueType  # 0
+"""Never sent."""
+SNAPSHOT_PHASE_COPY: SnapshotPhase.ValueType  # 1
+"""Passages are read from the version and written to the snapshot; again and again while others write."""
+SNAPSHOT_PHASE_CHECK: SnapshotPhase.ValueType  # 2
+"""The files of the snapshot are compared with their digests."""
+SNAPSHOT_PHASE_WRITE: SnapshotPhase.ValueType  # 3
+"""Passages are written to the new version."""
+SNAPSHOT_PHASE_DONE: SnapshotPhase.ValueType  # 4
+"""The work is done."""
+Global___SnapshotPhase: _TypeAlias = SnapshotPhase  # noqa: Y015
+
 @_typing.final
 class CollectionVersion(_message.Message):
     """CollectionVersion is one version of a collection: its passages, and their vectors by one model."""
@@ -186,3 +218,33 @@ class Snapshot(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class SnapshotProgress(_message.Message):
+    """SnapshotProgress tells how far the work on a snapshot is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    phase: Global___SnapshotPhase.ValueType
+    """The part of the work."""
+    done_count: _builtins.int
+    """Passages gone through in this part so far."""
+    total_count: _builtins.int
+    """Passages to go through in this part, about."""
+    def __init__(
+        self,
+        *,
+        phase: Global___SnapshotPhase.ValueType = ...,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "phase", b"phase", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotProgress: _TypeAlias = SnapshotProgress  # noqa: Y015
