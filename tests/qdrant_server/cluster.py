@@ -57,6 +57,11 @@ class Points:
         for shard in self.shards:
             shard.close()
 
+    def weigh(self, params: api.CollectionParams) -> None:
+        """Multiply by the IDF, or do not, as the parameters say by now."""
+        for shard in self.shards:
+            shard.weigh(params)
+
     def spread(self, ids: Iterable[Id]) -> dict[int, list[Id]]:
         """Return ids by shard."""
         found = defaultdict(list)

@@ -19,11 +19,7 @@ class CollectionsService(Servicer, api.CollectionsServicer):
 
     @rpc
     async def Create(self, request: api.CreateCollection) -> api.CollectionOperationResponse:
-        config = _config(request, len(self.cluster.nodes))
-        return await self.create(request.collection_name, config)
-
-    async def create(self, name: str, config: api.CollectionConfig) -> api.CollectionOperationResponse:
-        """Create a collection; ALREADY_EXISTS for a name that is taken."""
+        name, config = request.collection_name, _config(request, len(self.cluster.nodes))
         points = cache(lambda: Points(config.params, len(self.cluster.nodes)))
 
         def create(view: View) -> bool:
@@ -41,7 +37,11 @@ class CollectionsService(Servicer, api.CollectionsServicer):
             view.collections[known.name] = changed(known, _updated(known.config, request))
             return True
 
-        return _done(await self.cluster.change(self.node(), update))
+        node = self.node()
+        done = await self.cluster.change(node, update)
+        known = self.cluster.view(node).find(request.collection_name)
+        known.points.weigh(known.config.params)
+        return _done(done)
 
     @rpc
     async def Delete(self, request: api.DeleteCollection) -> api.CollectionOperationResponse:

@@ -8,20 +8,16 @@ put a fault in front of every call. What it does not know it refuses with UNIMPL
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections import Counter
 from typing import Any, Self
 
 import grpc
 from qdrant_client import grpc as api
 
-from tests.qdrant_server import snapshots
 from tests.qdrant_server.cluster import Cluster, Node
 from tests.qdrant_server.collections import CollectionsService
 from tests.qdrant_server.points import PointsService
 from tests.qdrant_server.rpc import Fault, Servicer, rpc
-from tests.qdrant_server.snapshots import Snapshot, SnapshotsService
 
 _OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -42,10 +38,7 @@ class QdrantServer:
         self.cancelled: Counter[str] = Counter()
         self.peers: set[str] = set()
         self.version = "1.18.3"
-        self.snapshots: dict[tuple[str, str], Snapshot] = {}
-        self.rest_port = 0
         self.fault: Fault | None = None
-        self._rest: asyncio.Server | None = None
         self._servers: dict[int | None, grpc.aio.Server] = {}
 
     async def __aenter__(self) -> Self:
@@ -62,11 +55,6 @@ class QdrantServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def rest_url(self) -> str:
-        """Of the few calls that Qdrant has over HTTP alone."""
-        return f"http://127.0.0.1:{self.rest_port}"
-
     async def start(self) -> None:
         """Serves, on the same ports as before if it served before."""
         self.port = await self._serve(None, self.port)
@@ -76,16 +64,11 @@ class QdrantServer:
             for node in self.cluster.nodes:
                 if node.up:
                     self.ports[node.number] = await self._serve(node, self.ports[node.number])
-        self._rest = await asyncio.start_server(self._answer_rest, "127.0.0.1", self.rest_port)
-        self.rest_port = self._rest.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Goes away at once; calls under way fail."""
         while self._servers:
             await self._servers.popitem()[1].stop(grace=None)
-        if self._rest is not None:
-            self._rest.close()
-            self._rest = None
 
     async def take_down(self, number: int) -> None:
         """Let a node of a cluster die, with its port and its shards."""
@@ -103,30 +86,11 @@ class QdrantServer:
         services: Any = api  # generated, without types
         services.add_PointsServicer_to_server(PointsService(self, node), server)
         services.add_CollectionsServicer_to_server(CollectionsService(self, node), server)
-        services.add_SnapshotsServicer_to_server(SnapshotsService(self, node), server)
         services.add_QdrantServicer_to_server(_Root(self, node), server)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
         self._servers[None if node is None else node.number] = server
         return port
-
-    async def _answer_rest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """`PUT /collections/NAME/snapshots/recover`, and nothing else: a snapshot that is found by its address."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:"))
-        location = json.loads(await reader.readexactly(length))["location"]
-        name = head.split()[1].split("/")[2]
-        _, _, _, _, version, _, snapshot = location.split("/")
-        kept = self.snapshots[version, snapshot]
-        node = self.cluster.nodes[kept.node]
-        if name not in self.cluster.view(node).collections:
-            await CollectionsService(self, node).create(name, kept.config)
-        snapshots.recover(self.cluster, kept, name)
-        body = b'{"result": true, "status": "ok", "time": 0.0}'
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n")
-        writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        await writer.drain()
-        writer.close()
 
 
 class _Root(Servicer, api.QdrantServicer):

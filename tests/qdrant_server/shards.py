@@ -34,10 +34,15 @@ class Shard:
     """A part of a collection."""
 
     def __init__(self, params: api.CollectionParams) -> None:
-        self._folder = tempfile.mkdtemp(prefix="qdrant-double-", dir=_place())
         self._sizes = _sizes(params)
         self._sparse = set(params.sparse_vectors_config.map)
+        self._indexes: dict[str, tuple[api.PayloadSchemaType.ValueType, bool]] = {}
+        self._open(params)
+
+    def _open(self, params: api.CollectionParams) -> None:
+        self._folder = tempfile.mkdtemp(prefix="qdrant-double-", dir=_place())
         self._engine = edge.EdgeShard.create(self._folder, _config(params))
+        self._weighed = _weighed(params)
         self._counts_removed = False
 
     @property
@@ -49,6 +54,18 @@ class Shard:
         """Forget the points."""
         self._engine.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def weigh(self, params: api.CollectionParams) -> None:
+        """Multiply by the IDF, or do not, as the parameters say by now."""
+        if _weighed(params) == self._weighed:
+            return
+        # The engine keeps what it was made with, so it is made again.
+        points = [edge.Point(one.id, one.vector, one.payload) for one in self.scroll(None, 10**9, None, True, True)]
+        self.close()
+        self._open(params)
+        self.upsert(points)
+        for field, (kind, tenant) in self._indexes.items():
+            self.create_index(field, kind, tenant=tenant)
 
     def upsert(
         self, points: Sequence[edge.Point], condition: edge.Filter | None = None, mode: edge.UpdateMode | None = None
@@ -106,6 +123,7 @@ class Shard:
         return {hit.value: hit.count for hit in found.hits}
 
     def create_index(self, field: str, kind: api.PayloadSchemaType.ValueType, *, tenant: bool = False) -> None:
+        self._indexes[field] = kind, tenant
         index = edge.KeywordIndexParams(is_tenant=True) if tenant else _TYPES[kind]
         self._engine.update(edge.UpdateOperation.create_field_index(field, index))
         if kind == api.PayloadSchemaType.Bool:
@@ -113,6 +131,7 @@ class Shard:
                 self._engine.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
 
     def delete_index(self, field: str) -> None:
+        self._indexes.pop(field, None)
         self._engine.update(edge.UpdateOperation.delete_field_index(field))
 
     def points_with(self, field: str) -> int:
@@ -121,6 +140,8 @@ class Shard:
         return index.points if index else 0
 
     def _request(self, query: api.QueryPoints) -> edge.QueryRequest:
+        if not query.HasField("query"):
+            return edge.QueryRequest(limit=query.offset + query.limit, **_which(query))
         if query.prefetch or query.query.WhichOneof("variant") != "nearest":
             raise NotImplementedError("a query that is not for the nearest points")
         vector = conversions.query_of(query.query.nearest)
@@ -131,17 +152,15 @@ class Shard:
         corpus = None
         if query.params.HasField("idf"):
             corpus = conversions.filter_of(query.params.idf.corpus)
-        elif self._counts_removed and query.using in self._sparse:
+        elif self._counts_removed and query.using in self._weighed:
             # Until the shard is loaded again qdrant-edge-py 0.9.0 counts what was removed; not so with a filter.
             corpus = edge.Filter()
         return edge.QueryRequest(
             limit=query.offset + query.limit,
             query=edge.Query.Nearest(vector, using=query.using),
-            filter=conversions.optional_filter(query),
             score_threshold=query.score_threshold if query.HasField("score_threshold") else None,
             params=edge.SearchParams(exact=True, idf=edge.IdfParams(corpus) if corpus else None),
-            with_payload=conversions.with_payload(query.with_payload),
-            with_vector=conversions.with_vectors(query.with_vectors),
+            **_which(query),
         )
 
 
@@ -154,6 +173,15 @@ def number_for(point: Id, shards: int) -> int:
 def order(point: object) -> tuple[bool, int]:
     """Return a sort key of ids: numbers first."""
     return (False, point) if isinstance(point, int) else (True, uuid.UUID(str(point)).int)
+
+
+def _which(query: api.QueryPoints) -> dict[str, Any]:
+    """Return the points among which a query looks, and what it wants of them."""
+    return {
+        "filter": conversions.optional_filter(query),
+        "with_payload": conversions.with_payload(query.with_payload),
+        "with_vector": conversions.with_vectors(query.with_vectors),
+    }
 
 
 @cache
@@ -169,12 +197,17 @@ def _config(params: api.CollectionParams) -> edge.EdgeConfig:
             for name, one in _dense(params).items()
         },
         sparse_vectors={
-            name: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf if one.modifier == api.Modifier.Idf else None)
-            for name, one in params.sparse_vectors_config.map.items()
+            name: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf if name in _weighed(params) else None)
+            for name in params.sparse_vectors_config.map
         },
         max_search_threads=1,
         wal_enabled=False,
     )
+
+
+def _weighed(params: api.CollectionParams) -> set[str]:
+    """Return the sparse vectors that are multiplied by the IDF."""
+    return {name for name, one in params.sparse_vectors_config.map.items() if one.modifier == api.Modifier.Idf}
 
 
 def _sizes(params: api.CollectionParams) -> dict[str, int]:
