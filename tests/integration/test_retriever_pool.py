@@ -254,6 +254,14 @@ async def test_no_connection_is_held_between_retries(server, pool_with):
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Rate limiting exceeded", (), ResourceExhausted, "RATE_LIMITED"),
         (
+            grpc.StatusCode.INTERNAL, "Failed to propose operation: leader is not established", (),
+            Unavailable, "NO_MAJORITY",
+        ),
+        (
+            grpc.StatusCode.PERMISSION_DENIED, "Max points count limit of 10 reached in strict mode", (),
+            FailedPrecondition, "COLLECTION_LIMIT",
+        ),
+        (
             grpc.StatusCode.INTERNAL, "No space left on device: WAL buffer size exceeds available disk space", (),
             ResourceExhausted, "STORAGE_FULL",
         ),

@@ -28,9 +28,15 @@ from services.chassis.errors import (
 
 QDRANT = "Qdrant"
 """The dependency that errors name, so that breakers for this stage do not count them."""
+MAJORITY = "the majority of Qdrant's nodes"
+"""The same, but for a breaker of Qdrant, which serves everything else."""
 SHARD_DOWN = "SHARD_DOWN"
 """Reason of an error about a part of a collection that no node holds now, while Qdrant itself answers."""
 
+# A cluster that has lost the majority of its nodes still searches, but changes no collection.
+_NO_MAJORITY = re.compile(r"leader is not established|failed to propose|consensus", re.IGNORECASE)
+# Limits of a collection, which Qdrant calls its strict mode.
+_STRICT = re.compile(r"strict mode|max(imum)?( \w+)? points", re.IGNORECASE)
 # Qdrant reports a full disk as an internal error ("No space left on device: WAL buffer size exceeds available disk
 # space"), SQLite as "database or disk is full".
 _STORAGE_FULL = re.compile(r"no space left|disk is full|insufficient storage", re.IGNORECASE)
@@ -70,6 +76,17 @@ def _error(code: grpc.StatusCode, detail: str, retry_after: float | None = None)
     """Return the error for a canonical code; `detail` decides where a code means several things."""
     if _STORAGE_FULL.search(detail):
         return ResourceExhausted("Qdrant's storage is full; free some space or add some", reason="STORAGE_FULL")
+    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED and _STRICT.search(detail):
+        return FailedPrecondition(
+            "a limit of this collection refuses it; raise read_rate, write_rate or most_passages (`sluice tune`)",
+            reason="COLLECTION_LIMIT",
+        )
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and _NO_MAJORITY.search(detail):
+        return Unavailable(
+            "most nodes of Qdrant's cluster do not answer, so no collection can be changed; start them again",
+            reason="NO_MAJORITY",
+            dependency=MAJORITY,
+        )
     if "already exists" in detail:
         code = grpc.StatusCode.ALREADY_EXISTS
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

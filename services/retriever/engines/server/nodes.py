@@ -75,9 +75,9 @@ def _authorities(settings: RetrieverSettings) -> bytes | None:
 class Connection:
     """A connection to a node, which carries one call at a time."""
 
-    def __init__(self, address: Address, settings: RetrieverSettings) -> None:
+    def __init__(self, address: Address, settings: RetrieverSettings, authorities: bytes | None) -> None:
         if address.tls:
-            credentials = grpc.ssl_channel_credentials(_authorities(settings))
+            credentials = grpc.ssl_channel_credentials(authorities)
             self._channel = grpc.aio.secure_channel(str(address), credentials, _OPTIONS)
         else:
             self._channel = grpc.aio.insecure_channel(str(address), _OPTIONS)
@@ -114,6 +114,7 @@ class Node:
         self.in_use = 0
         """Number of connections that carry a call."""
         self._settings = settings
+        self._authorities = _authorities(settings) if address.tls else None
         self._free: deque[Connection] = deque()
         self._connections: list[Connection] = []
         self._polling: asyncio.Task[None] | None = None
@@ -156,7 +157,7 @@ class Node:
             await connection.close()
 
     def _connect(self) -> Connection:
-        made = Connection(self.address, self._settings)
+        made = Connection(self.address, self._settings, self._authorities)
         self._connections.append(made)
         self._free.append(made)
         return made
