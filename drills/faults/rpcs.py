@@ -90,6 +90,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
                 query="sea", limit=3, collection="documents", filter=Filter(must=[condition]), user_id="u",
                 features=Features(dense=True, lexical=True, expansion=True, max_variant_count=3, rerank=False),
                 policies=search.StagePolicies(embedding=search.STAGE_POLICY_BEST_EFFORT),
+                like_document_id="d1", diversity=0.5, highlights=True,
             ),
             _search_makes_sense,
         ),
@@ -100,6 +101,32 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             ),
             lambda asked, said: _search_makes_sense(asked.search, said.standard)
             and 0 <= said.overlap <= 1 and 0 <= said.rank_biased_overlap <= 1 and 0 < said.persistence < 1,
+        ),
+        *(
+            Rpc(
+                module.CountByFieldRequest(
+                    collection="documents", fields=["year"], filter=Filter(must=[condition]), limit=3
+                ),
+                lambda asked, said: _named(asked.collection) and 1 <= len(asked.fields) <= 16
+                and 0 <= asked.limit <= 1000 and [one.field for one in said.fields] == list(asked.fields)
+                and all(len(one.values) <= (asked.limit or 10) for one in said.fields) and said.passage_count >= 0,
+            )
+            for module in (search, retriever)
+        ),
+        Rpc(
+            retriever.DiversifyPassagesRequest(
+                collection="documents", ids=["d1", "p"], scores=[2, 1], diversity=0.5
+            ),
+            lambda asked, said: 1 <= len(asked.ids) <= 200 and len(asked.ids) == len(asked.scores)
+            and all(map(math.isfinite, asked.scores)) and 0 <= asked.diversity <= 1
+            and sorted(said.order) == list(range(len(asked.ids))),
+        ),
+        Rpc(
+            retriever.HighlightTextsRequest(collection="documents", query="sea", texts=["The sea. A ship.", ""]),
+            lambda asked, said: 1 <= len(asked.texts) <= 100 and len(asked.query.encode()) <= 16_384
+            and len(said.texts) == len(asked.texts)
+            and all(0 <= one.start < one.end <= len(text) and 0 < one.score <= 1.001
+                    for text, found in zip(asked.texts, said.texts, strict=True) for one in found.highlights),
         ),
         Rpc(
             documents.IndexDocumentsRequest(
@@ -369,8 +396,13 @@ def _search_makes_sense(asked: Any, said: Any) -> bool:
         not features.HasField("rerank_candidate_count") or 1 <= features.rerank_candidate_count <= 1000,
     )
     policies = (asked.policies.expansion, asked.policies.embedding, asked.policies.rerank)
+    given = bool(asked.like_document_id or asked.HasField("vector"))
     return (
-        _text(asked.query, 8192)
+        (_text(asked.query, 8192) or (given and not asked.query))
+        and 0 <= asked.diversity <= 1
+        and (
+            not asked.HasField("vector") or (len(asked.vector.values) == DIMENSION * 4 and _finite(asked.vector.values))
+        )
         and 1 <= limit <= 100
         and (dense or lexical)
         and all(counts)
@@ -385,7 +417,8 @@ def _search_makes_sense(asked: Any, said: Any) -> bool:
 
 
 def _conditions(asked: Any) -> list[Any]:
-    return [*asked.must, *asked.should, *asked.must_not]
+    own = [*asked.must, *asked.should, *asked.must_not]
+    return [*own, *(inner for one in own if one.WhichOneof("test") == "filter" for inner in _conditions(one.filter))]
 
 
 def _text(text: str, most_bytes: int) -> bool:

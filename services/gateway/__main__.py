@@ -87,6 +87,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 metrics.observe_stages,
                 page_bytes=settings.max_message_mib * 2**20 * 3 // 4,
             ),
+            clients.retriever,
             settings,
             exposure,
             shadow,

@@ -22,6 +22,7 @@ from services.retriever.engines import open_store
 from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
+from services.retriever.search.findings import Findings
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import PassageStore
@@ -97,6 +98,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         versions,
         Building(store, collections, versions),
         Snapshots(store, collections, versions, storage),
+        Findings(store, collections),
     )
     try:
         async with in_background(watch.run()):

@@ -239,6 +239,16 @@ def go_together(found: FieldType, declared: FieldType) -> bool:
     return found is declared or {found, declared} == {FieldType.INTEGER, FieldType.FLOAT}
 
 
+def declared_type(field: str, schema: Schema, path: str) -> FieldType:
+    """Return the type of a field, or raise InvalidArgument (UNKNOWN_FIELD) if it has none."""
+    if (declared := schema.get(field)) is not None:
+        return declared
+    known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)
+    name = repr(field) if _NAME.fullmatch(field) else "this"
+    problem = f"{name} is not a field of this collection; its fields are: {', '.join(known) or 'none yet'}"
+    raise InvalidArgument(path, problem, reason="UNKNOWN_FIELD")
+
+
 def stored(value: Value, declared: FieldType) -> Value:
     """Return a value as it is stored: whole numbers in a field of numbers become numbers."""
     if declared is FieldType.FLOAT and isinstance(value, int):
@@ -343,12 +353,7 @@ def _fit_filter(unfit: Filter, schema: Schema, path: str) -> Filter:
 def _fit(condition: Condition, schema: Schema, path: str) -> Condition:
     if isinstance(condition, Filter):
         return _fit_filter(condition, schema, f"{path}.filter")
-    field, declared = condition.field, schema.get(condition.field)
-    if declared is None:
-        known = sorted(schema)[:_FIELDS_SHOWN] + ["..."] * (len(schema) > _FIELDS_SHOWN)
-        name = repr(field) if _NAME.fullmatch(field) else "this"
-        problem = f"{name} is not a field of this collection; its fields are: {', '.join(known) or 'none yet'}"
-        raise InvalidArgument(f"{path}.field", problem, reason="UNKNOWN_FIELD")
+    field, declared = condition.field, declared_type(condition.field, schema, f"{path}.field")
     match condition:
         case Equals(value=value):
             return Equals(field, _fit_value(value, declared, f"{path}.equals"))

@@ -25,8 +25,18 @@ from services.retriever.documents import Passage, check_chunks, later_ids, outda
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search.fusion import Fused
-from services.retriever.search.searches import MAX_CANDIDATES, QueryVariant, check_search, find, plan, unit
-from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Reader, Row, point_id
+from services.retriever.search.likeness import NOTHING, likeness
+from services.retriever.search.searches import (
+    MAX_CANDIDATES,
+    Candidate,
+    QueryVariant,
+    SearchResult,
+    check_search,
+    find,
+    plan,
+    unit,
+)
+from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Row, point_id, read_within
 from services.retriever.turns import Turns
 
 MAX_BATCH = 1000
@@ -37,29 +47,6 @@ _SAMPLED_AT_ONCE = 16
 _BATCH = re.compile(r"[0-9a-f]{32}")
 # Most scrolls for a page of documents: with later chunks in between, few rows may begin a document.
 _MOST_SCROLLS = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A passage that was found."""
-
-    passage: Passage
-    score: float
-    whole: bool
-    """False if only the passage's id and chunk were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """Candidates, best first, and the version that they come from.
-
-    Scores are those of the fusion, or of the only search that ran (a cosine, or BM25): comparable within one result.
-    """
-
-    candidates: Sequence[Candidate]
-    version: str
-    fused_searches: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +98,6 @@ class Passages:
     ) -> None:
         """`fusion_depth` is the number of candidates that each search puts into the first block of the fusion."""
         self._store = store
-        self._reader = Reader(store)
         self._collections = collections
         self._metrics = metrics
         self._fusion_depth = fusion_depth
@@ -128,25 +114,37 @@ class Passages:
         dense_weight: float = 1.0,
         lexical_weight: float = 1.0,
         model_fingerprint: str = "",
+        model: str = "",
+        like: str = "",
         deadline: Deadline = None,
     ) -> SearchResult:
         """Return the best passages for all variants together, the first `whole` with their texts if there is room.
 
         Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
-        `variant.weight * lexical_weight`; a search without a vector, without words or
-        without weight is left out.
+        `variant.weight * lexical_weight`; a search without a vector, without words or without weight is left out. What
+        is like the document `like` is searched for in the same way, and does not include it. The model of the vectors
+        is named by its fingerprint, or else as `model`, by its fingerprint or name.
         """
-        check_search(variants, limit, dense_weight, lexical_weight, model_fingerprint)
+        check_search(variants, like, limit, dense_weight, lexical_weight, model_fingerprint or model)
         if whole < 0:
             raise InvalidArgument("whole_count", f"is {whole}; send 0 or more")
 
         async def search(info: CollectionInfo) -> SearchResult:
             info.check_model(model_fingerprint)
+            if model:
+                info.check_named(model)
             for place, variant in enumerate(variants):
-                if variant.vector is not None:
-                    info.check_vector(variant.vector, f"variants[{place}].vector")
+                if (vector := variant.vector) is not None:
+                    info.check_vector(vector, path := f"variants[{place}].vector")
+                    if model and not vector.any():
+                        raise InvalidArgument(path, "has only zeros, which point nowhere; send another vector")
             fitted = info.fitted(condition)
             searches = plan(variants, dense_weight, lexical_weight, info.bm25)
+            liked = NOTHING
+            if like:
+                weights = (dense_weight, lexical_weight)
+                liked = await likeness(self._store, info, like, fitted, *weights, deadline)
+            searches += liked.searches
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
             started = time.monotonic()
@@ -160,6 +158,7 @@ class Passages:
                     block=self._fusion_depth,
                     deadline=deadline,
                     layout=info.layout,
+                    without=liked.own,
                 )
                 candidates = await self._read(info.version, found, whole, deadline)
             finally:
@@ -251,8 +250,8 @@ class Passages:
         check_ids(ids, "ids")
 
         async def read(info: CollectionInfo) -> tuple[list[Passage], int]:
-            read = await self._reader.read(info.version, _points(ids), deadline)
-            return [row.passage for row in read.whole.values()], read.end
+            found, count = await read_within(self._store, info.version, _points(ids), deadline)
+            return [row.passage for row in found.values()], count
 
         return await self._collections.using(collection, read, deadline)
 
@@ -317,9 +316,11 @@ class Passages:
         One that was deleted since the search is not among the results.
         """
         points = [one.id for one in found]
-        read = await self._reader.read(version, points[:whole], deadline, keys=points[whole:])
-        rows = read.others | read.whole
-        return [Candidate(rows[one.id].passage, one.score, one.id in read.whole) for one in found if one.id in rows]
+        read, count = await read_within(self._store, version, points[:whole], deadline)
+        rows = dict(read)
+        if rest := points[count:]:
+            rows |= {row.id: row for row in await self._store.read(version, rest, Parts.KEYS, deadline)}
+        return [Candidate(rows[one.id].passage, one.score, one.id in read) for one in found if one.id in rows]
 
     async def _replace(
         self,
@@ -376,7 +377,7 @@ class Passages:
         """
         points = [point_id(passage_id) for first in firsts for passage_id in first.chunk_ids]
         least = len(firsts[0].chunk_ids) if firsts else 1
-        found, end, _ = await self._reader.read(version, points, deadline, least=least)
+        found, end = await read_within(self._store, version, points, deadline, least=least)
         documents: list[list[Passage]] = []
         start = 0
         for first in firsts:

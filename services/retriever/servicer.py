@@ -22,6 +22,7 @@ from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage, joined, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
+from services.retriever.search.findings import Findings
 from services.retriever.search.searches import QueryVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
@@ -42,6 +43,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         versions: Versions,
         building: Building,
         snapshots: Snapshots,
+        findings: Findings,
     ) -> None:
         self._collections = collections
         self._tuning = tuning
@@ -49,6 +51,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._versions = versions
         self._building = building
         self._snapshots = snapshots
+        self._findings = findings
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
         variants = [
@@ -64,6 +67,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             dense_weight=request.dense_weight if request.HasField("dense_weight") else 1.0,
             lexical_weight=request.lexical_weight if request.HasField("lexical_weight") else 1.0,
             model_fingerprint=request.model_fingerprint,
+            model=request.model,
+            like=request.like_document_id,
             deadline=deadline_of(context),
         )
         if (span := tracing.recorded()) is not None:
@@ -89,6 +94,34 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         """Return passages by id."""
         found, count = await self._passages.read(request.collection, request.ids, deadline_of(context))
         return pb.GetPassagesResponse(passages=[passage.to_proto() for passage in found], read_count=count)
+
+    async def CountByField(self, request: pb.CountByFieldRequest, context: Context) -> pb.CountByFieldResponse:
+        counted = await self._findings.count_by_field(
+            request.collection,
+            request.fields,
+            Filter.from_proto(request.filter),
+            request.limit,
+            deadline_of(context),
+        )
+        return pb.CountByFieldResponse(
+            fields=[one.to_proto() for one in counted.fields],
+            passage_count=counted.passage_count,
+            index_version=counted.version,
+        )
+
+    async def DiversifyPassages(
+        self, request: pb.DiversifyPassagesRequest, context: Context
+    ) -> pb.DiversifyPassagesResponse:
+        order = await self._findings.diversify(
+            request.collection, request.ids, request.scores, request.diversity, deadline_of(context)
+        )
+        return pb.DiversifyPassagesResponse(order=order)
+
+    async def HighlightTexts(self, request: pb.HighlightTextsRequest, context: Context) -> pb.HighlightTextsResponse:
+        found = await self._findings.highlight(request.collection, request.query, request.texts, deadline_of(context))
+        return pb.HighlightTextsResponse(
+            texts=[pb.TextHighlights(highlights=[one.to_proto() for one in highlights]) for highlights in found]
+        )
 
     async def CheckPassages(self, request: pb.CheckPassagesRequest, context: Context) -> pb.CheckPassagesResponse:
         """Refuse what cannot be stored."""

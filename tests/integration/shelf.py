@@ -19,8 +19,9 @@ from services.retriever.collections.versions import Versions
 from services.retriever.documents import Chunk, Passage
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.passages import Passages, SearchResult
-from services.retriever.search.searches import QueryVariant
+from services.retriever.passages import Passages
+from services.retriever.search.findings import Findings
+from services.retriever.search.searches import QueryVariant, SearchResult
 from services.retriever.store import PassageStore
 
 MODEL = CollectionModel(name="tiny", fingerprint="tiny@1", dimension=3, precision="fp32")
@@ -46,6 +47,7 @@ class Shelf:
         self.store = store
         self.collections = Collections(store, BM25)
         self.passages = Passages(store, self.collections, RetrieverMetrics(CollectorRegistry()))
+        self.findings = Findings(store, self.collections)
         self.versions = Versions(store, self.collections, take_over_seconds=take_over_seconds)
         self.building = Building(store, self.collections, self.versions)
         storage = SnapshotStorage(snapshots or f"memory://{uuid.uuid4()}")

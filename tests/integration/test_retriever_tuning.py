@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, NotFound
 from services.retriever.collections.tuning import Tuning
 from services.retriever.documents import Passage
 from services.retriever.fields import ALL, AnyOf, Equals, Filter
@@ -52,6 +52,9 @@ async def test_a_version_that_requires_a_tenant_refuses_what_names_none(
 
     red = Filter(must=[AnyOf("customer", ["red"])])
     assert ids(await shelf.search(collection, ANY, condition=red)) == ["a"]
+    with pytest.raises(NotFound):
+        await shelf.search(collection, like="b", condition=red)
+    assert ids(await shelf.search(collection, like="a", condition=red)) == []
 
 
 async def test_a_collection_is_made_with_its_layout_and_the_next_version_keeps_it(

@@ -140,7 +140,7 @@ class Shadow:
         deadline = deadline_in(BUDGET_SECONDS)
         started = time.perf_counter()
         try:
-            question = replace(answered.question, features=features, course=None)
+            question = replace(answered.question, features=features, course=None, highlights=False)
             treatment = await self._pipeline.search(question, deadline=deadline)
             self._metrics.shadow_seconds.labels("treatment").observe(time.perf_counter() - started)
             self._metrics.shadow_seconds.labels("control").observe(answered.seconds)

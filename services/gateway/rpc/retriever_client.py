@@ -42,6 +42,8 @@ class RetrieverClient:
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
+        model: str = "",
+        like: str = "",
         deadline: float,
     ) -> Retrieved:
         request = pb.SearchPassagesRequest(
@@ -55,10 +57,44 @@ class RetrieverClient:
             dense_weight=dense_weight,
             lexical_weight=lexical_weight,
             model_fingerprint=model_fingerprint,
+            model=model,
+            like_document_id=like,
         )
-        reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
+        try:
+            reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
+        except InvalidArgument as error:
+            if model and error.field == "variants[0].vector":
+                raise InvalidArgument("vector.values", error.problem, reason=error.reason) from None
+            raise
         candidates = [Candidate(one.passage, one.score, one.whole) for one in reply.candidates]
         return Retrieved(candidates, reply.index_version, reply.fused_search_count)
+
+    async def diversify(
+        self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float
+    ) -> Sequence[int]:
+        request = pb.DiversifyPassagesRequest(collection=collection, ids=ids, scores=scores, diversity=diversity)
+        reply = await self.channel.call(self.stub.DiversifyPassages, request, deadline=deadline)
+        return reply.order
+
+    async def highlight(
+        self, collection: str, query: str, texts: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Highlight]]:
+        request = pb.HighlightTextsRequest(collection=collection, query=query, texts=texts)
+        reply = await self.channel.call(self.stub.HighlightTexts, request, deadline=deadline)
+        return [found.highlights for found in reply.texts]
+
+    async def count_by_field(
+        self,
+        collection: str,
+        fields: Sequence[str],
+        *,
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
+        limit: int,
+        deadline: float,
+    ) -> pb.CountByFieldResponse:
+        """Count matching passages by the values of fields."""
+        request = pb.CountByFieldRequest(collection=collection, fields=fields, filter=filter, limit=limit)
+        return await self.channel.call(self.stub.CountByField, request, deadline=deadline)
 
     async def passages(
         self, collection: str, ids: Sequence[str], *, deadline: float

@@ -13,13 +13,14 @@ from services.chassis import tracing
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.interceptors import request_id
 from services.chassis.timing import deadline_of, duration
-from services.chassis.validation import MAX_QUERY_BYTES, check_text
+from services.chassis.validation import MAX_QUERY_BYTES, check_document_id, check_text
 from services.experiment.bucketing import Arm
 from services.experiment.flags import FLAGS, Overrides
 from services.gateway.metrics import GatewayMetrics, ObservedSearch
 from services.gateway.rollout.exposure import Exposure, Observed
 from services.gateway.rollout.shadow import Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision
+from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.search import paging
 from services.gateway.search.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 from services.gateway.search.pipeline import Pipeline
@@ -42,12 +43,14 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     def __init__(
         self,
         pipeline: Pipeline,
+        retriever: RetrieverClient,
         settings: GatewaySettings,
         exposure: Exposure,
         shadow: Shadow | None,
         metrics: GatewayMetrics,
     ) -> None:
         self._pipeline = pipeline
+        self._retriever = retriever
         self._metrics = metrics
         self._settings = settings
         self._exposure = exposure
@@ -63,7 +66,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         decision = self._exposure.decide(request.user_id, page.pinned if page.offset else own)
         _trace(decision)
         question = self._question(request, decision, page.offset, page.course)
-        self._query_log.note(request.query)
+        self._note(request)
         with (
             ObservedSearch(self._metrics, decision.features, deadline) as counted,
             Observed(self._exposure.evidence, decision, deadline) as observed,
@@ -71,7 +74,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             answer = await self._pipeline.search(question, deadline=deadline)
             counted.answered(answer)
             observed.answered(answer, quality=quality_of(answer.results))
-        if self._shadow is not None:
+        if self._shadow is not None and question.query:  # its judge reads the query
             self._shadow.offer(
                 Answered(decision, question, answer, observed.seconds),
                 lambda arm: self._exposure.table.treated(arm.ramp_id, request.user_id, own),
@@ -94,7 +97,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         # No exposure: without a user, no ramp reaches either answer, and kills hold for both.
         standard = self._exposure.table.decide("", own)
         enhanced = self._exposure.table.decide("", self._enhanced(request, own))
-        self._query_log.note(search.query)
+        self._note(search)
         questions = [self._question(search, decision) for decision in (standard, enhanced)]
         started = time.monotonic()
         first = await self._pipeline.search(questions[0], deadline=started + (deadline - started) / 2)
@@ -112,6 +115,26 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             rank_biased_overlap=rank_biased_overlap(ranking, other, persistence),
             persistence=persistence,
         )
+
+    async def CountByField(self, request: pb.CountByFieldRequest, context: Context) -> pb.CountByFieldResponse:
+        collection = request.collection or self._settings.qdrant_collection
+        counted = await self._retriever.count_by_field(
+            collection,
+            request.fields,
+            filter=request.filter,
+            limit=request.limit,
+            deadline=deadline_of(context, self._settings.default_deadline_seconds),
+        )
+        return pb.CountByFieldResponse(
+            fields=counted.fields,
+            passage_count=counted.passage_count,
+            collection=collection,
+            index_version=counted.index_version,
+        )
+
+    def _note(self, request: pb.SearchRequest) -> None:
+        if request.query:
+            self._query_log.note(request.query)
 
     def _enhanced(self, request: pb.CompareSearchRequest, own: Overrides) -> Overrides:
         """Combine the flags of the question with those of the enhanced answer."""
@@ -161,7 +184,10 @@ def _trace(decision: Decision) -> None:
 
 
 def _check_question(request: pb.SearchRequest, path: str = "") -> None:
-    check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
+    if request.query or not (request.like_document_id or request.HasField("vector")):
+        check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
+    if request.like_document_id:
+        check_document_id(f"{path}like_document_id", request.like_document_id)
     size = len(request.user_id.encode())
     if size > MAX_USER_BYTES:
         raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")

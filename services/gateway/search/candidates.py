@@ -9,11 +9,15 @@ from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.search.duplicates import Signature, collapse
 from services.gateway.search.grouping import best_of_each
 from services.gateway.search.ranking import Ranked
-from services.gateway.search.stages import Candidate, Question, Retrieved, Retriever, reading
+from services.gateway.search.stages import Candidate, Question, Result, Retrieved, Retriever, reading
 from sluice.type.v1 import passage_pb2
 
 # Most candidates that paging and reranking reach.
 MAX_CANDIDATES = 1000
+HIGHLIGHTED_CHARACTERS = 16_384
+"""Characters of a result in which highlights are looked for."""
+DIVERSIFIED = 100
+"""Candidates among which diversity is looked for; fixed, so that all pages have one order."""
 # Factor on the number of candidates where near-duplicates are collapsed, so that a page is full unless most are.
 _COLLAPSED_REACH = 3
 # Factor on the number of candidates where only the best chunk of a document counts, and each time that it is too low.
@@ -38,6 +42,7 @@ class Candidates:
         self._limit = 0
         self._ended = False
         self._signatures: dict[str, Signature] = {}
+        self._head: Sequence[int] | None = None
 
     @property
     def scores(self) -> list[float]:
@@ -54,7 +59,7 @@ class Candidates:
             reach *= _DEEPER
         # One more than the page needs tells whether there is another page. It comes whole like the others: the
         # retriever reads passages and mere ids in separate trips.
-        limit = min(MAX_CANDIDATES, max(reach + 1, reranked))
+        limit = min(MAX_CANDIDATES, max(reach + 1, reranked, DIVERSIFIED if question.diversity else 0))
         whole = max(reranked, 0 if question.offset else question.limit + 1)
         await self._search(search, limit, limit if question.collapse_duplicates else min(whole, limit))
 
@@ -85,6 +90,23 @@ class Candidates:
         self.items = [item for place, item in enumerate(self.items) if place in texts or place not in places]
         return list(texts.values())
 
+    async def diversified(self, ranked: Sequence[Ranked]) -> Sequence[Ranked]:
+        """Put the head of a ranking in the order of the question's diversity, if it has any; keep the scores."""
+        if not self._question.diversity or not ranked:
+            return ranked
+        if self._head is None:
+            head = ranked[:DIVERSIFIED]
+            order = await self._retriever.diversify(
+                self.index_version,
+                [self.items[item.position].passage.id for item in head],
+                [item.score for item in head],
+                self._question.diversity,
+                deadline=self._deadline,
+            )
+            self._head = [head[place].position for place in order]
+        items = {item.position: item for item in ranked}
+        return [items.pop(position) for position in self._head] + list(items.values())
+
     async def reduced(self, ranked: Sequence[Ranked]) -> tuple[list[Ranked], list[int]]:
         """Keep what the question wants of a ranking, each with the number of near-duplicates that it stands for."""
         kept = list(ranked)
@@ -98,6 +120,14 @@ class Candidates:
         # Hundreds of long passages would block the event loop.
         stands_for = await asyncio.to_thread(collapse, signatures)
         return [kept[place] for place in stands_for], list(stands_for.values())
+
+    async def highlighted(self, results: Sequence[Result]) -> list[Result]:
+        """Name the sentences of results that have most of the query's words."""
+        texts = [result.passage.text[:HIGHLIGHTED_CHARACTERS] for result in results]
+        found = await self._retriever.highlight(
+            self.index_version, self._question.query, texts, deadline=self._deadline
+        )
+        return [result._replace(highlights=highlights) for result, highlights in zip(results, found, strict=True)]
 
     async def _search(self, search: Search, limit: int, whole: int) -> None:
         found = await search(limit, whole)

@@ -10,17 +10,30 @@ retriever in one call. A stage that is BEST_EFFORT and fails is left out, and it
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
+from services.chassis.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SluiceError
 from services.gateway.search.budgets import Budgets, Pace, last_moment
 from services.gateway.search.candidates import Candidates
 from services.gateway.search.flags import Features
 from services.gateway.search.ranking import blend
+from services.gateway.search.reports import (
+    AS_BEFORE,
+    CALLER_VECTOR,
+    NO_CANDIDATES,
+    NO_QUERY,
+    NOT_REACHED,
+    Done,
+    changed,
+    embedding_report,
+    failed,
+    no_time,
+    ran,
+    without_highlights,
+)
 from services.gateway.search.stages import (
     Answer,
     Course,
@@ -39,6 +52,7 @@ from services.gateway.search.stages import (
     Stage,
     StageReport,
     Variant,
+    digest_of,
 )
 
 ResultT = TypeVar("ResultT")
@@ -101,21 +115,14 @@ class Pipeline:
             try:
                 return await run.answer()
             except FailedPrecondition as error:
-                if error.reason != "MODEL_MISMATCH" or not tries_left:
+                # No other try makes a caller's vector one of another model.
+                if error.reason != "MODEL_MISMATCH" or not tries_left or question.vector is not None:
                     raise
             finally:
                 self._observe(question.features, list(run.reports.values()))
             # The collection was switched to another model between the embedding and the search.
             self._stages.embedder.forget(question.collection)
         raise AssertionError("the last try answers or raises")
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[ResultT]):
-    """The result of a stage that answered."""
-
-    result: ResultT
-    seconds: float
 
 
 class _Run:
@@ -139,7 +146,7 @@ class _Run:
         self._page_bytes = page_bytes
         self._last_moment = last_moment(time.monotonic(), deadline)
         # Complete from the start: a stage that the search does not come to has a report as well.
-        self.reports = dict(_NOT_REACHED)
+        self.reports = dict(NOT_REACHED)
 
     async def answer(self) -> Answer:
         variants, fingerprint = await self._variants()
@@ -152,7 +159,7 @@ class _Run:
         read = await self._rerank(candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         while True:
-            ranked = blend(candidates.scores, read.scores, self._weights.rerank)
+            ranked = await candidates.diversified(blend(candidates.scores, read.scores, self._weights.rerank))
             kept, duplicates = await candidates.reduced(ranked)
             if len(kept) > last or not await candidates.deepen(search):
                 break
@@ -180,31 +187,38 @@ class _Run:
             )
         course = Course(
             candidates.index_version,
-            _digest(variants),
+            digest_of(variants),
             len(variants) > 1,
             sum(bool(variant.vector) for variant in variants),
             len(read.scores),
             read.model,
         )
+        if self._question.highlights and self._question.query and results:
+            try:
+                results = await candidates.highlighted(results)
+            except SluiceError as failure:  # the answer is no worse
+                self._report(without_highlights(self.reports[Stage.RETRIEVE], failure))
         return Answer(results, list(self.reports.values()), course, following)
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""
+        if self._question.vector is not None or not self._question.query:
+            return await self._given(), ""
         if self._features.expansion:
             try:
                 async with asyncio.TaskGroup() as group:
                     expanding = group.create_task(self._expand())
                     embedding = group.create_task(self._embed([self._question.query]))
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
             variants, own = expanding.result(), embedding.result()
         else:
             variants, own = await self._expand(), await self._embed([self._question.query])
         others = [variant.text for variant in variants[1:]]
         wanted = self._course is None or self._course.embedded > 1
-        rest = await self._embed(others) if others and wanted and isinstance(own, _Done) else None
-        self._report(_embedding_report(own, rest))
-        embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, _Done)]
+        rest = await self._embed(others) if others and wanted and isinstance(own, Done) else None
+        self._report(embedding_report(own, rest))
+        embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, Done)]
         fingerprints = {result.model.fingerprint for result in embedded}
         if len(fingerprints) > 1:
             raise FailedPrecondition("the collection was switched to another model", reason="MODEL_MISMATCH")
@@ -214,17 +228,41 @@ class _Run:
             SearchVariant(variant.text, vector, variant.weight)
             for variant, vector in zip(variants, vectors, strict=True)
         ]
-        if self._course is not None and _digest(search) != self._course.variants:
-            raise _changed("the question is expanded otherwise now")
+        if self._course is not None and digest_of(search) != self._course.variants:
+            raise changed("the question is expanded otherwise now")
         return search, fingerprints.pop() if fingerprints else ""
+
+    async def _given(self) -> list[SearchVariant]:
+        """Return the variants of a question that is not embedded: with the caller's vector, without text, or both."""
+        question, own = self._question, b""
+        if question.vector is None:
+            self._skip(Stage.EMBED, *NO_QUERY)
+        elif self._features.dense:
+            self._skip(Stage.EMBED, *CALLER_VECTOR)
+            own = question.vector.values
+        else:
+            self._skip(Stage.EMBED, "FEATURE_OFF", "the dense search is off for this request")
+        texts = await self._expand()
+        found = [SearchVariant(one.text, b"" if place else own, one.weight) for place, one in enumerate(texts)]
+        variants = [variant for variant in found if variant.text or variant.vector]
+        if not variants and not question.like_document_id:
+            raise InvalidArgument(
+                "vector", "is all there is of the question, and the dense search is off; set features.dense, or query"
+            )
+        if self._course is not None and digest_of(variants) != self._course.variants:
+            raise changed("the question is expanded otherwise now")
+        return variants
 
     async def _expand(self) -> list[Variant]:
         query = Variant(self._question.query, 1.0)
+        if not query.text:
+            self._skip(Stage.EXPAND, *NO_QUERY)
+            return [query]
         if not self._features.expansion:
             self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
             return [query]
         if self._course is not None and not self._course.expanded:
-            self._skip(Stage.EXPAND, *_AS_BEFORE)
+            self._skip(Stage.EXPAND, *AS_BEFORE)
             return [query]
         attempt = await self._attempt(
             Stage.EXPAND,
@@ -239,15 +277,15 @@ class _Run:
         expanded = attempt.result
         reason = "OTHER_STRATEGY_SERVED" if expanded.degraded_reason else ""
         self._report(
-            _ran(Stage.EXPAND, attempt.seconds, len(expanded.variants), reason=reason, detail=expanded.degraded_reason)
+            ran(Stage.EXPAND, attempt.seconds, len(expanded.variants), reason=reason, detail=expanded.degraded_reason)
         )
         return list(expanded.variants)
 
-    async def _embed(self, texts: Sequence[str]) -> _Done[Embedded] | StageReport:
+    async def _embed(self, texts: Sequence[str]) -> Done[Embedded] | StageReport:
         if not self._features.dense:
             return StageReport(Stage.EMBED, Outcome.SKIPPED, "FEATURE_OFF", "the dense search is off for this request")
         if self._course is not None and not self._course.embedded:
-            return StageReport(Stage.EMBED, Outcome.SKIPPED, *_AS_BEFORE)
+            return StageReport(Stage.EMBED, Outcome.SKIPPED, *AS_BEFORE)
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
         return await self._attempt(
             Stage.EMBED,
@@ -270,7 +308,7 @@ class _Run:
         try:
             await candidates.find(search, self._course.reranked if self._course else reranked)
         except SluiceError as failure:
-            self._report(_failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
+            self._report(failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
             raise
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
@@ -278,9 +316,10 @@ class _Run:
             self._skip(Stage.RETRIEVE, "NO_WORDS", "the query has no words, and is not searched by vectors")
             return
         reason = detail = ""
-        if self._features.dense and not any(variant.vector for variant in variants):
+        by_vector = any(variant.vector for variant in variants) or self._question.like_document_id
+        if self._features.dense and not by_vector:
             reason, detail = "LEXICAL_ONLY", "no vectors; searched by words alone"
-        self._report(_ran(Stage.RETRIEVE, seconds, len(candidates.items), reason=reason, detail=detail))
+        self._report(ran(Stage.RETRIEVE, seconds, len(candidates.items), reason=reason, detail=detail))
 
     async def _search(self, variants: Sequence[SearchVariant], fingerprint: str, limit: int, whole: int) -> Retrieved:
         features, question = self._features, self._question
@@ -293,6 +332,8 @@ class _Run:
             dense_weight=self._weights.dense if features.dense else 0.0,
             lexical_weight=self._weights.lexical if features.lexical else 0.0,
             model_fingerprint=fingerprint,
+            model=question.vector.model if question.vector is not None and features.dense else "",
+            like=question.like_document_id,
             deadline=self._last_moment,
         )
         if self._course is not None and found.index_version != self._course.index_version:
@@ -308,14 +349,18 @@ class _Run:
         unread = Reranked((), "")
         if not self._features.rerank:
             if self._course is not None and self._course.reranked:
-                raise _changed("reranking is off now")
+                raise changed("reranking is off now")
             self._skip(Stage.RERANK, "FEATURE_OFF", "reranking is off for this request")
             return unread
-        if self._course is not None and not self._course.reranked:
-            self._skip(Stage.RERANK, *_AS_BEFORE)
-            return unread
-        if not candidates.items:
-            self._skip(Stage.RERANK, "NO_CANDIDATES", "nothing was found to rerank")
+        left_out = None
+        if not self._question.query:
+            left_out = NO_QUERY
+        elif self._course is not None and not self._course.reranked:
+            left_out = AS_BEFORE
+        elif not candidates.items:
+            left_out = NO_CANDIDATES
+        if left_out:
+            self._skip(Stage.RERANK, *left_out)
             return unread
         policy = self._policy(self._question.policies.rerank, Policy.BEST_EFFORT)
         wanted = self._course.reranked if self._course else self._features.rerank_candidate_count
@@ -325,7 +370,7 @@ class _Run:
         if policy is Policy.BEST_EFFORT:
             count = self._budgets.rerank_count(time.monotonic(), self._last_moment, lengths)
         if count < min(wanted, _FEWEST_TO_RERANK):
-            self._report(_no_time(Stage.RERANK))
+            self._report(no_time(Stage.RERANK))
             return unread
         passages = passages[:count]
         attempt = await self._attempt(
@@ -341,12 +386,12 @@ class _Run:
             return unread
         read = attempt.result
         if self._course is not None and read.model != self._course.reranker:
-            raise _changed("another model reranks now")
+            raise changed("another model reranks now")
         reason = detail = ""
         if count < wanted:
             reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
         self._report(
-            _ran(
+            ran(
                 Stage.RERANK,
                 attempt.seconds,
                 count,
@@ -370,7 +415,7 @@ class _Run:
         pace: Pace,
         until: float | None,
         parts: int = 1,
-    ) -> _Done[ResultT] | StageReport:
+    ) -> Done[ResultT] | StageReport:
         """Call a stage if there is time, and a required one always.
 
         Returns the report instead where a best-effort stage was not called or failed.
@@ -378,7 +423,7 @@ class _Run:
         if policy is Policy.REQUIRED:
             until = self._last_moment
         if until is None:
-            return _no_time(stage)
+            return no_time(stage)
         started = time.perf_counter()
         try:
             result = await call(until)
@@ -386,77 +431,17 @@ class _Run:
             seconds = time.perf_counter() - started
             if isinstance(failure, DeadlineExceeded):
                 pace.observe(time.monotonic(), seconds / parts)
-            report = _failed(stage, failure, seconds)
+            report = failed(stage, failure, seconds)
             if policy is Policy.REQUIRED:
                 self._report(report)
                 raise
             return report
         seconds = time.perf_counter() - started
         pace.observe(time.monotonic(), seconds / parts)
-        return _Done(result, seconds)
+        return Done(result, seconds)
 
     def _report(self, report: StageReport) -> None:
         self.reports[report.stage] = report
 
     def _skip(self, stage: Stage, reason: str, detail: str) -> None:
         self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
-
-
-_NOT_REACHED = {
-    stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it") for stage in Stage
-}
-_AS_BEFORE = ("NOT_ON_FIRST_PAGE", "it did not run for the first page, and all pages have one order")
-
-
-def _changed(problem: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{problem}, and was not for the first page; begin again without page_token", reason="ANSWER_CHANGED"
-    )
-
-
-def _digest(variants: Sequence[SearchVariant]) -> str:
-    """Hash variants, and whether they have vectors."""
-    asked = repr([(variant.text, variant.weight, bool(variant.vector)) for variant in variants])
-    return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
-
-
-def _ran(
-    stage: Stage,
-    seconds: float,
-    item_count: int,
-    *,
-    model: str = "",
-    reason: str = "",
-    detail: str = "",
-    truncated: int = 0,
-) -> StageReport:
-    """Report a stage that answered; a reason means that it was degraded."""
-    outcome = Outcome.DEGRADED if reason else Outcome.RAN
-    return StageReport(stage, outcome, reason, detail, seconds, model, item_count, truncated)
-
-
-def _no_time(stage: Stage) -> StageReport:
-    return StageReport(stage, Outcome.SKIPPED, "NO_TIME", "the deadline leaves no time for it")
-
-
-def _failed(stage: Stage, failure: SluiceError, seconds: float) -> StageReport:
-    return StageReport(stage, Outcome.FAILED, failure.reason, failure.message, seconds)
-
-
-def _embedding_report(own: _Done[Embedded] | StageReport, rest: _Done[Embedded] | StageReport | None) -> StageReport:
-    """Combine the embedding of the query and that of its variants."""
-    if isinstance(own, StageReport):
-        return own
-    model = own.result.model
-    reason = detail = ""
-    seconds, vectors, truncated = own.seconds, len(own.result.vectors), sum(own.result.truncated)
-    if model.pseudo:
-        reason, detail = "PSEUDO_EMBEDDINGS", "no embedding model is configured; vectors carry no meaning"
-    if rest is not None:
-        seconds += rest.seconds
-    if isinstance(rest, _Done):
-        vectors += len(rest.result.vectors)
-        truncated += sum(rest.result.truncated)
-    elif rest is not None:
-        reason, detail = "VARIANTS_NOT_EMBEDDED", f"variants are searched by words alone: {rest.detail}"
-    return _ran(Stage.EMBED, seconds, vectors, model=model.name, reason=reason, detail=detail, truncated=truncated)

@@ -7,6 +7,7 @@ Passages and filters are messages of `sluice.type.v1`: the gateway hands them on
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
@@ -91,6 +92,14 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryVector:
+    """A vector that the caller made, as little-endian float32, and its model by fingerprint or name."""
+
+    values: bytes
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A search with all of its choices made."""
 
@@ -109,6 +118,14 @@ class Question:
     """True if only the best chunk of a document is a result."""
     course: Course | None = None
     """That of the first page, if this is a later one."""
+    like_document_id: str = ""
+    """The document that the results are to be like, if any."""
+    vector: QueryVector | None = None
+    """Stands for the embedding of the query."""
+    diversity: float = 0.0
+    """Share of diversity in the order of the best candidates."""
+    highlights: bool = False
+    """True if the sentences that answer are named."""
 
     @classmethod
     def from_proto(
@@ -120,10 +137,17 @@ class Question:
         offset: int = 0,
         course: Course | None = None,
     ) -> Self:
-        """Read a request. Raises InvalidArgument for a limit or a policy that is none."""
+        """Read a request. Raises InvalidArgument for a limit, a policy, a vector or a diversity that is none."""
         limit = message.limit if message.HasField("limit") else DEFAULT_LIMIT
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}, not {limit}; use page_token for more")
+        if not 0 <= message.diversity <= 1:
+            raise InvalidArgument("diversity", f"is {message.diversity:g}; send 0 to 1, or leave it out")
+        vector = QueryVector(message.vector.values, message.vector.model) if message.HasField("vector") else None
+        if vector is not None and not vector.values:
+            raise InvalidArgument("vector.values", "is empty; send little-endian float32, or leave the vector out")
+        if vector is not None and not vector.model:
+            raise InvalidArgument("vector.model", "is empty; send the fingerprint or the name of its model")
         return cls(
             query=message.query,
             collection=message.collection or default_collection,
@@ -135,6 +159,10 @@ class Question:
             collapse_duplicates=message.collapse_duplicates,
             group_by_document=message.group_by_document,
             course=course,
+            like_document_id=message.like_document_id,
+            vector=vector,
+            diversity=message.diversity,
+            highlights=message.highlights,
         )
 
 
@@ -172,6 +200,12 @@ class SearchVariant(NamedTuple):
     weight: float
 
 
+def digest_of(variants: Sequence[SearchVariant]) -> str:
+    """Hash variants, and whether they have vectors."""
+    asked = repr([(variant.text, variant.weight, bool(variant.vector)) for variant in variants])
+    return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+
+
 def reading(passage: passage_pb2.Passage) -> str:
     """Join title and text for the models."""
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
@@ -206,7 +240,7 @@ class Reranked:
     """Number of passages whose end did not fit the model's window."""
 
 
-_NOTHING_MISSING = {"FEATURE_OFF", "NO_CANDIDATES", "NO_WORDS"}
+_NOTHING_MISSING = {"CALLER_VECTOR", "FEATURE_OFF", "NO_CANDIDATES", "NO_QUERY", "NO_WORDS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +291,8 @@ class Result(NamedTuple):
     rerank_score: float | None
     duplicate_count: int = 0
     """Number of near-duplicates, further down, that it stands for."""
+    highlights: Sequence[passage_pb2.Highlight] = ()
+    """Sentences of its text."""
 
     def to_proto(self) -> search_pb2.Result:
         """Write the result."""
@@ -268,6 +304,7 @@ class Result(NamedTuple):
                 retrieval=self.retrieval_score, retrieval_rank=self.retrieval_rank, rerank=self.rerank_score
             ),
             duplicate_count=self.duplicate_count,
+            highlights=self.highlights,
         )
 
 
@@ -328,9 +365,24 @@ class Retriever(Protocol):
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
+        model: str = "",
+        like: str = "",
         deadline: float,
     ) -> Retrieved:
-        """Find the best candidates over all variants, the first `whole` with their texts if there is room."""
+        """Find the best candidates over all variants, the first `whole` with their texts if there is room.
+
+        `model` names that of a caller's vector. With the id of a document as `like`, find what is like it, too.
+        """
+
+    async def diversify(
+        self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float
+    ) -> Sequence[int]:
+        """Return the places of passages in an order of much relevance and little repetition."""
+
+    async def highlight(
+        self, collection: str, query: str, texts: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Highlight]]:
+        """Find the sentences of each text that have most of the query's words."""
 
     def passages(self, collection: str, ids: Sequence[str], *, deadline: float) -> AsyncIterator[passage_pb2.Passage]:
         """Read passages in the order of their ids, as they are taken; those that do not exist are left out."""

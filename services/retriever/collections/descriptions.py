@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.retriever.documents import Vector
+from services.retriever.documents import Passage, Vector
 from services.retriever.fields import AnyOf, Equals, FieldType, Filter, Schema
 from services.retriever.layout import Layout
 from services.retriever.lexical import Analyzer, Bm25
@@ -175,6 +175,19 @@ class CollectionInfo:
             raise InvalidArgument("filter", problem, reason="TENANT_REQUIRED")
         return condition.fit(self.schema)
 
+    def is_of_tenant(self, passage: Passage, condition: Filter) -> bool:
+        """False if the version requires a tenant, and the passage is of none that the filter names."""
+        tenant = self.layout.tenant
+        if not self.layout.tenant_required:
+            return True
+        value = passage.metadata.get(tenant)
+        own = {value} if isinstance(value, str | int | float) else set(value or ())
+        return all(
+            own & {one.value} if isinstance(one, Equals) else own & set(one.values)
+            for one in condition.must
+            if isinstance(one, Equals | AnyOf) and one.field == tenant
+        )
+
     def check_model(self, fingerprint: str) -> None:
         """Raise FailedPrecondition (MODEL_MISMATCH) if the vectors are another model's; an empty one is any."""
         if fingerprint and fingerprint != self.model.fingerprint:
@@ -185,6 +198,11 @@ class CollectionInfo:
                 collection=self.version,
                 collection_fingerprint=self.model.fingerprint,
             )
+
+    def check_named(self, model: str) -> None:
+        """Raise FailedPrecondition (MODEL_MISMATCH) unless this is the model: its fingerprint, or its name."""
+        if model not in (self.model.name, self.model.name.rpartition("/")[2]):
+            self.check_model(model)
 
     def check_vector(self, vector: Vector, path: str) -> None:
         """Raise InvalidArgument unless a vector has this version's dimension and finite values."""

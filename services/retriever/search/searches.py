@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from services.chassis.errors import InvalidArgument
-from services.retriever.documents import Vector
+from services.retriever.documents import Passage, Vector
 from services.retriever.fields import Filter
 from services.retriever.layout import Layout
 from services.retriever.lexical import Bm25, SparseVector
 from services.retriever.search.fusion import Found, Fused, Order, fuse
-from services.retriever.store import PLAIN, Deadline, PassageStore
+from services.retriever.store import PLAIN, Deadline, PassageStore, PointId
 
 MAX_VARIANTS = 16
 MAX_QUERY_BYTES = 16_384
@@ -38,7 +38,30 @@ class Search(NamedTuple):
     weight: float
 
 
-async def find(
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passage that was found."""
+
+    passage: Passage
+    score: float
+    whole: bool
+    """False if only the passage's id and chunk were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Candidates, best first, and the version that they come from.
+
+    Scores are those of the fusion, or of the only search that ran (a cosine, or BM25): comparable within one result.
+    """
+
+    candidates: Sequence[Candidate]
+    version: str
+    fused_searches: int
+    seconds: float
+
+
+async def find(  # noqa: PLR0913  all that a search holds
     store: PassageStore,
     version: str,
     searches: Sequence[Search],
@@ -48,8 +71,9 @@ async def find(
     block: int,
     deadline: Deadline,
     layout: Layout = PLAIN,
+    without: frozenset[PointId] = frozenset(),
 ) -> list[Fused[str]]:
-    """Return the best points of all searches together; of a single search with its own scores.
+    """Return the best points of all searches together, without these; of a single search with its own scores.
 
     The order does not depend on the limit: it is made in blocks, the first of `block` passages (see `fusion`).
     """
@@ -57,16 +81,19 @@ async def find(
     depth, deepest = min(block, MAX_CANDIDATES), False
     while not deepest:
         found = await store.search(version, [search.by for search in searches], depth, condition, deadline, layout)
-        ended = all(len(hits) < depth for hits in found)
+        whole = [len(hits) < depth for hits in found]
+        if without:
+            found = [[hit for hit in hits if hit.id not in without] for hits in found]
         if len(searches) == 1:
             fused = [Fused(hit.id, hit.score) for hit in found[0]]
         else:
             fused = fuse(
                 [
-                    Found(hits, search.weight, whole=len(hits) < depth)
-                    for search, hits in zip(searches, found, strict=True)
+                    Found(hits, search.weight, whole=all_of_them)
+                    for search, hits, all_of_them in zip(searches, found, whole, strict=True)
                 ]
             )
+        ended = all(whole)
         order.extend(fused, None if ended else depth)
         deepest = ended or len(order) >= limit or depth == MAX_CANDIDATES
         depth = min(2 * depth, MAX_CANDIDATES)
@@ -85,15 +112,15 @@ def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: 
 
 
 def check_search(
-    variants: Sequence[QueryVariant], limit: int, dense_weight: float, lexical_weight: float, fingerprint: str
+    variants: Sequence[QueryVariant], like: str, limit: int, dense_weight: float, lexical_weight: float, model: str
 ) -> None:
-    """Raise InvalidArgument for a search that makes no sense."""
+    """Raise InvalidArgument for a search that makes no sense; `like` is the document that is searched for, if any."""
     if not 1 <= limit <= MAX_CANDIDATES:
         raise InvalidArgument("limit", f"is {limit}; send 1 to {MAX_CANDIDATES}")
     for name, weight in (("dense_weight", dense_weight), ("lexical_weight", lexical_weight)):
         if not (math.isfinite(weight) and weight >= 0):
             raise InvalidArgument(name, f"is {weight}; send 0 or more")
-    if not 1 <= len(variants) <= MAX_VARIANTS:
+    if not (like or variants) or len(variants) > MAX_VARIANTS:
         raise InvalidArgument("variants", f"has {len(variants)} variants; send 1 to {MAX_VARIANTS}")
     for place, variant in enumerate(variants):
         path = f"variants[{place}]"
@@ -101,11 +128,12 @@ def check_search(
             raise InvalidArgument(f"{path}.weight", f"is {variant.weight}; send more than 0")
         if len(variant.text.encode()) > MAX_QUERY_BYTES:
             raise InvalidArgument(f"{path}.text", f"is longer than {MAX_QUERY_BYTES} bytes")
-        if variant.vector is not None and not fingerprint:
+        if variant.vector is not None and not model:
             raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
     by_vector = dense_weight > 0 and any(variant.vector is not None for variant in variants)
     by_words = lexical_weight > 0 and any(variant.text.strip() for variant in variants)
-    if not (by_vector or by_words):
+    by_likeness = like and (dense_weight > 0 or lexical_weight > 0)
+    if not (by_vector or by_words or by_likeness):
         raise InvalidArgument("variants", "leave nothing to search with: send a text or a vector that has weight")
 
 

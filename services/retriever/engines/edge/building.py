@@ -9,16 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pickle
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import qdrant_edge as edge
@@ -41,7 +38,7 @@ class BuildFailed(Exception):
 
 
 class Builder:
-    """The process that builds a generation, as its parent sees it. Orders are queued, and done one after another."""
+    """The process that builds a generation, as its parent sees it. One order at a time: `ready` before the next."""
 
     def __init__(self, folder: Path, dimension: int, layout: Layout, indexes: Indexes) -> None:
         ours, theirs = socket.socketpair()
@@ -52,27 +49,28 @@ class Builder:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        self._pipe = Connection(ours.detach())
+        self._waiting = False
         self.indexed = 0
         """Passages that the graph was made of."""
-        self._pipe = Connection(ours.detach())
-        self._under_way = 0
-        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
-        self._sender = threading.Thread(target=self._send, name="builder", daemon=True)
-        self._sender.start()
         self._order("create", str(folder), dimension, layout, dict(indexes))
 
-    def under_way(self) -> int:
-        """Return the number of orders that are not done yet. Raises BuildFailed if one failed."""
+    @property
+    def ready(self) -> bool:
+        """True if the last order is done; BuildFailed if it failed."""
+        if not self._waiting:
+            return True
         try:
-            while self._under_way and self._pipe.poll():
-                problem, result = self._pipe.recv()
-                if problem:
-                    raise BuildFailed(problem)
-                self._under_way -= 1
-                self.indexed = max(self.indexed, result)
+            if not self._pipe.poll():
+                return False
+            problem, result = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise BuildFailed("the process has ended") from error
-        return self._under_way
+        if problem:
+            raise BuildFailed(problem)
+        self._waiting = False
+        self.indexed = max(self.indexed, result)
+        return True
 
     def store(self, gone: Iterable[PointId], records: Iterable[edge.Record]) -> None:
         """Remove passages and store others; they are copied by now."""
@@ -82,31 +80,22 @@ class Builder:
         """Make the graph of what is there."""
         self._order("build")
 
-    def flush(self) -> None:
+    def finish(self) -> None:
         """Put everything on the disk."""
-        self._order("flush")
-
-    def close(self) -> None:
-        """Free the folder."""
-        self._order("close")
+        self._order("finish")
 
     def stop(self) -> None:
         """End the process, whatever it does."""
+        self._pipe.close()
         self._process.kill()
         self._process.wait()
-        self._queue.put(None)
-        self._sender.join()
-        self._pipe.close()
 
     def _order(self, name: str, *arguments: Any) -> None:
-        # Copied now, sent by a thread: a process that has no processor to spare would keep readers waiting.
-        self._queue.put(pickle.dumps((name, *arguments), pickle.HIGHEST_PROTOCOL))
-        self._under_way += 1
-
-    def _send(self) -> None:
-        with contextlib.suppress(OSError):
-            while (order := self._queue.get()) is not None:
-                self._pipe.send_bytes(order)
+        try:
+            self._pipe.send((name, *arguments))
+        except OSError as error:
+            raise BuildFailed("the process has ended") from error
+        self._waiting = True
 
 
 class _Work:
@@ -128,10 +117,8 @@ class _Work:
         self._shard.optimize()
         return self._shard.info().points_count
 
-    def flush(self) -> None:
+    def finish(self) -> None:
         self._shard.flush()
-
-    def close(self) -> None:
         self._shard.close()
 
 

@@ -6,7 +6,9 @@ from google.protobuf.message import Message
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.gateway.collections.store import Difference
 from services.gateway.rpc.retriever_client import COMPARED_IDS_A_CALL, RetrieverClient
+from services.gateway.search.stages import SearchVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
+from sluice.type.v1.filter_pb2 import Filter
 from tests.unit.gateway.rpc.canned_channel import CannedChannel
 from tests.unit.gateway.samples import passage
 
@@ -63,3 +65,25 @@ async def test_vectors_that_do_not_fit_are_no_fault_of_the_caller() -> None:
         await refused("passages[0].vector").upsert("docs", [], [], model_fingerprint="", deadline=0)
     with pytest.raises(InvalidArgument):
         await refused("passages[0].id").upsert("docs", [], [], model_fingerprint="", deadline=0)
+
+
+async def test_what_is_wrong_with_a_caller_s_vector_is_named_by_the_caller_s_field() -> None:
+    def refused(request: pb.SearchPassagesRequest) -> Message:
+        assert (request.model, request.like_document_id) == ("mini", "a")
+        raise InvalidArgument("variants[0].vector", "has 3 values, not 4", reason="WRONG_DIMENSION")
+
+    with pytest.raises(InvalidArgument, match="has 3 values") as told:
+        await RetrieverClient(CannedChannel(refused).as_channel()).search(
+            "docs",
+            [SearchVariant("", b"vector", 1.0)],
+            filter=Filter(),
+            limit=1,
+            whole=1,
+            dense_weight=1.0,
+            lexical_weight=1.0,
+            model_fingerprint="",
+            model="mini",
+            like="a",
+            deadline=0,
+        )
+    assert (told.value.field, told.value.reason) == ("vector.values", "WRONG_DIMENSION")

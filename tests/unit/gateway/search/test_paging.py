@@ -64,7 +64,7 @@ def changed(field: FieldDescriptor) -> search_pb2.SearchRequest:
     if isinstance(value := getattr(request, field.name), Message):
         value.SetInParent()
     else:
-        setattr(request, field.name, {str: "other", bool: True, int: 7}[type(value)])
+        setattr(request, field.name, {str: "other", bool: True, int: 7, float: 0.5}[type(value)])
     return request
 
 

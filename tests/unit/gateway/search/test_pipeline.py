@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.chassis.errors import FailedPrecondition, SluiceError, Unavailable
+from services.chassis.errors import FailedPrecondition, InvalidArgument, SluiceError, Unavailable
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.flags import Features
 from services.gateway.search.pipeline import Pipeline, StageObserver, Stages, Weights
@@ -23,6 +23,7 @@ from services.gateway.search.stages import (
     Outcome,
     Policies,
     Policy,
+    QueryVector,
     Question,
     Reranked,
     Retrieved,
@@ -78,6 +79,11 @@ class World:
     deleted: set[str] = field(default_factory=set)
     variants: Sequence[str] = ("another way",)
     reranker: str = "cross"
+    model_asked: str = ""
+    like: str = ""
+    diversified: list[tuple[list[str], float]] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
+    mark_error: SluiceError | None = None
 
     async def expand(self, query: str, features: Features, *, deadline: float) -> Expanded:
         self.expanding.set()
@@ -112,10 +118,13 @@ class World:
         dense_weight: float,
         lexical_weight: float,
         model_fingerprint: str,
+        model: str = "",
+        like: str = "",
         deadline: float,
     ) -> Retrieved:
         if self.retrieve_error:
             raise self.retrieve_error
+        self.model_asked, self.like = model, like
         if self.switches:
             self.switches -= 1
             self.index_model = f"model {self.switches}"
@@ -130,6 +139,23 @@ class World:
             for rank, one in enumerate(self.found[:limit])
         ]
         return Retrieved(candidates, self.index_version)
+
+    async def diversify(
+        self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float
+    ) -> Sequence[int]:
+        assert collection == self.index_version
+        assert list(scores) == sorted(scores, reverse=True)
+        self.diversified.append((list(ids), diversity))
+        return list(range(len(ids)))[::-1]
+
+    async def highlight(
+        self, collection: str, query: str, texts: Sequence[str], *, deadline: float
+    ) -> Sequence[Sequence[passage_pb2.Highlight]]:
+        assert collection == self.index_version
+        if self.mark_error:
+            raise self.mark_error
+        self.marked = [query, *texts]
+        return [[passage_pb2.Highlight(start=0, end=len(text))] for text in texts]
 
     async def passages(
         self, collection: str, ids: Sequence[str], *, deadline: float
@@ -337,6 +363,7 @@ COMBINATIONS = [
         {"group_by_document": True},
         {"collapse_duplicates": True},
         {"group_by_document": True, "collapse_duplicates": True},
+        {"diversity": 0.5, "group_by_document": True},
     )
 ]
 
@@ -519,3 +546,97 @@ async def test_the_reranker_reads_fewer_candidates_where_time_is_short() -> None
     report = reports(await world.answer())[Stage.RERANK]
     assert (report.outcome, report.reason) == (Outcome.DEGRADED, "FEWER_CANDIDATES")
     assert 0 < len(world.reranked) == report.item_count < 5
+
+
+async def test_what_is_like_a_document_is_searched_without_a_text_and_the_reports_say_so() -> None:
+    world = World()
+    answer = await world.answer(replace(QUESTION, query="", like_document_id="5"))
+    assert (world.searched, world.like, world.fingerprint) == ([], "5", "")
+    assert [reports(answer)[stage].reason for stage in Stage] == ["NO_QUERY", "NO_QUERY", "", "NO_QUERY"]
+    assert len(answer.results) == 3
+    assert not answer.idle_stages
+
+
+async def test_likeness_goes_with_a_query_that_all_stages_read() -> None:
+    world = World()
+    answer = await world.answer(replace(QUESTION, like_document_id="5"))
+    assert (len(world.searched), world.like) == (2, "5")
+    assert all(report.outcome is Outcome.RAN for report in answer.reports)
+
+
+CALLERS = QueryVector(b"four", "mini")
+
+
+async def test_a_caller_s_vector_stands_for_the_embedding() -> None:
+    world = World(embed_error=Unavailable("not to be asked"))
+    answer = await world.answer(replace(QUESTION, query="", vector=CALLERS))
+    assert world.searched == [SearchVariant("", b"four", 1.0)]
+    assert world.model_asked == "mini"
+    assert reports(answer)[Stage.EMBED].reason == "CALLER_VECTOR"
+
+
+async def test_a_query_beside_a_caller_s_vector_is_searched_by_words() -> None:
+    world = World()
+    world.embedding.set()
+    await world.answer(replace(QUESTION, vector=CALLERS))
+    own, other = world.searched
+    assert own == SearchVariant(QUESTION.query, b"four", 1.0)
+    assert (other.text, other.vector) == ("another way", b"")
+    assert world.reranked
+
+
+async def test_a_vector_alone_is_refused_where_the_search_by_vectors_is_off() -> None:
+    lexical = replace(with_features(dense=False), vector=CALLERS)
+    world = World()
+    world.embedding.set()
+    await world.answer(lexical)
+    assert (world.searched[0].vector, world.model_asked) == (b"", "")
+    with pytest.raises(InvalidArgument) as refused:
+        await world.answer(replace(lexical, query=""))
+    assert refused.value.field == "vector"
+
+
+async def test_no_other_try_is_made_for_a_vector_of_another_model() -> None:
+    world = World(retrieve_error=FailedPrecondition("other model", reason="MODEL_MISMATCH"))
+    with pytest.raises(FailedPrecondition, match="other model"):
+        await world.answer(replace(QUESTION, query="", vector=CALLERS))
+
+
+async def test_the_best_hundred_are_diversified_once_and_the_others_keep_their_order() -> None:
+    world = World(found=[passage(str(number)) for number in range(150)])
+    question = replace(QUESTION, features=Features(expansion=False, rerank=False), diversity=0.4, limit=60)
+    first = await world.answer(question)
+    assert ids(first) == [str(number) for number in range(99, 39, -1)]
+    assert world.diversified == [([str(number) for number in range(100)], pytest.approx(0.4))]
+    assert first.results[0].score == pytest.approx(1 / 100)
+    second = await world.answer(replace(question, offset=60, course=first.course))
+    assert ids(second) == [str(number) for number in [*range(39, -1, -1), *range(100, 120)]]
+
+
+async def test_diversity_is_looked_for_after_reranking_and_before_grouping() -> None:
+    world = World()
+    answer = await world.answer(replace(QUESTION, diversity=1.0, limit=8))
+    ranked = world.diversified[0][0]
+    assert ranked == [str(number) for number in range(7, -1, -1)]  # the cross-encoder likes the last best
+    assert ids(answer) == ranked[::-1]
+
+
+async def test_sentences_that_answer_are_named_on_request() -> None:
+    world = World()
+    answer = await world.answer(replace(QUESTION, highlights=True))
+    assert world.marked[0] == QUESTION.query
+    assert [(one.start, one.end) for one in answer.results[0].to_proto().highlights] == [(0, len("text 7"))]
+    assert not (await world.answer()).results[0].highlights
+    assert (
+        not (await world.answer(replace(QUESTION, query="", like_document_id="5", highlights=True)))
+        .results[0]
+        .highlights
+    )
+
+
+async def test_an_answer_without_its_highlights_is_reported() -> None:
+    world = World(mark_error=Unavailable("the retriever is away"))
+    answer = await world.answer(replace(QUESTION, highlights=True))
+    report = reports(answer)[Stage.RETRIEVE]
+    assert (report.outcome, report.reason) == (Outcome.DEGRADED, "NO_HIGHLIGHTS")
+    assert len(answer.results) == 3

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import arm_pb2 as _arm_pb2
+from sluice.type.v1 import facet_pb2 as _facet_pb2
 from sluice.type.v1 import features_pb2 as _features_pb2
 from sluice.type.v1 import filter_pb2 as _filter_pb2
 from sluice.type.v1 import passage_pb2 as _passage_pb2
@@ -137,8 +138,14 @@ class SearchRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     COLLAPSE_DUPLICATES_FIELD_NUMBER: _builtins.int
     GROUP_BY_DOCUMENT_FIELD_NUMBER: _builtins.int
+    LIKE_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """The question, non-empty, at most 8,192 bytes of UTF-8."""
+    """The question, at most 8,192 bytes of UTF-8. Empty only beside like_document_id or vector; stages that read a
+    question are left out then.
+    """
     limit: _builtins.int
     """Most results to return on this page, 1 to 100; unset means 10."""
     collection: _builtins.str
@@ -155,6 +162,17 @@ class SearchRequest(_message.Message):
     """Lets the best of several near-duplicates (passages that share nearly all of their words) stand for all of them."""
     group_by_document: _builtins.bool
     """Returns no more than one result a document: the best of its chunks."""
+    like_document_id: _builtins.str
+    """Id of a document: finds what is like it, by its vectors and words, but not the document itself; together with the
+    query, if there is one. NOT_FOUND (DOCUMENT_NOT_FOUND) if it does not exist.
+    """
+    diversity: _builtins.float
+    """Share of diversity in the order of the best 100 candidates, 0 to 1 (maximal marginal relevance, by the final scores
+    and the cosine of the vectors): 0 orders by the scores alone, 1 by diversity alone. Scores are as without it. Unset
+    means off.
+    """
+    highlights: _builtins.bool
+    """Names the sentences of each result that have most of the query's words."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Keeps only matching documents."""
@@ -166,6 +184,10 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def policies(self) -> Global___StagePolicies:
         """Policies of the stages."""
+
+    @_builtins.property
+    def vector(self) -> Global___QueryVector:
+        """The caller's own vector of the question: the embedder is not asked, and the search by words needs a query."""
 
     def __init__(
         self,
@@ -180,16 +202,53 @@ class SearchRequest(_message.Message):
         page_token: _builtins.str = ...,
         collapse_duplicates: _builtins.bool = ...,
         group_by_document: _builtins.bool = ...,
+        like_document_id: _builtins.str = ...,
+        vector: Global___QueryVector | None = ...,
+        diversity: _builtins.float | None = ...,
+        highlights: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "features", b"features", "filter", b"filter", "limit", b"limit", "policies", b"policies"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_limit", b"_limit", "diversity", b"diversity", "features", b"features", "filter", b"filter", "limit", b"limit", "policies", b"policies", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collapse_duplicates", b"collapse_duplicates", "collection", b"collection", "features", b"features", "filter", b"filter", "group_by_document", b"group_by_document", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_limit", b"_limit", "collapse_duplicates", b"collapse_duplicates", "collection", b"collection", "diversity", b"diversity", "features", b"features", "filter", b"filter", "group_by_document", b"group_by_document", "highlights", b"highlights", "like_document_id", b"like_document_id", "limit", b"limit", "page_token", b"page_token", "policies", b"policies", "query", b"query", "user_id", b"user_id", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class QueryVector(_message.Message):
+    """QueryVector is a vector that the caller made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    values: _builtins.bytes
+    """One vector of little-endian float32, of the collection's dimension, with finite values and not all of them 0."""
+    model: _builtins.str
+    """The model that made it: its fingerprint, or its name, short or whole. FAILED_PRECONDITION (MODEL_MISMATCH) if the
+    collection holds another model's vectors.
+    """
+    def __init__(
+        self,
+        *,
+        values: _builtins.bytes = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryVector: _TypeAlias = QueryVector  # noqa: Y015
 
 @_typing.final
 class StagePolicies(_message.Message):
@@ -294,6 +353,7 @@ class Result(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Final score: higher is better, comparable only within one answer."""
     rank: _builtins.int
@@ -308,6 +368,12 @@ class Result(_message.Message):
     def scores(self) -> Global___StageScores:
         """Scores by stage."""
 
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Highlight]:
+        """With SearchRequest.highlights: at most 3 sentences of the passage's first 16,384 characters, in their order; none
+        where it has none of the query's words, or where there is no query.
+        """
+
     def __init__(
         self,
         *,
@@ -316,10 +382,11 @@ class Result(_message.Message):
         rank: _builtins.int = ...,
         scores: Global___StageScores | None = ...,
         duplicate_count: _builtins.int = ...,
+        highlights: _abc.Iterable[_passage_pb2.Highlight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "passage", b"passage", "rank", b"rank", "score", b"score", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "highlights", b"highlights", "passage", b"passage", "rank", b"rank", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,3 +613,77 @@ class CompareSearchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompareSearchResponse: _TypeAlias = CompareSearchResponse  # noqa: Y015
+
+@_typing.final
+class CountByFieldRequest(_message.Message):
+    """CountByFieldRequest names the fields to count by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection; empty means the gateway's default."""
+    limit: _builtins.int
+    """Most values of each field, 1 to 1000; 0 means 10."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of metadata fields of the collection, of keywords, whole numbers or booleans: 1 to 16, none twice."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Counts only matching passages."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fields", b"fields", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountByFieldRequest: _TypeAlias = CountByFieldRequest  # noqa: Y015
+
+@_typing.final
+class CountByFieldResponse(_message.Message):
+    """CountByFieldResponse holds the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    passage_count: _builtins.int
+    """Number of all matching passages, counted exactly."""
+    collection: _builtins.str
+    """The collection that was counted."""
+    index_version: _builtins.str
+    """The index version that answered."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[_facet_pb2.FieldCounts]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[_facet_pb2.FieldCounts] | None = ...,
+        passage_count: _builtins.int = ...,
+        collection: _builtins.str = ...,
+        index_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fields", b"fields", "index_version", b"index_version", "passage_count", b"passage_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountByFieldResponse: _TypeAlias = CountByFieldResponse  # noqa: Y015

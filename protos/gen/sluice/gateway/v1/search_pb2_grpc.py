@@ -45,6 +45,11 @@ class SearchServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchResponse.FromString,
                 _registered_method=True)
+        self.CountByField = channel.unary_unary(
+                '/sluice.gateway.v1.SearchService/CountByField',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -66,6 +71,13 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountByField(self, request, context):
+        """CountByField counts the passages that match a filter by the values of metadata fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +90,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.CompareSearch,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchResponse.SerializeToString,
+            ),
+            'CountByField': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountByField,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class SearchService:
             '/sluice.gateway.v1.SearchService/CompareSearch',
             sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_search__pb2.CompareSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountByField(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.SearchService/CountByField',
+            sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_search__pb2.CountByFieldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,8 @@ class SearchServiceStub:
     """CompareSearch answers a question twice, as it is answered now and with more switched on, and measures how the answers
     differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
     """
+    CountByField: _aio.UnaryUnaryMultiCallable[_search_pb2.CountByFieldRequest, _search_pb2.CountByFieldResponse]
+    """CountByField counts the passages that match a filter by the values of metadata fields."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """SearchService answers questions."""
@@ -43,5 +45,13 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """CompareSearch answers a question twice, as it is answered now and with more switched on, and measures how the answers
         differ. It is no exposure: it changes nothing, and counts for no rollout. A kill holds for both.
         """
+
+    @_abc_1.abstractmethod
+    def CountByField(
+        self,
+        request: _search_pb2.CountByFieldRequest,
+        context: _aio.ServicerContext[_search_pb2.CountByFieldRequest, _abc.Awaitable[_search_pb2.CountByFieldResponse]],
+    ) -> _abc.Awaitable[_search_pb2.CountByFieldResponse]:
+        """CountByField counts the passages that match a filter by the values of metadata fields."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _aio.Server) -> None: ...

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import collection_pb2 as _collection_pb2
+from sluice.type.v1 import facet_pb2 as _facet_pb2
 from sluice.type.v1 import filter_pb2 as _filter_pb2
 from sluice.type.v1 import layout_pb2 as _layout_pb2
 from sluice.type.v1 import model_pb2 as _model_pb2
@@ -93,6 +94,8 @@ class SearchPassagesRequest(_message.Message):
     LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     WHOLE_COUNT_FIELD_NUMBER: _builtins.int
+    LIKE_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     limit: _builtins.int
@@ -103,15 +106,23 @@ class SearchPassagesRequest(_message.Message):
     """Weight of the lexical search in the fusion; 0 leaves it out; unset means 1."""
     model_fingerprint: _builtins.str
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the collection was built by another.
-    Required when any variant has a vector.
+    This or `model` is required when any variant has a vector.
     """
     whole_count: _builtins.int
     """Number of the best candidates that come whole, as far as a message has room for them; the others have their ids
     alone. Unset means all.
     """
+    like_document_id: _builtins.str
+    """Id of a document. What is like it is searched for as well, with weight 1: by the mean of its vectors (those of its
+    first 32 chunks) and by the words of its first passage. It is not found itself. NOT_FOUND if it does not exist.
+    """
+    model: _builtins.str
+    """The model of vectors that a caller made, instead: its fingerprint or its name, short or whole. Vectors of zeros are
+    refused then.
+    """
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVariant]:
-        """The variants, 1 to 16 of them."""
+        """The variants, 1 to 16 of them; possibly none beside like_document_id."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -128,10 +139,12 @@ class SearchPassagesRequest(_message.Message):
         lexical_weight: _builtins.float | None = ...,
         model_fingerprint: _builtins.str = ...,
         whole_count: _builtins.int | None = ...,
+        like_document_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "whole_count", b"whole_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "limit", b"limit", "model_fingerprint", b"model_fingerprint", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
     _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
@@ -235,6 +248,218 @@ class GetPassagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPassagesResponse: _TypeAlias = GetPassagesResponse  # noqa: Y015
+
+@_typing.final
+class CountByFieldRequest(_message.Message):
+    """CountByFieldRequest names the fields to count by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    limit: _builtins.int
+    """Most values of each field, 1 to 1000; 0 means 10."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of metadata fields of the collection, of keywords, whole numbers or booleans: 1 to 16, none twice."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Counts only matching passages."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fields", b"fields", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountByFieldRequest: _TypeAlias = CountByFieldRequest  # noqa: Y015
+
+@_typing.final
+class CountByFieldResponse(_message.Message):
+    """CountByFieldResponse holds the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    passage_count: _builtins.int
+    """Number of all matching passages, counted exactly."""
+    index_version: _builtins.str
+    """The index version that answered."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[_facet_pb2.FieldCounts]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[_facet_pb2.FieldCounts] | None = ...,
+        passage_count: _builtins.int = ...,
+        index_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "index_version", b"index_version", "passage_count", b"passage_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountByFieldResponse: _TypeAlias = CountByFieldResponse  # noqa: Y015
+
+@_typing.final
+class DiversifyPassagesRequest(_message.Message):
+    """DiversifyPassagesRequest holds passages, their scores, and the wanted diversity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    diversity: _builtins.float
+    """Share of diversity in the order: 0 orders by the scores alone, 1 by diversity alone."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the passages, 1 to 200 of them, none twice."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Score of each, higher is better, finite."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        diversity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "diversity", b"diversity", "ids", b"ids", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiversifyPassagesRequest: _TypeAlias = DiversifyPassagesRequest  # noqa: Y015
+
+@_typing.final
+class DiversifyPassagesResponse(_message.Message):
+    """DiversifyPassagesResponse holds the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places of the passages in the request, from 0, the best first. A passage that does not exist is like no other."""
+
+    def __init__(
+        self,
+        *,
+        order: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiversifyPassagesResponse: _TypeAlias = DiversifyPassagesResponse  # noqa: Y015
+
+@_typing.final
+class HighlightTextsRequest(_message.Message):
+    """HighlightTextsRequest holds a query, and texts to look for it in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version: its language decides what is the same word."""
+    query: _builtins.str
+    """The query, at most 16,384 bytes of UTF-8."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts, 1 to 100 of them. Of each, the first 16,384 characters are looked at."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        query: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "query", b"query", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HighlightTextsRequest: _TypeAlias = HighlightTextsRequest  # noqa: Y015
+
+@_typing.final
+class HighlightTextsResponse(_message.Message):
+    """HighlightTextsResponse holds the sentences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextHighlights]:
+        """Those of each text, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[Global___TextHighlights] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HighlightTextsResponse: _TypeAlias = HighlightTextsResponse  # noqa: Y015
+
+@_typing.final
+class TextHighlights(_message.Message):
+    """TextHighlights holds sentences of one text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Highlight]:
+        """At most 3, in the order of the text; none if the text has none of the query's words."""
+
+    def __init__(
+        self,
+        *,
+        highlights: _abc.Iterable[_passage_pb2.Highlight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highlights", b"highlights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextHighlights: _TypeAlias = TextHighlights  # noqa: Y015
 
 @_typing.final
 class CheckPassagesRequest(_message.Message):

@@ -45,6 +45,21 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
                 _registered_method=True)
+        self.CountByField = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CountByField',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldResponse.FromString,
+                _registered_method=True)
+        self.DiversifyPassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DiversifyPassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesResponse.FromString,
+                _registered_method=True)
+        self.HighlightTexts = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/HighlightTexts',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsResponse.FromString,
+                _registered_method=True)
         self.CheckPassages = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/CheckPassages',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.SerializeToString,
@@ -180,6 +195,27 @@ class RetrieverServiceServicer:
 
     def GetPassages(self, request, context):
         """GetPassages returns passages by their own ids, as many as a message has room for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountByField(self, request, context):
+        """CountByField counts the passages that match a filter by the values of metadata fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiversifyPassages(self, request, context):
+        """DiversifyPassages orders passages by their scores and by how little they repeat those before them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HighlightTexts(self, request, context):
+        """HighlightTexts finds the sentences of texts that have most of a query's words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -373,6 +409,21 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.SerializeToString,
             ),
+            'CountByField': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountByField,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldResponse.SerializeToString,
+            ),
+            'DiversifyPassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiversifyPassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesResponse.SerializeToString,
+            ),
+            'HighlightTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.HighlightTexts,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsResponse.SerializeToString,
+            ),
             'CheckPassages': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPassages,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.FromString,
@@ -549,6 +600,87 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/GetPassages',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.GetPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountByField(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CountByField',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CountByFieldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiversifyPassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/DiversifyPassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DiversifyPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HighlightTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/HighlightTexts',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.HighlightTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,

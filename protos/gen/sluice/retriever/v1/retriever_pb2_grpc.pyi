@@ -20,6 +20,12 @@ class RetrieverServiceStub:
     """SearchPassages searches all variants, dense and lexical, and fuses what they find."""
     GetPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetPassagesRequest, _retriever_pb2.GetPassagesResponse]
     """GetPassages returns passages by their own ids, as many as a message has room for."""
+    CountByField: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CountByFieldRequest, _retriever_pb2.CountByFieldResponse]
+    """CountByField counts the passages that match a filter by the values of metadata fields."""
+    DiversifyPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DiversifyPassagesRequest, _retriever_pb2.DiversifyPassagesResponse]
+    """DiversifyPassages orders passages by their scores and by how little they repeat those before them."""
+    HighlightTexts: _aio.UnaryUnaryMultiCallable[_retriever_pb2.HighlightTextsRequest, _retriever_pb2.HighlightTextsResponse]
+    """HighlightTexts finds the sentences of texts that have most of a query's words."""
     CheckPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CheckPassagesRequest, _retriever_pb2.CheckPassagesResponse]
     """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
     is refused before any of it is stored.
@@ -100,6 +106,30 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.GetPassagesRequest, _abc.Awaitable[_retriever_pb2.GetPassagesResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.GetPassagesResponse]:
         """GetPassages returns passages by their own ids, as many as a message has room for."""
+
+    @_abc_1.abstractmethod
+    def CountByField(
+        self,
+        request: _retriever_pb2.CountByFieldRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CountByFieldRequest, _abc.Awaitable[_retriever_pb2.CountByFieldResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CountByFieldResponse]:
+        """CountByField counts the passages that match a filter by the values of metadata fields."""
+
+    @_abc_1.abstractmethod
+    def DiversifyPassages(
+        self,
+        request: _retriever_pb2.DiversifyPassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DiversifyPassagesRequest, _abc.Awaitable[_retriever_pb2.DiversifyPassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DiversifyPassagesResponse]:
+        """DiversifyPassages orders passages by their scores and by how little they repeat those before them."""
+
+    @_abc_1.abstractmethod
+    def HighlightTexts(
+        self,
+        request: _retriever_pb2.HighlightTextsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.HighlightTextsRequest, _abc.Awaitable[_retriever_pb2.HighlightTextsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.HighlightTextsResponse]:
+        """HighlightTexts finds the sentences of texts that have most of a query's words."""
 
     @_abc_1.abstractmethod
     def CheckPassages(
