@@ -98,18 +98,19 @@ class Connection:
     def client(self) -> AsyncClient:
         """Make a client, to be opened."""
         if self.timeout is None:
-            return AsyncClient(self.gateway, tls=self._tls)
-        return AsyncClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, tls=self._tls)
+            return AsyncClient(self.gateway, tls=self.certificates)
+        return AsyncClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, tls=self.certificates)
 
     @property
-    def _tls(self) -> Tls | None:
+    def certificates(self) -> Tls | None:
+        """The certificates to call with; None without TLS."""
         return Tls(*self.tls) if self.tls else None
 
     def rollout_client(self, actor: str = "") -> AsyncRolloutClient:
         """Make a client of the rollout service; only changes need an actor."""
         if self.timeout is None:
-            return AsyncRolloutClient(self.rollout, actor=actor, tls=self._tls)
-        return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self._tls)
+            return AsyncRolloutClient(self.rollout, actor=actor, tls=self.certificates)
+        return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self.certificates)
 
 
 def connection_of(context: typer.Context) -> Connection:

@@ -24,6 +24,7 @@ from sluice.gateway.v1 import collections_pb2 as collections
 from sluice.gateway.v1 import documents_pb2 as documents
 from sluice.gateway.v1 import search_pb2 as search
 from sluice.gateway.v1 import status_pb2 as status
+from sluice.gateway.v1 import transfer_pb2 as transfer
 from sluice.reranker.v1 import reranker_pb2 as reranker
 from sluice.retriever.v1 import retriever_pb2 as retriever
 from sluice.rollout.v1 import rollout_pb2 as rollout
@@ -37,7 +38,7 @@ from sluice.type.v1.passage_pb2 import Passage
 DIMENSION = 384
 STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
 """Features: one that nothing happens to, one that everything happens to, and one that is reported on."""
-GATEWAY = (search, documents, collections, status)
+GATEWAY = (search, documents, collections, status, transfer)
 FILES = tuple(module.DESCRIPTOR for module in (*GATEWAY, embedder, expander, reranker, retriever, rollout))
 
 
@@ -288,13 +289,21 @@ def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
         "ListSnapshots": {"collection": "life"},
         "RestoreSnapshot": {"collection": "life", "snapshot": "s"},
         "DeleteSnapshot": {"collection": "life", "snapshot": "s"},
+        "StreamCreateSnapshot": {"collection": "life"},
+        "StreamRestoreSnapshot": {"collection": "life", "snapshot": "s"},
+        "DescribeVersion": {"collection": "life"},
+        "ListKeys": {"version": "life-v1", "limit": 3},
+        "ReadRecords": {"version": "life-v1", "ids": ["p"]},
+        "BeginTransfer": {"collection": "life", "source_version": "life-v1", "notes": "{}"},
+        "WriteRecords": {"version": "life-v1", "model_fingerprint": fingerprint},
+        "CompleteTransfer": {"version": "life-v1", "passage_count": 1},
     }
     return [
         Rpc(
             getattr(module, f"{method}Request")(**fields),
             lambda asked, _said: _named(getattr(asked, "collection", "")) and _named(getattr(asked, "version", "")),
         )
-        for module in (collections, retriever)
+        for module in (collections, retriever, transfer)
         for method, fields in named.items()
         if hasattr(module, f"{method}Request")
     ]

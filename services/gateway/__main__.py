@@ -22,7 +22,7 @@ from services.gateway.rollout.exposure import Exposure
 from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.snapshot import SnapshotFile
-from services.gateway.rpc import collections_servicer, documents_servicer
+from services.gateway.rpc import collections_servicer, documents_servicer, transfer_servicer
 from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
 from services.gateway.rpc.collections_servicer import CollectionsServicer
@@ -30,6 +30,7 @@ from services.gateway.rpc.documents_servicer import DocumentsServicer
 from services.gateway.rpc.index_monitor import IndexMonitor
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
+from services.gateway.rpc.transfer_servicer import TransferServicer
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
@@ -42,6 +43,8 @@ from sluice.gateway.v1 import (
     search_pb2_grpc,
     status_pb2,
     status_pb2_grpc,
+    transfer_pb2,
+    transfer_pb2_grpc,
 )
 from sluice.type.v1 import model_pb2
 
@@ -97,6 +100,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             Indexing(embedders, clients.retriever, writing), writing, clients.retriever, settings
         )
         collections = CollectionsServicer(embedders, clients.retriever, reindexing, verification, settings)
+        transfers = TransferServicer(embedders, clients.retriever, settings)
         status = StatusServicer(clients, exposure, settings)
         monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders, metrics)
         await stack.enter_async_context(in_background(monitor.poll()))
@@ -106,6 +110,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             documents_pb2_grpc.add_DocumentServiceServicer_to_server(documents, server)
             collections_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)
             status_pb2_grpc.add_StatusServiceServicer_to_server(status, server)
+            transfer_pb2_grpc.add_TransferServiceServicer_to_server(transfers, server)
 
         yield Stage(
             service=search_pb2.DESCRIPTOR.services_by_name["SearchService"],
@@ -113,10 +118,13 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 documents_pb2.DESCRIPTOR.services_by_name["DocumentService"],
                 collections_pb2.DESCRIPTOR.services_by_name["CollectionService"],
                 status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+                transfer_pb2.DESCRIPTOR.services_by_name["TransferService"],
             ),
             register=register,
             limit=limit,
-            bulk_methods=documents_servicer.BULK_METHODS | collections_servicer.BULK_METHODS,
+            bulk_methods=documents_servicer.BULK_METHODS
+            | collections_servicer.BULK_METHODS
+            | transfer_servicer.BULK_METHODS,
         )
 
 

@@ -16,6 +16,7 @@ from services.retriever.backups.snapshots import Snapshots
 from services.retriever.backups.storage import SnapshotStorage
 from services.retriever.collections.building import Building
 from services.retriever.collections.catalogue import Collections
+from services.retriever.collections.transfers import Transfers
 from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
 from services.retriever.engines import open_store
@@ -44,6 +45,10 @@ _BULK_METHODS = frozenset(
         "SamplePassages",
         "CreateSnapshot",
         "RestoreSnapshot",
+        "ListKeys",
+        "ReadRecords",
+        "BeginTransfer",
+        "CompleteTransfer",
     }
 )
 
@@ -99,6 +104,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         Building(store, collections, versions),
         Snapshots(store, collections, versions, storage),
         Findings(store, collections),
+        Transfers(store, collections, versions),
     )
     try:
         async with in_background(watch.run()):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -17,6 +18,7 @@ from services.retriever.backups.snapshots import Snapshots
 from services.retriever.collections.building import Building, Difference, Side
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionModel
+from services.retriever.collections.transfers import Transfers
 from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage, joined, vector_from_bytes
@@ -26,6 +28,7 @@ from services.retriever.search.findings import Findings
 from services.retriever.search.searches import QueryVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
+from sluice.type.v1.passage_pb2 import PassageKey, PassageRecord
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,6 +47,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         building: Building,
         snapshots: Snapshots,
         findings: Findings,
+        transfers: Transfers,
     ) -> None:
         self._collections = collections
         self._tuning = tuning
@@ -52,6 +56,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._building = building
         self._snapshots = snapshots
         self._findings = findings
+        self._transfers = transfers
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
         variants = [
@@ -252,7 +257,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             passages=[
                 pb.PassageVector(
                     passage=passage.to_proto(),
-                    vector=b"" if passage.vector is None else passage.vector.astype("<f4").tobytes(),
+                    vector=_bytes_of(passage),
                 )
                 for passage in sample.passages
             ],
@@ -317,9 +322,42 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         await self._snapshots.delete(request.collection, request.snapshot, deadline_of(context))
         return pb.DeleteSnapshotResponse()
 
+    async def DescribeVersion(self, request: pb.DescribeVersionRequest, context: Context) -> pb.DescribeVersionResponse:
+        info, notes = await self._transfers.describe(request.collection, deadline_of(context))
+        return pb.DescribeVersionResponse(version=info.to_proto(live=info.name == info.collection), notes=notes)
+
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
+        rows, cursor = await self._transfers.keys(request.version, request.cursor, request.limit, deadline_of(context))
+        keys = [PassageKey(point=uuid.UUID(row.id).bytes, id=row.passage.id, revision=row.revision) for row in rows]
+        return pb.ListKeysResponse(keys=keys, next_cursor=cursor)
+
+    async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
+        rows, count = await self._transfers.read(request.version, request.ids, deadline_of(context))
+        records = [
+            PassageRecord(passage=row.passage.to_proto(), vector=_bytes_of(row.passage), revision=row.revision)
+            for row in rows
+        ]
+        return pb.ReadRecordsResponse(records=records, read_count=count)
+
+    async def BeginTransfer(self, request: pb.BeginTransferRequest, context: Context) -> pb.BeginTransferResponse:
+        begun = await self._transfers.begin(
+            request.collection, request.source_version, request.notes, deadline_of(context)
+        )
+        return pb.BeginTransferResponse(version=begun.to_proto(live=False))
+
+    async def CompleteTransfer(
+        self, request: pb.CompleteTransferRequest, context: Context
+    ) -> pb.CompleteTransferResponse:
+        version = await self._transfers.complete(request.version, request.passage_count, deadline_of(context))
+        return pb.CompleteTransferResponse(version=version.to_proto(live=False))
+
 
 def _passage(entry: pb.PassageVector, place: int) -> Passage:
     return Passage.from_proto(entry.passage, f"passages[{place}]", entry.vector)
+
+
+def _bytes_of(passage: Passage) -> bytes:
+    return b"" if passage.vector is None else passage.vector.astype("<f4").tobytes()
 
 
 def _copy(entry: pb.PassageCopy, place: int) -> Difference:

@@ -327,6 +327,50 @@ class RetrieverClient:
         request = pb.StreamRestoreSnapshotRequest(collection=collection, snapshot=snapshot, shards=shards)
         return self.channel.stream(self.stub.StreamRestoreSnapshot, request, deadline=deadline)
 
+    async def describe_version(self, collection: str, *, deadline: float) -> pb.DescribeVersionResponse:
+        """Describe a version so that another place can make the same."""
+        request = pb.DescribeVersionRequest(collection=collection)
+        return await self.channel.call(self.stub.DescribeVersion, request, deadline=deadline)
+
+    async def list_keys(self, version: str, cursor: str, limit: int, *, deadline: float) -> pb.ListKeysResponse:
+        """List ids and revisions."""
+        request = pb.ListKeysRequest(version=version, cursor=cursor, limit=limit)
+        return await self.channel.call(self.stub.ListKeys, request, deadline=deadline)
+
+    async def read_records(self, version: str, ids: Sequence[str], *, deadline: float) -> pb.ReadRecordsResponse:
+        """Read passages with their vectors and revisions."""
+        request = pb.ReadRecordsRequest(version=version, ids=ids)
+        return await self.channel.call(self.stub.ReadRecords, request, deadline=deadline)
+
+    async def begin_transfer(
+        self, collection: str, source_version: str, notes: str, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Create a version like one of another place."""
+        request = pb.BeginTransferRequest(collection=collection, source_version=source_version, notes=notes)
+        return (await self.channel.call(self.stub.BeginTransfer, request, deadline=deadline)).version
+
+    async def write_records(
+        self,
+        version: str,
+        copies: Sequence[pb.PassageCopy],
+        removals: Sequence[pb.PassageRemoval],
+        *,
+        model_fingerprint: str,
+        deadline: float,
+    ) -> None:
+        """Write and remove passages, each only if it is as it was."""
+        request = pb.CopyPassagesRequest(
+            version=version, passages=copies, removals=removals, model_fingerprint=model_fingerprint
+        )
+        await self.channel.call(self.stub.CopyPassages, request, deadline=deadline)
+
+    async def complete_transfer(
+        self, version: str, passage_count: int, *, deadline: float
+    ) -> collection_pb2.CollectionVersion:
+        """Record that a version is complete."""
+        request = pb.CompleteTransferRequest(version=version, passage_count=passage_count)
+        return (await self.channel.call(self.stub.CompleteTransfer, request, deadline=deadline)).version
+
     async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
         request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)
         await self.channel.call(self.stub.DeleteSnapshot, request, deadline=deadline)

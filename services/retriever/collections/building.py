@@ -123,6 +123,7 @@ class Building:
             before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
             await self._store.write(version, rows, deadline, before)
         if removals:
+            await self._collections.uncount(await self._collections.get(version, deadline), deadline)
             await self._store.remove(version, list(removals), deadline, removals)
 
     async def _next(self, version: str, cursor: str, limit: int, deadline: Deadline) -> tuple[list[PointId], str]:

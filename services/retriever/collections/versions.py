@@ -196,14 +196,15 @@ class Versions:
         return False
 
     async def _unfinished(self, live: CollectionInfo, deadline: Deadline) -> CollectionInfo | None:
-        """Return the version of the same collection that is being built, or was left unfinished."""
+        """Return the version of the same collection that is being built from a live one, or was left unfinished."""
         if live.building:
             try:
                 return await self._collections.get(live.building, deadline)
             except NotFound:
                 return None
         versions, _ = await self._collections.versions(live.name, 1000, deadline=deadline)
-        return next((info for info, is_live in versions if info.state is VersionState.BUILDING and not is_live), None)
+        unfinished = (info for info, live in versions if info.state is VersionState.BUILDING and not live)
+        return next((info for info in unfinished if info.built_from), None)
 
     async def _point(self, target: CollectionInfo, deadline: Deadline) -> None:
         await self._store.point(target.collection, target.version, deadline)

@@ -180,6 +180,31 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.DescribeVersion = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/DescribeVersion',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionResponse.FromString,
+                _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ListKeys',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.ReadRecords = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ReadRecords',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsResponse.FromString,
+                _registered_method=True)
+        self.BeginTransfer = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/BeginTransfer',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferResponse.FromString,
+                _registered_method=True)
+        self.CompleteTransfer = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/CompleteTransfer',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -396,6 +421,43 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeVersion(self, request, context):
+        """DescribeVersion describes a version so that another place can make the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """ListKeys lists ids and revisions of a version's passages in the order of their points, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRecords(self, request, context):
+        """ReadRecords returns passages by id with their vectors and revisions, as many as a message has room for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginTransfer(self, request, context):
+        """BeginTransfer creates a version like one of another place, to be filled by CopyPassages; or goes on with the one that
+        was begun for the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteTransfer(self, request, context):
+        """CompleteTransfer records that such a version is complete. FAILED_PRECONDITION (TRANSFER_INCOMPLETE) if it does not
+        have as many passages as it should.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -543,6 +605,31 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'DescribeVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeVersion,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'ReadRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadRecords,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsResponse.SerializeToString,
+            ),
+            'BeginTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginTransfer,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferResponse.SerializeToString,
+            ),
+            'CompleteTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteTransfer,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1329,6 +1416,141 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/DeleteSnapshot',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/DescribeVersion',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.DescribeVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ListKeys',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ReadRecords',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ReadRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/BeginTransfer',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.BeginTransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/CompleteTransfer',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.FromString,
             options,
             channel_credentials,
             insecure,

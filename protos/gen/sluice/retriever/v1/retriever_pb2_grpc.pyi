@@ -87,6 +87,20 @@ class RetrieverServiceStub:
     """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteSnapshotRequest, _retriever_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot deletes a snapshot."""
+    DescribeVersion: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DescribeVersionRequest, _retriever_pb2.DescribeVersionResponse]
+    """DescribeVersion describes a version so that another place can make the same."""
+    ListKeys: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListKeysRequest, _retriever_pb2.ListKeysResponse]
+    """ListKeys lists ids and revisions of a version's passages in the order of their points, page by page."""
+    ReadRecords: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ReadRecordsRequest, _retriever_pb2.ReadRecordsResponse]
+    """ReadRecords returns passages by id with their vectors and revisions, as many as a message has room for."""
+    BeginTransfer: _aio.UnaryUnaryMultiCallable[_retriever_pb2.BeginTransferRequest, _retriever_pb2.BeginTransferResponse]
+    """BeginTransfer creates a version like one of another place, to be filled by CopyPassages; or goes on with the one that
+    was begun for the same.
+    """
+    CompleteTransfer: _aio.UnaryUnaryMultiCallable[_retriever_pb2.CompleteTransferRequest, _retriever_pb2.CompleteTransferResponse]
+    """CompleteTransfer records that such a version is complete. FAILED_PRECONDITION (TRANSFER_INCOMPLETE) if it does not
+    have as many passages as it should.
+    """
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrieverService keeps passages and finds them by dense vectors and by words."""
@@ -335,5 +349,49 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_retriever_pb2.DeleteSnapshotRequest, _abc.Awaitable[_retriever_pb2.DeleteSnapshotResponse]],
     ) -> _abc.Awaitable[_retriever_pb2.DeleteSnapshotResponse]:
         """DeleteSnapshot deletes a snapshot."""
+
+    @_abc_1.abstractmethod
+    def DescribeVersion(
+        self,
+        request: _retriever_pb2.DescribeVersionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.DescribeVersionRequest, _abc.Awaitable[_retriever_pb2.DescribeVersionResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.DescribeVersionResponse]:
+        """DescribeVersion describes a version so that another place can make the same."""
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _retriever_pb2.ListKeysRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ListKeysRequest, _abc.Awaitable[_retriever_pb2.ListKeysResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ListKeysResponse]:
+        """ListKeys lists ids and revisions of a version's passages in the order of their points, page by page."""
+
+    @_abc_1.abstractmethod
+    def ReadRecords(
+        self,
+        request: _retriever_pb2.ReadRecordsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ReadRecordsRequest, _abc.Awaitable[_retriever_pb2.ReadRecordsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ReadRecordsResponse]:
+        """ReadRecords returns passages by id with their vectors and revisions, as many as a message has room for."""
+
+    @_abc_1.abstractmethod
+    def BeginTransfer(
+        self,
+        request: _retriever_pb2.BeginTransferRequest,
+        context: _aio.ServicerContext[_retriever_pb2.BeginTransferRequest, _abc.Awaitable[_retriever_pb2.BeginTransferResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.BeginTransferResponse]:
+        """BeginTransfer creates a version like one of another place, to be filled by CopyPassages; or goes on with the one that
+        was begun for the same.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteTransfer(
+        self,
+        request: _retriever_pb2.CompleteTransferRequest,
+        context: _aio.ServicerContext[_retriever_pb2.CompleteTransferRequest, _abc.Awaitable[_retriever_pb2.CompleteTransferResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.CompleteTransferResponse]:
+        """CompleteTransfer records that such a version is complete. FAILED_PRECONDITION (TRANSFER_INCOMPLETE) if it does not
+        have as many passages as it should.
+        """
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: _aio.Server) -> None: ...

@@ -149,3 +149,65 @@ class Highlight(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Highlight: _TypeAlias = Highlight  # noqa: Y015
+
+@_typing.final
+class PassageKey(_message.Message):
+    """PassageKey identifies a passage, and the write that made it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    point: _builtins.bytes
+    """16 bytes made from the id, the same everywhere; lists of keys are in their order."""
+    id: _builtins.str
+    """The passage's id."""
+    revision: _builtins.str
+    """Identifies the write that made the passage; a copy keeps it."""
+    def __init__(
+        self,
+        *,
+        point: _builtins.bytes = ...,
+        id: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "point", b"point", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassageKey: _TypeAlias = PassageKey  # noqa: Y015
+
+@_typing.final
+class PassageRecord(_message.Message):
+    """PassageRecord is a passage with all that is kept of it, on its way from one place to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    vector: _builtins.bytes
+    """One vector of little-endian float32."""
+    revision: _builtins.str
+    """PassageKey.revision."""
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """The passage."""
+
+    def __init__(
+        self,
+        *,
+        passage: Global___Passage | None = ...,
+        vector: _builtins.bytes = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "revision", b"revision", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassageRecord: _TypeAlias = PassageRecord  # noqa: Y015
