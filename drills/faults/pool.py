@@ -11,7 +11,7 @@ from drills.faults.drill import Group, Seen, ms
 from drills.parts.proxy import Proxy
 from drills.parts.qdrant import pool_at, qdrant_behind_a_proxy, rate_limited, storage_full
 from services.chassis.errors import DeadlineExceeded, ResourceExhausted, SluiceError, Unavailable
-from services.retriever.engines.pool import QdrantPool
+from services.retriever.engines.server.pool import QdrantPool
 from tests.qdrant_server import QdrantServer
 
 group: Group[Proxy] = Group("Qdrant and its pool", qdrant_behind_a_proxy)
@@ -24,7 +24,7 @@ TRIES = 10_000
 
 
 async def ping(client: Any) -> None:
-    await client.info()
+    await client.version()
 
 
 async def reason(pool: QdrantPool, within: float = 10.0) -> str:
@@ -103,7 +103,7 @@ async def recovery(proxy: Proxy) -> Seen:
         async def counted(client: Any) -> None:
             nonlocal sent
             sent += 1
-            await client.info()
+            await client.version()
 
         outcomes = await asyncio.gather(
             *(pool.call(counted, deadline=time.monotonic() + 10) for _ in range(20)), return_exceptions=True
@@ -158,7 +158,7 @@ async def _cancel_in_flight(pool: QdrantPool, calls: int) -> None:
 
     async def send(client: Any) -> None:
         sent.set()
-        await client.info()
+        await client.version()
 
     tasks = [asyncio.create_task(pool.call(send, deadline=time.monotonic() + 10)) for _ in range(calls)]
     await sent.wait()

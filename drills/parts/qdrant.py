@@ -11,7 +11,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from drills.parts.proxy import Proxy
-from services.retriever.engines.pool import QdrantPool
+from services.retriever.engines.server.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from tests.qdrant_server import Fault, QdrantServer, RealQdrant

@@ -36,7 +36,7 @@ from services.retriever.search.searches import (
     plan,
     unit,
 )
-from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Row, point_id, read_within
+from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Reader, Row, point_id
 from services.retriever.turns import Turns
 
 MAX_BATCH = 1000
@@ -98,6 +98,7 @@ class Passages:
     ) -> None:
         """`fusion_depth` is the number of candidates that each search puts into the first block of the fusion."""
         self._store = store
+        self._reader = Reader(store)
         self._collections = collections
         self._metrics = metrics
         self._fusion_depth = fusion_depth
@@ -250,8 +251,8 @@ class Passages:
         check_ids(ids, "ids")
 
         async def read(info: CollectionInfo) -> tuple[list[Passage], int]:
-            found, count = await read_within(self._store, info.version, _points(ids), deadline)
-            return [row.passage for row in found.values()], count
+            read = await self._reader.read(info.version, _points(ids), deadline)
+            return [row.passage for row in read.whole.values()], read.end
 
         return await self._collections.using(collection, read, deadline)
 
@@ -316,11 +317,9 @@ class Passages:
         One that was deleted since the search is not among the results.
         """
         points = [one.id for one in found]
-        read, count = await read_within(self._store, version, points[:whole], deadline)
-        rows = dict(read)
-        if rest := points[count:]:
-            rows |= {row.id: row for row in await self._store.read(version, rest, Parts.KEYS, deadline)}
-        return [Candidate(rows[one.id].passage, one.score, one.id in read) for one in found if one.id in rows]
+        read = await self._reader.read(version, points[:whole], deadline, keys=points[whole:])
+        rows = read.others | read.whole
+        return [Candidate(rows[one.id].passage, one.score, one.id in read.whole) for one in found if one.id in rows]
 
     async def _replace(
         self,
@@ -377,7 +376,7 @@ class Passages:
         """
         points = [point_id(passage_id) for first in firsts for passage_id in first.chunk_ids]
         least = len(firsts[0].chunk_ids) if firsts else 1
-        found, end = await read_within(self._store, version, points, deadline, least=least)
+        found, end, _ = await self._reader.read(version, points, deadline, least=least)
         documents: list[list[Passage]] = []
         start = 0
         for first in firsts:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from services.chassis.settings import SheddingSettings
+from services.chassis.settings import OptionalFile, SheddingSettings
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import LANGUAGES
 
@@ -18,13 +18,17 @@ class RetrieverSettings(SheddingSettings):
 
     qdrant_url: str = Field(
         "",
-        pattern=r"^(https?://[^\s/]+.*)?$",
-        description="Qdrant server, as `http://qdrant:6333`; empty uses Qdrant's embedded engine.",
+        pattern=r"^(https?://[^\s/,]+[^\s,]*(,\s*https?://[^\s/,]+[^\s,]*)*)?$",
+        description="Qdrant server, as `http://qdrant:6333`, or the nodes of its cluster, separated by commas; empty "
+        "uses Qdrant's embedded engine.",
     )
     qdrant_grpc_port: int = Field(
-        6334, ge=0, le=65535, description="gRPC port of the Qdrant server; 0 talks HTTP to QDRANT_URL instead."
+        6334, ge=0, le=65535, description="gRPC port of the Qdrant server; 0 takes the ports in QDRANT_URL for it."
     )
-    qdrant_api_key: SecretStr = Field(SecretStr(""), description="API key of the Qdrant server.")
+    qdrant_api_key: SecretStr = Field(SecretStr(""), description="API key of the Qdrant server; use it with https.")
+    qdrant_ca_file: OptionalFile = Field(
+        None, description="Certificates (PEM) of those who sign Qdrant's; by default those that gRPC brings along."
+    )
     qdrant_path: Path = Field(
         Path("data/qdrant"), description="Data folder of the embedded engine, which one process owns at a time."
     )
@@ -44,7 +48,9 @@ class RetrieverSettings(SheddingSettings):
         10, gt=0, le=600, description="Longest call to Qdrant where the caller's deadline leaves more. Seconds."
     )
 
-    qdrant_pool_size: int = Field(3, ge=1, le=256, description="Connections to the Qdrant server.")
+    qdrant_pool_size: int = Field(
+        3, ge=1, le=256, description="Most calls to the Qdrant server at once, each on a connection of its own."
+    )
     qdrant_pool_timeout: float = Field(30.0, gt=0, le=600, description="Longest wait for a free connection. Seconds.")
     qdrant_pool_retry_enabled: bool = Field(True, description="Try calls again that met an outage.")
     qdrant_pool_max_retries: int = Field(3, ge=0, le=10, description="Most retries of a call, beyond its first try.")

@@ -25,6 +25,7 @@ Revisions = Mapping[PointId, str]
 ANSWER_BYTES = 4 * 2**20
 """Bytes of passages in one answer, where more than one is in it: messages have a limit."""
 _FIRST_ROWS, _MOST_ROWS = 16, 256
+_MOST_VERSIONS = 1000
 
 # Never change this: it would orphan everything that is stored.
 _POINT_IDS = uuid.UUID("5b0f3d5e-3c1c-4f5a-9d0e-6c3f0f6a7b11")
@@ -184,26 +185,68 @@ class PassageStore(Protocol):
         """Return the most frequent values of a declared field among matching passages, each with their exact number."""
 
 
-async def read_within(
-    store: PassageStore, version: str, points: Sequence[PointId], deadline: Deadline, *, least: int = 1
-) -> tuple[dict[PointId, Row], int]:
-    """Read passages whole, in order, until an answer is full; at least the first `least` of them.
+class Read(NamedTuple):
+    """Outcome of reading passages."""
 
-    Return those that exist, and the number of points that were read.
-    """
-    found: dict[PointId, Row] = {}
-    end = size = 0
-    step = _FIRST_ROWS
-    while end < len(points):
-        some = points[end : end + step]
-        rows = {row.id: row for row in await store.read(version, some, Parts.PASSAGE, deadline)}
-        for point in some:
-            if (row := rows.get(point)) is not None:
-                size += row.passage.size
-                if size > ANSWER_BYTES and end >= least:
-                    return found, end
-                found[point] = row
-            end += 1
-        # As many as have room if the others are like these.
-        step = max(1, min(_MOST_ROWS, int(end * (ANSWER_BYTES / (size or 1) - 1))))
-    return found, end
+    whole: dict[PointId, Row]
+    """Those that exist and had room, in order."""
+    end: int
+    """Number of the points that they were looked for at."""
+    others: dict[PointId, Row]
+    """Keys of further ones, and perhaps more."""
+
+
+class Reader:
+    """Reads passages whole, as many as an answer has room for: in one trip once their usual size is known."""
+
+    def __init__(self, store: PassageStore) -> None:
+        self._store = store
+        self._sizes: dict[str, float] = {}
+        """Mean bytes of a passage, by version."""
+
+    async def read(
+        self,
+        version: str,
+        points: Sequence[PointId],
+        deadline: Deadline,
+        *,
+        least: int = 1,
+        keys: Sequence[PointId] | None = None,
+    ) -> Read:
+        """Read passages in order until an answer is full; at least the first `least` of them.
+
+        If `keys` are given, return those of these points and of all that had no room.
+        """
+        read: dict[PointId, Row] = {}
+        found: dict[PointId, Row] = {}
+        end = asked = size = sized = 0
+        step, full = self._step(version), False
+        while end < len(points) and not full:
+            some = points[end : end + step]
+            further = (keys or ()) if asked == 0 else ()
+            asked += len(some)
+            rows = await self._store.read(version, some, Parts.PASSAGE, deadline, further)
+            read |= {row.id: row for row in rows}
+            for point in some:
+                if (row := read.get(point)) is not None:
+                    size, sized = size + row.passage.size, sized + 1
+                    if full := size > ANSWER_BYTES and end >= least:
+                        break
+                    found[point] = row
+                end += 1
+            # As many as have room if the others are like these.
+            step = max(1, min(_MOST_ROWS, int(end * (ANSWER_BYTES / (size or 1) - 1))))
+        if asked:
+            self._learn(version, size / max(1, sized))
+        if keys is not None and (left := [*points[asked:], *(() if asked else keys)]):
+            read |= {row.id: row for row in await self._store.read(version, left, Parts.KEYS, deadline)}
+        return Read(found, end, {point: row for point, row in read.items() if point not in found})
+
+    def _step(self, version: str) -> int:
+        size = self._sizes.get(version)
+        return _FIRST_ROWS if size is None else max(1, min(_MOST_ROWS, int(ANSWER_BYTES / max(1.0, size))))
+
+    def _learn(self, version: str, size: float) -> None:
+        if len(self._sizes) >= _MOST_VERSIONS:
+            self._sizes.clear()
+        self._sizes[version] = (self._sizes.get(version, size) + size) / 2

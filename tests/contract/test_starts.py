@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from services.chassis import tracing
 from services.chassis.client import StageChannel
 from services.chassis.settings import StageSettings
-from services.retriever.engines.pool import QdrantPool
+from services.retriever.engines.server.nodes import Connection
+from services.retriever.engines.server.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 
@@ -141,12 +142,11 @@ async def test_stages_and_the_collector_are_reached_without_the_environments_pro
                 pass
 
         await asyncio.to_thread(export)
-        for grpc_port in (0, ports[2]):
-            url = f"http://127.0.0.1:{ports[2]}"
-            stored = RetrieverSettings(qdrant_url=url, qdrant_grpc_port=grpc_port, qdrant_pool_size=1, qdrant_timeout=1)
-            pool = QdrantPool(stored, RetrieverMetrics(CollectorRegistry()))
-            with contextlib.suppress(Exception):
-                await pool.call(lambda client: client.get_collections(), deadline=time.monotonic() + 2)
-            await pool.close()
+        url = f"http://127.0.0.1:{ports[2]}"
+        stored = RetrieverSettings(qdrant_url=url, qdrant_grpc_port=0, qdrant_pool_size=1, qdrant_timeout=1)
+        pool = QdrantPool(stored, RetrieverMetrics(CollectorRegistry()))
+        with contextlib.suppress(Exception):
+            await pool.call(Connection.version, deadline=time.monotonic() + 2)
+        await pool.close()
     names = {reached.get_nowait() for _ in range(reached.qsize())}
     assert names == {"collector", "qdrant"}

@@ -83,7 +83,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant")
         elif request.param == "protocol":
             server = await stack.enter_async_context(QdrantServer())
-            settings = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+            settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
         else:
             assert REAL_QDRANT is not None
             settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)

@@ -7,6 +7,7 @@ from contextlib import suppress
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
+from qdrant_client import grpc as api
 
 from services.chassis.errors import (
     DeadlineExceeded,
@@ -17,8 +18,8 @@ from services.chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.retriever.engines.pool import QdrantPool
 from services.retriever.engines.server import ServerStore
+from services.retriever.engines.server.pool import QdrantPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from tests.qdrant_server import QdrantServer
@@ -55,7 +56,7 @@ async def pool_with(server, registry):
 
 
 def ping(client):
-    return client.get_collections()
+    return client.ask(client.collections.List, api.ListCollectionsRequest())
 
 
 async def call(pool, operation=ping, within=60.0):
@@ -252,6 +253,14 @@ async def test_no_connection_is_held_between_retries(server, pool_with):
             ResourceExhausted, "RATE_LIMITED",
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Rate limiting exceeded", (), ResourceExhausted, "RATE_LIMITED"),
+        (
+            grpc.StatusCode.INTERNAL, "Failed to propose operation: leader is not established", (),
+            Unavailable, "NO_MAJORITY",
+        ),
+        (
+            grpc.StatusCode.PERMISSION_DENIED, "Max points count limit of 10 reached in strict mode", (),
+            FailedPrecondition, "COLLECTION_LIMIT",
+        ),
         (
             grpc.StatusCode.INTERNAL, "No space left on device: WAL buffer size exceeds available disk space", (),
             ResourceExhausted, "STORAGE_FULL",

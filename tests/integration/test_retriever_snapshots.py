@@ -71,7 +71,7 @@ async def test_a_snapshot_taken_while_documents_are_written_and_deleted_holds_al
 async def test_a_snapshot_of_one_engine_is_restored_into_another_and_back(tmp_path):
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(QdrantServer())
-        remote = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+        remote = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
         shelves = []
         for settings in (remote, RetrieverSettings(qdrant_path=tmp_path / "qdrant")):
             store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
@@ -101,7 +101,7 @@ async def test_with_a_node_down_a_snapshot_fails_and_is_not_offered():
 
     async with QdrantServer() as server:
         settings = RetrieverSettings(
-            qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1, qdrant_pool_max_retries=0
+            qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1, qdrant_pool_max_retries=0
         )
         store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
         shelf = Shelf(store)

@@ -284,7 +284,7 @@ async def test_a_full_disk_is_told_and_the_live_version_answers_as_before():
             await context.abort(grpc.StatusCode.INTERNAL, "No space left on device: WAL buffer size exceeds disk space")
 
     async with QdrantServer() as server:
-        settings = RetrieverSettings(qdrant_url=server.rest_url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+        settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
         store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
         shelf = Shelf(store)
         await shelf.collections.create("docs", OLD)

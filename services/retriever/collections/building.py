@@ -22,7 +22,7 @@ from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage
 from services.retriever.passages import MAX_BATCH, check_ids, rows_for
-from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row, point_id, read_within
+from services.retriever.store import Deadline, Parts, PassageStore, PointId, Reader, Row, point_id
 
 
 class Side(enum.Enum):
@@ -59,6 +59,7 @@ class Building:
 
     def __init__(self, store: PassageStore, collections: Collections, versions: Versions) -> None:
         self._store = store
+        self._reader = Reader(store)
         self._collections = collections
         self._versions = versions
 
@@ -145,7 +146,7 @@ class Building:
         self, live: str, points: Sequence[PointId], deadline: Deadline
     ) -> tuple[dict[PointId, Row], PointId]:
         """Return passages by their points, and the first point for which an answer has no room."""
-        found, end = await read_within(self._store, live, points, deadline)
+        found, end, _ = await self._reader.read(live, points, deadline)
         return found, points[end] if end < len(points) else ""
 
 

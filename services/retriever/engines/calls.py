@@ -1,32 +1,26 @@
-"""Operations on Qdrant: their type, how they are counted, traced and limited in time."""
+"""Calls to an engine: how they are counted, traced and limited in time."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
 
 import grpc
-from qdrant_client.async_client_base import AsyncQdrantBase
-from qdrant_client.context_headers import headers
 
 from services.chassis import status, tracing
 from services.chassis.errors import SluiceError
 from services.retriever.metrics import RetrieverMetrics
 
-T = TypeVar("T")
-Operation = Callable[[AsyncQdrantBase], Awaitable[T]]
-
 
 @contextmanager
 def observed(metrics: RetrieverMetrics, name: str) -> Iterator[None]:
-    """Count and trace one call to Qdrant, however it ends; its requests carry the trace along."""
+    """Count and trace one call to Qdrant, however it ends."""
     code = grpc.StatusCode.CANCELLED
     attributes = {"db.system.name": "qdrant", "db.operation.name": name}
-    with tracing.client_span(f"qdrant {name}", attributes) as span, headers(tracing.headers()):
+    with tracing.client_span(f"qdrant {name}", attributes) as span:
         try:
             yield
             code = grpc.StatusCode.OK

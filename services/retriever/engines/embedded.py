@@ -17,10 +17,10 @@ from qdrant_client.local.persistence import STORAGE_FILE_NAME
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, StartupError
 from services.retriever.engines import local_filters, local_mode
-from services.retriever.engines.calls import Operation, observed, time_limit
+from services.retriever.engines.calls import observed, time_limit
 from services.retriever.engines.errors import embedded_error
 from services.retriever.engines.local_mode import Storage
-from services.retriever.engines.qdrant import QdrantStore
+from services.retriever.engines.qdrant import Operation, QdrantStore
 from services.retriever.fields import Schema
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings

@@ -1,4 +1,4 @@
-"""Errors of qdrant-client, over gRPC, over HTTP and embedded, as errors of `services.chassis.errors`.
+"""Errors of Qdrant, a server's over gRPC and the embedded engine's, as errors of `services.chassis.errors`.
 
 Qdrant's messages stay out of them: they may quote what was stored.
 """
@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import grpc
-import httpx
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from services.chassis.errors import (
     AlreadyExists,
@@ -31,22 +28,15 @@ from services.chassis.errors import (
 
 QDRANT = "Qdrant"
 """The dependency that errors name, so that breakers for this stage do not count them."""
+MAJORITY = "the majority of Qdrant's nodes"
+"""The same, but for a breaker of Qdrant, which serves everything else."""
+SHARD_DOWN = "SHARD_DOWN"
+"""Reason of an error about a part of a collection that no node holds now, while Qdrant itself answers."""
 
-_HTTP_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    409: grpc.StatusCode.ALREADY_EXISTS,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    502: grpc.StatusCode.UNAVAILABLE,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
-
+# A cluster that has lost the majority of its nodes still searches, but changes no collection.
+_NO_MAJORITY = re.compile(r"leader is not established|failed to propose|consensus", re.IGNORECASE)
+# Limits of a collection, which Qdrant calls its strict mode.
+_STRICT = re.compile(r"strict mode|max(imum)?( \w+)? points", re.IGNORECASE)
 # Qdrant reports a full disk as an internal error ("No space left on device: WAL buffer size exceeds available disk
 # space"), SQLite as "database or disk is full".
 _STORAGE_FULL = re.compile(r"no space left|disk is full|insufficient storage", re.IGNORECASE)
@@ -59,21 +49,8 @@ def translated() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise DeadlineExceeded("Qdrant did not answer in time", dependency=QDRANT) from error
-    except ResourceExhaustedResponse as error:
-        raise ResourceExhausted(
-            "Qdrant limits the rate of requests", reason="RATE_LIMITED", retry_after=float(error.retry_after_s)
-        ) from error
     except grpc.aio.AioRpcError as error:
-        raise _error(error.code(), error.details() or "") from error
-    except UnexpectedResponse as error:
-        code = _HTTP_CODES.get(error.status_code or 500, grpc.StatusCode.INTERNAL)
-        raise _error(code, error.content.decode(errors="replace")) from error
-    except ResponseHandlingException as error:
-        if isinstance(error.source, httpx.TimeoutException):
-            raise DeadlineExceeded("Qdrant did not answer in time", dependency=QDRANT) from error
-        if isinstance(error.source, httpx.TransportError):
-            raise _error(grpc.StatusCode.UNAVAILABLE, "") from error
-        raise Internal("Qdrant's answer makes no sense to this client", dependency=QDRANT) from error
+        raise _error(error.code(), error.details() or "", _retry_after(error)) from error
 
 
 def embedded_error(error: ValueError | OSError | sqlite3.Error) -> SluiceError:
@@ -86,12 +63,34 @@ def embedded_error(error: ValueError | OSError | sqlite3.Error) -> SluiceError:
     return found
 
 
-def _error(code: grpc.StatusCode, detail: str) -> SluiceError:
+def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
+    """Return the pause in seconds that Qdrant asks for, if it does."""
+    asked = dict(error.trailing_metadata() or ()).get("retry-after")
+    try:
+        return None if asked is None else float(asked)
+    except ValueError:
+        return None
+
+
+def _error(code: grpc.StatusCode, detail: str, retry_after: float | None = None) -> SluiceError:
     """Return the error for a canonical code; `detail` decides where a code means several things."""
     if _STORAGE_FULL.search(detail):
         return ResourceExhausted("Qdrant's storage is full; free some space or add some", reason="STORAGE_FULL")
+    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED and _STRICT.search(detail):
+        return FailedPrecondition(
+            "a limit of this collection refuses it; raise read_rate, write_rate or most_passages (`sluice tune`)",
+            reason="COLLECTION_LIMIT",
+        )
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and _NO_MAJORITY.search(detail):
+        return Unavailable(
+            "most nodes of Qdrant's cluster do not answer, so no collection can be changed; start them again",
+            reason="NO_MAJORITY",
+            dependency=MAJORITY,
+        )
     if "already exists" in detail:
         code = grpc.StatusCode.ALREADY_EXISTS
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return ResourceExhausted("Qdrant limits the rate of requests", reason="RATE_LIMITED", retry_after=retry_after)
     make = _ERRORS.get(code)
     return make() if make else Internal(f"Qdrant failed with {code.name}", dependency=QDRANT)
 
@@ -114,7 +113,4 @@ _ERRORS: dict[grpc.StatusCode, Callable[[], SluiceError]] = {
     grpc.StatusCode.NOT_FOUND: partial(NotFound, "Qdrant does not have that"),
     grpc.StatusCode.ALREADY_EXISTS: partial(AlreadyExists, "Qdrant has that already"),
     grpc.StatusCode.DEADLINE_EXCEEDED: partial(DeadlineExceeded, "Qdrant did not answer in time", dependency=QDRANT),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: partial(
-        ResourceExhausted, "Qdrant limits the rate of requests", reason="RATE_LIMITED"
-    ),
 }

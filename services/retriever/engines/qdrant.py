@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -12,7 +12,6 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 
 from services.chassis.errors import FailedPrecondition
 from services.retriever.engines import conversions
-from services.retriever.engines.calls import Operation
 from services.retriever.engines.conversions import DENSE, LEXICAL, SELECTED
 from services.retriever.fields import ALL, Filter, Scalar
 from services.retriever.layout import Layout
@@ -32,6 +31,7 @@ from services.retriever.store import (
 )
 
 T = TypeVar("T")
+Operation = Callable[[AsyncQdrantBase], Awaitable[T]]
 
 
 class QdrantStore(ABC):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import qdrant_edge as edge
@@ -38,7 +41,7 @@ class BuildFailed(Exception):
 
 
 class Builder:
-    """The process that builds a generation, as its parent sees it. One order at a time: `ready` before the next."""
+    """The process that builds a generation, as its parent sees it. Orders are queued, and done one after another."""
 
     def __init__(self, folder: Path, dimension: int, layout: Layout, indexes: Indexes) -> None:
         ours, theirs = socket.socketpair()
@@ -49,28 +52,27 @@ class Builder:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self._pipe = Connection(ours.detach())
-        self._waiting = False
         self.indexed = 0
         """Passages that the graph was made of."""
+        self._pipe = Connection(ours.detach())
+        self._under_way = 0
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name="builder", daemon=True)
+        self._sender.start()
         self._order("create", str(folder), dimension, layout, dict(indexes))
 
-    @property
-    def ready(self) -> bool:
-        """True if the last order is done; BuildFailed if it failed."""
-        if not self._waiting:
-            return True
+    def under_way(self) -> int:
+        """Return the number of orders that are not done yet. Raises BuildFailed if one failed."""
         try:
-            if not self._pipe.poll():
-                return False
-            problem, result = self._pipe.recv()
+            while self._under_way and self._pipe.poll():
+                problem, result = self._pipe.recv()
+                if problem:
+                    raise BuildFailed(problem)
+                self._under_way -= 1
+                self.indexed = max(self.indexed, result)
         except (EOFError, OSError) as error:
             raise BuildFailed("the process has ended") from error
-        if problem:
-            raise BuildFailed(problem)
-        self._waiting = False
-        self.indexed = max(self.indexed, result)
-        return True
+        return self._under_way
 
     def store(self, gone: Iterable[PointId], records: Iterable[edge.Record]) -> None:
         """Remove passages and store others; they are copied by now."""
@@ -80,22 +82,31 @@ class Builder:
         """Make the graph of what is there."""
         self._order("build")
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Put everything on the disk."""
-        self._order("finish")
+        self._order("flush")
+
+    def close(self) -> None:
+        """Free the folder."""
+        self._order("close")
 
     def stop(self) -> None:
         """End the process, whatever it does."""
-        self._pipe.close()
         self._process.kill()
         self._process.wait()
+        self._queue.put(None)
+        self._sender.join()
+        self._pipe.close()
 
     def _order(self, name: str, *arguments: Any) -> None:
-        try:
-            self._pipe.send((name, *arguments))
-        except OSError as error:
-            raise BuildFailed("the process has ended") from error
-        self._waiting = True
+        # Copied now, sent by a thread: a process that has no processor to spare would keep readers waiting.
+        self._queue.put(pickle.dumps((name, *arguments), pickle.HIGHEST_PROTOCOL))
+        self._under_way += 1
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):
+            while (order := self._queue.get()) is not None:
+                self._pipe.send_bytes(order)
 
 
 class _Work:
@@ -117,8 +128,10 @@ class _Work:
         self._shard.optimize()
         return self._shard.info().points_count
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         self._shard.flush()
+
+    def close(self) -> None:
         self._shard.close()
 
 

@@ -15,7 +15,7 @@ GRAPH_LEAST_KB = 10_000
 _UNLIMITED_KB = 2**40
 
 
-def to_config(dimension: int, layout: Layout) -> edge.EdgeConfig:
+def to_config(dimension: int, layout: Layout, *, threads: int = 1) -> edge.EdgeConfig:
     """Return the configuration of a shard; what it says of graph and quantization applies when they are built."""
     vectors = edge.Memory.Cold if layout.vectors_on_disk else edge.Memory.Cached
     return edge.EdgeConfig(
@@ -26,7 +26,7 @@ def to_config(dimension: int, layout: Layout) -> edge.EdgeConfig:
             layout.hnsw_m,
             layout.hnsw_ef_construct,
             GRAPH_LEAST_KB,
-            max_indexing_threads=1,
+            max_indexing_threads=threads,
             memory=edge.Memory.Cached,
         ),
         quantization_config=_quantization(layout.quantization),

@@ -13,6 +13,7 @@ from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exist
 EVERYTHING = edge.Filter()
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
+_EXACT_LENGTH = 16
 _NOTHING = edge.HasIdCondition(set())
 
 
@@ -24,6 +25,16 @@ def bool_key(field: str) -> str:
 def date_key(field: str) -> str:
     """Return the path of the copy of a field's dates: a path has one index, and that of keywords knows no ranges."""
     return f"dates.{field}"
+
+
+def decimal_key(field: str) -> str:
+    """Return the path of the copy of a field's long decimals as text: Edge 0.9.0 stores some a trifle off."""
+    return f"decimals.{field}"
+
+
+def is_long(value: Any) -> bool:
+    """True for a decimal that Edge, which writes and reads JSON, may not read back as it was."""
+    return isinstance(value, float) and (len(text := repr(value)) > _EXACT_LENGTH or "e" in text)
 
 
 def to_filter(condition: Filter, indexed: Collection[str]) -> edge.Filter | None:
@@ -48,10 +59,10 @@ def _condition(condition: Condition | Filter, indexed: Collection[str]) -> Any: 
         case Filter():
             return _filter(condition, indexed)
         case Equals(field, value):
-            return _equals(field, value)
+            return _equals(field, value, indexed)
         case AnyOf(field, values):
             if any(isinstance(value, bool | float) for value in values):
-                return edge.Filter(should=[_equals(field, value) for value in values])
+                return edge.Filter(should=[_equals(field, value, indexed) for value in values])
             return edge.FieldCondition(payload_key(field), match=edge.MatchAny(list(values)))  # type: ignore[arg-type]
         case Range(field):
             return _range(condition, indexed)
@@ -65,20 +76,39 @@ def _condition(condition: Condition | Filter, indexed: Collection[str]) -> Any: 
             return edge.Filter(must_not=[empty]) if exists else empty
 
 
-def _equals(field: str, value: Scalar) -> edge.FieldCondition:
+def _equals(field: str, value: Scalar, indexed: Collection[str]) -> Any:
     if isinstance(value, bool):
         return edge.FieldCondition(bool_key(field), match=edge.MatchValue(str(value)))
+    if is_long(value):
+        return _is_decimal(field, value) if decimal_key(field) in indexed else _NOTHING
     if isinstance(value, float):  # Qdrant matches no floats, but ranges of them
         return edge.FieldCondition(payload_key(field), range=edge.RangeFloat(gte=value, lte=value))
     return edge.FieldCondition(payload_key(field), match=edge.MatchValue(value))
 
 
+def _is_decimal(field: str, value: Scalar) -> edge.FieldCondition:
+    return edge.FieldCondition(decimal_key(field), match=edge.MatchValue(repr(value)))
+
+
 def _range(condition: Range, indexed: Collection[str]) -> Any:
-    bounds = {name: bound for name in _BOUNDS if (bound := getattr(condition, name)) is not None}
-    plain = {name: bound for name, bound in bounds.items() if not is_wide(bound)}
-    parts: list[Any] = [_beyond(condition.field, name, bounds[name], indexed) for name in bounds.keys() - plain.keys()]
+    field = condition.field
+    plain: dict[str, float] = {}
+    parts: list[Any] = []
+    for name in _BOUNDS:
+        if (bound := getattr(condition, name)) is None:
+            continue
+        if is_wide(bound):
+            parts.append(_beyond(field, name, bound, indexed))
+        elif is_long(bound) and decimal_key(field) in indexed:
+            beyond = edge.FieldCondition(payload_key(field), range=edge.RangeFloat(**{name: bound}))
+            same = _is_decimal(field, bound)
+            parts.append(
+                edge.Filter(should=[beyond, same]) if "e" in name else edge.Filter(must=[beyond], must_not=[same])
+            )
+        else:
+            plain[name] = bound
     if plain:
-        parts.append(edge.FieldCondition(payload_key(condition.field), range=edge.RangeFloat(**plain)))
+        parts.append(edge.FieldCondition(payload_key(field), range=edge.RangeFloat(**plain)))
     return parts[0] if len(parts) == 1 else edge.Filter(must=parts)
 
 

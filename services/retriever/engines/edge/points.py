@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from services.retriever.engines.edge.filters import date_key
+from services.retriever.engines.edge.filters import date_key, decimal_key, is_long
 from services.retriever.engines.payloads import KEYS, revision_of, to_passage, to_payload, wide_key
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Parts, Row
@@ -53,7 +53,7 @@ def to_points(rows: Sequence[Row], dimension: int) -> tuple[list[edge.Point], di
 
 def to_row(record: edge.Record) -> Row:
     """Return the passage of a point, as far as it was read."""
-    payload: dict[str, Any] = record.payload or {}
+    payload = _payload(record)
     vectors: Any = record.vector
     vector, words = None, SparseVector([], [])
     if vectors:
@@ -68,7 +68,7 @@ def portable(record: edge.Record) -> Portable:
     vectors: Any = dict(record.vector)  # type: ignore[arg-type]  # named vectors
     if (lexical := vectors.get(LEXICAL)) is not None:
         vectors[LEXICAL] = (lexical.indices, lexical.values)
-    return str(record.id), vectors, record.payload
+    return str(record.id), vectors, _payload(record)
 
 
 def from_portable(identity: str, vectors: dict[str, Any], payload: Any) -> edge.Point:
@@ -111,11 +111,22 @@ def _to_point(row: Row, copies: dict[str, str]) -> edge.Point:
     if dates := {name: found for name, value in passage.metadata.items() if (found := _dates(value))}:
         payload["dates"] = dates
         copies.update((date_key(name), "Datetime") for name in dates)
+    if decimals := {name: repr(value) for name, value in passage.metadata.items() if is_long(value)}:
+        payload["decimals"] = decimals
+        copies.update((decimal_key(name), "Keyword") for name in decimals)
     for name in payload.get("wide", ()):
         if passage.metadata[name] not in _INT64:  # Edge would store a decimal number
             raise OverflowError
         copies.update((wide_key(name, half), "Integer") for half in ("high", "low"))
     return edge.Point(row.id, vectors, payload)
+
+
+def _payload(record: edge.Record) -> dict[str, Any]:
+    """Return the payload of a point, its decimals as they were stored."""
+    payload: dict[str, Any] = record.payload or {}
+    if (metadata := payload.get("metadata")) is not None:
+        metadata |= {name: float(text) for name, text in payload.get("decimals", {}).items()}
+    return payload
 
 
 def _dates(value: Any) -> list[str]:

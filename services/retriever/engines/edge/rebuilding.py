@@ -23,7 +23,10 @@ _QUIET_SECONDS = 60.0
 _LEAST_GARBAGE, _GARBAGE = 10_000, 0.5
 
 _RECORDS_AT_ONCE = 128
-# What changes while the new data is put on the disk is left to the child.
+# Orders that wait in memory for the other process.
+_MOST_UNDER_WAY = 32
+_MOST_ROUNDS = 5
+# So few changes, and those of the last moment, are repeated when the new data is loaded.
 _FEW = 512
 _WHOLE = (True, [DENSE, LEXICAL])
 
@@ -60,7 +63,8 @@ class _Phase(enum.Enum):
     COPYING = "copying"
     BUILDING = "building"
     CATCHING_UP = "catching up"
-    FINISHING = "finishing"
+    FLUSHING = "flushing"
+    CLOSING = "closing"
 
 
 def due(sizes: Sizes, indexed: int, quiet_seconds: float, graph_from: int = GRAPH_FROM) -> bool:
@@ -88,6 +92,7 @@ class Rebuild:
         self._state = state
         self._graph = graph
         self._phase = _Phase.COPYING
+        self._rounds = _MOST_ROUNDS
         self._start: str | None = None
         self._builder = Builder(path, state.dimension, state.layout, indexes)
 
@@ -97,41 +102,51 @@ class Rebuild:
 
     def step(self) -> Progress:
         """Do the next step, if the other process is ready for it. Raises BuildFailed."""
-        if not self._builder.ready:
-            return Progress.WAITING
+        under_way = self._builder.under_way()
         match self._phase:
-            case _Phase.COPYING:
+            case _Phase.COPYING if under_way < _MOST_UNDER_WAY:
                 payload, vectors = _WHOLE
                 request = edge.ScrollRequest(self._start, _RECORDS_AT_ONCE, None, payload, vectors)
                 records, following = self._source.scroll(request)
                 self._builder.store((), records)
                 self._start = None if following is None else str(following)
                 if following is None:
+                    if self._graph:
+                        self._builder.build()
                     self._phase = _Phase.BUILDING
-            case _Phase.BUILDING:
-                if self._graph:
-                    self._builder.build()
+            case _Phase.BUILDING if not under_way:
                 self._phase = _Phase.CATCHING_UP
-            case _Phase.CATCHING_UP:
-                if len(self.changed) <= _FEW:
-                    self._builder.finish()
-                    self._phase = _Phase.FINISHING
+            case _Phase.CATCHING_UP if under_way < _MOST_UNDER_WAY:
+                if len(self.changed) > _FEW:
+                    self._builder.store(*self._some_changed())
                 else:
-                    some = [self.changed.pop() for _ in range(_RECORDS_AT_ONCE)]
-                    records = self._source.retrieve([*some], *_WHOLE)
-                    self._builder.store(set(some) - {str(record.id) for record in records}, records)
-            case _Phase.FINISHING:
+                    self._builder.flush()
+                    self._phase = _Phase.FLUSHING
+            case _Phase.FLUSHING if not under_way:
+                self._rounds -= 1
+                if self._rounds and len(self.changed) > _FEW:
+                    self._phase = _Phase.CATCHING_UP
+                else:
+                    self._builder.close()
+                    self._phase = _Phase.CLOSING
+            case _Phase.CLOSING if not under_way:
                 return Progress.DONE
+            case _:
+                return Progress.WAITING
         return Progress.MORE
 
     def catch_up(self, target: edge.EdgeShard) -> None:
         """Repeat the last changes in the finished generation."""
-        ids = list(self.changed)
-        for start in range(0, len(ids), _RECORDS_AT_ONCE):
-            some = ids[start : start + _RECORDS_AT_ONCE]
-            records = self._source.retrieve([*some], *_WHOLE)
-            store(target, set(some) - {str(record.id) for record in records}, map(portable, records))
+        while self.changed:
+            gone, records = self._some_changed()
+            store(target, gone, map(portable, records))
 
     def stop(self) -> None:
         """End the other process."""
         self._builder.stop()
+
+    def _some_changed(self) -> tuple[set[PointId], list[edge.Record]]:
+        """Return some of the changed passages that are gone, and those that are there."""
+        some = [self.changed.pop() for _ in range(min(_RECORDS_AT_ONCE, len(self.changed)))]
+        records = self._source.retrieve([*some], *_WHOLE)
+        return set(some) - {str(record.id) for record in records}, records

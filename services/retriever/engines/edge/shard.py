@@ -33,6 +33,7 @@ _POINTS_AT_ONCE = 500
 _UPDATES_A_FLUSH = 16
 # A version that has not been written to for so long is flushed.
 _QUIET_SECONDS = 1.0
+_SLICE_SECONDS = 0.03
 _SECONDS_AFTER_FAILURE = 600.0
 
 # Fields whose layout a rebuild changes.
@@ -200,6 +201,8 @@ class Shard:
 
     def flush(self) -> None:
         """Put on disk what was written."""
+        if self._broken:
+            raise Damaged("it has panicked, and what it holds must not reach the disk")
         self._do(self._shard.flush)
         self._unflushed = 0
 
@@ -217,7 +220,10 @@ class Shard:
                 self._rebuild = self._due(quiet)
             if self._rebuild is None:
                 return False
-            progress = self._do(self._rebuild.step)
+            end = time.monotonic() + _SLICE_SECONDS
+            while (progress := self._do(self._rebuild.step)) is Progress.MORE:
+                if time.monotonic() > end:
+                    return True
             if progress is Progress.DONE:
                 self._swap(self._rebuild)
         except BuildFailed as error:
@@ -225,7 +231,7 @@ class Shard:
             self._no_build_before = time.monotonic() + _SECONDS_AFTER_FAILURE
             _log.warning("a version was not rebuilt, and is tried again later: %s", error)
             return False
-        return progress is Progress.MORE
+        return False
 
     def close(self) -> None:
         """Flush and free the folder; a build that is under way is given up."""

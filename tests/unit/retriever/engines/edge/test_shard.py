@@ -187,3 +187,16 @@ def test_a_folder_without_its_data_is_damaged(tmp_path):
     (tmp_path / "v" / "current").unlink()
     with pytest.raises(Damaged):
         Shard.load(tmp_path / "v")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e20])
+def test_decimals_are_read_and_found_as_they_were_written(shard, scale):
+    random = np.random.default_rng(3)
+    shard.write([row(number, share=float(value)) for number, value in enumerate(random.random(200) * scale)])
+    rows, _ = shard.scroll(None, 200, Parts.PASSAGE)
+    assert sorted(one.passage.metadata["share"] for one in rows) == sorted(np.random.default_rng(3).random(200) * scale)
+    for one in rows:
+        value = one.passage.metadata["share"]
+        assert shard.count(Filter([Equals("share", value)])) == 1
+        assert shard.count(Filter([Range("share", gte=value, lte=value)])) == 1
+        assert shard.count(Filter([Range("share", gt=value)])) + shard.count(Filter([Range("share", lt=value)])) == 199
