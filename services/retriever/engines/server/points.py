@@ -7,7 +7,7 @@ from typing import Any
 
 from qdrant_client import grpc as api
 
-from services.retriever.documents import Chunk, Passage
+from services.retriever.documents import Chunk, Passage, check_stored
 from services.retriever.engines.server.filters import is_wide, set_halves
 from services.retriever.engines.server.values import set_value, set_values, set_vector, values_of, vector_of
 from services.retriever.layout import Layout, Quantization
@@ -64,7 +64,10 @@ def to_point(row: Row) -> api.PointStruct:
 
 
 def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
-    """Return the passage of a point, as far as it was read."""
+    """Return the passage of a point, as far as it was read.
+
+    Raises FailedPrecondition where it is a chunk that an old release stored.
+    """
     payload: Mapping[str, Any] = point.payload
     text, title = payload.get("text"), payload.get("title")
     metadata, place, revision = payload.get("metadata"), payload.get("chunk"), payload.get("revision")
@@ -85,6 +88,8 @@ def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
         vector,
         chunk,
     )
+    if chunk is not None:
+        check_stored(passage)
     return Row(point.id.uuid, passage, revision.string_value if revision is not None else _UNREVISED, words)
 
 

@@ -120,10 +120,11 @@ class QdrantPool:
     async def _ask(self, operation: Operation[T], end: float) -> T:
         """Ask one node after the other, until one answers."""
         tried: list[Node] = []
+        incomplete: Unavailable | None = None
         while True:
             node = self._choose(tried)
             tried.append(node)
-            others = any(other.up for other in self._nodes if other not in tried)
+            others = len(tried) < len(self._nodes)
             try:
                 with translated(), node.connection() as connection:
                     async with time_limit(end):
@@ -131,14 +132,17 @@ class QdrantPool:
                             return await _answer(node, connection, operation)
                         return await operation(connection)
             except Unavailable as error:
-                if error.reason != SHARD_DOWN and len(self._nodes) > 1:
+                if error.reason == SHARD_DOWN:
+                    incomplete = error
+                elif len(self._nodes) > 1:
                     node.suspect()
-                if not others:
-                    raise
+                # That a part is missing says more than that a node is down, which was known.
+                if not others or (incomplete and not any(one.up for one in self._nodes if one not in tried)):
+                    raise (incomplete or error) from error.__cause__
             self._count_retry(len(tried))
 
     def _choose(self, tried: Sequence[Node]) -> Node:
-        """Return the node that is asked next: the least busy one of those that are up, or of all if none is."""
+        """Return the node that is asked next: the least busy one of those that are up, then of the others."""
         left = [node for node in self._nodes if node not in tried]
         best = min(left, key=lambda node: (not node.up, node.in_use))
         # Last among its equals next time.

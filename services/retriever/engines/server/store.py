@@ -134,6 +134,7 @@ class ServerStore:
             self._remember(version, await _info(qdrant, version))
 
         await self._call(version, tune, deadline)
+        await self._settle(version, deadline)
 
     async def note(self, version: str, notes: Notes, deadline: Deadline) -> None:
         request = api.UpdateCollection(collection_name=version)

@@ -20,7 +20,7 @@ metadata = st.dictionaries(
 words = st.dictionaries(st.integers(0, 2**32 - 1), st.floats(0.015625, 100, width=32)).map(
     lambda values: SparseVector(sorted(values), [values[index] for index in sorted(values)])
 )
-chunks = st.none() | st.builds(Chunk, *[st.integers(0, 100_000)] * 4)
+chunks = st.none() | st.builds(Chunk, st.just(1), *[st.integers(0, 100_000)] * 3)
 
 
 def answered(point: api.PointStruct) -> api.RetrievedPoint:
