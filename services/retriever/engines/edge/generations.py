@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from services.retriever.layout import Layout
 
 _CURRENT = "current"
+# Edge writes a segment anew before it removes the old one.
+_ROOM = 2.5
 _LOG, _LOG_ASIDE = "wal", "wal-aside"
 
 
@@ -30,8 +32,10 @@ class State:
     """What Edge does not say of a generation."""
 
     dimension: int
-    layout: Layout = field(default_factory=Layout)
+    layout: Layout
     """The one by which it was built."""
+    wanted: Layout
+    """The one by which the next one is built."""
     indexed: int = 0
     """Passages that the graph was built of; 0 without one."""
 
@@ -40,13 +44,15 @@ class State:
         """Read the state; Damaged if it makes no sense."""
         try:
             said: dict[str, Any] = json.loads(text)
-            return cls(int(said["dimension"]), Layout.from_notes(said), int(said["indexed"]))
+            layout, wanted = (Layout.from_notes({"layout": said[name]}) for name in ("layout", "wanted"))
+            return cls(int(said["dimension"]), layout, wanted, int(said["indexed"]))
         except (ValueError, TypeError, LookupError) as error:
             raise Damaged("its state cannot be read") from error
 
     def to_json(self) -> str:
         """Write the state."""
-        return json.dumps({"dimension": self.dimension, "layout": self.layout.to_notes(), "indexed": self.indexed})
+        layouts = {"layout": self.layout.to_notes(), "wanted": self.wanted.to_notes()}
+        return json.dumps({"dimension": self.dimension, "indexed": self.indexed, **layouts})
 
 
 class Generations:
@@ -86,6 +92,11 @@ class Generations:
     def switch(self, shard: Path) -> None:
         """Let a generation, which is on the disk, be the one that counts."""
         _replace(self._folder / _CURRENT, shard.name)
+
+    def has_room(self) -> bool:
+        """True if the disk has room for another generation, and the files that building it takes."""
+        size = sum(path.stat().st_size for path in self.current.rglob("*") if path.is_file())
+        return shutil.disk_usage(self._folder).free > _ROOM * size
 
     def tidy(self) -> None:
         """Remove every generation but the current one."""

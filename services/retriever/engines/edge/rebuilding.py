@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,9 @@ _LEAST_QUIET_REST, _QUIET_REST = 5_000, 0.1
 _QUIET_SECONDS = 60.0
 _LEAST_GARBAGE, _GARBAGE = 10_000, 0.5
 
-_RECORDS_AT_ONCE = 128
+_RECORDS_AT_ONCE = 64
 # Orders that wait in memory for the other process.
-_MOST_UNDER_WAY = 32
+_MOST_UNDER_WAY = 64
 _MOST_ROUNDS = 5
 # So few changes, and those of the last moment, are repeated when the new data is loaded.
 _FEW = 512
@@ -98,7 +99,7 @@ class Rebuild:
 
     def state(self) -> State:
         """Return the state of the finished generation."""
-        return State(self._state.dimension, self._state.layout, self._builder.indexed)
+        return replace(self._state, indexed=self._builder.indexed)
 
     def step(self) -> Progress:
         """Do the next step, if the other process is ready for it. Raises BuildFailed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,6 @@ T = TypeVar("T")
 
 __all__ = ["Damaged", "PoisonedLog", "Refused", "Shard"]
 
-_POINTS_AT_ONCE = 500
 _UPDATES_A_FLUSH = 16
 # A version that has not been written to for so long is flushed.
 _QUIET_SECONDS = 1.0
@@ -60,7 +60,6 @@ class Shard:
         self._shard = shard
         self._state = state
         self._graph_from = graph_from
-        self._layout = state.layout
         self._indexes = _indexes(shard)
         self._pristine = searching.counts_right(shard)
         self._broken = False
@@ -81,7 +80,7 @@ class Shard:
         path.mkdir()
         shard = _attempt(lambda: edge.EdgeShard.create(str(path), to_config(dimension, layout)))
         _attempt(shard.flush)
-        state = State(dimension, layout)
+        state = State(dimension, layout, layout)
         generations.keep(path, state)
         generations.switch(path)
         return cls(generations, shard, state, graph_from)
@@ -121,11 +120,10 @@ class Shard:
             points = [point for point, row in zip(points, rows, strict=True) if known.get(row.id, "") == still[row.id]]
         for key, kind in copies.items():
             self._index(key, kind)
-        for start in range(0, len(points), _POINTS_AT_ONCE):
-            some = points[start : start + _POINTS_AT_ONCE]
+        if points:
             before = self.size()
-            self._update(edge.UpdateOperation.upsert_points(some))
-            self._changed((str(point.id) for point in some), replaced=self.size() < before + len(some))
+            self._update(edge.UpdateOperation.upsert_points(points))
+            self._changed((str(point.id) for point in points), replaced=self.size() < before + len(points))
 
     def remove(self, ids: Sequence[PointId], still: Revisions | None = None) -> None:
         """Remove passages, each only if it still has its revision in `still`, where that is given."""
@@ -192,7 +190,8 @@ class Shard:
 
     def tune(self, layout: Layout) -> None:
         """Keep the version by another layout; it is rebuilt in the background (see `idle`)."""
-        self._layout = layout
+        self._state = replace(self._state, wanted=layout)
+        self._generations.keep(self._generations.current, self._state)
         self._give_up()
 
     def size(self) -> int:
@@ -243,16 +242,22 @@ class Shard:
     def _due(self, quiet: float) -> Rebuild | None:
         indexed = self._state.indexed
         sizes = Sizes.of(self._shard, indexed)
-        tuned = bool(_BUILT & self._layout.changed(self._state.layout))
+        wanted = self._state.wanted
+        tuned = bool(_BUILT & wanted.changed(self._state.layout))
         if time.monotonic() < self._no_build_before or not (tuned or due(sizes, indexed, quiet, self._graph_from)):
             return None
-        state = State(self._state.dimension, self._layout)
+        if not self._generations.has_room():
+            raise BuildFailed("the disk has no room for it")
+        state = State(self._state.dimension, wanted, wanted)
         graph = sizes.passages >= self._graph_from
         return Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=graph)
 
     def _swap(self, rebuild: Rebuild) -> None:
         """Let a finished generation, once it has the last changes, be the one that counts."""
-        shard = _attempt(lambda: edge.EdgeShard.load(str(rebuild.path)))
+        try:
+            shard = edge.EdgeShard.load(str(rebuild.path))
+        except BaseException as error:
+            raise BuildFailed("what was built cannot be loaded") from error
         rebuild.catch_up(shard)
         path, before = rebuild.path, self._shard
         self._state = rebuild.state()
@@ -263,14 +268,14 @@ class Shard:
         self.flush()
         self._generations.keep(path, self._state)
         self._generations.switch(path)
-        self._give_up()
         before.close()
-        self._generations.tidy()
+        self._give_up()
 
     def _give_up(self) -> None:
         if self._rebuild is not None:
             self._rebuild.stop()
             self._rebuild = None
+            self._generations.tidy()
 
     def _revisions(self, ids: Sequence[PointId]) -> dict[PointId, str]:
         records = self._retrieve(ids, ["revision"], False)

@@ -109,3 +109,14 @@ def test_a_rebuild_is_due_when_the_rest_has_grown_by_half_or_when_garbage_has():
     assert due(Sizes(110_001, 10_001, 0), 100_000, 60.0)
     assert not due(Sizes(1000, 1000, 10_000), 0, 60.0)
     assert due(Sizes(1000, 1000, 10_001), 0, 0.0)
+
+
+def test_a_layout_is_still_wanted_after_a_restart(folder):
+    shard = Shard.create(folder, DIMENSION)
+    shard.write([row(number) for number in range(10)])
+    shard.tune(Layout(hnsw_m=8))
+    shard.close()
+    loaded = Shard.load(folder)
+    settle(loaded)
+    assert (folder / "shard-2").is_dir()
+    loaded.close()
