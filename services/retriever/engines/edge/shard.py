@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 __all__ = ["Damaged", "PoisonedLog", "Refused", "Shard"]
 
-_UPDATES_A_FLUSH = 16
+# More often, the caller decides: a flush syncs some dozen files, and readers wait for it.
+_UPDATES_A_FLUSH = 256
 # A version that has not been written to for so long is flushed.
 _QUIET_SECONDS = 1.0
 _SLICE_SECONDS = 0.03
@@ -67,6 +68,7 @@ class Shard:
         self._written_at = 0.0
         self._rebuild: Rebuild | None = None
         self._no_build_before = 0.0
+        self._replaced: edge.EdgeShard | None = None
 
     @classmethod
     def create(cls, folder: Path, dimension: int, layout: Layout = PLAIN, *, graph_from: int = GRAPH_FROM) -> Shard:
@@ -110,7 +112,7 @@ class Shard:
     @property
     def settled(self) -> bool:
         """True if no build is under way, or due."""
-        return self._rebuild is None
+        return self._rebuild is None and self._replaced is None
 
     def write(self, rows: Sequence[Row], still: Revisions | None = None) -> None:
         """Write all passages or none (Refused), each only if it still has its revision in `still`; "" for absent."""
@@ -214,6 +216,9 @@ class Shard:
         quiet = time.monotonic() - self._written_at
         if self._unflushed and quiet >= _QUIET_SECONDS:
             self.flush()
+        if self._replaced is not None:
+            self._forget()
+            return True
         try:
             if self._rebuild is None:
                 self._rebuild = self._due(quiet)
@@ -225,6 +230,7 @@ class Shard:
                     return True
             if progress is Progress.DONE:
                 self._swap(self._rebuild)
+                return True
         except BuildFailed as error:
             self._give_up()
             self._no_build_before = time.monotonic() + _SECONDS_AFTER_FAILURE
@@ -236,6 +242,7 @@ class Shard:
         """Flush and free the folder; a build that is under way is given up."""
         self._give_up()
         if not self._broken:
+            self._forget()
             self.flush()
             self._do(self._shard.close)
 
@@ -253,23 +260,32 @@ class Shard:
         return Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=graph)
 
     def _swap(self, rebuild: Rebuild) -> None:
-        """Let a finished generation, once it has the last changes, be the one that counts."""
+        """Let a finished generation, once it has the last changes, be the one that counts. Readers wait for this."""
+        path, state = rebuild.path, rebuild.state()
+        self._generations.keep(path, state)
         try:
-            shard = edge.EdgeShard.load(str(rebuild.path))
+            shard = edge.EdgeShard.load(str(path))
         except BaseException as error:
             raise BuildFailed("what was built cannot be loaded") from error
+        known, indexes = self._indexes, _indexes(shard)
+        self._unflushed = len(rebuild.changed)
         rebuild.catch_up(shard)
-        path, before = rebuild.path, self._shard
-        self._state = rebuild.state()
+        self._replaced, self._shard, self._state, self._indexes = self._shard, shard, state, indexes
         self._pristine = searching.counts_right(shard)
-        known, self._indexes, self._shard = self._indexes, _indexes(shard), shard
         for key, (kind, tenant) in known.items():
             self._index(key, kind, tenant=tenant)
-        self.flush()
-        self._generations.keep(path, self._state)
+        if self._unflushed:
+            self.flush()
         self._generations.switch(path)
-        before.close()
-        self._give_up()
+        rebuild.stop()
+        self._rebuild = None
+
+    def _forget(self) -> None:
+        """Close and remove the generation that was replaced."""
+        if self._replaced is not None:
+            self._do(self._replaced.close)
+            self._replaced = None
+            self._generations.tidy()
 
     def _give_up(self) -> None:
         if self._rebuild is not None:
