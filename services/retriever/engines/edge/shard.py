@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 __all__ = ["Damaged", "PoisonedLog", "Refused", "Shard"]
 
-# More often, the caller decides: a flush syncs some dozen files, and readers wait for it.
-_UPDATES_A_FLUSH = 256
+# A flush syncs some dozen files, and readers wait for it; what is not flushed is replayed at 0.1 ms a passage.
+_PASSAGES_A_FLUSH = 8000
 # A version that has not been written to for so long is flushed.
 _QUIET_SECONDS = 1.0
 _SLICE_SECONDS = 0.03
@@ -106,7 +106,7 @@ class Shard:
 
     @property
     def unflushed(self) -> int:
-        """Number of updates since the last flush: 0 if everything is on the disk."""
+        """Number of changes since the last flush, about: 0 if everything is on the disk."""
         return self._unflushed
 
     @property
@@ -124,7 +124,7 @@ class Shard:
             self._index(key, kind)
         if points:
             before = self.size()
-            self._update(edge.UpdateOperation.upsert_points(points))
+            self._update(edge.UpdateOperation.upsert_points(points), len(points))
             self._changed((str(point.id) for point in points), replaced=self.size() < before + len(points))
 
     def remove(self, ids: Sequence[PointId], still: Revisions | None = None) -> None:
@@ -132,7 +132,7 @@ class Shard:
         known = self._revisions(ids)
         gone = [one for one in known if still is None or known[one] == still.get(one)]
         if gone:
-            self._update(edge.UpdateOperation.delete_points(list(gone)))
+            self._update(edge.UpdateOperation.delete_points(list(gone)), len(gone))
             self._changed(gone, replaced=True)
 
     def search(
@@ -192,6 +192,8 @@ class Shard:
 
     def tune(self, layout: Layout) -> None:
         """Keep the version by another layout; it is rebuilt in the background (see `idle`)."""
+        if layout == self._state.wanted:
+            return
         self._state = replace(self._state, wanted=layout)
         self._generations.keep(self._generations.current, self._state)
         self._give_up()
@@ -312,16 +314,16 @@ class Shard:
         self._update(edge.UpdateOperation.create_field_index(key, to_index(kind, tenant=tenant)))
         self._indexes[key] = (kind, tenant)
 
-    def _update(self, operation: edge.UpdateOperation) -> None:
+    def _update(self, operation: edge.UpdateOperation, changes: int = 1) -> None:
         try:
             self._shard.update(operation)
         except BaseException as error:
             # A part of it may be stored; the log holds it all, so that loading the folder repeats it.
             self._broken = True
             raise _damaged(error) from None
-        self._unflushed += 1
+        self._unflushed += changes
         self._written_at = time.monotonic()
-        if self._unflushed >= _UPDATES_A_FLUSH:
+        if self._unflushed >= _PASSAGES_A_FLUSH:
             self.flush()
 
     def _changed(self, ids: Iterable[PointId], *, replaced: bool) -> None:
