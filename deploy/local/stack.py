@@ -134,6 +134,7 @@ class LocalStack:
             "QDRANT_PATH": str(self.data / "qdrant"),
             "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
             "ROLLOUT_DATABASE_URL": f"sqlite:///{self.data / 'rollout.db'}",
+            "ROLLOUT_SNAPSHOT_PATH": str(self.data / "rollout.json"),
             **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES if stage != "gateway"},
         }
         for stage, (grpc_port, metrics_port) in ports.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -41,6 +43,11 @@ FOLDER = BUILD / "observe"
 OTHER_MODEL = "another-model@1"
 _SECONDS = 120.0
 _BROKEN_SECONDS = 15.0
+_SUCCESSES = 80
+_LATE_SECONDS = 0.5
+"""Deadline of a call for which the embedder takes many seconds."""
+_FROZEN_SECONDS = 4.0
+"""Deadline of a search whose reranker is frozen: missed ones only count where there was a second for it."""
 _ENVIRONMENT = {
     "OTEL_TRACES_SAMPLER_ARG": "1.0",
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -172,6 +179,8 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     await _hold_up_qdrant(platform)
     say("breaking Qdrant")
     await _break_qdrant(platform)
+    say("freezing the reranker")
+    await _freeze_reranker(platform)
     say("switching to an index of another model, and back")
     await _mismatch(platform)
     await platform.searches(4, features=ALL_FEATURES)
@@ -202,7 +211,7 @@ async def _leave(platform: Platform) -> None:
 
 
 async def _flood(platform: Platform) -> None:
-    """Texts that wait, a call that leaves its place in the queue, and one that is too large for it."""
+    """Texts that wait, a call that leaves its place in the queue, and one that cannot be done in its time."""
     texts = [f"{SECRET} {number} " + "word " * (number % 80) for number in range(300)]
     waiting = asyncio.create_task(_embed(platform, texts, bulk=True))
     await platform.prometheus.scraped(1)
@@ -212,8 +221,8 @@ async def _flood(platform: Platform) -> None:
         while not await metric(address, "sluice_queue_depth", lane="interactive"):
             await asyncio.sleep(0.05)
     leaving.cancel()
-    too_large = _embed(platform, ["word " * 250 + str(number) for number in range(200)])
-    await asyncio.gather(leaving, too_large, waiting, return_exceptions=True)
+    late = _embed(platform, ["word " * 250 + str(number) for number in range(200)], timeout=_LATE_SECONDS)
+    await asyncio.gather(leaving, late, waiting, return_exceptions=True)
 
 
 async def _hold_up_qdrant(platform: Platform) -> None:
@@ -229,10 +238,12 @@ async def _hold_up_qdrant(platform: Platform) -> None:
 
 
 async def _break_qdrant(platform: Platform) -> None:
-    """Qdrant fails until the breakers open, and comes back; again if no call was retried before they did."""
-    awaited = {"sluice_stage_breaker_open", "qdrant_circuit_breaker_open", "grpc_server_retried_total"}
+    """Qdrant fails until its breaker opens, and comes back; again if no call was retried before it did."""
+    awaited = {"qdrant_circuit_breaker_open", "grpc_server_retried_total"}
     async with asyncio.timeout(2 * _SECONDS):
         while awaited:
+            # gRPC's throttle allows retries only after some successes for each failure before.
+            await platform.searches(_SUCCESSES, features=Features(dense=False, lexical=True))
             platform.qdrant.fault = failing(grpc.StatusCode.UNAVAILABLE, "gone")
             broken_until = time.monotonic() + _BROKEN_SECONDS
             while awaited and time.monotonic() < broken_until:
@@ -242,6 +253,20 @@ async def _break_qdrant(platform: Platform) -> None:
             platform.qdrant.fault = None
             while isinstance((await platform.searches(1))[0], BaseException):
                 await asyncio.sleep(0.5)
+
+
+async def _freeze_reranker(platform: Platform) -> None:
+    """The reranker answers nothing until the gateway's breaker for it opens, and then goes on."""
+    reranker = platform.stack.pid("reranker")
+    async with asyncio.timeout(2 * _SECONDS):
+        os.kill(reranker, signal.SIGSTOP)
+        try:
+            while not await platform.prometheus.total("sluice_stage_breaker_open"):
+                await platform.searches(3, timeout=_FROZEN_SECONDS, features=ALL_FEATURES)
+        finally:
+            os.kill(reranker, signal.SIGCONT)
+        while await platform.prometheus.total("sluice_stage_breaker_open"):
+            await platform.searches(1, features=ALL_FEATURES)
 
 
 async def _mismatch(platform: Platform) -> None:

@@ -162,6 +162,22 @@ async def test_a_stage_that_dies_without_a_word_is_reported_with_the_end_of_its_
             pass
 
 
+def variables_of(pid):
+    pairs = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+async def test_all_that_a_stack_keeps_lies_in_its_folder(tmp_path):
+    kept = LocalStack(name="kept", environment={"EMBEDDING_MODEL": ""}, data=tmp_path)
+    try:
+        kept.spawn()
+        values = variables_of(kept.pid("gateway"))
+    finally:
+        await kept.abandon()
+    for name in ("QDRANT_PATH", "QDRANT_SNAPSHOT_PATH", "ROLLOUT_DATABASE_URL", "ROLLOUT_SNAPSHOT_PATH"):
+        assert str(tmp_path) in values[name]
+
+
 def test_a_port_that_somebody_listens_on_is_named(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
