@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
-from sluice_cli.options import AsJson, Collection, Conditions
+from sluice_cli.options import AsJson, Collection, Conditions, ConditionTree
 from sluice_cli.search.answer import snippet
-from sluice_cli.search.conditions import parse_conditions
+from sluice_cli.search.conditions import parse_filter
 from sluice_client import StoredDocument
 
 app = typer.Typer(rich_markup_mode=None)
@@ -60,6 +60,7 @@ async def list_(
     context: typer.Context,
     collection: Collection = "",
     conditions: Conditions = None,
+    tree: ConditionTree = "",
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most documents; 0 lists all.")] = 20,
     as_json: AsJson = False,
 ) -> int:
@@ -71,7 +72,7 @@ async def list_(
       sluice documents list --filter kind=class --filter 'year>=2020' --limit 100
       sluice documents list --limit 0 --json | jq -r '.[].document.id'
     """
-    matching = parse_conditions(conditions or [])
+    matching = parse_filter(conditions, tree)
     documents: list[StoredDocument] = []
     more = False
     async with connection_of(context).client() as client:

@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 
 ROOMS = {
     "search": ("sluice_cli.search.answer", "Ask a question; flags not given are left to the gateway."),
+    "similar": ("sluice_cli.search.answer", "Find what is like a document, by its vectors and its words."),
+    "facets": ("sluice_cli.search.facets", "Count passages by the values of fields."),
     "compare": ("sluice_cli.search.compare", "Show two answers side by side: standard, and with more switched on."),
     "index": ("sluice_cli.indexing.index", "Store documents, or replace those with the same id."),
     "delete": ("sluice_cli.documents", "Delete documents by id; a missing id is no error."),

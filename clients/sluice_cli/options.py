@@ -17,6 +17,16 @@ Conditions = Annotated[
     list[str] | None,
     typer.Option("--filter", metavar="CONDITION", help="Keep matching documents; may be repeated, all must hold."),
 ]
+ConditionTree = Annotated[
+    str,
+    typer.Option(
+        "--filter-json", metavar="JSON", help='Keep what matches {"all": [...], "any": [...], "none": [...]}, nested.'
+    ),
+]
+Diversity = Annotated[
+    float | None,
+    typer.Option(metavar="D", help="Let results repeat less: 0 (by score alone) to 1; off if not given."),
+]
 ByDocument = Annotated[bool, typer.Option("--by-document", help="Show no more than the best chunk of a document.")]
 Sure = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
 

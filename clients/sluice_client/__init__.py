@@ -30,16 +30,22 @@ from sluice_client.answers import (
     Arm,
     ArmReason,
     Comparison,
+    Counts,
     FeatureArm,
+    FieldCounts,
+    Highlight,
     Outcome,
     Policies,
     Policy,
+    QueryVector,
     Result,
     Scores,
+    SearchOptions,
     Stage,
     StageReport,
+    ValueCount,
 )
-from sluice_client.client import AsyncClient, SearchOptions
+from sluice_client.client import AsyncClient
 from sluice_client.copying import AsyncTransferClient, CopyProgress, copy_collection
 from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
 from sluice_client.errors import Blame, SluiceError
@@ -98,13 +104,14 @@ __version__ = "0.1.0"
 __all__ = [
     "EVERYBODY_PPM", "FLAGS", "Answer", "Arm", "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient",
     "AsyncTransferClient", "BadEventCount", "Blame", "Chunk", "Chunking", "Client", "CollectionVersion", "Comparison",
-    "Condition", "Config", "CopyProgress", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm",
-    "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldType", "Filter", "Flag", "FlagValue",
-    "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "HistoryAction", "HistoryEntry", "Indexed",
-    "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "ModelInfo", "NotStored", "Outcome",
-    "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization", "QuarantinedFeature", "ReindexPhase",
-    "ReindexProgress", "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError",
-    "Snapshot", "SnapshotPhase", "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport",
-    "StoredDocument", "Switched", "Tls", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "all_of",
-    "any_of", "copy_collection", "features", "field", "flag_values", "none_of",
+    "Condition", "Config", "CopyProgress", "Counts", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm",
+    "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag",
+    "FlagValue", "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction",
+    "HistoryEntry", "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue",
+    "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
+    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "Result", "RolloutClient",
+    "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase", "SnapshotProgress",
+    "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls", "ValueCount",
+    "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "all_of", "any_of", "copy_collection", "features",
+    "field", "flag_values", "none_of",
 ]  # fmt: skip

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self, TypedDict
 
 from sluice.gateway.v1 import search_pb2 as pb
+from sluice.type.v1 import facet_pb2, passage_pb2
 from sluice.type.v1.features_pb2 import Features
 from sluice_client.documents import Passage
-from sluice_client.messages import Received, Sent
+from sluice_client.errors import invalid
+from sluice_client.filters import Filter
+from sluice_client.messages import MetadataValue, Received, Sent
+from sluice_client.versions import FieldType
 
 
 class Stage(enum.StrEnum):
@@ -89,6 +95,53 @@ class Policies(Sent, proto=pb.StagePolicies):
 
 
 @dataclass(frozen=True, slots=True)
+class QueryVector(Sent, proto=pb.QueryVector):
+    """A vector of the question that the caller made, by the model that made the collection's."""
+
+    values: bytes
+    """Little-endian float32, with finite values and not all of them 0."""
+    model: str
+    """Fingerprint of the model, or its name, short or whole."""
+
+    @classmethod
+    def of(cls, values: Sequence[float], model: str) -> Self:
+        """Make one of numbers. Raises SluiceError for one that is no float32."""
+        try:
+            return cls(struct.pack(f"<{len(values)}f", *values), model)
+        except (struct.error, OverflowError):
+            raise invalid("vector.values", "has a value that is not a number of float32") from None
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options of a search; all of them may be left out."""
+
+    limit: int
+    """Most results on a page, 1 to 100; 10 if left out."""
+    collection: str
+    """The collection to search; the gateway's default if left out."""
+    filter: Filter | None
+    """Keeps only matching documents."""
+    user_id: str
+    """Keeps a user on one side of a rollout. Neither stored nor logged."""
+    features: Features | None
+    """Flags to set for this question, as in `Features(rerank=True)`."""
+    policies: Policies | None
+    """Consequences of a stage's failure."""
+    collapse_duplicates: bool
+    """Lets the best of several passages that share nearly all of their words stand for them."""
+    group_by_document: bool
+    """Keeps only the best chunk of a document."""
+    like_document_id: str
+    """Finds what is like this document, but not the document itself; together with the query, if there is one."""
+    vector: QueryVector | None
+    """Stands for the embedding of the query; words are searched for if there is a query as well."""
+    diversity: float | None
+    """Share of diversity in the order of the best 100 candidates, 0 to 1; off if left out."""
+    highlights: bool
+    """Names the sentences of each result that have most of the query's words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scores(Received, proto=pb.StageScores):
     """Scores of a result by stage."""
 
@@ -98,6 +151,16 @@ class Scores(Received, proto=pb.StageScores):
     """Rank by the first stage alone, from 1."""
     rerank: float | None
     """The cross-encoder's logit; None where it did not read this result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight(Received, proto=passage_pb2.Highlight):
+    """A sentence that answers: the characters of the passage's text from `start` up to `end`."""
+
+    start: int
+    end: int
+    score: float
+    """Share of the query's words that it has, weighted by their rarity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +175,13 @@ class Result(Received, proto=pb.Result):
     scores: Scores
     duplicate_count: int = 0
     """Near-duplicates that it stands for, where the search collapsed them."""
+    highlights: Sequence[Highlight] = ()
+    """At most 3, in the order of the text, where the search asked for them."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The text of the highlights."""
+        return [self.passage.text[one.start : one.end] for one in self.highlights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +253,32 @@ class Comparison(Received, proto=pb.CompareSearchResponse):
     """Agreement that counts more at the top (Webber et al. 2010, extrapolated), 0 to 1."""
     persistence: float
     """Chance that a reader who saw one rank looks at the next; the overlap was computed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCount(Received, proto=facet_pb2.ValueCount):
+    """A value of a field, and the number of passages that have it."""
+
+    value: MetadataValue
+    passage_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FieldCounts(Received, proto=facet_pb2.FieldCounts):
+    """The most frequent values of a field, the most frequent first."""
+
+    field: str
+    type: FieldType
+    values: Sequence[ValueCount]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Received, proto=pb.CountByFieldResponse):
+    """Matching passages, counted by the values of fields. Each chunk of a document is a passage."""
+
+    fields: Sequence[FieldCounts]
+    """In the order that they were asked for."""
+    passage_count: int
+    """Number of all matching passages."""
+    collection: str
+    index_version: str

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from google.protobuf.message import Message
 
@@ -22,7 +22,7 @@ from sluice.gateway.v1 import (
 )
 from sluice.type.v1.features_pb2 import Features
 from sluice_client import indexing
-from sluice_client.answers import Answer, Comparison, Policies, Result
+from sluice_client.answers import Answer, Comparison, Counts, Result, SearchOptions
 from sluice_client.channel import Caller
 from sluice_client.documents import Chunking, Document, FoundDocuments, Indexed, StoredDocument
 from sluice_client.errors import SluiceError
@@ -48,27 +48,6 @@ from sluice_client.versions import (
 _SNAPSHOT_SECONDS = 3600.0
 
 
-class SearchOptions(TypedDict, total=False):
-    """Options of a search; all of them may be left out."""
-
-    limit: int
-    """Most results on a page, 1 to 100; 10 if left out."""
-    collection: str
-    """The collection to search; the gateway's default if left out."""
-    filter: Filter | None
-    """Keeps only matching documents."""
-    user_id: str
-    """Keeps a user on one side of a rollout. Neither stored nor logged."""
-    features: Features | None
-    """Flags to set for this question, as in `Features(rerank=True)`."""
-    policies: Policies | None
-    """Consequences of a stage's failure."""
-    collapse_duplicates: bool
-    """Lets the best of several passages that share nearly all of their words stand for them."""
-    group_by_document: bool
-    """Keeps only the best chunk of a document."""
-
-
 class AsyncClient(Caller):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
@@ -91,13 +70,14 @@ class AsyncClient(Caller):
         self._index_timeout = index_timeout
 
     async def search(
-        self, query: str, *, page_token: str = "", timeout: float | None = None, **options: Unpack[SearchOptions]
+        self, query: str = "", *, page_token: str = "", timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> Answer:
         """Answer a question with one page of results; see `SearchOptions`.
 
-        The question has at most 8,192 bytes. `page_token` is `next_page_token` of the page before; all else must be as
-        it was then. `timeout` is the deadline in seconds. Raises SluiceError if the question was refused, or a required
-        stage failed; failures of other stages are in the answer's `stages`.
+        The question has at most 8,192 bytes, and may be left out beside a document or a vector. `page_token` is
+        `next_page_token` of the page before; all else must be as it was then. `timeout` is the deadline in seconds.
+        Raises SluiceError if the question was refused, or a required stage failed; failures of other stages are in the
+        answer's `stages`.
         """
         request = fill(search_pb2.SearchRequest(), query=query, page_token=page_token, **options)
         return Answer.from_proto(await self._call(self._searching.Search, request, timeout))
@@ -135,7 +115,7 @@ class AsyncClient(Caller):
         return Comparison.from_proto(await self._call(self._searching.CompareSearch, request, timeout))
 
     async def pages(
-        self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+        self, query: str = "", *, timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> AsyncIterator[Answer]:
         """Iterate over the pages of an answer, each asked for when needed."""
         token = ""
@@ -147,7 +127,7 @@ class AsyncClient(Caller):
                 return
 
     async def search_all(
-        self, query: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]
+        self, query: str = "", *, timeout: float | None = None, **options: Unpack[SearchOptions]
     ) -> AsyncIterator[Result]:
         """Iterate over all results, best first; `limit` is the page size.
 
@@ -157,6 +137,23 @@ class AsyncClient(Caller):
         async for page in self.pages(query, timeout=timeout, **options):
             for result in page.results:
                 yield result
+
+    async def count_by_field(
+        self,
+        *fields: str,
+        collection: str = "",
+        filter: Filter | None = None,  # noqa: A002  # the field's word
+        limit: int = 10,
+        timeout: float | None = None,
+    ) -> Counts:
+        """Count matching passages by the values of 1 to 16 fields of keywords, whole numbers or booleans.
+
+        `limit` is the most values of each field, up to 1,000; the most frequent ones come first.
+        """
+        request = fill(
+            search_pb2.CountByFieldRequest(), collection=collection, fields=fields, filter=filter, limit=limit
+        )
+        return Counts.from_proto(await self._call(self._searching.CountByField, request, timeout))
 
     async def index(
         self,

@@ -123,6 +123,7 @@ class Client(_Blocking[AsyncClient]):
     compare = _call(AsyncClient.compare)
     pages = _iterate(AsyncClient.pages)
     search_all = _iterate(AsyncClient.search_all)
+    count_by_field = _call(AsyncClient.count_by_field)
     index = _call(AsyncClient.index)
     index_all = _call(AsyncClient.index_all)
     delete = _call(AsyncClient.delete)

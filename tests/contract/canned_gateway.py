@@ -23,7 +23,16 @@ from sluice.gateway.v1 import (
     status_pb2,
     status_pb2_grpc,
 )
-from sluice.type.v1 import arm_pb2, collection_pb2, features_pb2, filter_pb2, model_pb2, passage_pb2, stage_pb2
+from sluice.type.v1 import (
+    arm_pb2,
+    collection_pb2,
+    facet_pb2,
+    features_pb2,
+    filter_pb2,
+    model_pb2,
+    passage_pb2,
+    stage_pb2,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -119,6 +128,7 @@ class CannedGateway(
                     scores=search_pb2.StageScores(
                         retrieval=0.5 / rank, retrieval_rank=rank + 2, rerank=4.5 if rank == 1 else None
                     ),
+                    highlights=[passage_pb2.Highlight(start=0, end=4, score=0.5)] if request.highlights else [],
                 )
                 for rank, document in enumerate(page, start=start + 1)
             ],
@@ -167,6 +177,27 @@ class CannedGateway(
         reply.standard_duration.FromMilliseconds(40)
         reply.enhanced_duration.FromMilliseconds(140)
         return reply
+
+    async def CountByField(  # noqa: N802  # gRPC's name
+        self, request: search_pb2.CountByFieldRequest, context: Context
+    ) -> search_pb2.CountByFieldResponse:
+        """Count three values of each field."""
+        await self._receive(request, context)
+        values = [
+            filter_pb2.Value(string_value="[b]class[/b]"),
+            filter_pb2.Value(integer_value=7),
+            filter_pb2.Value(bool_value=True),
+        ]
+        counts = [facet_pb2.ValueCount(value=value, passage_count=3 - place) for place, value in enumerate(values)]
+        return search_pb2.CountByFieldResponse(
+            fields=[
+                facet_pb2.FieldCounts(field=name, type=filter_pb2.FIELD_TYPE_KEYWORD, values=counts)
+                for name in request.fields
+            ],
+            passage_count=1200,
+            collection=request.collection or "documents",
+            index_version="documents@1",
+        )
 
     async def IndexDocuments(  # noqa: N802  # gRPC's name
         self, request: documents_pb2.IndexDocumentsRequest, context: Context

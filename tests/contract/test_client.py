@@ -21,8 +21,11 @@ from sluice_client import (
     AsyncClient,
     Chunk,
     Chunking,
+    Counts,
     Document,
     Features,
+    FieldCounts,
+    FieldType,
     Filter,
     Indexed,
     NotStored,
@@ -30,10 +33,13 @@ from sluice_client import (
     Passage,
     Policies,
     Policy,
+    QueryVector,
     SluiceError,
     Stage,
+    ValueCount,
     field,
     indexing,
+    none_of,
 )
 from tests.contract.canned_gateway import CannedGateway, canned_gateway
 
@@ -634,3 +640,41 @@ async def test_the_examples_in_docstring_and_readme_run(
         here = example.replace("127.0.0.1:50051", gateway.address)
         await asyncio.to_thread(exec, here, {"__name__": "example"})
         assert "argparse" in capsys.readouterr().out, example
+
+
+async def test_values_are_counted_by_field(gateway: CannedGateway, client: AsyncClient) -> None:
+    counts = await client.count_by_field("kind", collection="c", filter=none_of(field("year") < 2020), limit=3)
+    assert counts == Counts(
+        (
+            FieldCounts(
+                "kind", FieldType.KEYWORD, (ValueCount("[b]class[/b]", 3), ValueCount(7, 2), ValueCount(True, 1))
+            ),
+        ),
+        1200,
+        "c",
+        "documents@1",
+    )
+    assert gateway.requests[-1] == search_pb2.CountByFieldRequest(
+        collection="c",
+        fields=["kind"],
+        filter=filter_pb2.Filter(
+            must_not=[filter_pb2.Condition(field="year", integer_range=filter_pb2.IntegerRange(lt=2020))]
+        ),
+        limit=3,
+    )
+
+
+async def test_likeness_a_vector_diversity_and_highlights_are_sent(gateway: CannedGateway, client: AsyncClient) -> None:
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", text="Yes. It is so.")
+    vector = QueryVector.of([1.0, -0.5], "mini")
+    answer = await client.search(like_document_id="d1", vector=vector, diversity=0.0, highlights=True)
+    assert answer.results[0].sentences == ["Yes."]
+    assert gateway.requests[-1] == search_pb2.SearchRequest(
+        like_document_id="d1",
+        vector=search_pb2.QueryVector(values=b"\0\0\x80\x3f\0\0\0\xbf", model="mini"),
+        diversity=0.0,
+        highlights=True,
+    )
+    with pytest.raises(SluiceError) as refused:
+        QueryVector.of([1e300], "mini")
+    assert refused.value.field == "vector.values"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -124,6 +125,82 @@ async def test_json_holds_the_whole_answer_and_nothing_else(gateway: CannedGatew
         "truncated_count": 0,
     }
     assert not result.stderr
+
+
+async def test_sentences_that_answer_are_shown_instead_of_the_beginning(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="Yes. It is so.")
+    shown = (await sluice("search", "why?", "--highlights", "--diversity", "0.25")).stdout
+    assert "Yes. …" in shown
+    assert "so" not in shown
+    assert (gateway.requests[-1].highlights, gateway.requests[-1].diversity) == (True, 0.25)
+
+
+async def test_filters_within_filters_are_written_as_json(gateway: CannedGateway, sluice: Sluice) -> None:
+    tree = '{"any": ["kind=class", {"all": ["year>=2020"]}]}'
+    assert (await sluice("search", "why?", "--filter", "lang=en", "--filter-json", tree)).exit_code == calls.DONE
+    first, second = gateway.requests[-1].filter.must
+    assert first.field == "lang"
+    assert [part.field for part in second.filter.should] == ["kind", ""]
+    assert second.filter.should[1].filter.must[0].integer_range.gte == 2020
+    wrong = await sluice("search", "why?", "--filter-json", "{")
+    assert (wrong.exit_code, "is no JSON" in wrong.stderr) == (calls.WRONG_COMMAND_LINE, True)
+
+
+async def test_what_is_like_a_document_is_asked_for_by_its_id(gateway: CannedGateway, sluice: Sluice) -> None:
+    gateway.documents["d0"] = documents_pb2.Document(id="d0", title="Title 0", text="text")
+    result = await sluice("similar", "papers", "4983", "--query", "in mice", "--by-document", "--no-rerank")
+    assert "1. Title 0" in result.stdout
+    assert gateway.requests[-1] == search_pb2.SearchRequest(
+        query="in mice",
+        like_document_id="4983",
+        collection="papers",
+        limit=10,
+        group_by_document=True,
+        features=features_pb2.Features(rerank=False),
+    )
+
+
+async def test_a_vector_is_read_from_a_file(gateway: CannedGateway, sluice: Sluice, tmp_path: Path) -> None:
+    raw = struct.pack("<3f", 1.0, 0.5, -2.0)
+    (tmp_path / "raw").write_bytes(raw)
+    (tmp_path / "written.json").write_text("[1, 0.5, -2]")
+    for name in ("raw", "written.json"):
+        result = await sluice("search", "--vector", str(tmp_path / name), "--vector-model", "mini")
+        assert result.exit_code == calls.DONE
+        assert gateway.requests[-1].vector == search_pb2.QueryVector(values=raw, model="mini")
+    assert gateway.requests[-1].query == ""
+
+
+async def test_a_vector_that_cannot_be_read_is_a_wrong_command_line(sluice: Sluice, tmp_path: Path) -> None:
+    (tmp_path / "wrong.json").write_text('["a"]')
+    for said in (
+        ["--vector", str(tmp_path / "wrong.json"), "--vector-model", "mini"],
+        ["--vector", str(tmp_path / "wrong.json")],
+        ["--vector", str(tmp_path / "absent"), "--vector-model", "mini"],
+        [],
+    ):
+        assert (await sluice("search", *said)).exit_code == calls.WRONG_COMMAND_LINE
+
+
+async def test_values_are_counted_in_a_table_and_as_json(gateway: CannedGateway, sluice: Sluice) -> None:
+    said = ["facets", "papers", "kind", "year", "--filter", "lang=en", "--limit", "5"]
+    shown = (await sluice(*said)).stdout
+    assert re.search(r"\[b\]class\[/b\] +3 +0.2%", shown)
+    assert re.search(r"true +1 +0.1%", shown)
+    assert "1,200 passages in papers (documents@1)" in shown
+    request = gateway.requests[-1]
+    assert (request.collection, list(request.fields), request.limit) == ("papers", ["kind", "year"], 5)
+    assert request.filter.must[0].field == "lang"
+    counts = json.loads((await sluice(*said, "--json")).stdout)
+    assert counts["fields"][1] == {
+        "field": "year",
+        "type": "keyword",
+        "values": [
+            {"value": "[b]class[/b]", "passage_count": 3},
+            {"value": 7, "passage_count": 2},
+            {"value": True, "passage_count": 1},
+        ],
+    }
 
 
 # Comparing

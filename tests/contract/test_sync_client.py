@@ -50,6 +50,7 @@ async def test_a_search_and_a_storing_need_no_event_loop(gateway: CannedGateway)
             assert stored == 5
             answer = client.search("why?", features=Features(rerank=True), timeout=7)
             assert answer.results[0].passage.id == "d0"
+            assert client.count_by_field("kind").fields[0].field == "kind"
             return [result.passage.id for result in client.search_all("why?", limit=2)]
 
     assert await asyncio.to_thread(work) == ["d0", "d1", "d2", "d3", "d4"]

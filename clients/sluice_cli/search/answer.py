@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +15,8 @@ from rich.text import Text
 
 from sluice_cli.calls import (
     DONE,
+    WRONG_COMMAND_LINE,
+    Problem,
     command,
     connection_of,
     milliseconds,
@@ -23,15 +27,27 @@ from sluice_cli.calls import (
     stdout,
     table,
 )
-from sluice_cli.options import AsJson, ByDocument, Collection, Conditions, FlagCommand, Limit, flags_of
-from sluice_cli.search.conditions import parse_conditions
+from sluice_cli.options import (
+    AsJson,
+    ByDocument,
+    Collection,
+    Conditions,
+    ConditionTree,
+    Diversity,
+    FlagCommand,
+    Limit,
+    flags_of,
+)
+from sluice_cli.search.conditions import parse_filter
 from sluice_client import (
     FLAGS,
     Answer,
     Features,
     Outcome,
     Passage,
+    QueryVector,
     Result,
+    SluiceError,
     StageReport,
     features,
     flag_values,
@@ -39,6 +55,8 @@ from sluice_client import (
 
 app = typer.Typer(rich_markup_mode=None)
 
+PageToken = Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Show scores and reports of all stages.")]
 SNIPPET_CHARACTERS = 240
 OUTCOME_STYLES = {Outcome.RAN: "green", Outcome.SKIPPED: "dim", Outcome.DEGRADED: "yellow", Outcome.FAILED: "red"}
 
@@ -47,16 +65,28 @@ OUTCOME_STYLES = {Outcome.RAN: "green", Outcome.SKIPPED: "dim", Outcome.DEGRADED
 @command
 async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; optional beside --vector.")] = "",
     limit: Limit = 10,
     collection: Collection = "",
     conditions: Conditions = None,
+    tree: ConditionTree = "",
     collapse: Annotated[
         bool, typer.Option("--collapse", help="Let the best of several near-duplicates stand for them.")
     ] = False,
     by_document: ByDocument = False,
-    page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")] = "",
-    explain: Annotated[bool, typer.Option("--explain", help="Show scores and reports of all stages.")] = False,
+    diversity: Diversity = None,
+    highlights: Annotated[bool, typer.Option("--highlights", help="Show the sentences that answer.")] = False,
+    vector: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="Vector of the question: float32 values, or .json."
+        ),
+    ] = None,
+    vector_model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model that made the vector, by name or fingerprint.")
+    ] = "",
+    page_token: PageToken = "",
+    explain: Explain = False,
     as_json: AsJson = False,
 ) -> int:
     """Ask a question; flags not given are left to the gateway.
@@ -67,6 +97,9 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       sluice search "parse command line options" --rerank --explain
       sluice search "roll back" --expansion --expansion-strategy multi_query --limit 5
       sluice search "thread pool" --filter kind=class --filter 'year>=2020'
+      sluice search "thread pool" --filter-json '{"any": ["kind=class", {"all": ["kind=method", "year>=2020"]}]}'
+      sluice search "thread pool" --highlights --diversity 0.3
+      sluice search --vector question.json --vector-model all-MiniLM-L6-v2
       sluice search "thread pool" --json | jq -r '.results[].passage.id'
 
     \b
@@ -81,7 +114,9 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       The search by words serves every language and script (stems: `sluice collections create --language`), the
       search by vectors those of its model; the default models, also of reranking, know English alone.
     """
-    matching, asked = parse_conditions(conditions or []), features(**flags_of(context))
+    if not question and vector is None:
+        raise typer.BadParameter("is missing; a search without one needs --vector", param_hint="QUESTION")
+    matching, asked = parse_filter(conditions, tree), features(**flags_of(context))
     async with connection_of(context).client() as client:
         answer = await client.search(
             question,
@@ -91,17 +126,82 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
             features=asked,
             collapse_duplicates=collapse,
             group_by_document=by_document,
+            diversity=diversity,
+            highlights=highlights,
+            vector=read_vector(vector, vector_model) if vector else None,
             page_token=page_token,
         )
+    show(answer, explain=explain, as_json=as_json)
+    return DONE
+
+
+@app.command(cls=FlagCommand)
+@command
+async def similar(  # noqa: PLR0913, PLR0917  # as above
+    context: typer.Context,
+    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection of the document.")],
+    document_id: Annotated[str, typer.Argument(metavar="ID", help="The document.")],
+    question: Annotated[str, typer.Option("--query", metavar="TEXT", help="Ask this as well.")] = "",
+    limit: Limit = 10,
+    conditions: Conditions = None,
+    tree: ConditionTree = "",
+    by_document: ByDocument = False,
+    diversity: Diversity = None,
+    page_token: PageToken = "",
+    explain: Explain = False,
+    as_json: AsJson = False,
+) -> int:
+    """Find what is like a document, by its vectors and its words.
+
+    Stages that read a question are left out without --query.
+
+    \b
+    Examples:
+      sluice similar documents guide/rollback.md
+      sluice similar papers 4983 --query "in mice" --by-document
+    """
+    async with connection_of(context).client() as client:
+        answer = await client.search(
+            question,
+            like_document_id=document_id,
+            collection=collection,
+            limit=limit,
+            filter=parse_filter(conditions, tree),
+            features=features(**flags_of(context)),
+            group_by_document=by_document,
+            diversity=diversity,
+            page_token=page_token,
+        )
+    show(answer, explain=explain, as_json=as_json)
+    return DONE
+
+
+def show(answer: Answer, *, explain: bool, as_json: bool) -> None:
+    """Print an answer, and say what is missing from it."""
     if as_json:
         print_json(answer)
-        return DONE
+        return
     stdout.print(answer_view(answer, explain=explain))
     if not explain:
         _warn_of_failures(answer)
     if answer.next_page_token:
         stderr.print(Text(f"more: repeat with --page-token {answer.next_page_token}", style="dim"), soft_wrap=True)
-    return DONE
+
+
+def read_vector(file: Path, model: str) -> QueryVector:
+    """Read a vector: little-endian float32, or a list of numbers as JSON. Raises Problem."""
+    if not model:
+        raise Problem("--vector lacks the name of its model", "add --vector-model NAME", exit_code=WRONG_COMMAND_LINE)
+    try:
+        if file.suffix != ".json":
+            return QueryVector(file.read_bytes(), model)
+        return QueryVector.of(json.loads(file.read_text(encoding="utf-8")), model)
+    except (OSError, ValueError, TypeError, SluiceError):
+        raise Problem(
+            f"{plain(str(file))} cannot be read as a vector",
+            "write a list of numbers as JSON into a file that ends with .json, or float32 values into another one",
+            exit_code=WRONG_COMMAND_LINE,
+        ) from None
 
 
 def answer_view(answer: Answer, *, explain: bool) -> RenderableType:
@@ -144,13 +244,29 @@ def _result_view(result: Result) -> RenderableType:
     if result.duplicate_count:
         about.append(f"and {result.duplicate_count} near-duplicate{'s' if result.duplicate_count > 1 else ''}")
     lines = [Text.assemble((name_of(passage), "bold"), "  ", (f"{result.score:.3f}", "cyan"))]
-    shown = ("  ".join(about), "dim"), (snippet(passage.text), "")
-    lines += [Text(line, style=style) for line, style in shown if line]
+    body = sentences_of(result) if result.highlights else Text(snippet(passage.text))
+    lines += [line for line in (Text("  ".join(about), style="dim"), body) if line]
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", width=4)
     grid.add_column(overflow="fold")
     grid.add_row(f"{result.rank}.", Group(*lines))
     return Padding(grid, (0, 0, 1, 0), expand=False)
+
+
+def sentences_of(result: Result) -> Text:
+    """Show the sentences that answer, marked, with an ellipsis for what is left out."""
+    parts: list[tuple[str, str]] = []
+    end = 0
+    for place, sentence in zip(result.highlights, result.sentences, strict=True):
+        if result.passage.text[end : place.start].strip():
+            parts.append((" … " if parts else "… ", "dim"))
+        elif parts:
+            parts.append((" ", ""))
+        parts.append((plain(sentence), "bold"))
+        end = place.end
+    if result.passage.text[end:].strip():
+        parts.append((" …", "dim"))
+    return Text.assemble(*parts)
 
 
 def snippet(text: str) -> str:

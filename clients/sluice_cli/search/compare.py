@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sluice_cli.calls import DONE, command, connection_of, milliseconds, print_json, stdout, table
-from sluice_cli.options import AsJson, ByDocument, Collection, Conditions, FlagCommand, Limit, flags_of
+from sluice_cli.options import AsJson, ByDocument, Collection, Conditions, ConditionTree, FlagCommand, Limit, flags_of
 from sluice_cli.search.answer import OUTCOME_STYLES, name_of, rank_change, reason_of
-from sluice_cli.search.conditions import parse_conditions
+from sluice_cli.search.conditions import parse_filter
 from sluice_client import Answer, Comparison, Outcome, Result, StageReport, features
 
 app = typer.Typer(rich_markup_mode=None)
@@ -30,6 +30,7 @@ async def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls i
     limit: Limit = 10,
     collection: Collection = "",
     conditions: Conditions = None,
+    tree: ConditionTree = "",
     by_document: ByDocument = False,
     persistence: Annotated[
         float | None, typer.Option(metavar="P", help="Of the rank-biased overlap, above 0 and below 1; else 0.9.")
@@ -49,7 +50,7 @@ async def compare(  # noqa: PLR0913, PLR0917  # one an option, and typer calls i
       sluice compare "roll back" --feature rerank-v1
       sluice compare "roll back" --json | jq .rank_biased_overlap
     """
-    matching = parse_conditions(conditions or [])
+    matching = parse_filter(conditions, tree)
     flags = flags_of(context)
     async with connection_of(context).client() as client:
         compared = await client.compare(

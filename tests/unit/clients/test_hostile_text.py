@@ -21,21 +21,27 @@ from sluice_cli.operations.config import config_view
 from sluice_cli.rollout import views
 from sluice_cli.search.answer import answer_view
 from sluice_cli.search.compare import comparison_view
+from sluice_cli.search.facets import counts_view
 from sluice_client import (
     Answer,
     CollectionVersion,
     Comparison,
     Config,
+    Counts,
     Features,
     FeatureState,
     FeatureStatus,
+    FieldCounts,
+    FieldType,
     Gateway,
+    Highlight,
     LimitEvidence,
     ListedVersion,
     Passage,
     QuarantinedFeature,
     Result,
     Scores,
+    ValueCount,
     VersionCheck,
     VersionCheckKind,
     features,
@@ -80,7 +86,12 @@ _VERSION = CollectionVersion.from_proto(
     )
 )
 _ANSWER = Answer(
-    results=[Result(Passage("id", "id", "title", "text", {"field": "value"}), 0.5, 1, Scores(0.5, 1, None))],
+    results=[
+        Result(Passage("id", "id", "title", "text", {"field": "value"}), 0.5, 1, Scores(0.5, 1, None)),
+        Result(
+            Passage("id", "id", "title", "text", {}), 0.4, 2, Scores(0.4, 2, None), highlights=[Highlight(1, 40, 0.5)]
+        ),
+    ],
     stages=[],
     next_page_token="",
     features=features(dense=True),
@@ -95,6 +106,10 @@ _COMPARED = Comparison(_ANSWER, _ANSWER, timedelta(1), timedelta(1), 10, 1.0, 1.
 _VIEWS: dict[str, tuple[Any, Callable[[Any], RenderableType]]] = {
     "search": (_ANSWER, lambda answer: answer_view(answer, explain=True)),
     "compare": (_COMPARED, comparison_view),
+    "facets": (
+        Counts([FieldCounts("f", FieldType.KEYWORD, [ValueCount("a", 1)])], 2, "c", "c-v1"),
+        counts_view,
+    ),
     "collections": ([ListedVersion(_VERSION, True)], versions_view),
     "verify": ([VersionCheck(VersionCheckKind.UNKNOWN, True, "fine")], checks_view),
     "config": (Config(features(), [], _VERSION, "1"), lambda config: config_view(config, config.release)),

@@ -7,7 +7,7 @@ from datetime import timedelta
 from rich.console import Console, RenderableType
 
 from sluice_cli.search.answer import answer_view, rank_change
-from sluice_client import Answer, Chunk, Outcome, Passage, Result, Scores, Stage, StageReport, features
+from sluice_client import Answer, Chunk, Highlight, Outcome, Passage, Result, Scores, Stage, StageReport, features
 
 _PASSAGE = Passage(
     id="argparse.md",
@@ -61,6 +61,18 @@ def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
     assert "argparse.md  tags=['cli', 'stdlib']  year=2011" in shown
     assert "2. getopt" in shown
     assert "Stages" not in shown
+
+
+def test_sentences_that_answer_are_marked_with_an_ellipsis_for_what_is_left_out() -> None:
+    passage = replace(_PASSAGE, text="One.\n\nTwo [bold]2[/bold]. Three.  Four. Five.")
+    ends = [
+        (passage.text.index(word), passage.text.index(word) + len(word)) for word in ("Two [bold]2[/bold].", "Four.")
+    ]
+    marked = replace(_RESULT, passage=passage, highlights=[Highlight(start, end, 0.5) for start, end in ends])
+    shown = _shown(answer_view(replace(_ANSWER, results=[marked]), explain=False))
+    assert "… Two [bold]2[/bold]. … Four. …" in shown
+    both = replace(marked, highlights=[Highlight(0, 4, 0.5), marked.highlights[0]])
+    assert "One. Two [bold]2[/bold]. …" in _shown(answer_view(replace(_ANSWER, results=[both]), explain=False))
 
 
 def test_a_chunk_says_which_part_of_its_document_it_is() -> None:
