@@ -5,7 +5,7 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.retriever.documents import Passage
-from services.retriever.fields import ALL, Equals, Filter
+from services.retriever.fields import ALL, Equals, FieldType, Filter, Range
 from services.retriever.search.searches import QueryVariant
 from tests.integration.shelf import EAST, MODEL, NORTH, UP, chunked, ids
 
@@ -66,6 +66,31 @@ async def test_a_caller_s_vector_is_of_the_model_by_fingerprint_or_name(shelf, c
         with pytest.raises(InvalidArgument) as wrong:
             await shelf.search(collection, QueryVariant("", vector.astype(np.float32)), fingerprint="", model="tiny")
         assert wrong.value.field == "variants[0].vector"
+
+
+async def test_values_are_counted_the_most_frequent_first(shelf, collection):
+    more = [Passage(f"n{number}", "", "", {"kind": "module", "year": 2001}, EAST) for number in range(3)]
+    await shelf.put(collection, more)
+    counted = await shelf.findings.count_by_field(collection, ["kind", "year", "stable", "tags"], ALL)
+    kind, year, stable, tags = counted.fields
+    assert (kind.field, kind.type, kind.values[0]) == ("kind", FieldType.KEYWORD, ("module", 4))
+    assert sorted(kind.values[1:]) == [("function", 1), ("method", 1)]
+    assert (year.type, year.values[0], sorted(year.values[1:])) == (
+        FieldType.INTEGER,
+        (2001, 4),
+        [(2009, 1), (2011, 1)],
+    )
+    assert (stable.type, list(stable.values)) == (FieldType.BOOL, [(True, 2), (False, 1)])
+    assert sorted(tags.values) == [("cli", 1), ("pool", 1), ("threads", 1)]
+    assert (counted.passage_count, counted.version) == (7, collection)
+
+
+async def test_only_what_matches_is_counted_and_only_so_many_values(shelf, collection):
+    counted = await shelf.findings.count_by_field(collection, ["kind"], Filter(must=[Range("year", gte=2009)]), limit=1)
+    assert counted.passage_count == 2
+    assert len(counted.fields[0].values) == 1
+    nothing = await shelf.findings.count_by_field(collection, ["kind"], Filter(must=[Equals("year", 1)]))
+    assert (nothing.fields[0].values, nothing.passage_count) == ([], 0)
 
 
 @pytest.mark.parametrize(

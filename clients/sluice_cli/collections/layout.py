@@ -30,7 +30,9 @@ async def tune(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show how a collection is kept and searched, or change it while it is read and written.
+    """Show how a collection is kept and searched, or change it.
+
+    It may be read and written meanwhile.
 
     Shards are fixed once a version is made; reindexing keeps the layout. Names: shards, replicas, write_consistency,
     read_consistency, read_fanout, vectors_on_disk, payload_on_disk, hnsw_m, hnsw_ef_construct, hnsw_ef, quantization
