@@ -117,7 +117,8 @@ class _Work:
 
     def create(self, folder: str, dimension: int, layout: Layout, indexes: Indexes) -> None:
         Path(folder).mkdir()
-        self._shard = edge.EdgeShard.create(folder, to_config(dimension, layout))
+        threads = max(1, (os.cpu_count() or 1) // 2)
+        self._shard = edge.EdgeShard.create(folder, to_config(dimension, layout, threads=threads))
         for key, (kind, tenant) in indexes.items():
             self._shard.update(edge.UpdateOperation.create_field_index(key, to_index(kind, tenant=tenant)))
 
