@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.validation import check_content, check_document_id, chunk_id
-from services.retriever.fields import Value, value_from_proto, value_to_proto
+from services.retriever.fields import Value, set_value, value_from_proto
 from sluice.type.v1 import passage_pb2 as pb
 
 Vector = npt.NDArray[np.float32]
@@ -60,8 +60,10 @@ class Passage:
     @property
     def size(self) -> int:
         """Bytes of title, text and metadata."""
-        metadata = sum(len(name) + _size(value) for name, value in self.metadata.items())
-        return _length(self.title) + _length(self.text) + metadata
+        size = _length(self.title) + _length(self.text)
+        for name, value in self.metadata.items():  # a loop, as it runs for every passage of every answer
+            size += len(name) + _size(value)
+        return size
 
     @property
     def chunk_ids(self) -> list[str]:
@@ -90,7 +92,7 @@ class Passage:
         """Write the passage, without its vector."""
         message = pb.Passage(id=self.id, document_id=self.document_id, title=self.title, text=self.text)
         for name, value in self.metadata.items():
-            message.metadata[name].MergeFrom(value_to_proto(value))
+            set_value(message.metadata[name], value)
         if self.chunk is not None:
             message.chunk.CopyFrom(self.chunk.to_proto())
         return message

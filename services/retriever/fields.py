@@ -156,16 +156,25 @@ def value_from_proto(message: pb.Value, path: str) -> Value:
 
 def value_to_proto(value: Value) -> pb.Value:
     """Write a metadata value."""
+    message = pb.Value()
+    set_value(message, value)
+    return message
+
+
+def set_value(message: pb.Value, value: Value) -> None:
+    """Write a metadata value into a message, which is empty yet."""
     match value:
-        case bool():
-            return pb.Value(bool_value=value)
         case str():
-            return pb.Value(string_value=value)
+            message.string_value = value
+        case bool():
+            message.bool_value = value
         case int():
-            return pb.Value(integer_value=value)
+            message.integer_value = value
         case float():
-            return pb.Value(float_value=value)
-    return pb.Value(string_list_value=pb.StringList(values=value))
+            message.float_value = value
+        case _:
+            message.string_list_value.SetInParent()
+            message.string_list_value.values.extend(value)
 
 
 def type_of(value: Value, path: str) -> FieldType:

@@ -10,6 +10,8 @@ from qdrant_client import grpc as api
 
 from services.retriever.documents import Vector
 
+_SCALARS = frozenset({"string_value", "integer_value", "double_value", "bool_value"})
+
 
 def set_value(message: api.Value, value: Any) -> None:
     """Write a value of JSON into a message."""
@@ -42,11 +44,11 @@ def set_values(messages: Any, values: Mapping[str, Any]) -> None:
 def value_of(message: api.Value) -> Any:
     """Read a value of JSON."""
     kind = message.WhichOneof("kind")
+    if kind in _SCALARS:
+        return getattr(message, kind)
     if kind == "struct_value":
         return values_of(message.struct_value.fields)
-    if kind == "list_value":
-        return [value_of(item) for item in message.list_value.values]
-    return None if kind is None or kind == "null_value" else getattr(message, kind)
+    return [value_of(item) for item in message.list_value.values] if kind == "list_value" else None
 
 
 def values_of(messages: Mapping[str, api.Value]) -> dict[str, Any]:
