@@ -18,6 +18,10 @@ _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "VERSION_LIVE": "switch to another first: `sluice rollback`, or `sluice reindex`",
     "MODEL_NOT_SERVED": "`sluice config` shows which models are served",
     "SNAPSHOT_NOT_FOUND": "`sluice snapshot list` names the snapshots",
+    "SNAPSHOT_DAMAGED": "`sluice snapshot list` names the others; what damaged this one may damage them, too",
+    "SNAPSHOT_STORAGE": "correct QDRANT_SNAPSHOT_PATH of the retriever, or its credentials; its log has the cause",
+    "SWITCHED": "`sluice copy` again copies the version that is live there now",
+    "TRANSFER_INCOMPLETE": "the same command compares both sides again",
     "STORAGE_FULL": "free some space where Qdrant keeps its data (`sluice collections --drop VERSION`, "
     "`sluice snapshot prune --keep N`), then give the same command again; searching goes on",
     grpc.StatusCode.INVALID_ARGUMENT: "correct the named field and try again; --help shows examples",

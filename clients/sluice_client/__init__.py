@@ -45,6 +45,7 @@ from sluice_client.answers import (
     StageReport,
     ValueCount,
 )
+from sluice_client.channel import Tls
 from sluice_client.client import AsyncClient
 from sluice_client.copying import AsyncTransferClient, CopyProgress, copy_collection
 from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
@@ -79,7 +80,6 @@ from sluice_client.rollouts import (
 )
 from sluice_client.status import Config, StageConfig
 from sluice_client.sync import Client, RolloutClient
-from sluice_client.tls import Tls
 from sluice_client.versions import (
     CollectionVersion,
     FieldType,

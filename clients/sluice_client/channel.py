@@ -1,4 +1,4 @@
-"""A channel to a server; calls have deadlines and ids."""
+"""A channel to a server, with mutual TLS where it asks for that; calls have deadlines and ids."""
 
 from __future__ import annotations
 
@@ -8,19 +8,35 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from sluice_client.errors import SluiceError, error_from
-from sluice_client.tls import Tls
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 StubT = TypeVar("StubT")
 
 _REQUEST_ID = "x-request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files: the servers' authority, and the client's certificate and key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises OSError for one that cannot be read."""
+        return grpc.ssl_channel_credentials(
+            self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
+        )
 
 
 class Caller:

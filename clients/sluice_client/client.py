@@ -23,14 +23,13 @@ from sluice.gateway.v1 import (
 from sluice.type.v1.features_pb2 import Features
 from sluice_client import indexing
 from sluice_client.answers import Answer, Comparison, Counts, Result, SearchOptions
-from sluice_client.channel import Caller
+from sluice_client.channel import Caller, Tls
 from sluice_client.documents import Chunking, Document, FoundDocuments, Indexed, StoredDocument
 from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
 from sluice_client.messages import fill
 from sluice_client.status import Config
-from sluice_client.tls import Tls
 from sluice_client.versions import (
     CollectionVersion,
     Layout,

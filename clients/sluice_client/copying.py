@@ -17,11 +17,10 @@ import grpc
 
 from sluice.gateway.v1 import transfer_pb2, transfer_pb2_grpc
 from sluice.type.v1 import passage_pb2
-from sluice_client.channel import Caller
+from sluice_client.channel import Caller, Tls
 from sluice_client.errors import SluiceError
 from sluice_client.indexing import pause_before
 from sluice_client.messages import fill
-from sluice_client.tls import Tls
 from sluice_client.versions import CollectionVersion, Switched
 
 KEYS_A_PAGE = 2048

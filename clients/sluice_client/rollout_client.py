@@ -13,11 +13,10 @@ from google.protobuf.message import Message
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1.features_pb2 import Features
-from sluice_client.channel import Caller, ReplyT
+from sluice_client.channel import Caller, ReplyT, Tls
 from sluice_client.errors import SluiceError
 from sluice_client.messages import fill
 from sluice_client.rollouts import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
-from sluice_client.tls import Tls
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2

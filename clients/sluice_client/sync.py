@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from sluice_client.channel import Caller
+from sluice_client.channel import Caller, Tls
 from sluice_client.client import AsyncClient
 from sluice_client.rollout_client import AsyncRolloutClient
-from sluice_client.tls import Tls
 
 CallerT = TypeVar("CallerT", bound=Caller)
 P = ParamSpec("P")

@@ -156,10 +156,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and bool(np.isfinite(np.frombuffer(said.vectors, "<f4")).all())
             and len(said.vectors) == said.row_count * said.dimension * 4,
         ),
-        Rpc(
-            embedder.GetModelRequest(),
-            lambda _asked, said: bool(said.model.fingerprint),
-        ),
+        Rpc(embedder.GetModelRequest(), lambda _asked, said: bool(said.model.fingerprint)),
         Rpc(
             expander.ExpandQueryRequest(
                 query="sea", strategy=EXPANSION_STRATEGY_MULTI_QUERY, max_variant_count=3
@@ -174,10 +171,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and asked.priority in {0, 1, 2}
             and len(said.scores) == len(asked.passages) and all(map(math.isfinite, said.scores)),
         ),
-        Rpc(
-            reranker.GetModelRequest(),
-            lambda _asked, said: bool(said.model.fingerprint),
-        ),
+        Rpc(reranker.GetModelRequest(), lambda _asked, said: bool(said.model.fingerprint)),
         Rpc(
             retriever.SearchPassagesRequest(
                 collection="documents", variants=[retriever.QueryVariant(text="sea", vector=vector, weight=1)],
@@ -233,10 +227,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             for module in (documents, retriever)
         ),
         Rpc(
-            retriever.CreateCollectionRequest(
-                collection="documents",
-                model=info,
-            ),
+            retriever.CreateCollectionRequest(collection="documents", model=info),
             lambda asked, said: _named(asked.collection) and bool(asked.model.fingerprint)
             and 1 <= asked.model.dimension <= 65_536 and said.collection.collection == asked.collection,
         ),

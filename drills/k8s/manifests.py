@@ -37,14 +37,19 @@ class Rendering:
     def environment(self, container: dict[str, Any]) -> dict[str, str]:
         """Return the variables of a container; for a secret and for an address that operators give, a placeholder."""
         variables: dict[str, str] = {}
-        for source in container.get("envFrom", ()):
-            found = self.named("ConfigMap", source["configMapRef"]["name"])
+        for name in config_maps_of(container):
+            found = self.named("ConfigMap", name)
             variables |= found["data"] if found else {}
         return variables | {entry["name"]: _value(entry) for entry in container.get("env", ())}
 
 
 Found = Iterator[tuple[Manifest, str]]
 """Manifests that violate a policy, each with a message."""
+
+
+def config_maps_of(container: dict[str, Any]) -> list[str]:
+    """Return the names of the ConfigMaps that a container takes variables from, in order."""
+    return [source["configMapRef"]["name"] for source in container.get("envFrom", ()) if "configMapRef" in source]
 
 
 def _value(entry: dict[str, Any]) -> str:

@@ -64,3 +64,26 @@ async def test_the_commands_do_all_of_it(quiet_stages: None, world: World) -> No
     assert (await sluice("collections", "create", "papers", "--model", "pseudo-32", "--json"))["version"] == "papers-v1"
     await sluice("collections", "delete", "papers", code=calls.WRONG_COMMAND_LINE)  # no terminal to ask
     assert (await sluice("collections", "delete", "papers", "--yes", "--json"))["versions"] == ["papers-v1"]
+
+
+async def test_snapshots_of_all_collections_are_taken_pruned_and_the_newest_restored(
+    quiet_stages: None,
+    world: World,  # noqa: F811  # the fixture
+) -> None:
+    await world.client.index(documents(10))
+    await world.client.index(documents(5), collection="papers")
+
+    async def sluice(*arguments: str, code: int = calls.DONE) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", world.client.address, *arguments])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    for _ in range(2):
+        everything = await sluice("snapshot", "create", "--all", "--json")
+        assert [made["version"] for made in everything] == ["documents-v1", "papers-v1"]
+    deleted = (await sluice("snapshot", "prune", "--all", "--keep", "1", "--json"))["deleted"]
+    assert [name.partition("-v1")[0] for name in deleted] == ["documents", "papers"]
+    restored = await sluice("snapshot", "restore", "--newest", "--collection", "papers", "--json")
+    assert (restored["live"], restored["passages"]) == ("papers-v2", 5)
+    await sluice("snapshot", "restore", code=calls.WRONG_COMMAND_LINE)
+    await sluice("snapshot", "restore", "--newest", "--collection", "nothing", code=calls.NOT_DONE)

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "sluice plan calibrate": "tests/e2e/test_plan.py",
     "sluice plan --qps": "tests/unit/clients/test_plan.py",
     "sluice rollout status": "a live view; with --once it is run here",
+    "sluice copy": "tests/contract/test_copy.py",
     "kubectl": "make k8s-check renders what it applies",
     "export": "no program",
 }

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sluice_cli.calls import DONE, command, confirm, connection_of, plain, print_json, stderr, stdout, table
+from sluice_cli.calls import DONE, Problem, command, confirm, connection_of, plain, print_json, stderr, stdout, table
 from sluice_cli.collections.versions import print_switch
 from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
 from sluice_client import AsyncClient, Snapshot, SnapshotPhase, SnapshotProgress
@@ -91,7 +91,8 @@ async def show(
 @command
 async def restore(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A name from `sluice snapshot list`.")],
+    name: Annotated[str, typer.Argument(metavar="[SNAPSHOT]", help="A name from `sluice snapshot list`.")] = "",
+    newest: Annotated[bool, typer.Option("--newest", help="The newest of the collection.")] = False,
     collection: Collection = "",
     shards: Annotated[
         int, typer.Option(metavar="N", min=0, max=1024, help="Shards in a cluster; as many as it had if not given.")
@@ -107,8 +108,13 @@ async def restore(
     Examples:
       sluice snapshot restore documents-v1-2026-11-21-09-30-00-000000
       sluice snapshot restore documents-v1-2026-11-21-09-30-00-000000 --shards 6
+      sluice snapshot restore --newest --collection papers
     """
+    if bool(name) == newest:
+        raise typer.BadParameter("name a snapshot, or give --newest", param_hint="SNAPSHOT")
     async with connection_of(context).client() as client:
+        if newest:
+            name = await _newest(client, collection)
         with _bar() as on_progress:
             switched = await client.restore_snapshot(
                 name, collection=collection, shards=shards, on_progress=on_progress
@@ -154,6 +160,13 @@ async def prune(
     else:
         stdout.print(f"{len(old):,} snapshots deleted, the newest {keep:,} kept")
     return DONE
+
+
+async def _newest(client: AsyncClient, collection: str) -> str:
+    """Return the name of the newest copy of a collection."""
+    async for copy in client.list_snapshots(collection):
+        return copy.name
+    raise Problem("there is no snapshot of the collection", "`sluice snapshot create` makes one")
 
 
 async def _collections(client: AsyncClient) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from drills.k8s.manifests import (
     Found,
     Rendering,
+    config_maps_of,
     containers_of,
     labels_of,
     matches,
@@ -22,6 +23,7 @@ from drills.k8s.rendering import Manifest
 _GIVEN = {
     ("Secret", "qdrant"),
     ("Secret", "rollout"),
+    ("Secret", "backup"),
     ("ConfigMap", "qdrant-external"),
     ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),
@@ -123,7 +125,12 @@ def references(rendering: Rendering) -> Found:
             if "configMap" in volume:
                 named.append(("ConfigMap", volume["configMap"]["name"]))
         for container in containers_of(manifest):
-            named += [("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", ())]
+            named += [("ConfigMap", name) for name in config_maps_of(container)]
+            named += [
+                ("Secret", source["secretRef"]["name"])
+                for source in container.get("envFrom", ())
+                if "secretRef" in source
+            ]
             named += [
                 ("Secret", entry["valueFrom"]["secretKeyRef"]["name"])
                 for entry in container.get("env", ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from deploy.local.profiles import load_profile
-from drills.k8s.manifests import Found, Rendering, pod_of, stage_of
+from drills.k8s.manifests import Found, Rendering, config_maps_of, pod_of, stage_of
 from tests.registry import STAGES
 
 _MODEL_STAGES = {stage.name: stage.spec.model_setting.removesuffix("_MODEL") for stage in STAGES if stage.spec.model}
@@ -53,7 +53,7 @@ def profile(rendering: Rendering) -> Found:
     names = [base["metadata"]["name"], own["metadata"]["name"]]
     for manifest in rendering.stages():
         container = pod_of(manifest)["containers"][0]
-        sources = [source["configMapRef"]["name"] for source in container.get("envFrom", ())]
+        sources = config_maps_of(container)
         if sources[:2] != names:
             yield manifest, "does not get its variables from the base and the profile first"
         said = {entry["name"] for entry in container.get("env", ())}

@@ -305,9 +305,16 @@ def test_alerts_link_to_the_runbook_that_the_overlay_names():
 
 def test_a_nightly_backup_makes_a_snapshot_before_it_deletes_any(whole):
     created, pruned = containers_of(whole.named("CronJob", "backup"))
-    assert created["args"][:2] == ["snapshot", "create"]
-    assert pruned["args"][:3] == ["snapshot", "prune", "--keep"]
+    assert created["args"][:3] == ["snapshot", "create", "--all"]
+    assert pruned["args"][:4] == ["snapshot", "prune", "--all", "--keep"]
     assert whole.named("CronJob", "backup")["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def test_a_restore_never_runs_by_itself(whole):
+    restore = whole.named("CronJob", "restore")
+    assert restore["spec"]["suspend"] is True
+    [restored] = containers_of(restore)
+    assert restored["args"][:3] == ["snapshot", "restore", "--newest"]
 
 
 def test_snapshots_have_a_volume_of_their_own(whole):
