@@ -32,7 +32,7 @@ async def places(tmp_path: Path) -> AsyncIterator[Places]:
         server = await stack.enter_async_context(QdrantServer())
         settings: list[dict[str, Any]] = [
             {"qdrant_path": tmp_path / "qdrant"},
-            {"qdrant_url": server.rest_url, "qdrant_grpc_port": server.port},
+            {"qdrant_url": server.url, "qdrant_grpc_port": server.port},
         ]
         yield [
             await start(

@@ -17,12 +17,13 @@ from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.collections.versions import Versions
 from services.retriever.documents import Chunk, Passage
+from services.retriever.layout import Layout
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.passages import Passages
 from services.retriever.search.findings import Findings
 from services.retriever.search.searches import QueryVariant, SearchResult
-from services.retriever.store import PassageStore
+from services.retriever.store import PLAIN, PassageStore
 
 MODEL = CollectionModel(name="tiny", fingerprint="tiny@1", dimension=3, precision="fp32")
 OTHER = CollectionModel(name="other", fingerprint="other@1", dimension=3, precision="fp32")
@@ -43,9 +44,11 @@ PASSAGES = [
 class Shelf:
     """The domain over a store."""
 
-    def __init__(self, store: PassageStore, take_over_seconds: float = 0.3, snapshots: str = "") -> None:
+    def __init__(
+        self, store: PassageStore, take_over_seconds: float = 0.3, snapshots: str = "", layout: Layout = PLAIN
+    ) -> None:
         self.store = store
-        self.collections = Collections(store, BM25)
+        self.collections = Collections(store, BM25, layout)
         self.passages = Passages(store, self.collections, RetrieverMetrics(CollectorRegistry()))
         self.findings = Findings(store, self.collections)
         self.versions = Versions(store, self.collections, take_over_seconds=take_over_seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +13,7 @@ from services.chassis.errors import Unavailable
 from services.retriever.documents import Passage
 from services.retriever.engines import open_store
 from services.retriever.fields import Equals, Filter
+from services.retriever.layout import Layout
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
@@ -94,21 +94,53 @@ async def test_a_snapshot_of_one_engine_is_restored_into_another_and_back(tmp_pa
             assert wanted == scores(await first.search("docs-v2", question))
 
 
-async def test_with_a_node_down_a_snapshot_fails_and_is_not_offered():
-    async def down(method, context):
-        if method == "Scroll":
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node that holds shard 2 is down")
+@pytest.fixture
+async def cluster():
+    """Three nodes, each with a shard of every version."""
+    async with QdrantServer(nodes=3, lag=(0.0, 0.01)) as server:
+        yield server
 
-    async with QdrantServer() as server:
-        settings = RetrieverSettings(
-            qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1, qdrant_pool_max_retries=0
-        )
-        store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
-        shelf = Shelf(store)
-        await shelf.collections.create("docs", MODEL)
-        await shelf.put("docs", PASSAGES)
-        server.fault = down
-        with pytest.raises(Unavailable):
-            await shelf.snapshots.create("docs")
-        assert await shelf.snapshots.page("docs") == ([], "")
-        await store.close()
+
+@pytest.fixture
+async def spread(cluster, tmp_path):
+    """The domain over the cluster, with a collection of 4,000 passages on all nodes."""
+    urls = ",".join(f"http://127.0.0.1:{port}" for port in cluster.ports)
+    settings = RetrieverSettings(qdrant_url=urls, qdrant_grpc_port=0, qdrant_pool_retry_enabled=False)
+    store = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
+    shelf = Shelf(store, snapshots=str(tmp_path / "snapshots"), layout=Layout(shards=3))
+    await shelf.collections.create("docs", MODEL)
+    vectors = np.random.default_rng(16).normal(size=(4000, 3)).astype(np.float32)
+    passages = [Passage(f"p{number}", f"text {number}", vector=vector) for number, vector in enumerate(vectors)]
+    for start in range(0, 4000, 1000):
+        await shelf.put("docs", passages[start : start + 1000])
+    yield shelf
+    await store.close()
+
+
+async def test_all_shards_of_a_cluster_come_back_in_one_shard_and_in_another_engine(spread, tmp_path):
+    async def write():
+        for number in range(0, 400, 10):
+            await spread.put("docs", [Passage(f"p{number}", "newer", vector=PASSAGES[0].vector)])
+
+    kept, _ = await asyncio.gather(spread.snapshots.create("docs"), write())
+    kept = await spread.snapshots.create("docs")
+    wanted = await rows(spread.store, "docs-v1")
+    assert len(wanted) == 4000
+    restored = await spread.snapshots.restore("docs", kept.name, shards=1)
+    assert (restored.version, restored.counted, restored.layout.shards) == ("docs-v2", 4000, 1)
+    assert await rows(spread.store, "docs-v2") == wanted
+    store = await open_store(RetrieverSettings(qdrant_path=tmp_path / "qdrant"), RetrieverMetrics(CollectorRegistry()))
+    other = Shelf(store, snapshots=str(tmp_path / "snapshots"))
+    assert (await other.snapshots.restore("docs", kept.name)).passage_count == 4000
+    assert await rows(store, "docs-v1") == wanted
+    await store.close()
+
+
+async def test_with_a_node_down_a_snapshot_fails_with_the_reason_and_is_not_offered(spread, cluster):
+    await cluster.take_down(2)
+    with pytest.raises(Unavailable) as down:
+        await spread.snapshots.create("docs")
+    assert down.value.reason == "SHARD_DOWN"
+    assert await spread.snapshots.page("docs") == ([], "")
+    await cluster.bring_up(2)
+    assert (await spread.snapshots.create("docs")).version == "docs-v1"

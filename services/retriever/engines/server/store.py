@@ -99,7 +99,7 @@ class ServerStore:
             self._remember(version, info)
             return Description(version, notes, info.points_count)
 
-        return await self._pool.call(describe, deadline=deadline)
+        return await self._call(name, describe, deadline)
 
     async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
         self._check_turbo(layout)
