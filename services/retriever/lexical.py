@@ -163,12 +163,18 @@ class Analyzer:
         return self.name if self.name == _ENGLISH_1 else f"{self.name} {self.language}"
 
     def terms(self, text: str) -> Terms:
-        """Return the terms of a text."""
+        """Return the terms of a text.
+
+        Numbers alone are kept of its words: collecting garbage among millions of objects would hold the process.
+        """
         if self.name == _ENGLISH_1:
             return Terms(list(_english_1(text)), [])
-        found = list(self._found(text))
-        telling, further = zip(*found, strict=True) if found else ((), ())
-        return Terms(list(chain.from_iterable(telling)), list(chain.from_iterable(further)))
+        telling: list[int] = []
+        further: list[int] = []
+        for one in self._found(text):
+            telling += one.telling
+            further += one.further
+        return Terms(telling, further)
 
     def _found(self, text: str) -> Iterator[Terms]:
         if text.isascii():
