@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from services.retriever.engines import local_mode
 from tests.qdrant_server import QdrantServer
 
 
 async def main() -> None:
     """Serve until the input ends."""
-    local_mode.tune()
     async with QdrantServer() as server:
         print(server.port, flush=True)
         await asyncio.to_thread(sys.stdin.read)

@@ -13,9 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qdrant_client import AsyncQdrantClient
-
 from deploy.local.paths import BUILD, ROOT
+from drills.parts.engine import stored
 from drills.parts.processes import StageProcess, running
 from sluice_client import AsyncClient, SluiceError
 
@@ -107,11 +106,7 @@ class Drill:
         """All points of all collections, read from the folder after the retriever has ended."""
         self.stages["retriever"].terminate()
         await self.stages["retriever"].ended()
-        engine = AsyncQdrantClient(path=str(self.folder / "qdrant"))
-        try:
-            return {name: await _points(engine, name) for name in ("reference", *self.collections)}
-        finally:
-            await engine.close()
+        return await stored(self.folder / "qdrant", "reference", *self.collections)
 
     def rejects(self, collection: str) -> list[str]:
         """Rejected lines, in the order of the source."""
@@ -174,17 +169,6 @@ def _row(
         f"{leftovers} checkpoints left",
         "ok": not (lost or extra or other or rejects or leftovers) and len(wanted) > trial.documents,
     }
-
-
-async def _points(engine: AsyncQdrantClient, collection: str) -> dict[str, Any]:
-    records, more = await engine.scroll(collection, limit=1_000_000, with_payload=True, with_vectors=True)
-    assert more is None
-    points = {}
-    for record in records:
-        payload = dict(record.payload or {})
-        payload.pop("revision", None)  # differs with every write
-        points[str(record.id)] = (payload, record.vector)
-    return points
 
 
 def _write(source: Path, documents: int) -> None:

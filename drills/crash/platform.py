@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qdrant_client import AsyncQdrantClient
-
 from deploy.local.paths import BUILD, ROOT
+from drills.parts.engine import stored
 from drills.parts.processes import StageProcess, running
 from sluice_client import AsyncClient, Document, SluiceError
 
@@ -32,22 +31,12 @@ class Processes:
     data: Path
 
     async def points(self, version: str) -> dict[str, Any]:
-        """All points of a version by the ids of their documents, read from the folder while the retriever is down."""
+        """All points of a version by id, read from the folder while the retriever is down."""
         self.retriever.terminate()
         await self.retriever.ended()
-        engine = AsyncQdrantClient(path=str(self.data / "qdrant"))
-        try:
-            records, more = await engine.scroll(version, limit=1_000_000, with_payload=True, with_vectors=True)
-            assert more is None
-        finally:
-            await engine.close()
+        points = (await stored(self.data / "qdrant", version))[version]
         await self.retriever.start()
         await self.settled()
-        points = {}
-        for record in records:
-            payload = dict(record.payload or {})
-            payload.pop("revision")
-            points[payload["id"]] = (record.id, payload, record.vector)
         return points
 
     async def settled(self) -> None:

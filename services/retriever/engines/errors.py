@@ -1,13 +1,11 @@
-"""Errors of Qdrant, a server's over gRPC and the embedded engine's, as errors of `services.chassis.errors`.
+"""Errors of a Qdrant server, over gRPC, as errors of `services.chassis.errors`.
 
 Qdrant's messages stay out of them: they may quote what was stored.
 """
 
 from __future__ import annotations
 
-import errno
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -38,8 +36,8 @@ _NO_MAJORITY = re.compile(r"leader is not established|failed to propose|consensu
 # Limits of a collection, which Qdrant calls its strict mode.
 _STRICT = re.compile(r"strict mode|max(imum)?( \w+)? points", re.IGNORECASE)
 # Qdrant reports a full disk as an internal error ("No space left on device: WAL buffer size exceeds available disk
-# space"), SQLite as "database or disk is full".
-_STORAGE_FULL = re.compile(r"no space left|disk is full|insufficient storage", re.IGNORECASE)
+# space").
+_STORAGE_FULL = re.compile(r"no space left|insufficient storage", re.IGNORECASE)
 
 
 @contextmanager
@@ -51,16 +49,6 @@ def translated() -> Iterator[None]:
         raise DeadlineExceeded("Qdrant did not answer in time", dependency=QDRANT) from error
     except grpc.aio.AioRpcError as error:
         raise _error(error.code(), error.details() or "", _retry_after(error)) from error
-
-
-def embedded_error(error: ValueError | OSError | sqlite3.Error) -> SluiceError:
-    """Return our error for one of the embedded engine, which raises ValueError, or those of its disk and SQLite."""
-    if isinstance(error, ValueError) and "not found" in str(error):
-        return _error(grpc.StatusCode.NOT_FOUND, "")
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    found = _error(grpc.StatusCode.INTERNAL, "no space left" if full else str(error))
-    found.metadata.pop("dependency", None)  # the engine is part of this process
-    return found
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import logging
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from services.chassis.errors import DeadlineExceeded, Internal, SluiceError
 from services.retriever.engines.edge.catalogue import CatalogueLost
-from services.retriever.engines.edge.folder import DataFolder
+from services.retriever.engines.edge.folder import Broken, DataFolder
 from services.retriever.engines.edge.wire import (
     HELLO,
     LENGTH,
@@ -131,10 +132,24 @@ class Server:
             result = getattr(folder, method)(*arguments)
         except SluiceError as failure:
             error = pack_error(failure)
+        except Broken as failure:
+            self.send(Answer(number, pack_error(failure.answer), None, 0.0))
+            raise
         except BaseException as failure:  # panics of the engine are no Exception
             self.log("error", "call failed", call=method, problem=type(failure).__name__)
             error = pack_error(Internal(f"the embedded Qdrant failed with {type(failure).__name__}"))
         self.send(Answer(number, error, result, begun - waiting.arrived))
+
+
+class _ToParent(logging.Handler):
+    """Has the parent log what is logged here."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(logging.WARNING)
+        self._server = server
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._server.log(record.levelname.lower(), record.getMessage())
 
 
 def lock(folder: Path) -> None:
@@ -165,6 +180,7 @@ def main() -> None:
         return
     link = socket.socket(fileno=os.dup(0))
     server = Server(link)
+    logging.getLogger().addHandler(_ToParent(server))
     try:
         lock(folder)
         data = DataFolder(folder, reserve, server.log)
@@ -174,10 +190,11 @@ def main() -> None:
     try:
         server.send((HELLO, None, None, 0.0))
         server.run(data)
+    except Broken:
+        os._exit(1)
     except OSError:
         pass  # the parent is gone
-    finally:
-        data.close()
+    data.close()
 
 
 if __name__ == "__main__":

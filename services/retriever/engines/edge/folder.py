@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,21 +30,25 @@ from services.retriever.store import Notes, Parts, PointId, Query, Revisions
 Log = Callable[..., None]
 """Takes a level, an event and its fields."""
 
-FLUSH_BYTES, FLUSH_SECONDS = 32 * 2**20, 1.0
-"""Size of a version's unflushed writes, and the time without another one, at which they are flushed."""
-
-_SHARD, _JOURNAL, _SPOILED = "shard", "journal", "journal-unread"
+_SHARD, _JOURNAL = "shard", "journal"
 _ROOM_FACTOR = 4  # bytes on disk that a byte of a message takes at most, with log, journal and indexes
 
 
-@dataclass(slots=True)
+class Broken(Exception):
+    """A version has to be loaded again, and in another process: in this one, freeing it would store what is broken."""
+
+    def __init__(self, answer: SluiceError) -> None:
+        """`answer` is for the caller of what broke it."""
+        super().__init__(str(answer))
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
     """A version that can be used."""
 
     shard: Shard
     journal: Journal
-    written: float = 0.0
-    """Moment of the last write."""
 
 
 class DataFolder:
@@ -100,7 +103,6 @@ class DataFolder:
         """Keep a version by another layout."""
         with self._changing(version) as kept:
             kept.shard.tune(layout)
-            self._flush(kept)
 
     def note(self, version: str, notes: Notes) -> None:
         """Merge notes into those of a version."""
@@ -180,26 +182,21 @@ class DataFolder:
             return kept.shard.facet(field, limit, condition)
 
     def idle(self) -> bool:
-        """Do some of what is due: flush what has been written a while ago, and the engine's own. True if more is."""
-        now = time.monotonic()
-        for version, kept in list(self._kept.items()):
-            if kept.journal.size and now - kept.written > FLUSH_SECONDS:
-                with self._changing(version):
-                    self._flush(kept)
-                return True
-            if free_bytes(self._path) > self._reserve:
-                with self._changing(version):
-                    more = kept.shard.idle()
-                if more:
-                    return True
-        return False
+        """Do some of what is due: flushes, and what makes searches faster. True if there is more."""
+        more = False
+        if free_bytes(self._path) > self._reserve:
+            for version in list(self._kept):
+                with self._changing(version) as kept:
+                    more |= kept.shard.idle()
+                    self._settle(kept)
+        return more
 
     def close(self) -> None:
         """Flush and free everything."""
         for version, kept in list(self._kept.items()):
-            with suppress(SluiceError), self._changing(version):
-                self._flush(kept)
-            self._free(kept)
+            with suppress(SluiceError, Broken), self._changing(version):
+                kept.shard.close()
+                kept.journal.clear()
 
     def _of(self, version: str) -> _Kept:
         """Return a version that can be used."""
@@ -219,19 +216,19 @@ class DataFolder:
 
     @contextmanager
     def _using(self, version: str) -> Iterator[_Kept]:
-        """Lend a version for reading; one that the engine cannot go on with is loaded again."""
+        """Lend a version for reading. Raises Broken."""
         kept = self._of(version)
         try:
             yield kept
         except Refused as error:
             raise InvalidArgument("request", f"Qdrant refuses it: {error}", reason="QDRANT_REFUSED") from error
         except Damaged as error:
-            self._load_again(version, kept, error)
-            raise Internal(f"Qdrant failed on version {version!r}, which was loaded again") from error
+            self._log("error", "version broken", version=version, problem=str(error))
+            raise Broken(Internal(f"Qdrant failed on version {version!r}, which is loaded again")) from error
 
     @contextmanager
     def _changing(self, version: str) -> Iterator[_Kept]:
-        """Lend a version for writing; after a failure that is not foreseen it is loaded again."""
+        """Lend a version for writing; after a failure that is not foreseen nobody knows its state."""
         with self._using(version) as kept:
             try:
                 yield kept
@@ -245,20 +242,17 @@ class DataFolder:
                 raise Damaged(type(error).__name__) from error
 
     def _written(self, kept: _Kept, method: str, changes: list[Packed] | list[str]) -> None:
-        kept.journal.record(method, changes)
-        kept.written = time.monotonic()
-        if kept.journal.size > FLUSH_BYTES:
-            self._flush(kept)
+        if kept.shard.unflushed:
+            kept.journal.record(method, changes)
+        self._settle(kept)
+
+    def _settle(self, kept: _Kept) -> None:
+        if not kept.shard.unflushed:
+            kept.journal.clear()
 
     def _flush(self, kept: _Kept) -> None:
         kept.shard.flush()
         kept.journal.clear()
-
-    def _load_again(self, version: str, kept: _Kept, error: BaseException) -> None:
-        self._log("error", "version loaded again", version=version, problem=str(error))
-        del self._kept[version]
-        self._free(kept)
-        self._load(version)
 
     def _load(self, version: str) -> None:
         """Open a version; of one whose log cannot be read, what was acknowledged comes back from the journal."""
@@ -272,6 +266,8 @@ class DataFolder:
                         shard.remove(changes) if method == "remove" else shard.write(unpack_rows(changes))
                 shard.flush()
                 journal.clear()
+            if "layout" in (notes := self._catalogue.versions[version]):
+                shard.tune(Layout.from_notes(notes))  # a change that was not carried out yet
         except BaseException as error:  # panics of the engine are no Exception
             self._damaged[version] = str(error) if isinstance(error, Damaged) else type(error).__name__
             self._log("error", "version damaged", version=version, problem=self._damaged[version])

@@ -108,13 +108,12 @@ class Generations:
                 path.unlink(missing_ok=True)
 
     def set_log_aside(self) -> None:
-        """Rename the log of the current generation."""
-        log = self.current / _LOG
-        aside = log.with_name(_LOG_ASIDE)
-        shutil.rmtree(aside, ignore_errors=True)
+        """Move the log of the current generation out of it."""
+        log, aside = self.current / _LOG, self._folder / _LOG_ASIDE
         if log.exists():
+            shutil.rmtree(aside, ignore_errors=True)
             log.rename(aside)
-        _sync(log.parent)
+            _sync(log.parent)
 
     def _state_path(self, shard: Path) -> Path:
         return self._folder / f"{shard.name}.json"

@@ -178,7 +178,7 @@ class ChildProcess:
                 *(sys.executable, "-m", _MODULE, str(self._folder), str(self._reserve), str(os.getpid())),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # the same code, wherever it lies
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RUST_BACKTRACE": "0"},
             )
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
         hello: Answer | None = None

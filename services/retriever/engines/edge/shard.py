@@ -36,6 +36,7 @@ _PASSAGES_A_FLUSH = 8000
 _QUIET_SECONDS = 1.0
 _SLICE_SECONDS = 0.03
 _SECONDS_AFTER_FAILURE = 600.0
+_STEP_SECONDS = 0.005
 
 # Fields whose layout a rebuild changes.
 _BUILT = frozenset({"vectors_on_disk", "payload_on_disk", "hnsw_m", "hnsw_ef_construct", "quantization"})
@@ -89,7 +90,11 @@ class Shard:
 
     @classmethod
     def load(cls, folder: Path, *, without_log: bool = False, graph_from: int = GRAPH_FROM) -> Shard:
-        """Open a version and replay its log; `without_log` renames the log, so that what it held is lost."""
+        """Open a version and replay its log; `without_log` sets the log aside, so that what it held is lost.
+
+        What is there is copied then: of changes that are not in the log, the old data takes none whose number it has
+        seen, and fails at what the panic left.
+        """
         generations = Generations(folder)
         path = generations.current
         state = generations.state(path)
@@ -102,7 +107,10 @@ class Shard:
                 raise PoisonedLog("its log cannot be replayed") from None
             raise _damaged(error) from None
         generations.tidy()
-        return cls(generations, shard, state, graph_from)
+        loaded = cls(generations, shard, state, graph_from)
+        if without_log:
+            loaded._copy()
+        return loaded
 
     @property
     def unflushed(self) -> int:
@@ -288,6 +296,19 @@ class Shard:
             self._do(self._replaced.close)
             self._replaced = None
             self._generations.tidy()
+
+    def _copy(self) -> None:
+        """Let the next generation be a copy, without a graph."""
+        state = State(self._state.dimension, self._layout)
+        self._rebuild = Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=False)
+        try:
+            while (progress := self._do(self._rebuild.step)) is not Progress.DONE:
+                if progress is Progress.WAITING:
+                    time.sleep(_STEP_SECONDS)
+        except BuildFailed as error:
+            self._give_up()
+            raise Damaged(f"it cannot be copied: {error}") from error
+        self._swap(self._rebuild)
 
     def _give_up(self) -> None:
         if self._rebuild is not None:
