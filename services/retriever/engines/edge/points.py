@@ -19,6 +19,7 @@ DENSE, LEXICAL = "dense", "lexical"
 
 SELECTED: Mapping[Parts, tuple[Any, Any]] = {
     Parts.KEYS: (list(KEYS), False),
+    Parts.DENSE: (list(KEYS), [DENSE]),
     Parts.PASSAGE: (True, False),
     Parts.VECTOR: (True, [DENSE, LEXICAL]),
 }
