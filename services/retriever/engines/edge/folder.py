@@ -184,11 +184,10 @@ class DataFolder:
     def idle(self) -> bool:
         """Do some of what is due: flushes, and what makes searches faster. True if there is more."""
         more = False
-        if free_bytes(self._path) > self._reserve:
-            for version in list(self._kept):
-                with self._changing(version) as kept:
-                    more |= kept.shard.idle()
-                    self._settle(kept)
+        for version in list(self._kept):
+            with self._changing(version) as kept:
+                more |= kept.shard.idle()
+                self._settle(kept)
         return more
 
     def close(self) -> None:
@@ -266,8 +265,6 @@ class DataFolder:
                         shard.remove(changes) if method == "remove" else shard.write(unpack_rows(changes))
                 shard.flush()
                 journal.clear()
-            if "layout" in (notes := self._catalogue.versions[version]):
-                shard.tune(Layout.from_notes(notes))  # a change that was not carried out yet
         except BaseException as error:  # panics of the engine are no Exception
             self._damaged[version] = str(error) if isinstance(error, Damaged) else type(error).__name__
             self._log("error", "version damaged", version=version, problem=self._damaged[version])

@@ -34,7 +34,7 @@ _MODULE = "services.retriever.engines.edge.child"
 _BUFFER_BYTES = 4 * 2**20
 _WAIT_SECONDS = 10.0  # that a call waits for the child's next life, where its deadline leaves more
 _RETRY_SECONDS, _ROOM_SECONDS = 1.0, 0.5  # between lives that fail to begin, and looks for room
-_END_SECONDS = 60.0  # that the child has for its last flush
+_END_SECONDS, _HANG_SECONDS = 60.0, 5.0  # that the child has for its last flush, and to end when it has hung up
 _LOST = (
     "Put the file back from a backup of the folder. Without one, move the folder away, start again and restore "
     "snapshots, or index again."
@@ -117,11 +117,7 @@ class ChildProcess:
         if self._writer is not None:
             self._writer.close()
         if self._process is not None:
-            try:
-                async with asyncio.timeout(_END_SECONDS):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
+            await self._ended(_END_SECONDS)
         if self._life is not None:
             self._life.cancel()
             with suppress(asyncio.CancelledError):
@@ -131,7 +127,8 @@ class ChildProcess:
     async def _ask(self, method: str, end: float, arguments: Sequence[Any]) -> Any:
         if not self._alive.is_set():
             await self._next_life()
-        assert self._writer is not None  # noqa: S101  it is alive
+        writer = self._writer
+        assert writer is not None  # noqa: S101  it is alive
         self._number += 1
         number = self._number
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -139,9 +136,11 @@ class ChildProcess:
         self._count_calls()
         try:
             try:
-                self._writer.write(frame(Request(number, method, end, tuple(arguments))))
-                await self._writer.drain()
+                writer.write(frame(Request(number, method, end, tuple(arguments))))
+                await writer.drain()
             except OSError as error:
+                if writer is self._writer:
+                    self._alive.clear()  # which its reader will find, too
                 raise ChildDied from error
             answer = await answered
         finally:
@@ -160,6 +159,18 @@ class ChildProcess:
                     await self._alive.wait()
         if (problem := self.problem) is not None:
             raise problem
+
+    async def _ended(self, seconds: float) -> int:
+        """Return the status of the child, which ends now; after some seconds, make it end."""
+        assert self._process is not None  # noqa: S101  there was one
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._process.wait()
+        except TimeoutError:
+            # Not before: asking for its state, as this does, takes the status away from those who wait for it.
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            return await self._process.wait()
 
     def _count_calls(self) -> None:
         self._metrics.pool_in_use.set(bool(self._calls))
@@ -186,7 +197,7 @@ class ChildProcess:
             hello = await self._receive()
         if hello is None or hello.error is not None:
             self._writer.close()
-            status = await self._process.wait()
+            status = await self._ended(_HANG_SECONDS)
             self._full = status == -signal.SIGBUS
             kind, problem = "", f"its process ended with status {status}"
             if hello is not None and hello.error is not None:
@@ -203,9 +214,7 @@ class ChildProcess:
                 return
             assert self._process is not None  # noqa: S101  it was alive
             self._alive.clear()
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            status = await self._process.wait()
+            status = await self._ended(_HANG_SECONDS)
             # Memory-mapped files of a full disk: there is no error that a write could report.
             self._full = status == -signal.SIGBUS
             _log.error("engine died", status=status, calls=len(self._calls), storage_full=self._full)

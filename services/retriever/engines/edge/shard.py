@@ -5,6 +5,7 @@ Nothing here waits, and nothing here knows asyncio, gRPC or qdrant-client: impor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -299,16 +300,21 @@ class Shard:
 
     def _copy(self) -> None:
         """Let the next generation be a copy, without a graph."""
-        state = State(self._state.dimension, self._layout)
+        state = State(self._state.dimension, self._state.wanted, self._state.wanted)
         self._rebuild = Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=False)
         try:
             while (progress := self._do(self._rebuild.step)) is not Progress.DONE:
                 if progress is Progress.WAITING:
                     time.sleep(_STEP_SECONDS)
+            self._swap(self._rebuild)
         except BuildFailed as error:
             self._give_up()
             raise Damaged(f"it cannot be copied: {error}") from error
-        self._swap(self._rebuild)
+        before, self._replaced = self._replaced, None
+        with contextlib.suppress(BaseException):  # a panic is possible here, and does not matter any more
+            assert before is not None  # noqa: S101  it was swapped
+            before.close()
+        self._generations.tidy()
 
     def _give_up(self) -> None:
         if self._rebuild is not None:
