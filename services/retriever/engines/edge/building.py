@@ -24,6 +24,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from services.retriever.engines.edge.configuration import to_config, to_index
+from services.retriever.engines.edge.generations import sync
 from services.retriever.engines.edge.points import Portable, from_portable, portable
 from services.retriever.layout import Layout
 from services.retriever.store import PointId
@@ -113,10 +114,12 @@ class _Work:
     """Orders, in the process that builds."""
 
     def __init__(self) -> None:
+        self._folder: Path
         self._shard: edge.EdgeShard
 
     def create(self, folder: str, dimension: int, layout: Layout, indexes: Indexes) -> None:
-        Path(folder).mkdir()
+        self._folder = Path(folder)
+        self._folder.mkdir()
         threads = max(1, (os.cpu_count() or 1) // 2)
         self._shard = edge.EdgeShard.create(folder, to_config(dimension, layout, threads=threads))
         for key, (kind, tenant) in indexes.items():
@@ -134,6 +137,9 @@ class _Work:
 
     def close(self) -> None:
         self._shard.close()
+        # Edge syncs what is in its files; that the files are there has to outlive a power failure as well.
+        for path in (self._folder, *self._folder.rglob("*")):
+            sync(path)
 
 
 def store(shard: edge.EdgeShard, gone: Collection[PointId], points: Iterable[Portable]) -> None:

@@ -113,7 +113,7 @@ class Generations:
         if log.exists():
             shutil.rmtree(aside, ignore_errors=True)
             log.rename(aside)
-            _sync(log.parent)
+            sync(log.parent)
 
     def _state_path(self, shard: Path) -> Path:
         return self._folder / f"{shard.name}.json"
@@ -126,11 +126,12 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

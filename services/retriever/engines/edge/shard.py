@@ -278,16 +278,21 @@ class Shard:
             shard = edge.EdgeShard.load(str(path))
         except BaseException as error:
             raise BuildFailed("what was built cannot be loaded") from error
-        known, indexes = self._indexes, _indexes(shard)
-        self._unflushed = len(rebuild.changed)
-        rebuild.catch_up(shard)
-        self._replaced, self._shard, self._state, self._indexes = self._shard, shard, state, indexes
-        self._pristine = searching.counts_right(shard)
-        for key, (kind, tenant) in known.items():
-            self._index(key, kind, tenant=tenant)
-        if self._unflushed:
-            self.flush()
-        self._generations.switch(path)
+        try:
+            known, indexes = self._indexes, _indexes(shard)
+            self._unflushed = len(rebuild.changed)
+            rebuild.catch_up(shard)
+            self._replaced, self._shard, self._state, self._indexes = self._shard, shard, state, indexes
+            self._pristine = searching.counts_right(shard)
+            for key, (kind, tenant) in known.items():
+                self._index(key, kind, tenant=tenant)
+            if self._unflushed:
+                self.flush()
+            self._generations.switch(path)
+        except BaseException as error:
+            # The old generation has everything, and is the one that the next process loads.
+            self._broken = True
+            raise Damaged(f"what was built could not take over: {type(error).__name__}") from error
         rebuild.stop()
         self._rebuild = None
 

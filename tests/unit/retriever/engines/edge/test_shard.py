@@ -200,3 +200,18 @@ def test_decimals_are_read_and_found_as_they_were_written(shard, scale):
         assert shard.count(Filter([Equals("share", value)])) == 1
         assert shard.count(Filter([Range("share", gte=value, lte=value)])) == 1
         assert shard.count(Filter([Range("share", gt=value)])) + shard.count(Filter([Range("share", lt=value)])) == 199
+
+
+def test_a_tenant_is_declared_once_and_again_after_loading(tmp_path):
+    shard = Shard.create(tmp_path / "v", DIMENSION)
+    shard.declare({"owner": FieldType.KEYWORD}, "owner")
+    shard.write([row(1, owner="a"), row(2, owner="b")])
+    shard.close()
+    shard = Shard.load(tmp_path / "v")
+    shard.declare({"owner": FieldType.KEYWORD}, "owner")
+    assert not shard.unflushed
+    assert shard.count(Filter([Equals("owner", "a")])) == 1
+    shard.declare({"owner": FieldType.KEYWORD})
+    assert shard.unflushed
+    assert shard.facet("owner", 10) == [("a", 1), ("b", 1)]
+    shard.close()
