@@ -90,12 +90,20 @@ class Passage:
 
     def to_proto(self) -> pb.Passage:
         """Write the passage, without its vector."""
-        message = pb.Passage(id=self.id, document_id=self.document_id, title=self.title, text=self.text)
+        message = pb.Passage()
+        self.write(message)
+        return message
+
+    def write(self, message: pb.Passage) -> None:
+        """Write the passage, without its vector, into an empty message: a part of a reply needs no copy of it."""
+        message.id = self.id
+        message.document_id = self.document_id
+        message.title = self.title
+        message.text = self.text
         for name, value in self.metadata.items():
             set_value(message.metadata[name], value)
         if self.chunk is not None:
             message.chunk.CopyFrom(self.chunk.to_proto())
-        return message
 
 
 def vector_from_bytes(raw: bytes, path: str) -> Vector | None:

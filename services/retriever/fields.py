@@ -121,6 +121,8 @@ class Filter:
     @classmethod
     def from_proto(cls, message: pb.Filter) -> Filter:
         """Read a filter; InvalidArgument for a condition without a test or a value, and for too many of them."""
+        if not message.ByteSize():
+            return ALL
         conditions = list(_conditions(message, "filter", 1))
         if len(conditions) > MAX_CONDITIONS:
             problem = f"has {len(conditions)} conditions; send at most {MAX_CONDITIONS}"

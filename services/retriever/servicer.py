@@ -85,15 +85,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                     "sluice.index": found.version,
                 }
             )
-        return pb.SearchPassagesResponse(
-            candidates=[
-                pb.Candidate(passage=candidate.passage.to_proto(), score=candidate.score, whole=candidate.whole)
-                for candidate in found.candidates
-            ],
+        reply = pb.SearchPassagesResponse(
             index_version=found.version,
             fused_search_count=found.fused_searches,
             search_duration=duration(found.seconds),
         )
+        for candidate in found.candidates:
+            candidate.passage.write(reply.candidates.add(score=candidate.score, whole=candidate.whole).passage)
+        return reply
 
     async def GetPassages(self, request: pb.GetPassagesRequest, context: Context) -> pb.GetPassagesResponse:
         """Return passages by id."""

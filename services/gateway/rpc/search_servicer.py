@@ -164,8 +164,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
 
 def _response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:
-    return pb.SearchResponse(
-        results=[result.to_proto() for result in answer.results],
+    reply = pb.SearchResponse(
         next_page_token=next_page_token,
         stages=[report.to_proto() for report in answer.reports],
         features=decision.features.to_proto(),
@@ -175,6 +174,9 @@ def _response(question: Question, answer: Answer, decision: Decision, next_page_
         snapshot_version=decision.snapshot_version,
         arms=[arm.to_proto() for arm in decision.arms],
     )
+    for result in answer.results:
+        result.write(reply.results.add())
+    return reply
 
 
 def _trace(decision: Decision) -> None:

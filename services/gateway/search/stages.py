@@ -296,16 +296,22 @@ class Result(NamedTuple):
 
     def to_proto(self) -> search_pb2.Result:
         """Write the result."""
-        return search_pb2.Result(
-            passage=self.passage,
-            score=self.score,
-            rank=self.rank,
-            scores=search_pb2.StageScores(
-                retrieval=self.retrieval_score, retrieval_rank=self.retrieval_rank, rerank=self.rerank_score
-            ),
-            duplicate_count=self.duplicate_count,
-            highlights=self.highlights,
-        )
+        message = search_pb2.Result()
+        self.write(message)
+        return message
+
+    def write(self, message: search_pb2.Result) -> None:
+        """Write the result into an empty message of a reply: its passage is copied once."""
+        message.passage.CopyFrom(self.passage)
+        message.score = self.score
+        message.rank = self.rank
+        message.duplicate_count = self.duplicate_count
+        message.highlights.extend(self.highlights)
+        scores = message.scores
+        scores.retrieval = self.retrieval_score
+        scores.retrieval_rank = self.retrieval_rank
+        if self.rerank_score is not None:
+            scores.rerank = self.rerank_score
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ class Fused(NamedTuple, Generic[Id]):
     score: float
 
 
-def fuse(searches: Sequence[Found[Id]]) -> list[Fused[Id]]:
-    """Return the weighted mean of each id's scores, best first.
+def fuse(searches: Sequence[Found[Id]], most: int | None = None) -> list[Fused[Id]]:
+    """Return the weighted mean of each id's scores, best first; at most so many.
 
     An id that a search did not find has there the score of its last hit, or 0 if the search found all there is: asking
     for the true score would take another round trip, and gains nothing (docs/quality.md). Scores below 0 count as 0.
@@ -54,7 +54,7 @@ def fuse(searches: Sequence[Found[Id]]) -> list[Fused[Id]]:
         for found, score in search.scores:
             means[found] = means.get(found, 0.0) + (share * score if score > 0 else 0.0) - last
     ranked = sorted([(-(mean + unseen), found) for found, mean in means.items()])
-    return [Fused(found, -negative) for negative, found in ranked]
+    return [Fused(found, -negative) for negative, found in ranked[:most]]
 
 
 class Order(Generic[Id]):

@@ -85,13 +85,14 @@ async def find(  # noqa: PLR0913  all that a search holds
         if without:
             found = [[hit for hit in hits if hit.id not in without] for hits in found]
         if len(searches) == 1:
-            fused = [Fused(hit.id, hit.score) for hit in found[0]]
+            fused = [Fused(hit.id, hit.score) for hit in found[0][:limit]]
         else:
             fused = fuse(
                 [
                     Found(hits, search.weight, whole=all_of_them)
                     for search, hits, all_of_them in zip(searches, found, whole, strict=True)
-                ]
+                ],
+                limit,
             )
         ended = all(whole)
         order.extend(fused, None if ended else depth)
