@@ -75,15 +75,26 @@ def mixed_texts() -> list[str]:
     ]
 
 
-@pytest.fixture(params=ENGINES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a store on every engine; what is marked so, on a cluster, too."""
+    chosen = any("store" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "store" in metafunc.fixturenames and not chosen:
+        cluster = ["cluster"] if metafunc.definition.get_closest_marker("cluster") else []
+        metafunc.parametrize("store", [*ENGINES, *cluster], indirect=True)
+
+
+@pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PassageStore]:
-    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, and a real server if one is named."""
+    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, also as a cluster, and a real server if one is named."""
     async with AsyncExitStack() as stack:
         if request.param == "embedded":
             settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant")
         elif request.param == "protocol":
             server = await stack.enter_async_context(QdrantServer())
             settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+        elif request.param == "cluster":  # each call goes to another node
+            server = await stack.enter_async_context(QdrantServer(nodes=3))
+            settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=3)
         else:
             assert REAL_QDRANT is not None
             settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)

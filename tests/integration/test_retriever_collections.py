@@ -13,6 +13,8 @@ from services.retriever.search.searches import QueryVariant
 from services.retriever.store import PLAIN, Row, point_id
 from tests.integration.shelf import BM25, EAST, MODEL, OTHER, PASSAGES, UP, ids
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture
 async def point_alias(store):

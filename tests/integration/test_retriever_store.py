@@ -11,6 +11,8 @@ from services.retriever.fields import Equals, FieldType, Filter
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PLAIN, Parts, Row, point_id
 
+pytestmark = pytest.mark.cluster
+
 EAST, NORTH = np.eye(2, dtype=np.float32)
 
 

@@ -30,6 +30,8 @@ from services.retriever.settings import RetrieverSettings
 from tests.integration.shelf import BM25, Shelf
 from tests.qdrant_server import QdrantServer
 
+pytestmark = pytest.mark.cluster
+
 OLD = CollectionModel("old", "old@1", 3, "fp32")
 NEW = CollectionModel("new", "new@1", 2, "fp32")
 PASSAGES = [
