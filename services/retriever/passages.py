@@ -194,7 +194,7 @@ class Passages:
                     outdated = await self._replace(info, passages, model_fingerprint, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
-                after = await self._collections.get(collection, deadline)
+                after = await self._collections.steady(collection, deadline)
                 if after.version == info.version:
                     changed = [*(passage.id for passage in passages), *outdated.chunks]
                     return Written(len(passages), info.version, after.building, changed, outdated.documents)
@@ -225,7 +225,7 @@ class Passages:
                         await self._store.remove(info.version, _points(group), deadline)
             deleted = max(deleted, len(firsts))
             changed |= dict.fromkeys(later)
-            after = await self._collections.get(collection, deadline)
+            after = await self._collections.steady(collection, deadline)
             if after.version == info.version:
                 return Written(deleted, info.version, after.building, list(changed))
             info = after

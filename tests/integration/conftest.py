@@ -85,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PassageStore]:
-    """Qdrant's embedded engine, the same engine behind Qdrant's protocol, also as a cluster, and a real server if one is named."""
+    """Each engine: embedded, behind Qdrant's protocol, as a cluster, and a real server if one is named."""
     async with AsyncExitStack() as stack:
         if request.param == "embedded":
             settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant")
@@ -93,7 +93,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             server = await stack.enter_async_context(QdrantServer())
             settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
         elif request.param == "cluster":  # each call goes to another node
-            server = await stack.enter_async_context(QdrantServer(nodes=3))
+            server = await stack.enter_async_context(QdrantServer(nodes=3, lag=(0.02, 0.1)))
             settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=3)
         else:
             assert REAL_QDRANT is not None

@@ -7,7 +7,8 @@ was read. So what is copied was read from the live version after the revision th
 replaces a newer one: between the two stands the revision of the newer. A writer makes its passages follow after it has
 written, and before it answers; the copying goes through all passages of both sides. A writer that has not seen the
 note of the building had written before the note was made, and the copying, begun later, finds what it wrote. A passage
-that a copy brings back while it is being deleted is found by the copying's own repetition.
+that a copy brings back while it is being deleted is found by the copying's own repetition. In a cluster, whose nodes
+learn of a note or a switch at different moments, all of them do before anything follows from it: see `versions`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ MAX_DIMENSION = 65_536
 
 # Seconds for which a description is trusted for reading. A call that does not fit it has it read again first.
 _TRUSTED_SECONDS = 5.0
+# Between looks at a version that is switched from.
+_PAUSE_SECONDS = 0.05
 _NAMES_SHOWN = 10
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139  # with "-v" and up to nine digits
@@ -64,6 +66,14 @@ class Collections:
         info = CollectionInfo.from_description(name, found)
         self._descriptions[name] = (time.monotonic(), info)
         return info
+
+    async def steady(self, name: str, deadline: Deadline = None) -> CollectionInfo:
+        """Describe the version that a name stands for, once no switch is under way; see `versions`."""
+        while True:
+            info = await self.get(name, deadline)
+            if not info.is_switching:
+                return info
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def live(self, collection: str, deadline: Deadline = None) -> CollectionInfo:
         """Describe the live version of a collection; InvalidArgument for the name of a version."""
@@ -120,11 +130,7 @@ class Collections:
         Of several that create it at once, one succeeds, or all find its version.
         """
         check_collection("collection", collection)
-        try:
-            await self.get(collection, deadline)
-        except NotFound:
-            pass
-        else:
+        if await self._exists(collection, deadline):
             raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
         first = self.described(collection, 1, model, language)
         if layout is not None:
@@ -258,6 +264,14 @@ class Collections:
         finally:
             self._written.subtract(used)
             self._written += Counter()  # forgets what is zero
+
+    async def _exists(self, name: str, deadline: Deadline) -> bool:
+        """True if a name stands for a version: one that was deleted can be read of for a while, but not changed."""
+        try:
+            await self._store.note((await self.get(name, deadline)).version, {}, deadline)
+        except NotFound:
+            return False
+        return True
 
     async def _is_used(self, name: str, version: str, field: str, declared: FieldType, deadline: Deadline) -> bool:
         """True if a passage has a value of the declared type in this field, or is being written with one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -77,6 +78,13 @@ class CollectionInfo:
     counted: int = 0
     """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
     layout: Layout = PLAIN
+    switching_until: float = 0.0
+    """Until when its collection's name may pass on to another version, in seconds since 1970; 0 where it does not."""
+
+    @property
+    def is_switching(self) -> bool:
+        """True while nodes of a cluster may differ about whether it is live."""
+        return self.switching_until > time.time()
 
     @classmethod
     def from_description(cls, name: str, found: Description) -> CollectionInfo:
@@ -111,6 +119,7 @@ class CollectionInfo:
             previous=notes.get("previous", ""),
             counted=int(notes.get("counted") or 0),
             layout=Layout.from_notes(notes),
+            switching_until=float(notes.get("switching") or 0),
         )
 
     def to_notes(self) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 A version is filled from the live one (see `building`) while that is read and written. Until it is switched to, the live
 version's notes name it, so that all that is written there is made to follow.
+
+In a cluster a node may answer with the state before. What a call has changed is seen through every node once the call
+has returned (see `PassageStore`), so what others rely on is announced, and acted on only then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -19,6 +23,8 @@ from services.retriever.store import Deadline, PassageStore, number_of
 _MOST_NAMES_TRIED = 5
 # Longer than a description is trusted for, and than a call to the store commonly lasts.
 TAKE_OVER_SECONDS = 10.0
+# Longer than an alias takes to reach all nodes, and clocks differ.
+SWITCHING_SECONDS = 15.0
 
 
 class Versions:
@@ -71,8 +77,10 @@ class Versions:
         await self._note(version, deadline, state=VersionState.READY, completed=datetime.now(UTC).isoformat())
         try:
             await self.building_from(info.collection, version, deadline)
-        except FailedPrecondition:  # abandoned in this moment
-            await self._note(version, deadline, state=VersionState.BUILDING)
+        except FailedPrecondition:
+            live = await self._collections.get(info.collection, deadline)
+            if live.version != version and not live.is_switching:  # abandoned in this moment, not switched to
+                await self._note(version, deadline, state=VersionState.BUILDING)
             raise
         return replace(info, state=VersionState.READY)
 
@@ -119,13 +127,11 @@ class Versions:
             return live, live.previous
         unversioned = live.version == collection
         previous = "" if unversioned else live.version
-        await self._note(target.version, deadline, building="", previous=previous)
+        await self._note(target.version, deadline, building="", previous=previous, switching="")
         if unversioned:
             await self._take_over(target, deadline)
         else:
-            await self._point(target, deadline)
-            if live.building:
-                await self._note(live.version, deadline, building="")
+            await self._pass_on(live, target, deadline)
         return replace(target, name=collection, previous=previous, building=""), live.version
 
     async def delete(self, version: str, deadline: Deadline = None) -> None:
@@ -144,7 +150,7 @@ class Versions:
     async def building_from(self, collection: str, version: str, deadline: Deadline = None) -> str:
         """Return the live version; FailedPrecondition (NOT_BUILDING) unless `version` is being built from it."""
         live = await self._collections.get(collection, deadline)
-        if live.building != version:
+        if live.building != version or live.is_switching:
             raise FailedPrecondition(
                 f"{version!r} is not being built from {live.version!r}, or not any more; begin the reindexing again",
                 reason="NOT_BUILDING",
@@ -209,6 +215,18 @@ class Versions:
     async def _point(self, target: CollectionInfo, deadline: Deadline) -> None:
         await self._store.point(target.collection, target.version, deadline)
         self._collections.forget()
+
+    async def _pass_on(self, live: CollectionInfo, target: CollectionInfo, deadline: Deadline) -> None:
+        """Let the name of a collection pass from one version to another.
+
+        Nodes of a cluster learn of it one after the other. So all learn first that it is about to be: from then on
+        nothing is copied, and whoever has written looks again when it is over. If this is cut short, they go on after
+        a while, in which the name passes on no more.
+        """
+        latest = time.monotonic() + SWITCHING_SECONDS / 2
+        await self._note(live.version, deadline, switching=f"{time.time() + SWITCHING_SECONDS:.3f}")
+        await self._point(target, latest if deadline is None else min(latest, deadline))
+        await self._note(live.version, deadline, switching="", building="")
 
     async def _take_over(self, successor: CollectionInfo, deadline: Deadline) -> None:
         """Give the name of a collection without versions to a version.
