@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from qdrant_client import grpc as api
@@ -15,7 +15,8 @@ from qdrant_client import grpc as api
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound
 from services.retriever.engines.server import layouts, points, shards
 from services.retriever.engines.server.filters import payload_key, still_so, to_filter
-from services.retriever.engines.server.frequencies import SAMPLE, Frequencies, FrequencyCount, Table
+from services.retriever.engines.server.frequencies import SAMPLE, Frequencies, FrequencyCount
+from services.retriever.engines.server.memory import Memory
 from services.retriever.engines.server.nodes import Connection, Operation
 from services.retriever.engines.server.points import SELECTED, to_ids
 from services.retriever.engines.server.pool import QdrantPool
@@ -51,27 +52,17 @@ _LONGEST_SETTLING = 5
 _SHARDS_SECONDS = 1.0
 
 
-class _Kept(NamedTuple):
-    """What is remembered of a version."""
-
-    layout: Layout
-    table: Table | None
-    """Frequencies of its terms; None where Qdrant counts them itself."""
-
-
 class ServerStore:
     """Passages in a Qdrant server; see `PassageStore`."""
 
     def __init__(self, settings: RetrieverSettings, metrics: RetrieverMetrics) -> None:
         """Connect with the first call; construct it inside the event loop that will use it."""
         self._pool = QdrantPool(settings, metrics)
-        self._kept: dict[str, _Kept] = {}
+        self._memory = Memory()
         self._release = (0, 0)
 
     async def close(self) -> None:
-        for kept in self._kept.values():
-            if kept.table is not None:
-                kept.table.close()
+        self._memory.close()
         await self._pool.close()
 
     async def check(self, deadline: Deadline) -> None:
@@ -96,7 +87,7 @@ class ServerStore:
             notes = values_of(info.config.metadata)
             # Qdrant does not say which version an alias led it to; those of Sluice know their own names.
             version = notes.get("index_version") or (await _aliases(qdrant)).get(name, name)
-            self._remember(version, info)
+            self._memory.learn(version, info)
             return Description(version, notes, info.points_count)
 
         return await self._call(name, describe, deadline)
@@ -124,14 +115,14 @@ class ServerStore:
             if layout.shards not in (0, has):
                 raise FailedPrecondition(
                     f"{version!r} has {has} shards, and a version keeps its number of shards; set `shards` to that or "
-                    "to 0, or give the collection a new version with the other number (`sluice reindex`)",
+                    "to 0, or restore a snapshot into another number of them (`sluice snapshot restore --shards`)",
                     reason="LAYOUT_FIXED",
                     field="shards",
                 )
             await qdrant.ask(qdrant.collections.Update, layouts.to_change(version, layout, has))
             fields = {layout.tenant: FieldType.KEYWORD} if layout.tenant else {}
             await _index(qdrant, version, fields, info, layout.tenant)
-            self._remember(version, await _info(qdrant, version))
+            self._memory.learn(version, await _info(qdrant, version))
 
         await self._call(version, tune, deadline)
         await self._settle(version, deadline)
@@ -151,9 +142,7 @@ class ServerStore:
             await qdrant.ask(qdrant.collections.Delete, api.DeleteCollection(collection_name=version))
 
         await self._pool.call(drop, deadline=deadline)
-        kept = self._kept.pop(version, None)
-        if kept is not None and kept.table is not None:
-            kept.table.close()
+        self._memory.forget(version)
         others = [name for name in (await self.catalogue(deadline)).versions if name != version]
         if others:
             await self._settle(others[0], deadline)
@@ -194,7 +183,7 @@ class ServerStore:
             await qdrant.ask(qdrant.points.Delete, request)
 
         await self._call(version, delete, deadline)
-        self._changed(version, len(ids))
+        self._memory.changed(version, len(ids))
 
     async def search(
         self,
@@ -210,7 +199,7 @@ class ServerStore:
         request = api.QueryBatchPoints(
             collection_name=version,
             query_points=[points.to_search(by, limit, which, layout) for by in weighed],
-            read_consistency=self._consistency(version),
+            read_consistency=self._memory[version].consistency,
         )
 
         async def search(qdrant: Connection) -> Any:
@@ -226,7 +215,7 @@ class ServerStore:
         deadline: Deadline,
         keys: Sequence[PointId] = (),
     ) -> Sequence[Row]:
-        consistency = self._consistency(version)
+        consistency = self._memory[version].consistency
         lookups = [(some, what) for some, what in ((ids, parts), (keys, Parts.KEYS)) if some]
         if not lookups:
             return []
@@ -259,7 +248,7 @@ class ServerStore:
             collection_name=version,
             filter=to_filter(condition),
             exact=True,
-            read_consistency=self._consistency(version),
+            read_consistency=self._memory[version].consistency,
         )
 
         async def count(qdrant: Connection) -> int:
@@ -277,7 +266,7 @@ class ServerStore:
             filter=to_filter(condition),
             limit=limit,
             exact=True,
-            read_consistency=self._consistency(version),
+            read_consistency=self._memory[version].consistency,
         )
 
         async def facet(qdrant: Connection) -> list[tuple[Scalar, int]]:
@@ -316,7 +305,7 @@ class ServerStore:
             await qdrant.ask(qdrant.points.Upsert, made)
 
         await self._call(version, upsert, deadline)
-        self._changed(version, len(rows))
+        self._memory.changed(version, len(rows))
 
     async def _scroll(
         self, version: str, start: PointId | None, limit: int, deadline: Deadline, **which: Any
@@ -325,7 +314,7 @@ class ServerStore:
             collection_name=version,
             offset=None if start is None else api.PointId(uuid=start),
             limit=limit,
-            read_consistency=self._consistency(version),
+            read_consistency=self._memory[version].consistency,
             **which,
         )
 
@@ -375,33 +364,11 @@ class ServerStore:
                 field="quantization",
             )
 
-    def _remember(self, version: str, info: api.CollectionInfo) -> None:
-        before = self._kept.get(version)
-        table = before.table if before is not None else None
-        if layouts.counts_whole(info):
-            table = None
-        elif table is None:
-            table = Table()
-        if table is not None:
-            table.seen(info.points_count)
-        self._kept[version] = _Kept(Layout.from_notes(values_of(info.config.metadata)), table)
-
-    def _consistency(self, version: str) -> api.ReadConsistency | None:
-        kept = self._kept.get(version)
-        factor = kept.layout.read_consistency if kept is not None else 0
-        return api.ReadConsistency(factor=factor) if factor else None
-
-    def _changed(self, version: str, passages: int) -> None:
-        kept = self._kept.get(version)
-        if kept is not None and kept.table is not None:
-            kept.table.changed(passages)
-
     async def _weighed(self, version: str, searches: Sequence[Query], deadline: Deadline) -> Sequence[Query]:
         """Return searches with their terms weighed, where Qdrant does not do that."""
-        if version not in self._kept:
+        if version not in self._memory:
             await self.describe(version, deadline)
-        kept = self._kept.get(version)
-        table = kept.table if kept is not None else None
+        table = self._memory[version].table
         if table is None or not any(isinstance(by, SparseVector) for by in searches):
             return searches
         try:
