@@ -25,7 +25,10 @@ ROOMS = {
     "reindex": ("sluice_cli.collections.reindex", "Build a version by another model, verify it, and switch to it."),
     "rollback": ("sluice_cli.collections.versions", "Make the version live again that was live before."),
     "verify": ("sluice_cli.collections.versions", "Check a version: counts, vectors, and results."),
-    "copy": ("sluice_cli.collections.copy", "Copy a collection to another Sluice, and make it live there."),
+    "copy": (
+        "sluice_cli.collections.copy",
+        "Copy a collection to another Sluice, with its vectors, and make it live there.",
+    ),
     "snapshot": ("sluice_cli.collections.snapshot", "Keep copies of versions, and restore them."),
     "config": ("sluice_cli.operations.config", "Show the default flags, the stages with their models, and the index."),
     "doctor": ("sluice_cli.operations.doctor", "Check the gateway, the stages behind it, and this machine."),

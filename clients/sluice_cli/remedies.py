@@ -22,6 +22,7 @@ _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "SNAPSHOT_STORAGE": "correct QDRANT_SNAPSHOT_PATH of the retriever, or its credentials; its log has the cause",
     "SWITCHED": "`sluice copy` again copies the version that is live there now",
     "TRANSFER_INCOMPLETE": "the same command compares both sides again",
+    "DOCUMENT_NOT_FOUND": "`sluice documents list` shows the documents; --collection names another collection",
     "STORAGE_FULL": "free some space where Qdrant keeps its data (`sluice collections --drop VERSION`, "
     "`sluice snapshot prune --keep N`), then give the same command again; searching goes on",
     "SHARD_DOWN": "start the nodes of Qdrant that it names; other collections are searched meanwhile",

@@ -105,28 +105,21 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         ),
         *(
             Rpc(
-                module.CountByFieldRequest(
-                    collection="documents", fields=["year"], filter=Filter(must=[condition]), limit=3
-                ),
-                lambda asked, said: _named(asked.collection) and 1 <= len(asked.fields) <= 16
-                and 0 <= asked.limit <= 1000 and [one.field for one in said.fields] == list(asked.fields)
-                and all(len(one.values) <= (asked.limit or 10) for one in said.fields) and said.passage_count >= 0,
+                module.CountByFieldRequest(collection="documents", fields=["year"], filter=Filter(must=[condition])),
+                lambda asked, said: _named(asked.collection) and 0 <= asked.limit <= 1000 and said.passage_count >= 0
+                and 1 <= len(asked.fields) <= 16 and [one.field for one in said.fields] == list(asked.fields),
             )
             for module in (search, retriever)
         ),
         Rpc(
-            retriever.DiversifyPassagesRequest(
-                collection="documents", ids=["d1", "p"], scores=[2, 1], diversity=0.5
-            ),
+            retriever.DiversifyPassagesRequest(collection="documents", ids=["d1", "p"], scores=[2, 1], diversity=0.5),
             lambda asked, said: 1 <= len(asked.ids) <= 200 and len(asked.ids) == len(asked.scores)
-            and all(map(math.isfinite, asked.scores)) and 0 <= asked.diversity <= 1
-            and sorted(said.order) == list(range(len(asked.ids))),
+            and 0 <= asked.diversity <= 1 and sorted(said.order) == list(range(len(asked.ids))),
         ),
         Rpc(
             retriever.HighlightTextsRequest(collection="documents", query="sea", texts=["The sea. A ship.", ""]),
-            lambda asked, said: 1 <= len(asked.texts) <= 100 and len(asked.query.encode()) <= 16_384
-            and len(said.texts) == len(asked.texts)
-            and all(0 <= one.start < one.end <= len(text) and 0 < one.score <= 1.001
+            lambda asked, said: 1 <= len(asked.texts) <= 100 and len(said.texts) == len(asked.texts)
+            and all(0 <= one.start < one.end <= len(text) and one.score > 0
                     for text, found in zip(asked.texts, said.texts, strict=True) for one in found.highlights),
         ),
         Rpc(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import re
 import shlex
@@ -30,7 +31,8 @@ ELSEWHERE = {
     "export": "no program",
 }
 SUCCEED = re.compile(
-    r"sluice (index docs/|search(?!.*--filter)|collections$|documents list|config|verify|snapshot (create|list)"
+    r"sluice (index docs/|search(?!.*--filter)|similar documents concepts.md|facets documents year|collections$"
+    r"|documents list|config|verify|snapshot (create|list)"
     r"|rollout (plan|check|list|history$))"
 )
 # A tenth of a percent of the load that is shown: the commands are tested here, not the machine.
@@ -51,6 +53,7 @@ def folder(tmp_path_factory):
     (folder / "corpus.jsonl").write_text(line)
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(line.encode()))
     (folder / "films.csv").write_text("imdb,plot,year\ntt1,A ship sinks.,1997\n")
+    (folder / "question.json").write_text(json.dumps([0.05, -0.05] * 192))
     return folder
 
 

@@ -210,8 +210,15 @@ class CollectionInfo:
 
     def check_named(self, model: str) -> None:
         """Raise FailedPrecondition (MODEL_MISMATCH) unless this is the model: its fingerprint, or its name."""
-        if model not in (self.model.name, self.model.name.rpartition("/")[2]):
-            self.check_model(model)
+        own = self.model
+        if model not in (own.fingerprint, own.name, own.name.rpartition("/")[2]):
+            raise FailedPrecondition(
+                f"collection {self.name!r} holds vectors of {own.name} (fingerprint {own.fingerprint}), not of {model!r}; "
+                "send a vector by that model, or the text alone",
+                reason="MODEL_MISMATCH",
+                collection=self.version,
+                collection_fingerprint=own.fingerprint,
+            )
 
     def check_vector(self, vector: Vector, path: str) -> None:
         """Raise InvalidArgument unless a vector has this version's dimension and finite values."""
