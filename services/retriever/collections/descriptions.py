@@ -213,8 +213,8 @@ class CollectionInfo:
         own = self.model
         if model not in (own.fingerprint, own.name, own.name.rpartition("/")[2]):
             raise FailedPrecondition(
-                f"collection {self.name!r} holds vectors of {own.name} (fingerprint {own.fingerprint}), not of {model!r}; "
-                "send a vector by that model, or the text alone",
+                f"collection {self.name!r} holds vectors of {own.name} (fingerprint {own.fingerprint}), not of "
+                f"{model!r}; send a vector by that model, or the text alone",
                 reason="MODEL_MISMATCH",
                 collection=self.version,
                 collection_fingerprint=own.fingerprint,
