@@ -15,7 +15,7 @@ from services.retriever.store import Hit, Query
 
 LEAST_EF = 256
 """Candidates that a search of the graph looks at where the layout leaves it to the engine; more for large limits."""
-_EF_PER_HIT = 3
+_EF_PER_HIT = 4
 _PROBED = 16
 
 
