@@ -19,8 +19,8 @@ Larger ones are stored a second time, as two halves that it does tell apart.
 """
 _HALF_BITS = 32
 
-# Revision of passages that earlier releases stored without one.
-_UNREVISED = "0"
+UNREVISED = "0"
+"""Revision of passages that earlier releases stored without one."""
 
 
 def to_payload(row: Row) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Pass
 
 def revision_of(payload: Mapping[str, Any]) -> str:
     """Return the revision in a payload."""
-    return str(payload.get("revision", _UNREVISED))
+    return str(payload.get("revision", UNREVISED))
 
 
 def payload_key(field: str) -> str:

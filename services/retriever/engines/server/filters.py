@@ -9,14 +9,11 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from qdrant_client import grpc as api
 
+from services.retriever.engines.payloads import WIDE, halves, is_wide, payload_key, wide_key
 from services.retriever.fields import AnyOf, Condition, DateRange, Equals, Exists, Filter, Range, Scalar, Test, Value
 from services.retriever.store import Revisions
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
-# Qdrant compares ranges in double precision, which tells whole numbers apart only below this. Larger ones are stored a
-# second time, as two halves that it does tell apart.
-_WIDE = 2**53
-_HALF_BITS = 32
 
 
 def to_filter(condition: Filter) -> api.Filter | None:
@@ -35,19 +32,9 @@ def still_so(still: Revisions) -> api.Filter:
     ).filter
 
 
-def payload_key(field: str) -> str:
-    """Return the path of a metadata field in a point's payload."""
-    return f"metadata.{field}"
-
-
-def is_wide(value: Value) -> bool:
-    """True for a whole number that double precision may not tell from its neighbours."""
-    return isinstance(value, int) and abs(value) >= _WIDE
-
-
 def set_halves(messages: Any, value: Value) -> None:
     """Write the halves of a whole number into a map of messages."""
-    for name, half in _halves(value).items():
+    for name, half in halves(value).items():
         messages[name].integer_value = half
 
 
@@ -125,26 +112,21 @@ def _moment(bound: datetime | None) -> Timestamp | None:
     return moment
 
 
-def _halves(value: Value) -> dict[str, int]:
-    assert isinstance(value, int)  # noqa: S101  see `is_wide`
-    return {"high": value >> _HALF_BITS, "low": value & (1 << _HALF_BITS) - 1}
-
-
 def _beyond(field: str, name: str, bound: int) -> api.Condition:
     """Return the condition that a whole number is beyond a bound that double precision does not tell from others."""
-    high, low = f"wide.{field}.high", f"wide.{field}.low"
-    halves = _halves(max(-(2**63) - 1, min(bound, 2**63)))
+    high, low = wide_key(field, "high"), wide_key(field, "low")
+    parts = halves(max(-(2**63) - 1, min(bound, 2**63)))
     side = name[:2]
     cases = [
-        _field(high, range=api.Range(**{side: halves["high"]})),
+        _field(high, range=api.Range(**{side: parts["high"]})),
         _all(
-            _field(high, match=api.Match(integer=halves["high"])),
-            _field(low, range=api.Range(**{name: halves["low"]})),
+            _field(high, match=api.Match(integer=parts["high"])),
+            _field(low, range=api.Range(**{name: parts["low"]})),
         ),
     ]
     # Numbers that are not stored as halves lie on one side of the bound.
     if side == "gt" and bound < 0:
-        cases.append(_field(payload_key(field), range=api.Range(gt=-_WIDE)))
+        cases.append(_field(payload_key(field), range=api.Range(gt=-WIDE)))
     if side == "lt" and bound > 0:
-        cases.append(_field(payload_key(field), range=api.Range(lt=_WIDE)))
+        cases.append(_field(payload_key(field), range=api.Range(lt=WIDE)))
     return _any(cases)

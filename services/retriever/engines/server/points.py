@@ -8,7 +8,8 @@ from typing import Any
 from qdrant_client import grpc as api
 
 from services.retriever.documents import Chunk, Passage, check_stored
-from services.retriever.engines.server.filters import is_wide, set_halves
+from services.retriever.engines.payloads import KEYS, UNREVISED, is_wide
+from services.retriever.engines.server.filters import set_halves
 from services.retriever.engines.server.values import set_value, set_values, set_vector, values_of, vector_of
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
@@ -18,7 +19,7 @@ DENSE, LEXICAL = "dense", "lexical"
 
 NOTHING = api.WithPayloadSelector(enable=False)
 _ALL = api.WithPayloadSelector(enable=True)
-_KEYS = api.WithPayloadSelector(include=api.PayloadIncludeSelector(fields=["id", "chunk", "revision"]))
+_KEYS = api.WithPayloadSelector(include=api.PayloadIncludeSelector(fields=KEYS))
 _NO_VECTORS = api.WithVectorsSelector(enable=False)
 _DENSE_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[DENSE]))
 _VECTORS = api.WithVectorsSelector(include=api.VectorsSelector(names=[DENSE, LEXICAL]))
@@ -32,8 +33,6 @@ SELECTED: Mapping[Parts, Mapping[str, Any]] = {
 }
 """Fields of a request by the parts of passages that are wanted."""
 
-# Revision of passages that earlier releases stored without one.
-_UNREVISED = "0"
 _NO_WORDS = SparseVector([], [])
 
 
@@ -90,7 +89,7 @@ def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
     )
     if chunk is not None:
         check_stored(passage)
-    return Row(point.id.uuid, passage, revision.string_value if revision is not None else _UNREVISED, words)
+    return Row(point.id.uuid, passage, revision.string_value if revision is not None else UNREVISED, words)
 
 
 def to_ids(points: Iterable[PointId]) -> list[api.PointId]:

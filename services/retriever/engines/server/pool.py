@@ -14,7 +14,7 @@ from services.chassis import tracing
 from services.chassis.breaker import Breaker
 from services.chassis.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from services.retriever.engines.calls import observed, time_limit
-from services.retriever.engines.errors import QDRANT, SHARD_DOWN, translated
+from services.retriever.engines.server.errors import QDRANT, SHARD_DOWN, translated
 from services.retriever.engines.server.nodes import Connection, Node, Operation, addresses
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings

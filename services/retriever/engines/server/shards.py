@@ -10,7 +10,7 @@ import grpc
 from qdrant_client import grpc as api
 
 from services.chassis.errors import Unavailable
-from services.retriever.engines.errors import SHARD_DOWN
+from services.retriever.engines.server.errors import SHARD_DOWN
 
 # Not Qdrant itself: its breaker is for what no node answers, and this is about one collection.
 _DEPENDENCY = "a shard in Qdrant"

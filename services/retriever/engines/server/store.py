@@ -13,8 +13,9 @@ import grpc
 from qdrant_client import grpc as api
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound
+from services.retriever.engines.payloads import payload_key
 from services.retriever.engines.server import layouts, points, shards
-from services.retriever.engines.server.filters import payload_key, still_so, to_filter
+from services.retriever.engines.server.filters import still_so, to_filter
 from services.retriever.engines.server.frequencies import SAMPLE, Frequencies, FrequencyCount
 from services.retriever.engines.server.memory import Memory
 from services.retriever.engines.server.nodes import Connection, Operation
