@@ -15,7 +15,8 @@ from typing import Any
 from deploy.local.paths import ROOT
 from drills.engine_crash.writer import COMPARED, READY
 
-_LONGEST = 2.5  # seconds between two kills
+_LONGEST = 1.5  # seconds between two kills, from when all is well again
+_SETTLED, _PARENTS = 0.8, 0.3  # shares of the kills for which that is so, and of those of the parent
 _FOREVER = 100_000.0
 
 
@@ -26,8 +27,11 @@ async def kills(folder: Path, number: int) -> dict[str, Any]:
     while sum(killed.values()) < number:
         if process is None:
             process = await _writer(folder, _FOREVER)
+        elif random.random() < _SETTLED:
+            await _ready(folder, process)  # else it is killed while it comes back, too
         await asyncio.sleep(random.uniform(0, _LONGEST))
-        if random.random() < 0.5:
+        (folder / READY).unlink(missing_ok=True)
+        if random.random() < _PARENTS:
             process.kill()
             await process.wait()
             process = None
@@ -67,12 +71,17 @@ async def _writer(folder: Path, seconds: float) -> asyncio.subprocess.Process:
             stdout=log,
             stderr=log,
         )
+    await _ready(folder, process)
+    return process
+
+
+async def _ready(folder: Path, process: asyncio.subprocess.Process) -> None:
+    """Return when the writer has compared once more."""
     async with asyncio.timeout(120):
         while not (folder / READY).exists():
             if process.returncode is not None:
                 raise RuntimeError((folder / "writer.log").read_text(encoding="utf-8", errors="replace")[-3000:])
             await asyncio.sleep(0.02)
-    return process
 
 
 def _child(parent: int) -> int | None:

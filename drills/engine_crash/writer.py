@@ -28,7 +28,7 @@ from services.retriever.store import PLAIN, Parts, point_id
 
 COMPARED, LEDGER, DATA, READY = "compared.jsonl", "ledger.jsonl", "qdrant", "ready"
 _ALIAS = "docs"
-_PASSAGES = 1500
+_PASSAGES = 400
 _PAUSE = 1.7  # seconds: long enough for a flush
 
 
@@ -39,6 +39,7 @@ class Writer:
         self._store = store
         self._ledger = Ledger(folder / LEDGER)
         self._compared = os.open(folder / COMPARED, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._ready = folder / READY
         self._version = ""
 
     async def begin(self) -> None:
@@ -56,6 +57,7 @@ class Writer:
         actual, doubled, torn = await found(self._store, self._version)
         line = {"passages": len(actual), "lost": self._ledger.wrong(actual), "doubled": doubled, "torn": torn}
         os.write(self._compared, f"{json.dumps(line)}\n".encode())
+        self._ready.touch()
 
     async def change(self) -> None:
         """Do something."""
@@ -67,7 +69,7 @@ class Writer:
 
     async def _write(self) -> None:
         revision = str(time.time_ns())
-        names = _some(random.choice((1, 10, 200)))
+        names = _some(random.choice((1, 10, 150)))
         changes = dict.fromkeys(names, revision)
         await self._acknowledged(changes, self._store.write(self._version, rows(names, revision), None))
 
@@ -120,7 +122,6 @@ async def main(folder: Path, seconds: float) -> None:
     writer = Writer(folder, store)
     await writer.begin()
     await writer.compare()
-    (folder / READY).touch()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         # The child is killed under it now and then: the ledger knows that both may be.

@@ -26,13 +26,14 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from services.chassis.errors import NotFound, SluiceError, StartupError
-from services.retriever.collections.descriptions import CollectionInfo
 from services.retriever.documents import Chunk, Passage
 from services.retriever.engines.edge.store import OLD_INDEX, EdgeStore
+from services.retriever.fields import FieldType
+from services.retriever.layout import Layout
 from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
-from services.retriever.store import Description, Notes, Row, number_of
+from services.retriever.store import Notes, Row, number_of
 
 _DATABASE, _SNAPSHOT = "storage.sqlite", "collection.json"
 _ROWS_AT_ONCE, _BATCHES_BETWEEN_LINES = 256, 80
@@ -87,6 +88,8 @@ async def import_folder(folder: Path, settings: RetrieverSettings, tell: Tell) -
                 file = folder / "collection" / name / _DATABASE
                 await _import_version(store, OldVersion(name, config.get("metadata") or {}, file), name, tell)
             for alias, version in index["aliases"].items():
+                if version not in (await store.catalogue(None)).versions:
+                    continue
                 await store.point(alias, version, None)
                 tell(f"{alias} stands for {version}")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -105,6 +108,9 @@ def _done(folder: Path, target: Path, tell: Tell) -> None:
 
 
 async def _import_version(store: EdgeStore, old: OldVersion, mark: str, tell: Tell) -> None:
+    if "model_fingerprint" not in old.notes:
+        tell(f"{old.name}: was not made by Sluice, and is left out")
+        return
     try:
         kept = await store.describe(old.name, None)
     except NotFound:
@@ -114,9 +120,10 @@ async def _import_version(store: EdgeStore, old: OldVersion, mark: str, tell: Te
             tell(f"{old.name}: is there already, with {kept.passage_count:,} passages")
             return
         await store.drop(old.name, None)
-    info = CollectionInfo.from_description(old.name, Description(old.name, old.notes, 0))
-    await store.create(old.name, info.model.dimension, info.layout, {_MARK: mark}, None)
-    await store.declare(old.name, info.schema, None, info.layout.tenant)
+    layout = Layout.from_notes(old.notes)
+    kinds = {key.removeprefix("field:"): kind for key, kind in old.notes.items() if key.startswith("field:")}
+    await store.create(old.name, int(old.notes["dimension"]), layout, {_MARK: mark}, None)
+    await store.declare(old.name, {name: FieldType(kind) for name, kind in kinds.items()}, None, layout.tenant)
     read, rows = 0, old.rows()
     while batch := await asyncio.to_thread(lambda: list(islice(rows, _ROWS_AT_ONCE))):
         await store.write(old.name, batch, None)
