@@ -1,4 +1,4 @@
-"""What a data folder of the embedded engine holds, while no retriever has it."""
+"""Contents of a data folder of the embedded engine, while no retriever has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that names the versions of a data folder, their notes and aliases."""
+"""A data folder from outside: the file that names its versions, their notes and aliases; room on its disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from services.chassis.errors import ResourceExhausted
 from services.retriever.store import Notes
 
 FILE = "catalog.json"
@@ -90,3 +91,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the room that this user has."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def storage_full() -> ResourceExhausted:
+    """Return the error of a disk without room."""
+    return ResourceExhausted("Qdrant's storage is full; free some space or add some", reason="STORAGE_FULL")

@@ -18,8 +18,7 @@ from services.chassis.errors import (
     NotFound,
     SluiceError,
 )
-from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, sync_folder
-from services.retriever.engines.edge.disk import free_bytes, storage_full
+from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync_folder
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
 from services.retriever.engines.edge.wire import Packed, pack_rows, unpack_rows

@@ -16,7 +16,7 @@ from typing import Any
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, SluiceError, StartupError, Unavailable
 from services.retriever.engines.calls import observed, time_limit
-from services.retriever.engines.edge.disk import free_bytes, storage_full
+from services.retriever.engines.edge.catalogue import free_bytes, storage_full
 from services.retriever.engines.edge.wire import (
     HELLO,
     LENGTH,
