@@ -29,7 +29,7 @@ from services.retriever.passages import Passages
 from services.retriever.search.searches import QueryVariant
 from services.retriever.settings import RetrieverSettings
 
-DIMENSION, CLUSTERS, BATCH = 384, 256, 500
+DIMENSION, LATENT, CLUSTERS, BATCH = 384, 32, 2000, 500
 VOCABULARY, WORDS = 20_000, 60
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -49,18 +49,21 @@ CollectionModel = named("CollectionModel", "collections.descriptions", "collecti
 
 
 class Corpus:
-    """Synthetic passages: vectors in clusters, as those of texts are, and words by Zipf's law."""
+    """Synthetic passages: vectors in clusters, of few latent dimensions as those of texts are; words by Zipf's law."""
 
     def __init__(self, seed: int = 7) -> None:
+        fixed = np.random.default_rng(1)
+        self._spread = fixed.normal(size=(LATENT, DIMENSION)).astype(np.float32) / np.sqrt(LATENT)
+        self._centres = fixed.normal(size=(CLUSTERS, LATENT)).astype(np.float32)
         self._chance = np.random.default_rng(seed)
-        self._centres = self._chance.normal(size=(CLUSTERS, DIMENSION)).astype(np.float32)
         ranks = 1 / np.arange(1, VOCABULARY + 1)
         self._shares = np.cumsum(ranks / ranks.sum())
 
     def vectors(self, count: int) -> Vector:
         """Unit vectors near the centres."""
         near = self._centres[self._chance.integers(CLUSTERS, size=count)]
-        found = near + self._chance.normal(size=(count, DIMENSION)).astype(np.float32) * 0.9
+        latent = near + self._chance.normal(size=(count, LATENT)).astype(np.float32) * 0.8
+        found = latent @ self._spread + self._chance.normal(size=(count, DIMENSION)).astype(np.float32) * 0.1
         unit: Vector = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
