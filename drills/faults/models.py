@@ -24,6 +24,10 @@ def documents(count: int, length: int, name: str) -> list[Document]:
     return [Document(f"{name}-{number}", "", f"{passage(length)} {number}") for number in range(count)]
 
 
+MOST_IDS = 100
+"""Of a call of GetDocuments."""
+
+
 @dataclass(frozen=True)
 class Platform:
     """Four stages with the gateway's own defaults for breakers, and real models."""
@@ -118,14 +122,18 @@ async def embedder_killed(platform: Platform) -> Seen:
     resumed = time.monotonic() - killed
     async with StageChannel(platform.stages["retriever"].address) as channel:
         stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
-        request = retriever_pb2.GetDocumentsRequest(collection="job", ids=[document.id for document in jobs])
-        reply = await channel.call(stub.GetDocuments, request, deadline=time.monotonic() + 10)
+        found = missing = 0
+        for first in range(0, len(jobs), MOST_IDS):
+            ids = [document.id for document in jobs[first : first + MOST_IDS]]
+            request = retriever_pb2.GetDocumentsRequest(collection="job", ids=ids)
+            reply = await channel.call(stub.GetDocuments, request, deadline=time.monotonic() + 10)
+            found, missing = found + len(reply.documents), missing + len(reply.missing_ids)
         described = await channel.call(
             stub.GetCollection, retriever_pb2.GetCollectionRequest(collection="job"), deadline=time.monotonic() + 10
         )
     total = described.collection.passage_count
-    ok = count == 400 and len(reply.documents) == total == 400
+    ok = count == 400 and found == total == 400
     words = (
         f"killed after {at_kill} documents, back after {down:.1f} s; the job {ended} {resumed:.1f} s after the kill; "
     )
-    return Seen(ok, f"{words}{total} documents stored, {len(reply.missing_ids)} missing")
+    return Seen(ok, f"{words}{total} documents stored, {missing} missing")
