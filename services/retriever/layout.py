@@ -41,6 +41,14 @@ class Quantization(enum.StrEnum):
     TURBO = "turbo"
     """Four bits a value, after a rotation; where the engine has it."""
 
+    @classmethod
+    def from_proto(cls, number: int) -> Quantization:
+        """Read a form. Raises InvalidArgument for one that this release does not know."""
+        known = {pb.Quantization.Value(f"QUANTIZATION_{one.name}"): one for one in cls}
+        if number not in known:
+            raise InvalidArgument("layout.quantization", f"is {number}; send one of {', '.join(cls)}")
+        return known[number]
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -105,8 +113,7 @@ class Layout:
         """Read a layout, in which what is unset is as in `base`; InvalidArgument for a field that is out of bounds."""
         given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
         if "quantization" in given:
-            name = pb.Quantization.Name(message.quantization).removeprefix("QUANTIZATION_")
-            given["quantization"] = Quantization[name]
+            given["quantization"] = Quantization.from_proto(message.quantization)
         for name, (least, most) in BOUNDS.items():
             if name in given and not least <= given[name] <= most:
                 raise InvalidArgument(f"layout.{name}", f"is {given[name]}; send {least} to {most}")

@@ -238,6 +238,13 @@ async def test_versions_come_in_pages_sorted_by_collection_and_number(shelf, new
     assert found == [[("-v1", False), ("-v2", False), ("-v3", True)], [("-v10", False)]]
 
 
+@pytest.mark.parametrize("name", ["no such/name", "\0", "a" * 140])
+async def test_versions_of_what_cannot_be_a_collection_are_not_listed(shelf, name):
+    with pytest.raises(InvalidArgument, match="must be 1 to 128 letters") as refusal:
+        await shelf.collections.versions(name)
+    assert refusal.value.field == "collection"
+
+
 async def test_a_page_token_belongs_to_its_list(shelf, new_name):
     name = new_name()
     for number in (1, 2):

@@ -103,6 +103,8 @@ class Collections:
 
         They are sorted by collection and number. What Sluice did not make is left out.
         """
+        if collection:
+            check_name(collection)
         size = paging.size_of(page_size, default=100, most=1000)
         versions, aliases = await self._store.catalogue(deadline)
         wanted = [name for name in versions if not collection or collection in (name, split_version(name)[0])]

@@ -50,6 +50,7 @@ def test_what_a_message_leaves_out_stays_as_it_is() -> None:
         (pb.Layout(replicas=2, write_consistency=3), "layout.write_consistency"),
         (pb.Layout(tenant_required=True), "layout.tenant_required"),
         (pb.Layout(tenant="a b"), "layout.tenant"),
+        (pb.Layout.FromString(b"\x50\x63"), "layout.quantization"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_name(message: pb.Layout, field: str) -> None:
