@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from pydoc_data.topics import topics
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,7 @@ from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import PassageStore
 from tests.integration.shelf import MODEL, PASSAGES, Shelf
+from tests.places import in_memory
 from tests.qdrant_server import QdrantServer, RealQdrant
 
 REAL_QDRANT = RealQdrant.from_environment()
@@ -88,7 +90,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     """Each engine: embedded, behind Qdrant's protocol, as a cluster, and a real server if one is named."""
     async with AsyncExitStack() as stack:
         if request.param == "embedded":
-            settings = RetrieverSettings(qdrant_path=tmp_path / "qdrant")
+            folder = stack.enter_context(TemporaryDirectory(dir=in_memory() or tmp_path))
+            settings = RetrieverSettings(qdrant_path=Path(folder) / "qdrant")
         elif request.param == "protocol":
             server = await stack.enter_async_context(QdrantServer())
             settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)

@@ -7,18 +7,15 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import qdrant_edge as edge
 from qdrant_client import grpc as api
 
+from tests.places import in_memory
 from tests.qdrant_server import conversions
 from tests.qdrant_server.conversions import FALSE, TRUE, Id
 
-# Files of the engine are large and nearly empty, and making them on a disk takes hundreds of milliseconds.
-_MEMORY, _LEAST_FREE = Path("/dev/shm"), 4 * 2**30
 _TYPES = {
     api.PayloadSchemaType.Keyword: edge.PayloadSchemaType.Keyword,
     api.PayloadSchemaType.Integer: edge.PayloadSchemaType.Integer,
@@ -40,7 +37,7 @@ class Shard:
         self._open(params)
 
     def _open(self, params: api.CollectionParams) -> None:
-        self._folder = tempfile.mkdtemp(prefix="qdrant-double-", dir=_place())
+        self._folder = tempfile.mkdtemp(prefix="qdrant-double-", dir=in_memory())
         self._engine = edge.EdgeShard.create(self._folder, _config(params))
         self._weighed = _weighed(params)
         self._counts_removed = False
@@ -182,12 +179,6 @@ def _which(query: api.QueryPoints) -> dict[str, Any]:
         "with_payload": conversions.with_payload(query.with_payload),
         "with_vector": conversions.with_vectors(query.with_vectors),
     }
-
-
-@cache
-def _place() -> Path | None:
-    """Return memory for files, where there is enough; a full one would kill the process."""
-    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _LEAST_FREE else None
 
 
 def _config(params: api.CollectionParams) -> edge.EdgeConfig:
