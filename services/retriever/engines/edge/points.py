@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ def check_words(words: SparseVector, place: str) -> None:
         raise Refused(f"the sparse vector of {place} has {len(indices)} indices and {len(values)} values")
     if not indices:
         return
-    if not (indices[0] >= 0 and indices[-1] < _INDICES and all(one < two for one, two in pairwise(indices))):
+    if not (indices[0] >= 0 and indices[-1] < _INDICES and sorted(set(indices)) == list(indices)):
         raise Refused(f"the indices of the sparse vector of {place} do not rise, or do not fit into 32 bits")
     if not np.isfinite(values).all():
         raise Refused(f"the sparse vector of {place} holds a number that is not finite")
