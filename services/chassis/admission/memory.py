@@ -60,7 +60,9 @@ class MessageBudget:
                 remedy="Raise the memory limit of the container (or MEMORY_MIB), or lower MAX_MESSAGE_MIB.",
             )
         budget_bytes.set(int(free * _WORK_SHARE))
-        return cls(free, largest)
+        budget = cls(free, largest)
+        reserved_bytes.set_function(lambda: budget._used)
+        return budget
 
     async def receive(self, read: Callable[[], Awaitable[T]], peer: str) -> T:
         """Read a message when there is room for one of any size; `peer` is the connection, for fairness.
@@ -103,12 +105,10 @@ class MessageBudget:
                 retry_after=PUSHBACK_SECONDS,
             )
         self._used += wanted
-        reserved_bytes.inc(wanted)
         try:
             yield
         finally:
             self._used -= wanted
-            reserved_bytes.dec(wanted)
 
     async def _wait(self, peer: str) -> None:
         """Wait for a place to read, and see to it that slow messages give theirs up."""
