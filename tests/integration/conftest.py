@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from pydoc_data.topics import topics
-from tempfile import TemporaryDirectory
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from services.embedder.backends import EmbeddingBackend, load_embedding_backend
 from services.inference.models.artifacts import default_cache_dir
@@ -19,16 +16,9 @@ from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
 from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.documents import Passage
-from services.retriever.engines import open_store
-from services.retriever.metrics import RetrieverMetrics
-from services.retriever.settings import RetrieverSettings
 from services.retriever.store import PassageStore
+from tests.integration.engines import ENGINES, engine
 from tests.integration.shelf import MODEL, PASSAGES, Shelf
-from tests.places import in_memory
-from tests.qdrant_server import QdrantServer, RealQdrant
-
-REAL_QDRANT = RealQdrant.from_environment()
-ENGINES = ["embedded", "protocol", *(["server"] if REAL_QDRANT else [])]
 
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 RERANK_MODEL = "ms-marco-MiniLM-L-12-v2"
@@ -87,22 +77,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PassageStore]:
-    """Each engine: embedded, behind Qdrant's protocol, as a cluster, and a real server if one is named."""
-    async with AsyncExitStack() as stack:
-        if request.param == "embedded":
-            folder = stack.enter_context(TemporaryDirectory(dir=in_memory() or tmp_path))
-            settings = RetrieverSettings(qdrant_path=Path(folder) / "qdrant")
-        elif request.param == "protocol":
-            server = await stack.enter_async_context(QdrantServer())
-            settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
-        elif request.param == "cluster":  # each call goes to another node
-            server = await stack.enter_async_context(QdrantServer(nodes=3, lag=(0.02, 0.1)))
-            settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=3)
-        else:
-            assert REAL_QDRANT is not None
-            settings = RetrieverSettings(qdrant_url=REAL_QDRANT.url, qdrant_grpc_port=REAL_QDRANT.grpc_port)
-        opened = await open_store(settings, RetrieverMetrics(CollectorRegistry()))
-        stack.push_async_callback(opened.close)
+    """Each engine, one after the other; see `engine`."""
+    async with engine(request.param, tmp_path) as opened:
         yield opened
 
 

@@ -1,16 +1,53 @@
 """Search: what is found, in which order, with which scores, and what is refused."""
 
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.retriever.documents import Passage
 from services.retriever.fields import AnyOf, DateRange, Equals, Exists, Filter, Range
 from services.retriever.search.searches import QueryVariant
-from tests.integration.shelf import EAST, MODEL, NORTH, OTHER, PASSAGES, UP, ids
+from tests.integration.engines import engine
+from tests.integration.shelf import EAST, MODEL, NORTH, OTHER, PASSAGES, UP, Shelf, ids
+
+# These tests change nothing that is there, so one engine of each kind serves all of them.
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def store(request, tmp_path_factory):
+    async with engine(request.param, tmp_path_factory.mktemp("engine")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shelf(store):
+    return Shelf(store)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def new_collection(shelf):
+    names = []
+
+    async def create(passages):
+        names.append(f"test-{uuid.uuid4()}")
+        version = (await shelf.collections.create(names[-1], MODEL)).version
+        await shelf.put(version, passages)
+        return version
+
+    yield create
+    for name in names:
+        await shelf.collections.delete(name)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def collection(new_collection):
+    return await new_collection(passages=PASSAGES)
 
 
 def near(*directions):
