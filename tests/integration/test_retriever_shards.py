@@ -176,3 +176,18 @@ async def test_a_version_of_an_earlier_release_has_its_words_weighed_as_a_whole_
     assert await found(store, VERSION, 0) != pytest.approx(whole, abs=1e-5)
     await store.tune(VERSION, PLAIN, None)
     assert await found(store, VERSION, 0) == pytest.approx(whole, abs=1e-5)
+
+
+async def test_of_a_large_version_a_sample_weighs_the_words(store, server, monkeypatch):
+    monkeypatch.setattr("services.retriever.engines.server.store.SAMPLE", 150)
+    await store.create(VERSION, 2, Layout(shards=3), {}, None)
+    await store.create("docs-v9", 2, Layout(shards=1), {}, None)
+    for version in (VERSION, "docs-v9"):
+        await store.write(version, rows(300), None)
+    whole = await found(store, "docs-v9", 0)
+    scrolls = server.calls["Scroll"]
+    by_sample = await found(store, VERSION, 0)
+    assert scrolls < server.calls["Scroll"] <= scrolls + 2
+    # A term of every third passage: the sample finds that, about.
+    ratios = [by_sample[point] / score for point, score in whole.items() if point in by_sample]
+    assert 0.6 < min(ratios) <= max(ratios) < 1.6
