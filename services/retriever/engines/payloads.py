@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from services.retriever.documents import Chunk, Passage, Vector
+from services.retriever.documents import Chunk, Passage, Vector, check_stored
 from services.retriever.fields import Value
 from services.retriever.store import Row
 
@@ -41,9 +41,9 @@ def to_payload(row: Row) -> dict[str, Any]:
 
 
 def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Passage:
-    """Return the passage of a payload, as far as it was read."""
+    """Return the passage of a payload, as far as it was read; see `check_stored`."""
     chunk = payload.get("chunk")
-    return Passage(
+    passage = Passage(
         payload["id"],
         payload.get("text", ""),
         payload.get("title", ""),
@@ -51,6 +51,8 @@ def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Pass
         vector,
         Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None,
     )
+    check_stored(passage)
+    return passage
 
 
 def revision_of(payload: Mapping[str, Any]) -> str:
