@@ -53,8 +53,11 @@ def test_the_compose_stack_asks_every_stage_and_what_keeps_data_for_its_health()
 
 def test_the_compose_stack_keeps_data_and_snapshots_on_volumes_of_their_own():
     written = compose.yaml.safe_load(compose.COMPOSE.read_text())
-    mounted = dict(reversed(entry.split(":")[:2]) for entry in written["services"]["qdrant"]["volumes"])
-    assert mounted["/qdrant/storage"] != mounted["/qdrant/snapshots"]
+    [[data, _]] = [entry.split(":") for entry in written["services"]["qdrant"]["volumes"]]
+    retriever = written["services"]["retriever"]
+    [[snapshots, place]] = [entry.split(":") for entry in retriever["volumes"]]
+    assert (retriever["environment"]["QDRANT_SNAPSHOT_PATH"], snapshots) == (place, "snapshots")
+    assert data != snapshots
     kept = written["services"]["gateway"]["environment"]["ROLLOUT_SNAPSHOT_PATH"]
     assert any(kept.startswith(entry.split(":")[1]) for entry in written["services"]["gateway"]["volumes"])
 

@@ -180,10 +180,8 @@ class SnapshotStorage:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except TimeoutError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # each kind of storage has its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(
                 "there is no room for the snapshot in QDRANT_SNAPSHOT_PATH; delete old ones (`sluice snapshot prune`), "
                 "or give it more room",
