@@ -87,7 +87,7 @@ class Verification:
     async def verify(
         self, collection: str, version: str, *, sample_size: int = DEFAULT_SAMPLE, deadline: float
     ) -> list[Check]:
-        """Check a version by itself and against the live version of the collection."""
+        """Check a version by what was written down, by its model, and against the live version if it is another."""
         counted, sample = await self._count(collection, version, sample_size, deadline)
         if not sample.passages:
             return [counted]
@@ -101,12 +101,14 @@ class Verification:
             least >= _LEAST_COSINE,
             f"{len(texts)} computed again by {embedded.model.name}: cosine to what is stored at least {least:.4f}",
         )
-        return [
+        checks = [
             counted,
             recomputed,
             await self._self_retrieval(version, sample, embedded.model.fingerprint, deadline),
-            await self._overlap(collection, version, sample, deadline),
         ]
+        if not await self._is_live(collection, version, deadline):
+            checks.append(await self._overlap(collection, version, sample, deadline))
+        return checks
 
     async def _count(self, collection: str, version: str, size: int, deadline: float) -> tuple[Check, Sample]:
         counts: list[int] = []
@@ -120,13 +122,20 @@ class Verification:
             if same or len(counts) == _MOST_COUNTS:
                 break
             await asyncio.sleep(self._pause_seconds)
-        others = "as many as" if same else f"{live_counts[-1]:,} in"
-        detail = f"{counts[-1]:,} passages, {others} the live version"
+        detail = f"{counts[-1]:,} passages"
+        if not await self._is_live(collection, version, deadline):
+            others = "as many as" if same else f"{live_counts[-1]:,} in"
+            detail += f", {others} the live version"
         # The count that was written down is forgotten with the first deletion, so there are at least as many.
         written = (await self._store.collection(version, deadline=deadline)).counted_passages
         if written:
-            detail += f"; {written:,} were counted when it was complete, and none was deleted since"
+            detail += f"; {written:,} were written down when it was complete or copied, and none was deleted since"
+        else:
+            detail += "; no number is written down to compare with (`sluice snapshot create` does so)"
         return Check(CheckKind.COUNT, same and counts[-1] >= written, detail), sample
+
+    async def _is_live(self, collection: str, version: str, deadline: float) -> bool:
+        return version == (await self._store.collection(collection, deadline=deadline)).version
 
     async def _self_retrieval(self, version: str, sample: Sample, fingerprint: str, deadline: float) -> Check:
         async def found(sampled: Sampled) -> bool:

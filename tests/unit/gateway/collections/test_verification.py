@@ -25,11 +25,13 @@ class Shelf:
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
         self.served = True
         self.counted = 0
-        self.analyzers = {"docs": "words-2 english", "docs-v2": "words-2 english"}
+        self.analyzers = dict.fromkeys(("docs", "docs-v1", "docs-v2"), "words-2 english")
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         return collection_pb2.CollectionVersion(
-            lexical_settings=f"{self.analyzers[name]}, k1 1.2", counted_passages=self.counted
+            version="docs-v1" if name == "docs" else name,
+            lexical_settings=f"{self.analyzers[name]}, k1 1.2",
+            counted_passages=self.counted,
         )
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
@@ -106,3 +108,16 @@ async def test_a_version_with_fewer_passages_than_were_written_down_fails_though
     shelf = Shelf()
     shelf.counted = counted
     assert await failed(shelf) == expected
+
+
+@pytest.mark.parametrize(("counted", "said"), [(0, "no number is written down"), (8, "8 were written down")])
+async def test_a_live_version_is_compared_with_what_was_written_down_and_not_with_itself(
+    counted: int, said: str
+) -> None:
+    shelf = Shelf()
+    shelf.counted = counted
+    verification = Verification(shelf, shelf, query_of=lambda passage: passage.text, pause_seconds=0.0)  # type: ignore[arg-type]
+    checks = await verification.verify("docs", "docs-v1", deadline=0)
+    assert CheckKind.OVERLAP not in {check.kind for check in checks}
+    assert said in checks[0].detail
+    assert "live version" not in checks[0].detail
