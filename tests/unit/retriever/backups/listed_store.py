@@ -29,6 +29,8 @@ class ListedStore:
         self.layouts: dict[str, object] = {}
         self.aliases: dict[str, str] = {}
         self.before_call: Callable[[], None] = lambda: None
+        self.at_last_pass: dict[str, tuple[object, ...]] = {}
+        """What a version held when it was last gone through from its beginning."""
 
     def put(self, version: str, passage_id: str, text: str) -> None:
         """Write a passage, with a new revision."""
@@ -93,6 +95,8 @@ class ListedStore:
 
     async def scroll(self, version, start, limit, parts, deadline, condition=None):
         self.before_call()
+        if start is None:
+            self.at_last_pass = self.content(version)
         points = sorted(point for point in self.rows[version] if start is None or point >= start)
         found = [self.rows[version][point] for point in points[:limit]]
         assert parts is Parts.KEYS

@@ -51,12 +51,12 @@ async def shelf(storage, count=20):
     return store, Snapshots(store, collections, versions, storage)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(WRITE, max_size=4), max_size=12), st.integers(1, 12), st.integers(1, 4000))
-def test_a_snapshot_under_writes_is_the_version_at_its_end(waves, keys_at_once, part_bytes):
+def test_a_snapshot_under_writes_is_the_version_as_its_last_pass_began(waves, keys_at_once, part_bytes):
     async def run():
         store, collections, versions = await filled(20)
-        storage, name = anywhere(), ""
+        storage = anywhere()
         left = list(waves)
 
         def write():
@@ -71,10 +71,11 @@ def test_a_snapshot_under_writes_is_the_version_at_its_end(waves, keys_at_once, 
         taking = Taking(store, storage, "docs-v1", name, None, keys_at_once=keys_at_once, part_bytes=part_bytes)
         async for _ in taking.run():
             pass
-        assert not left
+        wanted = store.at_last_pass
+        store.before_call = lambda: None
         [snapshot] = await storage.find("docs", None)
         restored = await Snapshots(store, collections, versions, storage).restore("docs", snapshot.name)
-        assert store.content(restored.version) == store.content("docs-v1")
+        assert store.content(restored.version) == wanted
 
     asyncio.run(run())
 
