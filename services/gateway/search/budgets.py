@@ -13,7 +13,7 @@ from itertools import accumulate
 # It grows with the time given: long deadlines are missed by a busy machine rather than by a busy stage.
 REPLY_SHARE = 0.04
 LEAST_REPLY_SECONDS = 0.01
-MOST_REPLY_SECONDS = 0.05
+MOST_REPLY_SECONDS = 0.25
 # Largest share of the time left for a stage that others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6

@@ -103,3 +103,7 @@ def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
     assert budgets.expansion_until(10, 9) is None
     assert budgets.embedding_until(10, 9) is None
     assert budgets.rerank_count(10, 9, [50]) == 0
+
+
+def test_a_long_deadline_leaves_a_busy_machine_a_quarter_of_a_second_for_the_reply() -> None:
+    assert last_moment(100.0, 120.0) == 119.75
