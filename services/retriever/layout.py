@@ -44,7 +44,7 @@ class Quantization(enum.StrEnum):
     @classmethod
     def from_proto(cls, number: int) -> Quantization:
         """Read a form. Raises InvalidArgument for one that this release does not know."""
-        known = {pb.Quantization.Value(f"QUANTIZATION_{one.name}"): one for one in cls}
+        known = {int(pb.Quantization.Value(f"QUANTIZATION_{one.name}")): one for one in cls}
         if number not in known:
             raise InvalidArgument("layout.quantization", f"is {number}; send one of {', '.join(cls)}")
         return known[number]
