@@ -43,6 +43,8 @@ from services.retriever.store import (
 
 T = TypeVar("T")
 
+# Replicas judge the condition of an update each by itself: they have to see updates in the same order.
+_IN_ORDER = api.WriteOrdering(type=api.Medium)
 _OLDEST_QDRANT = (1, 17)
 _OLDEST_TURBO = (1, 18)
 _ROWS_COUNTED_AT_ONCE = 500
@@ -178,7 +180,7 @@ class ServerStore:
             selector = api.PointsSelector(points=api.PointsIdsList(ids=to_ids(ids)))
         else:
             selector = api.PointsSelector(filter=still_so(still))
-        request = api.DeletePoints(collection_name=version, points=selector, wait=True)
+        request = api.DeletePoints(collection_name=version, points=selector, wait=True, ordering=_IN_ORDER)
 
         async def delete(qdrant: Connection) -> None:
             await qdrant.ask(qdrant.points.Delete, request)
@@ -297,7 +299,8 @@ class ServerStore:
 
     async def _upsert(self, version: str, rows: Sequence[Row], deadline: Deadline, **only: Any) -> None:
         def request() -> api.UpsertPoints:
-            return api.UpsertPoints(collection_name=version, wait=True, points=map(points.to_point, rows), **only)
+            written = map(points.to_point, rows)
+            return api.UpsertPoints(collection_name=version, wait=True, ordering=_IN_ORDER, points=written, **only)
 
         # Making a large batch takes long enough to hold up all other calls.
         made = await asyncio.to_thread(request)
