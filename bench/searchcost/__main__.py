@@ -89,6 +89,7 @@ def main(
     passages: Annotated[int, typer.Option(min=1, help="Passages that are searched.")] = 60_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every side takes a turn.")] = 10,
     searches: Annotated[int, typer.Option(min=10, help="Searches of each side in each round.")] = 50,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of everything, as costs differ from one to the next.")] = 1,
 ) -> None:
     """Measure searches here, and beside an earlier commit. Writes build/bench/search_cost.json.
 
@@ -97,17 +98,24 @@ def main(
     console = Console(stderr=True)
     folders = {"here": ROOT} | ({"before": checked_out(commit)} if commit else {})
     windows: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
-    with ExitStack() as stack:
-        with console.status(f"Indexing {passages} passages"):
-            sides = [(name, *stack.enter_context(running(name, folder, passages))) for name, folder in folders.items()]
-        for number in track(range(rounds + 1), "Rounds", console=console):
-            questions = texts(number + 1, searches, WORDS_A_QUESTION)
-            for name, one, processes in random.sample(sides, len(sides)):
-                found = measured(one, processes, {"features": _HYBRID, "questions": questions})
-                if number:  # the first round warms up
-                    windows[name].append(found)
+    for start in range(starts):
+        with ExitStack() as stack:
+            with console.status(f"Indexing {passages} passages"):
+                sides = [
+                    (name, *stack.enter_context(running(name, folders[name], passages)))
+                    for name in (list(folders) if start % 2 else list(folders)[::-1])
+                ]
+            for number in track(range(rounds + 1), f"Start {start + 1}", console=console):
+                questions = texts(number + 1, searches, WORDS_A_QUESTION)
+                for name, one, processes in random.sample(sides, len(sides)):
+                    found = measured(one, processes, {"features": _HYBRID, "questions": questions})
+                    if number:  # the first round warms up
+                        windows[name].append(found)
     made = list(rows(windows))
-    command = f"python -m bench.searchcost {commit} --passages {passages} --rounds {rounds} --searches {searches}"
+    command = (
+        f"python -m bench.searchcost {commit} --passages {passages} --rounds {rounds} --searches {searches} "
+        f"--starts {starts}"
+    )
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({"command": command, "rows": made, "windows": windows}) + "\n", encoding="utf-8")
     table = Table("milliseconds a search", *folders, *(["ratio"] if commit else []))
