@@ -55,7 +55,7 @@ class Health:
 
     asked: int = 0
     failed: int = 0
-    """How many did not say SERVING."""
+    """Answers other than SERVING."""
     slowest: float = 0.0
 
 

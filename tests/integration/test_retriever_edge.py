@@ -99,7 +99,7 @@ def write_and_die(folder):
 def is_alive(process):
     """True unless it has ended, perhaps with nobody who asked for its status yet."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

@@ -29,7 +29,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What Edge does not say of a generation."""
+    """Facts about a generation that Edge does not keep."""
 
     dimension: int
     layout: Layout
