@@ -21,6 +21,8 @@ from services.retriever.backups.storage import SnapshotStorage
 from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row
 
 MOST_PASSES = 20
+# Between passes, doubled each time: who writes without a break today may make one later.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 5.0
 PART_BYTES = 16 * 2**20
 KEYS_AT_ONCE = 1000
 
@@ -67,7 +69,7 @@ class Taking:
         """
         with ExitStack() as stack:
             ledger = stack.enter_context(Ledger())
-            for _ in range(MOST_PASSES):
+            for number in range(MOST_PASSES):
                 began = datetime.now(UTC)
                 following = stack.enter_context(Ledger())
                 self._changed = 0
@@ -79,6 +81,8 @@ class Taking:
                 if not self._changed and await self._store.count(self._version, self._deadline) == ledger.count:
                     await self._finish(began, ledger)
                     return
+                if number:  # the first pass finds everything
+                    await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS))
         raise Unavailable(
             f"{self._version!r} is written faster than a snapshot can follow; take it at a quieter time",
             reason="CONTENDED",
