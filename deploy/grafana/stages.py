@@ -167,6 +167,26 @@ def _pool() -> list[Panel]:
             alert="SluiceQdrantRetries",
         ),
         lines(
+            "Nodes of Qdrant",
+            "Nodes that QDRANT_URL lists, and those that are up as the retriever sees it that sees fewest.",
+            Query(worst("qdrant_nodes"), "listed"),
+            Query(f"min(qdrant_nodes_up{{{HERE}}})", "up"),
+            unit="short",
+            alert="SluiceQdrantNodeAway",
+        ),
+        lines(
+            "Embedded engine",
+            "Deaths of its process by cause, and versions that are damaged or were not rebuilt.",
+            Query(
+                f"sum by (cause) (increase(qdrant_engine_deaths_total{{{HERE}}}[$__rate_interval])) > 0",
+                "died: {{cause}}",
+            ),
+            Query(worst("qdrant_engine_damaged_versions"), "damaged versions"),
+            Query(worst("qdrant_engine_versions_not_rebuilt"), "versions not rebuilt"),
+            unit="short",
+            alert="SluiceEngineDies",
+        ),
+        lines(
             "Calls to Qdrant",
             "By the code that they ended with, after all retries.",
             Query(rate("qdrant_calls_total", by="code"), "{{code}}"),

@@ -10,6 +10,7 @@ from tools.metrics_table import Series, declared
 # What one gateway and one rollout service that are in order do not move; their own tests do (tests/contract and
 # tests/integration/test_rollout*). Nor has the platform TLS (tests/contract/test_tls.py).
 STILL = (
+    "qdrant_engine_",
     "sluice_certificate_expiry_timestamp_seconds",
     "sluice_log_lines_dropped_total",
     "sluice_precision_refused",
@@ -26,6 +27,8 @@ STILL = (
 _CONSTANT = (
     "_info",
     "qdrant_pool_size",
+    "qdrant_nodes",
+    "qdrant_nodes_up",
     "sluice_message_budget_bytes",
     "sluice_rollout_log_threshold",
     "sluice_rollout_active",

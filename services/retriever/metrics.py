@@ -9,6 +9,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from services.chassis import tracing
 from services.chassis.metrics import LATENCY_BUCKETS
 
+ENGINE_DEATHS = ("storage_full", "version_broken", "killed", "crashed")
+"""Causes of deaths of the embedded engine's process."""
+
 
 class RetrieverMetrics:
     """Series about searches and the connections to Qdrant."""
@@ -49,6 +52,43 @@ class RetrieverMetrics:
             "qdrant_search_seconds",
             "Time that searches spend in Qdrant, waiting for a connection and retries included.",
             buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.nodes = Gauge(
+            "qdrant_nodes", "Nodes of Qdrant that QDRANT_URL lists; 0 with the embedded engine.", registry=registry
+        )
+        self.nodes_up = Gauge(
+            "qdrant_nodes_up",
+            "Those of them that are called; one that does not answer is left alone until it does.",
+            registry=registry,
+        )
+        self.engine_down = Gauge(
+            "qdrant_engine_down",
+            "1 while the embedded engine's process is dead and not started again yet; else 0.",
+            registry=registry,
+        )
+        self.engine_deaths = Counter(
+            "qdrant_engine_deaths_total",
+            "Deaths of the embedded engine's process, by cause: `storage_full`, `version_broken` (it ended itself, so "
+            "that the next one loads a version again), `killed` (as for want of memory), `crashed`.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in ENGINE_DEATHS:
+            self.engine_deaths.labels(cause)  # from 0, so that the first death is an increase
+        self.engine_logs_set_aside = Counter(
+            "qdrant_engine_logs_set_aside_total",
+            "Logs of versions that the embedded engine could not read, and set aside to go on without them.",
+            registry=registry,
+        )
+        self.engine_damaged_versions = Gauge(
+            "qdrant_engine_damaged_versions",
+            "Versions that the embedded engine cannot read, so that calls to them fail.",
+            registry=registry,
+        )
+        self.engine_versions_not_rebuilt = Gauge(
+            "qdrant_engine_versions_not_rebuilt",
+            "Versions whose last rebuild (a graph, a new layout) failed in the embedded engine. They serve as before.",
             registry=registry,
         )
 

@@ -66,11 +66,14 @@ async def test_a_node_that_dies_costs_no_call_and_serves_again_when_it_is_back(s
         await call(pool)
     assert servers[1].calls["List"] == 12
     assert registry.get_sample_value("qdrant_circuit_breaker_open") == 0
+    assert registry.get_sample_value("qdrant_nodes") == 2
+    assert registry.get_sample_value("qdrant_nodes_up") == 1
     await dying.start()
     async with asyncio.timeout(30):
         while dying.calls["List"] == 2:
             await call(pool)
             await asyncio.sleep(0.01)
+    assert registry.get_sample_value("qdrant_nodes_up") == 2
 
 
 async def test_a_node_that_hangs_costs_no_call(servers, pool):

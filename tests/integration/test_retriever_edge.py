@@ -28,12 +28,18 @@ from tests.integration.shelf import EAST, MODEL, NORTH, PASSAGES, Shelf, ids
 
 
 @pytest.fixture
-def open_folder(tmp_path):
-    """Opens the same folder."""
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def open_folder(tmp_path, registry):
+    """Opens the same folder, with the same series."""
+    metrics = RetrieverMetrics(registry)
 
     def opened(**settings):
         given = RetrieverSettings(qdrant_path=tmp_path / "qdrant", **settings)
-        return open_store(given, RetrieverMetrics(CollectorRegistry()))
+        return open_store(given, metrics)
 
     return opened
 
@@ -56,6 +62,13 @@ async def store(filled, open_folder):
     opened = await open_folder()
     yield opened
     await opened.close()
+
+
+async def told(registry, name, value):
+    """Wait until a series has this value: what the engine's process sees reaches the series a moment later."""
+    async with asyncio.timeout(20):
+        while registry.get_sample_value(name) != value:
+            await asyncio.sleep(0.02)
 
 
 def answers(shelf, collection="docs"):
@@ -125,7 +138,7 @@ os._exit(1)
 """
 
 
-async def test_a_log_that_cannot_be_read_loses_nothing_that_was_acknowledged(open_folder, tmp_path):
+async def test_a_log_that_cannot_be_read_loses_nothing_that_was_acknowledged(open_folder, tmp_path, registry):
     await asyncio.to_thread(write_and_die, tmp_path / "qdrant")
     [log] = (tmp_path / "qdrant").rglob("wal")
     poison = [sys.executable, "-c", POISON, str(log.parent)]
@@ -139,11 +152,12 @@ async def test_a_log_that_cannot_be_read_loses_nothing_that_was_acknowledged(ope
         await shelf.put("docs", [Passage(f"more-{round_}", "word7", vector=EAST), Passage("9", "nine", vector=EAST)])
         assert len(ids(await shelf.search("docs", QueryVariant("word7")))) == 2 + round_
         assert ids(await shelf.search("docs", QueryVariant("word9"))) == []
+        await told(registry, "qdrant_engine_logs_set_aside_total", 1)
         await store.close()
     assert [path.name for path in (tmp_path / "qdrant").rglob("wal-*")] == ["wal-aside"]
 
 
-async def test_a_process_that_dies_is_started_again_and_calls_go_on(store):
+async def test_a_process_that_dies_is_started_again_and_calls_go_on(store, registry):
     shelf = Shelf(store)
     for number in (signal.SIGKILL, signal.SIGSEGV):
         before = store.pid
@@ -151,6 +165,9 @@ async def test_a_process_that_dies_is_started_again_and_calls_go_on(store):
         assert ids(await answers(shelf))[0] == "argparse"
         assert store.pid not in {before, None}
     await store.check(None)
+    assert registry.get_sample_value("qdrant_engine_deaths_total", {"cause": "killed"}) == 1
+    assert registry.get_sample_value("qdrant_engine_deaths_total", {"cause": "crashed"}) == 1
+    assert registry.get_sample_value("qdrant_engine_down") == 0
 
 
 async def test_a_write_under_way_is_repeated_when_the_process_dies(store):
@@ -229,7 +246,7 @@ async def test_a_disk_without_room_is_told_and_what_was_stored_is_still_found(fi
     await store.close()
 
 
-async def test_a_death_by_a_full_disk_is_told_as_such_until_there_is_room(filled, open_folder):
+async def test_a_death_by_a_full_disk_is_told_as_such_until_there_is_room(filled, open_folder, registry):
     store = await open_folder()
     before = store.pid
     os.kill(before, signal.SIGSTOP)
@@ -240,6 +257,7 @@ async def test_a_death_by_a_full_disk_is_told_as_such_until_there_is_room(filled
     with pytest.raises(ResourceExhausted) as full:
         await writing
     assert full.value.reason == "STORAGE_FULL"
+    assert registry.get_sample_value("qdrant_engine_deaths_total", {"cause": "storage_full"}) == 1
     async with asyncio.timeout(30):
         while store.pid is None:
             await asyncio.sleep(0.05)
@@ -298,7 +316,7 @@ def remove(version):
 
 @pytest.mark.parametrize("damage", [empty, overwrite, remove])
 async def test_a_damaged_version_is_refused_by_name_and_restored_while_others_serve(
-    open_folder, filled, damage, tmp_path
+    open_folder, filled, damage, tmp_path, registry
 ):
     store = await open_folder()
     await Shelf(store, snapshots=str(tmp_path / "snapshots")).snapshots.create("docs")
@@ -311,6 +329,7 @@ async def test_a_damaged_version_is_refused_by_name_and_restored_while_others_se
             await shelf.search("docs", QueryVariant("options"))
         assert refused.value.reason == "VERSION_DAMAGED"
         assert ids(await shelf.search("other", QueryVariant("options"))) == ["argparse"]
+        await told(registry, "qdrant_engine_damaged_versions", 1)
         await store.close()
     store = await open_folder()
     shelf = Shelf(store, snapshots=str(tmp_path / "snapshots"))
@@ -319,6 +338,7 @@ async def test_a_damaged_version_is_refused_by_name_and_restored_while_others_se
     await shelf.versions.switch("docs", restored.version)
     assert ids(await shelf.search("docs", QueryVariant("options"))) == ["argparse"]
     await shelf.versions.delete("docs-v1")
+    await told(registry, "qdrant_engine_damaged_versions", 0)
     await store.close()
     store = await open_folder()
     assert sorted((await store.catalogue(None)).versions) == ["docs-v2", "other-v1"]

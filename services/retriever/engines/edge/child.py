@@ -24,10 +24,13 @@ from services.chassis.errors import DeadlineExceeded, Internal, SluiceError
 from services.retriever.engines.edge.catalogue import CatalogueLost
 from services.retriever.engines.edge.folder import Broken, DataFolder
 from services.retriever.engines.edge.wire import (
+    BROKEN_STATUS,
+    HEALTH,
     HELLO,
     LENGTH,
     LOG,
     Answer,
+    Health,
     Request,
     frame,
     message_of,
@@ -63,6 +66,7 @@ class Server:
         self._received = bytearray()
         self._reads: deque[_Waiting] = deque()
         self._writes: deque[_Waiting] = deque()
+        self._told: Health | None = None
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         """Have the parent log something."""
@@ -96,6 +100,13 @@ class Server:
         except SluiceError as error:
             self.log("error", "housekeeping failed", problem=error.message)
             return False
+        finally:
+            self._tell(folder.health)
+
+    def _tell(self, health: Health) -> None:
+        if health != self._told:
+            self.send((HEALTH, *health))
+            self._told = health
 
     def _take_in(self, timeout: float) -> bool:
         """Receive what is there, waiting for it for some seconds; false where the parent has hung up."""
@@ -191,7 +202,7 @@ def main() -> None:
         server.send((HELLO, None, None, 0.0))
         server.run(data)
     except Broken:
-        os._exit(1)
+        os._exit(BROKEN_STATUS)
     except OSError:
         pass  # the parent is gone
     data.close()

@@ -21,7 +21,7 @@ from services.chassis.errors import (
 from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync_folder
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
-from services.retriever.engines.edge.wire import Packed, pack_rows, unpack_rows
+from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_rows
 from services.retriever.fields import Filter, Scalar, Schema
 from services.retriever.layout import Layout
 from services.retriever.store import Notes, Parts, PointId, Query, Revisions
@@ -61,12 +61,19 @@ class DataFolder:
         self._catalogue = CatalogueFile(path)
         self._kept: dict[str, _Kept] = {}
         self._damaged: dict[str, str] = {}
+        self._logs_set_aside = 0
         (path / FOLDER).mkdir(exist_ok=True)
         for stray in {found.name for found in (path / FOLDER).iterdir()} - self._catalogue.versions.keys():
             # Its creation was not finished, or its deletion.
             self._delete(stray)
         for version in self._catalogue.versions:
             self._load(version)
+
+    @property
+    def health(self) -> Health:
+        """Numbers for the parent's series."""
+        not_rebuilt = sum(kept.shard.build_failed for kept in self._kept.values())
+        return Health(len(self._damaged), not_rebuilt, self._logs_set_aside)
 
     def catalogue(self) -> Packed:
         """Return the names of all versions, and the aliases."""
@@ -280,6 +287,7 @@ class DataFolder:
             self._log(
                 "error", "log set aside, writes since the last flush repeated", version=version, problem=str(error)
             )
+            self._logs_set_aside += 1
             return Shard.load(folder, without_log=True), False
 
     def _free(self, kept: _Kept) -> None:

@@ -18,10 +18,13 @@ from services.chassis.errors import DeadlineExceeded, SluiceError, StartupError,
 from services.retriever.engines.calls import observed, time_limit
 from services.retriever.engines.edge.catalogue import free_bytes, storage_full
 from services.retriever.engines.edge.wire import (
+    BROKEN_STATUS,
+    HEALTH,
     HELLO,
     LENGTH,
     LOG,
     Answer,
+    Health,
     Request,
     frame,
     message_of,
@@ -64,6 +67,7 @@ class ChildProcess:
         self._alive = asyncio.Event()
         self._closing = False
         self._full = False
+        self._health = Health()
         self._life: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -204,7 +208,9 @@ class ChildProcess:
                 kind, problem = hello.error
             raise _refused(self._folder, kind, problem)
         self._full = False
+        self._health = self._health._replace(logs_set_aside=0)  # as it counts
         self._alive.set()
+        self._metrics.engine_down.set(0)
 
     async def _live(self) -> None:
         """Read answers; when the child dies, fail the calls under way and start another one."""
@@ -217,7 +223,10 @@ class ChildProcess:
             status = await self._ended(_HANG_SECONDS)
             # Memory-mapped files of a full disk: there is no error that a write could report.
             self._full = status == -signal.SIGBUS
-            _log.error("engine died", status=status, calls=len(self._calls), storage_full=self._full)
+            cause = _cause(status)
+            self._metrics.engine_down.set(1)
+            self._metrics.engine_deaths.labels(cause).inc()
+            _log.error("engine died", cause=cause, status=status, calls=len(self._calls))
             self._fail_calls()
             await self._begin_again()
 
@@ -235,10 +244,19 @@ class ChildProcess:
         while True:
             [length] = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
             message = message_of(await self._reader.readexactly(length))
-            if message[0] != LOG:
+            if message[0] == LOG:
+                _, level, event, fields = message
+                getattr(_log, level)(event, **fields)
+            elif message[0] == HEALTH:
+                self._note_health(Health(*message[1:]))
+            else:
                 return Answer(*message)
-            _, level, event, fields = message
-            getattr(_log, level)(event, **fields)
+
+    def _note_health(self, health: Health) -> None:
+        self._metrics.engine_damaged_versions.set(health.damaged)
+        self._metrics.engine_versions_not_rebuilt.set(health.not_rebuilt)
+        self._metrics.engine_logs_set_aside.inc(health.logs_set_aside - self._health.logs_set_aside)
+        self._health = health
 
     async def _begin_again(self) -> None:
         """Start the next child, as soon as there is room on the disk."""
@@ -254,6 +272,12 @@ class ChildProcess:
             else:
                 _log.info("engine started again")
                 return
+
+
+def _cause(status: int) -> str:
+    """Return the cause of a death, as the series name it."""
+    causes = {-signal.SIGBUS: "storage_full", -signal.SIGKILL: "killed", BROKEN_STATUS: "version_broken"}
+    return causes.get(status, "crashed")
 
 
 def _refused(folder: Path, kind: str, problem: str) -> StartupError:

@@ -123,6 +123,11 @@ class Shard:
         """True if no build is under way, or due."""
         return self._rebuild is None and self._replaced is None
 
+    @property
+    def build_failed(self) -> bool:
+        """True from a build that failed until one succeeds, or none is due any more."""
+        return self._no_build_before > 0
+
     def write(self, rows: Sequence[Row], still: Revisions | None = None) -> None:
         """Write all passages or none (Refused), each only if it still has its revision in `still`; "" for absent."""
         points, copies = to_points(rows, self._state.dimension)
@@ -258,11 +263,14 @@ class Shard:
             self._do(self._shard.close)
 
     def _due(self, quiet: float) -> Rebuild | None:
+        if time.monotonic() < self._no_build_before:
+            return None
         indexed = self._state.indexed
         sizes = Sizes.of(self._shard, indexed)
         wanted = self._state.wanted
         tuned = bool(_BUILT & wanted.changed(self._state.layout))
-        if time.monotonic() < self._no_build_before or not (tuned or due(sizes, indexed, quiet, self._graph_from)):
+        if not (tuned or due(sizes, indexed, quiet, self._graph_from)):
+            self._no_build_before = 0.0
             return None
         if not self._generations.has_room():
             raise BuildFailed("the disk has no room for it")

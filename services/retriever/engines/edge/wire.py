@@ -22,8 +22,12 @@ from services.retriever.store import Row
 LENGTH = struct.Struct("<Q")
 LOG = 0
 """Number of messages of the child that answer nothing: a level, an event and its fields, for the log."""
+HEALTH = -1
+"""Number of messages that answer nothing: a `Health`, when it has changed."""
 HELLO = 1
 """Number of the child's first answer, when it has opened the folder."""
+BROKEN_STATUS = 3
+"""Exit status of a child that ends so that the next one loads a version again."""
 
 Packed = tuple[Any, ...]
 
@@ -46,6 +50,16 @@ class Answer(NamedTuple):
     result: Any
     waited: float
     """Seconds between the call's arrival and its beginning."""
+
+
+class Health(NamedTuple):
+    """What a child has seen of its folder since its start."""
+
+    damaged: int = 0
+    """Versions that cannot be read."""
+    not_rebuilt: int = 0
+    """Versions whose last rebuild failed."""
+    logs_set_aside: int = 0
 
 
 def frame(message: Request | Answer | Packed) -> bytes:

@@ -51,6 +51,9 @@ class QdrantPool:
         )
         metrics.pool_size.set(settings.qdrant_pool_size)
         metrics.breaker_open.set(0)
+        nodes = tuple(self._nodes)  # those change their order, and another thread counts
+        metrics.nodes.set(len(nodes))
+        metrics.nodes_up.set_function(lambda: sum(node.up for node in nodes))
 
     async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
         """Run an operation, again if it met an outage and the deadline leaves time for it.

@@ -80,6 +80,8 @@ def test_a_builder_that_dies_costs_nothing_but_time(folder, caplog):
     shard.idle()
     (builder,) = children()
     os.kill(builder, signal.SIGKILL)
+    while not shard.build_failed:
+        shard.idle()
     settle(shard)
     assert "not rebuilt" in caplog.text
     assert len(shard.search([SparseVector([7], [1.0])], 10)[0]) == 10
