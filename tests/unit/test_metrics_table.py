@@ -13,7 +13,7 @@ CLOSED = {
     *("stage", "release", "grpc_service", "grpc_method", "grpc_code", "result", "lane", "source", "reason"),
     *("expansion", "rerank", "outcome", "state", "code", "strategy", "name", "fingerprint", "backend", "precision"),
     *("device", "collection", "version", "model", "feature", "arm", "kind", "judgement", "side"),
-    *("guardrail", "decision", "actor"),
+    *("guardrail", "decision", "actor", "cause"),
 }
 
 
