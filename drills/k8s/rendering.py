@@ -25,11 +25,13 @@ COMPONENTS = (
     "monitoring",
     "tracing",
     "rollout-postgres",
+    "qdrant-tls",
     "mtls",
     "keda",
 )
-# Not with the cluster of our own, which it takes away.
+# Takes the Qdrant of our own away, and so does not go with these.
 ALONE = ("qdrant-external",)
+_OWN_QDRANT = ("qdrant-cluster", "qdrant-tls")
 _RENDER_SECONDS = 300
 
 Manifest = dict[str, Any]
@@ -59,7 +61,7 @@ def combinations() -> Iterator[Combination]:
         yield Combination(overlay)
         yield from (Combination(overlay, (component,)) for component in COMPONENTS + ALONE)
         yield Combination(overlay, COMPONENTS)
-        yield Combination(overlay, ALONE + COMPONENTS[1:])
+        yield Combination(overlay, ALONE + tuple(name for name in COMPONENTS if name not in _OWN_QDRANT))
 
 
 def render(combination: Combination, kubectl: Path) -> list[Manifest]:

@@ -26,6 +26,7 @@ POLICIES: dict[str, Callable[[Rendering], Found]] = {
         networks.networks,
         networks.ways_out,
         networks.addresses,
+        networks.schemes,
         networks.references,
         networks.one_namespace,
         networks.secrets,

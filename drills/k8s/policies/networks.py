@@ -102,6 +102,29 @@ def addresses(rendering: Rendering) -> Found:
                         yield manifest, f"{name}={one}: there is no such pod"
 
 
+def schemes(rendering: Rendering) -> Found:
+    """Call Qdrant by TLS where it has a certificate, and only there: retriever, nodes, probes, Prometheus."""
+    qdrant = rendering.named("StatefulSet", "qdrant")
+    if qdrant is None:
+        return
+    container = pod_of(qdrant)["containers"][0]
+    variables = rendering.environment(container)
+    scheme = "https" if variables.get("QDRANT__SERVICE__ENABLE_TLS") == "true" else "http"
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if container.get(name, {}).get("httpGet", {}).get("scheme", "HTTP") != scheme.upper():
+            yield qdrant, f"{name} does not ask by {scheme}"
+    if (variables.get("QDRANT__CLUSTER__P2P__ENABLE_TLS") == "true") != (scheme == "https"):
+        yield qdrant, f"its nodes do not call each other by {scheme}"
+    monitor = rendering.named("ServiceMonitor", "qdrant")
+    if monitor is not None and monitor["spec"]["endpoints"][0].get("scheme", "http") != scheme:
+        yield monitor, f"does not ask by {scheme}"
+    for manifest in rendering.stages():
+        for caller in containers_of(manifest):
+            own = rendering.environment(caller)
+            if any(not url.startswith(f"{scheme}://") for url in own.get("QDRANT_URL", scheme + "://").split(",")):
+                yield manifest, f"does not call Qdrant by {scheme}"
+
+
 def _has_pod(rendering: Rendering, name: str, number: int) -> bool:
     found = rendering.named("StatefulSet", name)
     return found is not None and number < found["spec"]["replicas"]

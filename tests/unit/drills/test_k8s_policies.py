@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -210,6 +211,16 @@ BREAKS = {
         "addresses",
         lambda w: variable(w, "RERANKER_ADDRESS", "dns:///reranker:50054"),
     ),
+    "TLS that Qdrant does not speak": (
+        "schemes",
+        lambda w: container(w, "retriever")["env"][0].update(value="https://qdrant:6333"),
+    ),
+    "a probe without TLS": (
+        "schemes",
+        lambda w: container(w, "qdrant", "StatefulSet")["env"].append(
+            {"name": "QDRANT__SERVICE__ENABLE_TLS", "value": "true"}
+        ),
+    ),
     "a secret that nobody brings": (
         "references",
         lambda w: pod(w)["volumes"].append({"name": "x", "secret": {"secretName": "x"}}),
@@ -279,6 +290,16 @@ def test_an_overlay_with_everything_breaks_no_policy(overlay):
     manifests = rendering.render(Combination(overlay, COMPONENTS), Path(KUBECTL))
     assert policies.problems(Rendering(overlay, manifests)) == []
     assert json.dumps(manifests)
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl here; `make k8s-check` brings its own")
+@pytest.mark.parametrize("components", [("qdrant-tls",), ("qdrant-cluster", "qdrant-tls")])
+def test_the_certificate_of_qdrant_has_the_names_by_which_it_is_called(components):
+    found = Rendering("staging", rendering.render(Combination("staging", components), Path(KUBECTL)))
+    assert policies.problems(found) == []
+    urls = found.environment(container(found, "retriever"))["QDRANT_URL"].split(",")
+    assert len(urls) == found.named("StatefulSet", "qdrant")["spec"]["replicas"]
+    assert {urlsplit(url).hostname for url in urls} <= set(found.named("Certificate", "qdrant")["spec"]["dnsNames"])
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="no kubectl here; `make k8s-check` brings its own")
