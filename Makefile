@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions observe-check alerts-check bench-pairs bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy observe-check alerts-check bench-pairs bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-crash: setup ## Kills what builds and switches indexes, at random moments; 
 
 test-engine-crash: setup ## Kills the embedded engine, fills its disk, spoils its log; build/engine-crash.json.
 	@$(BIN)/python -m drills.engine_crash
+
+test-copy: setup ## Copies 100,000 passages from engine to engine and back, under load; build/copying.json.
+	@$(BIN)/python -m drills.copying
 
 observe-check: setup ## Shows that operators see what happens: metrics, traces, logs, rules, dashboards; build/observe.json.
 	@$(BIN)/python -m drills.observe

@@ -28,6 +28,7 @@ MOST_ROUNDS = 20
 FOLLOW_SECONDS = 1.0
 
 _WRITES_AT_ONCE = 256
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,8 @@ async def copy_collection(
             return
         if follow:
             await asyncio.sleep(pause)
+        elif copy.round > 1:  # who writes without a break today may make one later
+            await asyncio.sleep(min(_FIRST_PAUSE_SECONDS * 2**copy.round, _LONGEST_PAUSE_SECONDS))
     raise _ended(f"{version.version!r} is written faster than it can be copied; use follow", "CONTENDED")
 
 
