@@ -53,13 +53,14 @@ class Answer(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What a child has seen of its folder since its start."""
+    """Findings of a child in its folder."""
 
     damaged: int = 0
     """Versions that cannot be read."""
     not_rebuilt: int = 0
     """Versions whose last rebuild failed."""
     logs_set_aside: int = 0
+    """Since its start, because they could not be read."""
 
 
 def frame(message: Request | Answer | Packed) -> bytes:
