@@ -178,7 +178,7 @@ def _pool() -> list[Panel]:
             "Embedded engine",
             "Deaths of its process by cause, and versions that are damaged or were not rebuilt.",
             Query(
-                f"sum by (cause) (increase(qdrant_engine_deaths_total{{{HERE}}}[$__rate_interval])) > 0",
+                f"sum by (cause) (increase(qdrant_engine_deaths_total{{{HERE}}}[$__rate_interval]))",
                 "died: {{cause}}",
             ),
             Query(worst("qdrant_engine_damaged_versions"), "damaged versions"),

@@ -297,7 +297,7 @@ async def panels(platform: Platform) -> AsyncIterator[Row]:
             await platform.prometheus.scraped(1)
         yield Row("dashboards", f"{query.dashboard}: {query.panel}", ok, seen)
     if left_out:
-        yield Row("dashboards", "left out: what only faults of rollouts show", ok=True, seen=f"{len(left_out)} queries")
+        yield Row("dashboards", "left out: what only faults show", ok=True, seen=f"{len(left_out)} queries")
 
 
 async def _answered(platform: Platform, expression: str) -> tuple[bool, str]:
