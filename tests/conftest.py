@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
 
 # A slow example is a busy machine here, not a fault.
 settings.register_profile("sluice", deadline=None)
 settings.load_profile("sluice")
+# Workers of pytest-xdist have it set, and the command would take its output for a terminal's.
+os.environ.pop("COLUMNS", None)

@@ -27,7 +27,7 @@ from bench.pairs.__main__ import checked_out
 from deploy.local.paths import BUILD, ROOT, shown
 
 RESULT = BUILD / "bench" / "engine.json"
-ROUNDS = 5
+ROUNDS = 3
 MILLION = 1_000_000
 _SEARCHES, _FILTERED = 40, 3
 _SETTLE_SECONDS = 3600.0

@@ -27,6 +27,7 @@ from services.chassis.errors import (
     StartupError,
     Unavailable,
 )
+from services.retriever.backups import taking
 from services.retriever.backups.format import MANIFEST, Manifest
 from services.retriever.backups.restoring import Restoring
 from services.retriever.backups.snapshots import Phase, Snapshots
@@ -80,7 +81,8 @@ def test_a_snapshot_under_writes_is_the_version_as_its_last_pass_began(waves, ke
     asyncio.run(run())
 
 
-async def test_writes_without_end_are_told_and_leave_nothing(tmp_path):
+async def test_writes_without_end_are_told_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(taking, "LONGEST_PAUSE_SECONDS", 0.001)
     store, snapshots = await shelf(SnapshotStorage(str(tmp_path)))
     store.before_call = lambda: store.put("docs-v1", "p1", "again")
     with pytest.raises(Unavailable) as contended:
