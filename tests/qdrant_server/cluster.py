@@ -72,7 +72,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Known:
-    """What a node knows of a collection."""
+    """State of a collection as a node knows it."""
 
     name: str
     points: Points
@@ -82,7 +82,7 @@ class Known:
 
 @dataclass
 class View:
-    """What a node knows."""
+    """State of everything as a node knows it."""
 
     collections: dict[str, Known] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Entry:
 
     change: Change
     due: list[float]
-    """When each node makes it."""
+    """Moments at which each node makes it."""
 
 
 class Cluster:

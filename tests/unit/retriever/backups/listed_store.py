@@ -30,7 +30,7 @@ class ListedStore:
         self.aliases: dict[str, str] = {}
         self.before_call: Callable[[], None] = lambda: None
         self.at_last_pass: dict[str, tuple[object, ...]] = {}
-        """What a version held when it was last gone through from its beginning."""
+        """Content of a version when it was last gone through from its beginning."""
 
     def put(self, version: str, passage_id: str, text: str) -> None:
         """Write a passage, with a new revision."""

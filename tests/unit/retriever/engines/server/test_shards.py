@@ -13,7 +13,7 @@ def failed(details="", code=grpc.StatusCode.INTERNAL):
 
 
 def node(peer, local, remote, states=None):
-    """What a node says: its own shards, and those of others as pairs of shard and peer; all active by default."""
+    """Answer of a node: its own shards, and those of others as pairs of shard and peer; all active by default."""
     states = states or {}
     return api.CollectionClusterInfoResponse(
         peer_id=peer,
@@ -49,7 +49,7 @@ def test_a_replica_that_qdrant_calls_dead_serves_nothing():
     [("a panic", False), ("1 of 1 read operations failed: Failed to connect to http://10.0.0.2:6335/", True)],
 )
 def test_behind_one_address_the_words_of_the_error_decide(details, found):
-    """Which of the nodes behind it are away, nobody says."""
+    """Nobody says which of the nodes behind it are away."""
     answers = [node(1, [0], [(1, 2)])]
     assert (shard_down("docs-v1", failed(details), answers) is not None) == found
 
