@@ -103,6 +103,7 @@ class Speller(Protocol):
 ''',
     )
     pipeline = f"{GATEWAY}/search/pipeline.py"
+    copy.insert(pipeline, "from dataclasses import dataclass", ", replace")
     copy.insert(pipeline, "    Retriever,\n    SearchVariant,\n", "    Speller,\n")
     copy.insert(pipeline, "    reranker: Reranker\n", "    speller: Speller | None = None\n")
     copy.insert(pipeline, "    async def answer(self) -> Answer:\n", "        await self._spell()\n")
