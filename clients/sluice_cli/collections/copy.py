@@ -8,10 +8,10 @@ from contextlib import aclosing
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sluice_cli.calls import DONE, Connection, command, connection_of, plain, print_json, say_warning, stderr, stdout
+from sluice_cli.calls import DONE, Connection, command, connection_of, plain, print_json, say_warning, stdout
 from sluice_cli.options import AsJson
+from sluice_cli.progress import counted
 from sluice_client import AsyncTransferClient, CopyProgress, SluiceError, copy_collection
 
 app = typer.Typer(rich_markup_mode=None)
@@ -46,7 +46,7 @@ async def copy(
     last: CopyProgress | None = None
     live: CopyProgress | None = None
     async with _place(connection, origin) as source, _place(connection, target) as there:
-        with _bar() as progress:
+        with counted() as progress:
             bar = progress.add_task("beginning", total=0)
             try:
                 async with aclosing(copy_collection(source, there, collection, follow=follow)) as steps:
@@ -100,15 +100,3 @@ def _phase(step: CopyProgress, live: CopyProgress | None) -> str:
     if live is not None:
         return "following"
     return "copying" if step.round == 1 else f"comparison {step.round}"
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,} of {task.total:,}"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-    )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stderr, stdout
+from sluice_cli.calls import DONE, NEEDS_A_LOOK, command, connection_of, plain, print_json, say_warning, stdout
 from sluice_cli.collections.versions import checks_view
 from sluice_cli.options import AsJson, Collection, CollectionArgument, one_of
+from sluice_cli.progress import DONE_OF_TOTAL, counted
 from sluice_client import ReindexPhase, ReindexProgress, SluiceError, VersionCheck
 
 _PHASES = {
@@ -55,7 +55,7 @@ async def reindex(
     last: ReindexProgress | None = None
     checks: Sequence[VersionCheck] = ()
     async with connection_of(context).client() as client:
-        with _progress() as progress:
+        with counted(DONE_OF_TOTAL + ", {task.fields[rate]:.0f}/s") as progress:
             bar = progress.add_task("beginning", total=0, rate=0.0)
             try:
                 async for step in client.reindex(model, collection=collection):
@@ -103,15 +103,3 @@ async def reindex(
         f"version again; `sluice collections --drop {last.version}` begins anew"
     )
     return NEEDS_A_LOOK
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,} of {task.total:,}, {task.fields[rate]:.0f}/s"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-    )

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sluice_cli.calls import DONE, Problem, command, confirm, connection_of, plain, print_json, stderr, stdout, table
+from sluice_cli.calls import DONE, Problem, command, confirm, connection_of, plain, print_json, stdout, table
 from sluice_cli.collections.versions import print_switch
 from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
+from sluice_cli.progress import counted
 from sluice_client import AsyncClient, Snapshot, SnapshotPhase, SnapshotProgress
 
 app = typer.Typer(rich_markup_mode=None)
@@ -177,15 +177,7 @@ async def _collections(client: AsyncClient) -> list[str]:
 @contextmanager
 def _bar() -> Iterator[Callable[[SnapshotProgress], None]]:
     """Show progress on a terminal while the block runs."""
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,} of {task.total:,}"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-    ) as progress:
+    with counted() as progress:
         bar = progress.add_task("beginning", total=0)
 
         def show(step: SnapshotProgress) -> None:

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent import futures
 from dataclasses import replace
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from sluice_cli.calls import Problem, plain, print_json, say_warning, stderr, stdout
 from sluice_cli.indexing.checkpoint import Checkpoint, Counts, Ledger, Settled, index_of
 from sluice_cli.indexing.records import BEGINNING, Record, Reject, Source, SourceDocument
 from sluice_cli.indexing.rejects import Rejects
+from sluice_cli.progress import counted
 from sluice_client import Config, Indexed, SluiceError
 
 READ_AHEAD = 64
@@ -81,7 +80,7 @@ class Run:
                     self._ledger.take(record.mark)
                     yield replace(record, id=self._prefix + record.id) if self._prefix else record
 
-        with _progress() as progress:
+        with counted("{task.fields[stored]:,} stored, {task.fields[rate]:.0f}/s") as progress:
             bar = progress.add_task(
                 plain(self._source.name),
                 total=self._source.size,
@@ -258,15 +257,3 @@ def _some(items: Iterator[Record]) -> list[Record]:
         some.append(item)
         characters += 0 if isinstance(item, Reject) else len(item.text)
     return some
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[stored]:,} stored, {task.fields[rate]:.0f}/s"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-    )
