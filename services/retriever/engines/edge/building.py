@@ -23,8 +23,8 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from services.retriever.engines.edge.catalogue import sync
 from services.retriever.engines.edge.configuration import to_config, to_index
-from services.retriever.engines.edge.generations import sync
 from services.retriever.engines.edge.points import Portable, from_portable, portable
 from services.retriever.layout import Layout
 from services.retriever.store import PointId

@@ -29,7 +29,6 @@ class CatalogueFile:
 
     def __init__(self, folder: Path) -> None:
         """Read the file, or write an empty one in an empty folder; CatalogueLost where it does not fit the folder."""
-        self._folder = folder
         self._path = folder / FILE
         stored = {path.name for path in (folder / FOLDER).iterdir()} if (folder / FOLDER).is_dir() else set()
         if not self._path.exists():
@@ -47,11 +46,6 @@ class CatalogueFile:
             raise CatalogueLost(f"{self._path} cannot be read: {error}") from error
         if not known:
             raise CatalogueLost(f"{self._path} cannot be read: a later release wrote it")
-
-    @property
-    def present(self) -> bool:
-        """True unless the file was taken away."""
-        return self._path.is_file()
 
     def add(self, version: str, notes: Notes) -> None:
         """Name a version."""
@@ -74,19 +68,24 @@ class CatalogueFile:
 
     def _save(self, versions: Mapping[str, Notes], aliases: Mapping[str, str]) -> None:
         content: dict[str, Any] = {"format": _FORMAT, "versions": versions, "aliases": aliases}
-        beside = self._path.with_suffix(".new")
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
-        sync_folder(self._folder)
+        replace_file(self._path, json.dumps(content, indent=1))
         self.versions, self.aliases = versions, aliases
 
 
-def sync_folder(folder: Path) -> None:
-    """Put on disk which files a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def replace_file(path: Path, text: str) -> None:
+    """Write a file durably: at any moment there is the one before or this one, whole."""
+    beside = path.with_name(f"{path.name}.partial")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,7 +18,7 @@ from services.chassis.errors import (
     NotFound,
     SluiceError,
 )
-from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync_folder
+from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
 from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_rows
@@ -96,8 +96,8 @@ class DataFolder:
         kept = _Kept(shard, Journal(folder / _JOURNAL))
         try:
             shard.flush()
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            sync(folder)
+            sync(folder.parent)
             self._catalogue.add(version, notes)
         except BaseException:
             self._free(kept)

@@ -9,12 +9,12 @@ shard-2/          the next one, while it is built; removed at opening unless `cu
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.retriever.engines.edge.catalogue import replace_file, sync
 from services.retriever.layout import Layout
 
 _CURRENT = "current"
@@ -87,11 +87,11 @@ class Generations:
 
     def keep(self, shard: Path, state: State) -> None:
         """Write the state of a generation durably."""
-        _replace(self._state_path(shard), state.to_json())
+        replace_file(self._state_path(shard), state.to_json())
 
     def switch(self, shard: Path) -> None:
         """Let a generation, which is on the disk, be the one that counts."""
-        _replace(self._folder / _CURRENT, shard.name)
+        replace_file(self._folder / _CURRENT, shard.name)
 
     def has_room(self) -> bool:
         """True if the disk has room for another generation, and the files that building it takes."""
@@ -117,22 +117,3 @@ class Generations:
 
     def _state_path(self, shard: Path) -> Path:
         return self._folder / f"{shard.name}.json"
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,5 +50,6 @@ def test_data_without_their_catalogue_are_not_taken_for_none(filled, content):
 
 
 def test_an_empty_folder_gets_a_catalogue_at_once(tmp_path):
-    assert CatalogueFile(tmp_path).present
+    CatalogueFile(tmp_path)
+    assert (tmp_path / FILE).is_file()
     assert json.loads((tmp_path / FILE).read_text()) == {"format": 1, "versions": {}, "aliases": {}}
