@@ -60,7 +60,9 @@ class OldVersion:
         if not self.file.is_file():
             raise ImportFailed(f"{self.file} is missing")
         seen: set[Any] = set()
-        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as database:
+        # Each batch is read in a thread of its own, one after the other.
+        connected = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, check_same_thread=False)
+        with closing(connected) as database:
             try:
                 # Of several rows of a point, the last one holds.
                 for [blob] in database.execute("SELECT point FROM points ORDER BY rowid DESC"):
