@@ -183,7 +183,7 @@ class Engine:
     async def settle(self, seconds: float) -> dict[str, float]:
         """Wait until the engine has built what it builds in the background."""
         started, quiet = time.perf_counter(), 0
-        while quiet < 3 and time.perf_counter() - started < seconds:
+        while quiet < 5 and time.perf_counter() - started < seconds:
             before = cpu_seconds()
             await asyncio.sleep(2)
             quiet = quiet + 1 if cpu_seconds() - before < 0.2 else 0

@@ -17,8 +17,13 @@ from services.retriever.store import PointId
 GRAPH_FROM = 50_000
 """Passages from which a graph is built: below, comparing all vectors costs about as much."""
 
+PAUSE_SECONDS = 5.0
+"""Time without writes after which a build is worth its while: one that is overtaken is done again."""
+
+# Passages beside the graph, and their share of those in it, for which it is built: while others are written, after a
+# pause, and after a quiet minute.
+_LEAST_BUSY_REST, _BUSY_REST = 200_000, 1.0
 _LEAST_REST, _REST = 20_000, 0.5
-# After a quiet minute the graph takes in less.
 _LEAST_QUIET_REST, _QUIET_REST = 5_000, 0.1
 _QUIET_SECONDS = 60.0
 _LEAST_GARBAGE, _GARBAGE = 10_000, 0.5
@@ -68,17 +73,27 @@ class _Phase(enum.Enum):
     CLOSING = "closing"
 
 
-def due(sizes: Sizes, indexed: int, quiet_seconds: float, graph_from: int = GRAPH_FROM) -> bool:
-    """True if a rebuild makes the shard faster, or smaller, by enough."""
+def due(
+    sizes: Sizes,
+    indexed: int,
+    quiet_seconds: float,
+    graph_from: int = GRAPH_FROM,
+    pause_seconds: float = PAUSE_SECONDS,
+) -> bool:
+    """True if a rebuild makes the shard faster, or smaller, by enough; `quiet_seconds` passed since the last write."""
     if sizes.garbage > max(_LEAST_GARBAGE, _GARBAGE * sizes.passages):
         return True
     if sizes.passages < graph_from:
         return False
     if not indexed:
-        return True
+        return quiet_seconds >= pause_seconds or sizes.passages > _LEAST_BUSY_REST
     if quiet_seconds >= _QUIET_SECONDS:
-        return sizes.rest > max(_LEAST_QUIET_REST, _QUIET_REST * indexed)
-    return sizes.rest > max(_LEAST_REST, _REST * indexed)
+        least, share = _LEAST_QUIET_REST, _QUIET_REST
+    elif quiet_seconds >= pause_seconds:
+        least, share = _LEAST_REST, _REST
+    else:
+        least, share = _LEAST_BUSY_REST, _BUSY_REST
+    return sizes.rest > max(least, share * indexed)
 
 
 class Rebuild:

@@ -21,7 +21,7 @@ from services.retriever.engines.edge.configuration import to_config, to_index
 from services.retriever.engines.edge.filters import bool_key, to_filter
 from services.retriever.engines.edge.generations import Damaged, Generations, State
 from services.retriever.engines.edge.points import SELECTED, Refused, to_points, to_row
-from services.retriever.engines.edge.rebuilding import GRAPH_FROM, Progress, Rebuild, Sizes, due
+from services.retriever.engines.edge.rebuilding import GRAPH_FROM, PAUSE_SECONDS, Progress, Rebuild, Sizes, due
 from services.retriever.engines.payloads import payload_key, revision_of
 from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
 from services.retriever.layout import Layout
@@ -57,12 +57,15 @@ class Shard:
     flushing or closing the shard would put on the disk what the panic left half done.
     """
 
-    def __init__(self, generations: Generations, shard: edge.EdgeShard, state: State, graph_from: int) -> None:
+    def __init__(
+        self, generations: Generations, shard: edge.EdgeShard, state: State, graph_from: int, pause_seconds: float
+    ) -> None:
         """Use `create` or `load`."""
         self._generations = generations
         self._shard = shard
         self._state = state
         self._graph_from = graph_from
+        self._pause_seconds = pause_seconds
         self._indexes = _indexes(shard)
         self._pristine = searching.counts_right(shard)
         self._broken = False
@@ -73,10 +76,19 @@ class Shard:
         self._replaced: edge.EdgeShard | None = None
 
     @classmethod
-    def create(cls, folder: Path, dimension: int, layout: Layout = PLAIN, *, graph_from: int = GRAPH_FROM) -> Shard:
+    def create(
+        cls,
+        folder: Path,
+        dimension: int,
+        layout: Layout = PLAIN,
+        *,
+        graph_from: int = GRAPH_FROM,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> Shard:
         """Create an empty version, durably, in a folder that does not exist yet or is empty.
 
-        From `graph_from` passages on, vectors are searched for by a graph.
+        From `graph_from` passages on, vectors are searched for by a graph, which is built when nothing was written for
+        `pause_seconds`, or when very many were.
         """
         folder.mkdir(parents=True, exist_ok=True)
         generations = Generations(folder)
@@ -87,10 +99,17 @@ class Shard:
         state = State(dimension, layout, layout)
         generations.keep(path, state)
         generations.switch(path)
-        return cls(generations, shard, state, graph_from)
+        return cls(generations, shard, state, graph_from, pause_seconds)
 
     @classmethod
-    def load(cls, folder: Path, *, without_log: bool = False, graph_from: int = GRAPH_FROM) -> Shard:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        without_log: bool = False,
+        graph_from: int = GRAPH_FROM,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> Shard:
         """Open a version and replay its log; `without_log` sets the log aside, so that what it held is lost.
 
         What is there is copied then: of changes that are not in the log, the old data takes none whose number it has
@@ -108,7 +127,7 @@ class Shard:
                 raise PoisonedLog("its log cannot be replayed") from None
             raise _damaged(error) from None
         generations.tidy()
-        loaded = cls(generations, shard, state, graph_from)
+        loaded = cls(generations, shard, state, graph_from, pause_seconds)
         if without_log:
             loaded._copy()
         return loaded
@@ -269,7 +288,7 @@ class Shard:
         sizes = Sizes.of(self._shard, indexed)
         wanted = self._state.wanted
         tuned = bool(_BUILT & wanted.changed(self._state.layout))
-        if not (tuned or due(sizes, indexed, quiet, self._graph_from)):
+        if not (tuned or due(sizes, indexed, quiet, self._graph_from, self._pause_seconds)):
             self._no_build_before = 0.0
             return None
         if not self._generations.has_room():

@@ -32,7 +32,7 @@ def children():
 @pytest.mark.parametrize("quantization", [Quantization.NONE, Quantization.INT8])
 def test_a_build_takes_over_with_all_that_changed_meanwhile(folder, quantization):
     layout = Layout(quantization=quantization)
-    shard = Shard.create(folder, DIMENSION, layout, graph_from=200)
+    shard = Shard.create(folder, DIMENSION, layout, graph_from=200, pause_seconds=0)
     shard.declare({"open": FieldType.BOOL})
     shard.write([row(number, open=number % 2 == 0) for number in range(200)])
     shard.idle()
@@ -63,7 +63,7 @@ def test_a_build_takes_over_with_all_that_changed_meanwhile(folder, quantization
 
 
 def test_a_build_that_is_given_up_leaves_nothing(folder):
-    shard = Shard.create(folder, DIMENSION, graph_from=100)
+    shard = Shard.create(folder, DIMENSION, graph_from=100, pause_seconds=0)
     shard.write([row(number) for number in range(100)])
     shard.idle()
     assert not shard.settled
@@ -75,7 +75,8 @@ def test_a_build_that_is_given_up_leaves_nothing(folder):
 
 
 def test_a_builder_that_dies_costs_nothing_but_time(folder, caplog):
-    shard = Shard.create(folder, DIMENSION, graph_from=100)
+    caplog.set_level("WARNING", logger="retriever")  # libraries of other tests may have switched logging off
+    shard = Shard.create(folder, DIMENSION, graph_from=100, pause_seconds=0)
     shard.write([row(number) for number in range(100)])
     others = children()  # of tests before
     shard.idle()
@@ -105,13 +106,20 @@ def test_a_new_layout_is_built_and_kept(folder):
 
 
 def test_a_rebuild_is_due_when_the_rest_has_grown_by_half_or_when_garbage_has():
-    assert not due(Sizes(GRAPH_FROM - 1, GRAPH_FROM - 1, 0), 0, 0.0)
-    assert due(Sizes(GRAPH_FROM, GRAPH_FROM, 0), 0, 0.0)
-    assert not due(Sizes(149_999, 49_999, 0), 100_000, 0.0)
-    assert due(Sizes(150_001, 50_001, 0), 100_000, 0.0)
+    assert not due(Sizes(GRAPH_FROM - 1, GRAPH_FROM - 1, 0), 0, 5.0)
+    assert due(Sizes(GRAPH_FROM, GRAPH_FROM, 0), 0, 5.0)
+    assert not due(Sizes(149_999, 49_999, 0), 100_000, 5.0)
+    assert due(Sizes(150_001, 50_001, 0), 100_000, 5.0)
     assert due(Sizes(110_001, 10_001, 0), 100_000, 60.0)
     assert not due(Sizes(1000, 1000, 10_000), 0, 60.0)
     assert due(Sizes(1000, 1000, 10_001), 0, 0.0)
+
+
+def test_a_rebuild_waits_for_a_pause_unless_very_many_passages_were_written():
+    assert not due(Sizes(200_000, 200_000, 0), 0, 0.0)
+    assert due(Sizes(200_001, 200_001, 0), 0, 0.0)
+    assert not due(Sizes(600_000, 300_000, 0), 300_000, 0.0)
+    assert due(Sizes(600_001, 300_001, 0), 300_000, 0.0)
 
 
 def test_a_layout_is_still_wanted_after_a_restart(folder):
