@@ -798,7 +798,7 @@ def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
     [
         ("sluice sea", 1, "search"),
         ("sluice rollout ki", 2, "kill"),
-        ("sluice search q --rerank-", 3, "--rerank-candidate-count"),
+        ("sluice search q --rerank-c", 3, "--rerank-candidate-count"),
         ("sluice search q --expansion-strategy m", 4, "multi_query"),
     ],
 )

@@ -25,6 +25,8 @@ class Features:
     max_variant_count: int = 5
     rerank: bool = False
     rerank_candidate_count: int = 20
+    rerank_method: str = "cross_encoder"
+    cascade_count: int = 8
 
     @property
     def values(self) -> dict[str, FlagValue]:

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from sluice.type.v1 import model_pb2 as sluice_dot_type_dot_v1_dot_model__pb2
+from sluice.type.v1 import tokens_pb2 as sluice_dot_type_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/embedder/v1/embedder.proto\x12\x12sluice.embedder.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/type/v1/model.proto\"z\n\x11\x45mbedTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.sluice.embedder.v1.TextKind\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.sluice.type.v1.Priority\"\xd9\x01\n\x12\x45mbedTextsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x11\n\trow_count\x18\x02 \x01(\x05\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12/\n\x05texts\x18\x04 \x03(\x0b\x32 .sluice.embedder.v1.EmbeddedText\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .sluice.embedder.v1.EmbedTimings\"6\n\x0c\x45mbeddedText\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"y\n\x0c\x45mbedTimings\x12\x34\n\x11tokenize_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x63ompute_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x88\x01\n\x11SplitTextsRequest\x12-\n\x05texts\x18\x01 \x03(\x0b\x32\x1e.sluice.embedder.v1.TitledText\x12\x14\n\x0c\x63hunk_tokens\x18\x02 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\")\n\nTitledText\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"m\n\x12SplitTextsResponse\x12-\n\x05texts\x18\x01 \x03(\x0b\x32\x1e.sluice.embedder.v1.TextChunks\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\";\n\nTextChunks\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.sluice.embedder.v1.TextChunk\"<\n\tTextChunk\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\"\x11\n\x0fGetModelRequest\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo*R\n\x08TextKind\x12\x19\n\x15TEXT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_KIND_QUERY\x10\x01\x12\x16\n\x12TEXT_KIND_DOCUMENT\x10\x02\x32\xa2\x02\n\x0f\x45mbedderService\x12[\n\nEmbedTexts\x12%.sluice.embedder.v1.EmbedTextsRequest\x1a&.sluice.embedder.v1.EmbedTextsResponse\x12[\n\nSplitTexts\x12%.sluice.embedder.v1.SplitTextsRequest\x1a&.sluice.embedder.v1.SplitTextsResponse\x12U\n\x08GetModel\x12#.sluice.embedder.v1.GetModelRequest\x1a$.sluice.embedder.v1.GetModelResponseBQ\n\x1binternal.sluice.embedder.v1P\x01Z0sluice.internal/go/sluice/embedder/v1;embedderv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/embedder/v1/embedder.proto\x12\x12sluice.embedder.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/type/v1/model.proto\x1a\x1bsluice/type/v1/tokens.proto\"z\n\x11\x45mbedTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.sluice.embedder.v1.TextKind\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.sluice.type.v1.Priority\"\xd9\x01\n\x12\x45mbedTextsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x11\n\trow_count\x18\x02 \x01(\x05\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12/\n\x05texts\x18\x04 \x03(\x0b\x32 .sluice.embedder.v1.EmbeddedText\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .sluice.embedder.v1.EmbedTimings\"6\n\x0c\x45mbeddedText\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"y\n\x0c\x45mbedTimings\x12\x34\n\x11tokenize_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x63ompute_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x12\x45mbedTokensRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.sluice.embedder.v1.TextKind\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.sluice.type.v1.Priority\"\xd2\x01\n\x13\x45mbedTokensResponse\x12-\n\x07vectors\x18\x01 \x03(\x0b\x32\x1c.sluice.type.v1.TokenVectors\x12/\n\x05texts\x18\x02 \x03(\x0b\x32 .sluice.embedder.v1.EmbeddedText\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x31\n\x07timings\x18\x04 \x01(\x0b\x32 .sluice.embedder.v1.EmbedTimings\"\x88\x01\n\x11SplitTextsRequest\x12-\n\x05texts\x18\x01 \x03(\x0b\x32\x1e.sluice.embedder.v1.TitledText\x12\x14\n\x0c\x63hunk_tokens\x18\x02 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\")\n\nTitledText\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"m\n\x12SplitTextsResponse\x12-\n\x05texts\x18\x01 \x03(\x0b\x32\x1e.sluice.embedder.v1.TextChunks\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\";\n\nTextChunks\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.sluice.embedder.v1.TextChunk\"<\n\tTextChunk\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\"\x11\n\x0fGetModelRequest\"l\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12.\n\x0btoken_model\x18\x02 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo*R\n\x08TextKind\x12\x19\n\x15TEXT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_KIND_QUERY\x10\x01\x12\x16\n\x12TEXT_KIND_DOCUMENT\x10\x02\x32\x82\x03\n\x0f\x45mbedderService\x12[\n\nEmbedTexts\x12%.sluice.embedder.v1.EmbedTextsRequest\x1a&.sluice.embedder.v1.EmbedTextsResponse\x12^\n\x0b\x45mbedTokens\x12&.sluice.embedder.v1.EmbedTokensRequest\x1a\'.sluice.embedder.v1.EmbedTokensResponse\x12[\n\nSplitTexts\x12%.sluice.embedder.v1.SplitTextsRequest\x1a&.sluice.embedder.v1.SplitTextsResponse\x12U\n\x08GetModel\x12#.sluice.embedder.v1.GetModelRequest\x1a$.sluice.embedder.v1.GetModelResponseBQ\n\x1binternal.sluice.embedder.v1P\x01Z0sluice.internal/go/sluice/embedder/v1;embedderv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +35,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.embedder.v1.embedder
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\033internal.sluice.embedder.v1P\001Z0sluice.internal/go/sluice/embedder/v1;embedderv1'
-  _globals['_TEXTKIND']._serialized_start=1137
-  _globals['_TEXTKIND']._serialized_end=1219
-  _globals['_EMBEDTEXTSREQUEST']._serialized_start=117
-  _globals['_EMBEDTEXTSREQUEST']._serialized_end=239
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=242
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=459
-  _globals['_EMBEDDEDTEXT']._serialized_start=461
-  _globals['_EMBEDDEDTEXT']._serialized_end=515
-  _globals['_EMBEDTIMINGS']._serialized_start=517
-  _globals['_EMBEDTIMINGS']._serialized_end=638
-  _globals['_SPLITTEXTSREQUEST']._serialized_start=641
-  _globals['_SPLITTEXTSREQUEST']._serialized_end=777
-  _globals['_TITLEDTEXT']._serialized_start=779
-  _globals['_TITLEDTEXT']._serialized_end=820
-  _globals['_SPLITTEXTSRESPONSE']._serialized_start=822
-  _globals['_SPLITTEXTSRESPONSE']._serialized_end=931
-  _globals['_TEXTCHUNKS']._serialized_start=933
-  _globals['_TEXTCHUNKS']._serialized_end=992
-  _globals['_TEXTCHUNK']._serialized_start=994
-  _globals['_TEXTCHUNK']._serialized_end=1054
-  _globals['_GETMODELREQUEST']._serialized_start=1056
-  _globals['_GETMODELREQUEST']._serialized_end=1073
-  _globals['_GETMODELRESPONSE']._serialized_start=1075
-  _globals['_GETMODELRESPONSE']._serialized_end=1135
-  _globals['_EMBEDDERSERVICE']._serialized_start=1222
-  _globals['_EMBEDDERSERVICE']._serialized_end=1512
+  _globals['_TEXTKIND']._serialized_start=1552
+  _globals['_TEXTKIND']._serialized_end=1634
+  _globals['_EMBEDTEXTSREQUEST']._serialized_start=146
+  _globals['_EMBEDTEXTSREQUEST']._serialized_end=268
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=271
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=488
+  _globals['_EMBEDDEDTEXT']._serialized_start=490
+  _globals['_EMBEDDEDTEXT']._serialized_end=544
+  _globals['_EMBEDTIMINGS']._serialized_start=546
+  _globals['_EMBEDTIMINGS']._serialized_end=667
+  _globals['_EMBEDTOKENSREQUEST']._serialized_start=669
+  _globals['_EMBEDTOKENSREQUEST']._serialized_end=792
+  _globals['_EMBEDTOKENSRESPONSE']._serialized_start=795
+  _globals['_EMBEDTOKENSRESPONSE']._serialized_end=1005
+  _globals['_SPLITTEXTSREQUEST']._serialized_start=1008
+  _globals['_SPLITTEXTSREQUEST']._serialized_end=1144
+  _globals['_TITLEDTEXT']._serialized_start=1146
+  _globals['_TITLEDTEXT']._serialized_end=1187
+  _globals['_SPLITTEXTSRESPONSE']._serialized_start=1189
+  _globals['_SPLITTEXTSRESPONSE']._serialized_end=1298
+  _globals['_TEXTCHUNKS']._serialized_start=1300
+  _globals['_TEXTCHUNKS']._serialized_end=1359
+  _globals['_TEXTCHUNK']._serialized_start=1361
+  _globals['_TEXTCHUNK']._serialized_end=1421
+  _globals['_GETMODELREQUEST']._serialized_start=1423
+  _globals['_GETMODELREQUEST']._serialized_end=1440
+  _globals['_GETMODELRESPONSE']._serialized_start=1442
+  _globals['_GETMODELRESPONSE']._serialized_end=1550
+  _globals['_EMBEDDERSERVICE']._serialized_start=1637
+  _globals['_EMBEDDERSERVICE']._serialized_end=2023
 # @@protoc_insertion_point(module_scope)

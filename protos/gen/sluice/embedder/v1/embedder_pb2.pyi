@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import model_pb2 as _model_pb2
+from sluice.type.v1 import tokens_pb2 as _tokens_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -182,6 +183,80 @@ class EmbedTimings(_message.Message):
 Global___EmbedTimings: _TypeAlias = EmbedTimings  # noqa: Y015
 
 @_typing.final
+class EmbedTokensRequest(_message.Message):
+    """EmbedTokensRequest is a batch of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    kind: Global___TextKind.ValueType
+    """Kind of the texts. Required."""
+    priority: _model_pb2.Priority.ValueType
+    """Priority of the call."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts, 1 to 1024 of them. Each is non-empty and at most 262,144 bytes of UTF-8."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        kind: Global___TextKind.ValueType = ...,
+        priority: _model_pb2.Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "priority", b"priority", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedTokensRequest: _TypeAlias = EmbedTokensRequest  # noqa: Y015
+
+@_typing.final
+class EmbedTokensResponse(_message.Message):
+    """EmbedTokensResponse carries the token vectors of each text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTORS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_tokens_pb2.TokenVectors]:
+        """In the order of the request."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddedText]:
+        """Result of each text, in the order of the request."""
+
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelInfo:
+        """The model that made the vectors; its dimension is that of a row."""
+
+    @_builtins.property
+    def timings(self) -> Global___EmbedTimings:
+        """Times of the steps."""
+
+    def __init__(
+        self,
+        *,
+        vectors: _abc.Iterable[_tokens_pb2.TokenVectors] | None = ...,
+        texts: _abc.Iterable[Global___EmbeddedText] | None = ...,
+        model: _model_pb2.ModelInfo | None = ...,
+        timings: Global___EmbedTimings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "texts", b"texts", "timings", b"timings", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedTokensResponse: _TypeAlias = EmbedTokensResponse  # noqa: Y015
+
+@_typing.final
 class SplitTextsRequest(_message.Message):
     """SplitTextsRequest asks where texts are to be cut."""
 
@@ -346,23 +421,29 @@ Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
 class GetModelResponse(_message.Message):
-    """GetModelResponse describes the model that serves."""
+    """GetModelResponse describes the models that serve."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
-        """The model that serves."""
+        """The model of EmbedTexts."""
+
+    @_builtins.property
+    def token_model(self) -> _model_pb2.ModelInfo:
+        """The model of EmbedTokens; unset if there is none."""
 
     def __init__(
         self,
         *,
         model: _model_pb2.ModelInfo | None = ...,
+        token_model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class EmbedderServiceStub:
                 request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.SerializeToString,
                 response_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.FromString,
                 _registered_method=True)
+        self.EmbedTokens = channel.unary_unary(
+                '/sluice.embedder.v1.EmbedderService/EmbedTokens',
+                request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensResponse.FromString,
+                _registered_method=True)
         self.SplitTexts = channel.unary_unary(
                 '/sluice.embedder.v1.EmbedderService/SplitTexts',
                 request_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.SplitTextsRequest.SerializeToString,
@@ -63,6 +68,14 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmbedTokens(self, request, context):
+        """EmbedTokens makes vectors of the tokens of texts, for reranking by late interaction. FAILED_PRECONDITION
+        (NO_TOKEN_MODEL) if this stage has no model for it. The whole batch succeeds or the whole call fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SplitTexts(self, request, context):
         """SplitTexts cuts texts into chunks that fit the model's window, counted by the model's own tokenizer.
         """
@@ -71,7 +84,7 @@ class EmbedderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes the model that serves.
+        """GetModel describes the models that serve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +97,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.EmbedTexts,
                     request_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.FromString,
                     response_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.SerializeToString,
+            ),
+            'EmbedTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedTokens,
+                    request_deserializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensRequest.FromString,
+                    response_serializer=sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensResponse.SerializeToString,
             ),
             'SplitTexts': grpc.unary_unary_rpc_method_handler(
                     servicer.SplitTexts,
@@ -124,6 +142,33 @@ class EmbedderService:
             '/sluice.embedder.v1.EmbedderService/EmbedTexts',
             sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsRequest.SerializeToString,
             sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedder.v1.EmbedderService/EmbedTokens',
+            sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensRequest.SerializeToString,
+            sluice_dot_embedder_dot_v1_dot_embedder__pb2.EmbedTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

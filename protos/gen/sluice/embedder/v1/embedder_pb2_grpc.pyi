@@ -18,10 +18,14 @@ class EmbedderServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     EmbedTexts: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedTextsRequest, _embedder_pb2.EmbedTextsResponse]
     """EmbedTexts embeds a batch of texts. The whole batch succeeds or the whole call fails."""
+    EmbedTokens: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedTokensRequest, _embedder_pb2.EmbedTokensResponse]
+    """EmbedTokens makes vectors of the tokens of texts, for reranking by late interaction. FAILED_PRECONDITION
+    (NO_TOKEN_MODEL) if this stage has no model for it. The whole batch succeeds or the whole call fails.
+    """
     SplitTexts: _aio.UnaryUnaryMultiCallable[_embedder_pb2.SplitTextsRequest, _embedder_pb2.SplitTextsResponse]
     """SplitTexts cuts texts into chunks that fit the model's window, counted by the model's own tokenizer."""
     GetModel: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
-    """GetModel describes the model that serves."""
+    """GetModel describes the models that serve."""
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     """EmbedderService turns texts into dense vectors with one sentence embedding model."""
@@ -33,6 +37,16 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_embedder_pb2.EmbedTextsRequest, _abc.Awaitable[_embedder_pb2.EmbedTextsResponse]],
     ) -> _abc.Awaitable[_embedder_pb2.EmbedTextsResponse]:
         """EmbedTexts embeds a batch of texts. The whole batch succeeds or the whole call fails."""
+
+    @_abc_1.abstractmethod
+    def EmbedTokens(
+        self,
+        request: _embedder_pb2.EmbedTokensRequest,
+        context: _aio.ServicerContext[_embedder_pb2.EmbedTokensRequest, _abc.Awaitable[_embedder_pb2.EmbedTokensResponse]],
+    ) -> _abc.Awaitable[_embedder_pb2.EmbedTokensResponse]:
+        """EmbedTokens makes vectors of the tokens of texts, for reranking by late interaction. FAILED_PRECONDITION
+        (NO_TOKEN_MODEL) if this stage has no model for it. The whole batch succeeds or the whole call fails.
+        """
 
     @_abc_1.abstractmethod
     def SplitTexts(
@@ -48,6 +62,6 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedder_pb2.GetModelRequest,
         context: _aio.ServicerContext[_embedder_pb2.GetModelRequest, _abc.Awaitable[_embedder_pb2.GetModelResponse]],
     ) -> _abc.Awaitable[_embedder_pb2.GetModelResponse]:
-        """GetModel describes the model that serves."""
+        """GetModel describes the models that serve."""
 
 def add_EmbedderServiceServicer_to_server(servicer: EmbedderServiceServicer, server: _aio.Server) -> None: ...

@@ -181,6 +181,7 @@ class CreateCollectionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    TOKEN_VECTORS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
     model: _builtins.str
@@ -189,6 +190,8 @@ class CreateCollectionRequest(_message.Message):
     """Language of its words, for stems and stop words, as "german"; "none" takes words as written, and empty means
     the retriever's LEXICAL_LANGUAGE. Its later versions keep it.
     """
+    token_vectors: _builtins.bool
+    """True to keep token vectors, for reranking by late interaction; unset means the gateway's TOKEN_VECTORS."""
     @_builtins.property
     def layout(self) -> _layout_pb2.Layout:
         """How its versions are kept; what is unset is as the retriever's settings say. Its later versions keep it."""
@@ -200,12 +203,15 @@ class CreateCollectionRequest(_message.Message):
         model: _builtins.str = ...,
         language: _builtins.str = ...,
         layout: _layout_pb2.Layout | None = ...,
+        token_vectors: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors", "layout", b"layout", "token_vectors", b"token_vectors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "layout", b"layout", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors", "collection", b"collection", "language", b"language", "layout", b"layout", "model", b"model", "token_vectors", b"token_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__token_vectors: _TypeAlias = _typing.Literal["token_vectors"]  # noqa: Y015
+    _WhichOneofArgType__token_vectors: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_vectors) -> _WhichOneofReturnType__token_vectors | None: ...
 
 Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: Y015
 
@@ -340,24 +346,30 @@ class ReindexCollectionRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    TOKEN_VECTORS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection; empty means the gateway's default."""
     model: _builtins.str
-    """The model, by its short or whole name; one of the gateway's embedders has to serve it."""
+    """The model, by its short or whole name; one of the gateway's embedders has to serve it. Empty keeps the live one's."""
     cursor: _builtins.str
     """The next_cursor of the answer before; empty begins, or goes on with what an earlier run has left."""
+    token_vectors: _builtins.bool
+    """True for a version with token vectors, false for one without; unset keeps it as the live version has it."""
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         model: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        token_vectors: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors", "token_vectors", b"token_vectors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "cursor", b"cursor", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors", "collection", b"collection", "cursor", b"cursor", "model", b"model", "token_vectors", b"token_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__token_vectors: _TypeAlias = _typing.Literal["token_vectors"]  # noqa: Y015
+    _WhichOneofArgType__token_vectors: _TypeAlias = _typing.Literal["_token_vectors", b"_token_vectors"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_vectors) -> _WhichOneofReturnType__token_vectors | None: ...
 
 Global___ReindexCollectionRequest: _TypeAlias = ReindexCollectionRequest  # noqa: Y015
 

@@ -401,25 +401,46 @@ class StageScores(_message.Message):
     RETRIEVAL_FIELD_NUMBER: _builtins.int
     RETRIEVAL_RANK_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
     retrieval: _builtins.float
     """Score of the first stage: the fusion of all searches."""
     retrieval_rank: _builtins.int
     """Rank by the first stage alone, from 1."""
     rerank: _builtins.float
     """The cross-encoder's logit; unset where it did not read this result."""
+    late: _builtins.float
+    """Mean over the query's tokens of the best cosine with one of the passage's rows (MaxSim), -1 to 1; unset where it was
+    not compared.
+    """
+    relevance: _builtins.float
+    """Estimate of the probability that it is relevant, 0 to 1, by the last stage that looked at it: comparable between
+    queries, calibrated on training questions. Unset where it was not reranked.
+    """
     def __init__(
         self,
         *,
         retrieval: _builtins.float = ...,
         retrieval_rank: _builtins.int = ...,
         rerank: _builtins.float | None = ...,
+        late: _builtins.float | None = ...,
+        relevance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "rerank", b"rerank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late", b"_late", "_relevance", b"_relevance", "_rerank", b"_rerank", "late", b"late", "relevance", b"relevance", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "rerank", b"rerank", "retrieval", b"retrieval", "retrieval_rank", b"retrieval_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late", b"_late", "_relevance", b"_relevance", "_rerank", b"_rerank", "late", b"late", "relevance", b"relevance", "rerank", b"rerank", "retrieval", b"retrieval", "retrieval_rank", b"retrieval_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__late: _TypeAlias = _typing.Literal["late"]  # noqa: Y015
+    _WhichOneofArgType__late: _TypeAlias = _typing.Literal["_late", b"_late"]  # noqa: Y015
+    _WhichOneofReturnType__relevance: _TypeAlias = _typing.Literal["relevance"]  # noqa: Y015
+    _WhichOneofArgType__relevance: _TypeAlias = _typing.Literal["_relevance", b"_relevance"]  # noqa: Y015
     _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late) -> _WhichOneofReturnType__late | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relevance) -> _WhichOneofReturnType__relevance | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
 
 Global___StageScores: _TypeAlias = StageScores  # noqa: Y015

@@ -29,10 +29,13 @@ class RerankPassagesRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query, non-empty, at most 8,192 bytes of UTF-8."""
     priority: _model_pb2.Priority.ValueType
     """Priority of the call."""
+    partial: _builtins.bool
+    """True to get the scores of the first passages alone where the deadline leaves no time for all, instead of an error."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The passages, 1 to 1000 of them, each non-empty and at most 262,144 bytes of UTF-8."""
@@ -43,10 +46,11 @@ class RerankPassagesRequest(_message.Message):
         query: _builtins.str = ...,
         passages: _abc.Iterable[_builtins.str] | None = ...,
         priority: _model_pb2.Priority.ValueType = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "priority", b"priority", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partial", b"partial", "passages", b"passages", "priority", b"priority", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -54,7 +58,9 @@ Global___RerankPassagesRequest: _TypeAlias = RerankPassagesRequest  # noqa: Y015
 
 @_typing.final
 class RerankPassagesResponse(_message.Message):
-    """RerankPassagesResponse carries one score a passage, in the order of the request."""
+    """RerankPassagesResponse carries one score a passage, in the order of the request; with `partial` perhaps only those of
+    the first passages.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,8 +68,11 @@ class RerankPassagesResponse(_message.Message):
     TRUNCATED_COUNT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     truncated_count: _builtins.int
     """Passages of which the end did not fit the model's window."""
+    token_count: _builtins.int
+    """Tokens that the model read for these scores."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The model's logits: unbounded, higher is better, comparable only for one query."""
@@ -83,10 +92,11 @@ class RerankPassagesResponse(_message.Message):
         truncated_count: _builtins.int = ...,
         model: _model_pb2.ModelInfo | None = ...,
         timings: Global___RerankTimings | None = ...,
+        token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "scores", b"scores", "timings", b"timings", "truncated_count", b"truncated_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "scores", b"scores", "timings", b"timings", "token_count", b"token_count", "truncated_count", b"truncated_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

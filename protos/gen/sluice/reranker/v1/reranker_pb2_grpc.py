@@ -52,7 +52,8 @@ class RerankerServiceServicer:
     """
 
     def RerankPassages(self, request, context):
-        """RerankPassages scores every passage. The whole batch succeeds or the whole call fails.
+        """RerankPassages scores passages in their order, in rounds. With `partial`, what is done by the deadline is returned;
+        without it, the whole batch succeeds or the whole call fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class RerankerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RerankPassages: _aio.UnaryUnaryMultiCallable[_reranker_pb2.RerankPassagesRequest, _reranker_pb2.RerankPassagesResponse]
-    """RerankPassages scores every passage. The whole batch succeeds or the whole call fails."""
+    """RerankPassages scores passages in their order, in rounds. With `partial`, what is done by the deadline is returned;
+    without it, the whole batch succeeds or the whole call fails.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_reranker_pb2.GetModelRequest, _reranker_pb2.GetModelResponse]
     """GetModel describes the model that serves."""
 
@@ -30,7 +32,9 @@ class RerankerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reranker_pb2.RerankPassagesRequest,
         context: _aio.ServicerContext[_reranker_pb2.RerankPassagesRequest, _abc.Awaitable[_reranker_pb2.RerankPassagesResponse]],
     ) -> _abc.Awaitable[_reranker_pb2.RerankPassagesResponse]:
-        """RerankPassages scores every passage. The whole batch succeeds or the whole call fails."""
+        """RerankPassages scores passages in their order, in rounds. With `partial`, what is done by the deadline is returned;
+        without it, the whole batch succeeds or the whole call fails.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(

@@ -15,6 +15,7 @@ from sluice.type.v1 import filter_pb2 as _filter_pb2
 from sluice.type.v1 import layout_pb2 as _layout_pb2
 from sluice.type.v1 import model_pb2 as _model_pb2
 from sluice.type.v1 import passage_pb2 as _passage_pb2
+from sluice.type.v1 import tokens_pb2 as _tokens_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -96,6 +97,9 @@ class SearchPassagesRequest(_message.Message):
     WHOLE_COUNT_FIELD_NUMBER: _builtins.int
     LIKE_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    LATE_COUNT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     limit: _builtins.int
@@ -120,6 +124,12 @@ class SearchPassagesRequest(_message.Message):
     """The model of vectors that a caller made, instead: its fingerprint or its name, short or whole. Vectors of zeros are
     refused then.
     """
+    token_model_fingerprint: _builtins.str
+    """Fingerprint of the model that made them. FAILED_PRECONDITION (TOKEN_MODEL_MISMATCH) if the collection has token
+    vectors of another, or none.
+    """
+    late_count: _builtins.int
+    """Number of the best candidates that are compared, 0 to 1000."""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVariant]:
         """The variants, 1 to 16 of them; possibly none beside like_document_id."""
@@ -127,6 +137,10 @@ class SearchPassagesRequest(_message.Message):
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Keeps only matching passages."""
+
+    @_builtins.property
+    def tokens(self) -> _tokens_pb2.TokenVectors:
+        """Vectors of the query's tokens. The best candidates are compared by them, and the scores are in Candidate.late_score."""
 
     def __init__(
         self,
@@ -141,10 +155,13 @@ class SearchPassagesRequest(_message.Message):
         whole_count: _builtins.int | None = ...,
         like_document_id: _builtins.str = ...,
         model: _builtins.str = ...,
+        tokens: _tokens_pb2.TokenVectors | None = ...,
+        token_model_fingerprint: _builtins.str = ...,
+        late_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "whole_count", b"whole_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "tokens", b"tokens", "whole_count", b"whole_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "late_count", b"late_count", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
     _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
@@ -170,10 +187,15 @@ class Candidate(_message.Message):
     PASSAGE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    LATE_SCORE_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Score of the fusion (or of the only search that ran): higher is better, comparable only within one call."""
     whole: _builtins.bool
     """True if the passage is there with its text."""
+    late_score: _builtins.float
+    """Mean over the query's tokens of the best cosine with a row of the passage (MaxSim), -1 to 1; unset if it was not
+    compared.
+    """
     @_builtins.property
     def passage(self) -> _passage_pb2.Passage:
         """The passage, without its vector; without title, text and metadata where `whole` is false."""
@@ -184,12 +206,15 @@ class Candidate(_message.Message):
         passage: _passage_pb2.Passage | None = ...,
         score: _builtins.float = ...,
         whole: _builtins.bool = ...,
+        late_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_score", b"_late_score", "late_score", b"late_score", "passage", b"passage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "score", b"score", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_score", b"_late_score", "late_score", b"late_score", "passage", b"passage", "score", b"score", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__late_score: _TypeAlias = _typing.Literal["late_score"]  # noqa: Y015
+    _WhichOneofArgType__late_score: _TypeAlias = _typing.Literal["_late_score", b"_late_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late_score) -> _WhichOneofReturnType__late_score | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
@@ -556,21 +581,27 @@ class PassageVector(_message.Message):
 
     PASSAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
     """One vector of little-endian float32."""
     @_builtins.property
     def passage(self) -> _passage_pb2.Passage:
         """The passage."""
 
+    @_builtins.property
+    def tokens(self) -> _tokens_pb2.TokenVectors:
+        """Vectors of its tokens. Required for storing if the collection has a token model, and refused if it has none."""
+
     def __init__(
         self,
         *,
         passage: _passage_pb2.Passage | None = ...,
         vector: _builtins.bytes = ...,
+        tokens: _tokens_pb2.TokenVectors | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "tokens", b"tokens", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -586,6 +617,7 @@ class UpsertPassagesRequest(_message.Message):
     PASSAGES_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     model_fingerprint: _builtins.str
@@ -593,6 +625,10 @@ class UpsertPassagesRequest(_message.Message):
     batch: _builtins.str
     """Identifies the batch, the same in all of its calls: 32 hexadecimal digits by chance; empty where one call holds it
     all. Chunks of a document that another batch has replaced meanwhile are left out.
+    """
+    token_model_fingerprint: _builtins.str
+    """Fingerprint of the model that made the token vectors; empty if there are none. FAILED_PRECONDITION
+    (TOKEN_MODEL_MISMATCH) if the collection is for another.
     """
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageVector]:
@@ -607,10 +643,11 @@ class UpsertPassagesRequest(_message.Message):
         passages: _abc.Iterable[Global___PassageVector] | None = ...,
         model_fingerprint: _builtins.str = ...,
         batch: _builtins.str = ...,
+        token_model_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages", "token_model_fingerprint", b"token_model_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -886,6 +923,7 @@ class CreateCollectionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name: letters, digits, "_" and "-", 1 to 128 characters. ALREADY_EXISTS if taken."""
     language: _builtins.str
@@ -900,6 +938,10 @@ class CreateCollectionRequest(_message.Message):
     def layout(self) -> _layout_pb2.Layout:
         """How its versions are kept; what is unset is as the retriever's settings say."""
 
+    @_builtins.property
+    def token_model(self) -> _model_pb2.ModelInfo:
+        """The model whose token vectors it will hold; unset for none."""
+
     def __init__(
         self,
         *,
@@ -907,10 +949,11 @@ class CreateCollectionRequest(_message.Message):
         model: _model_pb2.ModelInfo | None = ...,
         language: _builtins.str = ...,
         layout: _layout_pb2.Layout | None = ...,
+        token_model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "layout", b"layout", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "language", b"language", "layout", b"layout", "model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,21 +1193,27 @@ class CreateVersionRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection. NOT_FOUND if there is none yet."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """The model whose vectors the version will hold. FAILED_PRECONDITION while one is built for another model."""
 
+    @_builtins.property
+    def token_model(self) -> _model_pb2.ModelInfo:
+        """The model whose token vectors it will hold; unset for none. The same holds for it."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         model: _model_pb2.ModelInfo | None = ...,
+        token_model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1180,7 +1229,7 @@ class CreateVersionResponse(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def version(self) -> _collection_pb2.CollectionVersion:
-        """The version, new or begun before; the live one itself where that is by the same model already."""
+        """The version, new or begun before; the live one itself where that is by the same models already."""
 
     @_builtins.property
     def live(self) -> _collection_pb2.CollectionVersion:
@@ -1380,10 +1429,13 @@ class CopyPassagesRequest(_message.Message):
     PASSAGES_FIELD_NUMBER: _builtins.int
     REMOVALS_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version that is being built."""
     model_fingerprint: _builtins.str
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the version is for another."""
+    token_model_fingerprint: _builtins.str
+    """The same of the token vectors; empty if there are none."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageCopy]:
         """Passages to write, at most 1000."""
@@ -1399,10 +1451,11 @@ class CopyPassagesRequest(_message.Message):
         passages: _abc.Iterable[Global___PassageCopy] | None = ...,
         removals: _abc.Iterable[Global___PassageRemoval] | None = ...,
         model_fingerprint: _builtins.str = ...,
+        token_model_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "passages", b"passages", "removals", b"removals", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "passages", b"passages", "removals", b"removals", "token_model_fingerprint", b"token_model_fingerprint", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -119,6 +119,7 @@ class CollectionVersion(_message.Message):
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
     COUNTED_PASSAGES_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection that it is a version of."""
     version: _builtins.str
@@ -157,6 +158,10 @@ class CollectionVersion(_message.Message):
     def layout(self) -> _layout_pb2.Layout:
         """How it is kept and searched."""
 
+    @_builtins.property
+    def token_model(self) -> _model_pb2.ModelInfo:
+        """The model that made the token vectors, with the dimension of a row; unset if it has none."""
+
     def __init__(
         self,
         *,
@@ -174,10 +179,11 @@ class CollectionVersion(_message.Message):
         previous_version: _builtins.str = ...,
         counted_passages: _builtins.int = ...,
         layout: _layout_pb2.Layout | None = ...,
+        token_model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "layout", b"layout", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "layout", b"layout", "model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "layout", b"layout", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "layout", b"layout", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "token_model", b"token_model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

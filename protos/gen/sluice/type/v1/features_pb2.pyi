@@ -44,6 +44,34 @@ EXPANSION_STRATEGY_MULTI_QUERY: ExpansionStrategy.ValueType  # 2
 """Rephrases the query by templates."""
 Global___ExpansionStrategy: _TypeAlias = ExpansionStrategy  # noqa: Y015
 
+class _RerankMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RerankMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RerankMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RERANK_METHOD_UNSPECIFIED: _RerankMethod.ValueType  # 0
+    """Leaves the choice to the next layer: rollout, then default."""
+    RERANK_METHOD_LATE: _RerankMethod.ValueType  # 1
+    """Compares token vectors, made when the passage was indexed (late interaction)."""
+    RERANK_METHOD_CROSS_ENCODER: _RerankMethod.ValueType  # 2
+    """A cross-encoder reads query and passage together."""
+    RERANK_METHOD_CASCADE: _RerankMethod.ValueType  # 3
+    """The cross-encoder reads only those that are near the top after late interaction."""
+
+class RerankMethod(_RerankMethod, metaclass=_RerankMethodEnumTypeWrapper):
+    """RerankMethod is a way to rerank."""
+
+RERANK_METHOD_UNSPECIFIED: RerankMethod.ValueType  # 0
+"""Leaves the choice to the next layer: rollout, then default."""
+RERANK_METHOD_LATE: RerankMethod.ValueType  # 1
+"""Compares token vectors, made when the passage was indexed (late interaction)."""
+RERANK_METHOD_CROSS_ENCODER: RerankMethod.ValueType  # 2
+"""A cross-encoder reads query and passage together."""
+RERANK_METHOD_CASCADE: RerankMethod.ValueType  # 3
+"""The cross-encoder reads only those that are near the top after late interaction."""
+Global___RerankMethod: _TypeAlias = RerankMethod  # noqa: Y015
+
 @_typing.final
 class Flag(_message.Message):
     """Flag describes a field of Features. All that treats flags alike reads it from here: resolution, settings, options of
@@ -115,6 +143,8 @@ class Features(_message.Message):
     MAX_VARIANT_COUNT_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
     RERANK_CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
+    RERANK_METHOD_FIELD_NUMBER: _builtins.int
+    CASCADE_COUNT_FIELD_NUMBER: _builtins.int
     dense: _builtins.bool
     """Search by dense vectors."""
     lexical: _builtins.bool
@@ -126,9 +156,13 @@ class Features(_message.Message):
     max_variant_count: _builtins.int
     """Most variants, the query included, 1 to 16."""
     rerank: _builtins.bool
-    """Let a cross-encoder reorder the best candidates."""
+    """Reorder the best candidates by a closer look."""
     rerank_candidate_count: _builtins.int
-    """Number of the best candidates that the cross-encoder reads, 1 to 1000."""
+    """Number of the best candidates that are reranked, 1 to 1000."""
+    rerank_method: Global___RerankMethod.ValueType
+    """The way to rerank. A collection without token vectors is reranked by the cross-encoder."""
+    cascade_count: _builtins.int
+    """Most passages that the cross-encoder reads in a cascade, 1 to 100."""
     def __init__(
         self,
         *,
@@ -139,11 +173,15 @@ class Features(_message.Message):
         max_variant_count: _builtins.int | None = ...,
         rerank: _builtins.bool | None = ...,
         rerank_candidate_count: _builtins.int | None = ...,
+        rerank_method: Global___RerankMethod.ValueType = ...,
+        cascade_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "dense", b"dense", "expansion", b"expansion", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count", "rerank_method", b"rerank_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cascade_count: _TypeAlias = _typing.Literal["cascade_count"]  # noqa: Y015
+    _WhichOneofArgType__cascade_count: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count"]  # noqa: Y015
     _WhichOneofReturnType__dense: _TypeAlias = _typing.Literal["dense"]  # noqa: Y015
     _WhichOneofArgType__dense: _TypeAlias = _typing.Literal["_dense", b"_dense"]  # noqa: Y015
     _WhichOneofReturnType__expansion: _TypeAlias = _typing.Literal["expansion"]  # noqa: Y015
@@ -156,6 +194,8 @@ class Features(_message.Message):
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType__rerank_candidate_count: _TypeAlias = _typing.Literal["rerank_candidate_count"]  # noqa: Y015
     _WhichOneofArgType__rerank_candidate_count: _TypeAlias = _typing.Literal["_rerank_candidate_count", b"_rerank_candidate_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cascade_count) -> _WhichOneofReturnType__cascade_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dense) -> _WhichOneofReturnType__dense | None: ...
     @_typing.overload

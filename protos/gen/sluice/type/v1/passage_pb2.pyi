@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from sluice.type.v1 import filter_pb2 as _filter_pb2
+from sluice.type.v1 import tokens_pb2 as _tokens_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -189,6 +190,7 @@ class PassageRecord(_message.Message):
     PASSAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
     """One vector of little-endian float32."""
     revision: _builtins.str
@@ -197,16 +199,21 @@ class PassageRecord(_message.Message):
     def passage(self) -> Global___Passage:
         """The passage."""
 
+    @_builtins.property
+    def tokens(self) -> _tokens_pb2.TokenVectors:
+        """Vectors of its tokens; unset if there are none."""
+
     def __init__(
         self,
         *,
         passage: Global___Passage | None = ...,
         vector: _builtins.bytes = ...,
         revision: _builtins.str = ...,
+        tokens: _tokens_pb2.TokenVectors | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "revision", b"revision", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "revision", b"revision", "tokens", b"tokens", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,59 @@
+"""Token vectors as bytes, and the similarity that a comparison of bytes means.
+
+Search engines know multivectors of unsigned bytes, but no sign and no scale. An offset makes values positive, and would
+add to a dot product what depends on the row. So vectors are turned into a space of one dimension more in which every
+row sums to 0, and rounded so that the sum stays: then the offset adds the same to every product, and the order is that
+of the cosines.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.uint8]
+"""Rows of bytes: [rows, dimension]."""
+
+ZERO = 128
+"""Code of the value 0."""
+SCALE = 254
+"""Steps from 0 to 1. A value beyond half is cut, which unit vectors of a hundred dimensions do not have."""
+
+
+def encode(vectors: NDArray[np.float32]) -> Codes:
+    """Turn rows [rows, n], none of them zero, into bytes [rows, n + 1]; they are scaled to length 1 first."""
+    whole = vectors.astype(np.float64)
+    unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    values = np.clip(unit @ _turn(vectors.shape[1]) * SCALE, -ZERO, ZERO - 1)
+    steps = np.floor(values)
+    # The rows sum to 0 but for what was cut: as many values are rounded up as it takes, those nearest to it.
+    lacking = np.clip(-steps.sum(axis=1), 0, values.shape[1]).astype(int)
+    places = np.argsort(steps - values, axis=1, kind="stable")
+    raised = np.arange(values.shape[1]) < lacking[:, None]
+    np.put_along_axis(steps, places, np.take_along_axis(steps, places, axis=1) + raised, axis=1)
+    codes: Codes = (np.clip(steps, -ZERO, ZERO - 1) + ZERO).astype(np.uint8)
+    return codes
+
+
+def similarity(score: float, rows: int, dimension: int) -> float:
+    """Return the mean cosine that a sum of dot products means: one for each of the query's rows (MaxSim)."""
+    return (score / rows - ZERO * ZERO * dimension) / (SCALE * SCALE)
+
+
+def maxsim(query: Codes, passage: Codes) -> float:
+    """Sum over the query's rows the greatest dot product with a row of the passage, as engines do."""
+    products = query.astype(np.float32) @ passage.astype(np.float32).T
+    return float(products.max(axis=1).sum())
+
+
+@cache
+def _turn(dimension: int) -> NDArray[np.float64]:
+    """Return an isometry [n, n + 1] into the vectors that sum to 0 (the rows of Helmert's matrix but the first)."""
+    turn = np.zeros((dimension, dimension + 1))
+    for row in range(dimension):
+        turn[row, : row + 1] = 1
+        turn[row, row + 1] = -(row + 1)
+        turn[row] /= np.sqrt((row + 1) * (row + 2))
+    return turn
