@@ -14,7 +14,7 @@ from typing import Protocol
 from services.chassis.errors import FailedPrecondition, NotFound, SluiceError
 from services.gateway.collections.documents import Chunking
 from services.gateway.collections.store import Store
-from services.gateway.search.stages import Embedded
+from services.gateway.search.stages import Embedded, QueryTokens
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 
 # Time that the model of a collection is cached, and that a model without an embedder is not looked for again.
@@ -31,6 +31,9 @@ class ModelEmbedder(Protocol):
     async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed queries."""
 
+    async def embed_query_tokens(self, query: str, *, deadline: float) -> QueryTokens:
+        """Make vectors of the tokens of a query."""
+
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""
 
@@ -42,6 +45,63 @@ class ModelEmbedder(Protocol):
     async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         """Describe the model."""
 
+    async def token_model(self, *, deadline: float) -> model_pb2.ModelInfo:
+        """Describe the model of token vectors; without a fingerprint where there is none."""
+
+
+class _Served:
+    """The models of one kind that the embedders serve, by the place of the embedder."""
+
+    def __init__(
+        self,
+        embedders: Sequence[ModelEmbedder],
+        model: Callable[[ModelEmbedder, float], Awaitable[model_pb2.ModelInfo]],
+    ) -> None:
+        """Take the call that describes a model by a deadline."""
+        self._embedders = embedders
+        self._model = model
+        self._known: dict[int, model_pb2.ModelInfo] = {}
+        self._unserved: dict[str, float] = {}
+
+    @property
+    def known(self) -> list[model_pb2.ModelInfo]:
+        """The models as they were seen last."""
+        return list(self._known.values())
+
+    def forget(self) -> None:
+        """Drop what was seen."""
+        self._known.clear()
+
+    async def look(self, deadline: float) -> list[SluiceError]:
+        """Ask all embedders; return the errors of those that did not answer."""
+        answers = await asyncio.gather(
+            *(self._model(embedder, deadline) for embedder in self._embedders), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, SluiceError):
+                raise answer
+        self._known = {
+            place: answer
+            for place, answer in enumerate(answers)
+            if isinstance(answer, model_pb2.ModelInfo) and answer.fingerprint
+        }
+        return [answer for answer in answers if isinstance(answer, SluiceError)]
+
+    async def place(self, fingerprint: str, deadline: float) -> int | None:
+        """Find the embedder of a model; None if none serves it. Raises the error of one that may."""
+        for _ in range(2):
+            for place, model in self._known.items():
+                if model.fingerprint == fingerprint:
+                    return place
+            if time.monotonic() - self._unserved.get(fingerprint, 0.0) < UNSERVED_SECONDS:
+                break
+            unreachable = await self.look(deadline)
+            if all(model.fingerprint != fingerprint for model in self._known.values()):
+                if unreachable:
+                    raise unreachable[0]
+                self._unserved[fingerprint] = time.monotonic()
+        return None
+
 
 class Embedders:
     """All embedders of a gateway; the first one serves new collections."""
@@ -51,8 +111,8 @@ class Embedders:
         self._store = store
         self._seen: dict[str, tuple[float, collection_pb2.CollectionVersion]] = {}
         self._forgotten = 0
-        self._models: dict[int, model_pb2.ModelInfo] = {}
-        self._unserved: dict[str, float] = {}
+        self._models = _Served(embedders, lambda one, until: one.model(deadline=until))
+        self._token_models = _Served(embedders, lambda one, until: one.token_model(deadline=until))
 
     async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         """Embed queries to a collection.
@@ -61,6 +121,31 @@ class Embedders:
         """
         return await self._embed(
             lambda embedder: embedder.embed_queries(texts, deadline=deadline), collection, deadline
+        )
+
+    async def embed_query_tokens(self, query: str, *, collection: str, deadline: float) -> QueryTokens:
+        """Make vectors of the tokens of a query to a collection.
+
+        Raises FailedPrecondition: NO_TOKEN_VECTORS where the collection has none, TOKEN_MODEL_NOT_SERVED where no
+        embedder serves their model.
+        """
+        wanted = await self._live(collection, deadline)
+        if wanted is None or not wanted.HasField("token_model"):
+            raise FailedPrecondition(
+                f"{collection!r} has no token vectors; `sluice reindex --late` adds them", reason="NO_TOKEN_VECTORS"
+            )
+        for _ in range(2):
+            place = await self._token_models.place(wanted.token_model.fingerprint, deadline)
+            if place is None:
+                break
+            made = await self._embedders[place].embed_query_tokens(query, deadline=deadline)
+            if made.model.fingerprint == wanted.token_model.fingerprint:
+                return made
+            self._token_models.forget()  # that embedder has been given another model
+        raise FailedPrecondition(
+            f"{wanted.version!r} holds token vectors of {_named([wanted.token_model])}, and no embedder of this "
+            f"gateway serves that; they serve: {_named(self._token_models.known)}. Set TOKEN_MODEL of one of them",
+            reason="TOKEN_MODEL_NOT_SERVED",
         )
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
@@ -103,16 +188,8 @@ class Embedders:
 
     async def served(self, *, deadline: float) -> tuple[list[model_pb2.ModelInfo], list[SluiceError]]:
         """List the models that are served now, and the errors of the other embedders."""
-        answers = await asyncio.gather(
-            *(embedder.model(deadline=deadline) for embedder in self._embedders), return_exceptions=True
-        )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, SluiceError):
-                raise answer
-        self._models = {
-            place: answer for place, answer in enumerate(answers) if isinstance(answer, model_pb2.ModelInfo)
-        }
-        return list(self._models.values()), [answer for answer in answers if isinstance(answer, SluiceError)]
+        unreachable = await self._models.look(deadline)
+        return self._models.known, unreachable
 
     async def _embed(
         self, call: Callable[[ModelEmbedder], Awaitable[Embedded]], collection: str, deadline: float
@@ -123,7 +200,7 @@ class Embedders:
             embedded = await call(await self._serving(wanted, deadline))
             if embedded.model.fingerprint == wanted.model.fingerprint:
                 return embedded
-            self._models.clear()  # that embedder has been given another model
+            self._models.forget()  # that embedder has been given another model
         raise _unserved(wanted, [])
 
     async def _live(self, collection: str, deadline: float) -> collection_pb2.CollectionVersion | None:
@@ -145,28 +222,21 @@ class Embedders:
         return version
 
     async def _serving(self, wanted: collection_pb2.CollectionVersion, deadline: float) -> ModelEmbedder:
-        fingerprint = wanted.model.fingerprint
-        for _ in range(2):
-            for place, model in self._models.items():
-                if model.fingerprint == fingerprint:
-                    return self._embedders[place]
-            if time.monotonic() - self._unserved.get(fingerprint, 0.0) < UNSERVED_SECONDS:
-                break
-            served, unreachable = await self.served(deadline=deadline)
-            if all(model.fingerprint != fingerprint for model in served):
-                if unreachable:
-                    raise unreachable[0]
-                self._unserved[fingerprint] = time.monotonic()
-        raise _unserved(wanted, list(self._models.values()))
+        place = await self._models.place(wanted.model.fingerprint, deadline)
+        if place is None:
+            raise _unserved(wanted, self._models.known)
+        return self._embedders[place]
 
 
 def _unserved(wanted: collection_pb2.CollectionVersion, served: Sequence[model_pb2.ModelInfo]) -> FailedPrecondition:
-    names = ", ".join(f"{model.name} (fingerprint {model.fingerprint[:12]})" for model in served) or "none"
     return FailedPrecondition(
-        f"{wanted.version!r} holds vectors of {wanted.model.name} (fingerprint {wanted.model.fingerprint[:12]}), and "
-        f"no embedder of this gateway serves that; they serve: {names}. Name one that does in "
-        f"EMBEDDER_ADDITIONAL_ADDRESSES",
+        f"{wanted.version!r} holds vectors of {_named([wanted.model])}, and no embedder of this gateway serves that; "
+        f"they serve: {_named(served)}. Name one that does in EMBEDDER_ADDITIONAL_ADDRESSES",
         reason="MODEL_MISMATCH",
         collection=wanted.version,
         collection_fingerprint=wanted.model.fingerprint,
     )
+
+
+def _named(models: Sequence[model_pb2.ModelInfo]) -> str:
+    return ", ".join(f"{model.name} (fingerprint {model.fingerprint[:12]})" for model in models) or "none"

@@ -9,7 +9,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.collections.documents import Chunking
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Embedded, Expanded, Reranked, Variant
+from services.gateway.search.stages import Embedded, Expanded, QueryTokens, Reranked, Variant
 from services.gateway.slices import fitted, room_of, slices
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
@@ -83,6 +83,17 @@ class EmbedderClient:
         except InvalidArgument as error:
             raise InvalidArgument("query", error.problem, reason=error.reason) from None
 
+    async def embed_query_tokens(self, query: str, *, deadline: float) -> QueryTokens:
+        """Make vectors of the tokens of a query, with the priority of a person who waits."""
+        request = embedder_pb2.EmbedTokensRequest(
+            texts=[query], kind=embedder_pb2.TEXT_KIND_QUERY, priority=model_pb2.PRIORITY_INTERACTIVE
+        )
+        try:
+            reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
+        except InvalidArgument as error:
+            raise InvalidArgument("query", error.problem, reason=error.reason) from None
+        return QueryTokens(reply.vectors[0], reply.model)
+
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""
         cut, lost = await self._window.fit(texts, lambda: self.model(deadline=deadline))
@@ -124,6 +135,11 @@ class EmbedderClient:
         """Describe the model."""
         request = embedder_pb2.GetModelRequest()
         return (await self.channel.call(self._stub.GetModel, request, deadline=deadline)).model
+
+    async def token_model(self, *, deadline: float) -> model_pb2.ModelInfo:
+        """Describe the model of token vectors; without a fingerprint where there is none."""
+        request = embedder_pb2.GetModelRequest()
+        return (await self.channel.call(self._stub.GetModel, request, deadline=deadline)).token_model
 
     async def _embed(
         self,

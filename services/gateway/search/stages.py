@@ -16,7 +16,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import duration
 from services.gateway.search.flags import Features
 from sluice.gateway.v1 import search_pb2
-from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, stage_pb2
+from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, stage_pb2, tokens_pb2
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 10
@@ -192,6 +192,14 @@ class Embedded:
     """True for each text whose end did not fit the model's window."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueryTokens:
+    """Vectors of a query's tokens, and the model that made them."""
+
+    vectors: tokens_pb2.TokenVectors
+    model: model_pb2.ModelInfo
+
+
 class SearchVariant(NamedTuple):
     """A variant with its vector; without a vector it is searched by words alone."""
 
@@ -352,6 +360,9 @@ class Embedder(Protocol):
 
     async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         """Embed queries to a collection."""
+
+    async def embed_query_tokens(self, query: str, *, collection: str, deadline: float) -> QueryTokens:
+        """Make vectors of the tokens of a query to a collection; FailedPrecondition where that is not possible."""
 
     def forget(self, collection: str) -> None:
         """Drop the cached model of a collection."""

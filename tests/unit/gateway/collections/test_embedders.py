@@ -7,16 +7,17 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
 from services.gateway.collections.embedders import Embedders
-from services.gateway.search.stages import Embedded
-from sluice.type.v1 import collection_pb2, model_pb2
+from services.gateway.search.stages import Embedded, QueryTokens
+from sluice.type.v1 import collection_pb2, model_pb2, tokens_pb2
 from tests.unit.gateway.samples import embedded, model, version
 
 
 class OneModel:
     """An embedder that serves one model, until it is told to serve another."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, tokens: str = "") -> None:
         self.serves = model
+        self.serves_tokens = tokens
         self.down = False
         self.asked = 0
 
@@ -26,6 +27,13 @@ class OneModel:
         return embedded([b""] * len(texts), model(self.serves))
 
     embed_documents = embed_queries
+
+    async def embed_query_tokens(self, query: str, *, deadline: float) -> QueryTokens:
+        return QueryTokens(tokens_pb2.TokenVectors(values=query.encode(), row_count=1), model(self.serves_tokens))
+
+    async def token_model(self, *, deadline: float) -> model_pb2.ModelInfo:
+        self.asked += 1
+        return model(self.serves_tokens) if self.serves_tokens else model_pb2.ModelInfo()
 
     async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         self.asked += 1
@@ -37,15 +45,19 @@ class OneModel:
 class Collections:
     """Collections by the models that made them."""
 
-    def __init__(self, **models: str) -> None:
+    def __init__(self, tokens: str = "", **models: str) -> None:
         self.models = models
+        self.tokens = tokens
         self.looked = 0
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         self.looked += 1
         if name not in self.models:
             raise NotFound("no such collection")
-        return version(f"{name}-v1", model(self.models[name]))
+        found = version(f"{name}-v1", model(self.models[name]))
+        if self.tokens:
+            found.token_model.CopyFrom(model(self.tokens))
+        return found
 
 
 async def embedded_by(embedders: Embedders, collection: str) -> str:
@@ -129,3 +141,30 @@ async def test_a_model_is_found_by_its_short_or_whole_name() -> None:
         assert (await embedders.model_named(name, deadline=0)).fingerprint == "large"
     with pytest.raises(FailedPrecondition, match="org/small, org/large"):
         await embedders.model_named("huge", deadline=0)
+
+
+async def tokens_by(embedders: Embedders, collection: str) -> str:
+    return (await embedders.embed_query_tokens("text", collection=collection, deadline=0)).model.name
+
+
+async def test_the_tokens_of_a_query_are_made_by_the_embedder_that_serves_the_collections_token_model() -> None:
+    one, other = OneModel("small", "tokens"), OneModel("large", "better")
+    embedders = Embedders([one, other], Collections(docs="small", tokens="better"))
+    assert await tokens_by(embedders, "docs") == "better"
+    one.serves_tokens, other.serves_tokens = "better", ""
+    assert await tokens_by(embedders, "docs") == "better"
+
+
+async def test_without_token_vectors_or_a_served_model_of_them_the_reason_is_told() -> None:
+    one = OneModel("small")
+    for collections, reason in (
+        (Collections(docs="small"), "NO_TOKEN_VECTORS"),
+        (Collections(), "NO_TOKEN_VECTORS"),
+        (Collections(docs="small", tokens="better"), "TOKEN_MODEL_NOT_SERVED"),
+    ):
+        embedders = Embedders([one], collections)
+        for _ in range(3):
+            with pytest.raises(FailedPrecondition) as refused:
+                await tokens_by(embedders, "docs")
+            assert refused.value.reason == reason
+    assert one.asked == 1

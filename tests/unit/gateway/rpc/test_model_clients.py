@@ -13,7 +13,7 @@ from services.gateway.search.flags import Features
 from sluice.embedder.v1 import embedder_pb2
 from sluice.expander.v1 import expander_pb2
 from sluice.reranker.v1 import reranker_pb2
-from sluice.type.v1 import features_pb2, model_pb2
+from sluice.type.v1 import features_pb2, model_pb2, tokens_pb2
 from tests.unit.gateway.rpc.canned_channel import CannedChannel
 from tests.unit.gateway.samples import model, passage
 
@@ -47,6 +47,23 @@ async def test_queries_are_embedded_with_the_priority_of_a_person() -> None:
     await EmbedderClient(channel.as_channel()).embed_queries(["a"], deadline=0)
     [request] = channel.requests
     assert (request.kind, request.priority) == (embedder_pb2.TEXT_KIND_QUERY, model_pb2.PRIORITY_INTERACTIVE)
+
+
+async def test_the_tokens_of_a_query_are_embedded_with_the_priority_of_a_person() -> None:
+    made = embedder_pb2.EmbedTokensResponse(
+        vectors=[tokens_pb2.TokenVectors(values=b"1234", row_count=2)], model=model("tokens")
+    )
+    channel = CannedChannel(lambda _: made)
+    tokens = await EmbedderClient(channel.as_channel()).embed_query_tokens("a query", deadline=0)
+    [request] = channel.requests
+    assert (list(request.texts), request.kind) == (["a query"], embedder_pb2.TEXT_KIND_QUERY)
+    assert request.priority == model_pb2.PRIORITY_INTERACTIVE
+    assert (tokens.vectors, tokens.model.fingerprint) == (made.vectors[0], "tokens")
+
+
+async def test_an_embedder_without_a_token_model_says_so() -> None:
+    channel = CannedChannel(lambda _: embedder_pb2.GetModelResponse(model=model("f00d")))
+    assert not (await EmbedderClient(channel.as_channel()).token_model(deadline=0)).fingerprint
 
 
 async def test_an_error_about_chunks_names_the_field_of_the_gateways_caller() -> None:
