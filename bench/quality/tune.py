@@ -34,7 +34,7 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
-from services.gateway.search.ranking import blend
+from services.gateway.search.ranking import best_first, blend
 from services.gateway.settings import GatewaySettings
 from services.retriever.lexical import Bm25
 from services.retriever.search.fusion import Found, Fused, fuse
@@ -164,7 +164,7 @@ def recall(ranking: Sequence[str], grades: Mapping[str, int]) -> float:
 
 def _z(retrieval: Sequence[float], logits: Sequence[float], weight: float) -> list[int]:
     """As the gateway blends."""
-    return [ranked.position for ranked in blend(retrieval, logits, weight)]
+    return [ranked.position for ranked in best_first(blend(retrieval, dict(enumerate(logits)), weight))]
 
 
 def _by(

@@ -11,8 +11,8 @@ from services.chassis.settings import File, OptionalFile, SheddingSettings
 from services.experiment.flags import FLAGS, Flag
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
 from services.gateway.search.flags import Features
-from services.gateway.search.pipeline import Weights
 from services.gateway.search.query_log import LoggedQueries
+from services.gateway.search.ranking import Weights
 
 
 def _flag_fields() -> dict[str, Any]:
@@ -89,8 +89,14 @@ class GatewaySettings(FlagSettings):
     )
     dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
     lexical_weight: float = Field(0.67, gt=0, le=100, description="Weight of lexical searches in the fusion.")
+    late_weight: float = Field(
+        0.5, ge=0, le=1, description="Share of late interaction in the final score; the rest is the first stage's."
+    )
     rerank_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of the cross-encoder in the final score; the rest is the first stage's."
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the cross-encoder in the final score; the rest is that of the stages before it.",
     )
     rollout_address: str = Field(
         "",
@@ -153,7 +159,9 @@ class GatewaySettings(FlagSettings):
 
     def weights(self) -> Weights:
         """Weights of the kinds of evidence."""
-        return Weights(dense=self.dense_weight, lexical=self.lexical_weight, rerank=self.rerank_weight)
+        return Weights(
+            dense=self.dense_weight, lexical=self.lexical_weight, late=self.late_weight, rerank=self.rerank_weight
+        )
 
     def _default_of(self, flag: Flag) -> Any:
         return getattr(self, flag.variable.lower())

@@ -14,7 +14,8 @@ import pytest
 from services.chassis.validation import chunk_id
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.flags import Features
-from services.gateway.search.pipeline import Pipeline, Stages, Weights
+from services.gateway.search.pipeline import Pipeline, Stages
+from services.gateway.search.ranking import Weights
 from services.gateway.search.stages import (
     Answer,
     Candidate,
@@ -81,7 +82,8 @@ class World:
             QueryVariant(one.text, np.frombuffer(one.vector, "<f4") if one.vector else None, one.weight)
             for one in variants
         ]
-        del options["filter"]
+        for one in ("filter", "tokens", "late_count"):
+            del options[one]
         found = await self.shelf.passages.search(collection, asked, **options)
         return Retrieved(
             [Candidate(one.passage.to_proto(), one.score, one.whole) for one in found.candidates], found.version
@@ -98,7 +100,7 @@ class World:
 
 
 async def pages(world: World, question: Question, sizes: Sequence[int]) -> list[Answer]:
-    pipeline = Pipeline(Stages(world, world, world, world), Weights(1.0, 0.67, 0.8), Budgets())
+    pipeline = Pipeline(Stages(world, world, world, world), Weights(1.0, 0.67, 0.5, 0.8), Budgets())
     answers: list[Answer] = []
     offset: int | None = 0
     while offset is not None:

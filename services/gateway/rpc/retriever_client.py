@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.gateway.collections.store import Begun, Comparison, Difference, Sample, Sampled, Switched, Written
-from services.gateway.search.stages import Candidate, Retrieved, SearchVariant
+from services.gateway.search.stages import Candidate, QueryTokens, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
@@ -44,6 +44,8 @@ class RetrieverClient:
         model_fingerprint: str,
         model: str = "",
         like: str = "",
+        tokens: QueryTokens | None = None,
+        late_count: int = 0,
         deadline: float,
     ) -> Retrieved:
         request = pb.SearchPassagesRequest(
@@ -59,6 +61,9 @@ class RetrieverClient:
             model_fingerprint=model_fingerprint,
             model=model,
             like_document_id=like,
+            tokens=tokens.vectors if tokens else None,
+            token_model_fingerprint=tokens.model.fingerprint if tokens else "",
+            late_count=late_count,
         )
         try:
             reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
@@ -66,7 +71,10 @@ class RetrieverClient:
             if model and error.field == "variants[0].vector":
                 raise InvalidArgument("vector.values", error.problem, reason=error.reason) from None
             raise
-        candidates = [Candidate(one.passage, one.score, one.whole) for one in reply.candidates]
+        candidates = [
+            Candidate(one.passage, one.score, one.whole, one.late_score if one.HasField("late_score") else None)
+            for one in reply.candidates
+        ]
         return Retrieved(candidates, reply.index_version, reply.fused_search_count)
 
     async def diversify(

@@ -49,6 +49,15 @@ class Candidates:
         """Scores of the first stage."""
         return [candidate.score for candidate in self.items]
 
+    @property
+    def late_scores(self) -> dict[int, float]:
+        """Scores of those that were compared by token vectors, by their places."""
+        return {
+            place: candidate.late_score
+            for place, candidate in enumerate(self.items)
+            if candidate.late_score is not None
+        }
+
     async def find(self, search: Search, reranked: int) -> None:
         """Search as deep as the page and the reranking of so many are likely to need."""
         question = self._question

@@ -1,39 +1,41 @@
 """The graph of stages from a question to ranked passages.
 
     query ─┬─▶ embed ──────────────┬─▶ retrieve ─▶ rerank ─▶ blend
+           ├─▶ embed tokens ───────┤
            └─▶ expand ─▶ embed ────┘
 
 The query is embedded while it is being expanded; its variants join when they are made; all of them go to the
-retriever in one call. A stage that is BEST_EFFORT and fails is left out, and its report says so.
+retriever in one call, with the vectors of the query's tokens where it is to compare them. A stage that is BEST_EFFORT
+and fails is left out, and its report says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from services.chassis.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SluiceError
-from services.gateway.search.budgets import Budgets, Pace, last_moment
+from services.chassis.errors import FailedPrecondition, InvalidArgument, SluiceError
+from services.gateway.search.budgets import Budgets, last_moment
+from services.gateway.search.calibration import relevance
 from services.gateway.search.candidates import Candidates
 from services.gateway.search.flags import Features
-from services.gateway.search.ranking import blend
+from services.gateway.search.ranking import Weights
 from services.gateway.search.reports import (
     AS_BEFORE,
     CALLER_VECTOR,
-    NO_CANDIDATES,
     NO_QUERY,
-    NOT_REACHED,
+    Attempts,
     Done,
     changed,
     embedding_report,
     failed,
-    no_time,
     ran,
     without_highlights,
 )
+from services.gateway.search.reranking import Reranking
 from services.gateway.search.stages import (
     Answer,
     Course,
@@ -42,8 +44,8 @@ from services.gateway.search.stages import (
     Expander,
     Outcome,
     Policy,
+    QueryTokens,
     Question,
-    Reranked,
     Reranker,
     Result,
     Retrieved,
@@ -55,25 +57,14 @@ from services.gateway.search.stages import (
     digest_of,
 )
 
-ResultT = TypeVar("ResultT")
+OneT = TypeVar("OneT")
+OtherT = TypeVar("OtherT")
 StageObserver = Callable[[Features, Sequence[StageReport]], None]
 
 # Most tries of a search that switches to another model overtake.
 _MOST_TRIES = 6
-_FEWEST_TO_RERANK = 2
 # Bytes of results on a page of more than one, by default: messages have a limit.
 PAGE_BYTES = 12 * 2**20
-# Characters of a passage that count for the time of its reranking: no window holds much more.
-_COUNTED_CHARACTERS = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Weight of each kind of evidence. `GatewaySettings` has the defaults, tuned on train splits."""
-
-    dense: float
-    lexical: float
-    rerank: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +106,13 @@ class Pipeline:
             try:
                 return await run.answer()
             except FailedPrecondition as error:
+                overtaken = error.reason in ("MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH")
                 # No other try makes a caller's vector one of another model.
-                if error.reason != "MODEL_MISMATCH" or not tries_left or question.vector is not None:
+                of_caller = error.reason == "MODEL_MISMATCH" and question.vector is not None
+                if not overtaken or not tries_left or of_caller:
                     raise
             finally:
-                self._observe(question.features, list(run.reports.values()))
+                self._observe(question.features, list(run.attempts.reports.values()))
             # The collection was switched to another model between the embedding and the search.
             self._stages.embedder.forget(question.collection)
         raise AssertionError("the last try answers or raises")
@@ -144,22 +137,27 @@ class _Run:
         self._features = question.features
         self._course = question.course
         self._page_bytes = page_bytes
-        self._last_moment = last_moment(time.monotonic(), deadline)
-        # Complete from the start: a stage that the search does not come to has a report as well.
-        self.reports = dict(NOT_REACHED)
+        self.attempts = Attempts(question.course, last_moment(time.monotonic(), deadline))
+        self._reranking = Reranking(question, stages.embedder, stages.reranker, weights, budgets, self.attempts)
 
     async def answer(self) -> Answer:
-        variants, fingerprint = await self._variants()
+        reranking = self._reranking
+        if reranking.compares:
+            (variants, fingerprint), _ = await _both(self._variants(), reranking.prepare())
+        else:
+            variants, fingerprint = await self._variants()
 
         async def search(limit: int, whole: int) -> Retrieved:
-            return await self._search(variants, fingerprint, limit, whole)
+            # What was compared stays as it is while the search goes deeper.
+            tokens = None if candidates.items else reranking.tokens
+            return await self._search(variants, fingerprint, limit, whole, tokens)
 
-        candidates = Candidates(self._question, self._stages.retriever, self._last_moment)
+        candidates = Candidates(self._question, self._stages.retriever, self.attempts.last_moment)
         await self._retrieve(candidates, search, variants)
-        read = await self._rerank(candidates)
+        await reranking.look(candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         while True:
-            ranked = await candidates.diversified(blend(candidates.scores, read.scores, self._weights.rerank))
+            ranked = await candidates.diversified(reranking.ranked(candidates))
             kept, duplicates = await candidates.reduced(ranked)
             if len(kept) > last or not await candidates.deepen(search):
                 break
@@ -173,16 +171,19 @@ class _Run:
             if results and size > self._page_bytes:
                 following = first + place
                 break
-            item = page[place]
+            item, found = page[place], candidates.items[position]
+            logit = reranking.logits.get(position)
             results.append(
                 Result(
                     passage=passage,
                     score=item.score,
                     rank=first + place + 1,
-                    retrieval_score=candidates.items[position].score,
+                    retrieval_score=found.score,
                     retrieval_rank=position + 1,
-                    rerank_score=item.rerank_score,
+                    rerank_score=logit,
                     duplicate_count=duplicates[first + place],
+                    late_score=found.late_score,
+                    relevance=relevance(found.late_score, logit),
                 )
             )
         course = Course(
@@ -190,34 +191,29 @@ class _Run:
             digest_of(variants),
             len(variants) > 1,
             sum(bool(variant.vector) for variant in variants),
-            len(read.scores),
-            read.model,
+            len(reranking.logits),
+            reranking.read.model,
+            reranking.compared,
         )
         if self._question.highlights and self._question.query and results:
             try:
                 results = await candidates.highlighted(results)
             except SluiceError as failure:  # the answer is no worse
-                self._report(without_highlights(self.reports[Stage.RETRIEVE], failure))
-        return Answer(results, list(self.reports.values()), course, following)
+                self.attempts.report(without_highlights(self.attempts.reports[Stage.RETRIEVE], failure))
+        return Answer(results, list(self.attempts.reports.values()), course, following)
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""
         if self._question.vector is not None or not self._question.query:
             return await self._given(), ""
         if self._features.expansion:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    expanding = group.create_task(self._expand())
-                    embedding = group.create_task(self._embed([self._question.query]))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-            variants, own = expanding.result(), embedding.result()
+            variants, own = await _both(self._expand(), self._embed([self._question.query]))
         else:
             variants, own = await self._expand(), await self._embed([self._question.query])
         others = [variant.text for variant in variants[1:]]
         wanted = self._course is None or self._course.embedded > 1
         rest = await self._embed(others) if others and wanted and isinstance(own, Done) else None
-        self._report(embedding_report(own, rest))
+        self.attempts.report(embedding_report(own, rest))
         embedded = [attempt.result for attempt in (own, rest) if isinstance(attempt, Done)]
         fingerprints = {result.model.fingerprint for result in embedded}
         if len(fingerprints) > 1:
@@ -236,12 +232,12 @@ class _Run:
         """Return the variants of a question that is not embedded: with the caller's vector, without text, or both."""
         question, own = self._question, b""
         if question.vector is None:
-            self._skip(Stage.EMBED, *NO_QUERY)
+            self.attempts.skip(Stage.EMBED, *NO_QUERY)
         elif self._features.dense:
-            self._skip(Stage.EMBED, *CALLER_VECTOR)
+            self.attempts.skip(Stage.EMBED, *CALLER_VECTOR)
             own = question.vector.values
         else:
-            self._skip(Stage.EMBED, "FEATURE_OFF", "the dense search is off for this request")
+            self.attempts.skip(Stage.EMBED, "FEATURE_OFF", "the dense search is off for this request")
         texts = await self._expand()
         found = [SearchVariant(one.text, b"" if place else own, one.weight) for place, one in enumerate(texts)]
         variants = [variant for variant in found if variant.text or variant.vector]
@@ -256,27 +252,27 @@ class _Run:
     async def _expand(self) -> list[Variant]:
         query = Variant(self._question.query, 1.0)
         if not query.text:
-            self._skip(Stage.EXPAND, *NO_QUERY)
+            self.attempts.skip(Stage.EXPAND, *NO_QUERY)
             return [query]
         if not self._features.expansion:
-            self._skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
+            self.attempts.skip(Stage.EXPAND, "FEATURE_OFF", "expansion is off for this request")
             return [query]
         if self._course is not None and not self._course.expanded:
-            self._skip(Stage.EXPAND, *AS_BEFORE)
+            self.attempts.skip(Stage.EXPAND, *AS_BEFORE)
             return [query]
-        attempt = await self._attempt(
+        attempt = await self.attempts.call(
             Stage.EXPAND,
             lambda until: self._stages.expander.expand(query.text, self._features, deadline=until),
-            self._policy(self._question.policies.expansion, Policy.BEST_EFFORT),
+            self.attempts.policy(self._question.policies.expansion, Policy.BEST_EFFORT),
             self._budgets.expansion,
-            self._budgets.expansion_until(time.monotonic(), self._last_moment),
+            self._budgets.expansion_until(time.monotonic(), self.attempts.last_moment),
         )
         if isinstance(attempt, StageReport):
-            self._report(attempt)
+            self.attempts.report(attempt)
             return [query]
         expanded = attempt.result
         reason = "OTHER_STRATEGY_SERVED" if expanded.degraded_reason else ""
-        self._report(
+        self.attempts.report(
             ran(Stage.EXPAND, attempt.seconds, len(expanded.variants), reason=reason, detail=expanded.degraded_reason)
         )
         return list(expanded.variants)
@@ -287,14 +283,14 @@ class _Run:
         if self._course is not None and not self._course.embedded:
             return StageReport(Stage.EMBED, Outcome.SKIPPED, *AS_BEFORE)
         default = Policy.BEST_EFFORT if self._features.lexical else Policy.REQUIRED
-        return await self._attempt(
+        return await self.attempts.call(
             Stage.EMBED,
             lambda until: self._stages.embedder.embed_queries(
                 texts, collection=self._question.collection, deadline=until
             ),
-            self._policy(self._question.policies.embedding, default),
+            self.attempts.policy(self._question.policies.embedding, default),
             self._budgets.embedding,
-            self._budgets.embedding_until(time.monotonic(), self._last_moment),
+            self._budgets.embedding_until(time.monotonic(), self.attempts.last_moment),
         )
 
     async def _retrieve(
@@ -304,24 +300,30 @@ class _Run:
         variants: Sequence[SearchVariant],
     ) -> None:
         started = time.perf_counter()
-        reranked = self._features.rerank_candidate_count if self._features.rerank else 0
         try:
-            await candidates.find(search, self._course.reranked if self._course else reranked)
+            await candidates.find(search, self._reranking.wanted)
         except SluiceError as failure:
-            self._report(failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
+            self.attempts.report(failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
             raise
         seconds = time.perf_counter() - started
         self._budgets.retrieval.observe(time.monotonic(), seconds)
         if not candidates.search_count and not candidates.items:
-            self._skip(Stage.RETRIEVE, "NO_WORDS", "the query has no words, and is not searched by vectors")
+            self.attempts.skip(Stage.RETRIEVE, "NO_WORDS", "the query has no words, and is not searched by vectors")
             return
         reason = detail = ""
         by_vector = any(variant.vector for variant in variants) or self._question.like_document_id
         if self._features.dense and not by_vector:
             reason, detail = "LEXICAL_ONLY", "no vectors; searched by words alone"
-        self._report(ran(Stage.RETRIEVE, seconds, len(candidates.items), reason=reason, detail=detail))
+        self.attempts.report(ran(Stage.RETRIEVE, seconds, len(candidates.items), reason=reason, detail=detail))
 
-    async def _search(self, variants: Sequence[SearchVariant], fingerprint: str, limit: int, whole: int) -> Retrieved:
+    async def _search(
+        self,
+        variants: Sequence[SearchVariant],
+        fingerprint: str,
+        limit: int,
+        whole: int,
+        tokens: QueryTokens | None,
+    ) -> Retrieved:
         features, question = self._features, self._question
         found = await self._stages.retriever.search(
             question.collection,
@@ -334,7 +336,9 @@ class _Run:
             model_fingerprint=fingerprint,
             model=question.vector.model if question.vector is not None and features.dense else "",
             like=question.like_document_id,
-            deadline=self._last_moment,
+            tokens=tokens,
+            late_count=self._reranking.wanted if tokens else 0,
+            deadline=self.attempts.last_moment,
         )
         if self._course is not None and found.index_version != self._course.index_version:
             raise FailedPrecondition(
@@ -344,104 +348,12 @@ class _Run:
             )
         return found
 
-    async def _rerank(self, candidates: Candidates) -> Reranked:
-        """Score the best candidates with the cross-encoder; without scores where that is not done."""
-        unread = Reranked((), "")
-        if not self._features.rerank:
-            if self._course is not None and self._course.reranked:
-                raise changed("reranking is off now")
-            self._skip(Stage.RERANK, "FEATURE_OFF", "reranking is off for this request")
-            return unread
-        left_out = None
-        if not self._question.query:
-            left_out = NO_QUERY
-        elif self._course is not None and not self._course.reranked:
-            left_out = AS_BEFORE
-        elif not candidates.items:
-            left_out = NO_CANDIDATES
-        if left_out:
-            self._skip(Stage.RERANK, *left_out)
-            return unread
-        policy = self._policy(self._question.policies.rerank, Policy.BEST_EFFORT)
-        wanted = self._course.reranked if self._course else self._features.rerank_candidate_count
-        passages = await candidates.head(wanted)
-        wanted = count = len(passages)
-        lengths = [min(len(passage), _COUNTED_CHARACTERS) for passage in passages]
-        if policy is Policy.BEST_EFFORT:
-            count = self._budgets.rerank_count(time.monotonic(), self._last_moment, lengths)
-        if count < min(wanted, _FEWEST_TO_RERANK):
-            self._report(no_time(Stage.RERANK))
-            return unread
-        passages = passages[:count]
-        attempt = await self._attempt(
-            Stage.RERANK,
-            lambda until: self._stages.reranker.rerank(self._question.query, passages, deadline=until),
-            policy,
-            self._budgets.rerank_character,
-            self._last_moment,
-            parts=max(1, sum(lengths[:count])),
-        )
-        if isinstance(attempt, StageReport):
-            self._report(attempt)
-            return unread
-        read = attempt.result
-        if self._course is not None and read.model != self._course.reranker:
-            raise changed("another model reranks now")
-        reason = detail = ""
-        if count < wanted:
-            reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
-        self._report(
-            ran(
-                Stage.RERANK,
-                attempt.seconds,
-                count,
-                model=read.model,
-                reason=reason,
-                detail=detail,
-                truncated=read.truncated_count,
-            )
-        )
-        return read
 
-    def _policy(self, asked: Policy | None, default: Policy) -> Policy:
-        """The policy of a stage; one that ran for the first page is required for the later ones."""
-        return Policy.REQUIRED if self._course is not None else asked or default
-
-    async def _attempt(
-        self,
-        stage: Stage,
-        call: Callable[[float], Awaitable[ResultT]],
-        policy: Policy,
-        pace: Pace,
-        until: float | None,
-        parts: int = 1,
-    ) -> Done[ResultT] | StageReport:
-        """Call a stage if there is time, and a required one always.
-
-        Returns the report instead where a best-effort stage was not called or failed.
-        """
-        if policy is Policy.REQUIRED:
-            until = self._last_moment
-        if until is None:
-            return no_time(stage)
-        started = time.perf_counter()
-        try:
-            result = await call(until)
-        except SluiceError as failure:
-            seconds = time.perf_counter() - started
-            if isinstance(failure, DeadlineExceeded):
-                pace.observe(time.monotonic(), seconds / parts)
-            report = failed(stage, failure, seconds)
-            if policy is Policy.REQUIRED:
-                self._report(report)
-                raise
-            return report
-        seconds = time.perf_counter() - started
-        pace.observe(time.monotonic(), seconds / parts)
-        return Done(result, seconds)
-
-    def _report(self, report: StageReport) -> None:
-        self.reports[report.stage] = report
-
-    def _skip(self, stage: Stage, reason: str, detail: str) -> None:
-        self._report(StageReport(stage, Outcome.SKIPPED, reason, detail))
+async def _both(one: Coroutine[Any, Any, OneT], other: Coroutine[Any, Any, OtherT]) -> tuple[OneT, OtherT]:
+    """Run two at once; the first failure cancels the other."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(one), group.create_task(other)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return first.result(), second.result()

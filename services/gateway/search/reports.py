@@ -1,12 +1,15 @@
-"""Reports of stages, from what came of them."""
+"""Calls of the stages for one question, and reports of what came of them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from services.chassis.errors import FailedPrecondition, SluiceError
-from services.gateway.search.stages import Embedded, Outcome, Stage, StageReport
+from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
+from services.gateway.search.budgets import Pace
+from services.gateway.search.stages import Course, Embedded, Outcome, Policy, Stage, StageReport
 
 ResultT = TypeVar("ResultT")
 
@@ -29,6 +32,62 @@ class Done(Generic[ResultT]):
 
     result: ResultT
     seconds: float
+
+
+class Attempts:
+    """Calls stages, and keeps their reports."""
+
+    def __init__(self, course: Course | None, last_moment: float) -> None:
+        """Take the course of the first page, and the moment by which all stages have to be done."""
+        self.last_moment = last_moment
+        # Complete from the start: a stage that the search does not come to has a report as well.
+        self.reports = dict(NOT_REACHED)
+        self._course = course
+
+    def policy(self, asked: Policy | None, default: Policy) -> Policy:
+        """Return the policy of a stage; one that ran for the first page is required for the later ones."""
+        return Policy.REQUIRED if self._course is not None else asked or default
+
+    async def call(
+        self,
+        stage: Stage,
+        call: Callable[[float], Awaitable[ResultT]],
+        policy: Policy,
+        pace: Pace,
+        until: float | None,
+        parts: int = 1,
+    ) -> Done[ResultT] | StageReport:
+        """Call a stage if there is time, and a required one always.
+
+        Returns the report instead where a best-effort stage was not called or failed.
+        """
+        if policy is Policy.REQUIRED:
+            until = self.last_moment
+        if until is None:
+            return no_time(stage)
+        started = time.perf_counter()
+        try:
+            result = await call(until)
+        except SluiceError as failure:
+            seconds = time.perf_counter() - started
+            if isinstance(failure, DeadlineExceeded):
+                pace.observe(time.monotonic(), seconds / parts)
+            report = failed(stage, failure, seconds)
+            if policy is Policy.REQUIRED:
+                self.report(report)
+                raise
+            return report
+        seconds = time.perf_counter() - started
+        pace.observe(time.monotonic(), seconds / parts)
+        return Done(result, seconds)
+
+    def report(self, report: StageReport) -> None:
+        """Keep a report."""
+        self.reports[report.stage] = report
+
+    def skip(self, stage: Stage, reason: str, detail: str) -> None:
+        """Report a stage that was left out."""
+        self.report(StageReport(stage, Outcome.SKIPPED, reason, detail))
 
 
 def ran(

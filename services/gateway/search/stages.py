@@ -89,6 +89,8 @@ class Course:
     """Number of candidates that the cross-encoder read."""
     reranker: str
     """Its model."""
+    late: int = 0
+    """Number of candidates that were compared by token vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,8 @@ class Candidate(NamedTuple):
     score: float
     whole: bool = True
     """False if only the ids of the passage are here."""
+    late_score: float | None = None
+    """Mean cosine of token vectors; None where they were not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +305,9 @@ class Result(NamedTuple):
     """Number of near-duplicates, further down, that it stands for."""
     highlights: Sequence[passage_pb2.Highlight] = ()
     """Sentences of its text."""
+    late_score: float | None = None
+    relevance: float | None = None
+    """Estimated probability; None where it was not reranked."""
 
     def to_proto(self) -> search_pb2.Result:
         """Write the result."""
@@ -320,6 +327,10 @@ class Result(NamedTuple):
         scores.retrieval_rank = self.retrieval_rank
         if self.rerank_score is not None:
             scores.rerank = self.rerank_score
+        if self.late_score is not None:
+            scores.late = self.late_score
+        if self.relevance is not None:
+            scores.relevance = self.relevance
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,11 +395,14 @@ class Retriever(Protocol):
         model_fingerprint: str,
         model: str = "",
         like: str = "",
+        tokens: QueryTokens | None = None,
+        late_count: int = 0,
         deadline: float,
     ) -> Retrieved:
         """Find the best candidates over all variants, the first `whole` with their texts if there is room.
 
-        `model` names that of a caller's vector. With the id of a document as `like`, find what is like it, too.
+        `model` names that of a caller's vector. With the id of a document as `like`, find what is like it, too. The
+        first `late_count` are compared with the query's tokens; their order stays.
         """
 
     async def diversify(

@@ -24,7 +24,11 @@ from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from tests.unit.gateway.samples import COURSE
 
 FEATURES = Features(expansion=True, rerank=True)
-LABELS = {flag.name: "on" for flag in FLAGS.values() if flag.metric_label}
+LABELS = {
+    flag.name: "on" if flag.kind is bool else str(FEATURES.values[flag.name])
+    for flag in FLAGS.values()
+    if flag.metric_label
+}
 RAN = [StageReport(stage, Outcome.RAN) for stage in Stage]
 
 
@@ -42,7 +46,7 @@ class Counted:
         return self.registry.get_sample_value(name, labels)
 
     def outcomes(self) -> dict[str, float]:
-        """Outcomes of the searches with all labels on, without those that never came."""
+        """Outcomes of the searches with the labels of these features, without those that never came."""
         [searches] = [metric for metric in self.registry.collect() if metric.name == "sluice_searches"]
         assert all(sample.labels.items() >= LABELS.items() for sample in searches.samples if sample.value)
         return {sample.labels["outcome"]: sample.value for sample in searches.samples if sample.value}

@@ -1,0 +1,31 @@
+"""Relevance of a passage, from 0 to 1, by the score of the stage that looked at it last."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from services.gateway.search.comparison import satisfaction
+
+
+class Calibration(NamedTuple):
+    """A logistic function of a score (Platt, 1999)."""
+
+    slope: float
+    middle: float
+    """The score of a passage that is relevant as likely as not."""
+
+    def relevance(self, score: float) -> float:
+        """Estimate the probability that a passage with this score is relevant."""
+        return satisfaction(self.slope * (score - self.middle))
+
+
+# The ms-marco models were trained by the logistic function of their logit.
+CROSS_ENCODER = Calibration(slope=1.0, middle=0.0)
+LATE = Calibration(slope=25.0, middle=0.7)
+
+
+def relevance(late: float | None, logit: float | None) -> float | None:
+    """Estimate the relevance by the cross-encoder's logit, or else by late interaction's score."""
+    if logit is not None:
+        return CROSS_ENCODER.relevance(logit)
+    return None if late is None else LATE.relevance(late)
