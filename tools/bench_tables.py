@@ -1,4 +1,4 @@
-"""Writes the tables of `make bench-quality` and `make bench-speed` into their pages.
+"""Writes the tables of `make bench-quality`, `make bench-speed` and `make bench-rerank` into their pages.
 
 A page whose bench was not run on this machine stays as it is.
 """
@@ -48,17 +48,56 @@ def speed_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def rerank_table(rows: list[dict[str, Any]]) -> str:
+    """One row a collection and method: what it gains, and what it costs."""
+    titles = [
+        "collection",
+        "method",
+        "candidates",
+        "nDCG@10",
+        "against hybrid",
+        "added ms, p50",
+        "p99",
+        "search ms, p99",
+    ]
+    lines = ["", f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
+    before = ""
+    for row in rows:
+        name = "" if row["collection"] == before else row["collection"]
+        gained = "{:+.3f} ({:+.3f} … {:+.3f})".format(*row["vs_hybrid"]) if "vs_hybrid" in row else ""
+        quality = "" if row["ndcg10"] is None else f"{row['ndcg10']:.3f}"
+        times = [_figure(row[name]) for name in ("added_p50_ms", "added_p99_ms", "search_p99_ms")]
+        cells = [name, row["method"], str(row["candidates"] or ""), quality, gained, *times]
+        lines.append(f"| {' | '.join(cells)} |")
+        before = row["collection"]
+    return "\n".join([*lines, ""])
+
+
+def costs_table(costs: list[dict[str, Any]]) -> str:
+    """One line a figure."""
+    lines = ["", "| Figure | Measured | Unit | Bound | |", "|---|---:|---|---|---|"]
+    for each in costs:
+        verdict = {True: "ok", False: "**missed**"}.get(each.get("ok"), "")
+        lines.append(f"| {each['name']} | {each['value']:.4g} | {each['unit']} | {each.get('bound', '')} | {verdict} |")
+    return "\n".join([*lines, ""])
+
+
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
 def main() -> None:
     """Write each table whose results are there."""
-    for name, table in (("quality", quality_table), ("speed", speed_table)):
+    pages = {
+        "quality": (quality_table, "quality.md"),
+        "speed": (speed_table, "performance.md"),
+        "rerank": (rerank_table, "quality.md"),
+        "rerank_costs": (costs_table, "performance.md"),
+    }
+    for name, (table, page) in pages.items():
         file = RESULTS / f"{name}.json"
         if file.exists():
-            page = ROOT / "docs" / ("quality.md" if name == "quality" else "performance.md")
-            write(name, table(json.loads(file.read_text(encoding="utf-8"))), file=page)
+            write(name, table(json.loads(file.read_text(encoding="utf-8"))), file=ROOT / "docs" / page)
 
 
 if __name__ == "__main__":

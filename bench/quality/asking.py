@@ -63,14 +63,17 @@ async def store(
     settings: Mapping[str, str],
     on_progress: Callable[[int], None],
     on_rejected: Callable[[Document, SluiceError], None],
+    made_by: str = "",
 ) -> str:
     """Store the documents through the gateway unless they are there; the name of their collection.
 
-    A collection belongs to the documents, the model and the lexical settings that it was made with.
+    A collection belongs to the documents, the model and the lexical settings that it was made with, and to `made_by`:
+    whatever else its content depends on.
     """
     config = await client.config()
     fingerprint = next(stage.model.fingerprint for stage in config.stages if stage.stage is Stage.EMBED and stage.model)
     parts = [dataset.corpus_digest, fingerprint, *(settings[name] for name in _LEXICAL_SETTINGS)]
+    parts += [made_by] if made_by else []
     collection = f"{_plain(dataset.name)}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
     whole = [document for document in dataset.documents if document.title.strip() or document.text.strip()]
     stored = (await client.config(collection=collection)).collection
@@ -114,14 +117,14 @@ async def ask(
                 timeout=_PATIENCE_SECONDS,
             )
             milliseconds[query] = (time.perf_counter() - started) * 1000
-            _check(answer)
+            check(answer)
             run[query] = [result.passage.id for result in answer.results]
             kept.add(query=query, results=run[query], ms=round(milliseconds[query], 2))
         on_progress()
     return Asked({query: run[query] for query in wanted}, {query: milliseconds[query] for query in wanted})
 
 
-def _check(answer: Answer) -> None:
+def check(answer: Answer) -> None:
     for report in answer.stages:
         if report.outcome is not Outcome.RAN and report.reason not in _WELL:
             raise StartupError(

@@ -60,7 +60,7 @@ _INSTALL_SECONDS = 1800
 _START_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 _LEAST_COSINE = 0.999  # of fp32; dynamic int8 is far below, and its row says so
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -140,7 +140,7 @@ def _against_infinity(session: Session) -> Iterator[Row]:
     names = [f"embed/throughput_vs_infinity@c{concurrency}" for concurrency in CONCURRENCIES]
     with ExitStack() as exits:
         try:
-            folder = _installed("infinity", _INFINITY)
+            folder = installed("infinity", _INFINITY)
             _make_infinity_models(folder)
             peers = [exits.enter_context(_serving(peer, folder)) for peer in INFINITY]
         except StartupError as error:
@@ -196,7 +196,7 @@ def _against_sentence_transformers(session: Session) -> Iterator[Row]:
     names = [f"embed/throughput_vs_sentence_transformers@c{concurrency}" for concurrency in CONCURRENCIES]
     with ExitStack() as exits:
         try:
-            folder = _installed("sentence-transformers", _SENTENCE_TRANSFORMERS)
+            folder = installed("sentence-transformers", _SENTENCE_TRANSFORMERS)
             running = exits.enter_context(_serving(SENTENCE_TRANSFORMERS, folder))
         except StartupError as error:
             for name in names:
@@ -260,7 +260,7 @@ def _asked(running: RunningPeer, text: str) -> NDArray[np.float32]:
 def _serving(peer: Peer, folder: Path) -> Iterator[RunningPeer]:
     """Run a peer until the context is left; StartupError where it does not start."""
     name = peer.name.replace(" ", "-")
-    with reserved_port() as port, spawned(name, peer.command(folder, port), _ENVIRONMENT) as child:
+    with reserved_port() as port, spawned(name, peer.command(folder, port), ENVIRONMENT) as child:
         running = RunningPeer(peer, Endpoint("http", f"{HOST}:{port}", peer.path))
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -281,7 +281,7 @@ def _serving(peer: Peer, folder: Path) -> Iterator[RunningPeer]:
         yield running
 
 
-def _installed(name: str, packages: Sequence[str]) -> Path:
+def installed(name: str, packages: Sequence[str]) -> Path:
     """The peer's folder, with a virtual environment `venv` that holds these packages; made where it is not yet."""
     folder = FOLDER / name
     stamp = folder / "installed"
@@ -307,7 +307,7 @@ def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(
             command,
-            env=own_environment(_ENVIRONMENT),
+            env=own_environment(ENVIRONMENT),
             capture_output=True,
             text=True,
             timeout=_INSTALL_SECONDS,

@@ -278,12 +278,14 @@ class AsyncClient(Caller):
         model: str = "",
         language: str = "",
         layout: Layout | None = None,
+        token_vectors: bool | None = None,
         timeout: float | None = None,
     ) -> CollectionVersion:
         """Create an empty collection for a model, by default the first embedder's, and a language of its words.
 
         A language gives stems and stop words, as "german"; "none" takes words as written. What `layout` leaves out is
-        as the retriever's settings say.
+        as the retriever's settings say. `token_vectors` are for reranking by late interaction; None leaves them to the
+        gateway's TOKEN_VECTORS.
         Raises SluiceError, ALREADY_EXISTS for a name that is taken.
         """
         request = fill(
@@ -292,6 +294,7 @@ class AsyncClient(Caller):
             model=model,
             language=language,
             layout=layout,
+            token_vectors=token_vectors,
         )
         reply = await self._call(self._collections.CreateCollection, request, self._long(timeout))
         return CollectionVersion.from_proto(reply.live)
