@@ -25,7 +25,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from scipy.optimize import nnls
 
-from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY
+from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY, RERANK_METHOD_CROSS_ENCODER
 from sluice_cli.calls import Problem
 from sluice_client import Answer, AsyncClient, Config, Features, Outcome
 from sluice_client import Stage as Step
@@ -95,6 +95,7 @@ class _Kind:
             features.expansion_strategy = EXPANSION_STRATEGY_MULTI_QUERY
             features.max_variant_count = self.variants
         if self.candidates:
+            features.rerank_method = RERANK_METHOD_CROSS_ENCODER
             features.rerank_candidate_count = self.candidates
         return features
 

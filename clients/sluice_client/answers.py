@@ -151,6 +151,10 @@ class Scores(Received, proto=pb.StageScores):
     """Rank by the first stage alone, from 1."""
     rerank: float | None
     """The cross-encoder's logit; None where it did not read this result."""
+    late: float | None = None
+    """Mean over the query's tokens of the best cosine with the passage's, -1 to 1; None where it was not compared."""
+    relevance: float | None = None
+    """Estimate of the probability that it is relevant, 0 to 1, comparable between queries; None if not reranked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,11 @@ class CannedGateway(
                     score=1 / rank,
                     rank=rank,
                     scores=search_pb2.StageScores(
-                        retrieval=0.5 / rank, retrieval_rank=rank + 2, rerank=4.5 if rank == 1 else None
+                        retrieval=0.5 / rank,
+                        retrieval_rank=rank + 2,
+                        rerank=4.5 if rank == 1 else None,
+                        late=0.75 if rank == 1 else None,
+                        relevance=0.5 if rank == 1 else None,
                     ),
                     highlights=[passage_pb2.Highlight(start=0, end=4, score=0.5)] if request.highlights else [],
                 )

@@ -139,7 +139,8 @@ async def test_an_answer_says_what_every_stage_thought_and_did(gateway: CannedGa
     first, second = answer.results
     assert (first.passage, first.rank) == (Passage("d0", "d0", "Title 0", "some text", {}), 1)
     assert (first.scores.retrieval, first.scores.retrieval_rank, first.scores.rerank) == (0.5, 3, 4.5)
-    assert second.scores.rerank is None
+    assert (first.scores.late, first.scores.relevance) == (0.75, 0.5)
+    assert (second.scores.rerank, second.scores.late, second.scores.relevance) == (None, None, None)
     expand, embed, _, rerank = answer.stages
     assert (expand.stage, expand.outcome, expand.reason) == (Stage.EXPAND, Outcome.DEGRADED, "OTHER_STRATEGY_SERVED")
     assert (embed.duration, embed.model, embed.item_count) == (timedelta(milliseconds=10.5), "all-MiniLM-L6-v2", 3)

@@ -32,6 +32,11 @@ from sluice_client import (
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 # Synonyms need WordNet; a few candidates show that the reranker works, and are no burden.
 PROBE: Mapping[str, FlagValue] = {"expansion_strategy": "synonyms", "rerank_candidate_count": 4}
+# Reasons of a reranking by the cross-encoder where token vectors were to be compared, and remedies.
+TOKENS_MISSING: Mapping[str, str] = {
+    "NO_TOKEN_VECTORS": "sluice reindex --late, or RERANK_METHOD=cross_encoder",
+    "TOKEN_MODEL_NOT_SERVED": "set TOKEN_MODEL of an embedder to that model, or: sluice reindex --late",
+}
 
 
 app = typer.Typer(rich_markup_mode=None)
@@ -178,6 +183,8 @@ def report_check(report: StageReport) -> Check | None:
             f"no synonyms: {report.detail}",
             "where the expander runs: `make wordnet`; then start it again",
         )
+    if report.reason in TOKENS_MISSING:
+        return warn("token vectors", report.detail, TOKENS_MISSING[report.reason])
     # Pseudo-embeddings have their own check, and an answer without candidates is healthy.
     if report.outcome is Outcome.FAILED:
         return fail(f"question: {report.stage}", f"{report.reason}: {report.detail}", "see the log of that stage")

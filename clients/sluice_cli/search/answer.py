@@ -231,7 +231,11 @@ def flags_words(given: Features) -> str:
     """List the switches that are on, with their refinements: "dense, rerank (50)"."""
     values = flag_values(given)
     on = [name for name, value in values.items() if value is True]
-    refined = {name: [str(values[flag.name]) for flag in FLAGS.values() if flag.refines == name] for name in on}
+    # A gateway of an earlier release leaves out the flags that it does not know.
+    refined = {
+        name: [str(values[flag.name]) for flag in FLAGS.values() if flag.refines == name and flag.name in values]
+        for name in on
+    }
     return ", ".join(f"{name} ({', '.join(refined[name])})" if refined[name] else name for name in on)
 
 
@@ -276,9 +280,15 @@ def snippet(text: str) -> str:
 
 
 def _scores_table(results: Sequence[Result]) -> Table:
-    numbers = ("score", "first stage", "cross-encoder")
+    closer: dict[str, list[float | None]] = {
+        "late": [result.scores.late for result in results],
+        "cross-encoder": [result.scores.rerank for result in results],
+        "relevance": [result.scores.relevance for result in results],
+    }
+    looked = {name: scores for name, scores in closer.items() if any(score is not None for score in scores)}
+    numbers = ("score", "first stage", *looked)
     shown = table("rank", "change", "title", *numbers, title="Scores", right=frozenset({"rank", *numbers}))
-    for result in results:
+    for place, result in enumerate(results):
         scores = result.scores
         shown.add_row(
             str(result.rank),
@@ -286,7 +296,7 @@ def _scores_table(results: Sequence[Result]) -> Table:
             name_of(result.passage),
             f"{result.score:.4f}",
             f"{scores.retrieval:.4f}",
-            "" if scores.rerank is None else f"{scores.rerank:.3f}",
+            *("" if of_all[place] is None else f"{of_all[place]:.3f}" for of_all in looked.values()),
         )
     return shown
 

@@ -76,6 +76,17 @@ def test_a_collection_that_is_missing_empty_or_unknown_is_no_failure() -> None:
         assert check.remedy
 
 
+def test_a_collection_without_token_vectors_is_noticed_where_they_are_to_rerank() -> None:
+    served = StageReport(
+        Stage.RERANK, Outcome.DEGRADED, "NO_TOKEN_VECTORS", "the cross-encoder serves", timedelta(0), "", 4
+    )
+    check = report_check(served)
+    assert check is not None
+    assert (check.status, check.subject) == (Status.WARN, "token vectors")
+    assert "reindex --late" in check.remedy
+    assert report_check(replace(served, outcome=Outcome.RAN, reason="")) is None
+
+
 def test_the_probing_question_tells_of_wordnet_and_of_failing_stages() -> None:
     def status(stage: Stage, outcome: Outcome) -> tuple[str, Status] | None:
         check = report_check(StageReport(stage, outcome, "REASON", "detail", timedelta(seconds=0.1), "", 1))

@@ -55,6 +55,18 @@ def _shown(view: RenderableType, width: int = 120) -> str:
     return stream.getvalue()
 
 
+def test_only_scores_of_stages_that_looked_at_a_result_have_a_column() -> None:
+    shown = _shown(answer_view(_ANSWER, explain=True))
+    assert "cross-encoder" in shown
+    assert "late" not in shown
+    compared = replace(_RESULT, scores=Scores(0.5, 1, None, late=0.71234, relevance=0.625))
+    shown = _shown(answer_view(replace(_ANSWER, results=[compared]), explain=True))
+    assert "late" in shown
+    assert "0.712" in shown
+    assert "0.625" in shown
+    assert "cross-encoder" not in shown
+
+
 def test_an_answer_shows_rank_title_score_metadata_and_text() -> None:
     shown = _shown(answer_view(_ANSWER, explain=False))
     assert "1. argparse  0.877" in shown
