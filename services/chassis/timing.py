@@ -1,4 +1,4 @@
-"""Deadlines on the monotonic clock, times in protobuf, and background tasks."""
+"""Deadlines on the monotonic clock, times in protobuf, and tasks side by side and in the background."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import math
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import DeadlineExceeded, InvalidArgument
+
+OneT = TypeVar("OneT")
+OtherT = TypeVar("OtherT")
 
 LONGEST_CALL_SECONDS = 3600.0
 """Longest deadline that a call can have, and time that a call has on a connection that is to be closed."""
@@ -58,6 +61,16 @@ def duration(seconds: float) -> Duration:
     """A protobuf duration of 0 seconds or more, exact to the nanosecond."""
     whole, nanos = divmod(round(seconds * 1e9), 10**9)
     return Duration(seconds=whole, nanos=nanos)
+
+
+async def both(one: Coroutine[Any, Any, OneT], other: Coroutine[Any, Any, OtherT]) -> tuple[OneT, OtherT]:
+    """Run two coroutines at once. Where one fails, the other is cancelled, and the first error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(one), group.create_task(other)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return first.result(), second.result()
 
 
 @asynccontextmanager

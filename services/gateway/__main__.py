@@ -59,7 +59,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         channels = await stack.enter_async_context(Channels(settings, metrics))
         clients = StageClients.over(channels.guarded, settings)
-        embedders = Embedders(clients.embedders, clients.retriever)
+        embedders = Embedders(clients.embedders, clients.retriever, token_vectors=settings.token_vectors)
         following = Following(clients.retriever, embedders)
         writing = Writing(clients.retriever, following)
         verification = Verification(clients.retriever, embedders)

@@ -87,6 +87,11 @@ class GatewaySettings(FlagSettings):
         pattern=r"^[A-Za-z0-9_-]{1,128}$",
         description="Collection (or alias) of requests that name none.",
     )
+    token_vectors: bool = Field(
+        True,
+        description="True if a new collection gets token vectors, for reranking by late interaction, where the first "
+        "embedder has a TOKEN_MODEL. They take about 10 KB a passage.",
+    )
     dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
     lexical_weight: float = Field(0.67, gt=0, le=100, description="Weight of lexical searches in the fusion.")
     late_weight: float = Field(

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from services.chassis.errors import InvalidArgument
 from services.gateway.collections import indexing as gateway
 from services.gateway.collections.documents import Chunking
-from services.gateway.collections.store import Written
-from services.gateway.search.stages import Embedded
+from services.gateway.collections.store import Vectors, Written
+from services.gateway.search.stages import Embedded, EmbeddedTokens
 from services.retriever.documents import Passage
 from services.retriever.fields import ALL
 from services.retriever.store import Parts
@@ -45,6 +45,11 @@ class Stages:
         info = model_pb2.ModelInfo(fingerprint=MODEL.fingerprint)
         return Embedded([VECTOR] * len(texts), info, [False] * len(texts))
 
+    async def embed_document_tokens(
+        self, texts: Sequence[str], *, collection: str, deadline: float
+    ) -> EmbeddedTokens | None:
+        return None
+
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
     ) -> list[list[tuple[int, int]]]:
@@ -63,18 +68,19 @@ class Stages:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         *,
-        model_fingerprint: str,
         batch: str,
         deadline: float,
     ) -> Written:
         await self.pause()
         read = [
             Passage.from_proto(one, f"passages[{place}]", vector)
-            for place, (one, vector) in enumerate(zip(passages, vectors, strict=True))
+            for place, (one, vector) in enumerate(zip(passages, vectors.dense, strict=True))
         ]
-        stored = await self.shelf.passages.upsert(collection, read, model_fingerprint=model_fingerprint, batch=batch)
+        stored = await self.shelf.passages.upsert(
+            collection, read, model_fingerprint=vectors.model_fingerprint, batch=batch
+        )
         return Written(stored.count, stored.version)
 
     async def pause(self) -> None:

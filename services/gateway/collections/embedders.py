@@ -14,7 +14,7 @@ from typing import Protocol
 from services.chassis.errors import FailedPrecondition, NotFound, SluiceError
 from services.gateway.collections.documents import Chunking
 from services.gateway.collections.store import Store
-from services.gateway.search.stages import Embedded, QueryTokens
+from services.gateway.search.stages import Embedded, EmbeddedTokens, QueryTokens
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 
 # Time that the model of a collection is cached, and that a model without an embedder is not looked for again.
@@ -36,6 +36,12 @@ class ModelEmbedder(Protocol):
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""
+
+    async def embed_document_tokens(self, texts: Sequence[str], *, deadline: float) -> EmbeddedTokens:
+        """Make vectors of the tokens of documents, with the priority of a job.
+
+        Raises FailedPrecondition (NO_TOKEN_MODEL) where it has no model for them any more.
+        """
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float
@@ -106,9 +112,11 @@ class _Served:
 class Embedders:
     """All embedders of a gateway; the first one serves new collections."""
 
-    def __init__(self, embedders: Sequence[ModelEmbedder], store: Store) -> None:
+    def __init__(self, embedders: Sequence[ModelEmbedder], store: Store, *, token_vectors: bool = True) -> None:
+        """`token_vectors` is True if new collections get token vectors, where the first embedder makes such."""
         self._embedders = embedders
         self._store = store
+        self._token_vectors = token_vectors
         self._seen: dict[str, tuple[float, collection_pb2.CollectionVersion]] = {}
         self._forgotten = 0
         self._models = _Served(embedders, lambda one, until: one.model(deadline=until))
@@ -129,7 +137,7 @@ class Embedders:
         Raises FailedPrecondition: NO_TOKEN_VECTORS where the collection has none, TOKEN_MODEL_NOT_SERVED where no
         embedder serves their model.
         """
-        wanted = await self._live(collection, deadline)
+        wanted = await self.live(collection, deadline=deadline)
         if wanted is None or not wanted.HasField("token_model"):
             raise FailedPrecondition(
                 f"{collection!r} has no token vectors; `sluice reindex --late` adds them", reason="NO_TOKEN_VECTORS"
@@ -142,11 +150,7 @@ class Embedders:
             if made.model.fingerprint == wanted.token_model.fingerprint:
                 return made
             self._token_models.forget()  # that embedder has been given another model
-        raise FailedPrecondition(
-            f"{wanted.version!r} holds token vectors of {_named([wanted.token_model])}, and no embedder of this "
-            f"gateway serves that; they serve: {_named(self._token_models.known)}. Set TOKEN_MODEL of one of them",
-            reason="TOKEN_MODEL_NOT_SERVED",
-        )
+        raise _no_tokens(wanted, self._token_models.known)
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         """Embed documents for a collection. Raises as `embed_queries` does."""
@@ -154,14 +158,60 @@ class Embedders:
             lambda embedder: embedder.embed_documents(texts, deadline=deadline), collection, deadline
         )
 
+    async def embed_document_tokens(
+        self, texts: Sequence[str], *, collection: str, deadline: float
+    ) -> EmbeddedTokens | None:
+        """Make vectors of the tokens of documents for a collection; None where it has none, or will have none.
+
+        Raises FailedPrecondition (TOKEN_MODEL_NOT_SERVED) where no embedder serves its token model.
+        """
+        if (wanted := await self.live(collection, deadline=deadline)) is None:
+            if await self.new_token_model(deadline=deadline) is None:
+                return None
+            return await self._embedders[0].embed_document_tokens(texts, deadline=deadline)
+        if not wanted.HasField("token_model"):
+            return None
+        for _ in range(2):
+            place = await self._token_models.place(wanted.token_model.fingerprint, deadline)
+            if place is None:
+                break
+            try:
+                made = await self._embedders[place].embed_document_tokens(texts, deadline=deadline)
+            except FailedPrecondition as error:
+                if error.reason != "NO_TOKEN_MODEL":
+                    raise
+            else:
+                if made.model.fingerprint == wanted.token_model.fingerprint:
+                    return made
+            self._token_models.forget()  # that embedder has been given another model, or none
+        raise _no_tokens(wanted, self._token_models.known)
+
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
     ) -> Ranges:
         """Cut documents into chunks by the tokens of a collection's model."""
         embedder = self._embedders[0]
-        if (wanted := await self._live(collection, deadline)) is not None:
+        if (wanted := await self.live(collection, deadline=deadline)) is not None:
             embedder = await self._serving(wanted, deadline)
         return await embedder.split_documents(documents, chunking, deadline=deadline)
+
+    async def live(self, collection: str, *, deadline: float) -> collection_pb2.CollectionVersion | None:
+        """Describe the live version as it was seconds ago; None if the next call has to find out."""
+        seen, version = self._seen.get(collection, (0.0, None))
+        if version is not None and time.monotonic() - seen < TRUSTED_SECONDS:
+            return version
+        forgotten = self._forgotten
+        try:
+            version = await self._store.collection(collection, deadline=deadline)
+        except NotFound:
+            self.forget(collection)
+            return None
+        except SluiceError:
+            # Without the retriever there is no search; until it is back, the old entry may do.
+            return version
+        if forgotten == self._forgotten:  # else the answer may be older than the order to forget
+            self._seen[collection] = (time.monotonic(), version)
+        return version
 
     def forget(self, collection: str) -> None:
         """Drop the cached model of a collection."""
@@ -186,6 +236,33 @@ class Embedders:
         """Describe the model of the first embedder."""
         return await self._embedders[0].model(deadline=deadline)
 
+    async def token_model_like(self, fingerprint: str, *, deadline: float) -> model_pb2.ModelInfo:
+        """Describe the token model with this fingerprint if it is served, or else the first that is.
+
+        Raises FailedPrecondition (TOKEN_MODEL_NOT_SERVED) where none is.
+        """
+        unreachable = await self._token_models.look(deadline)
+        served = self._token_models.known
+        for model in served:
+            if model.fingerprint == fingerprint:
+                return model
+        if served:
+            return served[0]
+        if unreachable:
+            raise unreachable[0]
+        raise FailedPrecondition(
+            "no embedder of this gateway makes token vectors; start one with TOKEN_MODEL=answerai-colbert-small-v1, or "
+            "do without them (`--no-late`)",
+            reason="TOKEN_MODEL_NOT_SERVED",
+        )
+
+    async def new_token_model(self, *, deadline: float) -> model_pb2.ModelInfo | None:
+        """Describe the token model of a new collection of which nothing else is said; None for none."""
+        if not self._token_vectors:
+            return None
+        model = await self._embedders[0].token_model(deadline=deadline)
+        return model if model.fingerprint else None
+
     async def served(self, *, deadline: float) -> tuple[list[model_pb2.ModelInfo], list[SluiceError]]:
         """List the models that are served now, and the errors of the other embedders."""
         unreachable = await self._models.look(deadline)
@@ -194,7 +271,7 @@ class Embedders:
     async def _embed(
         self, call: Callable[[ModelEmbedder], Awaitable[Embedded]], collection: str, deadline: float
     ) -> Embedded:
-        if (wanted := await self._live(collection, deadline)) is None:
+        if (wanted := await self.live(collection, deadline=deadline)) is None:
             return await call(self._embedders[0])
         for _ in range(2):
             embedded = await call(await self._serving(wanted, deadline))
@@ -202,24 +279,6 @@ class Embedders:
                 return embedded
             self._models.forget()  # that embedder has been given another model
         raise _unserved(wanted, [])
-
-    async def _live(self, collection: str, deadline: float) -> collection_pb2.CollectionVersion | None:
-        """Describe the live version; None if the next call has to find out."""
-        seen, version = self._seen.get(collection, (0.0, None))
-        if version is not None and time.monotonic() - seen < TRUSTED_SECONDS:
-            return version
-        forgotten = self._forgotten
-        try:
-            version = await self._store.collection(collection, deadline=deadline)
-        except NotFound:
-            self.forget(collection)
-            return None
-        except SluiceError:
-            # Without the retriever there is no search; until it is back, the old entry may do.
-            return version
-        if forgotten == self._forgotten:  # else the answer may be older than the order to forget
-            self._seen[collection] = (time.monotonic(), version)
-        return version
 
     async def _serving(self, wanted: collection_pb2.CollectionVersion, deadline: float) -> ModelEmbedder:
         place = await self._models.place(wanted.model.fingerprint, deadline)
@@ -235,6 +294,17 @@ def _unserved(wanted: collection_pb2.CollectionVersion, served: Sequence[model_p
         reason="MODEL_MISMATCH",
         collection=wanted.version,
         collection_fingerprint=wanted.model.fingerprint,
+    )
+
+
+def _no_tokens(wanted: collection_pb2.CollectionVersion, served: Sequence[model_pb2.ModelInfo]) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{wanted.version!r} holds token vectors of {_named([wanted.token_model])}, and no embedder of this gateway "
+        f"serves that; they serve: {_named(served)}. Set TOKEN_MODEL of one of them, or run `sluice reindex "
+        f"{wanted.collection} {'--late' if served else '--no-late'}`",
+        reason="TOKEN_MODEL_NOT_SERVED",
+        collection=wanted.version,
+        collection_fingerprint=wanted.token_model.fingerprint,
     )
 
 

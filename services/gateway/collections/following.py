@@ -10,13 +10,16 @@ from dataclasses import replace
 
 from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
 from services.gateway.collections.embedders import Embedders
-from services.gateway.collections.store import Comparison, Difference, Store, Written
-from services.gateway.search.stages import reading
+from services.gateway.collections.store import Comparison, Difference, Store, Vectors, Written
+from services.gateway.collections.vectors import BuildingVectors
+from services.gateway.slices import slices
 from sluice.type.v1 import passage_pb2
 
 # Most comparisons of passages that others keep writing, and most tries of a write.
 _MOST_ROUNDS = 20
 _MOST_TRIES = 5
+# The retriever takes up to 1000 passages in a call.
+_COPY_SLICE = 512
 
 
 class Following:
@@ -24,7 +27,7 @@ class Following:
 
     def __init__(self, store: Store, embedders: Embedders) -> None:
         self._store = store
-        self._embedders = embedders
+        self._vectors = BuildingVectors(store, embedders)
 
     async def follow(self, collection: str, version: str, ids: Sequence[str], *, deadline: float) -> int:
         """Copy passages until they are equal; return the number copied.
@@ -36,7 +39,7 @@ class Following:
             differences = await self._store.compare(collection, version, ids, deadline=deadline)
             if not differences:
                 return copied
-            copied += await self._copy(version, differences, deadline)
+            copied += await self._copy(collection, version, differences, deadline)
         raise Unavailable(f"others keep writing the same documents; {version!r} cannot follow", reason="CONTENDED")
 
     async def follow_next(
@@ -48,22 +51,22 @@ class Following:
         )
         copied = 0
         if compared.differences:
-            copied = await self._copy(version, compared.differences, deadline)
+            copied = await self._copy(collection, version, compared.differences, deadline)
             ids = [difference.id for difference in compared.differences]
             copied += await self.follow(collection, version, ids, deadline=deadline)
         return compared, copied
 
-    async def _copy(self, version: str, differences: Sequence[Difference], deadline: float) -> int:
+    async def _copy(self, collection: str, version: str, differences: Sequence[Difference], deadline: float) -> int:
         present = [difference for difference in differences if difference.passage is not None]
         gone = [difference for difference in differences if difference.passage is None]
-        texts = [reading(difference.passage) for difference in present if difference.passage is not None]
-        vectors: Sequence[bytes] = ()
-        fingerprint = ""
-        if texts:
-            # A version's name is that of a collection, too: its own model embeds.
-            embedded = await self._embedders.embed_documents(texts, collection=version, deadline=deadline)
-            vectors, fingerprint = embedded.vectors, embedded.model.fingerprint
-        await self._store.copy(version, present, vectors, gone, model_fingerprint=fingerprint, deadline=deadline)
+        if gone:
+            await self._store.copy(version, (), Vectors((), ""), gone, deadline=deadline)
+        if present:
+            vectors = await self._vectors.of(collection, version, present, deadline=deadline)
+            texts = [difference.passage.ByteSize() for difference in present if difference.passage is not None]
+            sizes = [text + size for text, size in zip(texts, vectors.sizes(), strict=True)]
+            for part in slices(sizes, most=_COPY_SLICE):
+                await self._store.copy(version, present[part], vectors.part(part), (), deadline=deadline)
         return len(present)
 
 
@@ -82,18 +85,15 @@ class Writing:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         *,
-        model_fingerprint: str,
         batch: str = "",
         deadline: float,
     ) -> Written:
         """Store passages with their vectors."""
         return await self._followed(
             collection,
-            lambda: self._store.upsert(
-                collection, passages, vectors, model_fingerprint=model_fingerprint, batch=batch, deadline=deadline
-            ),
+            lambda: self._store.upsert(collection, passages, vectors, batch=batch, deadline=deadline),
             deadline,
         )
 

@@ -10,16 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.timing import both
 from services.chassis.validation import check_content, check_document_id
 from services.gateway.collections.documents import Chunking, cut
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Writing
-from services.gateway.collections.store import Store, Written
-from services.gateway.search.stages import Embedded, reading
+from services.gateway.collections.store import Store, Vectors, Written
+from services.gateway.search.stages import Embedded, EmbeddedTokens, reading
 from services.gateway.slices import slices
 from sluice.gateway.v1 import documents_pb2
 from sluice.type.v1 import passage_pb2
 
+# Reasons of errors that a switch to a version by other models may cause.
+_OTHER_MODELS = ("MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH", "TOKEN_MODEL_NOT_SERVED")
 # The retriever takes up to 1000 passages in a call.
 UPSERT_SLICE = 512
 
@@ -73,9 +76,9 @@ class Indexing:
         try:
             return await self._index(collection, documents, chunking, deadline)
         except FailedPrecondition as error:
-            if error.reason != "MODEL_MISMATCH":
+            if error.reason not in _OTHER_MODELS:
                 raise
-        # The collection was switched to another model between the embedding and the storing.
+        # The collection was switched to other models between the embedding and the storing.
         self._embedders.forget(collection)
         return await self._index(collection, documents, chunking, deadline)
 
@@ -89,24 +92,33 @@ class Indexing:
         passages = documents if chunking is None else await self._chunks(collection, documents, chunking, deadline)
         places = {document.id: place for place, document in enumerate(documents)}
         try:
-            embedded = await self._embedders.embed_documents(
-                [reading(passage) for passage in passages], collection=collection, deadline=deadline
-            )
+            embedded, tokens = await self._embed([reading(passage) for passage in passages], collection, deadline)
         except InvalidArgument as error:
             raise _about_document(error, passages, places) from None
+        vectors = Vectors.of(embedded, tokens)
         try:
-            stored = await self._store_all(collection, passages, embedded, places, deadline)
+            stored = await self._store_all(collection, passages, vectors, places, deadline)
         except NotFound:
             # If another call creates it first, that one serves as well.
             with contextlib.suppress(AlreadyExists):
-                await self._store.create_collection(collection, embedded.model, deadline=deadline)
-            stored = await self._store_all(collection, passages, embedded, places, deadline)
+                await self._store.create_collection(
+                    collection, embedded.model, token_model=tokens.model if tokens else None, deadline=deadline
+                )
+            stored = await self._store_all(collection, passages, vectors, places, deadline)
         truncated = {
             passage.document_id for passage, cut_off in zip(passages, embedded.truncated, strict=True) if cut_off
         }
         in_order = sorted(truncated, key=places.__getitem__)
         model = embedded.model.name
         return Indexed(len(documents), in_order, stored.index_version, model, len(passages), stored.replaced_count)
+
+    async def _embed(
+        self, texts: Sequence[str], collection: str, deadline: float
+    ) -> tuple[Embedded, EmbeddedTokens | None]:
+        return await both(
+            self._embedders.embed_documents(texts, collection=collection, deadline=deadline),
+            self._embedders.embed_document_tokens(texts, collection=collection, deadline=deadline),
+        )
 
     async def _chunks(
         self, collection: str, documents: Sequence[passage_pb2.Passage], chunking: Chunking, deadline: float
@@ -128,7 +140,7 @@ class Indexing:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        embedded: Embedded,
+        vectors: Vectors,
         places: Mapping[str, int],
         deadline: float,
     ) -> Written:
@@ -136,26 +148,22 @@ class Indexing:
 
         One slice is stored or refused whole. Of several, all documents are checked before the first is stored.
         """
-        sizes = [passage.ByteSize() + len(vector) for passage, vector in zip(passages, embedded.vectors, strict=True)]
+        sizes = [passage.ByteSize() + size for passage, size in zip(passages, vectors.sizes(), strict=True)]
         parts = list(slices(sizes, most=UPSERT_SLICE))
-        fingerprint = embedded.model.fingerprint
         named = passages
         try:
             if len(parts) > 1:
                 # The first passages of all documents; the others have their metadata.
                 named = passages[: len(places)]
-                await self._store.check(collection, named, model_fingerprint=fingerprint, deadline=deadline)
+                await self._store.check(
+                    collection, named, model_fingerprint=vectors.model_fingerprint, deadline=deadline
+                )
             batch = uuid.uuid4().hex if len(parts) > 1 else ""
             replaced = 0
             for part in parts:
                 named = passages[part]
                 stored = await self._writing.upsert(
-                    collection,
-                    named,
-                    embedded.vectors[part],
-                    model_fingerprint=fingerprint,
-                    batch=batch,
-                    deadline=deadline,
+                    collection, named, vectors.part(part), batch=batch, deadline=deadline
                 )
                 replaced += stored.replaced_count
         except InvalidArgument as error:

@@ -1,4 +1,4 @@
-"""Reindexing: build, check and switch to a version by another model.
+"""Reindexing: build, check and switch to a version by another model, or with or without token vectors.
 
 The live version serves in the meantime.
 
@@ -97,14 +97,18 @@ class Reindexing:
         self._following = following
         self._verification = verification
 
-    async def advance(self, collection: str, model: str, cursor: str, *, deadline: float) -> Progress:
+    async def advance(
+        self, collection: str, model: str, cursor: str, *, token_vectors: bool | None = None, deadline: float
+    ) -> Progress:
         """Do the next part by a deadline on the monotonic clock.
 
-        Raises FailedPrecondition where no embedder serves the model, while a version for another model is being
-        built, and when another call has ended the building (NOT_BUILDING). None of these touches the live version.
+        An empty model keeps the live version's; `token_vectors` None keeps token vectors if it has such.
+
+        Raises FailedPrecondition where no embedder serves the models, while a version for others is being built, and
+        when another call has ended the building (NOT_BUILDING). None of these touches the live version.
         """
         if not cursor:
-            return await self._begin(collection, model, deadline)
+            return await self._begin(collection, model, token_vectors, deadline)
         place = _Place.decoded(cursor, collection)
         match Phase[place.phase]:
             case Phase.COPY:
@@ -118,9 +122,13 @@ class Reindexing:
                 self._embedders.forget(collection)
                 return Progress(place.version, Phase.SWITCHED, place.total, place.total, previous=switched.previous)
 
-    async def _begin(self, collection: str, model: str, deadline: float) -> Progress:
-        wanted = await self._embedders.model_named(model, deadline=deadline)
-        begun = await self._store.create_version(collection, wanted, deadline=deadline)
+    async def _begin(self, collection: str, model: str, token_vectors: bool | None, deadline: float) -> Progress:
+        live = await self._store.collection(collection, deadline=deadline)
+        wanted = await self._embedders.model_named(model, deadline=deadline) if model else live.model
+        token_model = None
+        if live.HasField("token_model") if token_vectors is None else token_vectors:
+            token_model = await self._embedders.token_model_like(live.token_model.fingerprint, deadline=deadline)
+        begun = await self._store.create_version(collection, wanted, token_model=token_model, deadline=deadline)
         version, total = begun.version.version, begun.live.passage_count
         if version == begun.live.version:  # an earlier run has switched to it
             return Progress(version, Phase.SWITCHED, total, total)

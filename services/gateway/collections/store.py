@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
-from services.gateway.search.stages import Retriever
-from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
+from services.gateway.search.stages import Embedded, EmbeddedTokens, Retriever
+from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2, tokens_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors of passages: one each and, for a version with a token model, those of its tokens."""
+
+    dense: Sequence[bytes]
+    model_fingerprint: str
+    tokens: Sequence[tokens_pb2.TokenVectors] = ()
+    """As many as there are vectors, or none."""
+    token_model_fingerprint: str = ""
+
+    @classmethod
+    def of(cls, embedded: Embedded, tokens: EmbeddedTokens | None) -> Self:
+        """Put together what embedders have made of the same texts."""
+        if tokens is None:
+            return cls(embedded.vectors, embedded.model.fingerprint)
+        return cls(embedded.vectors, embedded.model.fingerprint, tokens.vectors, tokens.model.fingerprint)
+
+    def part(self, part: slice) -> Vectors:
+        """Take those of some of the passages."""
+        return replace(self, dense=self.dense[part], tokens=self.tokens[part])
+
+    def sizes(self) -> Sequence[int]:
+        """Return the bytes of each passage's vectors."""
+        tokens = [len(one.values) for one in self.tokens] or [0] * len(self.dense)
+        return [len(vector) + size for vector, size in zip(self.dense, tokens, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +91,11 @@ class Switched:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A passage with its vector."""
+    """A passage with its vector, and its token vectors if there are such."""
 
     passage: passage_pb2.Passage
     vector: bytes
+    tokens: tokens_pb2.TokenVectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +116,21 @@ class Store(Retriever, Protocol):
         """Describe the live version of a collection. Raises NotFound."""
 
     async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+        self,
+        collection: str,
+        model: model_pb2.ModelInfo,
+        *,
+        token_model: model_pb2.ModelInfo | None = None,
+        deadline: float,
     ) -> collection_pb2.CollectionVersion:
-        """Create a collection for a model. Raises AlreadyExists."""
+        """Create a collection for a model, and perhaps a token model. Raises AlreadyExists."""
 
     async def upsert(
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         *,
-        model_fingerprint: str,
         batch: str = "",
         deadline: float,
     ) -> Written:
@@ -115,8 +147,10 @@ class Store(Retriever, Protocol):
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         """Choose passages by chance."""
 
-    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
-        """Create the version for a model, or continue with the one that was begun."""
+    async def create_version(
+        self, collection: str, model: model_pb2.ModelInfo, *, token_model: model_pb2.ModelInfo | None, deadline: float
+    ) -> Begun:
+        """Create the version for a model and perhaps a token model, or continue with the one that was begun."""
 
     async def compare(
         self, collection: str, version: str, ids: Sequence[str], *, deadline: float
@@ -132,13 +166,17 @@ class Store(Retriever, Protocol):
         self,
         version: str,
         differences: Sequence[Difference],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         gone: Sequence[Difference],
         *,
-        model_fingerprint: str,
         deadline: float,
     ) -> None:
         """Write differences to a version that is being built."""
+
+    async def records(
+        self, version: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[passage_pb2.PassageRecord]:
+        """Read passages of a version with their vectors and revisions; those that do not exist are left out."""
 
     async def complete_version(self, version: str, *, deadline: float) -> None:
         """Record that a version is complete."""

@@ -69,8 +69,19 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
             model = await self._embedders.model_named(request.model, deadline=deadline)
         else:
             model = await self._embedders.first_model(deadline=deadline)
+        if not request.HasField("token_vectors"):
+            token_model = await self._embedders.new_token_model(deadline=deadline)
+        elif request.token_vectors:
+            token_model = await self._embedders.token_model_like("", deadline=deadline)
+        else:
+            token_model = None
         live = await self._retriever.create_collection(
-            request.collection, model, language=request.language, layout=request.layout, deadline=deadline
+            request.collection,
+            model,
+            token_model=token_model,
+            language=request.language,
+            layout=request.layout,
+            deadline=deadline,
         )
         self._embedders.forget(request.collection)
         return pb.CreateCollectionResponse(live=live)
@@ -92,10 +103,12 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
     async def ReindexCollection(
         self, request: pb.ReindexCollectionRequest, context: Context
     ) -> pb.ReindexCollectionResponse:
-        if not request.model:
-            raise InvalidArgument("model", "is empty; name the model that is to embed")
         progress = await self._reindexing.advance(
-            self._name(request.collection), request.model, request.cursor, deadline=self._long(context)
+            self._name(request.collection),
+            request.model,
+            request.cursor,
+            token_vectors=request.token_vectors if request.HasField("token_vectors") else None,
+            deadline=self._long(context),
         )
         return progress.to_proto()
 

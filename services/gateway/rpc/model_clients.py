@@ -9,12 +9,12 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.collections.documents import Chunking
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Embedded, Expanded, QueryTokens, Reranked, Variant
+from services.gateway.search.stages import Embedded, EmbeddedTokens, Expanded, QueryTokens, Reranked, Variant
 from services.gateway.slices import fitted, room_of, slices
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
-from sluice.type.v1 import model_pb2, passage_pb2
+from sluice.type.v1 import model_pb2, passage_pb2, tokens_pb2
 
 # Documents are embedded in slices, so that a call stays far below the message limit and a slice can be retried.
 EMBED_SLICE = 128
@@ -75,6 +75,7 @@ class EmbedderClient:
         self.channel = channel
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel.channel)
         self._window = _Window()
+        self._token_window = _Window()
 
     async def embed_queries(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed queries, with the priority of a person who waits."""
@@ -113,6 +114,25 @@ class EmbedderClient:
             model=parts[0].model,
             truncated=[by_model or by_us for by_model, by_us in zip(truncated, lost, strict=True)],
         )
+
+    async def embed_document_tokens(self, texts: Sequence[str], *, deadline: float) -> EmbeddedTokens:
+        """Make vectors of the tokens of documents, with the priority of a job."""
+        cut, lost = await self._token_window.fit(texts, lambda: self.token_model(deadline=deadline))
+        vectors: list[tokens_pb2.TokenVectors] = []
+        model = model_pb2.ModelInfo()
+        for part in slices([len(text.encode()) for text in cut], most=EMBED_SLICE):
+            request = embedder_pb2.EmbedTokensRequest(
+                texts=cut[part], kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=model_pb2.PRIORITY_BULK
+            )
+            try:
+                reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
+            except InvalidArgument as error:
+                raise error.moved(part.start) from None
+            vectors += reply.vectors
+            model = reply.model
+        if self._token_window.seen(model) and any(lost):
+            return await self.embed_document_tokens(texts, deadline=deadline)
+        return EmbeddedTokens(vectors, model)
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float

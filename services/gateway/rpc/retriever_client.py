@@ -8,7 +8,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.gateway.collections.store import Begun, Comparison, Difference, Sample, Sampled, Switched, Written
+from services.gateway.collections.store import (
+    Begun,
+    Comparison,
+    Difference,
+    Sample,
+    Sampled,
+    Switched,
+    Vectors,
+    Written,
+)
 from services.gateway.search.stages import Candidate, QueryTokens, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -140,22 +149,22 @@ class RetrieverClient:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         *,
-        model_fingerprint: str,
         batch: str = "",
         deadline: float,
     ) -> Written:
         request = pb.UpsertPassagesRequest(
             collection=collection,
             passages=_with_vectors(passages, vectors),
-            model_fingerprint=model_fingerprint,
+            model_fingerprint=vectors.model_fingerprint,
+            token_model_fingerprint=vectors.token_model_fingerprint,
             batch=batch,
         )
         try:
             reply = await self.channel.call(self.stub.UpsertPassages, request, deadline=deadline)
         except InvalidArgument as error:
-            if error.field.endswith(".vector"):  # no fault of the caller
+            if error.field.endswith((".vector", ".tokens")):  # no fault of the caller
                 raise FailedPrecondition(
                     f"the embedder's vectors do not fit the collection: {error.message}", reason=error.reason
                 ) from None
@@ -210,11 +219,14 @@ class RetrieverClient:
         collection: str,
         model: model_pb2.ModelInfo,
         *,
+        token_model: model_pb2.ModelInfo | None = None,
         language: str = "",
         layout: layout_pb2.Layout | None = None,
         deadline: float,
     ) -> collection_pb2.CollectionVersion:
-        request = pb.CreateCollectionRequest(collection=collection, model=model, language=language, layout=layout)
+        request = pb.CreateCollectionRequest(
+            collection=collection, model=model, token_model=token_model, language=language, layout=layout
+        )
         return (await self.channel.call(self.stub.CreateCollection, request, deadline=deadline)).collection
 
     async def tune_collection(
@@ -227,8 +239,10 @@ class RetrieverClient:
         request = pb.DeleteCollectionRequest(collection=collection)
         return (await self.channel.call(self.stub.DeleteCollection, request, deadline=deadline)).versions
 
-    async def create_version(self, collection: str, model: model_pb2.ModelInfo, *, deadline: float) -> Begun:
-        request = pb.CreateVersionRequest(collection=collection, model=model)
+    async def create_version(
+        self, collection: str, model: model_pb2.ModelInfo, *, token_model: model_pb2.ModelInfo | None, deadline: float
+    ) -> Begun:
+        request = pb.CreateVersionRequest(collection=collection, model=model, token_model=token_model)
         reply = await self.channel.call(self.stub.CreateVersion, request, deadline=deadline)
         return Begun(reply.version, reply.live)
 
@@ -259,29 +273,39 @@ class RetrieverClient:
         self,
         version: str,
         differences: Sequence[Difference],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         gone: Sequence[Difference],
         *,
-        model_fingerprint: str,
         deadline: float,
     ) -> None:
+        passages = [difference.passage for difference in differences if difference.passage is not None]
         request = pb.CopyPassagesRequest(
             version=version,
             passages=[
                 pb.PassageCopy(
-                    passage=pb.PassageVector(passage=difference.passage, vector=vector),
-                    revision=difference.revision,
-                    building_revision=difference.building_revision,
+                    passage=passage, revision=difference.revision, building_revision=difference.building_revision
                 )
-                for difference, vector in zip(differences, vectors, strict=True)
+                for difference, passage in zip(differences, _with_vectors(passages, vectors), strict=True)
             ],
             removals=[
                 pb.PassageRemoval(id=difference.id, building_revision=difference.building_revision)
                 for difference in gone
             ],
-            model_fingerprint=model_fingerprint,
+            model_fingerprint=vectors.model_fingerprint,
+            token_model_fingerprint=vectors.token_model_fingerprint,
         )
         await self.channel.call(self.stub.CopyPassages, request, deadline=deadline)
+
+    async def records(
+        self, version: str, ids: Sequence[str], *, deadline: float
+    ) -> Sequence[passage_pb2.PassageRecord]:
+        records: list[passage_pb2.PassageRecord] = []
+        start = 0
+        while start < len(ids):
+            read = await self.read_records(version, ids[start : start + PASSAGES_A_CALL], deadline=deadline)
+            records += read.records
+            start += max(1, read.read_count)
+        return records
 
     async def complete_version(self, version: str, *, deadline: float) -> None:
         request = pb.CompleteVersionRequest(version=version)
@@ -294,7 +318,10 @@ class RetrieverClient:
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         request = pb.SamplePassagesRequest(collection=collection, limit=limit)
         reply = await self.channel.call(self.stub.SamplePassages, request, deadline=deadline)
-        return Sample([Sampled(sampled.passage, sampled.vector) for sampled in reply.passages], reply.passage_count)
+        sampled = [
+            Sampled(one.passage, one.vector, one.tokens if one.HasField("tokens") else None) for one in reply.passages
+        ]
+        return Sample(sampled, reply.passage_count)
 
     async def switch(self, collection: str, version: str, *, deadline: float) -> Switched:
         request = pb.SwitchCollectionRequest(collection=collection, version=version)
@@ -384,8 +411,15 @@ class RetrieverClient:
         await self.channel.call(self.stub.DeleteSnapshot, request, deadline=deadline)
 
 
-def _with_vectors(passages: Sequence[passage_pb2.Passage], vectors: Sequence[bytes]) -> list[pb.PassageVector]:
-    return [pb.PassageVector(passage=passage, vector=vector) for passage, vector in zip(passages, vectors, strict=True)]
+def _with_vectors(passages: Sequence[passage_pb2.Passage], vectors: Vectors) -> list[pb.PassageVector]:
+    messages = [
+        pb.PassageVector(passage=passage, vector=vector)
+        for passage, vector in zip(passages, vectors.dense, strict=True)
+    ]
+    if vectors.tokens:
+        for message, tokens in zip(messages, vectors.tokens, strict=True):
+            message.tokens.CopyFrom(tokens)
+    return messages
 
 
 def _differences(messages: Iterable[pb.Difference]) -> list[Difference]:

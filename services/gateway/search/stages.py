@@ -195,6 +195,14 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddedTokens:
+    """Vectors of the tokens of each text, and the model that made them."""
+
+    vectors: Sequence[tokens_pb2.TokenVectors]
+    model: model_pb2.ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
 class QueryTokens:
     """Vectors of a query's tokens, and the model that made them."""
 

@@ -7,17 +7,23 @@ import pytest
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.gateway.collections.documents import Chunking
 from services.gateway.collections.indexing import Indexing
-from services.gateway.collections.store import Written
-from services.gateway.search.stages import Embedded
+from services.gateway.collections.store import Vectors, Written
+from services.gateway.search.stages import Embedded, EmbeddedTokens
 from sluice.type.v1 import collection_pb2, filter_pb2, model_pb2, passage_pb2
-from tests.unit.gateway.samples import embedded, model, passage, version
+from tests.unit.gateway.samples import embedded, model, passage, tokens_of, version
 
 
 class Shelf:
     """Embedder and store in one, in memory."""
 
-    def __init__(self, *, exists: bool = True, taken_meanwhile: bool = False, moves: int = 0) -> None:
+    def __init__(
+        self, *, exists: bool = True, taken_meanwhile: bool = False, moves: int = 0, token_model: str = ""
+    ) -> None:
         self.exists = exists
+        self.token_model = token_model
+        self.tokens: dict[str, bytes] = {}
+        self.created_for: tuple[str, str] = ("", "")
+        self.moved = "MODEL_MISMATCH"
         self.taken_meanwhile = taken_meanwhile
         self.stored: dict[str, bytes] = {}
         self.embedded = 0
@@ -45,6 +51,11 @@ class Shelf:
         vectors = [text.encode() for text in texts]
         return embedded(vectors, model("f00d"), [len(text) > 20 for text in texts])
 
+    async def embed_document_tokens(
+        self, texts: Sequence[str], *, collection: str, deadline: float
+    ) -> EmbeddedTokens | None:
+        return tokens_of(texts, model(self.token_model)) if self.token_model else None
+
     def forget(self, collection: str) -> None:
         self.forgotten = [*self.forgotten, collection]
 
@@ -58,9 +69,15 @@ class Shelf:
                 raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
 
     async def create_collection(
-        self, collection: str, model: model_pb2.ModelInfo, *, deadline: float
+        self,
+        collection: str,
+        model: model_pb2.ModelInfo,
+        *,
+        token_model: model_pb2.ModelInfo | None = None,
+        deadline: float,
     ) -> collection_pb2.CollectionVersion:
         self.exists = True
+        self.created_for = (model.fingerprint, token_model.fingerprint if token_model else "")
         if self.taken_meanwhile:
             raise AlreadyExists("taken")
         return version("docs-v1", model)
@@ -69,15 +86,14 @@ class Shelf:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Sequence[bytes],
+        vectors: Vectors,
         *,
-        model_fingerprint: str,
         batch: str = "",
         deadline: float,
     ) -> Written:
         if self.moves:
             self.moves -= 1
-            raise FailedPrecondition("switched", reason="MODEL_MISMATCH")
+            raise FailedPrecondition("switched", reason=self.moved)
         if not self.exists:
             raise NotFound("no such collection")
         self.calls.append([passage.id for passage in passages])
@@ -85,7 +101,10 @@ class Shelf:
         for place, stored in enumerate(passages):
             if stored.document_id in self.refused:
                 raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
-        self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
+        self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors.dense, strict=True)}
+        assert vectors.token_model_fingerprint == self.token_model
+        if vectors.tokens:
+            self.tokens |= {one.id: tokens.values for one, tokens in zip(passages, vectors.tokens, strict=True)}
         return Written(len(passages), "docs-v1")
 
 
@@ -111,8 +130,24 @@ async def test_the_first_documents_create_the_collection(taken_meanwhile: bool) 
     assert (indexed.count, set(shelf.stored)) == (2, {"a", "b"})
 
 
-async def test_a_switch_to_another_model_between_embedding_and_storing_is_followed_once() -> None:
+@pytest.mark.parametrize("token_model", ["", "c01b"])
+async def test_the_first_documents_create_a_collection_for_the_models_that_made_their_vectors(token_model: str) -> None:
+    shelf = Shelf(exists=False, token_model=token_model)
+    await indexing(shelf).index("docs", documents("a"), deadline=0)
+    assert shelf.created_for == ("f00d", token_model)
+
+
+async def test_every_passage_is_stored_with_its_own_token_vectors_however_many_calls_it_takes() -> None:
+    shelf = Shelf(token_model="c01b")
+    await indexing(shelf).index("docs", [passage("a", "", "x" * 5000)], chunking=CHUNKING, deadline=0)
+    assert len(shelf.calls) > 1
+    assert shelf.tokens == shelf.stored
+
+
+@pytest.mark.parametrize("reason", ["MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH"])
+async def test_a_switch_to_another_model_between_embedding_and_storing_is_followed_once(reason: str) -> None:
     shelf = Shelf(moves=1)
+    shelf.moved = reason
     indexed = await indexing(shelf).index("docs", documents("a"), deadline=0)
     assert (indexed.count, shelf.embedded, shelf.forgotten) == (1, 2, ["docs"])
     with pytest.raises(FailedPrecondition):

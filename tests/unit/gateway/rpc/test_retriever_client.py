@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.message import Message
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.gateway.collections.store import Difference
+from services.gateway.collections.store import Difference, Vectors
 from services.gateway.rpc.retriever_client import COMPARED_IDS_A_CALL, RetrieverClient
 from services.gateway.search.stages import SearchVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -62,9 +62,9 @@ async def test_vectors_that_do_not_fit_are_no_fault_of_the_caller() -> None:
         return RetrieverClient(CannedChannel(answer).as_channel())
 
     with pytest.raises(FailedPrecondition, match="the embedder's vectors do not fit the collection"):
-        await refused("passages[0].vector").upsert("docs", [], [], model_fingerprint="", deadline=0)
+        await refused("passages[0].vector").upsert("docs", [], Vectors([], ""), deadline=0)
     with pytest.raises(InvalidArgument):
-        await refused("passages[0].id").upsert("docs", [], [], model_fingerprint="", deadline=0)
+        await refused("passages[0].id").upsert("docs", [], Vectors([], ""), deadline=0)
 
 
 async def test_what_is_wrong_with_a_caller_s_vector_is_named_by_the_caller_s_field() -> None:
