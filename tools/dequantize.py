@@ -1,4 +1,4 @@
-"""Convert a BERT cross-encoder from a dynamically quantized ONNX graph into an ordinary fp32 model folder.
+"""Convert a BERT model from a dynamically quantized ONNX graph into an ordinary fp32 model folder.
 
 In such a graph a score depends on the other rows of its batch, because activations are quantized over all of them at
 once; its weights, converted back, behave like those of any other model.
@@ -7,6 +7,7 @@ once; its weights, converted back, behave like those of any other model.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,15 +18,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from services.inference.models.info import ModelKind
+
 Weights = dict[str, NDArray[np.float32]]
+_WORDS = "embeddings.word_embeddings.weight"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def dequantize(source: Path, attention_heads: int, target: Path) -> None:
+def dequantize(source: Path, kind: ModelKind, attention_heads: int, target: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer's files into the folder `target`."""
     weights = dict(_weights(onnx.load(source / "model.onnx").graph))
     _write_safetensors(weights, target / "model.safetensors")
-    (target / "config.json").write_text(json.dumps(_config(weights, attention_heads), indent=2))
+    (target / "config.json").write_text(json.dumps(_config(weights, kind, attention_heads), indent=2))
     for name in TOKENIZER_FILES:
         shutil.copyfile(source / name, target / name)
 
@@ -87,22 +91,24 @@ def _dequantized(
     return (quantized.astype(np.float32) - zero_point.astype(np.float32)) * scale
 
 
-def _config(weights: Weights, attention_heads: int) -> dict[str, object]:
-    words, hidden = weights["bert.embeddings.word_embeddings.weight"].shape
-    layers = {name.split(".")[3] for name in weights if name.startswith("bert.encoder.layer.")}
+def _config(weights: Weights, kind: ModelKind, attention_heads: int) -> dict[str, object]:
+    words_name = next(name for name in weights if name.endswith(_WORDS))
+    prefix = words_name.removesuffix(_WORDS)
+    words, hidden = weights[words_name].shape
+    layers = {layer[1] for name in weights if (layer := re.match(rf"{prefix}encoder\.layer\.(\d+)\.", name))}
+    scores = kind is ModelKind.CROSS_ENCODER
     return {
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": ["BertForSequenceClassification" if scores else "HF_ColBERT"],
         "model_type": "bert",
         "hidden_act": "gelu",
         "hidden_size": hidden,
-        "intermediate_size": weights["bert.encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "intermediate_size": weights[f"{prefix}encoder.layer.0.intermediate.dense.bias"].shape[0],
         "num_attention_heads": attention_heads,
         "num_hidden_layers": len(layers),
         "vocab_size": words,
-        "max_position_embeddings": weights["bert.embeddings.position_embeddings.weight"].shape[0],
-        "type_vocab_size": weights["bert.embeddings.token_type_embeddings.weight"].shape[0],
+        "max_position_embeddings": weights[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
+        "type_vocab_size": weights[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
         "layer_norm_eps": 1e-12,
         "pad_token_id": 0,
-        "id2label": {"0": "LABEL_0"},
-        "label2id": {"LABEL_0": 0},
+        **({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}} if scores else {}),
     }

@@ -11,6 +11,8 @@ from services.embedder.backends import load_embedding_backend
 from services.embedder.encoder import Encoder
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
+from services.embedder.token_backends import load_token_backend
+from services.embedder.token_encoder import TokenEncoder
 from services.inference.metrics import SchedulerTelemetry
 from services.inference.metrics import process_metrics as inference_metrics
 from services.inference.stage import warm_stage
@@ -19,21 +21,28 @@ from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 @asynccontextmanager
 async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
-    """The embedding model, warm, behind its scheduler."""
+    """The embedding model and the token model, warm, each behind its scheduler."""
     shared, own = inference_metrics(), metrics.process_metrics()
     backend = load_embedding_backend(
         settings.embedding_model, settings.options, pseudo_dimension=settings.pseudo_dimension
     )
-    own.describe(backend.model)
-    limits = settings.scheduler_limits(backend.model)
-    encoder = Encoder(backend, limits, SchedulerTelemetry(shared, own.batch_size))
-    servicer = EmbedderServicer(encoder, own)
+    token_backend = load_token_backend(
+        settings.token_model, settings.token_options, settings.token_passage_tokens, pseudo=backend.model.pseudo
+    )
+    own.describe(backend.model, token_backend.model if token_backend else None)
+    encoder = Encoder(backend, settings.scheduler_limits(backend.model), SchedulerTelemetry(shared, own.batch_size))
+    token_encoder = None
+    if token_backend is not None:
+        limits = settings.token_scheduler_limits(token_backend.model)
+        token_encoder = TokenEncoder(token_backend, limits, SchedulerTelemetry(shared, own.token_batch_size))
+    servicer = EmbedderServicer(encoder, token_encoder, own)
     async with warm_stage(
         encoder,
         shared,
         precision=settings.embedding_precision,
         service=embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
         register=lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
+        beside=[token_encoder] if token_encoder else [],
     ) as stage:
         yield stage
 

@@ -27,22 +27,43 @@ class EmbedderMetrics:
         self.batch_size = Histogram(
             "embedding_batch_size", "Rows of one pass through the model.", buckets=ROWS_BUCKETS, registry=registry
         )
+        self.token_latency = Histogram(
+            "token_embedding_latency_seconds",
+            "Time from texts to vectors of their tokens, waiting included.",
+            ["lane"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.token_batch_size = Histogram(
+            "token_embedding_batch_size",
+            "Rows of one pass through the token model.",
+            buckets=ROWS_BUCKETS,
+            registry=registry,
+        )
         self.model = model_info("embedding_model_info", registry)
+        self.token_model = model_info("token_model_info", registry)
         self.pseudo = Gauge(
             "embedding_pseudo",
             "1 where pseudo-embeddings serve, which carry no meaning; else 0.",
             registry=registry,
         )
         self._latency_of = {lane: self.latency.labels(lane.value) for lane in Lane}
+        self._token_latency_of = {lane: self.token_latency.labels(lane.value) for lane in Lane}
 
-    def describe(self, model: ModelInfo) -> None:
-        """Show the model that serves."""
+    def describe(self, model: ModelInfo, token_model: ModelInfo | None) -> None:
+        """Show the models that serve."""
         describe(self.model, model)
+        if token_model is not None:
+            describe(self.token_model, token_model)
         self.pseudo.set(model.pseudo)
 
     def observe(self, lane: Lane, seconds: float) -> None:
-        """Count one call."""
+        """Count one call for vectors of texts."""
         self._latency_of[lane].observe(seconds, tracing.exemplar())
+
+    def observe_tokens(self, lane: Lane, seconds: float) -> None:
+        """Count one call for vectors of tokens."""
+        self._token_latency_of[lane].observe(seconds, tracing.exemplar())
 
 
 @cache

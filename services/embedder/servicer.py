@@ -6,15 +6,17 @@ from typing import Any
 
 import grpc
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.interceptors import caller
 from services.chassis.timing import deadline_of, duration
 from services.chassis.validation import MAX_TEXT_BYTES, check_count, check_text
 from services.embedder.backends import TextKind
-from services.embedder.encoder import Encoder, TitledText
+from services.embedder.encoder import Encoded, Encoder, TitledText
 from services.embedder.metrics import EmbedderMetrics
+from services.embedder.token_encoder import EncodedTokens, TokenEncoder
 from services.inference.scheduling import Lane
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from sluice.type.v1 import tokens_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,23 +27,23 @@ OVERLAP_SHARE = 8
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
-    """Embeds and splits texts."""
+    """Embeds and splits texts, and makes vectors of their tokens."""
 
-    def __init__(self, encoder: Encoder, metrics: EmbedderMetrics) -> None:
+    def __init__(self, encoder: Encoder, token_encoder: TokenEncoder | None, metrics: EmbedderMetrics) -> None:
         self._encoder = encoder
+        self._token_encoder = token_encoder
         self._metrics = metrics
         self._model = encoder.model.to_proto()
+        self._token_model = token_encoder.model.to_proto() if token_encoder else None
 
     async def EmbedTexts(  # noqa: N802  # gRPC's name
         self, request: embedder_pb2.EmbedTextsRequest, context: Context
     ) -> embedder_pb2.EmbedTextsResponse:
         """Embed a batch of texts."""
-        check_count("texts", len(request.texts), MAX_TEXTS)
-        for position, text in enumerate(request.texts):
-            check_text(f"texts[{position}]", text, MAX_TEXT_BYTES)
+        texts = _texts_of(request)
         lane = Lane.from_proto(request.priority, "priority")
         encoded = await self._encoder.encode(
-            list(request.texts),
+            texts,
             TextKind.from_proto(request.kind, "kind"),
             lane=lane,
             caller=caller.get(),
@@ -52,15 +54,37 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             vectors=b"".join(encoded.results),
             row_count=len(encoded.rows),
             dimension=self._model.dimension,
-            texts=[
-                embedder_pb2.EmbeddedText(token_count=text.token_count, truncated=text.truncated)
-                for text in encoded.rows
-            ],
+            texts=_embedded(encoded),
             model=self._model,
-            timings=embedder_pb2.EmbedTimings(
-                tokenize_duration=duration(encoded.tokenize_seconds),
-                compute_duration=duration(encoded.compute_seconds),
-            ),
+            timings=_timings(encoded),
+        )
+
+    async def EmbedTokens(  # noqa: N802  # gRPC's name
+        self, request: embedder_pb2.EmbedTokensRequest, context: Context
+    ) -> embedder_pb2.EmbedTokensResponse:
+        """Make the token vectors of a batch of texts."""
+        if self._token_encoder is None or self._token_model is None:
+            raise FailedPrecondition(
+                "this embedder has no token model; set its TOKEN_MODEL and start it again", reason="NO_TOKEN_MODEL"
+            )
+        texts = _texts_of(request)
+        lane = Lane.from_proto(request.priority, "priority")
+        encoded = await self._token_encoder.encode(
+            texts,
+            TextKind.from_proto(request.kind, "kind"),
+            lane=lane,
+            caller=caller.get(),
+            deadline=deadline_of(context),
+        )
+        self._metrics.observe_tokens(lane, encoded.seconds)
+        dimension = self._token_model.dimension
+        return embedder_pb2.EmbedTokensResponse(
+            vectors=[
+                tokens_pb2.TokenVectors(values=values, row_count=len(values) // dimension) for values in encoded.results
+            ],
+            texts=_embedded(encoded),
+            model=self._token_model,
+            timings=_timings(encoded),
         )
 
     async def SplitTexts(  # noqa: N802  # gRPC's name
@@ -93,5 +117,23 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def GetModel(  # noqa: N802  # gRPC's name
         self, request: embedder_pb2.GetModelRequest, context: Context
     ) -> embedder_pb2.GetModelResponse:
-        """Describe the model that serves."""
-        return embedder_pb2.GetModelResponse(model=self._model)
+        """Describe the models that serve."""
+        return embedder_pb2.GetModelResponse(model=self._model, token_model=self._token_model)
+
+
+def _texts_of(request: embedder_pb2.EmbedTextsRequest | embedder_pb2.EmbedTokensRequest) -> list[str]:
+    """Read the texts of a request. Raises InvalidArgument."""
+    check_count("texts", len(request.texts), MAX_TEXTS)
+    for position, text in enumerate(request.texts):
+        check_text(f"texts[{position}]", text, MAX_TEXT_BYTES)
+    return list(request.texts)
+
+
+def _embedded(encoded: Encoded | EncodedTokens) -> list[embedder_pb2.EmbeddedText]:
+    return [embedder_pb2.EmbeddedText(token_count=text.token_count, truncated=text.truncated) for text in encoded.rows]
+
+
+def _timings(encoded: Encoded | EncodedTokens) -> embedder_pb2.EmbedTimings:
+    return embedder_pb2.EmbedTimings(
+        tokenize_duration=duration(encoded.tokenize_seconds), compute_duration=duration(encoded.compute_seconds)
+    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field
 
+from services.inference.models.info import ModelInfo
 from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
 from services.inference.models.settings import InferenceSettings
+from services.inference.scheduling import SchedulerLimits
 
 
 class EmbedderSettings(InferenceSettings):
@@ -26,6 +30,15 @@ class EmbedderSettings(InferenceSettings):
         description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
         "where it loses too much on this processor, `fp32` serves; on cuda also `fp16` and `bf16`.",
     )
+    token_model: str = Field(
+        "answerai-colbert-small-v1",
+        description="Late interaction model that makes token vectors for reranking, on the device and in the precision "
+        "of embeddings: a short name, a whole name or a folder. Empty serves none. Hashed words stand for it where "
+        "EMBEDDING_MODEL is empty.",
+    )
+    token_passage_tokens: int = Field(
+        180, ge=16, le=512, description="Tokens of a passage that the token model reads, special tokens included."
+    )
     pseudo_dimension: int = Field(
         384, ge=8, le=4096, description="Dimension of pseudo-embeddings, where EMBEDDING_MODEL is empty."
     )
@@ -34,3 +47,15 @@ class EmbedderSettings(InferenceSettings):
     def options(self) -> ModelOptions:
         """Options for loading the model."""
         return self.model_options(self.embedding_device, self.embedding_backend, self.embedding_precision)
+
+    def token_scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
+        """Limits of the scheduler of the token model: a result is as large as some six vectors."""
+        limits = self.scheduler_limits(model)
+        return replace(limits, cache_entries=limits.cache_entries // 4)
+
+    @property
+    def token_options(self) -> ModelOptions:
+        """Options for loading the token model: in fp32 where embeddings are int8."""
+        if self.embedding_precision == "int8":
+            return self.model_options(self.embedding_device, "auto", "fp32")
+        return self.options

@@ -18,7 +18,7 @@ ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class InferenceMetrics:
-    """The series of a model and its scheduler, under the same names in every model stage."""
+    """The series of a stage's models and their schedulers, under the same names in every model stage."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
@@ -68,7 +68,10 @@ def process_metrics() -> InferenceMetrics:
 
 
 class SchedulerTelemetry(SchedulerObserver):
-    """Counts the work of a scheduler and traces its batches. `batch_size` is the stage's own histogram of rows."""
+    """Counts the work of a scheduler and traces its batches. `batch_size` is the model's own histogram of rows.
+
+    Where a stage has several models, the series of `metrics` count all of them together.
+    """
 
     def __init__(self, metrics: InferenceMetrics, batch_size: Histogram) -> None:
         self._metrics = metrics
@@ -76,6 +79,7 @@ class SchedulerTelemetry(SchedulerObserver):
         self._cached = metrics.reused_results.labels("cache")
         self._shared = metrics.reused_results.labels("in_flight")
         self._lanes = {lane: _LaneSeries.of(lane.value, metrics) for lane in Lane}
+        self._waiting = dict.fromkeys(Lane, (0, 0))
 
     def call_began(self) -> object | None:
         """The call's span, for the spans of its batches."""
@@ -83,8 +87,10 @@ class SchedulerTelemetry(SchedulerObserver):
 
     def queue_changed(self, lane: Lane, entries: int, tokens: int) -> None:
         """Note the length of a lane."""
+        before, self._waiting[lane] = self._waiting[lane], (entries, tokens)
         series = self._lanes[lane]
-        series.waiting_entries, series.waiting_tokens = entries, tokens
+        series.queued_entries.inc(entries - before[0])
+        series.queued_tokens.inc(tokens - before[1])
 
     def batch_finished(self, report: BatchReport) -> None:
         """Count a pass."""
@@ -139,8 +145,8 @@ class _LaneSeries:
     wait: Histogram
     tokens: Counter
     padding: Counter
-    waiting_entries: int = 0
-    waiting_tokens: int = 0
+    queued_entries: Gauge
+    queued_tokens: Gauge
 
     @classmethod
     def of(cls, lane: str, metrics: InferenceMetrics) -> _LaneSeries:
@@ -150,9 +156,9 @@ class _LaneSeries:
             metrics.batch_wait_seconds.labels(lane),
             metrics.computed_tokens.labels(lane),
             metrics.padding_tokens.labels(lane),
+            metrics.queued_entries.labels(lane),
+            metrics.queued_tokens.labels(lane),
         )
-        metrics.queued_entries.labels(lane).set_function(lambda: series.waiting_entries)
-        metrics.queued_tokens.labels(lane).set_function(lambda: series.waiting_tokens)
         for drop in get_args(DropReason):
             metrics.dropped_work.labels(lane, drop)
         for refusal in get_args(RefusalReason):

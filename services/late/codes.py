@@ -19,7 +19,7 @@ Codes = NDArray[np.uint8]
 ZERO = 128
 """Code of the value 0."""
 SCALE = 254
-"""Steps from 0 to 1. A value beyond half is cut, which unit vectors of a hundred dimensions do not have."""
+"""Steps from 0 to 1. A value beyond half is cut, which unit vectors of a hundred dimensions do not have once turned."""
 
 
 def encode(vectors: NDArray[np.float32]) -> Codes:
@@ -50,10 +50,11 @@ def maxsim(query: Codes, passage: Codes) -> float:
 
 @cache
 def _turn(dimension: int) -> NDArray[np.float64]:
-    """Return an isometry [n, n + 1] into the vectors that sum to 0 (the rows of Helmert's matrix but the first)."""
-    turn = np.zeros((dimension, dimension + 1))
-    for row in range(dimension):
-        turn[row, : row + 1] = 1
-        turn[row, row + 1] = -(row + 1)
-        turn[row] /= np.sqrt((row + 1) * (row + 2))
+    """Return an isometry [n, n + 1] into the vectors that sum to 0: the cosine transform without its constant row.
+
+    It spreads each dimension over all: models have single dimensions of 0.9, which would be cut.
+    """
+    frequencies, places = np.arange(1, dimension + 1), np.arange(dimension + 1) + 0.5
+    turn: NDArray[np.float64] = np.cos(np.pi / (dimension + 1) * np.outer(frequencies, places))
+    turn *= np.sqrt(2 / (dimension + 1))
     return turn

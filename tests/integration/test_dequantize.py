@@ -48,7 +48,7 @@ def test_a_dequantized_model_is_whole_and_scores_like_the_one_that_was_quantized
     original = tiny_models.bert_cross_encoder(tmp_path / "original")
     made = tmp_path / "made"
     made.mkdir()
-    dequantize(quantized(original, tmp_path / "int8"), 4, made)
+    dequantize(quantized(original, tmp_path / "int8"), ModelKind.CROSS_ENCODER, 4, made)
     assert problem_of(made, ModelKind.CROSS_ENCODER) is None
     scores = []
     for folder in (original, made):

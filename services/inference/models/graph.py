@@ -1,11 +1,11 @@
 """Build the ONNX graph of a BERT-like model from its configuration; the weights stay in `model.safetensors`.
 
-Known are BERT, RoBERTa, XLM-RoBERTa, ELECTRA and MPNet: encoders with mean or CLS pooling, and cross-encoders.
+Known are BERT, RoBERTa, XLM-RoBERTa, ELECTRA and MPNet: encoders with mean or CLS pooling, cross-encoders, and late
+interaction models.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from services.inference.models.info import ModelKind
-from services.inference.models.layout import UnknownModelError, read_json, transformer_folder
+from services.inference.models.layout import (
+    PROJECTION,
+    UnknownModelError,
+    read_json,
+    read_spec,
+    tensors_of,
+    transformer_folder,
+    weights_file,
+)
 
 _OPSET, _IR_VERSION = 17, 8
 _TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
@@ -29,19 +37,15 @@ _FARTHEST_DISTANCE = 128
 
 
 def build_graph(folder: Path, kind: ModelKind) -> onnx.ModelProto:
-    """Return the graph from token ids to vectors or logits; raise UnknownModelError for a part it does not know.
+    """Return the graph from token ids to vectors, logits or vectors of tokens.
 
-    A weight is a reference to its bytes in `weights_file(folder)`, by the name of that file alone.
+    A weight is a reference to its bytes in `weights_file(folder)`, by the name of that file alone. Raises
+    UnknownModelError for a part that is not known here.
     """
     try:
         return _Builder(folder).build(kind)
     except KeyError as error:
         raise UnknownModelError(f"it has no {error.args[0]}") from error
-
-
-def weights_file(folder: Path) -> Path:
-    """Path of the weights with links followed: in Hugging Face's cache the file's real name is a checksum."""
-    return (transformer_folder(folder) / "model.safetensors").resolve()
 
 
 class _Builder:
@@ -57,9 +61,7 @@ class _Builder:
             if (found := self._config.get(name, expected)) != expected:
                 raise UnknownModelError(f"its {name} is {found}")
         self._file = weights_file(folder)
-        if not self._file.is_file():
-            raise UnknownModelError("its weights are not in one file model.safetensors")
-        self._weights, self._weights_start = _index(self._file)
+        self._weights, self._weights_start = tensors_of(self._file)
         self._prefix = "" if _WORDS in self._weights else f"{self._family}."
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -68,13 +70,19 @@ class _Builder:
         """Return the whole graph."""
         inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if self._has_token_types else [])]
         states = self._hidden_states()
-        output = self._pooled(states) if kind is ModelKind.ENCODER else self._logits(states)
+        add_output = {
+            ModelKind.ENCODER: self._pooled,
+            ModelKind.CROSS_ENCODER: self._logits,
+            ModelKind.TOKENS: self._projected,
+        }
+        output = add_output[kind](states)
+        axes = ["rows", "tokens", None] if kind is ModelKind.TOKENS else ["rows", None]
         self._nodes.append(helper.make_node("Identity", [output], ["output"]))
         graph = helper.make_graph(
             self._nodes,
             "model",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"]) for name in inputs],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["rows", None])],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, axes)],
             list(self._tensors.values()),
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
@@ -202,6 +210,13 @@ class _Builder:
         inner = self._gelu(inner) if self._family == "electra" else self._add("Tanh", inner)
         return self._dense(inner, "classifier.out_proj")
 
+    def _projected(self, states: str) -> str:
+        """Add the projection of a late interaction model, or cut its states: [rows, tokens, dimension]."""
+        if PROJECTION in self._weights:
+            return self._add("MatMul", states, self._add("Transpose", self._weight(PROJECTION), perm=[1, 0]))
+        dimension = read_spec(self._folder, ModelKind.TOKENS).dimension
+        return self._add("Slice", states, self._ints(0), self._ints(dimension), self._ints(2))
+
     def _first(self, states: str) -> str:
         return self._add("Gather", states, self._scalar(0), axis=1)
 
@@ -253,13 +268,6 @@ class _Builder:
         name = f"constant_{len(self._tensors)}"
         self._tensors[name] = numpy_helper.from_array(value, name)
         return name
-
-
-def _index(file: Path) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file: tensors by name, and where their bytes begin."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        return json.loads(stream.read(length)), 8 + length
 
 
 def _buckets(most: int, count: int) -> NDArray[np.int64]:

@@ -15,6 +15,8 @@ class ModelKind(StrEnum):
     """A text in, a vector out."""
     CROSS_ENCODER = "cross-encoder"
     """A query and a passage in, one score out."""
+    TOKENS = "tokens"
+    """A text in, a vector for each of its tokens out, for late interaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class ModelInfo:
     fingerprint: str
     """sha256 of everything that decides the output: the same on each backend and each machine."""
     dimension: int
-    """Columns of an output row: the vector's dimension; 1 for a cross-encoder."""
+    """Columns of an output row: the dimension of a vector, or of a token's vector; 1 for a cross-encoder."""
     max_token_count: int
     """Tokens of one input, special tokens included, beyond which it is truncated."""
     backend: str

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.inference.models.info import ModelKind, ModelSpec
+from services.inference.models.tokenization import PASSAGE_MARKER, QUERY_MARKER
 
 _CONFIGURATION = re.compile(
     r"(config|modules|config_sentence_transformers|router_config|adapter_config|sentence_[\w-]+_config)\.json"
@@ -30,8 +31,20 @@ _ROUTERS = {"Router", "Asym"}
 _OTHER_KINDS = {"SparseEncoder", "MultiVectorEncoder"}
 # Written by tools about themselves: copies of a model that differ only here are the same model.
 _VOLATILE = {"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype"}
+# Settings of a late interaction model (ColBERT's artifact.metadata) and their only values that are computed here.
+_LATE_SETTINGS = {"query_token_id": QUERY_MARKER, "doc_token_id": PASSAGE_MARKER, "attend_to_mask_tokens": False}
+# The projection of a late interaction model, [dimension, hidden]; without it the first of the hidden dimensions serve.
+PROJECTION = "linear.weight"
+_MOST_STATE_DIMENSIONS = 128
 # Prompts of a model for each role, in the order in which sentence-transformers looks for them.
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+_NOUNS = {
+    ModelKind.ENCODER: "encoder",
+    ModelKind.CROSS_ENCODER: "cross-encoder",
+    ModelKind.TOKENS: "late interaction model (ColBERT)",
+}
 
 
 class UnknownModelError(Exception):
@@ -61,12 +74,17 @@ def problem_of(folder: Path, kind: ModelKind) -> str | None:
         outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)
     except (ValueError, AttributeError, TypeError, OSError):
         return "its config.json cannot be read"
-    scores = architecture.endswith("ForSequenceClassification")
-    if scores != (kind is ModelKind.CROSS_ENCODER):
-        return f"it is no {kind}: its config.json says {architecture}"
-    if scores and outputs != 1:
+    if kind is not _kind_of(architecture):
+        return f"it is no {_NOUNS[kind]}: its config.json says {architecture}"
+    if kind is ModelKind.CROSS_ENCODER and outputs != 1:
         return f"it has {outputs} outputs for a pair (num_labels), where a reranker needs exactly 1"
     return None
+
+
+def _kind_of(architecture: str) -> ModelKind:
+    if architecture.endswith("ForSequenceClassification"):
+        return ModelKind.CROSS_ENCODER
+    return ModelKind.TOKENS if architecture.endswith("ColBERT") else ModelKind.ENCODER
 
 
 def _missing_parts(room: Path) -> Iterator[str]:
@@ -139,6 +157,9 @@ def check_feeding(folder: Path, kind: ModelKind) -> None:
     types = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if routers := _ROUTERS.intersection(types):
         raise UnknownModelError(f"its modules.json has a {routers.pop()}, which computes queries and documents apart")
+    late = read_json(folder / "artifact.metadata", {}) if kind is ModelKind.TOKENS else {}
+    if other_settings := [name for name, value in _LATE_SETTINGS.items() if late.get(name, value) != value]:
+        raise UnknownModelError(f"its artifact.metadata says {other_settings[0]} {late[other_settings[0]]}")
     prompts, default = about.get("prompts") or {}, about.get("default_prompt_name")
     if kind is ModelKind.CROSS_ENCODER and prompts.get(default):
         raise UnknownModelError(f"it is a cross-encoder with a default prompt ({default})")
@@ -167,11 +188,35 @@ def read_spec(folder: Path, kind: ModelKind) -> ModelSpec:
     if limit <= 0:
         raise UnknownModelError("its files do not say after how many tokens a text is cut off")
     return ModelSpec(
-        dimension=config["hidden_size"] if kind is ModelKind.ENCODER else 1,
+        dimension=_dimension(folder, kind, config["hidden_size"]),
         max_token_count=limit,
         pad_token_id=config.get("pad_token_id") or 0,
         prompts=chosen_prompts(about.get("prompts") or {}, about.get("default_prompt_name")),
     )
+
+
+def _dimension(folder: Path, kind: ModelKind, hidden: int) -> int:
+    if kind is ModelKind.TOKENS:
+        projection = tensors_of(weights_file(folder))[0].get(PROJECTION)
+        return projection["shape"][0] if projection else min(hidden, _MOST_STATE_DIMENSIONS)
+    return hidden if kind is ModelKind.ENCODER else 1
+
+
+def weights_file(folder: Path) -> Path:
+    """Path of the weights with links followed: in Hugging Face's cache the file's real name is a checksum."""
+    return (transformer_folder(folder) / "model.safetensors").resolve()
+
+
+def tensors_of(file: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a safetensors file: tensors by name, and where their bytes begin.
+
+    Raises UnknownModelError if there is no such file.
+    """
+    if not file.is_file():
+        raise UnknownModelError("its weights are not in one file model.safetensors")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return json.loads(stream.read(length)), 8 + length
 
 
 def read_tokenizer(folder: Path) -> str:

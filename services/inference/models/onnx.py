@@ -11,9 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from services.inference.models.artifacts import built_once, read_facts
-from services.inference.models.graph import build_graph, weights_file
+from services.inference.models.graph import build_graph
 from services.inference.models.info import ModelKind, ModelSpec
-from services.inference.models.layout import UnknownModelError, fingerprint_of, read_spec, read_tokenizer
+from services.inference.models.layout import UnknownModelError, fingerprint_of, read_spec, read_tokenizer, weights_file
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.tokenization import Tokenizer, feed_for
 
@@ -52,6 +52,8 @@ class OnnxModel:
         try:
             return cls.build(model.folder, model.kind)
         except UnknownModelError as error:
+            if model.kind is ModelKind.TOKENS:
+                raise  # sentence-transformers, which an export is compared with, computes no such model
             folder = built_once(
                 cache_dir / model.artifact("fp32", _EXPORT_VERSION, fingerprint),
                 "services.inference.models.export",
@@ -97,9 +99,14 @@ class OnnxRuntime:
     def warm_up(self, batch_tokens: int) -> None:
         """Do nothing: no shape is compiled."""
 
-    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+    def run(
+        self,
+        ids: Sequence[list[int]],
+        type_ids: Sequence[list[int]] | None = None,
+        attended: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
-        feed = feed_for(ids, type_ids, self.spec.pad_token_id)
+        feed = feed_for(ids, type_ids, self.spec.pad_token_id, attended=attended)
         rows: NDArray[np.float32]
         count, width = feed["input_ids"].shape
         options = _SHRINKING if count * width**2 > _KEPT_SCORES else None

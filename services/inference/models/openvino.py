@@ -95,13 +95,18 @@ class OpenVinoRuntime:
                 for rows in range(1, max(1, batch_tokens // width) + 1):
                     list(passes.map(self.run, [[[self.spec.pad_token_id] * width] * rows] * self._threads))
 
-    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+    def run(
+        self,
+        ids: Sequence[list[int]],
+        type_ids: Sequence[list[int]] | None = None,
+        attended: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
         """See `Runtime.run`. The GIL is released while the graph computes."""
         request: openvino.InferRequest | None = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._model.create_infer_request()
         width = self.width(max(map(len, ids)))
-        feed = feed_for(ids, type_ids, self.spec.pad_token_id, width)
+        feed = feed_for(ids, type_ids, self.spec.pad_token_id, width, attended)
         request.infer({name: feed[name] for name in self._inputs}, share_inputs=True)
         rows: NDArray[np.float32] = request.get_output_tensor(0).data
         return rows.copy()  # the tensor is the request's own, and the next call writes over it

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.chassis.errors import StartupError
 from services.inference.models.info import ModelInfo, ModelKind
+from services.inference.models.tokenization import LateText, Tokenizer
 
 if TYPE_CHECKING:
     from services.inference.models.runtime import Runtime
@@ -27,6 +28,8 @@ PROBES = [
 ]
 # A query and its passages: few, because each start computes them.
 PROBE_PAIRS = [(PROBES[1], PROBES), (PROBES[4], PROBES[4:])]
+# Tokens of the longest probe of a late interaction model.
+_PROBE_TOKENS = 64
 # Relative to the largest number in the answers. Between two fp32 engines the difference is about 1e-6; of a model that
 # is fed or pooled wrongly it is more than 1e-2. int8 has a gate of its own: here it only must not be another model.
 _TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1, "int8": 1.0}
@@ -84,16 +87,26 @@ class QualityGate:
 
 
 def answers_of(runtime: Runtime, kind: ModelKind) -> NDArray[np.float32]:
-    """Compute the answers to all probes, in the order of `reference.write_answers`: [probes, dimension]."""
+    """Compute the answers to all probes, in the order of `reference.answers_by_torch`: [probes, dimension].
+
+    Of a late interaction model there is an answer for each token of a probe.
+    """
     tokenizer, rows = runtime.tokenizer, []
     if kind is ModelKind.ENCODER:
         for role in ("query", "document"):
             texts = tokenizer.texts([runtime.spec.prompts[role] + probe for probe in PROBES])
             rows += [runtime.run([text.ids]) for text in texts]
+    elif kind is ModelKind.TOKENS:
+        rows += [runtime.run([text.ids], attended=[text.attended])[0] for text in late_probes(tokenizer)]
     else:
         for query, passages in PROBE_PAIRS:
             rows += [runtime.run([pair.ids], [pair.type_ids]) for pair in tokenizer.pairs(query, passages)]
     return np.concatenate(rows)
+
+
+def late_probes(tokenizer: Tokenizer) -> list[LateText]:
+    """Tokenize the probes for late interaction, as queries and as passages."""
+    return [*tokenizer.late_queries(PROBES), *tokenizer.late_passages(PROBES, _PROBE_TOKENS)]
 
 
 def problem_of_answers(

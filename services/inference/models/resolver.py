@@ -17,7 +17,11 @@ from services.inference.models.layout import problem_of
 
 HUB_SECONDS = 900
 _HUB_ANSWER_SECONDS = 10
-_ORGANIZATION = {ModelKind.ENCODER: "sentence-transformers", ModelKind.CROSS_ENCODER: "cross-encoder"}
+_ORGANIZATION = {
+    ModelKind.ENCODER: "sentence-transformers",
+    ModelKind.CROSS_ENCODER: "cross-encoder",
+    ModelKind.TOKENS: "answerdotai",
+}
 _PATH_PREFIXES = ("/", "./", "../", "~")
 
 _log = logs.get_logger("models")

@@ -93,8 +93,17 @@ class Runtime(Protocol):
     def warm_up(self, batch_tokens: int) -> None:
         """Prepare for batches of up to this many padded tokens. Takes seconds."""
 
-    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
-        """Compute one pass over `ids`, padded to the widest: [rows, dimension]. `type_ids` unset means all 0."""
+    def run(
+        self,
+        ids: Sequence[list[int]],
+        type_ids: Sequence[list[int]] | None = None,
+        attended: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
+        """Compute one pass over `ids`, padded to the widest: [rows, dimension], or [rows, tokens, dimension].
+
+        `type_ids` unset means all 0. `attended` is, of each row, the number of tokens from its start that all of its
+        tokens attend to; unset means all of them.
+        """
 
 
 def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:

@@ -22,6 +22,10 @@ from numpy.typing import NDArray
 # The tokenizers' own thread pool is sized by the host and would compete with inference for our processors.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Tokens that tell a late interaction model which side a text is on.
+QUERY_MARKER, PASSAGE_MARKER = "[unused0]", "[unused1]"
+# Of a query for it: most pieces, and the tokens that it is filled up to.
+_QUERY_PIECES, _QUERY_TOKENS = 61, 32
 # Most tokens of a piece of a word.
 _PIECE_TOKENS = 4
 # A long text is tokenized in blocks, cut at a blank if there is one: an encoding takes a hundred times its text.
@@ -80,6 +84,28 @@ class TokenizedPair:
         return digest.digest()
 
 
+@dataclass(frozen=True, slots=True)
+class LateText:
+    """A text as a late interaction model reads it: its role marked after the first token; a query filled with masks."""
+
+    ids: list[int]
+    attended: int
+    """Tokens that all tokens attend to; the masks after them attend, and are not attended to."""
+    is_query: bool
+    truncated: bool
+
+    @property
+    def token_count(self) -> int:
+        """Number of tokens after truncation, with special tokens and masks."""
+        return len(self.ids)
+
+    @property
+    def key(self) -> bytes:
+        """Key of its result: the model sees nothing but ids and attention, and the role decides what is made of it."""
+        seen = array("I", [self.is_query, self.attended, *self.ids])
+        return hashlib.blake2b(seen.tobytes(), digest_size=16).digest()
+
+
 class Tokenizer:
     """A model's tokenizer with its limit. `definition` is the content of a tokenizer.json. Thread safe."""
 
@@ -99,6 +125,34 @@ class Tokenizer:
             TokenizedText([*before, *pieces[:room], *after], truncated=len(pieces) > room)
             for pieces in self._pieces(texts, room)
         ]
+
+    def late_queries(self, texts: Sequence[str]) -> list[LateText]:
+        """Tokenize queries for late interaction, cut to 61 pieces, filled with masks up to 32 tokens.
+
+        So ColBERT expands queries (Khattab and Zaharia, SIGIR 2020). Raises ValueError if a token for it is missing.
+        """
+        mask = self._special("[MASK]")
+        rows = self._marked(texts, QUERY_MARKER, _QUERY_PIECES)
+        return [
+            LateText([*ids, *[mask] * (_QUERY_TOKENS - len(ids))], len(ids), is_query=True, truncated=truncated)
+            for ids, truncated in rows
+        ]
+
+    def late_passages(self, texts: Sequence[str], most_tokens: int) -> list[LateText]:
+        """Tokenize passages for late interaction, cut to `most_tokens`; raise ValueError as above."""
+        room = most_tokens - self._single.special_count - 1
+        rows = self._marked(texts, PASSAGE_MARKER, room)
+        return [LateText(ids, len(ids), is_query=False, truncated=truncated) for ids, truncated in rows]
+
+    def _marked(self, texts: Sequence[str], marker: str, room: int) -> list[tuple[list[int], bool]]:
+        before, after = [*self._single.before, self._special(marker)], self._single.after
+        return [([*before, *pieces[:room], *after], len(pieces) > room) for pieces in self._pieces(texts, room)]
+
+    def _special(self, token: str) -> int:
+        number = self._tokenizer().token_to_id(token)
+        if number is None:
+            raise ValueError(f"its tokenizer has no token {token}")
+        return int(number)
 
     def words(self, text: str) -> Iterator[Word]:
         """Split a text of any length into words, whose tokens add up to those of the text without special tokens.
@@ -204,14 +258,21 @@ def _longest_first(query: int, passage: int, room: int) -> tuple[int, int]:
 
 
 def feed_for(
-    ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None, pad_token_id: int, width: int | None = None
+    ids: Sequence[list[int]],
+    type_ids: Sequence[list[int]] | None,
+    pad_token_id: int,
+    width: int | None = None,
+    attended: Sequence[int] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
-    """Make all inputs of a transformer, each [rows, width]; by default as wide as the longest row."""
+    """Make all inputs of a transformer, each [rows, width]; by default as wide as the longest row.
+
+    `attended` is the number of tokens from the start of each row that the mask shows; by default all.
+    """
     width = width or max(map(len, ids))
     input_ids = _padded(ids, width, pad_token_id)
     return {
         "input_ids": input_ids,
-        "attention_mask": _padded([[1] * len(row) for row in ids], width, 0),
+        "attention_mask": _padded([[1] * length for length in attended or map(len, ids)], width, 0),
         "token_type_ids": np.zeros_like(input_ids) if type_ids is None else _padded(type_ids, width, 0),
     }
 

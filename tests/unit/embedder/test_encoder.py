@@ -40,7 +40,7 @@ async def test_a_title_longer_than_half_a_chunk_still_leaves_the_text_half_of_it
 
 def test_the_model_that_serves_is_shown() -> None:
     registry = CollectorRegistry()
-    EmbedderMetrics(registry).describe(encoder().model)
+    EmbedderMetrics(registry).describe(encoder().model, None)
     assert registry.get_sample_value("embedding_pseudo") == 1
     labels = {"fingerprint": encoder().model.fingerprint, "precision": "fp32", "device": "cpu"}
     assert registry.get_sample_value("embedding_model_info", {"name": "pseudo-16", "backend": "pseudo", **labels}) == 1
