@@ -10,7 +10,7 @@ from tests.recipes.scratch import Scratch
 
 MOST_FILES = 5
 DECLARATION = """  // Keep only passages that hold the query as a phrase.
-  optional bool phrases = 8 [(flag) = {
+  optional bool phrases = 10 [(flag) = {
     help: "Keep only passages that hold the query as a phrase."
     variable: "PHRASES_ENABLED"
     stage: STAGE_RETRIEVE

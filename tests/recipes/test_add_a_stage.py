@@ -115,20 +115,20 @@ class Speller(Protocol):
         """Correct the query, if there is a speller and it answers in time."""
         speller = self._stages.speller
         if speller is None:
-            self._skip(Stage.SPELL, "FEATURE_OFF", "no speller is configured")
+            self.attempts.skip(Stage.SPELL, "FEATURE_OFF", "no speller is configured")
             return
-        attempt = await self._attempt(
+        attempt = await self.attempts.call(
             Stage.SPELL,
             lambda until: speller.correct(self._question.query, deadline=until),
             Policy.BEST_EFFORT,
             self._budgets.expansion,
-            self._budgets.expansion_until(time.monotonic(), self._last_moment),
+            self._budgets.expansion_until(time.monotonic(), self.attempts.last_moment),
         )
         if isinstance(attempt, StageReport):
-            self._report(attempt)
+            self.attempts.report(attempt)
             return
         self._question = replace(self._question, query=attempt.result)
-        self._report(StageReport(Stage.SPELL, Outcome.RAN, seconds=attempt.seconds, item_count=1))
+        self.attempts.report(StageReport(Stage.SPELL, Outcome.RAN, seconds=attempt.seconds, item_count=1))
 ''',
     )
 

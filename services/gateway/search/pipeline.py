@@ -138,10 +138,12 @@ class _Run:
         self._course = question.course
         self._page_bytes = page_bytes
         self.attempts = Attempts(question.course, last_moment(time.monotonic(), deadline))
-        self._reranking = Reranking(question, stages.embedder, stages.reranker, weights, budgets, self.attempts)
 
     async def answer(self) -> Answer:
-        reranking = self._reranking
+        stages = self._stages
+        reranking = Reranking(
+            self._question, stages.embedder, stages.reranker, self._weights, self._budgets, self.attempts
+        )
         if reranking.compares:
             (variants, fingerprint), _ = await _both(self._variants(), reranking.prepare())
         else:
@@ -150,10 +152,12 @@ class _Run:
         async def search(limit: int, whole: int) -> Retrieved:
             # What was compared stays as it is while the search goes deeper.
             tokens = None if candidates.items else reranking.tokens
-            return await self._search(variants, fingerprint, limit, whole, tokens)
+            return await self._search(
+                variants, fingerprint, limit, whole, tokens, late_count=reranking.wanted if tokens else 0
+            )
 
         candidates = Candidates(self._question, self._stages.retriever, self.attempts.last_moment)
-        await self._retrieve(candidates, search, variants)
+        await self._retrieve(candidates, search, variants, reranking.wanted)
         await reranking.look(candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         while True:
@@ -298,10 +302,11 @@ class _Run:
         candidates: Candidates,
         search: Callable[[int, int], Awaitable[Retrieved]],
         variants: Sequence[SearchVariant],
+        reranked: int,
     ) -> None:
         started = time.perf_counter()
         try:
-            await candidates.find(search, self._reranking.wanted)
+            await candidates.find(search, reranked)
         except SluiceError as failure:
             self.attempts.report(failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
             raise
@@ -323,6 +328,8 @@ class _Run:
         limit: int,
         whole: int,
         tokens: QueryTokens | None,
+        *,
+        late_count: int,
     ) -> Retrieved:
         features, question = self._features, self._question
         found = await self._stages.retriever.search(
@@ -337,7 +344,7 @@ class _Run:
             model=question.vector.model if question.vector is not None and features.dense else "",
             like=question.like_document_id,
             tokens=tokens,
-            late_count=self._reranking.wanted if tokens else 0,
+            late_count=late_count,
             deadline=self.attempts.last_moment,
         )
         if self._course is not None and found.index_version != self._course.index_version:
