@@ -82,8 +82,8 @@ def _latency() -> list[Panel]:
             "P99 of searches by features",
             "Searches with and without expansion and reranking.",
             Query(
-                quantile(0.99, "sluice_search_latency_seconds", by="expansion, rerank"),
-                "expansion {{expansion}}, rerank {{rerank}}",
+                quantile(0.99, "sluice_search_latency_seconds", by="expansion, rerank, rerank_method"),
+                "expansion {{expansion}}, rerank {{rerank}} ({{rerank_method}})",
                 exemplars=True,
             ),
             unit="s",
