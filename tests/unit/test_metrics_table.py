@@ -11,7 +11,19 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 # Labels whose values are ours, or an operator's; what callers send is none of them.
 CLOSED = {
     *("stage", "release", "grpc_service", "grpc_method", "grpc_code", "result", "lane", "source", "reason"),
-    *("expansion", "rerank", "outcome", "state", "code", "strategy", "name", "fingerprint", "backend", "precision"),
+    *(
+        "expansion",
+        "rerank",
+        "rerank_method",
+        "outcome",
+        "state",
+        "code",
+        "strategy",
+        "name",
+        "fingerprint",
+        "backend",
+        "precision",
+    ),
     *("device", "collection", "version", "model", "feature", "arm", "kind", "judgement", "side"),
     *("guardrail", "decision", "actor", "cause"),
 }
