@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.validation import check_content, check_document_id, chunk_id
+from services.late.codes import Codes
 from services.retriever.fields import Value, set_value, value_from_proto
 from sluice.type.v1 import passage_pb2 as pb
+from sluice.type.v1.tokens_pb2 import TokenVectors
 
 Vector = npt.NDArray[np.float32]
 
 MAX_CHUNKS = 100_000
+MAX_TOKEN_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Passage:
     """Required for storing; read back only on request."""
     chunk: Chunk | None = None
     """None where the passage is a whole document."""
+    tokens: Codes | None = None
+    """Vectors of its tokens, where the version has a token model; read back only on request."""
 
     @property
     def document_id(self) -> str:
@@ -71,7 +76,9 @@ class Passage:
         return later_ids(self, 0)
 
     @classmethod
-    def from_proto(cls, message: pb.Passage, path: str, vector: bytes = b"") -> Passage:
+    def from_proto(
+        cls, message: pb.Passage, path: str, vector: bytes = b"", tokens: TokenVectors | None = None
+    ) -> Passage:
         """Read a passage; `path` is its place in the request, for errors. Without an id, it has that of its chunk."""
         check_content(path, message.title, message.text, message.metadata)
         passage = cls(
@@ -81,6 +88,7 @@ class Passage:
             {name: value_from_proto(value, f"{path}.metadata.{name}") for name, value in message.metadata.items()},
             vector_from_bytes(vector, f"{path}.vector"),
             _chunk(message.chunk) if message.HasField("chunk") else None,
+            None if tokens is None else tokens_from_proto(tokens, f"{path}.tokens"),
         )
         if message.document_id not in ("", passage.document_id):
             raise InvalidArgument(
@@ -111,6 +119,21 @@ def vector_from_bytes(raw: bytes, path: str) -> Vector | None:
     if len(raw) % 4:
         raise InvalidArgument(path, f"is {len(raw)} bytes long, which is no whole number of float32 values")
     return np.frombuffer(raw, dtype="<f4") if raw else None
+
+
+def tokens_from_proto(message: TokenVectors, path: str) -> Codes:
+    """Read token vectors; InvalidArgument unless they are 1 to 1024 whole rows."""
+    rows, size = message.row_count, len(message.values)
+    if not 1 <= rows <= MAX_TOKEN_ROWS:
+        raise InvalidArgument(f"{path}.row_count", f"is {rows}; send 1 to {MAX_TOKEN_ROWS}")
+    if not size or size % rows:
+        raise InvalidArgument(f"{path}.values", f"are {size} bytes, which are no {rows} rows of one length")
+    return np.frombuffer(message.values, np.uint8).reshape(rows, -1)
+
+
+def tokens_to_proto(tokens: Codes | None) -> TokenVectors | None:
+    """Write token vectors; None where there are none."""
+    return None if tokens is None else TokenVectors(values=tokens.tobytes(), row_count=len(tokens))
 
 
 def check_chunks(passages: Sequence[Passage]) -> None:

@@ -13,33 +13,34 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.chassis.errors import InvalidArgument
 from services.chassis.validation import check_document_id
-from services.retriever import fields, paging
+from services.retriever import paging
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
-from services.retriever.documents import Passage, check_chunks, later_ids, outdated_ids
+from services.retriever.documents import Passage, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.rows import MAX_BATCH, check_ids, check_passages, rows_for
 from services.retriever.search.fusion import Fused
 from services.retriever.search.likeness import NOTHING, likeness
 from services.retriever.search.searches import (
     MAX_CANDIDATES,
     Candidate,
+    LateQuery,
     QueryVariant,
     SearchResult,
     check_search,
+    compare,
     find,
     plan,
-    unit,
 )
 from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Reader, Row, point_id
 from services.retriever.turns import Turns
 
-MAX_BATCH = 1000
 MAX_DOCUMENTS = 100
 
 _ROWS_AT_ONCE = 256
@@ -117,6 +118,7 @@ class Passages:
         model_fingerprint: str = "",
         model: str = "",
         like: str = "",
+        late: LateQuery | None = None,
         deadline: Deadline = None,
     ) -> SearchResult:
         """Return the best passages for all variants together, the first `whole` with their texts if there is room.
@@ -124,11 +126,13 @@ class Passages:
         Each variant is searched for by its vector with weight `variant.weight * dense_weight` and by its words with
         `variant.weight * lexical_weight`; a search without a vector, without words or without weight is left out. What
         is like the document `like` is searched for in the same way, and does not include it. The model of the vectors
-        is named by its fingerprint, or else as `model`, by its fingerprint or name.
+        is named by its fingerprint, or else as `model`, by its fingerprint or name. The best are compared with `late`.
         """
         check_search(variants, like, limit, dense_weight, lexical_weight, model_fingerprint or model)
         if whole < 0:
             raise InvalidArgument("whole_count", f"is {whole}; send 0 or more")
+        if late is not None:
+            late.check()
 
         async def search(info: CollectionInfo) -> SearchResult:
             info.check_model(model_fingerprint)
@@ -139,6 +143,9 @@ class Passages:
                     info.check_vector(vector, path := f"variants[{place}].vector")
                     if model and not vector.any():
                         raise InvalidArgument(path, "has only zeros, which point nowhere; send another vector")
+            if late is not None:
+                info.check_token_model(late.fingerprint)
+                info.check_tokens(late.tokens, "tokens")
             fitted = info.fitted(condition)
             searches = plan(variants, dense_weight, lexical_weight, info.bm25)
             liked = NOTHING
@@ -161,7 +168,7 @@ class Passages:
                     layout=info.layout,
                     without=liked.own,
                 )
-                candidates = await self._read(info.version, found, whole, deadline)
+                candidates = await self._read(info.version, found, whole, late, deadline)
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.observe_search(seconds)
@@ -175,6 +182,7 @@ class Passages:
         passages: Sequence[Passage],
         *,
         model_fingerprint: str,
+        token_model_fingerprint: str = "",
         batch: str = "",
         deadline: Deadline = None,
     ) -> Written:
@@ -183,15 +191,16 @@ class Passages:
         Chunks that a document had before and has no more are deleted. `batch` identifies passages that take several
         calls: chunks of a document that another batch has replaced meanwhile are left out.
         """
-        _check_passages(passages, model_fingerprint)
+        check_passages(passages, model_fingerprint)
         if batch and not _BATCH.fullmatch(batch):
             raise InvalidArgument("batch", "must be 32 hexadecimal digits")
+        fingerprints = (model_fingerprint, token_model_fingerprint)
         with self._collections.writing(collection, passages):
             # Not the trusted description: what is written to a version that an alias has just left would be lost.
             info = await self._collections.get(collection, deadline)
             while True:
                 async with self._turns.of(info.version, {passage.document_id for passage in passages}, deadline):
-                    outdated = await self._replace(info, passages, model_fingerprint, batch, deadline)
+                    outdated = await self._replace(info, passages, fingerprints, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
                 after = await self._collections.steady(collection, deadline)
@@ -204,7 +213,7 @@ class Passages:
         self, collection: str, passages: Sequence[Passage], *, model_fingerprint: str, deadline: Deadline = None
     ) -> None:
         """Raise what storing these passages would raise, but for their vectors; declare their fields."""
-        _check_passages(passages, model_fingerprint)
+        check_passages(passages, model_fingerprint)
         info = await self._collections.get(collection, deadline)
         info.check_model(model_fingerprint)
         await self._collections.declare(info, passages, deadline)
@@ -311,26 +320,36 @@ class Passages:
                         found[row.id] = row.passage
         return Sample(list(found.values()), version, await self._store.count(version, deadline))
 
-    async def _read(self, version: str, found: Sequence[Fused[str]], whole: int, deadline: Deadline) -> list[Candidate]:
-        """Read the first passages whole, as far as the answer has room, and the keys of the others.
+    async def _read(
+        self, version: str, found: Sequence[Fused[str]], whole: int, late: LateQuery | None, deadline: Deadline
+    ) -> list[Candidate]:
+        """Read the first passages whole, as far as the answer has room, and the keys of the others; compare the best.
 
         One that was deleted since the search is not among the results.
         """
         points = [one.id for one in found]
-        read = await self._reader.read(version, points[:whole], deadline, keys=points[whole:])
+        read, scores = await asyncio.gather(
+            self._reader.read(version, points[:whole], deadline, keys=points[whole:]),
+            compare(self._store, version, late, points, deadline),
+        )
         rows = read.others | read.whole
-        return [Candidate(rows[one.id].passage, one.score, one.id in read.whole) for one in found if one.id in rows]
+        return [
+            Candidate(rows[one.id].passage, one.score, one.id in read.whole, scores.get(one.id))
+            for one in found
+            if one.id in rows
+        ]
 
     async def _replace(
         self,
         info: CollectionInfo,
         passages: Sequence[Passage],
-        model_fingerprint: str,
+        fingerprints: tuple[str, str],
         batch: str,
         deadline: Deadline,
     ) -> Replaced:
         """Store passages in a version; return what was there before."""
-        info.check_model(model_fingerprint)
+        info.check_model(fingerprints[0])
+        info.check_token_model(fingerprints[1])
         revision = batch or uuid.uuid4().hex
         others = await self._replaced(info.version, passages, batch, deadline)
         passages = [passage for passage in passages if passage.document_id not in others]
@@ -388,57 +407,11 @@ class Passages:
         return documents
 
 
-async def rows_for(
-    collections: Collections, info: CollectionInfo, revised: Sequence[tuple[Passage, str]], deadline: Deadline
-) -> list[Row]:
-    """Return the rows for passages with their revisions, once their fields are declared.
-
-    InvalidArgument if a passage does not fit the version.
-    """
-    for place, (passage, _) in enumerate(revised):
-        path = f"passages[{place}].vector"
-        if passage.vector is None:
-            raise InvalidArgument(path, f"is missing; send {info.model.dimension} values")
-        info.check_vector(passage.vector, path)
-    info = await collections.declare(info, [passage for passage, _ in revised], deadline)
-    # Weighing the words of a large batch takes long enough to hold up all other calls.
-    return await asyncio.to_thread(lambda: [_row(passage, revision, info) for passage, revision in revised])
-
-
-def check_ids(ids: Sequence[object], path: str, most: int = MAX_BATCH) -> None:
-    """Raise InvalidArgument unless there are 1 to `most` ids, or what has them."""
-    if not 1 <= len(ids) <= most:
-        raise InvalidArgument(path, f"has {len(ids)} entries; send 1 to {most}")
-
-
 def _check_documents(ids: Sequence[str], most: int) -> None:
     check_ids(ids, "ids", most)
     for place, document_id in enumerate(ids):
         check_document_id(f"ids[{place}]", document_id)
 
 
-def _check_passages(passages: Sequence[Passage], model_fingerprint: str) -> None:
-    check_ids(passages, "passages")
-    _check_unique(passages)
-    check_chunks(passages)
-    if not model_fingerprint:
-        raise InvalidArgument("model_fingerprint", "is empty; send that of the model that made the vectors")
-
-
 def _points(passage_ids: Iterable[str]) -> list[str]:
     return [point_id(passage_id) for passage_id in passage_ids]
-
-
-def _row(passage: Passage, revision: str, info: CollectionInfo) -> Row:
-    assert passage.vector is not None  # noqa: S101  checked before
-    metadata = {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()}
-    kept = replace(passage, metadata=metadata, vector=unit(passage.vector))
-    return Row(point_id(passage.id), kept, revision, info.bm25.passage_vector(passage.text, passage.title))
-
-
-def _check_unique(passages: Sequence[Passage]) -> None:
-    first: dict[str, int] = {}
-    for place, passage in enumerate(passages):
-        if (before := first.setdefault(passage.id, place)) != place:
-            problem = f"is that of passages[{before}] too; send each id once"
-            raise InvalidArgument(f"passages[{place}].id", problem, reason="DUPLICATE_ID")

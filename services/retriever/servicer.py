@@ -21,11 +21,11 @@ from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.collections.transfers import Transfers
 from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
-from services.retriever.documents import Passage, joined, vector_from_bytes
+from services.retriever.documents import Passage, joined, tokens_from_proto, tokens_to_proto, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
 from services.retriever.search.findings import Findings
-from services.retriever.search.searches import QueryVariant
+from services.retriever.search.searches import LateQuery, QueryVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
 from sluice.type.v1.passage_pb2 import PassageKey, PassageRecord
@@ -74,6 +74,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             model_fingerprint=request.model_fingerprint,
             model=request.model,
             like=request.like_document_id,
+            late=_late(request),
             deadline=deadline_of(context),
         )
         if (span := tracing.recorded()) is not None:
@@ -91,7 +92,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             search_duration=duration(found.seconds),
         )
         for candidate in found.candidates:
-            candidate.passage.write(reply.candidates.add(score=candidate.score, whole=candidate.whole).passage)
+            added = reply.candidates.add(score=candidate.score, whole=candidate.whole, late_score=candidate.late_score)
+            candidate.passage.write(added.passage)
         return reply
 
     async def GetPassages(self, request: pb.GetPassagesRequest, context: Context) -> pb.GetPassagesResponse:
@@ -142,6 +144,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             request.collection,
             [_passage(entry, place) for place, entry in enumerate(request.passages)],
             model_fingerprint=request.model_fingerprint,
+            token_model_fingerprint=request.token_model_fingerprint,
             batch=request.batch,
             deadline=deadline_of(context),
         )
@@ -180,9 +183,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
-        model = CollectionModel.from_proto(request.model)
         created = await self._collections.create(
-            request.collection, model, deadline_of(context), language=request.language, layout=request.layout
+            request.collection,
+            CollectionModel.from_proto(request.model),
+            deadline_of(context),
+            language=request.language,
+            layout=request.layout,
+            token_model=_token_model(request),
         )
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
 
@@ -210,7 +217,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.CreateVersionResponse:
         model = CollectionModel.from_proto(request.model)
-        version, live = await self._versions.create(request.collection, model, deadline_of(context))
+        version, live = await self._versions.create(
+            request.collection, model, deadline_of(context), _token_model(request)
+        )
         return pb.CreateVersionResponse(version=version.to_proto(live=False), live=live.to_proto(live=True))
 
     async def ComparePassages(self, request: pb.ComparePassagesRequest, context: Context) -> pb.ComparePassagesResponse:
@@ -246,6 +255,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             [_copy(entry, place) for place, entry in enumerate(request.passages)]
             + [Difference(entry.id, None, "", entry.building_revision) for entry in request.removals],
             model_fingerprint=request.model_fingerprint,
+            token_model_fingerprint=request.token_model_fingerprint,
             deadline=deadline_of(context),
         )
         return pb.CopyPassagesResponse()
@@ -257,6 +267,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 pb.PassageVector(
                     passage=passage.to_proto(),
                     vector=_bytes_of(passage),
+                    tokens=tokens_to_proto(passage.tokens),
                 )
                 for passage in sample.passages
             ],
@@ -333,7 +344,12 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def ReadRecords(self, request: pb.ReadRecordsRequest, context: Context) -> pb.ReadRecordsResponse:
         rows, count = await self._transfers.read(request.version, request.ids, deadline_of(context))
         records = [
-            PassageRecord(passage=row.passage.to_proto(), vector=_bytes_of(row.passage), revision=row.revision)
+            PassageRecord(
+                passage=row.passage.to_proto(),
+                vector=_bytes_of(row.passage),
+                revision=row.revision,
+                tokens=tokens_to_proto(row.passage.tokens),
+            )
             for row in rows
         ]
         return pb.ReadRecordsResponse(records=records, read_count=count)
@@ -352,7 +368,21 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 def _passage(entry: pb.PassageVector, place: int) -> Passage:
-    return Passage.from_proto(entry.passage, f"passages[{place}]", entry.vector)
+    tokens = entry.tokens if entry.HasField("tokens") else None
+    return Passage.from_proto(entry.passage, f"passages[{place}]", entry.vector, tokens)
+
+
+def _late(request: pb.SearchPassagesRequest) -> LateQuery | None:
+    if not request.HasField("tokens"):
+        if request.late_count:
+            raise InvalidArgument("tokens", "is missing; send the vectors of the query's tokens, or no late_count")
+        return None
+    tokens = tokens_from_proto(request.tokens, "tokens")
+    return LateQuery(tokens, request.token_model_fingerprint, request.late_count)
+
+
+def _token_model(request: pb.CreateCollectionRequest | pb.CreateVersionRequest) -> CollectionModel | None:
+    return CollectionModel.from_proto(request.token_model) if request.HasField("token_model") else None
 
 
 def _bytes_of(passage: Passage) -> bytes:

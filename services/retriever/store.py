@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from services.chassis.validation import split_version
+from services.late.codes import Codes
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import ALL, Filter, Scalar, Schema
 from services.retriever.layout import Layout
@@ -80,9 +81,9 @@ class Parts(enum.Enum):
     KEYS = "keys"
     """Id, chunk and revision."""
     DENSE = "dense"
-    """Id, chunk, revision and vector; neither texts nor words."""
+    """Id, chunk, revision and vector; neither texts nor words nor token vectors."""
     PASSAGE = "passage"
-    """Everything but the vector."""
+    """Everything but what is searched with: vector, words and token vectors."""
     VECTOR = "vector"
     """Everything."""
 
@@ -113,8 +114,16 @@ class PassageStore(Protocol):
     async def describe(self, name: str, deadline: Deadline) -> Description:
         """Describe the version of this name, or behind this alias."""
 
-    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
-        """Create an empty version for vectors of this dimension."""
+    async def create(
+        self,
+        version: str,
+        dimension: int,
+        layout: Layout,
+        notes: Notes,
+        deadline: Deadline,
+        token_dimension: int = 0,
+    ) -> None:
+        """Create an empty version for vectors of this dimension, and of this one for tokens; 0 where it has none."""
 
     async def tune(self, version: str, layout: Layout, deadline: Deadline) -> None:
         """Change the layout of a version as far as the engine can; it may take effect in the background.
@@ -159,6 +168,14 @@ class PassageStore(Protocol):
         """Return the best passages of each search by dot product, best first.
 
         Of sparse vectors each product is multiplied by the term's IDF in the version.
+        """
+
+    async def compare(
+        self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline
+    ) -> Mapping[PointId, float]:
+        """Compare passages with a query by token vectors: the sum over the query's of the best dot product (MaxSim).
+
+        Passages that are gone, or have no token vectors, are left out.
         """
 
     async def read(

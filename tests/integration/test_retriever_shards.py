@@ -153,11 +153,12 @@ async def test_a_layout_changes_alive_but_for_its_shards(store, server):
     changed = Layout(shards=2, hnsw_m=32, quantization=Quantization.INT8, vectors_on_disk=True, most_passages=100)
     await store.tune(VERSION, changed, None)
     config = server.cluster.view(server.cluster.nodes[0]).find(VERSION).config
-    assert (config.hnsw_config.m, config.quantization_config.scalar.always_ram) == (32, True)
+    dense = config.params.vectors_config.params_map.map["dense"]
+    assert (config.hnsw_config.m, dense.quantization_config.scalar.always_ram) == (32, True)
     assert (config.params.read_fan_out_factor, config.strict_mode_config.max_points_count) == (0, 100)
     await store.tune(VERSION, PLAIN, None)
     config = server.cluster.view(server.cluster.nodes[0]).find(VERSION).config
-    assert not config.HasField("quantization_config")
+    assert not config.params.vectors_config.params_map.map["dense"].HasField("quantization_config")
     assert not config.strict_mode_config.enabled
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from services.chassis.errors import AlreadyExists, NotFound
+from services.late import codes
 from services.retriever.documents import Passage
 from services.retriever.fields import Equals, FieldType, Filter
 from services.retriever.lexical import SparseVector
@@ -14,10 +15,12 @@ from services.retriever.store import PLAIN, Parts, Row, point_id
 pytestmark = pytest.mark.cluster
 
 EAST, NORTH = np.eye(2, dtype=np.float32)
+TOKEN_DIMENSION = 129
 
 
-def row(name, text="text", revision="r1", vector=EAST, **metadata):
-    return Row(point_id(name), Passage(name, text, "title", metadata, vector), revision, SparseVector([7], [1.0]))
+def row(name, text="text", revision="r1", vector=EAST, tokens=None, **metadata):
+    passage = Passage(name, text, "title", metadata, vector, tokens=tokens)
+    return Row(point_id(name), passage, revision, SparseVector([7], [1.0]))
 
 
 @pytest.fixture
@@ -25,6 +28,17 @@ async def version(store, new_name):
     name = f"{new_name()}-v1"
     await store.create(name, 2, PLAIN, {"made by": "a test"}, None)
     return name
+
+
+@pytest.fixture
+async def late_version(store, new_name):
+    name = f"{new_name()}-v1"
+    await store.create(name, 2, PLAIN, {}, None, TOKEN_DIMENSION)
+    return name
+
+
+def tokens(seed, rows):
+    return codes.encode(np.random.default_rng(seed).normal(size=(rows, TOKEN_DIMENSION - 1)).astype(np.float32))
 
 
 async def texts(store, version):
@@ -107,3 +121,37 @@ async def test_notes_merge_by_key_and_a_version_is_made_once(store, version):
     assert (await store.describe(version, None)).notes == {"made by": "a test", "state": "ready", "more": ""}
     with pytest.raises(AlreadyExists):
         await store.create(version, 2, PLAIN, {}, None)
+
+
+@pytest.mark.parametrize("parts", list(Parts))
+async def test_token_vectors_are_kept_byte_for_byte_and_read_with_everything_alone(store, late_version, parts):
+    every_byte = np.arange(2 * TOKEN_DIMENSION, dtype=np.uint8).reshape(2, TOKEN_DIMENSION)
+    written = {"a": tokens(1, 70), "b": every_byte, "c": tokens(2, 1), "d": None}
+    await store.write(late_version, [row(name, tokens=kept) for name, kept in written.items()], None)
+    rows = await store.read(late_version, list(map(point_id, written)), parts, None)
+    for found in rows:
+        if parts is Parts.VECTOR:
+            np.testing.assert_array_equal(found.passage.tokens, written[found.passage.id])
+        else:
+            assert found.passage.tokens is None
+
+
+async def test_passages_are_compared_by_the_bytes_of_query_and_passage(store, late_version):
+    kept = {str(number): tokens(number, 1 + 3 * number) for number in range(25)}
+    await store.write(late_version, [row(name, tokens=found) for name, found in kept.items()], None)
+    await store.write(late_version, [row("without")], None)
+    query = tokens(99, 32)
+    asked = [point_id(name) for name in [*list(kept)[5:], "without", "absent"]]
+    scores = await store.compare(late_version, query, asked, None)
+    wanted = {point_id(name): codes.maxsim(query, found) for name, found in list(kept.items())[5:]}
+    assert scores.keys() == wanted.keys()
+    # The greatest products are whole numbers; their sum has the 24 bits of a float.
+    assert all(scores[point] == pytest.approx(score, rel=1e-6) for point, score in wanted.items())
+
+
+async def test_a_replaced_passage_is_compared_as_it_is_now(store, late_version):
+    await store.write(late_version, [row("a", tokens=tokens(1, 70)), row("b", tokens=tokens(2, 70))], None)
+    await store.write(late_version, [row("a", tokens=tokens(3, 4)), row("b")], None)
+    query = tokens(99, 8)
+    scores = await store.compare(late_version, query, [point_id("a"), point_id("b")], None)
+    assert scores == {point_id("a"): pytest.approx(codes.maxsim(query, tokens(3, 4)), rel=1e-6)}

@@ -58,6 +58,8 @@ def query_of(message: api.VectorInput) -> Any:
             return list(message.dense.data)
         case "sparse":
             return _sparse(message.sparse.indices, message.sparse.values)
+        case "multi_dense":
+            return _rows(message.multi_dense)
         case other:
             raise NotImplementedError(f"a query by {other}")
 
@@ -129,6 +131,8 @@ def _vector(message: api.Vector) -> Any:
             return list(message.dense.data)
         case "sparse":
             return _sparse(message.sparse.indices, message.sparse.values)
+        case "multi_dense":
+            return _rows(message.multi_dense)
         case None if message.HasField("indices"):
             return _sparse(message.indices.data, message.data)
         case None:
@@ -147,7 +151,14 @@ def _sparse(indices: Sequence[int], values: Sequence[float]) -> edge.SparseVecto
 def _output(vector: Any) -> api.VectorOutput:
     if isinstance(vector, edge.SparseVector):
         return api.VectorOutput(sparse=api.SparseVector(indices=vector.indices, values=vector.values))
+    if isinstance(vector[0], list):
+        rows = [api.DenseVector(data=row) for row in vector]
+        return api.VectorOutput(multi_dense=api.MultiDenseVector(vectors=rows))
     return api.VectorOutput(dense=api.DenseVector(data=vector))
+
+
+def _rows(message: api.MultiDenseVector) -> list[list[float]]:
+    return [list(row.data) for row in message.vectors]
 
 
 def _plain(value: api.Value) -> Any:

@@ -25,6 +25,13 @@ _TYPES = {
     api.PayloadSchemaType.Text: edge.PayloadSchemaType.Text,
     api.PayloadSchemaType.Uuid: edge.PayloadSchemaType.Uuid,
 }
+_DATATYPES = {
+    api.Datatype.Default: None,
+    api.Datatype.Float32: edge.VectorStorageDatatype.Float32,
+    api.Datatype.Uint8: edge.VectorStorageDatatype.Uint8,
+    api.Datatype.Float16: edge.VectorStorageDatatype.Float16,
+}
+_MAX_SIM = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
 
 
 class Shard:
@@ -84,8 +91,8 @@ class Shard:
                         raise ValueError(f"Not existing vector name error: {name}")
                 elif name not in self._sizes:
                     raise ValueError(f"Not existing vector name error: {name}")
-                elif len(vector) != self._sizes[name]:
-                    raise ValueError(f"Vector dimension error: expected dim: {self._sizes[name]}, got {len(vector)}")
+                else:
+                    self._check_size(name, vector)
 
     def delete(self, ids: Sequence[Id]) -> None:
         self._counts_removed = True
@@ -142,10 +149,10 @@ class Shard:
         if query.prefetch or query.query.WhichOneof("variant") != "nearest":
             raise NotImplementedError("a query that is not for the nearest points")
         vector = conversions.query_of(query.query.nearest)
-        if not isinstance(vector, edge.SparseVector) and len(vector) != self._sizes.get(query.using, len(vector)):
-            raise ValueError(f"Vector dimension error: expected dim: {self._sizes[query.using]}, got {len(vector)}")
         if query.using not in self._sizes and query.using not in self._sparse:
             raise ValueError(f"Not existing vector name error: {query.using}")
+        if not isinstance(vector, edge.SparseVector):
+            self._check_size(query.using, vector)
         corpus = None
         if query.params.HasField("idf"):
             corpus = conversions.filter_of(query.params.idf.corpus)
@@ -159,6 +166,11 @@ class Shard:
             params=edge.SearchParams(exact=True, idf=edge.IdfParams(corpus) if corpus else None),
             **_which(query),
         )
+
+    def _check_size(self, name: str, vector: Any) -> None:
+        for row in vector if isinstance(vector[0], list) else [vector]:
+            if len(row) != self._sizes[name]:
+                raise ValueError(f"Vector dimension error: expected dim: {self._sizes[name]}, got {len(row)}")
 
 
 def number_for(point: Id, shards: int) -> int:
@@ -184,7 +196,12 @@ def _which(query: api.QueryPoints) -> dict[str, Any]:
 def _config(params: api.CollectionParams) -> edge.EdgeConfig:
     return edge.EdgeConfig(
         vectors={
-            name: edge.EdgeVectorParams(one.size, conversions.DISTANCES[one.distance])
+            name: edge.EdgeVectorParams(
+                one.size,
+                conversions.DISTANCES[one.distance],
+                multivector_config=_MAX_SIM if one.HasField("multivector_config") else None,
+                datatype=_DATATYPES[one.datatype],
+            )
             for name, one in _dense(params).items()
         },
         sparse_vectors={

@@ -22,7 +22,7 @@ from services.chassis.errors import InvalidArgument
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage
-from services.retriever.passages import MAX_BATCH, check_ids, rows_for
+from services.retriever.rows import MAX_BATCH, check_ids, rows_for
 from services.retriever.store import Deadline, Parts, PassageStore, PointId, Reader, Row, point_id
 
 
@@ -107,7 +107,13 @@ class Building:
         return Comparison(differences, len(points), next_cursor)
 
     async def copy(
-        self, version: str, wanted: Sequence[Difference], *, model_fingerprint: str, deadline: Deadline = None
+        self,
+        version: str,
+        wanted: Sequence[Difference],
+        *,
+        model_fingerprint: str,
+        token_model_fingerprint: str = "",
+        deadline: Deadline = None,
     ) -> None:
         """Write passages to a version being built, with their vectors, and remove those that are None.
 
@@ -121,6 +127,7 @@ class Building:
         with self._collections.writing(version, [passage for passage, _ in revised]):
             info = await self._collections.get(version, deadline)
             info.check_model(model_fingerprint)
+            info.check_token_model(token_model_fingerprint)
             rows = await rows_for(self._collections, info, revised, deadline)
             before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
             await self._store.write(version, rows, deadline, before)

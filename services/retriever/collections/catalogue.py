@@ -126,6 +126,7 @@ class Collections:
         *,
         language: str = "",
         layout: layout_pb2.Layout | None = None,
+        token_model: CollectionModel | None = None,
     ) -> CollectionInfo:
         """Create the empty first version of a collection and its alias; AlreadyExists if the name is taken.
 
@@ -134,14 +135,17 @@ class Collections:
         check_collection("collection", collection)
         if await self._exists(collection, deadline):
             raise AlreadyExists(f"collection {collection!r} exists already", reason="COLLECTION_EXISTS")
-        first = self.described(collection, 1, model, language)
+        first = self.described(collection, 1, model, language, token_model)
         if layout is not None:
             first = first.laid_out(Layout.from_proto(layout, first.layout))
         try:
             await self.make(first, deadline)
         except AlreadyExists:
             # Others create it in this moment, or were killed before the alias was made.
-            (await self.get(first.version, deadline)).check_model(model.fingerprint)
+            found = await self.get(first.version, deadline)
+            found.check_model(model.fingerprint)
+            found.check_token_model(first.token_fingerprint)
+            first = replace(first, token_model=found.token_model)
         if collection not in (await self._store.catalogue(deadline)).aliases:
             await self._store.point(collection, first.version, deadline)
         return replace(first, name=collection)
@@ -169,28 +173,46 @@ class Collections:
         self.forget()
         return deleted
 
-    def described(self, collection: str, number: int, model: CollectionModel, language: str = "") -> CollectionInfo:
+    def described(
+        self,
+        collection: str,
+        number: int,
+        model: CollectionModel,
+        language: str = "",
+        token_model: CollectionModel | None = None,
+    ) -> CollectionInfo:
         """Describe an empty version of a collection, not yet made, with this retriever's lexical settings.
 
         An empty language is that of the settings.
         """
         check_name(collection, _LONGEST_COLLECTION)
-        if not model.fingerprint:
-            raise InvalidArgument("model.fingerprint", "is empty; send that of the model that makes the vectors")
-        if not 1 <= model.dimension <= MAX_DIMENSION:
-            raise InvalidArgument("model.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
+        _check_model(model, "model")
+        if token_model is not None:
+            _check_model(token_model, "token_model")
         if language and language not in LANGUAGES:
             raise InvalidArgument("language", f"is {language!r}; send one of {', '.join(LANGUAGES)}")
         bm25 = replace(self._bm25, analyzer=Analyzer(language)) if language else self._bm25
         version = version_name(collection, number)
         now = datetime.now(UTC)
         return CollectionInfo(
-            version, version, model, 0, bm25, {}, now, collection, source="written", layout=self._layout
+            version,
+            version,
+            model,
+            0,
+            bm25,
+            {},
+            now,
+            collection,
+            source="written",
+            layout=self._layout,
+            token_model=token_model,
         )
 
     async def make(self, info: CollectionInfo, deadline: Deadline = None) -> None:
         """Create the version that `info` describes; AlreadyExists if there is one of the name."""
-        await self._store.create(info.version, info.model.dimension, info.layout, info.to_notes(), deadline)
+        await self._store.create(
+            info.version, info.model.dimension, info.layout, info.to_notes(), deadline, info.token_dimension
+        )
         if info.schema:
             await self._store.declare(info.version, info.schema, deadline, info.layout.tenant)
 
@@ -297,6 +319,13 @@ def check_name(name: str, longest: int = _LONGEST_VERSION) -> None:
     """Raise InvalidArgument for what cannot be the name of a collection or a version."""
     if not _NAME.fullmatch(name) or len(name) > longest:
         raise InvalidArgument("collection", f'must be 1 to {_LONGEST_COLLECTION} letters, digits, "_" or "-"')
+
+
+def _check_model(model: CollectionModel, path: str) -> None:
+    if not model.fingerprint:
+        raise InvalidArgument(f"{path}.fingerprint", "is empty; send that of the model that makes the vectors")
+    if not 1 <= model.dimension <= MAX_DIMENSION:
+        raise InvalidArgument(f"{path}.dimension", f"is {model.dimension}; send 1 to {MAX_DIMENSION}")
 
 
 def version_name(collection: str, number: int) -> str:

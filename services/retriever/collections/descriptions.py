@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.late.codes import Codes
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import AnyOf, Equals, FieldType, Filter, Schema
 from services.retriever.layout import Layout
@@ -80,11 +81,23 @@ class CollectionInfo:
     layout: Layout = PLAIN
     switching_until: float = 0.0
     """Until when its collection's name may pass on to another version, in seconds since 1970; 0 where it does not."""
+    token_model: CollectionModel | None = None
+    """The model whose token vectors it holds; None where it holds none."""
 
     @property
     def is_switching(self) -> bool:
         """True while nodes of a cluster may differ about whether it is live."""
         return self.switching_until > time.time()
+
+    @property
+    def token_fingerprint(self) -> str:
+        """Fingerprint of the token model; empty where there is none."""
+        return self.token_model.fingerprint if self.token_model else ""
+
+    @property
+    def token_dimension(self) -> int:
+        """Values of a token vector; 0 where there are none."""
+        return self.token_model.dimension if self.token_model else 0
 
     @classmethod
     def from_description(cls, name: str, found: Description) -> CollectionInfo:
@@ -120,6 +133,7 @@ class CollectionInfo:
             counted=int(notes.get("counted") or 0),
             layout=Layout.from_notes(notes),
             switching_until=float(notes.get("switching") or 0),
+            token_model=_token_model(notes),
         )
 
     def to_notes(self) -> dict[str, Any]:
@@ -142,6 +156,7 @@ class CollectionInfo:
             "source": self.source,
             "built_from": self.built_from,
             "layout": self.layout.to_notes(),
+            **(_token_notes(self.token_model) if self.token_model else {}),
             **schema_notes(self.schema),
         }
 
@@ -161,6 +176,7 @@ class CollectionInfo:
             previous_version=self.previous,
             counted_passages=self.counted,
             layout=self.layout.to_proto(),
+            token_model=self.token_model.to_proto() if self.token_model else None,
         )
         message.create_time.FromDatetime(self.created)
         return message
@@ -220,6 +236,35 @@ class CollectionInfo:
                 collection_fingerprint=own.fingerprint,
             )
 
+    def check_token_model(self, fingerprint: str) -> None:
+        """Raise FailedPrecondition (TOKEN_MODEL_MISMATCH) if token vectors are another model's; an empty one is any."""
+        if not fingerprint or fingerprint == self.token_fingerprint:
+            return
+        own = self.token_model
+        held = f"of {own.name} (fingerprint {own.fingerprint})" if own else "of no model"
+        raise FailedPrecondition(
+            f"collection {self.name!r} holds token vectors {held}, not of the model with fingerprint {fingerprint}; "
+            "use that model, or reindex the collection",
+            reason="TOKEN_MODEL_MISMATCH",
+            collection=self.version,
+            collection_fingerprint=self.token_fingerprint,
+        )
+
+    def check_tokens(self, tokens: Codes | None, path: str) -> None:
+        """Raise InvalidArgument unless there are token vectors if, and only if, this version holds some."""
+        if tokens is None:
+            if self.token_model is None:
+                return
+            problem = f"is missing, and collection {self.name!r} holds token vectors of {self.token_model.name}; send "
+            problem += "those of this passage"
+            raise InvalidArgument(path, problem, reason="TOKEN_MODEL_MISMATCH")
+        if self.token_model is None:
+            problem = f"is there, and collection {self.name!r} holds no token vectors; leave it out, or reindex the "
+            raise InvalidArgument(path, problem + "collection with token vectors", reason="TOKEN_MODEL_MISMATCH")
+        if tokens.shape[1] != self.token_model.dimension:
+            problem = f"has rows of {tokens.shape[1]} values, and collection {self.name!r} holds token vectors of "
+            raise InvalidArgument(path, problem + str(self.token_model.dimension), reason="WRONG_DIMENSION")
+
     def check_vector(self, vector: Vector, path: str) -> None:
         """Raise InvalidArgument unless a vector has this version's dimension and finite values."""
         if vector.shape != (self.model.dimension,):
@@ -228,6 +273,23 @@ class CollectionInfo:
             raise InvalidArgument(path, problem, reason="WRONG_DIMENSION")
         if not np.isfinite(vector).all():
             raise InvalidArgument(path, "has a value that is not a finite number")
+
+
+def _token_model(notes: Mapping[str, Any]) -> CollectionModel | None:
+    if not notes.get("token_fingerprint"):
+        return None
+    return CollectionModel(
+        notes["token_model"], notes["token_fingerprint"], notes["token_dimension"], notes.get("token_precision", "")
+    )
+
+
+def _token_notes(model: CollectionModel) -> dict[str, Any]:
+    return {
+        "token_model": model.name,
+        "token_fingerprint": model.fingerprint,
+        "token_dimension": model.dimension,
+        "token_precision": model.precision,
+    }
 
 
 def schema_notes(schema: Mapping[str, FieldType]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from services.chassis.validation import check_collection
 from services.retriever.collections.catalogue import MAX_DIMENSION, Collections, version_name
 from services.retriever.collections.descriptions import CollectionInfo, VersionState
 from services.retriever.collections.versions import Versions
-from services.retriever.passages import check_ids
+from services.retriever.rows import check_ids
 from services.retriever.store import ANSWER_BYTES, Deadline, Description, Parts, PassageStore, Row, point_id
 
 MAX_KEYS = 4096
@@ -67,7 +67,8 @@ class Transfers:
             rows = {row.id: row for row in await self._store.read(info.version, points, Parts.VECTOR, deadline)}
             for point in points:
                 if (row := rows.get(point)) is not None:
-                    size += row.passage.size + 4 * info.model.dimension
+                    tokens = row.passage.tokens
+                    size += row.passage.size + 4 * info.model.dimension + (0 if tokens is None else tokens.nbytes)
                     if size > ANSWER_BYTES and end:
                         return found, end
                     found.append(row)
@@ -90,7 +91,8 @@ class Transfers:
         versions, _ = await self._collections.versions(collection, 1000, deadline=deadline)
         for info, live in versions:
             unfinished = info.state is VersionState.BUILDING and not live
-            if unfinished and info.source == source and info.model == like.model and info.bm25 == like.bm25:
+            models = (info.model, info.token_model) == (like.model, like.token_model)
+            if unfinished and info.source == source and models and info.bm25 == like.bm25:
                 return info
         for _ in range(_MOST_NAMES_TRIED):
             version = version_name(collection, await self._versions.next_number(collection, deadline))
@@ -143,7 +145,8 @@ def _parsed(notes: str) -> Mapping[str, Any]:
 def _described(version: str, notes: Mapping[str, Any]) -> CollectionInfo:
     try:
         info = CollectionInfo.from_description(version, Description(version, notes, 0))
-        fits = 1 <= info.model.dimension <= MAX_DIMENSION and bool(info.model.fingerprint)
+        models = [info.model, *([info.token_model] if info.token_model else [])]
+        fits = all(1 <= model.dimension <= MAX_DIMENSION and model.fingerprint for model in models)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _foreign() from None
     if not fits:

@@ -39,25 +39,30 @@ class Versions:
         self._take_over_seconds = take_over_seconds
 
     async def create(
-        self, collection: str, model: CollectionModel, deadline: Deadline = None
+        self,
+        collection: str,
+        model: CollectionModel,
+        deadline: Deadline = None,
+        token_model: CollectionModel | None = None,
     ) -> tuple[CollectionInfo, CollectionInfo]:
-        """Return the version to be filled by this model, new or begun before, and the live one to fill it from.
+        """Return the version to be filled by these models, new or begun before, and the live one to fill it from.
 
-        Where the live version is by this model already, and its words are weighed as those of a new one would be, there
-        is nothing to fill: it is both. Raises FailedPrecondition while one is being built for another model.
+        Where the live version is by them already, and its words are weighed as those of a new one would be, there is
+        nothing to fill: it is both. Raises FailedPrecondition while one is being built for another model.
         """
         live = await self._collections.live(collection, deadline)
         building = await self._unfinished(live, deadline)
-        like = self._collections.described(collection, 1, model, live.bm25.analyzer.language)
-        same = (live.model.fingerprint, live.bm25) == (model.fingerprint, like.bm25) and live.version != collection
+        like = self._collections.described(collection, 1, model, live.bm25.analyzer.language, token_model)
+        same = _models(live) == _models(like) and live.bm25 == like.bm25 and live.version != collection
         if building is None and same:
             return live, live
         if building is None:
-            building = await self._make_next(live, model, deadline)
-        elif building.model.fingerprint != model.fingerprint:
+            building = await self._make_next(live, like, deadline)
+        elif _models(building) != _models(like):
+            tokens = f"token vectors of {building.token_model.name}" if building.token_model else "no token vectors"
             raise FailedPrecondition(
-                f"{building.version!r} is being built for {building.model.name}; finish that first, or delete "
-                f"{building.version!r}",
+                f"{building.version!r} is being built for {building.model.name} and {tokens}; finish that first, or "
+                f"delete {building.version!r}",
                 reason="BUILD_UNDER_WAY",
                 version=building.version,
             )
@@ -163,11 +168,13 @@ class Versions:
         names = (await self._store.catalogue(deadline)).versions
         return max([0, *(number_of(collection, name) or int(name == collection) for name in names)]) + 1
 
-    async def _make_next(self, live: CollectionInfo, model: CollectionModel, deadline: Deadline) -> CollectionInfo:
+    async def _make_next(self, live: CollectionInfo, like: CollectionInfo, deadline: Deadline) -> CollectionInfo:
         for _ in range(_MOST_NAMES_TRIED):
             number = await self.next_number(live.name, deadline)
             made = replace(
-                self._collections.described(live.name, number, model, live.bm25.analyzer.language),
+                self._collections.described(
+                    live.name, number, like.model, live.bm25.analyzer.language, like.token_model
+                ),
                 schema=live.schema,
                 layout=live.layout,
                 source=f"reindexed from {live.version}",
@@ -243,3 +250,7 @@ class Versions:
 
     async def _note(self, version: str, deadline: Deadline, **notes: str) -> None:
         await self._collections.note(version, deadline, **notes)
+
+
+def _models(info: CollectionInfo) -> tuple[str, str]:
+    return info.model.fingerprint, info.token_fingerprint

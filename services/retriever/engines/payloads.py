@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from services.late.codes import Codes
 from services.retriever.documents import Chunk, Passage, Vector, check_stored
 from services.retriever.fields import Value
 from services.retriever.store import Row
@@ -40,7 +41,7 @@ def to_payload(row: Row) -> dict[str, Any]:
     return payload
 
 
-def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Passage:
+def to_passage(payload: Mapping[str, Any], vector: Vector | None = None, tokens: Codes | None = None) -> Passage:
     """Return the passage of a payload, as far as it was read; see `check_stored`."""
     chunk = payload.get("chunk")
     passage = Passage(
@@ -50,6 +51,7 @@ def to_passage(payload: Mapping[str, Any], vector: Vector | None = None) -> Pass
         payload.get("metadata", {}),
         vector,
         Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None,
+        tokens,
     )
     check_stored(passage)
     return passage

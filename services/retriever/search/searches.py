@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from services.chassis.errors import InvalidArgument
+from services.late.codes import Codes, similarity
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import Filter
 from services.retriever.layout import Layout
@@ -31,6 +32,24 @@ class QueryVariant:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class LateQuery:
+    """Token vectors of a question, by which the best passages are compared with it."""
+
+    tokens: Codes
+    fingerprint: str
+    """Of the model that made them."""
+    count: int
+    """Number of the passages."""
+
+    def check(self) -> None:
+        """Raise InvalidArgument for what makes no sense."""
+        if not self.fingerprint:
+            raise InvalidArgument("token_model_fingerprint", "is empty; send that of the model that made the tokens")
+        if not 0 <= self.count <= MAX_CANDIDATES:
+            raise InvalidArgument("late_count", f"is {self.count}; send 0 to {MAX_CANDIDATES}")
+
+
 class Search(NamedTuple):
     """One of the searches that are fused."""
 
@@ -46,6 +65,8 @@ class Candidate:
     score: float
     whole: bool
     """False if only the passage's id and chunk were read."""
+    late_score: float | None = None
+    """Mean over the question's tokens of the best cosine with one of the passage's; None if it was not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,16 @@ async def find(  # noqa: PLR0913  all that a search holds
         deepest = ended or len(order) >= limit or depth == MAX_CANDIDATES
         depth = min(2 * depth, MAX_CANDIDATES)
     return order.best(limit)
+
+
+async def compare(
+    store: PassageStore, version: str, late: LateQuery | None, points: Sequence[PointId], deadline: Deadline
+) -> Mapping[PointId, float]:
+    """Return the scores of the best of these points by token vectors; of those without any there are none."""
+    if late is None or not (best := points[: late.count]):
+        return {}
+    scores = await store.compare(version, late.tokens, best, deadline)
+    return {point: similarity(score, *late.tokens.shape) for point, score in scores.items()}
 
 
 def plan(variants: Sequence[QueryVariant], dense_weight: float, lexical_weight: float, bm25: Bm25) -> list[Search]:

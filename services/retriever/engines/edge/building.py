@@ -25,8 +25,8 @@ import qdrant_edge as edge
 
 from services.retriever.engines.edge.catalogue import sync
 from services.retriever.engines.edge.configuration import to_config, to_index
+from services.retriever.engines.edge.generations import State
 from services.retriever.engines.edge.points import Portable, from_portable, portable
-from services.retriever.layout import Layout
 from services.retriever.store import PointId
 
 Indexes = Mapping[str, tuple[str, bool]]
@@ -44,7 +44,7 @@ class BuildFailed(Exception):
 class Builder:
     """The process that builds a generation, as its parent sees it. Orders are queued, and done one after another."""
 
-    def __init__(self, folder: Path, dimension: int, layout: Layout, indexes: Indexes) -> None:
+    def __init__(self, folder: Path, state: State, indexes: Indexes) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, this module
@@ -60,7 +60,7 @@ class Builder:
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="builder", daemon=True)
         self._sender.start()
-        self._order("create", str(folder), dimension, layout, dict(indexes))
+        self._order("create", str(folder), state, dict(indexes))
 
     def under_way(self) -> int:
         """Return the number of orders that are not done yet. Raises BuildFailed if one failed."""
@@ -117,11 +117,12 @@ class _Work:
         self._folder: Path
         self._shard: edge.EdgeShard
 
-    def create(self, folder: str, dimension: int, layout: Layout, indexes: Indexes) -> None:
+    def create(self, folder: str, state: State, indexes: Indexes) -> None:
         self._folder = Path(folder)
         self._folder.mkdir()
         threads = max(1, (os.cpu_count() or 1) // 2)
-        self._shard = edge.EdgeShard.create(folder, to_config(dimension, layout, threads=threads))
+        config = to_config(state.dimension, state.layout, state.token_dimension, threads=threads)
+        self._shard = edge.EdgeShard.create(folder, config)
         for key, (kind, tenant) in indexes.items():
             self._shard.update(edge.UpdateOperation.create_field_index(key, to_index(kind, tenant=tenant)))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from services.retriever.engines.edge.points import DENSE, LEXICAL
+from services.retriever.engines.edge.points import DENSE, LATE, LEXICAL
 from services.retriever.layout import Layout, Quantization
 
 GRAPH_LEAST_KB = 10_000
@@ -15,12 +15,21 @@ GRAPH_LEAST_KB = 10_000
 _UNLIMITED_KB = 2**40
 
 
-def to_config(dimension: int, layout: Layout, *, threads: int = 1) -> edge.EdgeConfig:
+def to_config(dimension: int, layout: Layout, token_dimension: int = 0, *, threads: int = 1) -> edge.EdgeConfig:
     """Return the configuration of a shard; what it says of graph and quantization applies when they are built."""
-    vectors = edge.Memory.Cold if layout.vectors_on_disk else edge.Memory.Cached
-    return edge.EdgeConfig(
+    vectors = {
         # Of unit vectors, the dot product is the cosine.
-        vectors={DENSE: edge.EdgeVectorParams(dimension, edge.Distance.Dot, memory=vectors)},
+        DENSE: edge.EdgeVectorParams(
+            dimension,
+            edge.Distance.Dot,
+            quantization_config=_quantization(layout.quantization),
+            memory=edge.Memory.Cold if layout.vectors_on_disk else edge.Memory.Cached,
+        )
+    }
+    if token_dimension:
+        vectors[LATE] = _token_vectors(token_dimension)
+    return edge.EdgeConfig(
+        vectors=vectors,
         sparse_vectors={LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf, memory=edge.Memory.Cached)},
         hnsw_config=edge.HnswIndexConfig(
             layout.hnsw_m,
@@ -29,7 +38,6 @@ def to_config(dimension: int, layout: Layout, *, threads: int = 1) -> edge.EdgeC
             max_indexing_threads=threads,
             memory=edge.Memory.Cached,
         ),
-        quantization_config=_quantization(layout.quantization),
         # One segment: each costs a search.
         optimizers=edge.EdgeOptimizersConfig(
             default_segment_number=1, max_segment_size=_UNLIMITED_KB, indexing_threshold=1
@@ -43,6 +51,18 @@ def to_config(dimension: int, layout: Layout, *, threads: int = 1) -> edge.EdgeC
 def to_index(kind: str, *, tenant: bool = False) -> Any:
     """Return an index of the kind that Edge calls so."""
     return edge.KeywordIndexParams(is_tenant=True) if tenant else getattr(edge.PayloadSchemaType, kind)
+
+
+def _token_vectors(dimension: int) -> edge.EdgeVectorParams:
+    """Return the parameters of vectors that are read of a few passages a search: no graph, and on the disk."""
+    return edge.EdgeVectorParams(
+        dimension,
+        edge.Distance.Dot,
+        multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+        datatype=edge.VectorStorageDatatype.Uint8,
+        hnsw_config=edge.HnswIndexConfig(0, 4, GRAPH_LEAST_KB),
+        memory=edge.Memory.Cold,
+    )
 
 
 def _quantization(

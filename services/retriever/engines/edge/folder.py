@@ -18,6 +18,7 @@ from services.chassis.errors import (
     NotFound,
     SluiceError,
 )
+from services.late.codes import Codes
 from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
@@ -30,7 +31,7 @@ Log = Callable[..., None]
 """Takes a level, an event and its fields."""
 
 _SHARD, _JOURNAL = "shard", "journal"
-_ROOM_FACTOR = 4  # bytes on disk that a byte of a message takes at most, with log, journal and indexes
+_ROOM_FACTOR = 6  # bytes on disk that a byte of a message takes at most, with log, journal and indexes
 
 
 class Broken(Exception):
@@ -84,7 +85,7 @@ class DataFolder:
         version = self._catalogue.aliases.get(name, name)
         return version, self._catalogue.versions.get(version), self._of(version).shard.size()
 
-    def create(self, version: str, dimension: int, layout: Layout, notes: Notes) -> None:
+    def create(self, version: str, dimension: int, layout: Layout, notes: Notes, token_dimension: int) -> None:
         """Create an empty version: what the catalogue names is there."""
         if version in self._catalogue.versions:
             raise AlreadyExists(f"there is a version {version!r} already")
@@ -92,7 +93,7 @@ class DataFolder:
         self._delete(version)
         folder = self._path / FOLDER / version
         folder.mkdir()
-        shard = Shard.create(folder / _SHARD, dimension, layout)
+        shard = Shard.create(folder / _SHARD, dimension, layout, token_dimension)
         kept = _Kept(shard, Journal(folder / _JOURNAL))
         try:
             shard.flush()
@@ -165,6 +166,11 @@ class DataFolder:
         with self._using(version) as kept:
             found = kept.shard.search(searches, limit, condition, layout)
             return [[(hit.id, hit.score) for hit in hits] for hits in found]
+
+    def compare(self, version: str, tokens: Codes, points: list[PointId]) -> Mapping[PointId, float]:
+        """Return the scores of passages by token vectors."""
+        with self._using(version) as kept:
+            return kept.shard.compare(tokens, points)
 
     def read(self, version: str, ids: list[PointId], parts: str, keys: list[PointId]) -> list[Packed]:
         """Return passages; of those in `keys`, only their keys."""

@@ -36,6 +36,7 @@ class State:
     """The one by which it was built."""
     wanted: Layout
     """The one by which the next one is built."""
+    token_dimension: int = 0
     indexed: int = 0
     """Passages that the graph was built of; 0 without one."""
 
@@ -45,14 +46,16 @@ class State:
         try:
             said: dict[str, Any] = json.loads(text)
             layout, wanted = (Layout.from_notes({"layout": said[name]}) for name in ("layout", "wanted"))
-            return cls(int(said["dimension"]), layout, wanted, int(said["indexed"]))
+            tokens = int(said.get("token_dimension", 0))
+            return cls(int(said["dimension"]), layout, wanted, tokens, int(said["indexed"]))
         except (ValueError, TypeError, LookupError) as error:
             raise Damaged("its state cannot be read") from error
 
     def to_json(self) -> str:
         """Write the state."""
         layouts = {"layout": self.layout.to_notes(), "wanted": self.wanted.to_notes()}
-        return json.dumps({"dimension": self.dimension, "indexed": self.indexed, **layouts})
+        numbers = {"dimension": self.dimension, "token_dimension": self.token_dimension, "indexed": self.indexed}
+        return json.dumps({**numbers, **layouts})
 
 
 class Generations:

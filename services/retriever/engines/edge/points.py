@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
+from services.late.codes import Codes
+from services.retriever.documents import MAX_TOKEN_ROWS
 from services.retriever.engines.edge.filters import date_key, decimal_key, is_long
 from services.retriever.engines.payloads import KEYS, revision_of, to_passage, to_payload, wide_key
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Parts, Row
 
-DENSE, LEXICAL = "dense", "lexical"
+DENSE, LEXICAL, LATE = "dense", "lexical", "late"
 
 SELECTED: Mapping[Parts, tuple[Any, Any]] = {
     Parts.KEYS: (list(KEYS), False),
     Parts.DENSE: (list(KEYS), [DENSE]),
     Parts.PASSAGE: (True, False),
-    Parts.VECTOR: (True, [DENSE, LEXICAL]),
+    Parts.VECTOR: (True, True),
 }
 """Payload and vectors that are read, by the parts that are wanted."""
 
@@ -38,11 +40,13 @@ class Refused(Exception):
     """Rows or a query that the engine does not take; nothing was written."""
 
 
-def to_points(rows: Sequence[Row], dimension: int) -> tuple[list[edge.Point], dict[str, str]]:
+def to_points(rows: Sequence[Row], dimension: int, token_dimension: int = 0) -> tuple[list[edge.Point], dict[str, str]]:
     """Return the points for passages, all of them checked, and the indexes that copies of their values need."""
     for place, row in enumerate(rows):
         check_vector(row.passage.vector, dimension, f"row {place}")
         check_words(row.words, f"row {place}")
+        if row.passage.tokens is not None:
+            check_tokens(row.passage.tokens, token_dimension, f"row {place}")
     copies: dict[str, str] = {}
     try:
         return [_to_point(row, copies) for row in rows], copies
@@ -55,12 +59,14 @@ def to_row(record: edge.Record) -> Row:
     """Return the passage of a point, as far as it was read."""
     payload = _payload(record)
     vectors: Any = record.vector
-    vector, words = None, SparseVector([], [])
+    vector, tokens, words = None, None, SparseVector([], [])
     if vectors:
         vector = np.asarray(vectors[DENSE], dtype=np.float32)
         if (lexical := vectors.get(LEXICAL)) is not None:
             words = SparseVector(lexical.indices, lexical.values)
-    return Row(str(record.id), to_passage(payload, vector), revision_of(payload), words)
+        if (late := vectors.get(LATE)) is not None:
+            tokens = np.asarray(late, dtype=np.uint8)
+    return Row(str(record.id), to_passage(payload, vector, tokens), revision_of(payload), words)
 
 
 def portable(record: edge.Record) -> Portable:
@@ -68,6 +74,8 @@ def portable(record: edge.Record) -> Portable:
     vectors: Any = dict(record.vector)  # type: ignore[arg-type]  # named vectors
     if (lexical := vectors.get(LEXICAL)) is not None:
         vectors[LEXICAL] = (lexical.indices, lexical.values)
+    if (late := vectors.get(LATE)) is not None:
+        vectors[LATE] = np.asarray(late, dtype=np.uint8)
     return str(record.id), vectors, _payload(record)
 
 
@@ -75,6 +83,8 @@ def from_portable(identity: str, vectors: dict[str, Any], payload: Any) -> edge.
     """Return the point again."""
     if LEXICAL in vectors:
         vectors[LEXICAL] = edge.SparseVector(*vectors[LEXICAL])
+    if LATE in vectors:
+        vectors[LATE] = to_multivector(vectors[LATE])
     return edge.Point(identity, vectors, payload)
 
 
@@ -84,6 +94,16 @@ def check_vector(vector: Any, dimension: int, place: str) -> None:
         raise Refused(f"the vector of {place} has not {dimension} values")
     if not np.isfinite(vector).all():
         raise Refused(f"the vector of {place} holds a number that is not finite")
+
+
+def check_tokens(tokens: Codes, dimension: int, place: str) -> None:
+    """Raise Refused unless these are rows of so many bytes, and at least one."""
+    if not dimension:
+        raise Refused(f"{place} has token vectors, and the version keeps none")
+    if tokens.dtype != np.uint8 or tokens.ndim != 2 or tokens.shape[1] != dimension:
+        raise Refused(f"the token vectors of {place} are no rows of {dimension} bytes")
+    if not 1 <= len(tokens) <= MAX_TOKEN_ROWS:
+        raise Refused(f"{place} has {len(tokens)} token vectors, not 1 to {MAX_TOKEN_ROWS}")
 
 
 def check_words(words: SparseVector, place: str) -> None:
@@ -99,12 +119,20 @@ def check_words(words: SparseVector, place: str) -> None:
         raise Refused(f"the sparse vector of {place} holds a number that is not finite")
 
 
+def to_multivector(tokens: Codes) -> list[list[float]]:
+    """Return token vectors as Edge takes them fastest: it keeps a byte of each number."""
+    found: list[list[float]] = tokens.astype(np.float32).tolist()
+    return found
+
+
 def _to_point(row: Row, copies: dict[str, str]) -> edge.Point:
     passage = row.passage
     assert passage.vector is not None  # noqa: S101  checked before
     vectors: dict[str, Any] = {DENSE: passage.vector.tolist()}
     if row.words.indices:
         vectors[LEXICAL] = edge.SparseVector(row.words.indices, row.words.values)
+    if passage.tokens is not None:
+        vectors[LATE] = to_multivector(passage.tokens)
     payload = to_payload(row)
     if bools := {name: str(value) for name, value in passage.metadata.items() if isinstance(value, bool)}:
         payload["bools"] = bools

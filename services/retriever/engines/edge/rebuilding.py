@@ -11,7 +11,7 @@ import qdrant_edge as edge
 
 from services.retriever.engines.edge.building import Builder, Indexes, store
 from services.retriever.engines.edge.generations import State
-from services.retriever.engines.edge.points import DENSE, LEXICAL, portable
+from services.retriever.engines.edge.points import portable
 from services.retriever.store import PointId
 
 GRAPH_FROM = 50_000
@@ -34,7 +34,7 @@ _MOST_UNDER_WAY = 64
 _MOST_ROUNDS = 5
 # So few changes, and those of the last moment, are repeated when the new data is loaded.
 _FEW = 512
-_WHOLE = (True, [DENSE, LEXICAL])
+_WHOLE = (True, True)
 
 
 class Sizes(NamedTuple):
@@ -47,13 +47,14 @@ class Sizes(NamedTuple):
     """Removed or replaced ones that still take room, about."""
 
     @classmethod
-    def of(cls, shard: edge.EdgeShard, indexed: int) -> Sizes:
-        """Count without looking at points: Edge says how many vectors of both kinds are in indexes, garbage included.
+    def of(cls, shard: edge.EdgeShard, indexed: int, *, tokens: bool) -> Sizes:
+        """Count without looking at points: Edge says how many vectors are in indexes, garbage included.
 
-        Passages without words are missing there, so that both numbers are too small for them.
+        Of a passage beside the graph, only words are; of one in it, the vector too, and the token vectors though there
+        is no graph of those. Passages without words are missing, so that both numbers are too small for them.
         """
         info = shard.info()
-        rest = info.indexed_vectors_count - 2 * indexed
+        rest = info.indexed_vectors_count - (3 if tokens else 2) * indexed
         return cls(info.points_count, max(0, rest), max(0, rest + indexed - info.points_count))
 
 
@@ -110,7 +111,7 @@ class Rebuild:
         self._phase = _Phase.COPYING
         self._rounds = _MOST_ROUNDS
         self._start: str | None = None
-        self._builder = Builder(path, state.dimension, state.layout, indexes)
+        self._builder = Builder(path, state, indexes)
 
     def state(self) -> State:
         """Return the state of the finished generation."""

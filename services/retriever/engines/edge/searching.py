@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
 
+from services.late.codes import Codes
 from services.retriever.engines.edge.filters import EVERYTHING
-from services.retriever.engines.edge.points import DENSE, LEXICAL, check_vector, check_words
+from services.retriever.engines.edge.points import (
+    DENSE,
+    LATE,
+    LEXICAL,
+    check_tokens,
+    check_vector,
+    check_words,
+    to_multivector,
+)
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
-from services.retriever.store import Hit, Query
+from services.retriever.store import Hit, PointId, Query
 
 LEAST_EF = 256
 """Candidates that a search of the graph looks at where the layout leaves it to the engine; more for large limits."""
@@ -36,6 +45,23 @@ def to_requests(
             edge.QueryRequest(limit, query=query, filter=which, params=params, with_payload=False, with_vector=False)
         )
     return requests
+
+
+def to_comparison(tokens: Codes, points: Sequence[PointId], dimension: int) -> edge.QueryRequest:
+    """Return the request for the scores of these passages by token vectors."""
+    check_tokens(tokens, dimension, "the query")
+    return edge.QueryRequest(
+        len(points),
+        query=edge.Query.Nearest(to_multivector(tokens), LATE),
+        filter=edge.Filter(must=[edge.HasIdCondition(set(points))]),
+        with_payload=False,
+        with_vector=False,
+    )
+
+
+def to_scores(points: Sequence[edge.ScoredPoint]) -> Mapping[PointId, float]:
+    """Return the scores of passages."""
+    return {str(point.id): point.score for point in points}
 
 
 def counts_right(shard: edge.EdgeShard) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import qdrant_edge as edge
 
+from services.late.codes import Codes
 from services.retriever.engines.edge import searching
 from services.retriever.engines.edge.building import BuildFailed
 from services.retriever.engines.edge.configuration import to_config, to_index
@@ -31,8 +32,9 @@ T = TypeVar("T")
 
 __all__ = ["Damaged", "PoisonedLog", "Refused", "Shard"]
 
-# A flush syncs some dozen files, and readers wait for it; what is not flushed is replayed at 0.1 ms a passage.
-_PASSAGES_A_FLUSH = 8000
+# A flush syncs some dozen files, and readers wait for it; what is not flushed is replayed at 0.1 ms a passage. Token
+# vectors take 29 KB a passage in the log.
+_PASSAGES_A_FLUSH, _PASSAGES_WITH_TOKENS_A_FLUSH = 8000, 2000
 # A version that has not been written to for so long is flushed.
 _QUIET_SECONDS = 1.0
 _SLICE_SECONDS = 0.03
@@ -81,6 +83,7 @@ class Shard:
         folder: Path,
         dimension: int,
         layout: Layout = PLAIN,
+        token_dimension: int = 0,
         *,
         graph_from: int = GRAPH_FROM,
         pause_seconds: float = PAUSE_SECONDS,
@@ -94,9 +97,9 @@ class Shard:
         generations = Generations(folder)
         path = generations.next()
         path.mkdir()
-        shard = _attempt(lambda: edge.EdgeShard.create(str(path), to_config(dimension, layout)))
+        shard = _attempt(lambda: edge.EdgeShard.create(str(path), to_config(dimension, layout, token_dimension)))
         _attempt(shard.flush)
-        state = State(dimension, layout, layout)
+        state = State(dimension, layout, layout, token_dimension)
         generations.keep(path, state)
         generations.switch(path)
         return cls(generations, shard, state, graph_from, pause_seconds)
@@ -149,7 +152,7 @@ class Shard:
 
     def write(self, rows: Sequence[Row], still: Revisions | None = None) -> None:
         """Write all passages or none (Refused), each only if it still has its revision in `still`; "" for absent."""
-        points, copies = to_points(rows, self._state.dimension)
+        points, copies = to_points(rows, self._state.dimension, self._state.token_dimension)
         if still is not None:
             known = self._revisions(list(still))
             points = [point for point, row in zip(points, rows, strict=True) if known.get(row.id, "") == still[row.id]]
@@ -177,6 +180,11 @@ class Shard:
         )
         found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
         return [searching.to_hits(points) for points in found]
+
+    def compare(self, tokens: Codes, points: Sequence[PointId]) -> Mapping[PointId, float]:
+        """Return the scores of passages by token vectors; see `PassageStore.compare`."""
+        request = searching.to_comparison(tokens, points, self._state.token_dimension)
+        return searching.to_scores(self._do(lambda: self._shard.query(request)))
 
     def read(self, ids: Sequence[PointId], parts: Parts, keys: Sequence[PointId] = ()) -> list[Row]:
         """Return the passages that exist; of those in `keys`, only their keys."""
@@ -285,7 +293,7 @@ class Shard:
         if time.monotonic() < self._no_build_before:
             return None
         indexed = self._state.indexed
-        sizes = Sizes.of(self._shard, indexed)
+        sizes = Sizes.of(self._shard, indexed, tokens=bool(self._state.token_dimension))
         wanted = self._state.wanted
         tuned = bool(_BUILT & wanted.changed(self._state.layout))
         if not (tuned or due(sizes, indexed, quiet, self._graph_from, self._pause_seconds)):
@@ -293,7 +301,7 @@ class Shard:
             return None
         if not self._generations.has_room():
             raise BuildFailed("the disk has no room for it")
-        state = State(self._state.dimension, wanted, wanted)
+        state = replace(self._state, layout=wanted, wanted=wanted, indexed=0)
         graph = sizes.passages >= self._graph_from
         return Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=graph)
 
@@ -332,7 +340,7 @@ class Shard:
 
     def _copy(self) -> None:
         """Let the next generation be a copy, without a graph."""
-        state = State(self._state.dimension, self._state.wanted, self._state.wanted)
+        state = replace(self._state, layout=self._state.wanted, indexed=0)
         self._rebuild = Rebuild(self._shard, self._generations.next(), state, self._indexes, graph=False)
         try:
             while (progress := self._do(self._rebuild.step)) is not Progress.DONE:
@@ -382,7 +390,7 @@ class Shard:
             raise _damaged(error) from None
         self._unflushed += changes
         self._written_at = time.monotonic()
-        if self._unflushed >= _PASSAGES_A_FLUSH:
+        if self._unflushed >= (_PASSAGES_WITH_TOKENS_A_FLUSH if self._state.token_dimension else _PASSAGES_A_FLUSH):
             self.flush()
 
     def _changed(self, ids: Iterable[PointId], *, replaced: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, StartupError
+from services.late.codes import Codes
 from services.retriever.engines.edge import catalogue
 from services.retriever.engines.edge.process import ChildProcess
 from services.retriever.engines.edge.wire import pack_rows, unpack_rows
@@ -84,9 +85,17 @@ class EdgeStore:
     async def describe(self, name: str, deadline: Deadline) -> Description:
         return Description(*await self._call("describe", deadline, name))
 
-    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
+    async def create(
+        self,
+        version: str,
+        dimension: int,
+        layout: Layout,
+        notes: Notes,
+        deadline: Deadline,
+        token_dimension: int = 0,
+    ) -> None:
         # Repeated, it would not know its own version from another's.
-        arguments = (version, dimension, layout, dict(notes))
+        arguments = (version, dimension, layout, dict(notes), token_dimension)
         await self._child.call("create_collection", "create", deadline, arguments, again=False)
 
     async def tune(self, version: str, layout: Layout, deadline: Deadline) -> None:
@@ -127,6 +136,12 @@ class EdgeStore:
     ) -> Sequence[Sequence[Hit]]:
         found = await self._call("search", deadline, version, list(searches), limit, condition, layout)
         return [[Hit._make(hit) for hit in hits] for hits in found]
+
+    async def compare(
+        self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline
+    ) -> Mapping[PointId, float]:
+        found: Mapping[PointId, float] = await self._call("compare", deadline, version, tokens, list(points))
+        return found
 
     async def read(
         self,

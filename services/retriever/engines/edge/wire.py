@@ -15,6 +15,7 @@ import numpy as np
 
 from services.chassis import errors
 from services.chassis.errors import SluiceError
+from services.late.codes import Codes
 from services.retriever.documents import Chunk, Passage
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Row
@@ -90,6 +91,7 @@ def pack_rows(rows: Iterable[Row]) -> list[Packed]:
             passage.metadata,
             None if passage.vector is None else passage.vector.astype("<f4", copy=False).tobytes(),
             None if (chunk := passage.chunk) is None else (chunk.number, chunk.count, chunk.start, chunk.end),
+            None if passage.tokens is None else (passage.tokens.tobytes(), len(passage.tokens)),
         )
         for row in rows
         for passage in (row.passage,)
@@ -108,12 +110,17 @@ def unpack_rows(packed: Sequence[Packed]) -> list[Row]:
                 metadata,
                 None if vector is None else np.frombuffer(vector, dtype="<f4"),
                 None if chunk is None else Chunk(*chunk),
+                None if tokens is None else _codes(*tokens),
             ),
             revision,
             SparseVector(indices, values),
         )
-        for point, revision, indices, values, name, text, title, metadata, vector, chunk in packed
+        for point, revision, indices, values, name, text, title, metadata, vector, chunk, tokens in packed
     ]
+
+
+def _codes(values: bytes, rows: int) -> Codes:
+    return np.frombuffer(values, np.uint8).reshape(rows, -1)
 
 
 def pack_error(error: SluiceError) -> Packed:

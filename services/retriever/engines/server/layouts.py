@@ -7,7 +7,7 @@ from typing import Any
 
 from qdrant_client import grpc as api
 
-from services.retriever.engines.server.points import DENSE, LEXICAL
+from services.retriever.engines.server.points import DENSE, LATE, LEXICAL
 from services.retriever.engines.server.values import set_values
 from services.retriever.fields import FieldType
 from services.retriever.layout import Layout, Quantization
@@ -22,20 +22,26 @@ _INDEXES = {
 _TENANT = api.PayloadIndexParams(keyword_index_params=api.KeywordIndexParams(is_tenant=True))
 
 
-def to_creation(version: str, dimension: int, layout: Layout, notes: Notes) -> api.CreateCollection:
+def to_creation(
+    version: str, dimension: int, layout: Layout, notes: Notes, token_dimension: int = 0
+) -> api.CreateCollection:
     """Return the request that creates a version."""
-    dense = api.VectorParams(
-        size=dimension,
-        # Of unit vectors, the dot product is the cosine.
-        distance=api.Dot,
-        on_disk=layout.vectors_on_disk,
-    )
+    vectors = {
+        DENSE: api.VectorParams(
+            size=dimension,
+            # Of unit vectors, the dot product is the cosine.
+            distance=api.Dot,
+            on_disk=layout.vectors_on_disk,
+            quantization_config=_quantization(layout.quantization),
+        )
+    }
+    if token_dimension:
+        vectors[LATE] = _token_vectors(token_dimension)
     request = api.CreateCollection(
         collection_name=version,
-        vectors_config=api.VectorsConfig(params_map=api.VectorParamsMap(map={DENSE: dense})),
+        vectors_config=api.VectorsConfig(params_map=api.VectorParamsMap(map=vectors)),
         sparse_vectors_config=_sparse(layout, whole=layout.shards <= 1),
         hnsw_config=_graph(layout),
-        quantization_config=_quantization(layout.quantization),
         on_disk_payload=layout.payload_on_disk,
         shard_number=layout.shards or None,
         replication_factor=layout.replicas,
@@ -54,7 +60,7 @@ def to_change(version: str, layout: Layout, shards: int) -> api.UpdateCollection
         kind = quantization.WhichOneof("quantization")
         assert kind is not None  # noqa: S101  see `_quantization`
         getattr(change, kind).CopyFrom(getattr(quantization, kind))
-    dense = api.VectorParamsDiff(on_disk=layout.vectors_on_disk)
+    dense = api.VectorParamsDiff(on_disk=layout.vectors_on_disk, quantization_config=change)
     return api.UpdateCollection(
         collection_name=version,
         params=api.CollectionParamsDiff(
@@ -65,7 +71,8 @@ def to_change(version: str, layout: Layout, shards: int) -> api.UpdateCollection
         ),
         hnsw_config=_graph(layout),
         vectors_config=api.VectorsConfigDiff(params_map=api.VectorParamsDiffMap(map={DENSE: dense})),
-        quantization_config=change,
+        # Earlier releases quantized all vectors there are, which with token vectors would be too many.
+        quantization_config=api.QuantizationConfigDiff(disabled=api.Disabled()),
         sparse_vectors_config=_sparse(layout, whole=shards <= 1),
         strict_mode_config=_limits(layout) or api.StrictModeConfig(enabled=False),
     )
@@ -112,6 +119,18 @@ def is_indexed(known: Mapping[str, api.PayloadSchemaInfo], key: str, kind: Field
 
 def _graph(layout: Layout) -> api.HnswConfigDiff:
     return api.HnswConfigDiff(m=layout.hnsw_m, ef_construct=layout.hnsw_ef_construct)
+
+
+def _token_vectors(dimension: int) -> api.VectorParams:
+    """Return the parameters of vectors that are read of a few passages a search: no graph, and on the disk."""
+    return api.VectorParams(
+        size=dimension,
+        distance=api.Dot,
+        on_disk=True,
+        datatype=api.Uint8,
+        multivector_config=api.MultiVectorConfig(comparator=api.MaxSim),
+        hnsw_config=api.HnswConfigDiff(m=0),
+    )
 
 
 def _sparse(layout: Layout, *, whole: bool) -> api.SparseVectorConfig:

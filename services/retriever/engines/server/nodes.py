@@ -96,6 +96,17 @@ class Connection:
         reply: api.HealthCheckReply = await self.ask(self._service.HealthCheck, api.HealthCheckRequest())
         return reply.version
 
+    async def info(self, name: str) -> api.CollectionInfo:
+        """Describe the version of this name, or behind this alias."""
+        request = api.GetCollectionInfoRequest(collection_name=name)
+        found: api.CollectionInfo = (await self.ask(self.collections.Get, request)).result
+        return found
+
+    async def aliases(self) -> dict[str, str]:
+        """Return all aliases, each with its version."""
+        found = await self.ask(self.collections.ListAliases, api.ListAliasesRequest())
+        return {alias.alias_name: alias.collection_name for alias in found.aliases}
+
     async def close(self) -> None:
         """Close it; a call under way fails."""
         await self._channel.close()

@@ -7,22 +7,31 @@ from typing import Any
 
 from qdrant_client import grpc as api
 
+from services.late.codes import Codes
 from services.retriever.documents import Chunk, Passage, check_stored
 from services.retriever.engines.payloads import KEYS, UNREVISED, is_wide
 from services.retriever.engines.server.filters import set_halves
-from services.retriever.engines.server.values import set_value, set_values, set_vector, values_of, vector_of
+from services.retriever.engines.server.values import (
+    rows_of,
+    set_rows,
+    set_value,
+    set_values,
+    set_vector,
+    values_of,
+    vector_of,
+)
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
 from services.retriever.store import Hit, Parts, PointId, Query, Row
 
-DENSE, LEXICAL = "dense", "lexical"
+DENSE, LEXICAL, LATE = "dense", "lexical", "late"
 
 NOTHING = api.WithPayloadSelector(enable=False)
 _ALL = api.WithPayloadSelector(enable=True)
 _KEYS = api.WithPayloadSelector(include=api.PayloadIncludeSelector(fields=KEYS))
 _NO_VECTORS = api.WithVectorsSelector(enable=False)
 _DENSE_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[DENSE]))
-_VECTORS = api.WithVectorsSelector(include=api.VectorsSelector(names=[DENSE, LEXICAL]))
+_VECTORS = api.WithVectorsSelector(enable=True)
 LEXICAL_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[LEXICAL]))
 
 SELECTED: Mapping[Parts, Mapping[str, Any]] = {
@@ -46,6 +55,8 @@ def to_point(row: Row) -> api.PointStruct:
         set_vector(vectors.vectors[DENSE].dense, passage.vector)
     if row.words.indices:
         _set_words(vectors.vectors[LEXICAL].sparse, row.words)
+    if passage.tokens is not None:
+        set_rows(vectors.vectors[LATE].multi_dense, passage.tokens)
     payload = point.payload
     payload["id"].string_value = passage.id
     payload["title"].string_value = passage.title
@@ -74,11 +85,12 @@ def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
     if place is not None:
         numbers = place.struct_value.fields
         chunk = Chunk(*(numbers[name].integer_value for name in ("number", "count", "start", "end")))
-    vector, words = None, _NO_WORDS
+    vector, tokens, words = None, None, _NO_WORDS
     if point.HasField("vectors"):
         found = point.vectors.vectors.vectors
         vector = vector_of(found[DENSE]) if DENSE in found else None
         words = words_of(found[LEXICAL]) if LEXICAL in found else _NO_WORDS
+        tokens = rows_of(found[LATE]) if LATE in found else None
     passage = Passage(
         payload["id"].string_value,
         text.string_value if text is not None else "",
@@ -86,6 +98,7 @@ def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
         values_of(metadata.struct_value.fields) if metadata is not None else {},
         vector,
         chunk,
+        tokens,
     )
     if chunk is not None:
         check_stored(passage)
@@ -127,13 +140,30 @@ def to_search(by: Query, limit: int, condition: api.Filter | None, layout: Layou
     return query
 
 
+def to_comparison(
+    version: str, tokens: Codes, ids: Sequence[PointId], consistency: api.ReadConsistency | None
+) -> api.QueryPoints:
+    """Return the comparison of these passages with a query, by token vectors."""
+    condition = api.Condition(has_id=api.HasIdCondition(has_id=to_ids(ids)))
+    query = api.QueryPoints(
+        collection_name=version,
+        filter=api.Filter(must=[condition]),
+        limit=len(ids),
+        using=LATE,
+        with_payload=NOTHING,
+        read_consistency=consistency,
+    )
+    set_rows(query.query.nearest.multi_dense, tokens)
+    return query
+
+
 def to_lookup(ids: Sequence[PointId], parts: Parts) -> api.QueryPoints:
     """Return the reading of passages by their ids in the form of a search, which takes several in one request."""
     condition = api.Condition(has_id=api.HasIdCondition(has_id=to_ids(ids)))
     return api.QueryPoints(filter=api.Filter(must=[condition]), limit=len(ids), **SELECTED[parts])
 
 
-def to_hits(found: api.BatchResult) -> list[Hit]:
+def to_hits(found: api.BatchResult | api.QueryResponse) -> list[Hit]:
     """Return what a search found."""
     return [Hit(point.id.uuid, point.score) for point in found.result]
 

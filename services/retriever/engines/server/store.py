@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -13,13 +13,14 @@ import grpc
 from qdrant_client import grpc as api
 
 from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound
+from services.late.codes import Codes
 from services.retriever.engines.payloads import payload_key
 from services.retriever.engines.server import layouts, points, shards
 from services.retriever.engines.server.filters import still_so, to_filter
 from services.retriever.engines.server.frequencies import SAMPLE, Frequencies, FrequencyCount
 from services.retriever.engines.server.memory import Memory
 from services.retriever.engines.server.nodes import Connection, Operation
-from services.retriever.engines.server.points import SELECTED, to_ids
+from services.retriever.engines.server.points import SELECTED, to_comparison, to_hits, to_ids
 from services.retriever.engines.server.pool import QdrantPool
 from services.retriever.engines.server.values import set_values, values_of
 from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
@@ -80,24 +81,32 @@ class ServerStore:
     async def catalogue(self, deadline: Deadline) -> Catalogue:
         async def catalogue(qdrant: Connection) -> Catalogue:
             found = await qdrant.ask(qdrant.collections.List, api.ListCollectionsRequest())
-            return Catalogue([known.name for known in found.collections], await _aliases(qdrant))
+            return Catalogue([known.name for known in found.collections], await qdrant.aliases())
 
         return await self._pool.call(catalogue, deadline=deadline)
 
     async def describe(self, name: str, deadline: Deadline) -> Description:
         async def describe(qdrant: Connection) -> Description:
-            info = await _info(qdrant, name)
+            info = await qdrant.info(name)
             notes = values_of(info.config.metadata)
             # Qdrant does not say which version an alias led it to; those of Sluice know their own names.
-            version = notes.get("index_version") or (await _aliases(qdrant)).get(name, name)
+            version = notes.get("index_version") or (await qdrant.aliases()).get(name, name)
             self._memory.learn(version, info)
             return Description(version, notes, info.points_count)
 
         return await self._call(name, describe, deadline)
 
-    async def create(self, version: str, dimension: int, layout: Layout, notes: Notes, deadline: Deadline) -> None:
+    async def create(
+        self,
+        version: str,
+        dimension: int,
+        layout: Layout,
+        notes: Notes,
+        deadline: Deadline,
+        token_dimension: int = 0,
+    ) -> None:
         self._check_turbo(layout)
-        request = layouts.to_creation(version, dimension, layout, notes)
+        request = layouts.to_creation(version, dimension, layout, notes, token_dimension)
 
         async def create_collection(qdrant: Connection) -> None:
             await qdrant.ask(qdrant.collections.Create, request)
@@ -113,7 +122,7 @@ class ServerStore:
         self._check_turbo(layout)
 
         async def tune(qdrant: Connection) -> None:
-            info = await _info(qdrant, version)
+            info = await qdrant.info(version)
             has = info.config.params.shard_number
             if layout.shards not in (0, has):
                 raise FailedPrecondition(
@@ -125,7 +134,7 @@ class ServerStore:
             await qdrant.ask(qdrant.collections.Update, layouts.to_change(version, layout, has))
             fields = {layout.tenant: FieldType.KEYWORD} if layout.tenant else {}
             await _index(qdrant, version, fields, info, layout.tenant)
-            self._memory.learn(version, await _info(qdrant, version))
+            self._memory.learn(version, await qdrant.info(version))
 
         await self._call(version, tune, deadline)
         await self._settle(version, deadline)
@@ -157,7 +166,7 @@ class ServerStore:
 
     async def declare(self, version: str, schema: Schema, deadline: Deadline, tenant: str = "") -> None:
         async def declare(qdrant: Connection) -> None:
-            await _index(qdrant, version, schema, await _info(qdrant, version), tenant)
+            await _index(qdrant, version, schema, await qdrant.info(version), tenant)
 
         await self._call(version, declare, deadline)
 
@@ -208,7 +217,17 @@ class ServerStore:
         async def search(qdrant: Connection) -> Any:
             return await qdrant.ask(qdrant.points.QueryBatch, request)
 
-        return list(map(points.to_hits, (await self._call(version, search, deadline)).result))
+        return list(map(to_hits, (await self._call(version, search, deadline)).result))
+
+    async def compare(
+        self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline
+    ) -> Mapping[PointId, float]:
+        request = to_comparison(version, tokens, points, self._memory[version].consistency)
+
+        async def compare(qdrant: Connection) -> Any:
+            return await qdrant.ask(qdrant.points.Query, request)
+
+        return dict(to_hits(await self._call(version, compare, deadline)))
 
     async def read(
         self,
@@ -351,7 +370,7 @@ class ServerStore:
         """Set what creating a version cannot: how it is read, and who counts terms where Qdrant chose the shards."""
 
         async def complete(qdrant: Connection) -> None:
-            info = await _info(qdrant, version)
+            info = await qdrant.info(version)
             if request := layouts.to_completion(version, layout, info.config.params.shard_number):
                 await qdrant.ask(qdrant.collections.Update, request)
 
@@ -405,17 +424,6 @@ class ServerStore:
             if counted.read >= SAMPLE or (start is None and begun):
                 return counted.table(total)
             begun = begun or start is None
-
-
-async def _info(qdrant: Connection, name: str) -> api.CollectionInfo:
-    request = api.GetCollectionInfoRequest(collection_name=name)
-    found: api.CollectionInfo = (await qdrant.ask(qdrant.collections.Get, request)).result
-    return found
-
-
-async def _aliases(qdrant: Connection) -> dict[str, str]:
-    found = await qdrant.ask(qdrant.collections.ListAliases, api.ListAliasesRequest())
-    return {alias.alias_name: alias.collection_name for alias in found.aliases}
 
 
 async def _index(qdrant: Connection, version: str, schema: Schema, info: api.CollectionInfo, tenant: str) -> None:

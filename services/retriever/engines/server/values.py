@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import grpc as api
 
+from services.late.codes import Codes
 from services.retriever.documents import Vector
 
 _SCALARS = frozenset({"string_value", "integer_value", "double_value", "bool_value"})
@@ -70,6 +71,19 @@ def vector_of(message: api.VectorOutput) -> Vector:
     dense = message.dense
     raw, length = dense.SerializeToString(), len(dense.data)
     return np.frombuffer(raw, "<f4", length, len(raw) - 4 * length)
+
+
+def set_rows(message: api.MultiDenseVector, rows: Codes) -> None:
+    """Write token vectors into a message, which is empty yet: Qdrant takes bytes as numbers."""
+    for row in rows.astype("<f4"):
+        set_vector(message.vectors.add(), row)
+
+
+def rows_of(message: api.VectorOutput) -> Codes:
+    """Read token vectors."""
+    if message.WhichOneof("vector") is None:  # as Qdrant before 1.18 writes it
+        return np.array(message.data, dtype=np.uint8).reshape(message.vectors_count, -1)
+    return np.array([row.data for row in message.multi_dense.vectors], dtype=np.uint8)
 
 
 def _varint(number: int) -> bytes:

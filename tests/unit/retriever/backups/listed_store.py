@@ -64,7 +64,7 @@ class ListedStore:
             raise NotFound(f"no {name}")
         return Description(version, dict(self.notes[version]), len(self.rows[version]))
 
-    async def create(self, version, dimension, layout, notes, deadline):
+    async def create(self, version, dimension, layout, notes, deadline, token_dimension=0):
         if version in self.rows:
             raise AlreadyExists(version)
         self.rows[version], self.notes[version], self.layouts[version] = {}, dict(notes), layout

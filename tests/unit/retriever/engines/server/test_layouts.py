@@ -25,7 +25,7 @@ def test_a_plain_version_leaves_the_number_of_shards_to_qdrant_and_has_no_limits
     dense = request.vectors_config.params_map.map["dense"]
     assert (dense.size, dense.distance, dense.on_disk) == (3, api.Dot, False)
     assert not request.HasField("shard_number")
-    assert not request.HasField("quantization_config")
+    assert not dense.HasField("quantization_config")
     assert not request.HasField("strict_mode_config")
     assert (modifier(request), request.on_disk_payload) == (api.Idf, True)
     assert request.metadata["dimension"].integer_value == 3
@@ -38,14 +38,29 @@ def test_a_layout_is_written_whole():
     )  # fmt: skip
     request = to_creation("docs-v1", 3, layout, {})
     assert (request.shard_number, request.replication_factor, request.write_consistency_factor) == (3, 2, 2)
-    assert request.vectors_config.params_map.map["dense"].on_disk
+    dense = request.vectors_config.params_map.map["dense"]
+    assert dense.on_disk
     assert request.sparse_vectors_config.map["lexical"].index.on_disk
     assert (request.on_disk_payload, request.hnsw_config.m, request.hnsw_config.ef_construct) == (False, 32, 200)
-    assert request.quantization_config.turboquant == api.TurboQuantization(always_ram=True, bits=api.Bits4)
+    assert dense.quantization_config.turboquant == api.TurboQuantization(always_ram=True, bits=api.Bits4)
     limits = request.strict_mode_config
     assert (limits.read_rate_limit, limits.max_points_count, limits.HasField("write_rate_limit")) == (100, 1000, False)
     # Conditions of writes ask for revisions, which have no index.
     assert limits.unindexed_filtering_update
+
+
+def test_token_vectors_have_neither_a_graph_nor_a_copy_and_stay_on_disk():
+    request = to_creation("docs-v1", 3, Layout(quantization=Quantization.INT8), {}, 129)
+    assert request.vectors_config.params_map.map["late"] == api.VectorParams(
+        size=129,
+        distance=api.Dot,
+        on_disk=True,
+        datatype=api.Uint8,
+        multivector_config=api.MultiVectorConfig(comparator=api.MaxSim),
+        hnsw_config=api.HnswConfigDiff(m=0),
+    )
+    # It would apply to all vectors.
+    assert not request.HasField("quantization_config")
 
 
 @pytest.mark.parametrize(("shards", "expected"), [(0, api.Idf), (1, api.Idf), (3, NONE)])
@@ -73,10 +88,13 @@ def test_what_creating_leaves_out_is_set_afterwards():
 def test_a_change_sets_everything_that_can_be_changed(quantization, kind):
     layout = Layout(quantization=quantization, replicas=2, read_fanout=1, hnsw_m=8, vectors_on_disk=True)
     request = to_change("docs-v1", layout, 3)
-    assert request.quantization_config.WhichOneof("quantization") == kind
+    dense = request.vectors_config.params_map.map["dense"]
+    assert dense.quantization_config.WhichOneof("quantization") == kind
+    # What earlier releases set applies to all vectors.
+    assert request.quantization_config.WhichOneof("quantization") == "disabled"
     assert (request.params.replication_factor, request.params.read_fan_out_factor) == (2, 1)
     assert (request.hnsw_config.m, modifier(request), request.strict_mode_config.enabled) == (8, NONE, False)
-    assert request.vectors_config.params_map.map["dense"].on_disk
+    assert dense.on_disk
 
 
 def test_the_field_of_tenants_has_an_index_of_its_own_kind():
