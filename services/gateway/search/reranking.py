@@ -34,6 +34,9 @@ from services.gateway.search.stages import (
     StageReport,
 )
 
+# Most candidates that the cross-encoder reads in place of late interaction, for which more of them are asked: it takes
+# a hundred times as long for each.
+MOST_INSTEAD = 20
 _FEWEST_TO_RERANK = 2
 # Characters of a passage that count for the time of its reranking: no window holds much more.
 _COUNTED_CHARACTERS = 16_384
@@ -156,7 +159,7 @@ class Reranking:
 
     async def _let_read(self, candidates: Candidates) -> None:
         """Let the cross-encoder score the first candidates, or after late interaction the best."""
-        texts = await candidates.head(self.wanted)
+        texts = await candidates.head(min(self.wanted, MOST_INSTEAD) if self._instead[0] else self.wanted)
         places = list(range(len(texts)))
         if self.compared:
             most = self._course.reranked if self._course else self._features.cascade_count

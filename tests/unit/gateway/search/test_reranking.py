@@ -8,6 +8,7 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition, Unavailable
 from services.gateway.search.calibration import CROSS_ENCODER, LATE
+from services.gateway.search.reranking import MOST_INSTEAD
 from services.gateway.search.stages import Answer, Outcome, Policies, Policy, Question, Stage, StageReport
 from tests.unit.gateway.samples import passage
 from tests.unit.gateway.search.world import World, ids, reports, with_features
@@ -96,6 +97,14 @@ async def test_without_token_vectors_the_cross_encoder_serves_and_the_report_say
     report = report_of(answer)
     assert (report.outcome, report.reason, report.model, report.item_count) == (Outcome.DEGRADED, reason, "cross", 4)
     assert answer.idle_stages == {"rerank"}
+
+
+async def test_the_cross_encoder_does_not_read_all_that_late_interaction_was_to_compare() -> None:
+    stages = world(found=MANY, token_error=FailedPrecondition("none", reason="NO_TOKEN_VECTORS"))
+    beginning = await stages.answer(by("late", rerank_candidate_count=40))
+    assert report_of(beginning).item_count == len(stages.reranked) == MOST_INSTEAD
+    question = replace(by("late", rerank_candidate_count=40), offset=3, course=beginning.course)
+    assert report_of(await stages.answer(question)).item_count == MOST_INSTEAD
 
 
 async def test_a_method_is_not_degraded_by_the_cross_encoder_alone() -> None:
