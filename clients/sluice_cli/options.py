@@ -28,6 +28,10 @@ Diversity = Annotated[
     typer.Option(metavar="D", help="Let results repeat less: 0 (by score alone) to 1; off if not given."),
 ]
 ByDocument = Annotated[bool, typer.Option("--by-document", help="Show no more than the best chunk of a document.")]
+Late = Annotated[
+    bool | None,
+    typer.Option("--late/--no-late", help="With token vectors, for reranking by late interaction, or without."),
+]
 Sure = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
 
 _GIVEN = "sluice.flags"

@@ -314,9 +314,14 @@ class AsyncClient(Caller):
         return tuple((await self._call(self._collections.DeleteCollection, request, self._long(timeout))).versions)
 
     async def reindex(
-        self, model: str, *, collection: str = "", timeout: float | None = None
+        self,
+        model: str = "",
+        *,
+        collection: str = "",
+        token_vectors: bool | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[ReindexProgress]:
-        """Build a version by another model, and switch to it, in steps.
+        """Build a version by another model, or with or without token vectors, and switch to it, in steps.
 
         After a stop in the middle, a new call goes on with what is done already. The last step is SWITCHED, or has a
         check that failed. A gateway that is down or busy is asked again, as by `index_all`.
@@ -325,14 +330,22 @@ class AsyncClient(Caller):
                 print(step.phase, step.done_count, "of", step.total_count)
 
         Args:
-            model: Short or whole name; one of the gateway's embedders has to serve it.
+            model: Short or whole name; one of the gateway's embedders has to serve it. Empty keeps the live version's,
+                and its vectors.
             collection: The gateway's default if empty.
+            token_vectors: True for a version with token vectors, for reranking by late interaction, False for one
+                without; None keeps it as it is.
             timeout: Deadline of each step in seconds.
 
         Raises:
             SluiceError: A step failed; the live version is untouched.
         """
-        request = fill(collections_pb2.ReindexCollectionRequest(), collection=collection, model=model)
+        request = fill(
+            collections_pb2.ReindexCollectionRequest(),
+            collection=collection,
+            model=model,
+            token_vectors=token_vectors,
+        )
         attempt = 1
         while True:
             try:

@@ -93,16 +93,20 @@ class AsyncTransferClient(Caller):
     async def write(
         self,
         version: str,
-        fingerprint: str,
+        fingerprints: tuple[str, str],
         records: Sequence[tuple[passage_pb2.PassageRecord, str]],
         removals: Sequence[passage_pb2.PassageKey],
     ) -> None:
-        """Write passages, each if it still has this revision, and remove others."""
+        """Write passages, each if it still has this revision, and remove others.
+
+        The fingerprints are those of the models of the vectors and of the token vectors; the latter may be empty.
+        """
         await self._patiently(
             "WriteRecords",
             transfer_pb2.WriteRecordsRequest(
                 version=version,
-                model_fingerprint=fingerprint,
+                model_fingerprint=fingerprints[0],
+                token_model_fingerprint=fingerprints[1],
                 writes=[
                     transfer_pb2.RecordWrite(record=record, replaced_revision=revision) for record, revision in records
                 ],
@@ -149,7 +153,8 @@ async def copy_collection(
     described = await source.describe(collection)
     version = described.version
     made = await target.begin(version.collection, version.version, described.notes)
-    copy = _Copy(source, target, version.version, made.version, version.model.fingerprint, version.passage_count)
+    fingerprints = (version.model.fingerprint, version.token_model.fingerprint)
+    copy = _Copy(source, target, version.version, made.version, fingerprints, version.passage_count)
     switched = False
     while follow or copy.round < MOST_ROUNDS:
         async with aclosing(copy.compare()) as steps:
@@ -178,14 +183,14 @@ class _Copy:
         target: AsyncTransferClient,
         origin: str,
         version: str,
-        fingerprint: str,
+        fingerprints: tuple[str, str],
         total: int,
     ) -> None:
         self._source = source
         self._target = target
         self._origin = origin
         self._version = version
-        self._fingerprint = fingerprint
+        self._fingerprints = fingerprints
         self._total = total
         self._copied = 0
         self._removed = 0
@@ -243,7 +248,7 @@ class _Copy:
             records, read = await self._source.read(self._origin, ids)
             looked_for, ids = ids[:read], ids[read:]
             await self._target.write(
-                self._version, self._fingerprint, [(record, writes[record.passage.id]) for record in records], []
+                self._version, self._fingerprints, [(record, writes[record.passage.id]) for record in records], []
             )
             self._copied += len(records)
             found = {record.passage.id for record in records}
@@ -253,7 +258,7 @@ class _Copy:
                     self._removals.append(passage_pb2.PassageKey(id=gone, revision=writes[gone]))
         while self._removals:
             some, self._removals = self._removals[:_WRITES_AT_ONCE], self._removals[_WRITES_AT_ONCE:]
-            await self._target.write(self._version, self._fingerprint, [], some)
+            await self._target.write(self._version, self._fingerprints, [], some)
             self._removed += len(some)
 
 

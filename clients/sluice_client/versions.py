@@ -112,6 +112,8 @@ class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     counted_passages: int = 0
     """Number of passages counted when it was complete, as long as none is deleted since; 0 where it is not known."""
     layout: Layout = Layout()
+    token_model: ModelInfo | None = None
+    """The model that made the token vectors, with the dimension of a row; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,15 @@ class ListedVersion(Received, proto=pb.ListedVersion):
     version: CollectionVersion
     model_served: bool
     """True if one of the gateway's embedders serves its model."""
+    token_model_served: bool = False
+    """True if one of them serves its token model; False where it has none."""
 
 
 class ReindexPhase(enum.StrEnum):
-    """A part of the way to another model."""
+    """A part of the way to another version."""
 
     COPY = "copy"
-    """Passages are embedded and copied."""
+    """Passages are copied; vectors are made where the live version has none by the same model."""
     SWEEP = "sweep"
     """Deletions since the copy are repeated."""
     VERIFY = "verify"
@@ -146,6 +150,8 @@ class VersionCheckKind(enum.StrEnum):
     """Sampled passages find themselves."""
     OVERLAP = "overlap"
     """Its results overlap with the live version's."""
+    SAMPLED_TOKENS = "sampled_tokens"
+    """Token vectors of sampled passages, made again, are those that are stored."""
     UNKNOWN = "unknown"
 
 
@@ -171,7 +177,7 @@ class ReindexProgress(Received, proto=pb.ReindexCollectionResponse):
     total_count: int
     """Passages to go through in this phase, about."""
     copied_count: int
-    """Passages embedded and copied in this step."""
+    """Passages copied in this step."""
     checks: Sequence[VersionCheck]
     """The checks, once they are made. One that has failed is the end: nothing is switched."""
     previous_version: str

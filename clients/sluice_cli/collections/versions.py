@@ -24,7 +24,7 @@ from sluice_cli.calls import (
     words,
 )
 from sluice_cli.collections.layout import layout_of, layout_text
-from sluice_cli.options import AsJson, Collection, CollectionArgument, Sure, one_of
+from sluice_cli.options import AsJson, Collection, CollectionArgument, Late, Sure, one_of
 from sluice_client import CollectionVersion, ListedVersion, Switched, VersionCheck, VersionState
 
 app = typer.Typer(rich_markup_mode=None)
@@ -93,6 +93,7 @@ async def create(
             metavar="NAME=VALUE", help="How it is kept, as shards=3; may be repeated. See `sluice tune --help`."
         ),
     ] = None,
+    late: Late = None,
     as_json: AsJson = False,
 ) -> int:
     """Create an empty collection for a model.
@@ -102,15 +103,19 @@ async def create(
       sluice collections create papers
       sluice collections create papers --model all-mpnet-base-v2
       sluice collections create artikel --language german
+      sluice collections create papers --no-late
       sluice collections create papers --layout shards=3 --layout quantization=int8
     """
     kept = layout_of(layout or [])
     async with connection_of(context).client() as client:
-        version = await client.create_collection(name, model=model, language=language, layout=kept)
+        version = await client.create_collection(name, model=model, language=language, layout=kept, token_vectors=late)
     if as_json:
         print_json(version)
     else:
-        stdout.print(f"{plain(name)} is {plain(version.version)}, empty, by {plain(version.model.name)}")
+        models = f"by {version.model.name}"
+        if version.token_model is not None:
+            models += f", token vectors by {version.token_model.name}"
+        stdout.print(f"{plain(name)} is {plain(version.version)}, empty, {plain(models)}")
     return DONE
 
 
@@ -142,11 +147,12 @@ async def delete(context: typer.Context, name: CollectionName, sure: Sure = Fals
 
 def version_json(listed: ListedVersion) -> dict[str, object]:
     """List the fields of a version for JSON."""
-    return {**dataclasses.asdict(listed.version), "model_served": listed.model_served}
+    served = {"model_served": listed.model_served, "token_model_served": listed.token_model_served}
+    return {**dataclasses.asdict(listed.version), **served}
 
 
 def versions_view(versions: Sequence[ListedVersion]) -> Text:
-    """Show versions by collection, two lines each."""
+    """Show versions by collection, two lines each, and a third for one with token vectors."""
     lines: list[Text] = []
     last = ""
     for listed in versions:
@@ -165,6 +171,10 @@ def versions_view(versions: Sequence[ListedVersion]) -> Text:
             plain(layout_text(version.layout)),
         ]
         lines.append(Text("    " + ", ".join(part for part in about if part), style="dim"))
+        if version.token_model is not None:
+            served = "" if listed.token_model_served else " (not served)"
+            tokens = f"{plain(version.token_model.name)}{served}, {version.token_model.dimension} dimensions"
+            lines.append(Text(f"    token vectors: {tokens}", style="dim"))
     return Text("\n").join(lines)
 
 

@@ -268,6 +268,11 @@ class Embedders:
         unreachable = await self._models.look(deadline)
         return self._models.known, unreachable
 
+    async def served_tokens(self, *, deadline: float) -> list[model_pb2.ModelInfo]:
+        """List the token models that are served now."""
+        await self._token_models.look(deadline)
+        return self._token_models.known
+
     async def _embed(
         self, call: Callable[[ModelEmbedder], Awaitable[Embedded]], collection: str, deadline: float
     ) -> Embedded:

@@ -13,17 +13,21 @@ from operator import mul
 from typing import TypeVar
 
 from services.chassis.errors import SluiceError
+from services.chassis.timing import both
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.store import Sample, Sampled, Store
-from services.gateway.search.stages import Retrieved, SearchVariant, reading
+from services.gateway.search.stages import EmbeddedTokens, Retrieved, SearchVariant, reading
 from sluice.gateway.v1 import collections_pb2
-from sluice.type.v1 import filter_pb2, passage_pb2
+from sluice.type.v1 import filter_pb2, passage_pb2, tokens_pb2
 
 ResultT = TypeVar("ResultT")
 
 DEFAULT_SAMPLE = 64
 # A vector computed again differs in its last digits only, whatever the batch, the backend and the device.
 _LEAST_COSINE = 0.99
+# Token vectors are rounded to bytes, and groups of tokens may be divided otherwise where two ways are as good.
+_LEAST_TOKEN_COSINE = 0.95
+_TOKEN_ZERO, _TOKEN_SCALE = 128, 254
 # Vectors this near are the same; passages with the same text have the same vector, and any of them may come first.
 _TIE = 1e-4
 _LEAST_FOUND = 0.98
@@ -45,6 +49,7 @@ class CheckKind(enum.Enum):
     SAMPLED_VECTORS = collections_pb2.VERSION_CHECK_KIND_SAMPLED_VECTORS
     SELF_RETRIEVAL = collections_pb2.VERSION_CHECK_KIND_SELF_RETRIEVAL
     OVERLAP = collections_pb2.VERSION_CHECK_KIND_OVERLAP
+    SAMPLED_TOKENS = collections_pb2.VERSION_CHECK_KIND_SAMPLED_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,10 @@ class Verification:
         if not sample.passages:
             return [counted]
         texts = [reading(sampled.passage) for sampled in sample.passages]
-        embedded = await self._embedders.embed_documents(texts, collection=version, deadline=deadline)
+        embedded, tokens = await both(
+            self._embedders.embed_documents(texts, collection=version, deadline=deadline),
+            self._embedders.embed_document_tokens(texts, collection=version, deadline=deadline),
+        )
         least = min(
             _cosine(sampled.vector, vector) for sampled, vector in zip(sample.passages, embedded.vectors, strict=True)
         )
@@ -108,6 +116,8 @@ class Verification:
         ]
         if not await self._is_live(collection, version, deadline):
             checks.append(await self._overlap(collection, version, sample, deadline))
+        if tokens is not None:
+            checks.append(_sampled_tokens(sample, tokens))
         return checks
 
     async def _count(self, collection: str, version: str, size: int, deadline: float) -> tuple[Check, Sample]:
@@ -205,6 +215,29 @@ class Verification:
             model_fingerprint=fingerprint,
             deadline=deadline,
         )
+
+
+def _sampled_tokens(sample: Sample, made: EmbeddedTokens) -> Check:
+    least = min(
+        _mean_cosine(sampled.tokens, tokens) for sampled, tokens in zip(sample.passages, made.vectors, strict=True)
+    )
+    return Check(
+        CheckKind.SAMPLED_TOKENS,
+        least >= _LEAST_TOKEN_COSINE,
+        f"token vectors of {len(made.vectors)} made again by {made.model.name}: mean cosine to what is stored at least "
+        f"{least:.4f}",
+    )
+
+
+def _mean_cosine(stored: tokens_pb2.TokenVectors | None, made: tokens_pb2.TokenVectors) -> float:
+    """Mean cosine of rows at the same place; 0 where there are not as many."""
+    if stored is None or (stored.row_count, len(stored.values)) != (made.row_count, len(made.values)):
+        return 0.0
+    size = len(made.values)
+    # As the proto says; a sum over all rows at once.
+    offset = _TOKEN_ZERO * _TOKEN_ZERO * size
+    products: int = sum(map(mul, stored.values, made.values))
+    return (products - offset) / (_TOKEN_SCALE * _TOKEN_SCALE * made.row_count)
 
 
 def _mean_overlap(some: Sequence[Retrieved], others: Sequence[Retrieved]) -> float:

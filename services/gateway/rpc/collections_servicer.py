@@ -53,9 +53,14 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         )
         served, _ = await self._embedders.served(deadline=deadline)
         fingerprints = {model.fingerprint for model in served}
+        token_fingerprints = {model.fingerprint for model in await self._embedders.served_tokens(deadline=deadline)}
         return pb.ListCollectionsResponse(
             versions=[
-                pb.ListedVersion(version=version, model_served=version.model.fingerprint in fingerprints)
+                pb.ListedVersion(
+                    version=version,
+                    model_served=version.model.fingerprint in fingerprints,
+                    token_model_served=version.token_model.fingerprint in token_fingerprints,
+                )
                 for version in page.versions
             ],
             next_page_token=page.next_page_token,

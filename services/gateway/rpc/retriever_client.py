@@ -391,11 +391,16 @@ class RetrieverClient:
         removals: Sequence[pb.PassageRemoval],
         *,
         model_fingerprint: str,
+        token_model_fingerprint: str,
         deadline: float,
     ) -> None:
         """Write and remove passages, each only if it is as it was."""
         request = pb.CopyPassagesRequest(
-            version=version, passages=copies, removals=removals, model_fingerprint=model_fingerprint
+            version=version,
+            passages=copies,
+            removals=removals,
+            model_fingerprint=model_fingerprint,
+            token_model_fingerprint=token_model_fingerprint,
         )
         await self.channel.call(self.stub.CopyPassages, request, deadline=deadline)
 

@@ -61,6 +61,8 @@ async def _stage_config(stage: Stage, client: StageClient, deadline: float) -> p
     if config.serving and isinstance(client, EmbedderClient | RerankerClient):
         try:
             config.model.CopyFrom(await client.model(deadline=deadline))
+            if isinstance(client, EmbedderClient) and (token_model := await client.token_model(deadline=deadline)).name:
+                config.token_model.CopyFrom(token_model)
         except SluiceError as error:
             config.problem = error.message
     return config

@@ -53,7 +53,11 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
     async def WriteRecords(self, request: pb.WriteRecordsRequest, context: Context) -> pb.WriteRecordsResponse:
         copies = [
             retriever_pb2.PassageCopy(
-                passage=retriever_pb2.PassageVector(passage=write.record.passage, vector=write.record.vector),
+                passage=retriever_pb2.PassageVector(
+                    passage=write.record.passage,
+                    vector=write.record.vector,
+                    tokens=write.record.tokens if write.record.HasField("tokens") else None,
+                ),
                 revision=write.record.revision,
                 building_revision=write.replaced_revision,
             )
@@ -65,6 +69,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             copies,
             removals,
             model_fingerprint=request.model_fingerprint,
+            token_model_fingerprint=request.token_model_fingerprint,
             deadline=self._deadline(context),
         )
         return pb.WriteRecordsResponse()

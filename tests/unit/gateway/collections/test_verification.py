@@ -3,13 +3,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import AsyncIterator, Sequence
 
+import numpy as np
 import pytest
 
 from services.chassis.errors import FailedPrecondition
 from services.gateway.collections.store import Sample, Sampled
 from services.gateway.collections.verification import CheckKind, Verification
-from services.gateway.search.stages import Candidate, Embedded, Retrieved, SearchVariant
-from sluice.type.v1 import collection_pb2, passage_pb2
+from services.gateway.search.stages import Candidate, Embedded, EmbeddedTokens, Retrieved, SearchVariant
+from services.late.codes import encode
+from sluice.type.v1 import collection_pb2, passage_pb2, tokens_pb2
 from tests.unit.gateway.samples import embedded, model, passage
 
 
@@ -17,12 +19,28 @@ def vector(place: int) -> bytes:
     return array("f", [float(place == axis) for axis in range(8)]).tobytes()
 
 
+def tokens_of(place: int) -> tokens_pb2.TokenVectors:
+    """Some rows of a passage; a place beyond those of the passages has a row less."""
+    vectors = np.random.default_rng(place).normal(size=(3 if place < 16 else 2, 96)).astype(np.float32)
+    return tokens_pb2.TokenVectors(values=encode(vectors).tobytes(), row_count=len(vectors))
+
+
 class Shelf:
     """Two versions of eight passages, and the embedder that made them; what is wrong with the second is told."""
 
-    def __init__(self, *, missing: int = 0, wrong_vectors: bool = False, lost: int = 0, other_words: bool = False):
+    def __init__(
+        self,
+        *,
+        missing: int = 0,
+        wrong_vectors: bool = False,
+        lost: int = 0,
+        other_words: bool = False,
+        wrong_tokens: int = 0,
+        no_tokens: bool = False,
+    ):
         self.stored = [passage(f"p{place}", "", f"word{place} and more") for place in range(8)]
         self.missing, self.wrong_vectors, self.lost, self.other_words = missing, wrong_vectors, lost, other_words
+        self.wrong_tokens, self.no_tokens = wrong_tokens, no_tokens
         self.served = True
         self.counted = 0
         self.analyzers = dict.fromkeys(("docs", "docs-v1", "docs-v2"), "words-2 english")
@@ -35,7 +53,10 @@ class Shelf:
         )
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
-        sampled = [Sampled(passage, vector(place)) for place, passage in enumerate(self.stored)]
+        sampled = [
+            Sampled(passage, vector(place), None if self.no_tokens else tokens_of(place))
+            for place, passage in enumerate(self.stored)
+        ]
         return Sample(sampled[:limit], 8 - self.missing if collection == "docs-v2" else 8)
 
     async def passages_of(self, ids: Sequence[str]) -> AsyncIterator[passage_pb2.Passage]:
@@ -61,6 +82,11 @@ class Shelf:
         vectors = [vector((axis + self.wrong_vectors) % 8) for axis in axes]
         return embedded(vectors, model("m@1"))
 
+    async def embed_document_tokens(
+        self, texts: Sequence[str], *, collection: str, deadline: float
+    ) -> EmbeddedTokens | None:
+        return EmbeddedTokens([tokens_of(int(text[4]) + self.wrong_tokens) for text in texts], model("c01b"))
+
     async def embed_queries(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         if not self.served:
             raise FailedPrecondition("nobody", reason="MODEL_MISMATCH")
@@ -80,10 +106,22 @@ async def failed(shelf: Shelf) -> list[CheckKind]:
         (Shelf(), []),
         (Shelf(missing=1), [CheckKind.COUNT]),
         (Shelf(wrong_vectors=True), [CheckKind.SAMPLED_VECTORS]),
+        (Shelf(wrong_tokens=8), [CheckKind.SAMPLED_TOKENS]),
+        (Shelf(wrong_tokens=16), [CheckKind.SAMPLED_TOKENS]),
+        (Shelf(no_tokens=True), [CheckKind.SAMPLED_TOKENS]),
         (Shelf(lost=2), [CheckKind.SELF_RETRIEVAL]),
         (Shelf(other_words=True), [CheckKind.OVERLAP]),
     ],
-    ids=["nothing", "a passage", "other vectors", "some not found", "other words"],
+    ids=[
+        "nothing",
+        "a passage",
+        "other vectors",
+        "other token vectors",
+        "fewer rows",
+        "no token vectors",
+        "some not found",
+        "other words",
+    ],
 )
 async def test_what_is_wrong_with_a_version_fails_its_check(shelf: Shelf, expected: list[CheckKind]) -> None:
     assert await failed(shelf) == expected

@@ -30,7 +30,7 @@ class _ReindexPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexP
     REINDEX_PHASE_UNSPECIFIED: _ReindexPhase.ValueType  # 0
     """Never sent."""
     REINDEX_PHASE_COPY: _ReindexPhase.ValueType  # 1
-    """Passages are embedded and copied."""
+    """Passages are copied; vectors are those of the live version where the model is the same, and are made otherwise."""
     REINDEX_PHASE_SWEEP: _ReindexPhase.ValueType  # 2
     """Deletions that happened meanwhile are found."""
     REINDEX_PHASE_VERIFY: _ReindexPhase.ValueType  # 3
@@ -44,7 +44,7 @@ class ReindexPhase(_ReindexPhase, metaclass=_ReindexPhaseEnumTypeWrapper):
 REINDEX_PHASE_UNSPECIFIED: ReindexPhase.ValueType  # 0
 """Never sent."""
 REINDEX_PHASE_COPY: ReindexPhase.ValueType  # 1
-"""Passages are embedded and copied."""
+"""Passages are copied; vectors are those of the live version where the model is the same, and are made otherwise."""
 REINDEX_PHASE_SWEEP: ReindexPhase.ValueType  # 2
 """Deletions that happened meanwhile are found."""
 REINDEX_PHASE_VERIFY: ReindexPhase.ValueType  # 3
@@ -69,6 +69,8 @@ class _VersionCheckKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Vers
     """Sampled passages find themselves."""
     VERSION_CHECK_KIND_OVERLAP: _VersionCheckKind.ValueType  # 4
     """Its results overlap with the live version's."""
+    VERSION_CHECK_KIND_SAMPLED_TOKENS: _VersionCheckKind.ValueType  # 5
+    """Token vectors of sampled passages, made again, are those that are stored. Left out where there are none."""
 
 class VersionCheckKind(_VersionCheckKind, metaclass=_VersionCheckKindEnumTypeWrapper):
     """VersionCheckKind is a check of a version."""
@@ -83,6 +85,8 @@ VERSION_CHECK_KIND_SELF_RETRIEVAL: VersionCheckKind.ValueType  # 3
 """Sampled passages find themselves."""
 VERSION_CHECK_KIND_OVERLAP: VersionCheckKind.ValueType  # 4
 """Its results overlap with the live version's."""
+VERSION_CHECK_KIND_SAMPLED_TOKENS: VersionCheckKind.ValueType  # 5
+"""Token vectors of sampled passages, made again, are those that are stored. Left out where there are none."""
 Global___VersionCheckKind: _TypeAlias = VersionCheckKind  # noqa: Y015
 
 @_typing.final
@@ -93,8 +97,11 @@ class ListedVersion(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     MODEL_SERVED_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_SERVED_FIELD_NUMBER: _builtins.int
     model_served: _builtins.bool
     """True if one of this gateway's embedders serves its model."""
+    token_model_served: _builtins.bool
+    """True if one of them serves its token model; false where it has none."""
     @_builtins.property
     def version(self) -> _collection_pb2.CollectionVersion:
         """The version."""
@@ -104,10 +111,11 @@ class ListedVersion(_message.Message):
         *,
         version: _collection_pb2.CollectionVersion | None = ...,
         model_served: _builtins.bool = ...,
+        token_model_served: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_served", b"model_served", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_served", b"model_served", "token_model_served", b"token_model_served", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,7 +404,7 @@ class ReindexCollectionResponse(_message.Message):
     total_count: _builtins.int
     """Passages to go through in this phase, about."""
     copied_count: _builtins.int
-    """Passages embedded and copied by this call."""
+    """Passages copied by this call."""
     next_cursor: _builtins.str
     """Asks for the next part; empty when the collection is switched, or a check has failed."""
     previous_version: _builtins.str

@@ -28,7 +28,7 @@ from sluice.type.v1 import model_pb2 as sluice_dot_type_dot_v1_dot_model__pb2
 from sluice.type.v1 import stage_pb2 as sluice_dot_type_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/gateway/v1/status.proto\x12\x11sluice.gateway.v1\x1a\x1fsluice/type/v1/collection.proto\x1a\x1dsluice/type/v1/features.proto\x1a\x1asluice/type/v1/model.proto\x1a\x1asluice/type/v1/stage.proto\"&\n\x10GetConfigRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\xbf\x01\n\x11GetConfigResponse\x12\x32\n\x10\x64\x65\x66\x61ult_features\x18\x01 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12.\n\x06stages\x18\x02 \x03(\x0b\x32\x1e.sluice.gateway.v1.StageConfig\x12\x35\n\ncollection\x18\x03 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x0f\n\x07release\x18\x04 \x01(\t\"\x90\x01\n\x0bStageConfig\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.sluice.type.v1.Stage\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo2g\n\rStatusService\x12V\n\tGetConfig\x12#.sluice.gateway.v1.GetConfigRequest\x1a$.sluice.gateway.v1.GetConfigResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/gateway/v1/status.proto\x12\x11sluice.gateway.v1\x1a\x1fsluice/type/v1/collection.proto\x1a\x1dsluice/type/v1/features.proto\x1a\x1asluice/type/v1/model.proto\x1a\x1asluice/type/v1/stage.proto\"&\n\x10GetConfigRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\xbf\x01\n\x11GetConfigResponse\x12\x32\n\x10\x64\x65\x66\x61ult_features\x18\x01 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12.\n\x06stages\x18\x02 \x03(\x0b\x32\x1e.sluice.gateway.v1.StageConfig\x12\x35\n\ncollection\x18\x03 \x01(\x0b\x32!.sluice.type.v1.CollectionVersion\x12\x0f\n\x07release\x18\x04 \x01(\t\"\xc0\x01\n\x0bStageConfig\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.sluice.type.v1.Stage\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12.\n\x0btoken_model\x18\x06 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo2g\n\rStatusService\x12V\n\tGetConfig\x12#.sluice.gateway.v1.GetConfigRequest\x1a$.sluice.gateway.v1.GetConfigResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCONFIGRESPONSE']._serialized_start=214
   _globals['_GETCONFIGRESPONSE']._serialized_end=405
   _globals['_STAGECONFIG']._serialized_start=408
-  _globals['_STAGECONFIG']._serialized_end=552
-  _globals['_STATUSSERVICE']._serialized_start=554
-  _globals['_STATUSSERVICE']._serialized_end=657
+  _globals['_STAGECONFIG']._serialized_end=600
+  _globals['_STATUSSERVICE']._serialized_start=602
+  _globals['_STATUSSERVICE']._serialized_end=705
 # @@protoc_insertion_point(module_scope)

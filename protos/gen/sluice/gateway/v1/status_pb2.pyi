@@ -95,6 +95,7 @@ class StageConfig(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FIELD_NUMBER: _builtins.int
     stage: _stage_pb2.Stage.ValueType
     """The stage."""
     address: _builtins.str
@@ -107,6 +108,10 @@ class StageConfig(_message.Message):
     def model(self) -> _model_pb2.ModelInfo:
         """The model that serves, where the stage has one."""
 
+    @_builtins.property
+    def token_model(self) -> _model_pb2.ModelInfo:
+        """The model of token vectors, where the stage has one."""
+
     def __init__(
         self,
         *,
@@ -115,10 +120,11 @@ class StageConfig(_message.Message):
         serving: _builtins.bool = ...,
         problem: _builtins.str = ...,
         model: _model_pb2.ModelInfo | None = ...,
+        token_model: _model_pb2.ModelInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "model", b"model", "problem", b"problem", "serving", b"serving", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "model", b"model", "problem", b"problem", "serving", b"serving", "stage", b"stage", "token_model", b"token_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

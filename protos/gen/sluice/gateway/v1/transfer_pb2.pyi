@@ -276,10 +276,15 @@ class WriteRecordsRequest(_message.Message):
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     WRITES_FIELD_NUMBER: _builtins.int
     REMOVALS_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version."""
     model_fingerprint: _builtins.str
     """Fingerprint of the model that made the vectors. FAILED_PRECONDITION if the version is for another."""
+    token_model_fingerprint: _builtins.str
+    """Fingerprint of the model that made the token vectors; empty if there are none. FAILED_PRECONDITION
+    (TOKEN_MODEL_MISMATCH) if the version is for another.
+    """
     @_builtins.property
     def writes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordWrite]:
         """Passages to write, at most 1000."""
@@ -295,10 +300,11 @@ class WriteRecordsRequest(_message.Message):
         model_fingerprint: _builtins.str = ...,
         writes: _abc.Iterable[Global___RecordWrite] | None = ...,
         removals: _abc.Iterable[_passage_pb2.PassageKey] | None = ...,
+        token_model_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "removals", b"removals", "version", b"version", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "removals", b"removals", "token_model_fingerprint", b"token_model_fingerprint", "version", b"version", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
