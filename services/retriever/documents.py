@@ -71,6 +71,11 @@ class Passage:
         return size
 
     @property
+    def vectors_size(self) -> int:
+        """Bytes of its vectors, as far as they were read."""
+        return sum(numbers.nbytes for numbers in (self.vector, self.tokens) if numbers is not None)
+
+    @property
     def chunk_ids(self) -> list[str]:
         """Ids of all passages of the document, of which this is the first."""
         return later_ids(self, 0)

@@ -315,7 +315,7 @@ class Passages:
                 rows, following = await self._store.scroll(version, following, some, Parts.VECTOR, deadline)
                 begun = True
                 for row in rows:
-                    size += row.passage.size
+                    size += row.passage.size + row.passage.vectors_size
                     if not found or size < ANSWER_BYTES:
                         found[row.id] = row.passage
         return Sample(list(found.values()), version, await self._store.count(version, deadline))

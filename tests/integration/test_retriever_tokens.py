@@ -1,13 +1,18 @@
 """Token vectors: which versions hold them, what is refused, and how they order what a search finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.late import codes
+from services.retriever.collections.building import Difference
 from services.retriever.collections.descriptions import CollectionModel
+from services.retriever.collections.transfers import Transfers
 from services.retriever.documents import Passage
 from services.retriever.search.searches import LateQuery, QueryVariant
+from services.retriever.store import Parts
 from tests.integration.shelf import EAST, MODEL, NORTH, OTHER, ids
 
 TOKENS = CollectionModel(name="late", fingerprint="late@1", dimension=65, precision="fp32")
@@ -146,3 +151,62 @@ async def test_a_version_that_is_by_the_same_models_is_not_built_again(shelf, la
     built, live = await shelf.versions.create(late, MODEL)
     assert built.version != live.version
     assert built.token_model is None
+
+
+async def kept(shelf, version):
+    """Token vectors of all passages of a version."""
+    rows, _ = await shelf.store.scroll(version, None, 100, Parts.VECTOR, None)
+    return {row.passage.id: row.passage.tokens.tolist() for row in rows}
+
+
+@pytest.fixture
+def written():
+    return {passage.id: passage.tokens.tolist() for passage in PASSAGES}
+
+
+async def test_a_version_that_is_built_takes_token_vectors_of_its_own_model(shelf, plain, put, written):
+    await put(plain, [replace(passage, tokens=None) for passage in PASSAGES], "")
+    version = (await shelf.versions.create(plain, MODEL, token_model=TOKENS))[0].version
+    compared = await shelf.building.compare(plain, version)
+    by_id = {passage.id: passage for passage in PASSAGES}
+    copies = [replace(one, passage=by_id[one.id]) for one in compared.differences]
+    bare = [replace(one, passage=replace(by_id[one.id], tokens=None)) for one in copies]
+    with pytest.raises(InvalidArgument) as missing:
+        await shelf.building.copy(version, bare, model_fingerprint=MODEL.fingerprint)
+    with pytest.raises(FailedPrecondition) as mismatch:
+        await shelf.building.copy(
+            version, copies, model_fingerprint=MODEL.fingerprint, token_model_fingerprint="late@2"
+        )
+    assert (missing.value.field, mismatch.value.reason) == ("passages[0].tokens", "TOKEN_MODEL_MISMATCH")
+    await shelf.building.copy(
+        version, copies, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=TOKENS.fingerprint
+    )
+    assert await kept(shelf, version) == written
+
+
+async def test_a_snapshot_has_the_token_vectors(shelf, late, written):
+    restored = await shelf.snapshots.restore(late, (await shelf.snapshots.create(late)).name)
+    assert restored.token_model == TOKENS
+    assert await kept(shelf, restored.version) == written
+    found = await shelf.search(restored.version, QUESTION, late=asked())
+    assert all(candidate.late_score is not None for candidate in found.candidates)
+
+
+async def test_a_transfer_takes_the_token_vectors_along(shelf, late, new_name, written):
+    transfers = Transfers(shelf.store, shelf.collections, shelf.versions)
+    info, notes = await transfers.describe(late)
+    made = await transfers.begin(new_name(), info.version, notes)
+    assert made.token_model == TOKENS
+    rows, _ = await transfers.read(info.version, list(written))
+    copies = [Difference(row.passage.id, row.passage, row.revision, "") for row in rows]
+    await shelf.building.copy(
+        made.version, copies, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=TOKENS.fingerprint
+    )
+    assert await kept(shelf, made.version) == written
+    again = await transfers.begin(made.collection, info.version, notes)
+    assert again.version == made.version
+
+
+async def test_a_sample_has_the_token_vectors(shelf, late, written):
+    sample = await shelf.passages.sample(late, 10)
+    assert {passage.id: passage.tokens.tolist() for passage in sample.passages} == written

@@ -8,6 +8,8 @@ A part is a ZIP archive of these columns, so any tool can read it:
     words.counts.u32      number of terms of each
     words.terms.u32       the terms, one passage after the other
     words.weights.f32     the weights of the terms
+    tokens.counts.u32     number of token vectors of each passage; this and the next only where there are some
+    tokens.u8             the token vectors, one passage after the other
     gone.jsonl            points that an earlier part holds and that have been deleted since
 
 Numbers are little-endian. The parts are applied in their order: a passage of a later one replaces that of an earlier.
@@ -27,6 +29,7 @@ from typing import Any, Self
 import numpy as np
 
 from services.chassis.errors import FailedPrecondition
+from services.late.codes import Codes
 from services.retriever.documents import Chunk, Passage
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PointId, Row, point_id
@@ -37,6 +40,7 @@ MANIFEST = "manifest.json"
 _KEYS, _PAYLOAD, _VECTORS, _GONE = "keys.jsonl", "payload.jsonl", "vectors.f32", "gone.jsonl"
 _COUNTS, _TERMS, _WEIGHTS = "words.counts.u32", "words.terms.u32", "words.weights.f32"
 _NUMBERS = {_VECTORS: "<f4", _COUNTS: "<u4", _TERMS: "<u4", _WEIGHTS: "<f4"}
+_TOKEN_COUNTS, _TOKENS = "tokens.counts.u32", "tokens.u8"
 _NO_DIGEST = "0" * 64
 
 
@@ -116,6 +120,10 @@ def write_part(rows: Sequence[Row], gone: Sequence[PointId]) -> bytes:
         archive.writestr(_entry(_GONE), _lines(gone))
         for name, numbers in columns.items():
             archive.writestr(_entry(name), numbers.astype(_NUMBERS[name]).tobytes())
+        if tokens := [codes for row in rows if (codes := row.passage.tokens) is not None]:
+            counts = [0 if row.passage.tokens is None else len(row.passage.tokens) for row in rows]
+            archive.writestr(_entry(_TOKEN_COUNTS), np.array(counts, "<u4").tobytes())
+            archive.writestr(_entry(_TOKENS), np.concatenate(tokens).tobytes())
     return made.getvalue()
 
 
@@ -124,17 +132,28 @@ def read_part(written: bytes) -> tuple[Iterator[Row], Sequence[PointId]]:
     with zipfile.ZipFile(io.BytesIO(written)) as archive:
         keys, payload, gone = (_parsed(archive.read(name)) for name in (_KEYS, _PAYLOAD, _GONE))
         numbers = {name: np.frombuffer(archive.read(name), kind) for name, kind in _NUMBERS.items()}
+        tokens = _read_tokens(archive, len(keys))
     vectors = numbers[_VECTORS].reshape(len(keys), -1) if keys else np.empty((0, 0), np.float32)
     bounds = pairwise(accumulate(numbers[_COUNTS].tolist(), initial=0))
     terms, weights = numbers[_TERMS].tolist(), numbers[_WEIGHTS].tolist()
 
     def rows() -> Iterator[Row]:
-        for (passage_id, revision), fields, vector, (start, end) in zip(keys, payload, vectors, bounds, strict=True):
+        columns = zip(keys, payload, vectors, bounds, tokens, strict=True)
+        for (passage_id, revision), fields, vector, (start, end), codes in columns:
             chunk = Chunk(*fields["chunk"]) if fields["chunk"] else None
-            passage = Passage(passage_id, fields["text"], fields["title"], fields["metadata"], vector, chunk)
+            passage = Passage(passage_id, fields["text"], fields["title"], fields["metadata"], vector, chunk, codes)
             yield Row(point_id(passage_id), passage, revision, SparseVector(terms[start:end], weights[start:end]))
 
     return rows(), gone
+
+
+def _read_tokens(archive: zipfile.ZipFile, passages: int) -> list[Codes | None]:
+    if _TOKENS not in archive.namelist():
+        return [None] * passages
+    counts = np.frombuffer(archive.read(_TOKEN_COUNTS), "<u4")
+    rows = np.frombuffer(archive.read(_TOKENS), np.uint8).reshape(int(counts.sum()), -1)
+    bounds = pairwise(accumulate(counts.tolist(), initial=0))
+    return [rows[start:end] if end > start else None for start, end in bounds]
 
 
 def _vector(row: Row) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -150,7 +169,7 @@ def _payload(passage: Passage) -> dict[str, Any]:
 def _entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name)  # of 1980: the same passages make the same bytes
     # Vectors of a model hardly get smaller.
-    entry.compress_type = zipfile.ZIP_STORED if name == _VECTORS else zipfile.ZIP_DEFLATED
+    entry.compress_type = zipfile.ZIP_STORED if name in (_VECTORS, _TOKENS) else zipfile.ZIP_DEFLATED
     return entry
 
 

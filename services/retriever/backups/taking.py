@@ -153,6 +153,4 @@ class Taking:
 
 
 def _size_of(row: Row) -> int:
-    vector = row.passage.vector
-    assert vector is not None  # noqa: S101  read with Parts.VECTOR
-    return row.passage.size + vector.nbytes + 8 * len(row.words.indices) + _ROW_BYTES
+    return row.passage.size + row.passage.vectors_size + 8 * len(row.words.indices) + _ROW_BYTES

@@ -67,8 +67,7 @@ class Transfers:
             rows = {row.id: row for row in await self._store.read(info.version, points, Parts.VECTOR, deadline)}
             for point in points:
                 if (row := rows.get(point)) is not None:
-                    tokens = row.passage.tokens
-                    size += row.passage.size + 4 * info.model.dimension + (0 if tokens is None else tokens.nbytes)
+                    size += row.passage.size + row.passage.vectors_size
                     if size > ANSWER_BYTES and end:
                         return found, end
                     found.append(row)

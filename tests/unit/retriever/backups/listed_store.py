@@ -35,7 +35,10 @@ class ListedStore:
     def put(self, version: str, passage_id: str, text: str) -> None:
         """Write a passage, with a new revision."""
         vector = np.random.default_rng(len(text)).normal(size=3).astype(np.float32)
-        passage = Passage(passage_id, text, f"title of {passage_id}", {"length": len(text), "tags": ["a"]}, vector)
+        # Of some passages only, as no engine asks for them.
+        tokens = np.arange(10 * (len(text) % 3), dtype=np.uint8).reshape(-1, 5) if len(text) % 3 else None
+        metadata = {"length": len(text), "tags": ["a"]}
+        passage = Passage(passage_id, text, f"title of {passage_id}", metadata, vector, tokens=tokens)
         row = Row(point_id(passage_id), passage, uuid.uuid4().hex, BM25.passage_vector(text, passage.title))
         self.rows[version][row.id] = row
 
@@ -46,8 +49,9 @@ class ListedStore:
         """All that is kept of the passages, to compare."""
         return {
             point: (
-                replace(row.passage, vector=None),
+                replace(row.passage, vector=None, tokens=None),
                 row.passage.vector.tolist(),
+                None if row.passage.tokens is None else row.passage.tokens.tolist(),
                 row.revision,
                 row.words.indices,
                 np.array(row.words.values, np.float32).tolist(),
