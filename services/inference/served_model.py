@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from services.chassis import logs, tracing
-from services.chassis.errors import InvalidArgument, SluiceError
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError
 from services.inference.engine import Engine
 from services.inference.models.info import ModelInfo
 from services.inference.scheduling import (
@@ -61,6 +61,7 @@ class Computed(Generic[RowT, ResultT]):
     """Rows and their results, in the caller's order."""
 
     rows: Sequence[RowT]
+    """Those of the first texts alone, where the call was partial and time was short."""
     results: Sequence[ResultT]
     tokenize_seconds: float
     compute_seconds: float
@@ -75,6 +76,11 @@ class Computed(Generic[RowT, ResultT]):
     def truncated_count(self) -> int:
         """Number of rows whose end did not fit the model's window."""
         return sum(row.truncated for row in self.rows)
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that the model read for these results."""
+        return sum(row.token_count for row in self.rows)
 
 
 class ServedModel(Generic[RowT, ResultT]):
@@ -145,20 +151,29 @@ class ServedModel(Generic[RowT, ResultT]):
         lane: Lane,
         caller: str,
         deadline: float | None,
+        partial: bool = False,
     ) -> Computed[RowT, ResultT]:
         """Tokenize texts and compute their rows before a deadline on the monotonic clock.
 
-        Texts that may be more than a share of the queue are done in portions, one after the other. Raises what
+        Texts that may be more than a share of the queue are done in portions, one after the other. With `partial` the
+        answer has the rows of the first texts alone where there is no room or time for all. Raises what
         `Scheduler.submit` raises, without tokenizing if the length of the texts is reason enough.
         """
         size = max(1, int(self._portion_tokens // self.model.max_token_count))
-        parts = []
+        parts: list[Computed[RowT, ResultT]] = []
         for start in range(0, len(texts), size):
             some = texts[start : start + size]
             try:
-                parts.append(await self._run(some, tokenize, lane=lane, caller=caller, deadline=deadline))
+                part = await self._run(some, tokenize, lane=lane, caller=caller, deadline=deadline, partial=partial)
             except InvalidArgument as error:
                 raise error.moved(start) from error.__cause__
+            except (DeadlineExceeded, ResourceExhausted):
+                if partial and parts:
+                    break
+                raise
+            parts.append(part)
+            if len(part.results) < len(some):
+                break
         if (span := tracing.recorded()) is not None:
             rows = [row for part in parts for row in part.rows]
             span.set_attributes(
@@ -185,10 +200,13 @@ class ServedModel(Generic[RowT, ResultT]):
         lane: Lane,
         caller: str,
         deadline: float | None,
+        partial: bool,
     ) -> Computed[RowT, ResultT]:
         started = time.perf_counter()
         expected = least_tokens(texts, self.model.max_token_count)
-        submission = self._scheduler.begin(lane=lane, caller=caller, deadline=deadline, expected_tokens=expected)
+        submission = self._scheduler.begin(
+            lane=lane, caller=caller, deadline=deadline, expected_tokens=expected, partial=partial
+        )
         call = _Call[RowT](texts, tokenize, submission, started)
         # The tokenizing thread queues the rows itself: the event loop is woken once, when all is done.
         self._tokenizing.submit(self._enter, call)
@@ -198,7 +216,7 @@ class ServedModel(Generic[RowT, ResultT]):
             _log.warning("a row cannot be computed", row=error.field, cause=type(error.__cause__).__name__)
             raise
         return Computed(
-            rows=call.rows,
+            rows=call.rows[: len(results)],
             results=results,
             tokenize_seconds=call.tokenized - started,
             compute_seconds=time.perf_counter() - call.tokenized,

@@ -27,7 +27,14 @@ class Scorer(ServedModel[TokenizedPair, float]):
         self._backend = backend
 
     async def score(
-        self, query: str, passages: Sequence[str], *, lane: Lane, caller: str, deadline: float | None
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None,
+        partial: bool = False,
     ) -> Scored:
         """Score passages, see `ServedModel.run`."""
         return await self.run(
@@ -36,4 +43,5 @@ class Scorer(ServedModel[TokenizedPair, float]):
             lane=lane,
             caller=caller,
             deadline=deadline,
+            partial=partial,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from services.chassis.interceptors import caller
-from services.chassis.timing import deadline_of, duration
+from services.chassis.timing import answer_by, deadline_of, duration
 from services.chassis.validation import MAX_QUERY_BYTES, MAX_TEXT_BYTES, check_count, check_text
 from services.inference.scheduling import Lane
 from services.reranker.metrics import RerankerMetrics
@@ -36,17 +37,21 @@ class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
         check_count("passages", len(request.passages), MAX_PASSAGES)
         for position, passage in enumerate(request.passages):
             check_text(f"passages[{position}]", passage, MAX_TEXT_BYTES)
+        deadline = deadline_of(context)
         scored = await self._scorer.score(
             request.query,
             list(request.passages),
             lane=Lane.from_proto(request.priority, "priority"),
             caller=caller.get(),
-            deadline=deadline_of(context),
+            # A partial answer is of use only if it still reaches the caller.
+            deadline=answer_by(time.monotonic(), deadline) if request.partial else deadline,
+            partial=request.partial,
         )
         self._metrics.observe(scored.results, scored.seconds)
         return reranker_pb2.RerankPassagesResponse(
             scores=scored.results,
             truncated_count=scored.truncated_count,
+            token_count=scored.token_count,
             model=self._model,
             timings=reranker_pb2.RerankTimings(
                 tokenize_duration=duration(scored.tokenize_seconds),

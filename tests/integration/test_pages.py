@@ -74,7 +74,7 @@ class World:
     def forget(self, collection: str) -> None:
         raise AssertionError("no switch here")
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+    async def rerank(self, query: str, passages: Sequence[str], *, partial: bool = False, deadline: float) -> Reranked:
         return Reranked([random.Random(text).random() for text in passages], "cross")
 
     async def search(self, collection: str, variants: Sequence[SearchVariant], **options: Any) -> Retrieved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.client import StageChannel
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.collections.documents import Chunking
 from services.gateway.search.flags import Features
@@ -192,21 +192,33 @@ class RerankerClient:
         self._stub = reranker_pb2_grpc.RerankerServiceStub(channel.channel)
         self._window = _Window()
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
-        """Score each passage for a query."""
+    async def rerank(self, query: str, passages: Sequence[str], *, partial: bool = False, deadline: float) -> Reranked:
+        """Score each passage for a query; if partial, only the first ones where the deadline leaves no time for all."""
         cut, lost = await self._window.fit(passages, lambda: self.model(deadline=deadline))
         scores: list[float] = []
-        truncated, model = 0, model_pb2.ModelInfo()
+        truncated = tokens = passage_tokens = 0
+        model = model_pb2.ModelInfo()
         for part in slices([len(text.encode()) for text in cut], most=RERANK_SLICE):
-            request = reranker_pb2.RerankPassagesRequest(query=query, passages=cut[part], priority=self._priority)
-            reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
+            request = reranker_pb2.RerankPassagesRequest(
+                query=query, passages=cut[part], priority=self._priority, partial=partial
+            )
+            try:
+                reply = await self.channel.call(self._stub.RerankPassages, request, deadline=deadline)
+            except (DeadlineExceeded, ResourceExhausted):
+                if partial and scores:
+                    break
+                raise
             scores += reply.scores
             # A passage that was cut here would have been cut there.
-            truncated += max(reply.truncated_count, sum(lost[part]))
+            truncated += max(reply.truncated_count, sum(lost[part][: len(reply.scores)]))
+            tokens += reply.token_count
             model = reply.model
+            passage_tokens = reply.max_passage_token_count or model.max_token_count
+            if len(scores) < part.stop:
+                break
         if self._window.seen(model) and any(lost):
-            return await self.rerank(query, passages, deadline=deadline)
-        return Reranked(scores, model.name, truncated)
+            return await self.rerank(query, passages, partial=partial, deadline=deadline)
+        return Reranked(scores, model.name, truncated, tokens, passage_tokens)
 
     async def model(self, *, deadline: float) -> model_pb2.ModelInfo:
         """Describe the model."""

@@ -9,17 +9,20 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-# Reserve for building and sending the reply, and for the way here, which counts for the caller's deadline as well.
-# It grows with the time given: long deadlines are missed by a busy machine rather than by a busy stage.
-REPLY_SHARE = 0.04
-LEAST_REPLY_SECONDS = 0.01
-MOST_REPLY_SECONDS = 0.25
+from services.chassis.timing import answer_by
+from services.gateway.search.stages import Reranked
+
 # Largest share of the time left for a stage that others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6
 # Time after which a measurement counts half: a stage that is skipped for being slow is not measured, and has to be
 # tried again soon. A failed try costs little: only the reply waits for reranking, and it ends in time.
 HALF_LIFE_SECONDS = 1.0
+# Characters of a token where a script is nothing special, and tokens of a passage that count before a reply said how
+# many its model reads. What is wrong with both, and the query's own tokens, are learned as a factor.
+_CHARACTERS_A_TOKEN = 4
+_UNKNOWN_PASSAGE_TOKENS = 512
+_LEARNING_SHARE = 0.1
 
 
 class Pace:
@@ -59,8 +62,10 @@ class Budgets:
         self.expansion = Pace()
         self.embedding = Pace()
         self.retrieval = Pace()
-        self.rerank_character = Pace()
-        """Time of a reranking for each character of its passages."""
+        self.rerank_token = Pace()
+        """Time of a reranking for each token that its model reads."""
+        self._passage_tokens = _UNKNOWN_PASSAGE_TOKENS
+        self._token_ratio = 1.0
 
     def expansion_until(self, now: float, last_moment: float) -> float | None:
         """Moment by which expansion has to be done; None if others need the time."""
@@ -71,16 +76,37 @@ class Budgets:
         """Moment by which embedding has to be done; None if retrieval needs the time."""
         return _until(now, last_moment, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
 
+    def rerank_tokens(self, lengths: Sequence[int]) -> list[float]:
+        """Estimate the tokens that the reranker's model reads for candidates of so many characters, the query's too."""
+        return [tokens * self._token_ratio for tokens in self._first_guess(lengths)]
+
     def rerank_count(self, now: float, last_moment: float, lengths: Sequence[int]) -> int:
-        """Number of candidates, by their lengths, that there is time to rerank."""
-        each = self.rerank_character.expected(now)
+        """Number of candidates, by their characters, that there is time to rerank."""
+        each = self.rerank_token.expected(now)
         left = max(0.0, last_moment - now)
-        return sum(characters * each <= left for characters in accumulate(lengths))
+        return sum(tokens * each <= left for tokens in accumulate(self.rerank_tokens(lengths)))
+
+    def rerank_work(self, lengths: Sequence[int], read: Reranked | None) -> float:
+        """Tokens that were read for candidates of so many characters, and learn from it what others will take.
+
+        None means that the deadline ended the call before the first was scored.
+        """
+        if read is None:
+            return max(1.0, *self.rerank_tokens(lengths[:1]))
+        self._passage_tokens = read.passage_tokens or self._passage_tokens
+        guess = sum(self._first_guess(lengths[: len(read.scores)]))
+        if not (guess and read.token_count):
+            return max(1.0, guess)
+        self._token_ratio += (read.token_count / guess - self._token_ratio) * _LEARNING_SHARE
+        return read.token_count
+
+    def _first_guess(self, lengths: Sequence[int]) -> list[float]:
+        return [min(characters / _CHARACTERS_A_TOKEN, self._passage_tokens) for characters in lengths]
 
 
 def last_moment(now: float, deadline: float) -> float:
     """Moment by which all stages of a new question have to be done."""
-    return deadline - min(max((deadline - now) * REPLY_SHARE, LEAST_REPLY_SECONDS), MOST_REPLY_SECONDS)
+    return answer_by(now, deadline)
 
 
 def _until(now: float, last_moment: float, later: float, expected: float, share: float) -> float | None:

@@ -55,10 +55,11 @@ class Attempts:
         policy: Policy,
         pace: Pace,
         until: float | None,
-        parts: int = 1,
+        work: Callable[[ResultT | None], float] = lambda _: 1.0,
     ) -> Done[ResultT] | StageReport:
         """Call a stage if there is time, and a required one always.
 
+        `work` is the amount of work behind a result, or that of none by the deadline, in the units of the pace.
         Returns the report instead where a best-effort stage was not called or failed.
         """
         if policy is Policy.REQUIRED:
@@ -71,14 +72,14 @@ class Attempts:
         except SluiceError as failure:
             seconds = time.perf_counter() - started
             if isinstance(failure, DeadlineExceeded):
-                pace.observe(time.monotonic(), seconds / parts)
+                pace.observe(time.monotonic(), seconds / work(None))
             report = failed(stage, failure, seconds)
             if policy is Policy.REQUIRED:
                 self.report(report)
                 raise
             return report
         seconds = time.perf_counter() - started
-        pace.observe(time.monotonic(), seconds / parts)
+        pace.observe(time.monotonic(), seconds / work(result))
         return Done(result, seconds)
 
     def report(self, report: StageReport) -> None:

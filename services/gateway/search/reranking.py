@@ -38,8 +38,6 @@ from services.gateway.search.stages import (
 # a hundred times as long for each.
 MOST_INSTEAD = 20
 _FEWEST_TO_RERANK = 2
-# Characters of a passage that count for the time of its reranking: no window holds much more.
-_COUNTED_CHARACTERS = 16_384
 _CROSS_ENCODER, _CASCADE = "cross_encoder", "cascade"
 
 
@@ -165,23 +163,20 @@ class Reranking:
             most = self._course.reranked if self._course else self._features.cascade_count
             places = [item.position for item in best_first(self._late(candidates)) if item.position < len(texts)][:most]
         policy = self._attempts.policy(self._question.policies.rerank, Policy.BEST_EFFORT)
-        wanted = count = len(places)
-        lengths = [min(len(texts[place]), _COUNTED_CHARACTERS) for place in places]
-        if policy is Policy.BEST_EFFORT:
-            count = self._budgets.rerank_count(time.monotonic(), self._attempts.last_moment, lengths)
-        if count < min(wanted, _FEWEST_TO_RERANK):
+        partial = policy is Policy.BEST_EFFORT
+        passages = [texts[place] for place in places]
+        lengths = [len(passage) for passage in passages]
+        likely = self._budgets.rerank_count(time.monotonic(), self._attempts.last_moment, lengths)
+        if partial and likely < min(len(passages), _FEWEST_TO_RERANK):
             self._report_unread(candidates, no_time(Stage.RERANK))
             return
-        places = places[:count]
         attempt = await self._attempts.call(
             Stage.RERANK,
-            lambda until: self._reranker.rerank(
-                self._question.query, [texts[place] for place in places], deadline=until
-            ),
+            lambda until: self._reranker.rerank(self._question.query, passages, partial=partial, deadline=until),
             policy,
-            self._budgets.rerank_character,
+            self._budgets.rerank_token,
             self._attempts.last_moment,
-            parts=max(1, sum(lengths[:count])),
+            work=lambda read: self._budgets.rerank_work(lengths, read),
         )
         if isinstance(attempt, StageReport):
             self._report_unread(candidates, attempt)
@@ -190,10 +185,11 @@ class Reranking:
         if self._course is not None and read.model != self._course.reranker:
             raise changed("another model reranks now")
         self.read = read
-        self.logits = dict(zip(places, read.scores, strict=True))
+        count = len(read.scores)
+        self.logits = dict(zip(places[:count], read.scores, strict=True))
         reason, detail = self._instead
-        if not reason and count < wanted:
-            reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {wanted} candidates"
+        if not reason and count < len(passages):
+            reason, detail = "FEWER_CANDIDATES", f"the deadline left time for {count} of {len(passages)} candidates"
         self._attempts.report(
             ran(
                 Stage.RERANK,

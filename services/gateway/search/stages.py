@@ -252,12 +252,16 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """One score a passage, in the order given."""
+    """One score a passage, in the order given; of a partial reranking perhaps those of the first passages alone."""
 
     scores: Sequence[float]
     model: str
     truncated_count: int = 0
-    """Number of passages whose end did not fit the model's window."""
+    """Number of the passages with a score that the model did not read whole."""
+    token_count: int = 0
+    """Tokens that the model read for these scores."""
+    passage_tokens: int = 0
+    """Most tokens of a passage that the model reads."""
 
 
 _NOTHING_MISSING = {"CALLER_VECTOR", "FEATURE_OFF", "NO_CANDIDATES", "NO_QUERY", "NO_WORDS"}
@@ -430,5 +434,5 @@ class Retriever(Protocol):
 class Reranker(Protocol):
     """Scores passages."""
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+    async def rerank(self, query: str, passages: Sequence[str], *, partial: bool = False, deadline: float) -> Reranked:
         """Score each passage for a query."""

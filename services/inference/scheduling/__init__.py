@@ -8,9 +8,11 @@ itself, so a model with work waiting never idles. Nothing in here knows of texts
 
     contract.py   types at the boundary: works, lanes, limits, the observer
     waiting.py    the queue of one lane: turns of callers, and rows that go together
+    sharing.py    works in flight, each shared by all calls that want it
     rate.py       the measured speed of the model
+    admission.py  room and time for more work
     outcomes.py   results of a batch, or the failures of single rows; the cache of results
-    scheduler.py  calls, deadlines, sharing, admission, worker threads
+    scheduler.py  calls, rounds, deadlines, worker threads
 """
 
 from services.inference.scheduling.contract import (

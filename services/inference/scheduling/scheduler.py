@@ -7,11 +7,12 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self
 
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError, Unavailable
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, SluiceError, Unavailable
+from services.inference.scheduling.admission import Admission
 from services.inference.scheduling.contract import (
     BatchReport,
     Compute,
@@ -24,11 +25,8 @@ from services.inference.scheduling.contract import (
     Work,
 )
 from services.inference.scheduling.outcomes import Failure, ResultCache, outcomes_of
-from services.inference.scheduling.rate import Rate
+from services.inference.scheduling.sharing import InFlight
 from services.inference.scheduling.waiting import Entry, LaneQueue, Lanes, Submission
-
-PUSHBACK_SECONDS = 1.0
-"""Pushback of a refusal if there is no measured rate to predict from."""
 
 
 class Scheduler(Generic[PayloadT, ResultT]):
@@ -62,12 +60,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
         self._wake = threading.Condition(threading.Lock())
         self._not_ready: str | None = "not started"
         self._lanes = Lanes(limits.bulk_share)
-        self._in_flight: dict[Hashable, Entry] = {}
-        self._cache: ResultCache[ResultT] = ResultCache(limits.cache_entries)
+        self._in_flight: InFlight[ResultT] = InFlight(self._lanes, ResultCache(limits.cache_entries), observer, clock)
         self._settled: list[Submission] = []  # to be woken by the next `_notify_callers`
-        self._rate = Rate(tokens_per_second)
-        self._running_tokens = 0
-        self._arrivals = 0
+        self._round_tokens = limits.batch_tokens * limits.workers
+        self._admission = Admission(self._lanes, limits, tokens_per_second, clock)
         self._live_workers = limits.workers + limits.express
         self._bulk_passes = 0
 
@@ -79,7 +75,7 @@ class Scheduler(Generic[PayloadT, ResultT]):
     @property
     def idle(self) -> bool:
         """True if nothing is queued, expected or being computed."""
-        return not (self._in_flight or self._running_tokens) and self._lanes.idle
+        return not (self._in_flight or self._admission.running_tokens) and self._lanes.idle
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -104,27 +100,46 @@ class Scheduler(Generic[PayloadT, ResultT]):
             self._notify_callers()
 
     async def submit(
-        self, works: Sequence[Work[PayloadT]], *, lane: Lane, caller: str, deadline: float | None = None
+        self,
+        works: Sequence[Work[PayloadT]],
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None = None,
+        partial: bool = False,
     ) -> list[ResultT]:
         """Compute works and return their results in the same order: all of them, or an error.
+
+        With `partial` the works are queued in their order, in rounds of about one batch for each worker. The answer
+        ends with the last round that there is room and time for, and at the deadline: it then has the results of the
+        first works, at least one.
 
         Args:
             works: Rows for the model.
             lane: Priority of the call.
             caller: The caller whose share of the lane they use.
             deadline: Time at which the answer loses its use, in the seconds of the scheduler's clock; None never.
+            partial: True to get the results of the first works alone where there is no room or time for all.
 
         Raises:
             ResourceExhausted: Too much waits. Nothing was queued; `retry_after` is when that will be done.
-            DeadlineExceeded: The deadline passed first.
+            DeadlineExceeded: The deadline passed first, with `partial` before the first work was done.
             InvalidArgument: A row cannot be computed (ROW_FAILED): `field` says which, `__cause__` says why.
             Unavailable: The scheduler is not ready, or died meanwhile.
         """
-        submission = self.begin(lane=lane, caller=caller, deadline=deadline)
+        submission = self.begin(lane=lane, caller=caller, deadline=deadline, partial=partial)
         self.enter(submission, works)
         return await self.answer(submission)
 
-    def begin(self, *, lane: Lane, caller: str, deadline: float | None = None, expected_tokens: int = 0) -> Submission:
+    def begin(
+        self,
+        *,
+        lane: Lane,
+        caller: str,
+        deadline: float | None = None,
+        expected_tokens: int = 0,
+        partial: bool = False,
+    ) -> Submission:
         """Begin a submission whose works are still being made. The first third of `submit`, in the event loop.
 
         The works follow by `enter`, or `fail` if they cannot be made; `answer` is awaited meanwhile. `expected_tokens`
@@ -133,12 +148,14 @@ class Scheduler(Generic[PayloadT, ResultT]):
         """
         expires = math.inf if deadline is None else deadline
         queue = self._lanes[lane]
+        if partial:
+            expected_tokens = min(expected_tokens, self._round_tokens)
         with self._wake:
             self._check_room(expected_tokens, queue, caller, expires)
             queue.expected_tokens += expected_tokens
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         origin = self._observer.call_began()
-        return Submission(done, lane, caller, expires, origin, expected_tokens=expected_tokens)
+        return Submission(done, lane, caller, expires, origin, expected_tokens=expected_tokens, partial=partial)
 
     def enter(self, submission: Submission, works: Sequence[Work[PayloadT]]) -> None:
         """Queue the works. The second third of `submit`, in any thread. `answer` does not raise what this raises."""
@@ -146,9 +163,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
             if submission.abandoned:
                 return
             self._release_expected(submission)
-            self._admit(submission, works)
-            self._enqueue(submission, works)
-            if submission.pending:
+            submission.works, submission.results = works, [None] * len(works)
+            self._admit(submission, works[:1] if submission.partial else works)
+            self._in_flight.enqueue(submission, 1 if submission.partial else len(works))
+            if self._go_on(submission):
                 self._wake.notify_all()
                 return
         self._call_in_loop(_resolve, [submission])
@@ -167,20 +185,17 @@ class Scheduler(Generic[PayloadT, ResultT]):
             async with asyncio.timeout(None if expires == math.inf else expires - self._clock()):
                 await submission.done
         except TimeoutError:
-            self._abandon(submission, "expired")
-            raise _deadline_passed() from None
+            with self._wake:
+                self._abandon(submission)
+                self._expire(submission)
         except asyncio.CancelledError:
-            self._abandon(submission, "cancelled")
+            with self._wake:
+                self._abandon(submission)
+                self._in_flight.withdraw(submission, "cancelled")
             raise
         if submission.error is not None:
             raise submission.error
         return submission.results
-
-    def _abandon(self, submission: Submission, reason: DropReason) -> None:
-        with self._wake:
-            submission.abandoned = True
-            self._release_expected(submission)
-            self._withdraw(submission, reason)
 
     def _notify_callers(self) -> None:
         """Wake the event loop once for everything settled."""
@@ -195,6 +210,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
 
     # Admission. From here to the workers' part, the lock is held.
 
+    def _abandon(self, submission: Submission) -> None:
+        submission.abandoned = True
+        self._release_expected(submission)
+
     def _release_expected(self, submission: Submission) -> None:
         self._lanes[submission.lane].expected_tokens -= submission.expected_tokens
         submission.expected_tokens = 0
@@ -203,105 +222,66 @@ class Scheduler(Generic[PayloadT, ResultT]):
         """Accept all of the works, or raise."""
         queue = self._lanes[submission.lane]
         lengths = {work.key: work.token_count for work in works}
-        demand = sum(length for key, length in lengths.items() if self._needs_room(key, queue))
+        demand = sum(length for key, length in lengths.items() if self._in_flight.needs_room(key, queue))
         self._check_room(demand, queue, submission.caller, submission.deadline)
 
     def _check_room(self, demand: int, queue: LaneQueue, caller: str, expires: float) -> None:
-        now = self._clock()
         if self._not_ready is not None:
             raise _unavailable(self._not_ready)
-        if expires <= now:
+        if expires <= self._clock():
             raise _deadline_passed()
-        if not demand:
-            return
-        seconds = self._predicted_seconds(queue, caller, demand)
-        limit = self._limits.queued_tokens
-        if demand > limit:
-            self._observer.refused(queue.lane, "too_large")
-            problem = f"{demand} tokens in one call, where {limit} may wait: split it"
-            raise ResourceExhausted(problem, reason="TOO_LARGE")
-        # A caller's bound shrinks as the lane fills, which keeps room for others (dynamic thresholds, Choudhury and
-        # Hahne, 1998).
-        if queue.tokens_of(caller) + demand > limit - queue.tokens - queue.expected_tokens:
-            self._observer.refused(queue.lane, "full")
-            problem = f"the {queue.lane.value} lane is full"
-            raise ResourceExhausted(problem, reason="QUEUE_FULL", retry_after=seconds or PUSHBACK_SECONDS)
         # With nothing in flight even a hopeless call is accepted: a rate measured during a stall must recover.
-        if self._in_flight and seconds is not None and now + seconds > expires:
-            self._observer.refused(queue.lane, "late")
-            problem = f"the answer would take about {seconds:.3f} s, and {expires - now:.3f} s are left"
-            raise ResourceExhausted(problem, retry_after=seconds)
+        refusal = self._admission.refusal(demand, queue, caller, expires, hopeless=not self._in_flight)
+        if refusal is not None:
+            self._observer.refused(queue.lane, refusal.reason)
+            raise refusal.error
 
-    def _needs_room(self, key: Hashable, queue: LaneQueue) -> bool:
-        entry = self._in_flight.get(key)
-        if entry is None:
-            return key not in self._cache
-        return entry.queue is not None and entry.queue is not queue and queue.lane is Lane.INTERACTIVE
+    # Rounds and ends of submissions.
 
-    def _predicted_seconds(self, queue: LaneQueue, caller: str, demand: int) -> float | None:
-        """Seconds until `demand` more tokens of this caller are done; None before a rate was measured."""
-        rate = self._rate.tokens_per_second
-        if rate is None:
-            return None
-        ahead = self._running_tokens + self._lanes.tokens_ahead(queue, caller, demand)
-        return ahead / (rate * self._limits.workers)
+    def _go_on(self, submission: Submission) -> bool:
+        """Queue the next works of a partial submission, and return False if it waits for none: it has its answer."""
+        if submission.partial:
+            queue = self._lanes[submission.lane]
+            waiting = sum(entry.work.token_count for entry in submission.pending)
+            count = demand = 0
+            for work in submission.works[submission.begun :]:
+                own = work.token_count if self._in_flight.needs_room(work.key, queue) else 0
+                tokens = waiting + demand
+                if tokens and tokens + own > self._round_tokens:
+                    break
+                if self._admission.refusal(demand + own, queue, submission.caller, submission.deadline) is not None:
+                    break
+                count, demand = count + 1, demand + own
+            if count:
+                self._in_flight.enqueue(submission, count)
+                self._wake.notify_all()
+            if not submission.pending:
+                submission.results = submission.results[: submission.begun]
+        return bool(submission.pending)
 
-    # Queueing and sharing.
-
-    def _enqueue(self, submission: Submission, works: Sequence[Work[PayloadT]]) -> None:
-        queue, caller = self._lanes[submission.lane], submission.caller
-        now = self._clock()
-        submission.results = [None] * len(works)
-        cached = shared = 0
-        for index, work in enumerate(works):
-            if work.key in self._cache:
-                submission.results[index] = self._cache[work.key]
-                cached += 1
-                continue
-            entry = self._in_flight.get(work.key)
-            if entry is None:
-                self._arrivals += 1
-                entry = self._in_flight[work.key] = Entry(work, self._arrivals, now)
-                self._lanes.add(entry, queue, caller)
-            else:
-                shared += 1
-                if (left := self._lanes.promote(entry, queue, caller)) is not None:
-                    self._report_queue(left)
-            entry.waiters.setdefault(submission, []).append(index)
-            submission.pending.add(entry)
-        self._observer.reused(len(works), cached, shared)
-        self._report_queue(queue)
-
-    def _withdraw(self, submission: Submission, reason: DropReason) -> None:
-        """Take the submission off its entries; an entry without waiters leaves the queue."""
-        for entry in submission.pending:
-            del entry.waiters[submission]
-            queue = entry.queue
-            if queue is not None and not entry.waiters:
-                queue.discard(entry)
-                del self._in_flight[entry.work.key]
-                self._observer.dropped(queue.lane, reason)
-                self._report_queue(queue)
-        submission.pending.clear()
+    def _expire(self, submission: Submission) -> None:
+        """End a submission at its deadline: a partial one keeps the results of its first works."""
+        done = submission.first_done if submission.partial else 0
+        self._in_flight.withdraw(submission, "expired")
+        submission.results = submission.results[:done]
+        if not done:
+            submission.error = _deadline_passed()
 
     def _fail(self, submission: Submission, error: SluiceError, reason: DropReason) -> None:
-        self._withdraw(submission, reason)
+        self._in_flight.withdraw(submission, reason)
         submission.error = error
         self._settled.append(submission)
 
     def _fail_everything(self) -> None:
-        for submission in {waiter for entry in self._in_flight.values() for waiter in entry.waiters}:
+        for submission in self._in_flight.waiters:
             self._fail(submission, _unavailable(self._not_ready), "failed")
         self._in_flight.clear()
-
-    def _report_queue(self, queue: LaneQueue) -> None:
-        self._observer.queue_changed(queue.lane, queue.entries, queue.tokens)
 
     # Batches.
 
     def _take(self, queue: LaneQueue) -> _Batch:
         now = self._clock()
-        batch_tokens, rate = self._limits.batch_tokens, self._rate.tokens_per_second
+        batch_tokens, rate = self._limits.batch_tokens, self._admission.tokens_per_second
         if queue.lane is Lane.BULK and rate is not None:
             batch_tokens = min(batch_tokens, int(rate * self._limits.bulk_pass_seconds))
         entries = []
@@ -310,33 +290,31 @@ class Scheduler(Generic[PayloadT, ResultT]):
                 entries.append(entry)
                 continue
             # Expired, and the event loop has not come to its timer yet.
-            del self._in_flight[entry.work.key]
-            self._observer.dropped(queue.lane, "expired")
+            self._in_flight.drop(entry, queue, "expired")
             for waiter in list(entry.waiters):
-                self._fail(waiter, _deadline_passed(), "expired")
-        self._report_queue(queue)
+                self._expire(waiter)
+                self._settled.append(waiter)
+        self._in_flight.report(queue)
         lengths = [entry.work.token_count for entry in entries]
         batch = _Batch(queue.lane, entries, sum(lengths), len(lengths) * max(lengths, default=0), now)
         queue.used += batch.padded_tokens / queue.share
-        self._running_tokens += batch.tokens
+        self._admission.began(batch.tokens)
         return batch
 
-    def _settle(self, entry: Entry, outcome: ResultT | Failure) -> None:
-        self._in_flight.pop(entry.work.key, None)
-        waiters, entry.waiters = entry.waiters, {}
-        for submission, indices in waiters.items():
-            submission.pending.discard(entry)
-            if isinstance(outcome, Failure):
+    def _settle(self, entry: Entry, outcome: ResultT | Failure) -> Iterable[Submission]:
+        """Hand out an outcome; return the submissions that have a result by it."""
+        waiters = self._in_flight.settle(entry)
+        if isinstance(outcome, Failure):
+            for submission, indices in waiters.items():
                 self._fail(submission, row_failed(self._row_field, indices[0], outcome.cause), "failed")
-                continue
+            return ()
+        for submission, indices in waiters.items():
             for index in indices:
                 submission.results[index] = outcome
-            if not submission.pending:
-                self._settled.append(submission)
-        if not isinstance(outcome, Failure):
-            self._cache.add(entry.work.key, outcome)
-            if self._proven is None or entry.work.token_count < self._proven.token_count:
-                self._proven = entry.work
+        self._in_flight.keep(entry.work.key, outcome)
+        if self._proven is None or entry.work.token_count < self._proven.token_count:
+            self._proven = entry.work
+        return waiters
 
     # The workers' part. These take the lock themselves.
 
@@ -412,11 +390,12 @@ class Scheduler(Generic[PayloadT, ResultT]):
             )
         )
         with self._wake:
-            self._rate.add(batch.tokens, seconds)
-            self._running_tokens -= batch.tokens
+            self._admission.ended(batch.tokens, seconds)
             self._bulk_passes -= batch.lane is Lane.BULK
+            served: dict[Submission, None] = {}
             for entry, outcome in zip(batch.entries, outcomes, strict=True):
-                self._settle(entry, outcome)
+                served |= dict.fromkeys(self._settle(entry, outcome))
+            self._settled += [one for one in served if one.error is None and not self._go_on(one)]
         self._notify_callers()
 
 

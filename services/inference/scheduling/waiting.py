@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +29,25 @@ class Submission:
     deadline: float
     origin: object | None = None
     """Result of the observer's `call_began`."""
+    works: Sequence[Work[Any]] = ()
     results: list[Any] = field(default_factory=list)
+    begun: int = 0
+    """Number of the first works that were queued, or answered by the cache."""
+    turn: int = 0
+    """Turn of the last work that was queued: those of later rounds come after it, as if all had come at once."""
     pending: set[Entry] = field(default_factory=set)
     error: Exception | None = None
     abandoned: bool = False
     """True when its caller does not wait any more."""
     expected_tokens: int = 0
     """Tokens for which its lane keeps room while its works are being made."""
+    partial: bool = False
+    """True if the results of the first works are an answer."""
+
+    @property
+    def first_done(self) -> int:
+        """Number of the first works that have their results."""
+        return min((entry.waiters[self][0] for entry in self.pending), default=self.begun)
 
 
 @dataclass(eq=False, slots=True)
@@ -84,15 +96,15 @@ class LaneQueue:
         account = self.accounts.get(caller)
         return account.tokens if account else 0
 
-    def next_turn(self, caller: str, token_count: int) -> int:
-        """The turn that an entry of this caller would get now."""
+    def next_turn(self, caller: str, token_count: int, after: int = 0) -> int:
+        """The turn that an entry of this caller would get now, later than the turn `after`."""
         account = self.accounts.get(caller)
-        return max(self._turn, account.last_turn if account else 0) + token_count
+        return max(self._turn, after, account.last_turn if account else 0) + token_count
 
-    def add(self, entry: Entry, caller: str) -> None:
-        """Queue the entry at its caller's next turn."""
+    def add(self, entry: Entry, caller: str, after: int = 0) -> None:
+        """Queue the entry at its caller's next turn, later than the turn `after`."""
         length = entry.work.token_count
-        entry.queue, entry.caller, entry.turn = self, caller, self.next_turn(caller, length)
+        entry.queue, entry.caller, entry.turn = self, caller, self.next_turn(caller, length, after)
         insort(self._by_length.setdefault(length, []), (entry.turn, entry.number, entry))
         self.accounts.setdefault(caller, _Account()).last_turn = entry.turn
         self._count(entry, 1)
@@ -167,12 +179,12 @@ class Lanes:
         """Lanes that are not empty."""
         return [lane for lane in self._lanes.values() if lane.entries]
 
-    def add(self, entry: Entry, queue: LaneQueue, caller: str) -> None:
-        """Queue the entry in a lane, at its caller's next turn."""
+    def add(self, entry: Entry, queue: LaneQueue, caller: str, after: int = 0) -> None:
+        """Queue the entry in a lane, at its caller's next turn, later than the turn `after`."""
         if not queue.entries:
             # A lane saves no credit while it is empty.
             queue.used = max(lane.used for lane in self._lanes.values())
-        queue.add(entry, caller)
+        queue.add(entry, caller, after)
 
     def promote(self, entry: Entry, queue: LaneQueue, caller: str) -> LaneQueue | None:
         """Move a queued entry to where a new waiter would have put it, if it runs sooner there.

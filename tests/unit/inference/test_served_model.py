@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from services.chassis.errors import InvalidArgument, Unavailable
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.inference.models.info import ModelInfo
 from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
 from services.inference.served_model import Computed, ServedModel, least_tokens
@@ -91,6 +92,46 @@ async def test_more_texts_than_the_queue_has_room_for_are_done_in_portions() -> 
     assert [row.text for row in done.rows] == texts
     assert list(done.results) == [512] * 1000
     assert done.truncated_count == 1000
+
+
+class Late(Doubling):
+    """An engine that computes some batches at once, and the next one only when it is released."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self._left = batches
+
+    def compute(self, rows: Sequence[Row]) -> list[int]:
+        if not self._left:
+            self.release.wait()
+        self._left -= 1
+        return super().compute(rows)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 70])
+async def test_a_partial_call_has_the_rows_that_are_done_by_the_deadline_whatever_its_portions(batches: int) -> None:
+    texts = [f"{place:04}" * 64 for place in range(100)]
+    limits = SchedulerLimits(queued_tokens=64 * MODEL.max_token_count, batch_tokens=MODEL.max_token_count)
+    engine = Late(batches)
+    async with ServedModel(engine, engine.compute, tokenize, limits, SchedulerObserver(), row_field="texts") as model:
+        done = await model.run(
+            texts, tokenize, lane=Lane.BULK, caller="me", deadline=time.monotonic() + 0.5, partial=True
+        )
+        engine.release.set()
+    assert [row.text for row in done.rows] == texts[:batches]
+    assert done.results == [2 * MODEL.max_token_count] * batches
+    assert (done.truncated_count, done.token_count) == (batches, batches * MODEL.max_token_count)
+
+
+async def test_a_partial_call_of_which_no_row_is_done_by_the_deadline_fails() -> None:
+    engine = Late(0)
+    async with served(engine) as model:
+        with pytest.raises(DeadlineExceeded):
+            await model.run(
+                ["ab"], tokenize, lane=Lane.BULK, caller="me", deadline=time.monotonic() + 0.05, partial=True
+            )
+        engine.release.set()
 
 
 async def test_a_row_that_cannot_be_computed_is_named_by_its_place_in_the_whole_call() -> None:

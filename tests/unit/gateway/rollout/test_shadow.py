@@ -78,7 +78,7 @@ class World:
             raise self.error
         return self.treatment
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+    async def rerank(self, query: str, passages: Sequence[str], *, partial: bool = False, deadline: float) -> Reranked:
         if self.judge_error:
             raise self.judge_error
         self.judged.append(list(passages))

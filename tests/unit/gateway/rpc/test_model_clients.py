@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SluiceError
 from services.gateway.collections.documents import Chunking
 from services.gateway.rpc.model_clients import EMBED_SLICE, EmbedderClient, ExpanderClient, RerankerClient
 from services.gateway.search.flags import Features
@@ -173,6 +173,51 @@ async def test_a_thousand_long_passages_are_reranked_in_slices_that_fit_a_messag
     assert scored.scores == [float(len(text)) for text in passages]
     assert max(request.ByteSize() for request in stage.channel.requests) < 5 * 2**20
     assert scored.truncated_count == 0
+
+
+async def test_a_partial_reranking_ends_with_the_slice_that_was_not_done_whole() -> None:
+    asked: list[int] = []
+    wide = model_pb2.ModelInfo(max_token_count=8192)
+
+    def first_three_hundred(request: Any) -> Message:
+        if isinstance(request, reranker_pb2.GetModelRequest):
+            return reranker_pb2.GetModelResponse(model=wide)
+        first = sum(asked)
+        asked.append(len(request.passages))
+        scores = [float(number) for number in range(first, min(300, first + len(request.passages)))]
+        return reranker_pb2.RerankPassagesResponse(
+            scores=scores,
+            truncated_count=len(scores),
+            token_count=70 * len(scores),
+            max_passage_token_count=64,
+            model=wide,
+        )
+
+    client = RerankerClient(CannedChannel(first_three_hundred).as_channel())
+    scored = await client.rerank("a query", ["x" * 20_000] * 1000, partial=True, deadline=0)
+    assert len(asked) == 2
+    assert scored.scores == [float(number) for number in range(300)]
+    assert (scored.truncated_count, scored.token_count, scored.passage_tokens) == (300, 21_000, 64)
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), ResourceExhausted("full", reason="QUEUE_FULL")])
+async def test_a_partial_reranking_keeps_the_slices_before_one_that_fails(error: SluiceError) -> None:
+    slices_left = [1]
+    wide = model_pb2.ModelInfo(max_token_count=8192)
+
+    def one_slice(request: Any) -> Message:
+        if isinstance(request, reranker_pb2.GetModelRequest):
+            return reranker_pb2.GetModelResponse(model=wide)
+        if not slices_left:
+            raise error
+        slices_left.pop()
+        return reranker_pb2.RerankPassagesResponse(scores=[1.0] * len(request.passages), model=wide)
+
+    client = RerankerClient(CannedChannel(one_slice).as_channel())
+    scored = await client.rerank("a query", ["x" * 20_000] * 1000, partial=True, deadline=0)
+    assert 0 < len(scored.scores) < 1000
+    with pytest.raises(type(error)):
+        await client.rerank("a query", ["x" * 20_000], partial=True, deadline=0)
 
 
 async def test_passages_that_do_not_fit_the_window_are_counted() -> None:

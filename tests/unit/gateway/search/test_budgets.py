@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from itertools import accumulate
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.chassis.timing import LEAST_REPLY_SECONDS, MOST_REPLY_SECONDS
 from services.gateway.search.budgets import (
     HALF_LIFE_SECONDS,
-    LEAST_REPLY_SECONDS,
-    MOST_REPLY_SECONDS,
     Budgets,
     Pace,
     last_moment,
 )
+from services.gateway.search.stages import Reranked
 
 seconds = st.floats(0.0001, 100)
 moments = st.floats(0, 1e6)
@@ -73,33 +76,64 @@ def test_the_reranker_gets_the_first_candidates_that_there_is_time_for(
     now: float, left: float, each: float, lengths: list[int]
 ) -> None:
     budgets = Budgets()
-    budgets.rerank_character.observe(now, each)
+    budgets.rerank_token.observe(now, each)
     count = budgets.rerank_count(now, now + left, lengths)
-    expected = budgets.rerank_character.expected(now)
+    expected = budgets.rerank_token.expected(now)
     available = max(0.0, now + left - now)
-    assert sum(lengths[:count]) * expected <= available
-    if count < len(lengths):
-        assert sum(lengths[: count + 1]) * expected > available
+    taken = [tokens * expected for tokens in accumulate(budgets.rerank_tokens(lengths))]
+    assert all(seconds <= available for seconds in taken[:count])
+    assert all(seconds > available for seconds in taken[count:])
 
 
-def test_long_candidates_take_the_place_of_several_short_ones() -> None:
+def read(count: int, tokens: int, *, most: int = 64) -> Reranked:
+    return Reranked([0.0] * count, "cross", 0, tokens, most)
+
+
+def test_candidates_take_time_by_their_length_up_to_what_the_model_reads() -> None:
     budgets = Budgets()
-    budgets.rerank_character.observe(0, 0.0005)
-    assert budgets.rerank_count(0, 1.0, [100] * 20) == 10
-    assert budgets.rerank_count(0, 1.0, [900, *[100] * 20]) == 2
+    budgets.rerank_work([400], read(1, 100, most=100))
+    budgets.rerank_token.observe(0, 0.001)
+    expected = budgets.rerank_token.expected(0)
+    assert budgets.rerank_count(0, 40 * expected, [40] * 20) == 4
+    assert budgets.rerank_count(0, 1000 * expected, [400] * 20) == 10
+    assert budgets.rerank_count(0, 1000 * expected, [100_000] * 20) == 10
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=50), st.floats(0.2, 4), st.integers(1, 30))
+def test_the_tokens_of_a_script_and_of_the_query_are_learned(lengths: list[int], ratio: float, query: int) -> None:
+    budgets = Budgets()
+    tokens = [int(min(length * ratio, 64)) + query for length in lengths]
+    for _ in range(100):
+        budgets.rerank_work(lengths, read(len(lengths), sum(tokens)))
+    assert sum(budgets.rerank_tokens(lengths)) == pytest.approx(sum(tokens), rel=0.01)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=2, max_size=50), st.data())
+def test_a_partial_reranking_counts_for_what_it_read(lengths: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(lengths)))
+    partly, whole = Budgets(), Budgets()
+    assert partly.rerank_work(lengths, read(count, 500)) == 500
+    whole.rerank_work(lengths[:count], read(count, 500))
+    assert partly.rerank_tokens(lengths) == whole.rerank_tokens(lengths)
+
+
+def test_a_call_that_scored_nothing_by_its_deadline_counts_for_its_first_candidate() -> None:
+    budgets = Budgets()
+    assert budgets.rerank_work([400, 4000, 4000], None) == pytest.approx(100)
+    assert budgets.rerank_tokens([400]) == [pytest.approx(100)]
 
 
 def test_reranking_is_tried_again_seconds_after_a_rush_although_nothing_was_measured_meanwhile() -> None:
     budgets = Budgets()
     for call in range(100):
-        budgets.rerank_character.observe(call / 20, 0.002)  # four times what an idle reranker takes
+        budgets.rerank_token.observe(call / 20, 0.008)  # four times what an idle reranker takes
     assert budgets.rerank_count(5.0, 5.1, [100, 100]) == 0
     assert budgets.rerank_count(9.0, 9.1, [100, 100]) == 2
 
 
 def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
     budgets = Budgets()
-    budgets.rerank_character.observe(10, 0.001)
+    budgets.rerank_token.observe(10, 0.001)
     assert budgets.expansion_until(10, 9) is None
     assert budgets.embedding_until(10, 9) is None
     assert budgets.rerank_count(10, 9, [50]) == 0

@@ -264,12 +264,11 @@ async def test_a_stage_that_ran_for_the_first_page_is_required_for_the_others(la
 
 
 async def test_a_later_page_reranks_as_many_as_the_first_however_much_time_there_is() -> None:
-    world = World(deadline_seconds=1.0)
-    world.budgets.rerank_character.observe(time.monotonic(), 0.1 / len("title 0\ntext 0"))
+    world = World(time_for=4)
     beginning = await world.answer()
-    later = World()
+    later = World(time_for=2)
     await later.answer(replace(QUESTION, offset=3, course=beginning.course))
-    assert 0 < len(later.reranked) == len(world.reranked) < 8
+    assert len(later.reranked) == len(world.reranked) == 4
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,7 @@ async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> Non
     world = World(deadline_seconds=0.5)
     world.embedding.set()
     now = time.monotonic()
-    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_character):
+    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_token):
         pace.observe(now, 60.0)
     answer = await world.answer()
     skipped = {stage: report.reason for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
@@ -372,17 +371,22 @@ async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> Non
 
 async def test_a_required_stage_is_asked_however_little_time_there_is() -> None:
     world = World(deadline_seconds=0.5)
-    world.budgets.rerank_character.observe(time.monotonic(), 60.0)
+    world.budgets.rerank_token.observe(time.monotonic(), 60.0)
     required = replace(QUESTION, policies=Policies(rerank=Policy.REQUIRED))
     assert reports(await world.answer(required))[Stage.RERANK].outcome is Outcome.RAN
 
 
-async def test_the_reranker_reads_fewer_candidates_where_time_is_short() -> None:
-    world = World(deadline_seconds=1.0)
-    world.budgets.rerank_character.observe(time.monotonic(), 0.1 / len("title 0\ntext 0"))
-    report = reports(await world.answer())[Stage.RERANK]
-    assert (report.outcome, report.reason) == (Outcome.DEGRADED, "FEWER_CANDIDATES")
-    assert 0 < len(world.reranked) == report.item_count < 5
+async def test_the_scores_that_are_done_by_the_deadline_are_used_and_the_report_says_of_how_many() -> None:
+    answer = await World(time_for=3).answer()
+    report = reports(answer)[Stage.RERANK]
+    assert (report.outcome, report.reason, report.item_count) == (Outcome.DEGRADED, "FEWER_CANDIDATES", 3)
+    assert report.detail == "the deadline left time for 3 of 8 candidates"
+    assert ids(answer) == ["2", "1", "0"]
+
+
+async def test_a_required_reranking_is_all_or_nothing() -> None:
+    required = replace(QUESTION, policies=Policies(rerank=Policy.REQUIRED))
+    assert reports(await World(time_for=3).answer(required))[Stage.RERANK].item_count == 8
 
 
 async def test_what_is_like_a_document_is_searched_without_a_text_and_the_reports_say_so() -> None:

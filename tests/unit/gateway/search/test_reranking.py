@@ -128,7 +128,7 @@ async def test_a_cascade_without_its_cross_encoder_keeps_the_order_after_late_in
 ) -> None:
     stages = world(deadline_seconds=0.5 if slow else 30, rerank_error=None if slow else Unavailable("down"))
     if slow:
-        stages.budgets.rerank_character.observe(time.monotonic(), 60.0)
+        stages.budgets.rerank_token.observe(time.monotonic(), 60.0)
     answer = await stages.answer(by("cascade", rerank_candidate_count=8))
     assert ids(answer) == BY_LATE[:3]
     report = report_of(answer)

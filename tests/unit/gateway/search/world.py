@@ -58,6 +58,8 @@ class World:
     fingerprint: str | None = None
     weights: tuple[float, float] | None = None
     reranked: list[str] = field(default_factory=list)
+    time_for: int = 1000
+    """Number of passages that the reranker scores by its deadline."""
     embedding: asyncio.Event = field(default_factory=asyncio.Event)
     expanding: asyncio.Event = field(default_factory=asyncio.Event)
     expand_waits_for: asyncio.Event | None = None
@@ -186,11 +188,11 @@ class World:
                 self.read.append(identity)
                 yield known[identity]
 
-    async def rerank(self, query: str, passages: Sequence[str], *, deadline: float) -> Reranked:
+    async def rerank(self, query: str, passages: Sequence[str], *, partial: bool = False, deadline: float) -> Reranked:
         if self.rerank_error:
             raise self.rerank_error
-        self.reranked = list(passages)
-        return Reranked([float(number) * 10 for number in range(len(passages))], self.reranker, 3)
+        self.reranked = list(passages)[: self.time_for if partial else None]
+        return Reranked([float(number) * 10 for number in range(len(self.reranked))], self.reranker, 3)
 
     async def answer(self, question: Question = QUESTION) -> Answer:
         return await self.pipeline().search(question, deadline=time.monotonic() + self.deadline_seconds)

@@ -124,10 +124,15 @@ class Rig:
     deaths: list[BaseException]
 
     async def submit(
-        self, *texts: str, lane: Lane = INTERACTIVE, caller: str = "ann", deadline: float | None = None
+        self,
+        *texts: str,
+        lane: Lane = INTERACTIVE,
+        caller: str = "ann",
+        deadline: float | None = None,
+        partial: bool = False,
     ) -> list[str]:
         works = [Work(key=content, payload=content, token_count=length_of(content)) for content in texts]
-        return await self.scheduler.submit(works, lane=lane, caller=caller, deadline=deadline)
+        return await self.scheduler.submit(works, lane=lane, caller=caller, deadline=deadline, partial=partial)
 
     async def queue(self, *texts: str, **how: Any) -> asyncio.Task[list[str]]:
         """Submit, and return as soon as the call waits."""

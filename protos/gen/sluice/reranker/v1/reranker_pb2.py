@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from sluice.type.v1 import model_pb2 as sluice_dot_type_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/reranker/v1/reranker.proto\x12\x12sluice.reranker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/type/v1/model.proto\"u\n\x15RerankPassagesRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x03(\t\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.sluice.type.v1.Priority\x12\x0f\n\x07partial\x18\x04 \x01(\x08\"\xb4\x01\n\x16RerankPassagesResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x17\n\x0ftruncated_count\x18\x02 \x01(\x05\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x32\n\x07timings\x18\x04 \x01(\x0b\x32!.sluice.reranker.v1.RerankTimings\x12\x13\n\x0btoken_count\x18\x05 \x01(\x03\"z\n\rRerankTimings\x12\x34\n\x11tokenize_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x63ompute_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x11\n\x0fGetModelRequest\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo2\xd1\x01\n\x0fRerankerService\x12g\n\x0eRerankPassages\x12).sluice.reranker.v1.RerankPassagesRequest\x1a*.sluice.reranker.v1.RerankPassagesResponse\x12U\n\x08GetModel\x12#.sluice.reranker.v1.GetModelRequest\x1a$.sluice.reranker.v1.GetModelResponseBQ\n\x1binternal.sluice.reranker.v1P\x01Z0sluice.internal/go/sluice/reranker/v1;rerankerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/reranker/v1/reranker.proto\x12\x12sluice.reranker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/type/v1/model.proto\"u\n\x15RerankPassagesRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x03(\t\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.sluice.type.v1.Priority\x12\x0f\n\x07partial\x18\x04 \x01(\x08\"\xd5\x01\n\x16RerankPassagesResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x17\n\x0ftruncated_count\x18\x02 \x01(\x05\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x32\n\x07timings\x18\x04 \x01(\x0b\x32!.sluice.reranker.v1.RerankTimings\x12\x13\n\x0btoken_count\x18\x05 \x01(\x03\x12\x1f\n\x17max_passage_token_count\x18\x06 \x01(\x05\"z\n\rRerankTimings\x12\x34\n\x11tokenize_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x63ompute_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x11\n\x0fGetModelRequest\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo2\xd1\x01\n\x0fRerankerService\x12g\n\x0eRerankPassages\x12).sluice.reranker.v1.RerankPassagesRequest\x1a*.sluice.reranker.v1.RerankPassagesResponse\x12U\n\x08GetModel\x12#.sluice.reranker.v1.GetModelRequest\x1a$.sluice.reranker.v1.GetModelResponseBQ\n\x1binternal.sluice.reranker.v1P\x01Z0sluice.internal/go/sluice/reranker/v1;rerankerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RERANKPASSAGESREQUEST']._serialized_start=117
   _globals['_RERANKPASSAGESREQUEST']._serialized_end=234
   _globals['_RERANKPASSAGESRESPONSE']._serialized_start=237
-  _globals['_RERANKPASSAGESRESPONSE']._serialized_end=417
-  _globals['_RERANKTIMINGS']._serialized_start=419
-  _globals['_RERANKTIMINGS']._serialized_end=541
-  _globals['_GETMODELREQUEST']._serialized_start=543
-  _globals['_GETMODELREQUEST']._serialized_end=560
-  _globals['_GETMODELRESPONSE']._serialized_start=562
-  _globals['_GETMODELRESPONSE']._serialized_end=622
-  _globals['_RERANKERSERVICE']._serialized_start=625
-  _globals['_RERANKERSERVICE']._serialized_end=834
+  _globals['_RERANKPASSAGESRESPONSE']._serialized_end=450
+  _globals['_RERANKTIMINGS']._serialized_start=452
+  _globals['_RERANKTIMINGS']._serialized_end=574
+  _globals['_GETMODELREQUEST']._serialized_start=576
+  _globals['_GETMODELREQUEST']._serialized_end=593
+  _globals['_GETMODELRESPONSE']._serialized_start=595
+  _globals['_GETMODELRESPONSE']._serialized_end=655
+  _globals['_RERANKERSERVICE']._serialized_start=658
+  _globals['_RERANKERSERVICE']._serialized_end=867
 # @@protoc_insertion_point(module_scope)

@@ -69,10 +69,15 @@ class RerankPassagesResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_PASSAGE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     truncated_count: _builtins.int
-    """Passages of which the end did not fit the model's window."""
+    """Of the passages with a score, those that the model did not read whole."""
     token_count: _builtins.int
     """Tokens that the model read for these scores."""
+    max_passage_token_count: _builtins.int
+    """Most tokens of a passage that the model reads; it reads the best part of a longer one. 0 says that only the model's
+    window bounds them.
+    """
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The model's logits: unbounded, higher is better, comparable only for one query."""
@@ -93,10 +98,11 @@ class RerankPassagesResponse(_message.Message):
         model: _model_pb2.ModelInfo | None = ...,
         timings: Global___RerankTimings | None = ...,
         token_count: _builtins.int = ...,
+        max_passage_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "scores", b"scores", "timings", b"timings", "token_count", b"token_count", "truncated_count", b"truncated_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_passage_token_count", b"max_passage_token_count", "model", b"model", "scores", b"scores", "timings", b"timings", "token_count", b"token_count", "truncated_count", b"truncated_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
