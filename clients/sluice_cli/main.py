@@ -22,7 +22,10 @@ ROOMS = {
         "Show all versions of all collections, or create or delete a collection.",
     ),
     "tune": ("sluice_cli.collections.layout", "Show how a collection is kept and searched, or change it."),
-    "reindex": ("sluice_cli.collections.reindex", "Build a version by another model, verify it, and switch to it."),
+    "reindex": (
+        "sluice_cli.collections.reindex",
+        "Build a version by another model, or with token vectors; switch to it.",
+    ),
     "rollback": ("sluice_cli.collections.versions", "Make the version live again that was live before."),
     "verify": ("sluice_cli.collections.versions", "Check a version: counts, vectors, and results."),
     "copy": (

@@ -41,10 +41,11 @@ async def reindex(
     late: Late = None,
     as_json: AsJson = False,
 ) -> int:
-    """Build a version by another model, or with token vectors, verify it, and switch to it.
+    """Build a version by another model, or with token vectors; switch to it.
 
-    Meanwhile questions are answered, and documents stored and deleted. The version before stays for `sluice rollback`.
-    After a stop at any point, the same command goes on; the live version is untouched until the switch.
+    It is verified first. Meanwhile questions are answered, and documents stored and deleted. The version before stays
+    for `sluice rollback`. After a stop at any point, the same command goes on; the live version is untouched until the
+    switch.
 
     The gateway has to know an embedder that serves the model: EMBEDDER_ADDITIONAL_ADDRESSES. --late makes token vectors
     for reranking by late interaction, by the TOKEN_MODEL of an embedder. Where a model stays, its vectors are copied.
