@@ -61,6 +61,8 @@ class Budgets:
     def __init__(self) -> None:
         self.expansion = Pace()
         self.embedding = Pace()
+        self.tokens = Pace()
+        """Making the vectors of a query's tokens."""
         self.retrieval = Pace()
         self.rerank_token = Pace()
         """Time of a reranking for each token that its model reads."""
@@ -75,6 +77,10 @@ class Budgets:
     def embedding_until(self, now: float, last_moment: float) -> float | None:
         """Moment by which embedding has to be done; None if retrieval needs the time."""
         return _until(now, last_moment, self.retrieval.expected(now), self.embedding.expected(now), EMBEDDING_SHARE)
+
+    def tokens_until(self, now: float, last_moment: float) -> float | None:
+        """Moment by which the query's tokens have to be embedded; None if retrieval needs the time."""
+        return _until(now, last_moment, self.retrieval.expected(now), self.tokens.expected(now), EMBEDDING_SHARE)
 
     def rerank_tokens(self, lengths: Sequence[int]) -> list[float]:
         """Estimate the tokens that the reranker's model reads for candidates of so many characters, the query's too."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.search.budgets import Budgets, Pace
+from services.gateway.search.budgets import Budgets
 from services.gateway.search.candidates import Candidates
 from services.gateway.search.ranking import Ranked, Weights, best_first, blend
 from services.gateway.search.reports import (
@@ -98,8 +98,8 @@ class Reranking:
             ),
             # The cross-encoder takes over from a failure.
             self._attempts.policy(None, Policy.BEST_EFFORT),
-            Pace(),
-            last_moment if required else self._budgets.embedding_until(time.monotonic(), last_moment),
+            self._budgets.tokens,
+            last_moment if required else self._budgets.tokens_until(time.monotonic(), last_moment),
         )
         if isinstance(attempt, StageReport):
             self._instead = (attempt.reason, f"the cross-encoder serves: {attempt.detail}")

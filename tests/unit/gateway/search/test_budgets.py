@@ -136,6 +136,7 @@ def test_time_that_is_over_leaves_nothing_to_anybody() -> None:
     budgets.rerank_token.observe(10, 0.001)
     assert budgets.expansion_until(10, 9) is None
     assert budgets.embedding_until(10, 9) is None
+    assert budgets.tokens_until(10, 9) is None
     assert budgets.rerank_count(10, 9, [50]) == 0
 
 

@@ -99,6 +99,16 @@ async def test_without_token_vectors_the_cross_encoder_serves_and_the_report_say
     assert answer.idle_stages == {"rerank"}
 
 
+async def test_token_vectors_that_would_come_too_late_are_not_asked_for() -> None:
+    stages = world(deadline_seconds=0.5)
+    stages.budgets.tokens.observe(time.monotonic(), 60.0)
+    report = report_of(await stages.answer(by("late")))
+    assert not stages.embedding_tokens.is_set()
+    assert (report.outcome, report.reason, report.model) == (Outcome.DEGRADED, "NO_TIME", "cross")
+    required = replace(by("late"), policies=Policies(rerank=Policy.REQUIRED))
+    assert report_of(await stages.answer(required)).outcome is Outcome.RAN
+
+
 async def test_the_cross_encoder_does_not_read_all_that_late_interaction_was_to_compare() -> None:
     stages = world(found=MANY, token_error=FailedPrecondition("none", reason="NO_TOKEN_VECTORS"))
     beginning = await stages.answer(by("late", rerank_candidate_count=40))
