@@ -11,11 +11,11 @@ from services.retriever.store import Row, point_id
 DIMENSION = 8
 
 
-def row(number, revision="r", words=(7,), vector=None, **metadata):
+def row(number, revision="r", words=(7,), vector=None, tokens=None, **metadata):
     """Return a passage whose vector is its own."""
     if vector is None:
         vector = np.random.default_rng(number).normal(size=DIMENSION).astype(np.float32)
-    passage = Passage(f"p{number}", f"text {number}", "title", metadata, vector)
+    passage = Passage(f"p{number}", f"text {number}", "title", metadata, vector, tokens=tokens)
     return Row(point_id(passage.id), passage, revision, SparseVector(list(words), [1.0] * len(words)))
 
 

@@ -7,7 +7,7 @@ import uuid
 import pytest
 import qdrant_edge as edge
 
-DENSE, LEXICAL = "dense", "lexical"
+DENSE, LEXICAL, LATE = "dense", "lexical", "late"
 EVERYTHING = edge.Filter()
 
 
@@ -20,7 +20,15 @@ def folder(tmp_path):
 def shard(folder):
     folder.mkdir()
     config = edge.EdgeConfig(
-        vectors={DENSE: edge.EdgeVectorParams(2, edge.Distance.Dot)},
+        vectors={
+            DENSE: edge.EdgeVectorParams(2, edge.Distance.Dot),
+            LATE: edge.EdgeVectorParams(
+                2,
+                edge.Distance.Dot,
+                multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+                datatype=edge.VectorStorageDatatype.Uint8,
+            ),
+        },
         sparse_vectors={LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
     )
     return edge.EdgeShard.create(str(folder), config)
@@ -68,6 +76,24 @@ def test_unequal_lengths_poison_the_log_so_batches_are_checked(shard, folder):
     assert panics(copy)
     shutil.rmtree(copy / "wal")
     assert edge.EdgeShard.load(str(copy)).info().points_count == 1
+
+
+@pytest.mark.parametrize("rows", [[[]], [[1, 2], [3]]])
+def test_rows_of_unequal_length_or_none_poison_the_log_so_token_vectors_are_checked(shard, folder, rows):
+    with pytest.raises(BaseException) as caught:
+        upsert(shard, edge.Point(name(1), {DENSE: [0.6, 0.8], LATE: rows}, {}))
+    assert type(caught.value).__name__ == "PanicException"
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    assert panics(copy)
+
+
+def test_numbers_that_are_no_bytes_are_cut_without_a_word_so_token_vectors_are_checked(shard):
+    upsert(shard, edge.Point(name(1), {DENSE: [0.6, 0.8], LATE: [[300, -1], [1.9, 2]]}, {}))
+    (record,) = shard.retrieve([name(1)], False, [LATE])
+    assert record.vector[LATE] == [[255, 0], [1, 2]]
+    query = edge.Query.Nearest([[1.9, 300.0]], LATE)
+    assert shard.query(edge.QueryRequest(1, query=query))[0].score == 1 * 1 + 255 * 2
 
 
 def test_a_flush_after_a_panic_spoils_the_data_so_a_broken_shard_is_neither_flushed_nor_closed(shard, folder):

@@ -12,7 +12,15 @@ from services.retriever.store import Row, point_id
 ROWS = [
     Row(
         point_id("a"),
-        Passage("a", "text", "title", {"n": 1, "tags": ["x"]}, np.array([0.5, -1], "f4"), Chunk(1, 2, 0, 4)),
+        Passage(
+            "a",
+            "text",
+            "title",
+            {"n": 1, "tags": ["x"]},
+            np.array([0.5, -1], "f4"),
+            Chunk(1, 2, 0, 4),
+            np.arange(6, dtype=np.uint8).reshape(2, 3),
+        ),
         "r1",
         SparseVector([1, 7], [0.25, 2.0]),
     ),
@@ -25,6 +33,8 @@ def test_passages_arrive_as_they_were_sent():
     first, second = wire.unpack_rows(packed)
     assert first.passage.vector.dtype == np.float32
     np.testing.assert_array_equal(first.passage.vector, ROWS[0].passage.vector)
+    assert first.passage.tokens.dtype == np.uint8
+    np.testing.assert_array_equal(first.passage.tokens, ROWS[0].passage.tokens)
     without_vector = [row._replace(passage=Passage(row.passage.id, chunk=row.passage.chunk)) for row in (first, second)]
     assert without_vector == [row._replace(passage=Passage(row.passage.id, chunk=row.passage.chunk)) for row in ROWS]
     assert (first.passage.text, first.passage.title, first.passage.metadata) == (
