@@ -25,7 +25,7 @@ from sluice_cli.calls import (
 )
 from sluice_cli.collections.layout import layout_of, layout_text
 from sluice_cli.options import AsJson, Collection, CollectionArgument, Late, Sure, one_of
-from sluice_client import CollectionVersion, ListedVersion, Switched, VersionCheck, VersionState
+from sluice_client import CollectionVersion, ListedVersion, ModelInfo, Switched, VersionCheck, VersionState
 
 app = typer.Typer(rich_markup_mode=None)
 collections = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -152,30 +152,28 @@ def version_json(listed: ListedVersion) -> dict[str, object]:
 
 
 def versions_view(versions: Sequence[ListedVersion]) -> Text:
-    """Show versions by collection, two lines each, and a third for one with token vectors."""
+    """Show versions by collection, some lines each: a terminal of 80 columns has room for most of them."""
     lines: list[Text] = []
     last = ""
     for listed in versions:
-        version, model = listed.version, listed.version.model
+        version, model, tokens = listed.version, listed.version.model, listed.version.token_model
         if version.collection != last:
             lines.append(Text(plain(version.collection), style="bold"))
         last = version.collection
         passages, created = f"{version.passage_count:,} passages", f"{version.create_time.astimezone():%Y-%m-%d %H:%M}"
         lines.append(Text.assemble("  ", plain(version.version), "  ", _state(version), f"  {passages}  {created}"))
-        served = "" if listed.model_served else " (not served)"
         about = [
-            f"{plain(model.name)}{served}, {model.dimension} dimensions",
-            plain(model.precision),
-            f"words: {plain(version.lexical_settings)}" if version.lexical_settings else "",
-            f"from {plain(version.source)}" if version.source else "",
-            plain(layout_text(version.layout)),
+            _model_text(model, listed.model_served),
+            f"token vectors: {_model_text(tokens, listed.token_model_served)}" if tokens is not None else "",
+            f"words: {version.lexical_settings}" if version.lexical_settings else "",
+            ", ".join(part for part in (version.source, layout_text(version.layout)) if part),
         ]
-        lines.append(Text("    " + ", ".join(part for part in about if part), style="dim"))
-        if version.token_model is not None:
-            served = "" if listed.token_model_served else " (not served)"
-            tokens = f"{plain(version.token_model.name)}{served}, {version.token_model.dimension} dimensions"
-            lines.append(Text(f"    token vectors: {tokens}", style="dim"))
+        lines += [Text(f"    {plain(line)}", style="dim") for line in about if line]
     return Text("\n").join(lines)
+
+
+def _model_text(model: ModelInfo, served: bool) -> str:
+    return f"{model.name}{'' if served else ' (not served)'}, {model.dimension} dimensions, {model.precision}"
 
 
 def _state(version: CollectionVersion) -> Text:
