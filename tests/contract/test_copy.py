@@ -56,7 +56,8 @@ async def content(place: Platform, version: str) -> dict[str, Any]:
             ids = ids[read:]
             for record in records:
                 passage = record.passage
-                kept = (passage.text, dict(passage.metadata), record.revision)
+                kept = (passage.text, dict(passage.metadata), record.revision, record.tokens.values)
+                assert record.tokens.row_count
                 found[passage.id] = (kept, np.frombuffer(record.vector, "<f4"))
         return found
 

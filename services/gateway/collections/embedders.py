@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from services.chassis.errors import FailedPrecondition, NotFound, SluiceError
 from services.gateway.collections.documents import Chunking
@@ -20,6 +20,8 @@ from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2
 # Time that the model of a collection is cached, and that a model without an embedder is not looked for again.
 TRUSTED_SECONDS = 5.0
 UNSERVED_SECONDS = 1.0
+
+TokensT = TypeVar("TokensT", QueryTokens, EmbeddedTokens)
 
 Ranges = Sequence[Sequence[tuple[int, int]]]
 """Start and end of the chunks of every document, in characters."""
@@ -142,15 +144,9 @@ class Embedders:
             raise FailedPrecondition(
                 f"{collection!r} has no token vectors; `sluice reindex --late` adds them", reason="NO_TOKEN_VECTORS"
             )
-        for _ in range(2):
-            place = await self._token_models.place(wanted.token_model.fingerprint, deadline)
-            if place is None:
-                break
-            made = await self._embedders[place].embed_query_tokens(query, deadline=deadline)
-            if made.model.fingerprint == wanted.token_model.fingerprint:
-                return made
-            self._token_models.forget()  # that embedder has been given another model
-        raise _no_tokens(wanted, self._token_models.known)
+        return await self._embed_tokens(
+            lambda embedder: embedder.embed_query_tokens(query, deadline=deadline), wanted, deadline
+        )
 
     async def embed_documents(self, texts: Sequence[str], *, collection: str, deadline: float) -> Embedded:
         """Embed documents for a collection. Raises as `embed_queries` does."""
@@ -171,20 +167,9 @@ class Embedders:
             return await self._embedders[0].embed_document_tokens(texts, deadline=deadline)
         if not wanted.HasField("token_model"):
             return None
-        for _ in range(2):
-            place = await self._token_models.place(wanted.token_model.fingerprint, deadline)
-            if place is None:
-                break
-            try:
-                made = await self._embedders[place].embed_document_tokens(texts, deadline=deadline)
-            except FailedPrecondition as error:
-                if error.reason != "NO_TOKEN_MODEL":
-                    raise
-            else:
-                if made.model.fingerprint == wanted.token_model.fingerprint:
-                    return made
-            self._token_models.forget()  # that embedder has been given another model, or none
-        raise _no_tokens(wanted, self._token_models.known)
+        return await self._embed_tokens(
+            lambda embedder: embedder.embed_document_tokens(texts, deadline=deadline), wanted, deadline
+        )
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, collection: str, deadline: float
@@ -284,6 +269,27 @@ class Embedders:
                 return embedded
             self._models.forget()  # that embedder has been given another model
         raise _unserved(wanted, [])
+
+    async def _embed_tokens(
+        self,
+        call: Callable[[ModelEmbedder], Awaitable[TokensT]],
+        wanted: collection_pb2.CollectionVersion,
+        deadline: float,
+    ) -> TokensT:
+        for _ in range(2):
+            place = await self._token_models.place(wanted.token_model.fingerprint, deadline)
+            if place is None:
+                break
+            try:
+                made = await call(self._embedders[place])
+            except FailedPrecondition as error:
+                if error.reason != "NO_TOKEN_MODEL":
+                    raise
+            else:
+                if made.model.fingerprint == wanted.token_model.fingerprint:
+                    return made
+            self._token_models.forget()  # that embedder has been given another model, or none
+        raise _no_tokens(wanted, self._token_models.known)
 
     async def _serving(self, wanted: collection_pb2.CollectionVersion, deadline: float) -> ModelEmbedder:
         place = await self._models.place(wanted.model.fingerprint, deadline)

@@ -7,9 +7,9 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition, NotFound, Unavailable
 from services.gateway.collections.embedders import Embedders
-from services.gateway.search.stages import Embedded, QueryTokens
+from services.gateway.search.stages import Embedded, EmbeddedTokens, QueryTokens
 from sluice.type.v1 import collection_pb2, model_pb2, tokens_pb2
-from tests.unit.gateway.samples import embedded, model, version
+from tests.unit.gateway.samples import embedded, model, tokens_of, version
 
 
 class OneModel:
@@ -29,7 +29,14 @@ class OneModel:
     embed_documents = embed_queries
 
     async def embed_query_tokens(self, query: str, *, deadline: float) -> QueryTokens:
+        if not self.serves_tokens:
+            raise FailedPrecondition("none", reason="NO_TOKEN_MODEL")
         return QueryTokens(tokens_pb2.TokenVectors(values=query.encode(), row_count=1), model(self.serves_tokens))
+
+    async def embed_document_tokens(self, texts: Sequence[str], *, deadline: float) -> EmbeddedTokens:
+        if not self.serves_tokens:
+            raise FailedPrecondition("none", reason="NO_TOKEN_MODEL")
+        return tokens_of(texts, model(self.serves_tokens))
 
     async def token_model(self, *, deadline: float) -> model_pb2.ModelInfo:
         self.asked += 1
@@ -168,3 +175,45 @@ async def test_without_token_vectors_or_a_served_model_of_them_the_reason_is_tol
                 await tokens_by(embedders, "docs")
             assert refused.value.reason == reason
     assert one.asked == 1
+
+
+async def document_tokens_by(embedders: Embedders, collection: str) -> str:
+    made = await embedders.embed_document_tokens(["text"], collection=collection, deadline=0)
+    return made.model.name if made else ""
+
+
+async def test_documents_get_token_vectors_by_the_token_model_of_their_collection_if_it_has_one() -> None:
+    one, other = OneModel("small", "tokens"), OneModel("large", "better")
+    assert await document_tokens_by(Embedders([one, other], Collections(docs="small", tokens="better")), "docs") == (
+        "better"
+    )
+    assert await document_tokens_by(Embedders([one, other], Collections(docs="small")), "docs") == ""
+
+
+async def test_a_collection_to_come_gets_the_token_model_of_the_first_embedder_unless_the_setting_says_no() -> None:
+    one, other = OneModel("small", "tokens"), OneModel("large", "better")
+    assert await document_tokens_by(Embedders([one, other], Collections()), "new") == "tokens"
+    assert await document_tokens_by(Embedders([one, other], Collections(), token_vectors=False), "new") == ""
+    one.serves_tokens = ""
+    assert await document_tokens_by(Embedders([one, other], Collections()), "new") == ""
+
+
+async def test_an_embedder_that_has_lost_its_token_model_is_noticed_and_the_way_out_is_told() -> None:
+    one, other = OneModel("small", "tokens"), OneModel("large")
+    embedders = Embedders([one, other], Collections(docs="small", tokens="tokens"))
+    assert await document_tokens_by(embedders, "docs") == await tokens_by(embedders, "docs") == "tokens"
+    one.serves_tokens, other.serves_tokens = "", "tokens"
+    assert await document_tokens_by(embedders, "docs") == await tokens_by(embedders, "docs") == "tokens"
+    other.serves_tokens = ""
+    with pytest.raises(FailedPrecondition, match=r"TOKEN_MODEL of one of them.*--no-late") as lost:
+        await document_tokens_by(embedders, "docs")
+    assert lost.value.reason == "TOKEN_MODEL_NOT_SERVED"
+
+
+async def test_a_version_to_build_gets_the_token_model_that_there_was_or_else_the_first_that_is_served() -> None:
+    embedders = Embedders([OneModel("small"), OneModel("large", "tokens"), OneModel("huge", "better")], Collections())
+    for before, now in (("better", "better"), ("tokens", "tokens"), ("", "tokens"), ("older", "tokens")):
+        assert (await embedders.token_model_like(before, deadline=0)).name == now
+    with pytest.raises(FailedPrecondition, match="TOKEN_MODEL=") as refused:
+        await Embedders([OneModel("small")], Collections()).token_model_like("", deadline=0)
+    assert refused.value.reason == "TOKEN_MODEL_NOT_SERVED"

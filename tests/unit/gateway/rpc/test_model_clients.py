@@ -61,6 +61,27 @@ async def test_the_tokens_of_a_query_are_embedded_with_the_priority_of_a_person(
     assert (tokens.vectors, tokens.model.fingerprint) == (made.vectors[0], "tokens")
 
 
+async def test_the_tokens_of_documents_are_embedded_in_slices_and_every_text_keeps_its_own() -> None:
+    def made(request: embedder_pb2.EmbedTokensRequest) -> embedder_pb2.EmbedTokensResponse:
+        if "bad" in request.texts:
+            raise InvalidArgument(f"texts[{list(request.texts).index('bad')}]", "cannot be read")
+        return embedder_pb2.EmbedTokensResponse(
+            vectors=[tokens_pb2.TokenVectors(values=text.encode(), row_count=1) for text in request.texts],
+            model=model("tokens"),
+        )
+
+    channel = CannedChannel(made)
+    texts = [str(place) for place in range(EMBED_SLICE + 5)]
+    tokens = await EmbedderClient(channel.as_channel()).embed_document_tokens(texts, deadline=0)
+    assert [len(request.texts) for request in channel.requests] == [EMBED_SLICE, 5]
+    assert {(request.kind, request.priority) for request in channel.requests} == {
+        (embedder_pb2.TEXT_KIND_DOCUMENT, model_pb2.PRIORITY_BULK)
+    }
+    assert ([one.values.decode() for one in tokens.vectors], tokens.model.fingerprint) == (texts, "tokens")
+    with pytest.raises(InvalidArgument, match=rf"texts\[{EMBED_SLICE + 5}\]"):
+        await EmbedderClient(channel.as_channel()).embed_document_tokens([*texts, "bad"], deadline=0)
+
+
 async def test_an_embedder_without_a_token_model_says_so() -> None:
     channel = CannedChannel(lambda _: embedder_pb2.GetModelResponse(model=model("f00d")))
     assert not (await EmbedderClient(channel.as_channel()).token_model(deadline=0)).fingerprint
@@ -113,7 +134,7 @@ class Windowed:
     def answer(self, request: Message) -> Message:
         described = model_pb2.ModelInfo(name="cross", fingerprint="f00d", max_token_count=self.window)
         if isinstance(request, embedder_pb2.GetModelRequest):
-            return embedder_pb2.GetModelResponse(model=described)
+            return embedder_pb2.GetModelResponse(model=described, token_model=described)
         if isinstance(request, reranker_pb2.GetModelRequest):
             return reranker_pb2.GetModelResponse(model=described)
         if isinstance(request, reranker_pb2.RerankPassagesRequest):
@@ -122,6 +143,8 @@ class Windowed:
                 truncated_count=sum(len(text) > 4 * self.window for text in request.passages),
                 model=described,
             )
+        if isinstance(request, embedder_pb2.EmbedTokensRequest):
+            return embedder_pb2.EmbedTokensResponse(vectors=[{"row_count": 1} for _ in request.texts], model=described)
         assert isinstance(request, embedder_pb2.EmbedTextsRequest)
         return embedder_pb2.EmbedTextsResponse(
             vectors=b"".join(array("f", [len(text)]).tobytes() for text in request.texts),
@@ -136,6 +159,16 @@ class Windowed:
             getattr(request, "texts", None) or getattr(request, "passages", ()) for request in self.channel.requests
         ]
         return [len(text.encode()) for batch in texts for text in batch]
+
+
+async def test_no_more_of_a_text_is_sent_than_the_token_model_may_read_even_after_it_has_changed() -> None:
+    stage = Windowed(180)
+    client = EmbedderClient(stage.channel.as_channel())
+    await client.embed_document_tokens(["short", "x" * 30_000], deadline=0)
+    assert stage.sent() == [5, 180 * 32]
+    stage.window = 512
+    await client.embed_document_tokens(["x" * 30_000], deadline=0)
+    assert stage.sent()[2:] == [180 * 32, 512 * 32]
 
 
 async def test_a_text_is_cut_by_the_window_of_the_model_and_the_cut_is_told() -> None:
