@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 import grpc
+import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import UNREADABLE, health, logs, metrics, stderr, tls, tracing
@@ -80,7 +81,7 @@ def run(name: str, settings_type: type[SettingsT], compose: Compose[SettingsT]) 
         if settings.grpc_host == "[::]" and not _has_ipv6():
             logs.get_logger("server").warning("this machine has no IPv6", grpc_host="0.0.0.0")  # noqa: S104
             settings = settings.model_copy(update={"grpc_host": "0.0.0.0"})  # noqa: S104  asked for: all addresses
-        died = asyncio.run(_live(name, settings, compose))
+        died = uvloop.run(_live(name, settings, compose))
     except StartupError as error:
         logs.get_logger("server").error("cannot start", stage=name, problem=error.message, remedy=error.remedy)
         sys.exit(2)

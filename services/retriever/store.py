@@ -68,11 +68,8 @@ class Row(NamedTuple):
     """Read back with `Parts.VECTOR`."""
 
 
-class Hit(NamedTuple):
-    """A passage that a search found."""
-
-    id: PointId
-    score: float
+Hit = tuple[PointId, float]
+"""A passage that a search found, and its score: plain, as there are some hundred in a search."""
 
 
 class Parts(enum.Enum):

@@ -58,7 +58,7 @@ def rows(count, seed=0):
 
 async def found(store, version, *terms):
     [hits] = await store.search(version, [SparseVector(list(terms), [1.0] * len(terms))], 100, ALL, None)
-    return {hit.id: hit.score for hit in hits}
+    return dict(hits)
 
 
 @pytest.mark.parametrize("shards", [0, 2, 3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
@@ -140,7 +140,7 @@ def without_highlights(report: StageReport, failure: SluiceError) -> StageReport
     if report.reason:
         return report
     detail = f"the sentences that answer are not named: {failure.message}"
-    return replace(report, outcome=Outcome.DEGRADED, reason="NO_HIGHLIGHTS", detail=detail)
+    return report._replace(outcome=Outcome.DEGRADED, reason="NO_HIGHLIGHTS", detail=detail)
 
 
 def changed(problem: str) -> FailedPrecondition:

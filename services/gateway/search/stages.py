@@ -267,8 +267,7 @@ class Reranked:
 _NOTHING_MISSING = {"CALLER_VECTOR", "FEATURE_OFF", "NO_CANDIDATES", "NO_QUERY", "NO_WORDS"}
 
 
-@dataclass(frozen=True, slots=True)
-class StageReport:
+class StageReport(NamedTuple):
     """Report of one stage on one request."""
 
     stage: Stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -32,11 +32,9 @@ def observed(metrics: RetrieverMetrics, name: str) -> Iterator[None]:
             tracing.end_with_code(span, code.name, "db.response.status_code")
 
 
-@asynccontextmanager
-async def time_limit(end: float) -> AsyncIterator[None]:
+def time_limit(end: float) -> asyncio.Timeout:
     """Limit a block to a moment on the monotonic clock; one that has passed already lets nothing start."""
     left = end - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    async with asyncio.timeout(None if left == math.inf else left):
-        yield
+    return asyncio.timeout(None if left == math.inf else left)

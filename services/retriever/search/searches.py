@@ -104,9 +104,9 @@ async def find(  # noqa: PLR0913  all that a search holds
         found = await store.search(version, [search.by for search in searches], depth, condition, deadline, layout)
         whole = [len(hits) < depth for hits in found]
         if without:
-            found = [[hit for hit in hits if hit.id not in without] for hits in found]
+            found = [[hit for hit in hits if hit[0] not in without] for hits in found]
         if len(searches) == 1:
-            fused = [Fused(hit.id, hit.score) for hit in found[0][:limit]]
+            fused = [Fused(point, score) for point, score in found[0][:limit]]
         else:
             fused = fuse(
                 [

@@ -25,7 +25,7 @@ from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused,
 from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_rows
 from services.retriever.fields import Filter, Scalar, Schema
 from services.retriever.layout import Layout
-from services.retriever.store import Notes, Parts, PointId, Query, Revisions
+from services.retriever.store import Hit, Notes, Parts, PointId, Query, Revisions
 
 Log = Callable[..., None]
 """Takes a level, an event and its fields."""
@@ -161,11 +161,10 @@ class DataFolder:
 
     def search(
         self, version: str, searches: list[Query], limit: int, condition: Filter, layout: Layout
-    ) -> list[list[Packed]]:
+    ) -> list[list[Hit]]:
         """Return ids and scores."""
         with self._using(version) as kept:
-            found = kept.shard.search(searches, limit, condition, layout)
-            return [[(hit.id, hit.score) for hit in hits] for hits in found]
+            return kept.shard.search(searches, limit, condition, layout)
 
     def compare(self, version: str, tokens: Codes, points: list[PointId]) -> Mapping[PointId, float]:
         """Return the scores of passages by token vectors."""

@@ -81,7 +81,7 @@ def counts_right(shard: edge.EdgeShard) -> bool:
 
 def to_hits(points: Sequence[edge.ScoredPoint]) -> list[Hit]:
     """Return what a search found."""
-    return [Hit(str(point.id), point.score) for point in points]
+    return [(str(point.id), point.score) for point in points]
 
 
 def _dense(layout: Layout, limit: int) -> edge.SearchParams:

@@ -134,8 +134,8 @@ class EdgeStore:
         deadline: Deadline,
         layout: Layout = PLAIN,
     ) -> Sequence[Sequence[Hit]]:
-        found = await self._call("search", deadline, version, list(searches), limit, condition, layout)
-        return [[Hit._make(hit) for hit in hits] for hits in found]
+        found: list[list[Hit]] = await self._call("search", deadline, version, list(searches), limit, condition, layout)
+        return found
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline

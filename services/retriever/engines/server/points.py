@@ -165,7 +165,7 @@ def to_lookup(ids: Sequence[PointId], parts: Parts) -> api.QueryPoints:
 
 def to_hits(found: api.BatchResult | api.QueryResponse) -> list[Hit]:
     """Return what a search found."""
-    return [Hit(point.id.uuid, point.score) for point in found.result]
+    return [(point.id.uuid, point.score) for point in found.result]
 
 
 def _set_words(message: api.SparseVector, words: SparseVector) -> None:

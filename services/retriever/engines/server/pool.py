@@ -6,8 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import TypeVar
 
 from services.chassis import tracing
@@ -54,6 +53,7 @@ class QdrantPool:
         nodes = tuple(self._nodes)  # those change their order, and another thread counts
         metrics.nodes.set(len(nodes))
         metrics.nodes_up.set_function(lambda: sum(node.up for node in nodes))
+        metrics.pool_in_use.set_function(lambda: sum(node.in_use for node in nodes))
 
     async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
         """Run an operation, again if it met an outage and the deadline leaves time for it.
@@ -115,10 +115,13 @@ class QdrantPool:
 
     async def _try(self, operation: Operation[T], end: float) -> T:
         self._breaker.check()
-        async with self._permit(end):
+        await self._acquire(end)
+        try:
             timeout = min(end - time.monotonic(), self._settings.qdrant_timeout)
             with self._breaker.attempt(given_seconds=timeout):
                 return await self._ask(operation, time.monotonic() + timeout)
+        finally:
+            self._permits.release()
 
     async def _ask(self, operation: Operation[T], end: float) -> T:
         """Ask one node after the other, until one answers."""
@@ -153,19 +156,13 @@ class QdrantPool:
         self._nodes.append(best)
         return best
 
-    @asynccontextmanager
-    async def _permit(self, end: float) -> AsyncIterator[None]:
-        """Hold one of the permits, of which there are as many as connections may carry calls at once."""
+    async def _acquire(self, end: float) -> None:
+        """Take one of the permits, of which there are as many as connections may carry calls at once."""
         if self._permits.locked() or time.monotonic() >= end:
             await self._wait(end)
         else:
             await self._permits.acquire()
             self._metrics.pool_wait_seconds.observe(0)
-        try:
-            with self._metrics.pool_in_use.track_inprogress():
-                yield
-        finally:
-            self._permits.release()
 
     async def _wait(self, end: float) -> None:
         started = time.monotonic()

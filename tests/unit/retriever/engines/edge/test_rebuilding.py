@@ -52,7 +52,7 @@ def test_a_build_takes_over_with_all_that_changed_meanwhile(folder, quantization
     (hits,) = shard.search([query], 20, layout=layout)
     rows = shard.scroll(None, 10_000, Parts.VECTOR)[0]
     right = sorted((float(one.passage.vector @ query) for one in rows), reverse=True)[:20]
-    assert [hit.score for hit in hits] == pytest.approx(right, abs=1e-5)
+    assert [score for _, score in hits] == pytest.approx(right, abs=1e-5)
     count = shard.count(Filter([Equals("open", True)]))
     assert count == sum(one.passage.metadata["open"] for one in rows)
     shard.close()
