@@ -68,9 +68,7 @@ def vector_of(message: api.VectorOutput) -> Vector:
     """Read a vector."""
     if message.WhichOneof("vector") is None:  # as Qdrant before 1.18 writes it
         return np.array(message.data, dtype=np.float32)
-    dense = message.dense
-    raw, length = dense.SerializeToString(), len(dense.data)
-    return np.frombuffer(raw, "<f4", length, len(raw) - 4 * length)
+    return _numbers_of(message.dense)
 
 
 def set_rows(message: api.MultiDenseVector, rows: Codes) -> None:
@@ -83,7 +81,12 @@ def rows_of(message: api.VectorOutput) -> Codes:
     """Read token vectors."""
     if message.WhichOneof("vector") is None:  # as Qdrant before 1.18 writes it
         return np.array(message.data, dtype=np.uint8).reshape(message.vectors_count, -1)
-    return np.array([row.data for row in message.multi_dense.vectors], dtype=np.uint8)
+    return np.array([_numbers_of(row) for row in message.multi_dense.vectors]).astype(np.uint8)
+
+
+def _numbers_of(message: api.DenseVector) -> Vector:
+    raw, length = message.SerializeToString(), len(message.data)
+    return np.frombuffer(raw, "<f4", length, len(raw) - 4 * length)
 
 
 def _varint(number: int) -> bytes:

@@ -4,7 +4,15 @@ from hypothesis import strategies as st
 from qdrant_client import grpc as api
 
 from services.retriever.documents import Chunk, Passage
-from services.retriever.engines.server.points import SELECTED, to_hits, to_lookup, to_point, to_row, to_search
+from services.retriever.engines.server.points import (
+    SELECTED,
+    to_comparison,
+    to_hits,
+    to_lookup,
+    to_point,
+    to_row,
+    to_search,
+)
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PLAIN, Parts, Row, point_id
@@ -36,7 +44,8 @@ def answered(point: api.PointStruct) -> api.RetrievedPoint:
 @given(st.text(), st.text(), st.text(), metadata, chunks, words, st.text())
 def test_a_passage_comes_back_as_it_was_written(passage_id, text, title, metadata, chunk, words, revision):
     vector = np.linspace(-1, 1, 7, dtype=np.float32)
-    row = Row(point_id(passage_id), Passage(passage_id, text, title, metadata, vector, chunk), revision, words)
+    tokens = np.arange(2 * 129, dtype=np.uint8).reshape(2, 129)
+    row = Row(point_id(passage_id), Passage(passage_id, text, title, metadata, vector, chunk, tokens), revision, words)
     read = to_row(answered(to_point(row)))
     assert (read.id, read.revision, read.words) == (row.id, revision, words)
     passage = read.passage
@@ -46,11 +55,22 @@ def test_a_passage_comes_back_as_it_was_written(passage_id, text, title, metadat
         name: type(value) for name, value in metadata.items()
     }
     assert passage.vector.tolist() == vector.tolist()
+    assert passage.tokens.tolist() == tokens.tolist()
 
 
 def test_a_point_of_an_earlier_release_has_a_revision_of_its_own():
     point = api.RetrievedPoint(id=api.PointId(uuid=point_id("a")), payload={"id": api.Value(string_value="a")})
     assert to_row(point) == Row(point_id("a"), Passage("a"), "0")
+
+
+def test_a_comparison_asks_for_scores_of_the_named_passages_alone():
+    ids = [point_id("a"), point_id("b")]
+    agreeing = api.ReadConsistency(factor=2)
+    query = to_comparison("docs-v1", np.full((3, 129), 7, np.uint8), ids, agreeing)
+    assert (query.collection_name, query.using, query.limit, query.read_consistency) == ("docs-v1", "late", 2, agreeing)
+    assert [one.uuid for one in query.filter.must[0].has_id.has_id] == ids
+    assert not query.with_payload.enable
+    assert [list(row.data) for row in query.query.nearest.multi_dense.vectors] == [[7.0] * 129] * 3
 
 
 def test_a_search_by_vector_carries_what_its_layout_says_and_one_by_words_does_not():
