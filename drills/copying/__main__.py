@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import asdict, dataclass
@@ -61,6 +62,8 @@ class Row:
     differing: int
     searches: int
     failed_searches: int
+    reasons: dict[str, int]
+    """Reasons of the failures."""
     written: int
     """Documents stored or deleted at the source meanwhile."""
     seconds: float
@@ -123,7 +126,8 @@ class Load:
     def __init__(self, client: AsyncClient, passages: int) -> None:
         self._client = client
         self._passages = passages
-        self.searches = self.failed = self.written = 0
+        self.searches = self.written = 0
+        self.reasons: Counter[str] = Counter()
         self.over = asyncio.Event()
 
     async def search(self) -> None:
@@ -132,9 +136,10 @@ class Load:
             self.searches += 1
             try:
                 answer = await self._client.search(f"river stone {self.searches % 100}", collection=COLLECTION)
-                self.failed += not answer.results
-            except SluiceError:
-                self.failed += 1
+                if not answer.results:
+                    self.reasons["NO_RESULTS"] += 1
+            except SluiceError as error:
+                self.reasons[error.reason] += 1
 
     async def write(self) -> None:
         """Store and delete documents for some seconds."""
@@ -170,8 +175,20 @@ async def copied(name: str, source: LocalStack, target: LocalStack, passages: in
         assert last.switched is not None
         one, other = await contents(here, await live(client)), await contents(there, last.switched.live.version)
     wrong = differing(one, other)
-    ok = last.equal and not wrong and not load.failed and len(other) == len(one)
-    return Row(name, len(other), last.equal, wrong, load.searches, load.failed, load.written, round(seconds, 1), ok)
+    failed = load.reasons.total()
+    ok = last.equal and not wrong and not failed and len(other) == len(one)
+    return Row(
+        name,
+        len(other),
+        last.equal,
+        wrong,
+        load.searches,
+        failed,
+        dict(load.reasons),
+        load.written,
+        round(seconds, 1),
+        ok,
+    )
 
 
 async def live(client: AsyncClient) -> str:

@@ -421,3 +421,22 @@ async def test_a_qdrant_without_conditional_updates_is_refused(server):
         await store.check(None)
     assert refusal.value.reason == "QDRANT_TOO_OLD"
     await store.close()
+
+
+async def test_a_qdrant_whose_connections_are_all_busy_is_healthy(server):
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def fault(method, _context):
+        if method != "HealthCheck":
+            entered.set()
+            await leave.wait()
+
+    server.fault = fault
+    settings = RetrieverSettings(qdrant_url=server.url, qdrant_grpc_port=server.port, qdrant_pool_size=1)
+    store = ServerStore(settings, RetrieverMetrics(CollectorRegistry()))
+    held = asyncio.create_task(store.catalogue(None))
+    await entered.wait()
+    await store.check(time.monotonic() + 30)
+    leave.set()
+    await held
+    await store.close()

@@ -55,19 +55,21 @@ class QdrantPool:
         metrics.nodes_up.set_function(lambda: sum(node.up for node in nodes))
         metrics.pool_in_use.set_function(lambda: sum(node.in_use for node in nodes))
 
-    async def call(self, operation: Operation[T], *, name: str = "", deadline: float | None = None) -> T:
+    async def call(
+        self, operation: Operation[T], *, name: str = "", deadline: float | None = None, queued: bool = True
+    ) -> T:
         """Run an operation, again if it met an outage and the deadline leaves time for it.
 
-        It must bear being run twice. `name` is that of its span; by default the operation's own. Raises Unavailable
-        (reason BREAKER_OPEN at once while the breaker is open), DeadlineExceeded, or ResourceExhausted: POOL_EXHAUSTED,
-        RATE_LIMITED, STORAGE_FULL.
+        It must bear being run twice. `name` is that of its span; by default the operation's own. One that is not
+        `queued` does not wait until others free a connection. Raises Unavailable (reason BREAKER_OPEN at once while the
+        breaker is open), DeadlineExceeded, or ResourceExhausted: POOL_EXHAUSTED, RATE_LIMITED, STORAGE_FULL.
         """
         end = math.inf
         if deadline is not None:
             now = time.monotonic()
             end = now + (deadline - now) * _SHARE
         with observed(self._metrics, name or operation.__name__):
-            return await self._persist(operation, end)
+            return await self._persist(operation, end, queued)
 
     async def everywhere(self, operation: Operation[T], seconds: float) -> Sequence[T | None]:
         """Ask every node beside all other calls; None for one that fails, or does not answer in this time."""
@@ -88,12 +90,12 @@ class QdrantPool:
         for node in self._nodes:
             await node.close()
 
-    async def _persist(self, operation: Operation[T], end: float) -> T:
+    async def _persist(self, operation: Operation[T], end: float, queued: bool) -> T:
         retries = self._settings.qdrant_pool_max_retries if self._settings.qdrant_pool_retry_enabled else 0
         tried = 0
         while True:
             try:
-                return await self._try(operation, end)
+                return await self._try(operation, end, queued)
             except Unavailable as error:
                 longest_pause = self._settings.qdrant_pool_retry_delay * 2**tried
                 pause = random.uniform(0, longest_pause)  # noqa: S311  spreads retries, hides nothing
@@ -113,15 +115,20 @@ class QdrantPool:
         """True if a node answers the question for its health."""
         return any(await asyncio.gather(*(node.is_healthy() for node in self._nodes)))
 
-    async def _try(self, operation: Operation[T], end: float) -> T:
+    async def _try(self, operation: Operation[T], end: float, queued: bool) -> T:
         self._breaker.check()
+        if not queued:
+            return await self._guarded(operation, end)
         await self._acquire(end)
         try:
-            timeout = min(end - time.monotonic(), self._settings.qdrant_timeout)
-            with self._breaker.attempt(given_seconds=timeout):
-                return await self._ask(operation, time.monotonic() + timeout)
+            return await self._guarded(operation, end)
         finally:
             self._permits.release()
+
+    async def _guarded(self, operation: Operation[T], end: float) -> T:
+        timeout = min(end - time.monotonic(), self._settings.qdrant_timeout)
+        with self._breaker.attempt(given_seconds=timeout):
+            return await self._ask(operation, time.monotonic() + timeout)
 
     async def _ask(self, operation: Operation[T], end: float) -> T:
         """Ask one node after the other, until one answers."""

@@ -70,7 +70,8 @@ class ServerStore:
         await self._pool.close()
 
     async def check(self, deadline: Deadline) -> None:
-        version = await self._pool.call(Connection.version, name="info", deadline=deadline)
+        # Calls that wait for each other are no outage.
+        version = await self._pool.call(Connection.version, name="info", deadline=deadline, queued=False)
         self._release = _release_of(version)
         if self._release < _OLDEST_QDRANT:
             wanted = ".".join(map(str, _OLDEST_QDRANT))
