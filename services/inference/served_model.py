@@ -87,7 +87,8 @@ class ServedModel(Generic[RowT, ResultT]):
     """One model behind one scheduler. An async context manager.
 
     `compute` runs a batch in a worker thread, and `tokenize_example` makes rows for the warm-up. `row_field` is the
-    field of requests that holds the texts. `died` is set when the model cannot compute any more.
+    field of requests that holds the texts, and `text_tokens` the most of a text that a row holds, by default as many as
+    the model's window. `died` is set when the model cannot compute any more.
     """
 
     def __init__(
@@ -99,10 +100,12 @@ class ServedModel(Generic[RowT, ResultT]):
         observer: SchedulerObserver,
         *,
         row_field: str,
+        text_tokens: int | None = None,
     ) -> None:
         self.died = asyncio.Event()
         self._row_field = row_field
         self._engine = engine
+        self._text_tokens = text_tokens or engine.model.max_token_count
         self._tokenize_example = tokenize_example
         self._batch_tokens = limits.batch_tokens
         # A quarter leaves room for the calls of others.
@@ -203,7 +206,7 @@ class ServedModel(Generic[RowT, ResultT]):
         partial: bool,
     ) -> Computed[RowT, ResultT]:
         started = time.perf_counter()
-        expected = least_tokens(texts, self.model.max_token_count)
+        expected = least_tokens(texts, self._text_tokens)
         submission = self._scheduler.begin(
             lane=lane, caller=caller, deadline=deadline, expected_tokens=expected, partial=partial
         )

@@ -21,7 +21,7 @@ from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
 async def compose(settings: RerankerSettings) -> AsyncIterator[Stage]:
     """The cross-encoder, warm, behind its scheduler."""
     shared, own = inference_metrics(), metrics.process_metrics()
-    backend = load_cross_encoder_backend(settings.rerank_model, settings.options)
+    backend = load_cross_encoder_backend(settings.rerank_model, settings.options, settings.rerank_passage_tokens)
     own.describe(backend.model)
     limits = settings.scheduler_limits(backend.model)
     scorer = Scorer(backend, limits, SchedulerTelemetry(shared, own.batch_size))

@@ -10,32 +10,59 @@ from numpy.typing import NDArray
 
 from services.inference.engine import Engine, RuntimeEngine
 from services.inference.models.info import ModelKind
-from services.inference.models.runtime import ModelOptions, load_runtime
+from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
 from services.inference.models.tokenization import TokenizedPair
+from services.language.sentences import LONGEST
+from services.reranker.windows import best_window, parts_of
 
 
 class CrossEncoderBackend(Engine, Protocol):
     """A loaded cross-encoder."""
 
+    @property
+    def passage_tokens(self) -> int:
+        """Most tokens of a passage that the model reads."""
+
     def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
-        """Tokens of the query with each passage, cut to the model's limit; the query is tokenized once."""
+        """Tokens of the query with each passage or the best part of it; the query is tokenized once."""
 
     def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
         """Raw logits [pairs], higher for more relevant, by one forward pass. At least one pair."""
 
 
 class ModelBackend(RuntimeEngine):
-    """A sentence-transformers CrossEncoder with one output."""
+    """A sentence-transformers CrossEncoder with one output.
+
+    It reads the best part of a passage of more than `passage_tokens`; 0 for the beginning that its window holds.
+    """
+
+    def __init__(self, runtime: Runtime, passage_tokens: int = 0) -> None:
+        super().__init__(runtime)
+        self.passage_tokens = min(passage_tokens or self.model.max_token_count, self.model.max_token_count)
+        self._chooses = passage_tokens > 0
 
     def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """See `CrossEncoderBackend.tokenize`."""
-        return self._runtime.tokenizer.pairs(query, passages)
+        tokenizer, room = self._runtime.tokenizer, self.passage_tokens
+        if not self._chooses:
+            return tokenizer.pairs(query, passages)
+        [query_tokens] = tokenizer.pieces([query], len(query))
+        return [
+            tokenizer.pair(query_tokens, tokens)
+            if len(tokens) <= room
+            else tokenizer.pair(
+                query_tokens,
+                best_window(query_tokens, tokenizer.pieces(parts_of(passage), LONGEST), room),
+                truncated=True,
+            )
+            for passage, tokens in zip(passages, tokenizer.pieces(passages, room), strict=True)
+        ]
 
     def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
         """See `CrossEncoderBackend.score`."""
         return self._runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0]
 
 
-def load_cross_encoder_backend(name: str, options: ModelOptions) -> CrossEncoderBackend:
-    """Load a model by its name, see `load_runtime`."""
-    return ModelBackend(load_runtime(name, ModelKind.CROSS_ENCODER, options))
+def load_cross_encoder_backend(name: str, options: ModelOptions, passage_tokens: int = 0) -> CrossEncoderBackend:
+    """Load a model by its name, see `load_runtime` and `ModelBackend`."""
+    return ModelBackend(load_runtime(name, ModelKind.CROSS_ENCODER, options), passage_tokens)

@@ -22,9 +22,20 @@ class Scorer(ServedModel[TokenizedPair, float]):
             return scores
 
         super().__init__(
-            backend, compute, lambda texts: backend.tokenize("warm up", texts), limits, observer, row_field="passages"
+            backend,
+            compute,
+            lambda texts: backend.tokenize("warm up", texts),
+            limits,
+            observer,
+            row_field="passages",
+            text_tokens=backend.passage_tokens,
         )
         self._backend = backend
+
+    @property
+    def passage_tokens(self) -> int:
+        """Most tokens of a passage that the model reads."""
+        return self._backend.passage_tokens
 
     async def score(
         self,

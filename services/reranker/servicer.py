@@ -52,6 +52,7 @@ class RerankerServicer(reranker_pb2_grpc.RerankerServiceServicer):
             scores=scored.results,
             truncated_count=scored.truncated_count,
             token_count=scored.token_count,
+            max_passage_token_count=self._scorer.passage_tokens,
             model=self._model,
             timings=reranker_pb2.RerankTimings(
                 tokenize_duration=duration(scored.tokenize_seconds),

@@ -27,6 +27,13 @@ class RerankerSettings(InferenceSettings):
         description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
         "where it loses too much on this processor, `fp32` serves; on cuda also `fp16` and `bf16`.",
     )
+    rerank_passage_tokens: int = Field(
+        64,
+        ge=0,
+        le=65_536,
+        description="Most tokens of a passage that the cross-encoder reads: of a longer one its title and the "
+        "sentences with most of the query. 0 is as many as the model's window holds, from the start.",
+    )
 
     @property
     def options(self) -> ModelOptions:

@@ -42,6 +42,8 @@ class Slow:
         device="cpu",
     )
 
+    passage_tokens = 64
+
     def width(self, token_count: int) -> int:
         return token_count
 

@@ -123,7 +123,7 @@ class Tokenizer:
         room, before, after = self._text_room, self._single.before, self._single.after
         return [
             TokenizedText([*before, *pieces[:room], *after], truncated=len(pieces) > room)
-            for pieces in self._pieces(texts, room)
+            for pieces in self.pieces(texts, room)
         ]
 
     def late_queries(self, texts: Sequence[str]) -> list[LateText]:
@@ -146,7 +146,7 @@ class Tokenizer:
 
     def _marked(self, texts: Sequence[str], marker: str, room: int) -> list[tuple[list[int], bool]]:
         before, after = [*self._single.before, self._special(marker)], self._single.after
-        return [([*before, *pieces[:room], *after], len(pieces) > room) for pieces in self._pieces(texts, room)]
+        return [([*before, *pieces[:room], *after], len(pieces) > room) for pieces in self.pieces(texts, room)]
 
     def _special(self, token: str) -> int:
         number = self._tokenizer().token_to_id(token)
@@ -181,22 +181,24 @@ class Tokenizer:
 
     def pairs(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """Tokenize the query with each passage; if both are too long together, the longer is cut first."""
-        [query_pieces] = self._pieces([query], len(query))
+        [query_pieces] = self.pieces([query], len(query))
         # Which of the two is cut depends on which is longer.
-        passages_pieces = self._pieces(passages, max(self._pair_room, len(query_pieces)))
-        return [self._assemble(query_pieces, pieces) for pieces in passages_pieces]
+        passages_pieces = self.pieces(passages, max(self._pair_room, len(query_pieces)))
+        return [self.pair(query_pieces, pieces) for pieces in passages_pieces]
 
-    def _assemble(self, query: list[int], passage: list[int]) -> TokenizedPair:
+    def pair(self, query: list[int], passage: list[int], *, truncated: bool = False) -> TokenizedPair:
+        """Put a query and a passage together, see `pieces`; `truncated` says that this is a part of the passage."""
         template = self._pair
         query_length, passage_length = _longest_first(len(query), len(passage), self._pair_room)
         kept_query, kept_passage = query[:query_length], passage[:passage_length]
         ids = [*template.before, *kept_query, *template.between, *kept_passage, *template.after]
         passage_start = len(template.before) + query_length + len(template.between)
         type_ids = [template.query_type] * passage_start + [template.passage_type] * (len(ids) - passage_start)
-        return TokenizedPair(ids, type_ids, truncated=query_length + passage_length < len(query) + len(passage))
+        truncated = truncated or query_length + passage_length < len(query) + len(passage)
+        return TokenizedPair(ids, type_ids, truncated)
 
-    def _pieces(self, texts: Sequence[str], room: int) -> list[list[int]]:
-        """Tokens of each text; of one that has more than `room`, at least that many of the first, and one more."""
+    def pieces(self, texts: Sequence[str], room: int) -> list[list[int]]:
+        """Tokens of each text without special ones; of one that has more than `room`, at least one more than that."""
         reach = [(room + _MARGIN) * _CHARACTERS_A_TOKEN] * len(texts)
         pieces: list[list[int]] = [[]] * len(texts)
         waiting = list(range(len(texts)))

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from services.language.sentences import sentences
 from services.retriever.lexical import Analyzer
-from services.retriever.search.sentences import sentences
 from sluice.type.v1 import passage_pb2 as pb
 
 MAX_TEXTS = 100

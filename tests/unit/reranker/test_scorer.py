@@ -26,6 +26,8 @@ class SharedLetters:
         device="cpu",
     )
 
+    passage_tokens = 64
+
     def __init__(self) -> None:
         self.passes: list[int] = []
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.search.sentences import LONGEST, sentences
+from services.language.sentences import LONGEST, sentences
 
 
 def cut(text):
