@@ -26,7 +26,7 @@ from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
 from sluice_cli.load import opened as offer
-from sluice_client import Answer, Features, Outcome, SluiceError
+from sluice_client import Answer, Outcome, SluiceError, features
 from sluice_statistics.percentiles import percentile
 
 DEADLINE_SECONDS = 0.15
@@ -80,8 +80,13 @@ class Asking:
 
     def __init__(self, stack: Searched, candidates: int) -> None:
         self._stack = stack
-        self._features = Features(
-            dense=True, lexical=True, expansion=False, rerank=True, rerank_candidate_count=candidates
+        self._features = features(
+            dense=True,
+            lexical=True,
+            expansion=False,
+            rerank=True,
+            rerank_method="cross_encoder",
+            rerank_candidate_count=candidates,
         )
 
     async def ask(self, timeout: float) -> tuple[str, float]:

@@ -27,7 +27,7 @@ from services.chassis.errors import StartupError
 from sluice_cli.calibrate import Wanted, calibrate, read_counters
 from sluice_cli.calls import Problem, say_problem
 from sluice_cli.load import closed, opened
-from sluice_client import Features, Policies, Policy, SluiceError
+from sluice_client import Policies, Policy, SluiceError, features
 from sluice_plan import MODEL_STAGES, STAGES, Measurements, Prediction, Search, Stack, Stage
 from sluice_statistics.percentiles import percentile
 
@@ -37,7 +37,14 @@ MOST_ERROR = 0.25
 CANDIDATES = 2  # quick searches, so that there are many of them to tell a p99 by
 SIMULATED = 120_000  # searches a prediction: a tenth of that leaves a p99 at 0.85 uncertain by a fifth
 SEARCH = Search(frozenset(("expansion", "rerank")))
-FEATURES = Features(dense=True, lexical=True, expansion=True, rerank=True, rerank_candidate_count=CANDIDATES)
+FEATURES = features(
+    dense=True,
+    lexical=True,
+    expansion=True,
+    rerank=True,
+    rerank_method="cross_encoder",
+    rerank_candidate_count=CANDIDATES,
+)
 # An answer that lacks a stage would be a quick one, so it counts as a failure.
 EVERYTHING = Policies(expansion=Policy.REQUIRED, embedding=Policy.REQUIRED, rerank=Policy.REQUIRED)
 RESULT = BUILD / "plan.json"

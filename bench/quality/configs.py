@@ -32,6 +32,7 @@ def _on(*, dense: bool = True, lexical: bool = True, rerank: bool = False, expan
         dense=dense,
         lexical=lexical,
         rerank=rerank,
+        rerank_method="cross_encoder" if rerank else None,
         expansion=expansion is not None,
         expansion_strategy=expansion,
     )

@@ -16,7 +16,7 @@ from drills.faults.pipeline import told
 from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from sluice_client import AsyncClient, Document, Features
+from sluice_client import AsyncClient, Document, Features, features
 
 
 def documents(count: int, length: int, name: str) -> list[Document]:
@@ -61,12 +61,12 @@ group: Group[Platform] = Group("models", platform)
 )
 async def reranker_killed(platform: Platform) -> Seen:
     await platform.client.index(documents(60, 250, "long"), collection="long")
-    features = Features(rerank=True, rerank_candidate_count=50)
+    reranked = features(rerank=True, rerank_method="cross_encoder", rerank_candidate_count=50)
     plain = await platform.client.search("ship in a storm", collection="long", features=Features(rerank=False))
     reranker = platform.stages["reranker"]
     started = time.monotonic()
     searching = asyncio.create_task(
-        platform.client.search("ship in a storm", collection="long", features=features, timeout=10)
+        platform.client.search("ship in a storm", collection="long", features=reranked, timeout=10)
     )
     await asyncio.sleep(0.6)
     was_busy = not searching.done()
@@ -79,7 +79,7 @@ async def reranker_killed(platform: Platform) -> Seen:
     returned = time.monotonic()
     async with asyncio.timeout(90):
         while True:
-            again = await platform.client.search("harbour", collection="long", features=features, timeout=20)
+            again = await platform.client.search("harbour", collection="long", features=reranked, timeout=20)
             if told(again, "rerank") == "ran":
                 break
             await asyncio.sleep(0.5)

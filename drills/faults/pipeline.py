@@ -14,9 +14,9 @@ from drills.faults.drill import Group, Seen, ms
 from drills.parts.processes import running
 from drills.parts.proxy import Proxy
 from drills.parts.scripted import ScriptedStage, at_once, hanging, scripted_stages, slow
-from sluice_client import Answer, AsyncClient, Features, Policies, Policy, SluiceError
+from sluice_client import Answer, AsyncClient, Policies, Policy, SluiceError, features
 
-EVERYTHING = Features(dense=True, lexical=True, expansion=True, rerank=True)
+EVERYTHING = features(dense=True, lexical=True, expansion=True, rerank=True, rerank_method="cross_encoder")
 # What a caller may see of its own deadline: gRPC's timer, and a busy machine.
 LATE_SECONDS = 0.15
 CANCELLED_WITHIN_SECONDS = 0.2

@@ -387,6 +387,7 @@ def _search_makes_sense(asked: Any, said: Any) -> bool:
     counts = (
         not features.HasField("max_variant_count") or 1 <= features.max_variant_count <= 16,
         not features.HasField("rerank_candidate_count") or 1 <= features.rerank_candidate_count <= 1000,
+        not features.HasField("cascade_count") or 1 <= features.cascade_count <= 100,
     )
     policies = (asked.policies.expansion, asked.policies.embedding, asked.policies.rerank)
     given = bool(asked.like_document_id or asked.HasField("vector"))

@@ -28,7 +28,7 @@ from sluice.gateway.v1 import search_pb2 as pb
 from sluice.reranker.v1 import reranker_pb2_grpc
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice.type.v1 import model_pb2
-from sluice.type.v1.features_pb2 import Features
+from sluice.type.v1.features_pb2 import RERANK_METHOD_CROSS_ENCODER, RERANK_METHOD_LATE, Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Value
 from tests.qdrant_server import QdrantServer
 
@@ -36,7 +36,9 @@ SECRET = "zanzibar"
 """A word of every query and document; it must be in no log and no span."""
 QUERY_KEY = "observe-check"
 QUERY = f"buy a used car in {SECRET}"
-ALL_FEATURES = Features(expansion=True, rerank=True, rerank_candidate_count=10)
+ALL_FEATURES = Features(
+    expansion=True, rerank=True, rerank_method=RERANK_METHOD_CROSS_ENCODER, rerank_candidate_count=10
+)
 NOTHING = Filter(must=[Condition(field="kind", equals=Value(string_value="poem"))])
 """A filter that no document matches."""
 FOLDER = BUILD / "observe"
@@ -166,6 +168,7 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
         for rerank in (False, True):
             await platform.searches(4, features=Features(expansion=expansion, rerank=rerank))
     await platform.search(features=ALL_FEATURES, filter=NOTHING)
+    await platform.search(features=Features(rerank=True, rerank_method=RERANK_METHOD_LATE))
     await platform.search(features=ALL_FEATURES)  # twice the same: the caches answer
     await platform.search(features=ALL_FEATURES)
     await scraped()

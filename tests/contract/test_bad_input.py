@@ -23,7 +23,7 @@ from sluice.gateway.v1 import (
 from sluice.gateway.v1.documents_pb2 import Document
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice.type.v1 import filter_pb2, model_pb2, stage_pb2
-from sluice.type.v1.features_pb2 import Features
+from sluice.type.v1.features_pb2 import RERANK_METHOD_CROSS_ENCODER, Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
 from tests.contract.conftest import Platform
 
@@ -271,12 +271,13 @@ async def test_the_expander_names_what_it_refuses(
 
 async def test_a_reranker_that_is_not_there_leaves_an_answer_and_a_report(platform: Platform) -> None:
     await index(platform, *BOOKS)
-    answer = await search(platform, query="sea", features=Features(rerank=True))
+    read = Features(rerank=True, rerank_method=RERANK_METHOD_CROSS_ENCODER)
+    answer = await search(platform, query="sea", features=read)
     assert answer.results
     assert answer.stages[-1].outcome == search_pb2.STAGE_OUTCOME_FAILED
     required = search_pb2.StagePolicies(rerank=search_pb2.STAGE_POLICY_REQUIRED)
     with pytest.raises(SluiceError):
-        await search(platform, query="sea", features=Features(rerank=True), policies=required)
+        await search(platform, query="sea", features=read, policies=required)
 
 
 async def test_pages_go_through_the_whole_answer(platform: Platform) -> None:
