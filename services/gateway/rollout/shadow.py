@@ -28,8 +28,7 @@ from services.experiment.bucketing import BUCKETS, Arm
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import Evidence, Judgement, Pair
 from services.gateway.rollout.table import Decision, FeatureArm
-from services.gateway.search.calibration import CROSS_ENCODER
-from services.gateway.search.comparison import expected_reciprocal_rank, overlap
+from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Question, Reranker, Result, reading
 
@@ -169,7 +168,7 @@ class Shadow:
         if not readings:
             return Pair(shared, Judgement.TIE)
         judged = await self._judge.rerank(answered.question.query, list(readings.values()), deadline=deadline)
-        chances = dict(zip(readings, map(CROSS_ENCODER.relevance, judged.scores), strict=True))
+        chances = dict(zip(readings, map(satisfaction, judged.scores), strict=True))
         control = expected_reciprocal_rank([chances[identity] for identity in own_ids])
         treated = expected_reciprocal_rank([chances[identity] for identity in other_ids])
         judgement = Judgement.TIE
@@ -182,8 +181,8 @@ class Shadow:
 
 
 def quality_of(results: Sequence[Result]) -> float | None:
-    """Expected reciprocal rank of an answer whose first results have all been reranked; else None."""
-    known = [result.relevance for result in results[:DEPTH] if result.relevance is not None]
-    if not known or len(known) < len(results[:DEPTH]):
+    """Expected reciprocal rank of an answer whose first results the cross-encoder has all read; else None."""
+    logits = [result.rerank_score for result in results[:DEPTH] if result.rerank_score is not None]
+    if not logits or len(logits) < len(results[:DEPTH]):
         return None
-    return expected_reciprocal_rank(known)
+    return expected_reciprocal_rank([satisfaction(logit) for logit in logits])

@@ -41,8 +41,8 @@ QUESTION = Question("how do pools work", "docs", Features())
 TREATED = Features(rerank=True)
 
 
-def result(identity: str, rank: int = 1, relevance: float | None = None) -> Result:
-    return Result(passage(identity, "", identity), 1 / rank, rank, 1 / rank, rank, None, relevance=relevance)
+def result(identity: str, rank: int = 1, rerank_score: float | None = None) -> Result:
+    return Result(passage(identity, "", identity), 1 / rank, rank, 1 / rank, rank, rerank_score)
 
 
 def answer(*identities: str, reason: str = "", outcome: Outcome = Outcome.RAN) -> Answer:
@@ -196,8 +196,8 @@ async def test_closing_gives_up_what_is_under_way() -> None:
     assert world.shadow.running == 0
 
 
-def test_the_quality_of_an_answer_is_known_where_its_first_results_were_reranked() -> None:
-    assert quality_of([result("a", 1, 1.0), result("b", 2, 0.0)]) == pytest.approx(1.0)
-    assert quality_of([result("a", 1, 0.0), result("b", 2, 1.0)]) == pytest.approx(0.5)
-    assert quality_of([result("a", 1, 1.0), result("b", 2)]) is None
+def test_the_quality_of_an_answer_is_known_where_the_cross_encoder_read_its_first_results() -> None:
+    assert quality_of([result("a", 1, 20.0), result("b", 2, -20.0)]) == pytest.approx(1.0)
+    assert quality_of([result("a", 1, -20.0), result("b", 2, 20.0)]) == pytest.approx(0.5)
+    assert quality_of([result("a", 1, 20.0), result("b", 2)]) is None
     assert quality_of([]) is None
