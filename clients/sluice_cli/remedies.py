@@ -27,7 +27,7 @@ _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "`sluice snapshot prune --keep N`), then give the same command again; searching goes on",
     "SHARD_DOWN": "start the nodes of Qdrant that it names; other collections are searched meanwhile",
     "NO_MAJORITY": "start the nodes of Qdrant that are down; searching goes on",
-    "LAYOUT_FIXED": "a new version can have it: `sluice snapshot create`, then `restore` with the other number",
+    "LAYOUT_FIXED": "as it says; another number of shards: `sluice snapshot create`, then `restore` with it",
     grpc.StatusCode.INVALID_ARGUMENT: "correct the named field and try again; --help shows examples",
     grpc.StatusCode.NOT_FOUND: "check --collection; `sluice collections` names them, and `sluice index` makes one with "
     "its first document",

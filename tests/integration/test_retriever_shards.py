@@ -122,6 +122,32 @@ async def test_with_two_replicas_a_node_that_dies_costs_no_search(store, server,
         assert await found(store, VERSION, 0) == pytest.approx(before)
 
 
+@pytest.mark.parametrize("lost", range(3))
+async def test_replicas_that_are_asked_for_later_are_made(store, server, lost):
+    await store.create(VERSION, 2, Layout(shards=4), {}, None)
+    await store.write(VERSION, rows(20), None)
+    before = await found(store, VERSION, 0)
+    await store.tune(VERSION, Layout(shards=4, replicas=2), None)
+    places = server.cluster.view(server.cluster.nodes[0]).find(VERSION).points.places
+    assert [len(one) for one in places] == [2] * 4
+    held = [sum(number in one for one in places) for number in range(3)]
+    assert max(held) - min(held) <= 1
+    await server.take_down(lost)
+    for _ in range(6):
+        assert await found(store, VERSION, 0) == pytest.approx(before)
+
+
+@pytest.mark.parametrize(("replicas", "problem"), [(4, "as many nodes"), (3, "raise `replicas` by 1")])
+async def test_replicas_that_cannot_be_made_are_refused(store, server, replicas, problem):
+    await store.create(VERSION, 2, Layout(shards=2), {}, None)
+    with pytest.raises(FailedPrecondition, match=problem) as refusal:
+        await store.tune(VERSION, Layout(shards=2, replicas=replicas, hnsw_m=64), None)
+    assert (refusal.value.reason, refusal.value.metadata["field"]) == ("LAYOUT_FIXED", "replicas")
+    known = server.cluster.view(server.cluster.nodes[0]).find(VERSION)
+    assert (known.config.hnsw_config.m, known.config.params.replication_factor) == (16, 1)
+    assert [len(one) for one in known.points.places] == [1, 1]
+
+
 async def test_passages_and_keys_are_read_in_one_trip(store, server):
     await store.create(VERSION, 2, Layout(shards=3), {}, None)
     made = rows(20)

@@ -209,6 +209,18 @@ class Cluster:
                 f"captured: Failed to apply update to shard {failed[0]}: not enough active replicas"
             )
 
+    def replicate(self, known: Known, copy: api.ReplicateShard) -> None:
+        """Copy a shard to another node; it is active there at once."""
+        places, source, target = known.points.places[copy.shard_id], copy.from_peer_id - 1, copy.to_peer_id - 1
+        if not 0 <= target < len(self.nodes):
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: Peer {copy.to_peer_id} does not exist")
+        if places.get(source) != api.ReplicaState.Active or target in places:
+            raise Refusal(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Wrong input: Shard {copy.shard_id} is not active on {copy.from_peer_id}, or is on {copy.to_peer_id}",
+            )
+        places[target] = api.ReplicaState.Active
+
     def take_down(self, number: int) -> None:
         """Let a node die; what it keeps stays."""
         self.nodes[number].up = False

@@ -93,6 +93,16 @@ class CollectionsService(Servicer, api.CollectionsServicer):
         )
 
     @rpc
+    async def UpdateCollectionClusterSetup(
+        self, request: api.UpdateCollectionClusterSetupRequest
+    ) -> api.UpdateCollectionClusterSetupResponse:
+        if len(self.cluster.nodes) == 1:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Wrong input: Distributed mode disabled")
+        assert request.WhichOneof("operation") == "replicate_shard"
+        self.cluster.replicate(self.view().find(request.collection_name), request.replicate_shard)
+        return api.UpdateCollectionClusterSetupResponse(result=True)
+
+    @rpc
     async def List(self, _request: api.ListCollectionsRequest) -> api.ListCollectionsResponse:
         return api.ListCollectionsResponse(
             collections=[api.CollectionDescription(name=name) for name in self.view().collections]

@@ -91,6 +91,12 @@ class Connection:
         """Send a request by a method of a stub; it carries the trace along."""
         return await method(request, metadata=(*self._identity, *tracing.headers().items()))
 
+    async def shards(self, version: str) -> api.CollectionClusterInfoResponse:
+        """Return what the node says about the shards of a version."""
+        request = api.CollectionClusterInfoRequest(collection_name=version)
+        reply: api.CollectionClusterInfoResponse = await self.ask(self.collections.CollectionClusterInfo, request)
+        return reply
+
     async def version(self) -> str:
         """Return the version of Qdrant that answers."""
         reply: api.HealthCheckReply = await self.ask(self._service.HealthCheck, api.HealthCheckRequest())

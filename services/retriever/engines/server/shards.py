@@ -33,7 +33,7 @@ def shard_down(
     `answers` is what each node says about the version, None where it does not answer.
     """
     seen = [answer for answer in answers if answer is not None]
-    replicas = _replicas(seen)
+    replicas = replicas_of(seen)
     reached = {answer.peer_id for answer in seen}
     missing, doubted = set(), False
     for shard, states in replicas.items():
@@ -54,7 +54,7 @@ def shard_down(
     )
 
 
-def _replicas(answers: Iterable[api.CollectionClusterInfoResponse]) -> dict[int, dict[int, int]]:
+def replicas_of(answers: Iterable[api.CollectionClusterInfoResponse]) -> dict[int, dict[int, int]]:
     """Return the state of each replica of each shard, by node."""
     found: defaultdict[int, dict[int, int]] = defaultdict(dict)
     for answer in answers:

@@ -22,6 +22,7 @@ from services.retriever.engines.server.memory import Memory
 from services.retriever.engines.server.nodes import Connection, Operation
 from services.retriever.engines.server.points import SELECTED, to_comparison, to_hits, to_ids
 from services.retriever.engines.server.pool import QdrantPool
+from services.retriever.engines.server.replicas import to_replications
 from services.retriever.engines.server.values import set_values, values_of
 from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
 from services.retriever.layout import Layout, Quantization
@@ -132,6 +133,10 @@ class ServerStore:
                     reason="LAYOUT_FIXED",
                     field="shards",
                 )
+            if layout.replicas > info.config.params.replication_factor:
+                answers = await self._pool.everywhere(lambda node: node.shards(version), _SHARDS_SECONDS)
+                for copy in to_replications(version, answers, layout.replicas):
+                    await qdrant.ask(qdrant.collections.UpdateCollectionClusterSetup, copy)
             await qdrant.ask(qdrant.collections.Update, layouts.to_change(version, layout, has))
             fields = {layout.tenant: FieldType.KEYWORD} if layout.tenant else {}
             await _index(qdrant, version, fields, info, layout.tenant)
@@ -307,10 +312,7 @@ class ServerStore:
             except grpc.aio.AioRpcError as error:
                 if not shards.may_be_missing(error):
                     raise
-                where = api.CollectionClusterInfoRequest(collection_name=version)
-                answers = await self._pool.everywhere(
-                    lambda node: node.ask(node.collections.CollectionClusterInfo, where), _SHARDS_SECONDS
-                )
+                answers = await self._pool.everywhere(lambda node: node.shards(version), _SHARDS_SECONDS)
                 if (missing := shards.shard_down(version, error, answers)) is not None:
                     raise missing from error
                 raise
