@@ -115,7 +115,7 @@ class Reranking:
         if self.tokens is not None and candidates.late_scores:
             self.compared = self.wanted
         elif self.tokens is not None:
-            self._instead = ("NO_TOKEN_VECTORS", "the cross-encoder serves: no candidate has token vectors")
+            self._instead = ("NOT_COMPARED", "the cross-encoder serves: the retriever has compared no candidate")
         if self._course is not None:
             self._check(self._course)
         reads = self._course.reranked > 0 if self._course else self._features.rerank_method == _CASCADE

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from services.chassis.errors import InvalidArgument
+from services.chassis import logs
+from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
+from services.chassis.timing import answer_by
 from services.late.codes import Codes, similarity
 from services.retriever.documents import Passage, Vector
 from services.retriever.fields import Filter
@@ -21,6 +24,8 @@ from services.retriever.store import PLAIN, Deadline, PassageStore, PointId
 MAX_VARIANTS = 16
 MAX_QUERY_BYTES = 16_384
 MAX_CANDIDATES = 1000
+
+_log = logs.get_logger("searches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,18 @@ async def find(  # noqa: PLR0913  all that a search holds
 async def compare(
     store: PassageStore, version: str, late: LateQuery | None, points: Sequence[PointId], deadline: Deadline
 ) -> Mapping[PointId, float]:
-    """Return the scores of the best of these points by token vectors; of those without any there are none."""
+    """Return the scores of the best of these points by token vectors; of those without any there are none.
+
+    There are none at all where the store fails or has no time for it: what was found is an answer without them.
+    """
     if late is None or not (best := points[: late.count]):
         return {}
-    scores = await store.compare(version, late.tokens, best, deadline)
+    until = answer_by(time.monotonic(), deadline) if deadline is not None else None
+    try:
+        scores = await store.compare(version, late.tokens, best, until)
+    except (DeadlineExceeded, ResourceExhausted, Unavailable) as failure:
+        _log.warning("candidates are not compared by token vectors", version=version, problem=failure.message)
+        return {}
     return {point: similarity(score, *late.tokens.shape) for point, score in scores.items()}
 
 

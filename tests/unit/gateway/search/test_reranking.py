@@ -84,7 +84,7 @@ async def test_each_result_has_the_scores_of_those_that_looked_at_it_and_a_relev
         (FailedPrecondition("none", reason="NO_TOKEN_VECTORS"), "NO_TOKEN_VECTORS"),
         (FailedPrecondition("another", reason="TOKEN_MODEL_NOT_SERVED"), "TOKEN_MODEL_NOT_SERVED"),
         (Unavailable("down"), "DEPENDENCY_DOWN"),
-        (None, "NO_TOKEN_VECTORS"),
+        (None, "NOT_COMPARED"),
     ],
     ids=["no vectors", "no model", "down", "nothing compared"],
 )
