@@ -172,7 +172,9 @@ async def test_a_version_that_is_built_takes_token_vectors_of_its_own_model(shel
     copies = [replace(one, passage=by_id[one.id]) for one in compared.differences]
     bare = [replace(one, passage=replace(by_id[one.id], tokens=None)) for one in copies]
     with pytest.raises(InvalidArgument) as missing:
-        await shelf.building.copy(version, bare, model_fingerprint=MODEL.fingerprint)
+        await shelf.building.copy(
+            version, bare, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=TOKENS.fingerprint
+        )
     with pytest.raises(FailedPrecondition) as mismatch:
         await shelf.building.copy(
             version, copies, model_fingerprint=MODEL.fingerprint, token_model_fingerprint="late@2"

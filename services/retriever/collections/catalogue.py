@@ -145,7 +145,6 @@ class Collections:
             found = await self.get(first.version, deadline)
             found.check_model(model.fingerprint)
             found.check_token_model(first.token_fingerprint)
-            first = replace(first, token_model=found.token_model)
         if collection not in (await self._store.catalogue(deadline)).aliases:
             await self._store.point(collection, first.version, deadline)
         return replace(first, name=collection)

@@ -237,14 +237,14 @@ class CollectionInfo:
             )
 
     def check_token_model(self, fingerprint: str) -> None:
-        """Raise FailedPrecondition (TOKEN_MODEL_MISMATCH) if token vectors are another model's; an empty one is any."""
-        if not fingerprint or fingerprint == self.token_fingerprint:
+        """Raise FailedPrecondition (TOKEN_MODEL_MISMATCH) unless token vectors are this version's; "" is for none."""
+        if fingerprint == self.token_fingerprint:
             return
         own = self.token_model
-        held = f"of {own.name} (fingerprint {own.fingerprint})" if own else "of no model"
+        held = f"token vectors of {own.name} (fingerprint {own.fingerprint})" if own else "no token vectors"
+        given = f"those of the model with fingerprint {fingerprint}" if fingerprint else "none"
         raise FailedPrecondition(
-            f"collection {self.name!r} holds token vectors {held}, not of the model with fingerprint {fingerprint}; "
-            "use that model, or reindex the collection",
+            f"collection {self.name!r} holds {held}, and was given {given}; send what it holds, or reindex it",
             reason="TOKEN_MODEL_MISMATCH",
             collection=self.version,
             collection_fingerprint=self.token_fingerprint,
@@ -257,10 +257,10 @@ class CollectionInfo:
                 return
             problem = f"is missing, and collection {self.name!r} holds token vectors of {self.token_model.name}; send "
             problem += "those of this passage"
-            raise InvalidArgument(path, problem, reason="TOKEN_MODEL_MISMATCH")
+            raise InvalidArgument(path, problem)
         if self.token_model is None:
             problem = f"is there, and collection {self.name!r} holds no token vectors; leave it out, or reindex the "
-            raise InvalidArgument(path, problem + "collection with token vectors", reason="TOKEN_MODEL_MISMATCH")
+            raise InvalidArgument(path, problem + "collection with token vectors")
         if tokens.shape[1] != self.token_model.dimension:
             problem = f"has rows of {tokens.shape[1]} values, and collection {self.name!r} holds token vectors of "
             raise InvalidArgument(path, problem + str(self.token_model.dimension), reason="WRONG_DIMENSION")
