@@ -184,6 +184,9 @@ async def test_a_version_that_is_built_takes_token_vectors_of_its_own_model(shel
         version, copies, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=TOKENS.fingerprint
     )
     assert await kept(shelf, version) == written
+    gone = [replace(one, passage=None, building_revision=one.revision) for one in copies if one.id == "one"]
+    await shelf.building.copy(version, gone, model_fingerprint="")
+    assert (await kept(shelf, version)).keys() == {"both", "none"}
 
 
 async def test_a_snapshot_has_the_token_vectors(shelf, late, written):

@@ -127,7 +127,8 @@ class Building:
         with self._collections.writing(version, [passage for passage, _ in revised]):
             info = await self._collections.get(version, deadline)
             info.check_model(model_fingerprint)
-            info.check_token_model(token_model_fingerprint)
+            if copies:
+                info.check_token_model(token_model_fingerprint)
             rows = await rows_for(self._collections, info, revised, deadline)
             before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
             await self._store.write(version, rows, deadline, before)
