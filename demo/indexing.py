@@ -15,12 +15,16 @@ _CONCURRENCY = 2
 
 
 async def collection_for(client: AsyncClient, corpus: Corpus) -> str:
-    """Name the collection of a corpus under the model that serves."""
+    """Name the collection of a corpus under the models that serve."""
     config = await client.config()
-    models = {stage.stage: stage.model for stage in config.stages}
-    model = models.get(Stage.EMBED)
-    fingerprint = model.fingerprint if model else ""
-    content = hashlib.sha256(f"{corpus.digest} {fingerprint}".encode()).hexdigest()
+    models = [
+        model.fingerprint
+        for stage in config.stages
+        if stage.stage is Stage.EMBED
+        for model in (stage.model, stage.token_model)
+        if model is not None
+    ]
+    content = hashlib.sha256(" ".join([corpus.digest, *models]).encode()).hexdigest()
     return f"python-{sys.version_info.major}-{sys.version_info.minor}-{content[:8]}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sluice.type.v1 import features_pb2
 from sluice_client import Answer, AsyncClient, Features
 
 QUESTIONS = (
@@ -17,10 +18,11 @@ QUESTIONS = (
     "keep a list sorted while inserting items",
     "run a shell command and read its output",
 )
+_LATE = features_pb2.RERANK_METHOD_LATE
 CONFIGS: Mapping[str, Features] = {
     "off": Features(rerank=False, expansion=False),
-    "rerank": Features(rerank=True, expansion=False),
-    "all": Features(rerank=True, expansion=True),
+    "rerank": Features(rerank=True, rerank_method=_LATE, expansion=False),
+    "all": Features(rerank=True, rerank_method=_LATE, expansion=True),
 }
 LIMIT = 10
 # The demo shares its processors with whatever else this machine does, and nobody waits for it in a hurry.

@@ -27,6 +27,8 @@ class StageSpec:
     """Model that its image holds; empty for a stage without a model."""
     model_setting: str = ""
     """Variable that names its model."""
+    token_model: str = ""
+    """Model of token vectors that its image holds as well."""
     set_up: str = ""
     """Program of tools/ that fetches the data of its image."""
     searched: bool = True
@@ -63,7 +65,14 @@ class StageSpec:
 # Place 5 is left for a second embedder, with which an index is rebuilt.
 STAGES = (
     StageSpec("gateway", 0, "SearchService"),
-    StageSpec("embedder", 1, "EmbedderService", model="all-MiniLM-L6-v2", model_setting="EMBEDDING_MODEL"),
+    StageSpec(
+        "embedder",
+        1,
+        "EmbedderService",
+        model="all-MiniLM-L6-v2",
+        model_setting="EMBEDDING_MODEL",
+        token_model="answerai-colbert-small-v1",  # noqa: S106  no secret
+    ),
     StageSpec("reranker", 2, "RerankerService", model="ms-marco-MiniLM-L-12-v2", model_setting="RERANK_MODEL"),
     StageSpec("expander", 3, "ExpanderService", set_up="tools/fetch_wordnet.py"),
     StageSpec("retriever", 4, "RetrieverService"),

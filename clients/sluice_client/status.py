@@ -24,6 +24,8 @@ class StageConfig(Received, proto=pb.StageConfig):
     """Reason for not serving; empty when it serves."""
     model: ModelInfo | None
     """The model that serves; None where the stage has none, or did not tell."""
+    token_model: ModelInfo | None = None
+    """The model of token vectors; None where the stage has none."""
 
 
 @dataclass(frozen=True, slots=True)

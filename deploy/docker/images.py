@@ -33,6 +33,8 @@ class Image:
 
     service: str
     model: str = ""
+    token_model: str = ""
+    """Model of token vectors that it holds beside the model."""
     engine: Engine = "onnx"
     set_up: str = ""
     """Program that fetches the data of the image."""
@@ -44,7 +46,10 @@ class Image:
         return f"{PREFIX}/{self.service}:{'-'.join(part for part in parts if part)}"
 
 
-IMAGES = (*(Image(spec.name, spec.model, set_up=spec.set_up) for spec in STAGES), Image("client"))
+IMAGES = (
+    *(Image(spec.name, spec.model, spec.token_model, set_up=spec.set_up) for spec in STAGES),
+    Image("client"),
+)
 """Images that `make images` builds: the stages, with models that packages carry, and the `sluice` command."""
 
 
@@ -65,6 +70,7 @@ class Builder:
             "BASE": self.base,
             "SERVICE": image.service,
             "MODEL": image.model,
+            "TOKEN_MODEL": image.token_model if image.model else "",
             "ENGINE": image.engine,
             "SET_UP": image.set_up,
             "COMMAND": "sluice" if image.service == "client" else f"python -m services.{image.service}",

@@ -1,7 +1,8 @@
 """Put a model into a folder as an image holds it: `python models.py STAGE MODEL ENGINE FOLDER`.
 
 The model itself goes to `FOLDER/<its short name>`, for MODEL_DIR; int8 weights and exports, which some engines and
-architectures need, are made from it and go to `FOLDER/cache`, for MODEL_CACHE_DIR.
+architectures need, are made from it and go to `FOLDER/cache`, for MODEL_CACHE_DIR. The stage `tokens` stands for the
+embedder's model of token vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from services.inference.models.info import ModelKind
 from services.inference.models.resolver import resolve_model
 from services.inference.models.runtime import ModelOptions, Precision, load_runtime
 
-_KINDS = {"embedder": ModelKind.ENCODER, "reranker": ModelKind.CROSS_ENCODER}
+_KINDS = {"embedder": ModelKind.ENCODER, "reranker": ModelKind.CROSS_ENCODER, "tokens": ModelKind.TOKENS}
 _PRECISIONS: dict[str, Precision] = {"onnx": "fp32", "openvino": "int8"}
 
 
@@ -25,14 +26,17 @@ def carry(stage: str, name: str, engine: Literal["onnx", "openvino", "torch"], f
     """Fill the folder; raise StartupError if the model cannot be found, or the engine cannot serve it."""
     kind = _KINDS[stage]
     found = resolve_model(name, kind, model_dir=None, cache_dir=default_cache_dir())
-    shutil.copytree(found.folder, folder / found.name.rsplit("/", 1)[-1])
+    short = found.name.rsplit("/", 1)[-1]
+    shutil.copytree(found.folder, folder / short)
     if engine == "torch":
         return  # torch serves the model's own files
     cache = folder / "cache"
+    if kind is ModelKind.TOKENS:  # fp32 beside vectors of int8
+        engine = "onnx"
     precision = _PRECISIONS[engine]
     options = ModelOptions(backend=engine, precision=precision, model_dir=folder, cache_dir=cache)
     load_runtime(found.name, kind, options)
-    for made in cache.glob("*"):
+    for made in cache.glob(f"{short}-*"):
         # int8 may be made from an fp32 export that nothing serves then.
         if made.is_file():
             made.unlink()

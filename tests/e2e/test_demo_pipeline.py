@@ -65,7 +65,13 @@ async def test_results_are_ranked_by_score_without_repeats(stored, client, confi
 async def test_without_reranking_the_first_stage_has_the_last_word(stored, client):
     results = (await ask(client, QUESTIONS[0], "off", collection=stored.collection)).answer.results
     assert [result.scores.retrieval_rank for result in results] == [result.rank for result in results]
-    assert all(result.scores.rerank is None for result in results)
+    assert all(result.scores.rerank is None and result.scores.late is None for result in results)
+
+
+async def test_the_demo_reranks_by_late_interaction(stored, client):
+    for config in ("rerank", "all"):
+        results = (await ask(client, QUESTIONS[0], config, collection=stored.collection)).answer.results
+        assert all(result.scores.rerank is None and result.scores.late is not None for result in results)
 
 
 async def test_the_report_holds_every_run(stored, client, tmp_path):

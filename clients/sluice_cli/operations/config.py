@@ -67,6 +67,9 @@ def _stages_table(stages: Sequence[StageConfig]) -> Table:
         model = plain(stage.model.name) if stage.model else ""
         pseudo = " (pseudo-embeddings, without meaning)" if stage.model and stage.model.pseudo else ""
         shown.add_row(stage.stage, state, stage.address, f"{model}{pseudo}", runtime_of(stage.model))
+        if stage.token_model is not None:
+            tokens = f"token vectors: {stage.token_model.name}"
+            shown.add_row("", "", "", plain(tokens), runtime_of(stage.token_model))
     return shown
 
 
@@ -79,6 +82,9 @@ def _collection_table(version: CollectionVersion | None) -> Table:
     shown.add_row("passages", f"{version.passage_count:,}")
     shown.add_row("index version", plain(version.version))
     shown.add_row("vectors by", f"{plain(version.model.name)}, {version.model.dimension} dimensions")
+    if version.token_model is not None:
+        tokens = version.token_model
+        shown.add_row("token vectors by", f"{plain(tokens.name)}, {tokens.dimension} dimensions")
     named = ", ".join(f"{plain(name)} ({kind})" for name, kind in sorted(version.fields.items()))
     shown.add_row("fields", named or "none")
     return shown
