@@ -31,7 +31,7 @@ async def test_a_collection_gets_token_vectors_while_it_is_written_and_is_rerank
     await writing
     assert steps[-1].phase is ReindexPhase.SWITCHED, steps[-1].checks
     assert (await client.verify(collection="notes")).passed
-    answer = await client.search("rigid airships", collection="notes", features=LATE, limit=100)
+    answer = await client.search("rigid airships", collection="notes", features=LATE, limit=20)
     [report] = [report for report in answer.stages if report.stage is Stage.RERANK]
     assert (report.outcome, report.model) == (Outcome.RAN, "answerdotai/answerai-colbert-small-v1")
     assert answer.results[0].passage.id == "written"
