@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -346,20 +345,13 @@ class AsyncClient(Caller):
             model=model,
             token_vectors=token_vectors,
         )
-        attempt = 1
+        part = partial(self._call, self._collections.ReindexCollection, request, self._long(timeout))
         while True:
-            try:
-                reply = await self._call(self._collections.ReindexCollection, request, self._long(timeout))
-            except SluiceError as error:
-                if (pause := indexing.pause_before(error, attempt)) is None:
-                    raise
-                await asyncio.sleep(pause)
-                attempt += 1
-                continue
+            reply = await indexing.patiently(part)
             yield ReindexProgress.from_proto(reply)
             if not reply.next_cursor:
                 return
-            request.cursor, attempt = reply.next_cursor, 1
+            request.cursor = reply.next_cursor
 
     async def verify(
         self, version: str = "", *, collection: str = "", sample_size: int | None = None, timeout: float | None = None

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from sluice.gateway.v1 import transfer_pb2, transfer_pb2_grpc
 from sluice.type.v1 import passage_pb2
 from sluice_client.channel import Caller, Tls
 from sluice_client.errors import SluiceError
-from sluice_client.indexing import pause_before
+from sluice_client.indexing import patiently
 from sluice_client.messages import fill
 from sluice_client.versions import CollectionVersion, Switched
 
@@ -121,15 +122,8 @@ class AsyncTransferClient(Caller):
 
     async def _patiently(self, method: str, request: Any) -> Any:
         """Send a request, again for a while if the gateway is down or busy: all of them bear being repeated."""
-        attempt = 1
-        while True:
-            try:
-                return await self._call(getattr(self._stub(transfer_pb2_grpc.TransferServiceStub), method), request)
-            except SluiceError as error:
-                if (pause := pause_before(error, attempt)) is None:
-                    raise
-            await asyncio.sleep(pause)
-            attempt += 1
+        call = getattr(self._stub(transfer_pb2_grpc.TransferServiceStub), method)
+        return await patiently(partial(self._call, call, request))
 
 
 async def copy_collection(

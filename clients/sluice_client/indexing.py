@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import count, islice
 from typing import TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ import grpc
 from sluice_client.documents import Document, Indexed
 from sluice_client.errors import SluiceError
 
+AnswerT = TypeVar("AnswerT")
 DocumentT = TypeVar("DocumentT", bound=Document)
 Store: TypeAlias = Callable[[Sequence[Document]], Awaitable[Indexed]]
 
@@ -67,7 +69,7 @@ async def index_all(
         nonlocal stored
         while batch:
             try:
-                indexed = await _patiently(store, batch)
+                indexed = await patiently(partial(store, batch))
             except SluiceError as error:
                 place = _offender(error, batch)
                 if on_rejected is None or place is None:
@@ -136,10 +138,11 @@ async def _each(documents: Iterable[DocumentT] | AsyncIterable[DocumentT]) -> As
             yield document
 
 
-async def _patiently(store: Store, batch: Sequence[Document]) -> Indexed:
+async def patiently(call: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+    """Make a call, again for a while if the gateway is down or busy. Raises SluiceError."""
     for attempt in count(1):
         try:
-            return await store(batch)
+            return await call()
         except SluiceError as error:
             pause = pause_before(error, attempt)
             if pause is None:
