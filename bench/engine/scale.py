@@ -16,6 +16,8 @@ GRAPH_BYTES_AN_EDGE = 4
 """Of 2 m edges on the lowest level; the levels above add a part in m."""
 ID_BYTES = 48
 """Of a point in memory: its id, its place, its revision of the engine."""
+BYTES_A_TOKEN_VECTOR = 129
+"""Of a passage's tokens, each group of two; kept once, and read from the disk."""
 BYTES_A_TERM = 8
 """Of a term of a passage in the index of words: the passage and the weight."""
 SPARE = 1.2
@@ -31,18 +33,22 @@ def memory(dimension: int, quantization: str, terms: float, *, vectors_on_disk: 
     return (whole + copy + graph + ID_BYTES + BYTES_A_TERM * terms) * SPARE
 
 
-def disk(dimension: int, quantization: str, terms: float, payload: float, edges: int = 16) -> float:
+def disk(
+    dimension: int, quantization: str, terms: float, payload: float, tokens: float = 0, edges: int = 16
+) -> float:
     """Bytes on the disk a passage: everything, and a second time the largest part while it is rebuilt."""
     copy = 0.0 if quantization == "none" else BYTES_A_VALUE[quantization] * dimension
     graph = GRAPH_BYTES_AN_EDGE * 2 * edges * (1 + 1 / edges)
     # Words are kept twice: as they were stored, and as the index.
-    return (4.0 * dimension + copy + graph + ID_BYTES + 2 * BYTES_A_TERM * terms + payload) * 2
+    words = 2 * BYTES_A_TERM * terms
+    return (4.0 * dimension + copy + graph + ID_BYTES + words + payload + BYTES_A_TOKEN_VECTOR * tokens) * 2
 
 
 def main(
     dimension: Annotated[int, typer.Option(help="Values of a vector.")] = 384,
     terms: Annotated[float, typer.Option(help="Different words of a passage.")] = 60,
     payload: Annotated[float, typer.Option(help="Bytes of title, text and metadata of a passage.")] = 1000,
+    tokens: Annotated[float, typer.Option(help="Token vectors of a passage; some 70 of a long one, 76 at most.")] = 0,
     replicas: Annotated[int, typer.Option(help="Nodes that hold each passage, beyond one million.")] = 2,
     node: Annotated[float, typer.Option(help="Memory of a node for data, in GB.")] = 48,
     memory_price: Annotated[float, typer.Option(help="Price of a GB of memory a month.")] = 4.0,
@@ -59,7 +65,7 @@ def main(
             on_disk = quantization != "none"
             passages = millions * 1e6 * copies
             in_memory = passages * memory(dimension, quantization, terms, vectors_on_disk=on_disk) / GB
-            stored = passages * disk(dimension, quantization, terms, payload) / GB
+            stored = passages * disk(dimension, quantization, terms, payload, tokens) / GB
             nodes = 1 if millions <= 1 else max(3, -(-in_memory // node))
             price = in_memory * memory_price + stored * disk_price
             table.add_row(

@@ -155,3 +155,12 @@ async def test_a_replaced_passage_is_compared_as_it_is_now(store, late_version):
     query = tokens(99, 8)
     scores = await store.compare(late_version, query, [point_id("a"), point_id("b")], None)
     assert scores == {point_id("a"): pytest.approx(codes.maxsim(query, tokens(3, 4)), rel=1e-6)}
+
+
+async def test_more_passages_than_an_engine_reads_at_once_are_read_whole_once_each(store, version):
+    await store.write(version, [row(str(number)) for number in range(200)], None)
+    whole, keys = ([point_id(str(number)) for number in numbers] for numbers in (range(150), range(150, 170)))
+    rows = await store.read(version, whole, Parts.VECTOR, None, keys)
+    assert sorted(one.id for one in rows) == sorted([*whole, *keys])
+    assert {one.id for one in rows if one.passage.vector is not None} == set(whole)
+    assert {one.id for one in await store.read(version, [], Parts.VECTOR, None, keys)} == set(keys)
