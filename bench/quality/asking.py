@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ ENVIRONMENT = {
 """Of the stack that is asked, over its profile."""
 
 _PATIENCE_SECONDS = 300.0
+_ATTEMPTS = 60
 _WELL = frozenset({"FEATURE_OFF", "NO_CANDIDATES"})
 _LEXICAL_SETTINGS = ("LEXICAL_K1", "LEXICAL_B", "LEXICAL_AVERAGE_LENGTH", "LEXICAL_TITLE_WEIGHT")
 
@@ -53,8 +55,18 @@ def code_digest() -> str:
 
 async def models_of(client: AsyncClient) -> str:
     """Models that serve, by fingerprint."""
-    config = await client.config()
-    return " ".join(stage.model.fingerprint for stage in config.stages if stage.model)
+    return " ".join((await _fingerprints(client)).values())
+
+
+async def _fingerprints(client: AsyncClient) -> dict[Stage, str]:
+    """Fingerprints of the models of both model stages; on a busy machine one may not tell at the first time."""
+    for _ in range(_ATTEMPTS):
+        config = await client.config()
+        found = {stage.stage: stage.model.fingerprint for stage in config.stages if stage.model}
+        if found.keys() >= {Stage.EMBED, Stage.RERANK}:
+            return found
+        await asyncio.sleep(1)
+    raise StartupError("embedder or reranker does not tell its model", remedy="Read their logs in build/run.")
 
 
 async def store(
@@ -70,8 +82,7 @@ async def store(
     A collection belongs to the documents, the model and the lexical settings that it was made with, and to `made_by`:
     whatever else its content depends on.
     """
-    config = await client.config()
-    fingerprint = next(stage.model.fingerprint for stage in config.stages if stage.stage is Stage.EMBED and stage.model)
+    fingerprint = (await _fingerprints(client))[Stage.EMBED]
     parts = [dataset.corpus_digest, fingerprint, *(settings[name] for name in _LEXICAL_SETTINGS)]
     parts += [made_by] if made_by else []
     collection = f"{_plain(dataset.name)}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"

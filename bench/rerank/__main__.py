@@ -102,10 +102,11 @@ def main(
     if as_json:
         print(json.dumps({"rows": rows, "costs": costs}, indent=1))
     else:
-        console.print(results.table(rows))
-        console.print(results.costs_table(costs))
-    plot = shown(results.PLOT) if results.plot(rows) else "no plot: matplotlib is missing, `pip install -e '.[bench]'`"
-    console.print(f"Written to {shown(results.FILE)} and {shown(results.COSTS)}; {plot}", soft_wrap=True)
+        console.print(results.table(rows), results.costs_table(costs))
+    if rows:
+        drawn = results.plot(rows)
+        plot = shown(results.PLOT) if drawn else "no plot: matplotlib is missing, `pip install -e '.[bench]'`"
+        console.print(f"Written to {shown(results.FILE)} and {shown(results.COSTS)}; {plot}", soft_wrap=True)
 
 
 async def measure(console: Console, datasets: Sequence[Dataset], options: Options) -> None:

@@ -1,6 +1,8 @@
 """The parts of `bench.rerank` that need no server."""
 
 import json
+import math
+import random
 
 import pytest
 
@@ -8,9 +10,12 @@ from bench.rerank import results
 from bench.rerank.methods import EVERYTHING, HYBRID, METHODS
 from bench.rerank.results import cost, quality_rows, row, store, store_costs, time_rows
 from bench.rerank.timing import Times
+from bench.rerank.tune import Candidates, fit
 from bench.speed.results import load
+from services.gateway.settings import GatewaySettings
 from sluice_client.flags import flag_values
 
+LATE_WEIGHT = GatewaySettings.model_fields["late_weight"].default
 LATE = METHODS["late@50"]
 KEYS = {"method", "candidates", "collection", "ndcg10", "added_p50_ms", "added_p99_ms", "search_p99_ms"}
 
@@ -77,3 +82,25 @@ def test_tables_and_plot_show_rows_with_gaps(tmp_path):
     assert results.costs_table([cost("rate", 3.0, "searches/s"), cost("p99", 3.0, "ms", "<= 5")]).row_count == 2
     assert results.plot(rows, tmp_path / "rerank.png")
     assert (tmp_path / "rerank.svg").exists()
+
+
+def test_the_fit_finds_the_logistic_function_that_made_the_answers():
+    chance = random.Random(3)
+    scores = [chance.uniform(0.7, 1.0) for _ in range(20_000)]
+    relevant = [chance.random() < 1 / (1 + math.exp(-50 * (score - 0.88))) for score in scores]
+    slope, middle = fit(scores, relevant)
+    assert slope == pytest.approx(50, rel=0.05)
+    assert middle == pytest.approx(0.88, abs=0.002)
+
+
+def test_what_was_not_found_counts_against_a_ranking():
+    found = Candidates(grades=[0, 1], first=[0.9, 0.8], late=[0.5, 0.9], logits=[1.0, 2.0], best={})
+    assert found.ndcg(found.first) == pytest.approx(1 / math.log2(3))
+    assert found.ndcg(found.late) == 1.0
+    assert found._replace(best={"elsewhere": 1}).ndcg(found.late) == pytest.approx(1 / (1 + 1 / math.log2(3)))
+
+
+def test_a_cascade_that_reads_nothing_is_late_interaction():
+    found = Candidates([0, 1, 0], [0.9, 0.8, 0.1], [0.5, 0.9, 0.2], [3.0, 2.0, 1.0], {})
+    assert found.by_cascade(0) == found.by_late(LATE_WEIGHT)
+    assert found.by_cascade(2) != found.by_late(LATE_WEIGHT)
