@@ -138,7 +138,7 @@ def _reranker() -> _Model:
 
     settings = RerankerSettings()
     logs.configure("raw", settings)
-    backend = load_cross_encoder_backend(settings.rerank_model, settings.options)
+    backend = load_cross_encoder_backend(settings.rerank_model, settings.options, settings.rerank_passage_tokens)
 
     def tokenize(questions: Sequence[Question]) -> list[Any]:
         return [row for asked in questions for row in backend.tokenize(asked.query, asked.passages)]

@@ -13,7 +13,10 @@ from services.inference.models.info import ModelKind
 from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
 from services.inference.models.tokenization import TokenizedPair
 from services.language.sentences import LONGEST
-from services.reranker.windows import best_window, parts_of
+from services.reranker.windows import READ_CHARACTERS, best_window, parts_of
+
+# A passage that has more characters for each token of room is hardly ever read whole, and is not tokenized whole first.
+_LIKELY_CHARACTERS_A_TOKEN = 8
 
 
 class CrossEncoderBackend(Engine, Protocol):
@@ -43,20 +46,21 @@ class ModelBackend(RuntimeEngine):
 
     def tokenize(self, query: str, passages: Sequence[str]) -> list[TokenizedPair]:
         """See `CrossEncoderBackend.tokenize`."""
-        tokenizer, room = self._runtime.tokenizer, self.passage_tokens
+        tokenizer = self._runtime.tokenizer
         if not self._chooses:
             return tokenizer.pairs(query, passages)
         [query_tokens] = tokenizer.pieces([query], len(query))
-        return [
-            tokenizer.pair(query_tokens, tokens)
-            if len(tokens) <= room
-            else tokenizer.pair(
-                query_tokens,
-                best_window(query_tokens, tokenizer.pieces(parts_of(passage), LONGEST), room),
-                truncated=True,
-            )
-            for passage, tokens in zip(passages, tokenizer.pieces(passages, room), strict=True)
-        ]
+        return [self._pair(query_tokens, passage) for passage in passages]
+
+    def _pair(self, query: list[int], passage: str) -> TokenizedPair:
+        tokenizer, room = self._runtime.tokenizer, self.passage_tokens
+        if len(passage) <= room * _LIKELY_CHARACTERS_A_TOKEN:
+            [tokens] = tokenizer.pieces([passage], room)
+            if len(tokens) <= room:
+                return tokenizer.pair(query, tokens)
+        parts = tokenizer.pieces(parts_of(passage), LONGEST)
+        truncated = len(passage) > READ_CHARACTERS or sum(map(len, parts)) > room
+        return tokenizer.pair(query, best_window(query, parts, room), truncated=truncated)
 
     def score(self, pairs: Sequence[TokenizedPair]) -> NDArray[np.float32]:
         """See `CrossEncoderBackend.score`."""

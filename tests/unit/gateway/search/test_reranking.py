@@ -65,6 +65,14 @@ async def test_in_a_cascade_the_cross_encoder_reads_the_best_after_late_interact
     assert (report.outcome, report.model, report.item_count) == (Outcome.RAN, "cross", 3)
 
 
+async def test_what_the_cross_encoder_did_not_come_to_by_the_deadline_keeps_the_order_before_it() -> None:
+    stages = world(time_for=2)
+    answer = await stages.answer(replace(by("cascade", rerank_candidate_count=8, cascade_count=3), limit=5))
+    assert ids(answer) == [*BY_LATE[:2][::-1], *BY_LATE[2:5]]
+    report = report_of(answer)
+    assert (report.outcome, report.reason, report.item_count) == (Outcome.DEGRADED, "FEWER_CANDIDATES", 2)
+
+
 async def test_each_result_has_the_scores_of_those_that_looked_at_it_and_a_relevance() -> None:
     question = replace(by("cascade", rerank_candidate_count=6, cascade_count=2), limit=8)
     results = {result.passage.id: result for result in (await world().answer(question)).results}

@@ -472,7 +472,7 @@ class StageReport(_message.Message):
     item_count: _builtins.int
     """Number of variants, vectors, candidates or scores that it returned."""
     truncated_count: _builtins.int
-    """Number of texts of which the model's window did not hold the end."""
+    """Number of texts of which the model read only a part: it holds no more, or the best part serves."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time from the gateway's call to the answer."""
