@@ -42,12 +42,13 @@ class InferenceMetrics:
         self.refused_calls = counter("sluice_refused_calls_total", "Calls turned away whole.", ["lane", "reason"])
         self.precision_refused = gauge(
             "sluice_precision_refused",
-            "1 where `int8` was set but lost too much quality on this processor, so that `fp32` serves; else 0.",
+            "1 where `int8` was set but lost too much quality on this processor, or was slower, and another precision "
+            "serves; else 0.",
         )
 
     def describe(self, model: ModelInfo, precision: str) -> None:
-        """Show if the model serves in the precision that was set."""
-        self.precision_refused.set(not model.pseudo and model.precision != precision)
+        """Show if the model serves in int8 where that was set."""
+        self.precision_refused.set(not model.pseudo and precision == "int8" != model.precision)
 
 
 def model_info(name: str, registry: CollectorRegistry) -> Gauge:

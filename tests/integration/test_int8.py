@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -22,15 +23,16 @@ from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
+from services.inference.choosing.choice import Candidate, Timing
 from services.inference.metrics import InferenceMetrics
-from services.inference.models import openvino
+from services.inference.models import openvino, runtime
 from services.inference.models.info import ModelKind
 from services.inference.models.known_items import KnownItem
 from services.inference.models.onnx import OnnxModel
 from services.inference.models.openvino import OpenVinoRuntime
 from services.inference.models.quality import PrecisionRefused, Quality, QualityGate
 from services.inference.models.quantize import quantize
-from services.inference.models.resolver import resolve_model
+from services.inference.models.resolver import ResolvedModel, resolve_model
 from services.inference.models.runtime import ModelOptions
 from services.inference.scheduling import SchedulerLimits, SchedulerObserver
 from services.inference.stage import warm_stage
@@ -59,7 +61,7 @@ def quantized(options: ModelOptions, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def int8(quantized: Path) -> EmbeddingBackend:
-    return ModelBackend(OpenVinoRuntime(quantized, name=EMBEDDING_MODEL, fingerprint="", threads=2))
+    return ModelBackend(OpenVinoRuntime.read(quantized, name=EMBEDDING_MODEL, fingerprint="", threads=2))
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +101,19 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def wanting_int8(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
     """Options that ask for int8 of any quality, with a cache in which the small model is made already."""
     options = ModelOptions(precision="int8", gate=ANY_QUALITY, cache_dir=tmp_path_factory.mktemp("cache"))
-    load_cross_encoder_backend(small_model, options)
+    load_cross_encoder_backend(small_model, replace(options, backend="openvino"))
     return options
+
+
+@pytest.fixture(autouse=True)
+def int8_is_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given timings, so that nothing here depends on the processor: see test_engine_choice.py for measured ones."""
+    rates = {"fp32": 1000, "bf16": 1050, "int8": 2000}
+
+    def timings(_model: ResolvedModel, candidates: Sequence[Candidate], **_: object) -> list[Timing]:
+        return [Timing(*each, single_ms=5, tokens_per_second=rates[each.precision], likeness=1) for each in candidates]
+
+    monkeypatch.setattr(runtime, "timings_of", timings)
 
 
 def served(backend: CrossEncoderBackend) -> tuple[str, str]:
@@ -184,7 +197,9 @@ from pathlib import Path
 from services.inference.models.quality import QualityGate
 from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import load_cross_encoder_backend
-options = ModelOptions(precision="int8", gate={ANY_QUALITY!r}, cache_dir=Path({str(wanting_int8.cache_dir)!r}))
+options = ModelOptions(
+    backend="openvino", precision="int8", gate={ANY_QUALITY!r}, cache_dir=Path({str(wanting_int8.cache_dir)!r})
+)
 backend = load_cross_encoder_backend({small_model!r}, options)
 backend.score(backend.tokenize("a question", ["a passage"]))
 print(json.dumps([name for name in ("torch", "transformers", "onnx", "nncf", "sklearn") if name in sys.modules]))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx.external_data_helper import load_external_data_for_model
 
 from services.inference.models.artifacts import built_once, read_facts
 from services.inference.models.graph import build_graph
@@ -45,6 +47,12 @@ class OnnxModel:
     def read(cls, folder: Path) -> OnnxModel:
         """Read an export."""
         return cls((folder / GRAPH_FILE).read_bytes(), folder, *read_facts(folder))
+
+    def with_weights(self) -> bytes:
+        """Return the graph with its weights in it, for engines that read no weights from elsewhere."""
+        graph = onnx.load_model_from_string(self.graph)
+        load_external_data_for_model(graph, str(self.weights))
+        return graph.SerializeToString()
 
     @classmethod
     def prepare(cls, model: ResolvedModel, fingerprint: str, cache_dir: Path) -> OnnxModel:

@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 os.environ["NNCF_CI"] = "1"
 
 import nncf
-import onnx
 import openvino
-from onnx.external_data_helper import load_external_data_for_model
 from openvino.passes import ConstantFolding, Manager
 
 from services.chassis.errors import StartupError
@@ -62,7 +60,7 @@ def quantize(kind: ModelKind, source: OnnxModel, target: Path, items: Sequence[K
     fp32 = OnnxRuntime(source, name="fp32", fingerprint="", threads=available_cpus())
     _write_graph(source, _calibration_rows(kind, fp32, calibration), target)
     write_facts(target, source.spec, source.tokenizer)
-    int8 = OpenVinoRuntime(target, name="int8", fingerprint="", threads=available_cpus())
+    int8 = OpenVinoRuntime.read(target, name="int8", fingerprint="", threads=available_cpus())
     measure = _encoder_quality if kind is ModelKind.ENCODER else _cross_encoder_quality
     measure(fp32, int8, questions).write(target)
 
@@ -81,9 +79,7 @@ def _calibration_rows(kind: ModelKind, model: OnnxRuntime, items: Sequence[Known
 
 def _write_graph(source: OnnxModel, rows: Rows, target: Path) -> None:
     nncf.set_log_level(logging.ERROR)
-    graph = onnx.load_model_from_string(source.graph)
-    load_external_data_for_model(graph, str(source.weights))
-    model = openvino.Core().read_model(io.BytesIO(graph.SerializeToString()))
+    model = openvino.Core().read_model(io.BytesIO(source.with_weights()))
     folding = Manager()
     folding.register_pass(ConstantFolding())  # nncf must see a matrix, not a matrix that is transposed first
     folding.run_passes(model)

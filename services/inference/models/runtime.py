@@ -1,22 +1,32 @@
-"""Choose an engine and load a model on it; one protocol for all engines."""
+"""Load a model on an engine, the fastest one unless one is named; one protocol for all engines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
-from services.inference.cpu import available_cpus
+from services.inference.choosing.choice import (
+    STANDARD,
+    Backend,
+    Candidate,
+    Device,
+    Precision,
+    fastest,
+    log_choice,
+    timings_of,
+)
+from services.inference.cpu import available_cpus, bf16_instructions
 from services.inference.models.artifacts import built_once
 from services.inference.models.info import ModelInfo, ModelKind, ModelSpec
-from services.inference.models.layout import UnknownModelError, check_feeding
+from services.inference.models.layout import UnknownModelError, check_feeding, fingerprint_of
 from services.inference.models.quality import (
     ANSWERS_FILE,
     PrecisionRefused,
@@ -26,10 +36,6 @@ from services.inference.models.quality import (
 )
 from services.inference.models.resolver import ResolvedModel, resolve_model
 from services.inference.models.tokenization import Tokenizer
-
-Device = Literal["cpu", "cuda"]
-Backend = Literal["auto", "onnx", "openvino", "torch"]
-Precision = Literal["fp32", "int8", "fp16", "bf16"]
 
 # Part of the key of the reference's answers: raise it when the probes change.
 _ANSWERS_VERSION = 2
@@ -47,8 +53,9 @@ class ModelOptions:
     """Folder of models that is searched first."""
     device: Device = "cpu"
     backend: Backend = "auto"
-    """`auto` is the first of onnx, openvino and torch that has this device and precision."""
+    """`auto` is the fastest on this processor, see `services.inference.choosing`; on cuda torch."""
     precision: Precision = "fp32"
+    """With the backend `auto`, fp32 may be served in bf16, and int8 in a higher precision where that is faster."""
     threads: int = 0
     """Threads of one forward pass on cpu; 0 is `available_cpus()`."""
     gate: QualityGate = field(default_factory=QualityGate)
@@ -67,7 +74,7 @@ class _Engine:
 
 _ENGINES: dict[Backend, _Engine] = {
     "onnx": _Engine(("cpu",), ("fp32",), ("onnxruntime",), "inference"),
-    "openvino": _Engine(("cpu",), ("int8",), ("openvino",), "int8"),
+    "openvino": _Engine(("cpu",), ("fp32", "int8", "bf16"), ("openvino",), "int8"),
     "torch": _Engine(("cuda", "cpu"), ("fp32", "fp16", "bf16"), ("torch", "sentence_transformers"), "reference"),
 }
 
@@ -109,23 +116,23 @@ class Runtime(Protocol):
 def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
     """Find a model (see `resolve_model`) and load it: minutes if it has to be fetched or made first.
 
-    With the backend `auto`, int8 that fails its quality gate on this processor is served as fp32. Raises StartupError.
+    With the backend `auto`, engines are timed at the first start, and int8 that fails its quality gate on this
+    processor is left out. Raises StartupError.
     """
-    backend = _chosen(options.backend, options.device, options.precision)
+    chosen = _allowed(options.backend, options.device, options.precision)
     threads = options.threads or available_cpus()
     cache_dir = options.cache_dir.expanduser()
     model_dir = options.model_dir and options.model_dir.expanduser()
     model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
     try:
         check_feeding(model.folder, kind)
-        runtime = _opened(model, backend, options, threads=threads, cache_dir=cache_dir)
+        if options.backend == "auto" and options.device == "cpu" and options.precision in {"fp32", "int8"}:
+            chosen = _fastest(model, options, threads=threads, cache_dir=cache_dir)
+        runtime = open_runtime(
+            model, *chosen, device=options.device, threads=threads, cache_dir=cache_dir, gate=options.gate
+        )
         expected = _expected_answers(model, runtime.info.fingerprint, cache_dir)
         problem = problem_of_answers(answers_of(runtime, kind), runtime.info, expected)
-    except PrecisionRefused as refusal:
-        if options.backend != "auto":
-            raise
-        _log.warning("int8 is refused on this processor; fp32 serves instead", problem=refusal.message)
-        return load_runtime(name, kind, replace(options, precision="fp32"))
     except UnknownModelError as error:
         raise StartupError(
             f"{model.name} in {model.folder} cannot be served: {error}",
@@ -137,15 +144,24 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if problem:
         raise StartupError(
-            f"{model.name} in {model.folder} cannot be computed by {backend}: {problem}",
+            f"{model.name} in {model.folder} cannot be computed by {chosen.backend}: {problem}",
             remedy="Bring a fresh copy of the model's folder, with files that this process may read; if that fails as "
             "well, choose another model.",
         )
     return runtime
 
 
-def _opened(model: ResolvedModel, backend: Backend, options: ModelOptions, *, threads: int, cache_dir: Path) -> Runtime:
-    """Load a model on an engine, of which only the one in use is imported."""
+def open_runtime(
+    model: ResolvedModel,
+    backend: Backend,
+    precision: Precision,
+    *,
+    threads: int,
+    cache_dir: Path,
+    device: Device = "cpu",
+    gate: QualityGate | None = None,
+) -> Runtime:
+    """Load a model on an engine, of which only the one in use is imported; int8 has to pass the gate, if any."""
     if backend == "onnx":
         from services.inference.models.onnx import OnnxRuntime  # noqa: PLC0415  see above
 
@@ -153,10 +169,48 @@ def _opened(model: ResolvedModel, backend: Backend, options: ModelOptions, *, th
     if backend == "openvino":
         from services.inference.models.openvino import OpenVinoRuntime  # noqa: PLC0415  see above
 
-        return OpenVinoRuntime.load(model, cache_dir=cache_dir, threads=threads, gate=options.gate)
+        return OpenVinoRuntime.load(model, precision, cache_dir=cache_dir, threads=threads, gate=gate)
     from services.inference.models.reference import TorchRuntime  # noqa: PLC0415  see above
 
-    return TorchRuntime(model, device=options.device, precision=options.precision, threads=threads)
+    return TorchRuntime(model, device=device, precision=precision, threads=threads)
+
+
+def _fastest(model: ResolvedModel, options: ModelOptions, *, threads: int, cache_dir: Path) -> Candidate:
+    """Choose the engine that serves on cpu where the operator named none."""
+    candidates = [STANDARD]
+    if _installed("openvino"):
+        candidates.append(Candidate("openvino", "fp32"))
+        if bf16_instructions() != "none":
+            candidates.append(Candidate("openvino", "bf16"))
+    int8 = [] if options.precision == "fp32" else _passing_int8(model, options.gate, cache_dir=cache_dir)
+    candidates += int8
+    if candidates == [STANDARD]:
+        return STANDARD
+    try:
+        timings = timings_of(
+            model, candidates, fingerprint=fingerprint_of(model.folder), cache_dir=cache_dir, threads=threads
+        )
+    except StartupError as error:
+        chosen = next(iter(int8), STANDARD)
+        _log.warning(
+            "engines cannot be timed", problem=error.message, backend=chosen.backend, precision=chosen.precision
+        )
+        return chosen
+    chosen = fastest(timings)
+    log_choice(chosen, timings)
+    return chosen
+
+
+def _passing_int8(model: ResolvedModel, gate: QualityGate, *, cache_dir: Path) -> list[Candidate]:
+    """List the engines in int8 that keep the quality; they are made first, for minutes. Raises StartupError."""
+    from services.inference.models.openvino import int8_folder  # noqa: PLC0415  see `open_runtime`
+
+    try:
+        int8_folder(model, cache_dir=cache_dir, gate=gate)
+    except PrecisionRefused as refusal:
+        _log.warning("int8 is refused on this processor", problem=refusal.message)
+        return []
+    return [Candidate("openvino", "int8")]
 
 
 def _expected_answers(model: ResolvedModel, fingerprint: str, cache_dir: Path) -> NDArray[np.float32] | None:
@@ -177,15 +231,15 @@ def _expected_answers(model: ResolvedModel, fingerprint: str, cache_dir: Path) -
     return answers
 
 
-def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
-    """Choose the engine for this device and precision; raise StartupError if none is installed."""
+def _allowed(backend: Backend, device: Device, precision: Precision) -> Candidate:
+    """Return the engine for this device and precision, of `auto` the first one; raise StartupError if there is none."""
     able = [name for name, engine in _ENGINES.items() if device in engine.devices and precision in engine.precisions]
     if not able:
         raise StartupError(
             f"nothing computes {precision} on {device}", remedy="Set the precision to fp32, or on cuda to fp16 or bf16."
         )
     if backend == "auto":
-        backend = able[0]
+        backend = next(filter(_installed, able), able[0])
     if backend not in able:
         raise StartupError(
             f"the {backend} backend does not compute {precision} on {device}",
@@ -197,4 +251,8 @@ def _chosen(backend: Backend, device: Device, precision: Precision) -> Backend:
             f"the {backend} backend needs {' and '.join(missing)}",
             remedy=f"Install the extra {engine.extra} in the checkout: pip install -e '.[{engine.extra}]'.",
         )
-    return backend
+    return Candidate(backend, precision)
+
+
+def _installed(backend: Backend) -> bool:
+    return all(find_spec(package) is not None for package in _ENGINES[backend].needs)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.cpu import available_cpus, int8_instructions
+from services.inference.cpu import available_cpus, bf16_instructions, int8_instructions, processor
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,21 @@ def test_the_best_instructions_for_int8_are_named(tmp_path: Path, line: str, exp
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\n{line}\n")
     assert int8_instructions(cpuinfo) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 avx512f", "none"), ("avx512f avx512_bf16", "avx512_bf16"), ("avx512_bf16 amx_bf16 amx_int8", "amx_bf16")],
+)
+def test_bf16_is_known_by_the_flags_of_the_processor(tmp_path: Path, flags: str, expected: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
+    assert bf16_instructions(cpuinfo) == expected
+
+
+def test_a_processor_is_its_model_and_its_flags_in_any_order_and_number(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    one.write_text("model name\t: AMD EPYC\nflags\t\t: fpu avx2\n")
+    same.write_text("model name\t: AMD EPYC\nflags\t\t: avx2 fpu\n\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2\n")
+    other.write_text("model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni\n")
+    assert processor(one) == processor(same) != processor(other)

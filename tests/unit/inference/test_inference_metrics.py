@@ -27,7 +27,8 @@ def value(registry: CollectorRegistry, name: str, **labels: Any) -> float | None
 
 
 @pytest.mark.parametrize(
-    ("precision", "served", "refused"), [("int8", "fp32", 1), ("int8", "int8", 0), ("fp32", "fp32", 0)]
+    ("precision", "served", "refused"),
+    [("int8", "fp32", 1), ("int8", "bf16", 1), ("int8", "int8", 0), ("fp32", "fp32", 0), ("fp32", "bf16", 0)],
 )
 def test_a_refused_precision_is_shown(registry: CollectorRegistry, precision: str, served: str, refused: int) -> None:
     InferenceMetrics(registry).describe(replace(MODEL, precision=served), precision)
