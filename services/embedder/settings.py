@@ -23,12 +23,13 @@ class EmbedderSettings(InferenceSettings):
     embedding_device: Device = Field("cpu", description="Where the embedding model computes.")
     embedding_backend: Backend = Field(
         "auto",
-        description="What computes embeddings; `auto` is `onnx` on cpu (`openvino` for int8) and `torch` on cuda.",
+        description="What computes embeddings; `auto` is the fastest, timed at the first start, and on cuda `torch`.",
     )
     embedding_precision: Precision = Field(
         "fp32",
-        description="Arithmetic: `fp32`; on cpu also `int8`, which is made and checked at the first start (minutes); "
-        "where it loses too much on this processor, `fp32` serves; on cuda also `fp16` and `bf16`.",
+        description="Arithmetic: `fp32`, for which `auto` takes `bf16` where that is faster and as good; on cpu also "
+        "`int8`, which is made and checked at the first start (minutes), and for which `auto` takes another where it "
+        "loses too much on this processor or is slower; `bf16`; on cuda also `fp16`.",
     )
     token_model: str = Field(
         "answerai-colbert-small-v1",

@@ -49,10 +49,16 @@ class _InBatches:
         self.width = runtime.width
         self.warm_up = runtime.warm_up
 
-    def run(self, ids: Sequence[list[int]], type_ids: Sequence[list[int]] | None = None) -> NDArray[np.float32]:
+    def run(
+        self,
+        ids: Sequence[list[int]],
+        type_ids: Sequence[list[int]] | None = None,
+        attended: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
         """See `Runtime.run`."""
-        types = None if type_ids is None else [*type_ids] * _ROWS_IN_A_BATCH
-        return self._runtime.run([*ids] * _ROWS_IN_A_BATCH, types)[: len(ids)]
+        types = type_ids and [*type_ids] * _ROWS_IN_A_BATCH
+        ends = attended and [*attended] * _ROWS_IN_A_BATCH
+        return self._runtime.run([*ids] * _ROWS_IN_A_BATCH, types, ends)[: len(ids)]
 
 
 def time_candidates(

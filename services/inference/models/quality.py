@@ -97,7 +97,8 @@ def answers_of(runtime: Runtime, kind: ModelKind) -> NDArray[np.float32]:
             texts = tokenizer.texts([runtime.spec.prompts[role] + probe for probe in PROBES])
             rows += [runtime.run([text.ids]) for text in texts]
     elif kind is ModelKind.TOKENS:
-        rows += [runtime.run([text.ids], attended=[text.attended])[0] for text in late_probes(tokenizer)]
+        for text in late_probes(tokenizer):  # some engines pad a row, and compute its padding
+            rows.append(runtime.run([text.ids], attended=[text.attended])[0, : len(text.ids)])
     else:
         for query, passages in PROBE_PAIRS:
             rows += [runtime.run([pair.ids], [pair.type_ids]) for pair in tokenizer.pairs(query, passages)]
