@@ -14,9 +14,9 @@ from typing import Literal
 
 from services.chassis.errors import StartupError
 from services.inference.models.artifacts import default_cache_dir
-from services.inference.models.info import ModelKind
+from services.inference.models.info import ModelKind, Precision
 from services.inference.models.resolver import resolve_model
-from services.inference.models.runtime import ModelOptions, Precision, load_runtime
+from services.inference.models.runtime import ModelOptions, load_runtime
 
 _KINDS = {"embedder": ModelKind.ENCODER, "reranker": ModelKind.CROSS_ENCODER, "tokens": ModelKind.TOKENS}
 _PRECISIONS: dict[str, Precision] = {"onnx": "fp32", "openvino": "int8"}

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from services.inference.models.info import ModelInfo
-from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
+from services.inference.models.info import Backend, Device, ModelInfo, Precision
+from services.inference.models.runtime import ModelOptions
 from services.inference.models.settings import InferenceSettings
 from services.inference.scheduling import SchedulerLimits
 

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from services.chassis import logs
 from services.chassis.server import Stage
 from services.inference.metrics import InferenceMetrics
-from services.inference.models.runtime import Precision
+from services.inference.models.info import Precision
 from services.inference.served_model import ServedModel
 
 _log = logs.get_logger("inference")

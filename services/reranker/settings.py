@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
+from services.inference.models.info import Backend, Device, Precision
+from services.inference.models.runtime import ModelOptions
 from services.inference.models.settings import InferenceSettings
 
 

@@ -19,10 +19,10 @@ from services.chassis.errors import StartupError
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind, load_embedding_backend
 from services.inference.models import artifacts
 from services.inference.models.export import export
-from services.inference.models.info import ModelKind
+from services.inference.models.info import Backend, ModelKind, Precision
 from services.inference.models.onnx import OnnxModel, OnnxRuntime
 from services.inference.models.resolver import resolve_model
-from services.inference.models.runtime import Backend, ModelOptions, Precision
+from services.inference.models.runtime import ModelOptions
 from tests.integration import tiny_models
 from tests.integration.conftest import EMBEDDING_MODEL
 

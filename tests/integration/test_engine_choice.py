@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,8 @@ def kept_timings(model: ResolvedModel, cache_dir: Path) -> list[Timing]:
     return timings_of(model, CANDIDATES, fingerprint=fingerprint_of(model.folder), cache_dir=cache_dir, threads=2)
 
 
-def served(loaded: Runtime) -> Candidate:
-    return Candidate(loaded.info.backend, loaded.info.precision)  # type: ignore[arg-type]  known ones
+def served(loaded: Runtime) -> tuple[str, str]:
+    return loaded.info.backend, loaded.info.precision
 
 
 def given(monkeypatch: pytest.MonkeyPatch, rates: Mapping[Candidate, float]) -> None:
@@ -106,7 +107,6 @@ def test_a_row_in_bf16_is_the_same_to_the_bit_in_a_batch_of_its_width(encoder: R
 def test_without_openvino_nothing_is_timed(
     encoder: ResolvedModel, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = runtime.find_spec
     monkeypatch.setattr(runtime, "find_spec", lambda package: None if package == "openvino" else find_spec(package))
     given(monkeypatch, {})
     with capture_logs() as logged:

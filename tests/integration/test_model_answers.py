@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from services.chassis.errors import StartupError
 from services.embedder.backends import load_embedding_backend
-from services.inference.models.runtime import Backend, ModelOptions
+from services.inference.models.info import Backend
+from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import load_cross_encoder_backend
 from tests.integration import tiny_models
 

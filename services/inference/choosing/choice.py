@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.inference.cpu import processor
 from services.inference.models.artifacts import built_once
+from services.inference.models.info import Backend, Precision
 from services.inference.models.resolver import ResolvedModel
-
-Device = Literal["cpu", "cuda"]
-Backend = Literal["auto", "onnx", "openvino", "torch"]
-Precision = Literal["fp32", "int8", "fp16", "bf16"]
 
 TIMINGS_FILE = "timings.json"
 # Part of the key of what is kept: raise it when engines are timed otherwise.

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.chassis.errors import StartupError
-from services.inference.choosing.choice import TIMINGS_FILE, Backend, Candidate, Precision, Timing
-from services.inference.models.info import ModelKind, ModelSpec
+from services.inference.choosing.choice import TIMINGS_FILE, Candidate, Timing
+from services.inference.models.info import Backend, ModelKind, ModelSpec, Precision
 from services.inference.models.quality import answers_of
 from services.inference.models.resolver import ResolvedModel
 from services.inference.models.runtime import Runtime, open_runtime

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Literal
 
 from sluice.type.v1 import model_pb2
+
+Device = Literal["cpu", "cuda"]
+Backend = Literal["auto", "onnx", "openvino", "torch"]
+Precision = Literal["fp32", "int8", "fp16", "bf16"]
 
 
 class ModelKind(StrEnum):

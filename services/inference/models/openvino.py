@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
-from services.inference.choosing.choice import Precision
 from services.inference.cpu import bf16_instructions, int8_instructions
 from services.inference.models.artifacts import built_once, read_facts
-from services.inference.models.info import ModelSpec
+from services.inference.models.info import ModelSpec, Precision
 from services.inference.models.layout import fingerprint_of
 from services.inference.models.quality import Quality, QualityGate
 from services.inference.models.resolver import ResolvedModel

@@ -15,17 +15,14 @@ from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.inference.choosing.choice import (
     STANDARD,
-    Backend,
     Candidate,
-    Device,
-    Precision,
     fastest,
     log_choice,
     timings_of,
 )
 from services.inference.cpu import available_cpus, bf16_instructions
 from services.inference.models.artifacts import built_once
-from services.inference.models.info import ModelInfo, ModelKind, ModelSpec
+from services.inference.models.info import Backend, Device, ModelInfo, ModelKind, ModelSpec, Precision
 from services.inference.models.layout import UnknownModelError, check_feeding, fingerprint_of
 from services.inference.models.quality import (
     ANSWERS_FILE,
@@ -126,11 +123,11 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
     model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
     try:
         check_feeding(model.folder, kind)
+        gate: QualityGate | None = options.gate
         if options.backend == "auto" and options.device == "cpu" and options.precision in {"fp32", "int8"}:
             chosen = _fastest(model, options, threads=threads, cache_dir=cache_dir)
-        runtime = open_runtime(
-            model, *chosen, device=options.device, threads=threads, cache_dir=cache_dir, gate=options.gate
-        )
+            gate = None  # it was passed before the engines were timed
+        runtime = open_runtime(model, *chosen, device=options.device, threads=threads, cache_dir=cache_dir, gate=gate)
         expected = _expected_answers(model, runtime.info.fingerprint, cache_dir)
         problem = problem_of_answers(answers_of(runtime, kind), runtime.info, expected)
     except UnknownModelError as error:

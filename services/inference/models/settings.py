@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from services.chassis.settings import OptionalFolder, StageSettings
 from services.inference.cpu import available_cpus
 from services.inference.models.artifacts import default_cache_dir
-from services.inference.models.info import ModelInfo
-from services.inference.models.runtime import Backend, Device, ModelOptions, Precision
+from services.inference.models.info import Backend, Device, ModelInfo, Precision
+from services.inference.models.runtime import ModelOptions
 from services.inference.scheduling import SchedulerLimits
 
 _LEAST_BATCH_TOKENS = 16

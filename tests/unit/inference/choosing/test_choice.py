@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.inference.choosing.choice import Backend, Candidate, Precision, Timing, fastest
+from services.inference.choosing.choice import Candidate, Timing, fastest
+from services.inference.models.info import Backend, Precision
 
 STANDARD = Timing("onnx", "fp32", single_ms=5, tokens_per_second=1000, likeness=1)
 

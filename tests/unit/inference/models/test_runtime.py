@@ -6,8 +6,8 @@ import pytest
 
 from services.chassis.errors import StartupError
 from services.inference.models import runtime
-from services.inference.models.info import ModelKind
-from services.inference.models.runtime import Backend, Device, ModelOptions, Precision, Runtime, load_runtime
+from services.inference.models.info import Backend, Device, ModelKind, Precision
+from services.inference.models.runtime import ModelOptions, Runtime, load_runtime
 
 
 def load(device: Device, backend: Backend, precision: Precision = "fp32") -> Runtime:
