@@ -1,4 +1,4 @@
-"""Writes the tables of `make bench-quality`, `make bench-speed` and `make bench-rerank` into their pages.
+"""Writes the tables of `make bench-quality`, `bench-speed`, `bench-rerank` and `bench-engine` into their pages.
 
 A page whose bench was not run on this machine stays as it is.
 """
@@ -13,6 +13,15 @@ from sections import ROOT, write
 
 RESULTS = ROOT / "build" / "bench"
 MEASURES = ("ndcg@10", "recall@100", "mrr@10", "all_gold@10")
+ENGINE_FIGURES = (
+    "open_s",
+    "memory_mb",
+    "upsert_cpu_us",
+    "hybrid_p50_ms",
+    "hybrid_cpu_ms",
+    "filtered_p50_ms",
+    "filtered_cpu_ms",
+)
 SPEED_TITLES = ("Row", "Ours", "Reference", "Ratio", "Spread", "Unit", "Bar", "Measured", "")
 
 
@@ -82,8 +91,25 @@ def costs_table(costs: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def engine_tables(result: dict[str, Any]) -> str:
+    """The figures of each size, before and after, and one line a bound."""
+    sizes = result["figures"]
+    sides = [(size, side) for size in ("small", "large") for side in ("before", "here") if side in sizes.get(size, {})]
+    lines = ["", f"`{result['command']}`, {result['cores']} cores ({result['processor']}):", ""]
+    lines += [f"| Figure | {' | '.join(f'{size}, {side}' for size, side in sides)} |", "|---|" + "---:|" * len(sides)]
+    for name in ENGINE_FIGURES:
+        lines.append(f"| {name} | {' | '.join(_figure(sizes[size][side].get(name)) for size, side in sides)} |")
+    lines += ["", "| Bound | Measured | Wanted | |", "|---|---:|---:|---|"]
+    for row in result["rows"]:
+        verdict = "ok" if row["ok"] else "**missed**"
+        lines.append(f"| {row['name']} | {_figure(row['value'])} | {_figure(row['bound'])} | {verdict} |")
+    return "\n".join([*lines, ""])
+
+
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"  # not 1e+03
 
 
 def main() -> None:
@@ -93,6 +119,7 @@ def main() -> None:
         "speed": (speed_table, "performance.md"),
         "rerank": (rerank_table, "quality.md"),
         "rerank_costs": (costs_table, "performance.md"),
+        "engine": (engine_tables, "scale.md"),
     }
     for name, (table, page) in pages.items():
         file = RESULTS / f"{name}.json"
