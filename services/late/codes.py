@@ -47,13 +47,13 @@ def maxsim(query: Codes, passage: Codes) -> float:
 
 
 def _turned(unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn rows [rows, n] into rows [rows, n + 1] that sum to 0, by the rows of Helmert's matrix but the first.
+    """Turn rows [rows, n] into rows [rows, n + 1] that sum to 0: as amplitudes of cosines, without the constant one.
 
-    By sums instead of a product of matrices, for which numpy would set all processors spinning.
+    That spreads each dimension over all: models have single dimensions of 0.9, which would be cut. By a Fourier
+    transform instead of a product of matrices, for which numpy would set all processors spinning.
     """
-    places = np.arange(1, unit.shape[1] + 1)
-    parts = unit / np.sqrt(places * (places + 1))
-    turned = np.zeros((len(unit), unit.shape[1] + 1))
-    turned[:, :-1] = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
-    turned[:, 1:] -= places * parts
+    size = unit.shape[1] + 1
+    spectrum = np.zeros((len(unit), size + 1), complex)
+    spectrum[:, 1:size] = unit * np.exp(1j * np.pi / (2 * size) * np.arange(1, size))
+    turned: NDArray[np.float64] = np.fft.irfft(spectrum, 2 * size, axis=1)[:, :size] * np.sqrt(2 * size)
     return turned

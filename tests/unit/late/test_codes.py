@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -35,3 +36,10 @@ def test_every_row_of_bytes_has_the_same_sum(vectors):
 def test_the_same_text_compared_with_itself_is_nearly_one():
     codes = encode(rows(32, 3))
     assert 0.995 < similarity(maxsim(codes, codes), 32, DIMENSION + 1) <= 1.005
+
+
+def test_a_single_great_dimension_is_not_cut():
+    vectors = np.full((1, 128), 0.01, np.float32)
+    vectors[0, 71] = 1.0
+    codes = encode(vectors)
+    assert similarity(maxsim(codes, codes), 1, codes.shape[1]) == pytest.approx(1.0, abs=0.005)
