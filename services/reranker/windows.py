@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from services.language.sentences import sentences
+from services.language.sentences import LONGEST, sentences
 
 READ_CHARACTERS = 16_384
 """Characters of a passage in which its best sentences are looked for."""
@@ -26,12 +26,13 @@ Tokens = Sequence[int]
 
 
 def parts_of(passage: str) -> list[str]:
-    """Cut a passage into its first line and its sentences, each with the white space before it; the first may be empty.
+    """Cut a passage into its first line and its sentences, each with the white space before it.
 
-    Together they are the passage, as far as it is read.
+    Together they are the passage, as far as it is read. A first line that is longer than a sentence counts as text:
+    then the first part is empty, as it is where there is only one line.
     """
     text = passage[:READ_CHARACTERS]
-    first = start = text.find("\n") + 1
+    first = start = text.find("\n", 0, LONGEST) + 1
     parts = [text[:first]]
     for _, end in sentences(text[first:]):
         parts.append(text[start : first + end])

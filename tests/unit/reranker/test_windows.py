@@ -36,6 +36,13 @@ def test_a_passage_is_cut_into_its_first_line_and_its_sentences(passage: str, ex
     assert parts_of(passage) == expected
 
 
+def test_a_first_line_that_is_a_paragraph_is_no_title_but_cut_into_sentences() -> None:
+    paragraph = "A ship sails through the storm. " * 20
+    parts = parts_of(f"{paragraph}\nIt rests.")
+    assert parts[0] == ""
+    assert len(parts) == 1 + 20 + 1
+
+
 def test_a_text_of_any_length_is_read_only_as_far_as_a_window_is_looked_for() -> None:
     assert sum(map(len, parts_of("A ship. " * 1_000_000))) <= READ_CHARACTERS
 
