@@ -17,6 +17,7 @@ _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "NO_PREVIOUS_VERSION": "`sluice collections` shows all versions; --to names one",
     "VERSION_LIVE": "switch to another first: `sluice rollback`, or `sluice reindex`",
     "MODEL_NOT_SERVED": "`sluice config` shows which models are served",
+    "TOKEN_MODEL_NOT_SERVED": "`sluice config` shows which token models are served",
     "SNAPSHOT_NOT_FOUND": "`sluice snapshot list` names the snapshots",
     "SNAPSHOT_DAMAGED": "`sluice snapshot list` names the others; what damaged this one may damage them, too",
     "SNAPSHOT_STORAGE": "correct QDRANT_SNAPSHOT_PATH of the retriever, or its credentials; its log has the cause",

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from services.chassis.timing import both
 from services.chassis.validation import check_content, check_document_id
 from services.gateway.collections.documents import Chunking, cut
 from services.gateway.collections.embedders import Embedders
@@ -25,6 +24,8 @@ from sluice.type.v1 import passage_pb2
 _OTHER_MODELS = ("MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH", "TOKEN_MODEL_NOT_SERVED")
 # The retriever takes up to 1000 passages in a call.
 UPSERT_SLICE = 512
+# Bytes of a passage's token vectors, about: slices are cut before these are there.
+_TOKENS_BYTES = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +92,34 @@ class Indexing:
     ) -> Indexed:
         passages = documents if chunking is None else await self._chunks(collection, documents, chunking, deadline)
         places = {document.id: place for place, document in enumerate(documents)}
+        texts = [reading(passage) for passage in passages]
         try:
-            embedded, tokens = await self._embed([reading(passage) for passage in passages], collection, deadline)
+            embedded = await self._embedders.embed_documents(texts, collection=collection, deadline=deadline)
+            sizes = [
+                passage.ByteSize() + len(vector) + _TOKENS_BYTES
+                for passage, vector in zip(passages, embedded.vectors, strict=True)
+            ]
+            parts = list(slices(sizes, most=UPSERT_SLICE))
+            tokens = await self._embedders.embed_document_tokens(
+                texts[parts[0]], collection=collection, deadline=deadline
+            )
         except InvalidArgument as error:
             raise _about_document(error, passages, places) from None
-        vectors = Vectors.of(embedded, tokens)
         try:
-            stored = await self._store_all(collection, passages, vectors, places, deadline)
+            stored = await self._store_all(collection, passages, parts, embedded, tokens, places, deadline)
         except NotFound:
             # If another call creates it first, that one serves as well.
             with contextlib.suppress(AlreadyExists):
                 await self._store.create_collection(
                     collection, embedded.model, token_model=tokens.model if tokens else None, deadline=deadline
                 )
-            stored = await self._store_all(collection, passages, vectors, places, deadline)
+            stored = await self._store_all(collection, passages, parts, embedded, tokens, places, deadline)
         truncated = {
             passage.document_id for passage, cut_off in zip(passages, embedded.truncated, strict=True) if cut_off
         }
         in_order = sorted(truncated, key=places.__getitem__)
         model = embedded.model.name
         return Indexed(len(documents), in_order, stored.index_version, model, len(passages), stored.replaced_count)
-
-    async def _embed(
-        self, texts: Sequence[str], collection: str, deadline: float
-    ) -> tuple[Embedded, EmbeddedTokens | None]:
-        return await both(
-            self._embedders.embed_documents(texts, collection=collection, deadline=deadline),
-            self._embedders.embed_document_tokens(texts, collection=collection, deadline=deadline),
-        )
 
     async def _chunks(
         self, collection: str, documents: Sequence[passage_pb2.Passage], chunking: Chunking, deadline: float
@@ -140,31 +141,37 @@ class Indexing:
         self,
         collection: str,
         passages: Sequence[passage_pb2.Passage],
-        vectors: Vectors,
+        parts: Sequence[slice],
+        embedded: Embedded,
+        tokens: EmbeddedTokens | None,
         places: Mapping[str, int],
         deadline: float,
     ) -> Written:
         """Store passages in slices; return the index version that took them, and what they replaced.
 
-        One slice is stored or refused whole. Of several, all documents are checked before the first is stored.
+        One slice is stored or refused whole. Of several, all documents are checked before the first is stored. `tokens`
+        are those of the first slice. Those of the others are made when it is their turn: of all, they would be several
+        times as large as the call.
         """
-        sizes = [passage.ByteSize() + size for passage, size in zip(passages, vectors.sizes(), strict=True)]
-        parts = list(slices(sizes, most=UPSERT_SLICE))
         named = passages
         try:
             if len(parts) > 1:
                 # The first passages of all documents; the others have their metadata.
                 named = passages[: len(places)]
                 await self._store.check(
-                    collection, named, model_fingerprint=vectors.model_fingerprint, deadline=deadline
+                    collection, named, model_fingerprint=embedded.model.fingerprint, deadline=deadline
                 )
             batch = uuid.uuid4().hex if len(parts) > 1 else ""
             replaced = 0
             for part in parts:
                 named = passages[part]
-                stored = await self._writing.upsert(
-                    collection, named, vectors.part(part), batch=batch, deadline=deadline
-                )
+                if part.start:
+                    texts = [reading(passage) for passage in named]
+                    tokens = await self._embedders.embed_document_tokens(
+                        texts, collection=collection, deadline=deadline
+                    )
+                vectors = Vectors.of(embedded.vectors[part], embedded.model, tokens)
+                stored = await self._writing.upsert(collection, named, vectors, batch=batch, deadline=deadline)
                 replaced += stored.replaced_count
         except InvalidArgument as error:
             raise _about_document(error, named, places) from None

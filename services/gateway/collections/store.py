@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
-from services.gateway.search.stages import Embedded, EmbeddedTokens, Retriever
+from services.gateway.search.stages import EmbeddedTokens, Retriever
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2, tokens_pb2
 
 
@@ -21,11 +21,11 @@ class Vectors:
     token_model_fingerprint: str = ""
 
     @classmethod
-    def of(cls, embedded: Embedded, tokens: EmbeddedTokens | None) -> Self:
+    def of(cls, dense: Sequence[bytes], model: model_pb2.ModelInfo, tokens: EmbeddedTokens | None) -> Self:
         """Put together what embedders have made of the same texts."""
         if tokens is None:
-            return cls(embedded.vectors, embedded.model.fingerprint)
-        return cls(embedded.vectors, embedded.model.fingerprint, tokens.vectors, tokens.model.fingerprint)
+            return cls(dense, model.fingerprint)
+        return cls(dense, model.fingerprint, tokens.vectors, tokens.model.fingerprint)
 
     def part(self, part: slice) -> Vectors:
         """Take those of some of the passages."""

@@ -22,6 +22,7 @@ class Shelf:
         self.exists = exists
         self.token_model = token_model
         self.tokens: dict[str, bytes] = {}
+        self.unstored_tokens = self.most_unstored = 0
         self.created_for: tuple[str, str] = ("", "")
         self.moved = "MODEL_MISMATCH"
         self.taken_meanwhile = taken_meanwhile
@@ -54,6 +55,8 @@ class Shelf:
     async def embed_document_tokens(
         self, texts: Sequence[str], *, collection: str, deadline: float
     ) -> EmbeddedTokens | None:
+        self.unstored_tokens += len(texts)
+        self.most_unstored = max(self.most_unstored, self.unstored_tokens)
         return tokens_of(texts, model(self.token_model)) if self.token_model else None
 
     def forget(self, collection: str) -> None:
@@ -103,6 +106,7 @@ class Shelf:
                 raise InvalidArgument(f"passages[{place}].metadata.year", "is of another type")
         self.stored |= {passage.id: vector for passage, vector in zip(passages, vectors.dense, strict=True)}
         assert vectors.token_model_fingerprint == self.token_model
+        self.unstored_tokens -= len(passages)
         if vectors.tokens:
             self.tokens |= {one.id: tokens.values for one, tokens in zip(passages, vectors.tokens, strict=True)}
         return Written(len(passages), "docs-v1")
@@ -142,6 +146,7 @@ async def test_every_passage_is_stored_with_its_own_token_vectors_however_many_c
     await indexing(shelf).index("docs", [passage("a", "", "x" * 5000)], chunking=CHUNKING, deadline=0)
     assert len(shelf.calls) > 1
     assert shelf.tokens == shelf.stored
+    assert shelf.most_unstored == max(map(len, shelf.calls)), "they are large: no more are held than a call takes"
 
 
 @pytest.mark.parametrize("reason", ["MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH"])
