@@ -32,7 +32,7 @@ from tests.unit.gateway.samples import embedded, model, passage
 QUESTION = Question(
     query="how do pools work",
     collection="docs",
-    features=Features(expansion=True, rerank=True),
+    features=Features(expansion=True, rerank=True, rerank_method="cross_encoder", rerank_candidate_count=20),
     limit=3,
 )
 PASSAGES = [passage(str(number), f"title {number}", f"text {number}") for number in range(8)]
