@@ -25,7 +25,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     last = '    stage: STAGE_RERANK\n    refines: "rerank"\n    least: 1\n    most: 1000\n  }];\n'
     copy.insert("protos/sluice/type/v1/features.proto", last, DECLARATION)
     copy.insert(
-        "services/gateway/search/flags.py", "    rerank_candidate_count: int = 20\n", "    phrases: bool = False\n"
+        "services/gateway/search/flags.py", "    rerank_candidate_count: int = 50\n", "    phrases: bool = False\n"
     )
     copy.run("python", "tools/protos.py")
     copy.run("python", "tools/settings_table.py")

@@ -24,8 +24,8 @@ class Features:
     expansion_strategy: str = "synonyms"
     max_variant_count: int = 5
     rerank: bool = False
-    rerank_candidate_count: int = 20
-    rerank_method: str = "cross_encoder"
+    rerank_candidate_count: int = 50
+    rerank_method: str = "late"
     cascade_count: int = 8
 
     @property
