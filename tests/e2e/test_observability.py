@@ -58,9 +58,11 @@ async def answer(stack: LocalStack) -> search_pb2.SearchResponse:
             documents_pb2.IndexDocumentsRequest(documents=documents),
             deadline=time.monotonic() + 60,
         )
-        request = search_pb2.SearchRequest(
-            query=f"buy a used car in {SECRET}", features=features_pb2.Features(expansion=True, rerank=True)
+        # The token model and the cross-encoder both have a part in a cascade.
+        everything = features_pb2.Features(
+            expansion=True, rerank=True, rerank_method=features_pb2.RERANK_METHOD_CASCADE
         )
+        request = search_pb2.SearchRequest(query=f"buy a used car in {SECRET}", features=everything)
         return await channel.call(stubs.search.Search, request, deadline=time.monotonic() + 60)
 
 

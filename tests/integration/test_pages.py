@@ -117,8 +117,10 @@ async def pages(world: World, question: Question, sizes: Sequence[int]) -> list[
 
 SEARCHES = {
     "as a caller gets it": Features(),
-    "expanded and reranked": Features(expansion=True, rerank=True, rerank_candidate_count=50),
-    "vectors alone": Features(lexical=False, rerank=True),
+    "expanded and reranked": Features(
+        expansion=True, rerank=True, rerank_method="cross_encoder", rerank_candidate_count=50
+    ),
+    "vectors alone": Features(lexical=False, rerank=True, rerank_method="cross_encoder", rerank_candidate_count=20),
     "words alone": Features(dense=False, expansion=True),
 }
 REDUCTIONS: dict[str, dict[str, bool]] = {
