@@ -33,9 +33,7 @@ def memory(dimension: int, quantization: str, terms: float, *, vectors_on_disk: 
     return (whole + copy + graph + ID_BYTES + BYTES_A_TERM * terms) * SPARE
 
 
-def disk(
-    dimension: int, quantization: str, terms: float, payload: float, tokens: float = 0, edges: int = 16
-) -> float:
+def disk(dimension: int, quantization: str, terms: float, payload: float, tokens: float = 0, edges: int = 16) -> float:
     """Bytes on the disk a passage: everything, and a second time the largest part while it is rebuilt."""
     copy = 0.0 if quantization == "none" else BYTES_A_VALUE[quantization] * dimension
     graph = GRAPH_BYTES_AN_EDGE * 2 * edges * (1 + 1 / edges)
