@@ -15,6 +15,7 @@ from services.embedder.token_backends import load_token_backend
 from services.embedder.token_encoder import TokenEncoder
 from services.inference.metrics import SchedulerTelemetry
 from services.inference.metrics import process_metrics as inference_metrics
+from services.inference.scheduling import Turn
 from services.inference.stage import warm_stage
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
@@ -30,10 +31,12 @@ async def compose(settings: EmbedderSettings) -> AsyncIterator[Stage]:
         settings.token_model, settings.token_options, settings.token_passage_tokens, pseudo=backend.model.pseudo
     )
     own.describe(backend.model, token_backend.model if token_backend else None)
-    encoder = Encoder(backend, settings.scheduler_limits(backend.model), SchedulerTelemetry(shared, own.batch_size))
+    turn = Turn()
+    limits = settings.limits(backend.model, turn)
+    encoder = Encoder(backend, limits, SchedulerTelemetry(shared, own.batch_size))
     token_encoder = None
     if token_backend is not None:
-        limits = settings.token_scheduler_limits(token_backend.model)
+        limits = settings.token_limits(token_backend.model, turn)
         token_encoder = TokenEncoder(token_backend, limits, SchedulerTelemetry(shared, own.token_batch_size))
     servicer = EmbedderServicer(encoder, token_encoder, own)
     async with warm_stage(

@@ -9,7 +9,7 @@ from pydantic import Field
 from services.inference.models.info import Backend, Device, ModelInfo, Precision
 from services.inference.models.runtime import ModelOptions
 from services.inference.models.settings import InferenceSettings
-from services.inference.scheduling import SchedulerLimits
+from services.inference.scheduling import SchedulerLimits, Turn
 
 
 class EmbedderSettings(InferenceSettings):
@@ -49,9 +49,15 @@ class EmbedderSettings(InferenceSettings):
         """Options for loading the model."""
         return self.model_options(self.embedding_device, self.embedding_backend, self.embedding_precision)
 
-    def token_scheduler_limits(self, model: ModelInfo) -> SchedulerLimits:
-        """Limits of the scheduler of the token model: a result is as large as some six vectors."""
+    def limits(self, model: ModelInfo, turn: Turn) -> SchedulerLimits:
+        """Limits of one model's scheduler; `turn` is that of all models of the stage."""
         limits = self.scheduler_limits(model)
+        # A worker that waits for its turn serves nobody: only where an express serves arrivals meanwhile.
+        return replace(limits, bulk_turn=turn) if limits.express else limits
+
+    def token_limits(self, model: ModelInfo, turn: Turn) -> SchedulerLimits:
+        """Limits of the token model's scheduler, which keeps fewer results: one is as large as six vectors."""
+        limits = self.limits(model, turn)
         return replace(limits, cache_entries=limits.cache_entries // 4)
 
     @property

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.chassis.errors import StartupError
 from services.embedder.backends import TextKind
 from services.inference.engine import Engine, RuntimeEngine
 from services.inference.models.info import ModelInfo, ModelKind
@@ -121,4 +122,8 @@ def load_token_backend(name: str, options: ModelOptions, passage_tokens: int, *,
         return None
     if pseudo:
         return PseudoTokenBackend(passage_tokens)
-    return ModelTokenBackend(load_runtime(name, ModelKind.TOKENS, options), passage_tokens)
+    try:
+        return ModelTokenBackend(load_runtime(name, ModelKind.TOKENS, options), passage_tokens)
+    except StartupError as error:
+        remedy = f"{error.remedy} Or set TOKEN_MODEL to nothing: then the cross-encoder alone reranks."
+        raise StartupError(error.message, remedy=remedy) from error

@@ -11,6 +11,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from services.embedder.backends import EmbeddingBackend, load_embedding_backend
+from services.embedder.token_backends import TokenBackend, load_token_backend
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.runtime import ModelOptions
 from services.reranker.backends import CrossEncoderBackend, load_cross_encoder_backend
@@ -22,6 +23,7 @@ from tests.integration.shelf import MODEL, PASSAGES, Shelf
 
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 RERANK_MODEL = "ms-marco-MiniLM-L-12-v2"
+TOKEN_MODEL = "answerai-colbert-small-v1"
 ODD_TEXTS = [
     "",
     " ",
@@ -52,6 +54,14 @@ def embedder(options: ModelOptions) -> EmbeddingBackend:
 def cross_encoder(options: ModelOptions) -> CrossEncoderBackend:
     """The fast backend with the real ms-marco-MiniLM-L-12-v2."""
     return load_cross_encoder_backend(RERANK_MODEL, options)
+
+
+@pytest.fixture(scope="session")
+def token_model(options: ModelOptions) -> TokenBackend:
+    """The fast backend with the real answerai-colbert-small-v1."""
+    backend = load_token_backend(TOKEN_MODEL, options, 180, pseudo=False)
+    assert backend is not None
+    return backend
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from services.inference.models.info import ModelKind
 from services.inference.models.layout import problem_of
@@ -20,11 +20,11 @@ from tools.dequantize import TOKENIZER_FILES, dequantize
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 
-def quantized(model: Path, target: Path) -> Path:
+def quantized(model: Path, target: Path, load: type[AutoModel] = AutoModelForSequenceClassification) -> Path:
     """The model as a package carries it: one ONNX graph, int8 in dense layers and embeddings, and the tokenizer."""
     target.mkdir()
     torch.onnx.export(
-        AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="eager").eval(),
+        load.from_pretrained(model, attn_implementation="eager").eval(),
         tuple(torch.ones(1, 4, dtype=torch.int64) for _ in INPUTS),
         target / "fp32.onnx",
         input_names=INPUTS,
@@ -56,3 +56,21 @@ def test_a_dequantized_model_is_whole_and_scores_like_the_one_that_was_quantized
         pairs = runtime.tokenizer.pairs("compare two files line by line", mixed_texts[10:40])
         scores.append(runtime.run([pair.ids for pair in pairs], [pair.type_ids for pair in pairs])[:, 0])
     assert np.corrcoef(*scores)[0, 1] > 0.99
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_dequantized_late_interaction_model_has_nearly_the_states_of_the_one_that_was_quantized(
+    tmp_path: Path, mixed_texts: list[str]
+) -> None:
+    original = tiny_models.late_bert(tmp_path / "original")
+    made = tmp_path / "made"
+    made.mkdir()
+    dequantize(quantized(original, tmp_path / "int8", AutoModel), ModelKind.TOKENS, 4, made)
+    assert problem_of(made, ModelKind.TOKENS) is None
+    states = []
+    for folder in (original, made):
+        runtime = OnnxRuntime(OnnxModel.build(folder, ModelKind.TOKENS), name="", fingerprint="", threads=1)
+        rows = runtime.tokenizer.late_passages(mixed_texts[10:20], 40)
+        states.append(np.concatenate([runtime.run([row.ids])[0] for row in rows]))
+    lengths = np.linalg.norm(states, axis=2)
+    assert ((states[0] * states[1]).sum(axis=1) / lengths[0] / lengths[1]).min() > 0.98

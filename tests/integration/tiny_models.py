@@ -6,6 +6,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -74,6 +75,21 @@ def roberta_cross_encoder(folder: Path) -> Path:
     return _classifier(folder, config, _roberta_tokenizer(word_pieces=False), outputs=1)
 
 
+def late_bert(folder: Path, projection: int | None = None) -> Path:
+    """answerai-colbert-small with 2 layers; `projection` is the dimension of its `linear.weight`, as on the hub."""
+    config = BertConfig(vocab_size=VOCABULARY, **_small())
+    model = _randomized(AutoModel.from_config(config))
+    _bert_tokenizer().save_pretrained(folder)
+    config.architectures = ["HF_ColBERT"]
+    config.save_pretrained(folder)
+    prefix = "" if projection is None else "bert."
+    weights = {f"{prefix}{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if projection is not None:
+        weights["linear.weight"] = torch.randn(projection, config.hidden_size)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def store_as_bf16(folder: Path) -> None:
     """Store the weights of an encoder again, in half of their size."""
     AutoModel.from_pretrained(folder).bfloat16().save_pretrained(folder)
@@ -119,7 +135,7 @@ def _randomized(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerFast:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -145,13 +145,14 @@ def check_feeding(folder: Path, kind: ModelKind) -> None:
     No engine can serve such a model: all of them are fed by the same code.
     """
     room = transformer_folder(folder)
-    own = _own_settings(room)
+    own = _own_settings(room, kind)
     if own.get("do_lower_case") or read_json(room / "tokenizer_config.json", {}).get("truncation_side") == "left":
         raise UnknownModelError("its texts are changed or cut in a way that only sentence-transformers knows")
     if given := [name for name in _ROLE_SETTINGS if own.get(name)]:
         raise UnknownModelError(f"its {given[0]} is {own[given[0]]}, and texts are cut alike for all roles here")
     about = read_json(folder / "config_sentence_transformers.json", {})
-    if (other := about.get("model_type")) in _OTHER_KINDS:
+    own_type = "MultiVectorEncoder" if kind is ModelKind.TOKENS else None
+    if (other := about.get("model_type")) in _OTHER_KINDS and other != own_type:
         raise UnknownModelError(f"it is a {other}")
     modules = read_json(folder / "modules.json", [])
     types = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
@@ -169,8 +170,10 @@ def check_feeding(folder: Path, kind: ModelKind) -> None:
                 raise UnknownModelError("its pooling leaves out the prompt (include_prompt is false)")
 
 
-def _own_settings(room: Path) -> dict[str, Any]:
-    """Read the settings of the transformer's module; empty if there are none."""
+def _own_settings(room: Path, kind: ModelKind) -> dict[str, Any]:
+    """Read the settings of the transformer's module; empty if there are none, or if lengths are chosen here."""
+    if kind is ModelKind.TOKENS:
+        return {}
     found: dict[str, Any] = next(filter(None, (read_json(room / name, {}) for name in _OWN_SETTINGS)), {})
     return found
 
@@ -180,7 +183,7 @@ def read_spec(folder: Path, kind: ModelKind) -> ModelSpec:
     check_feeding(folder, kind)
     room = transformer_folder(folder)
     config = read_json(room / "config.json")
-    own = _own_settings(room)
+    own = _own_settings(room, kind)
     tokenizer = read_json(room / "tokenizer_config.json", {})
     about = read_json(folder / "config_sentence_transformers.json", {})
     positions = config.get("max_position_embeddings", 0)

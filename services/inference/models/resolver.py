@@ -146,7 +146,7 @@ def _download(whole_name: str) -> Path | Exception:
             snapshot_download(
                 whole_name,
                 # The weights in one format, and the folders of the modules after the transformer.
-                allow_patterns=["*.json", "*.txt", "*.model", weights, "[0-9]_*/*"],
+                allow_patterns=["*.json", "*.txt", "*.model", "artifact.metadata", weights, "[0-9]_*/*"],
                 ignore_patterns=["onnx/*", "openvino/*"],
                 etag_timeout=_HUB_ANSWER_SECONDS,
             )

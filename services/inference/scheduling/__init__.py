@@ -12,6 +12,7 @@ itself, so a model with work waiting never idles. Nothing in here knows of texts
     rate.py       the measured speed of the model
     admission.py  room and time for more work
     outcomes.py   results of a batch, or the failures of single rows; the cache of results
+    turns.py      one bulk pass at a time among schedulers that share processors
     scheduler.py  calls, rounds, deadlines, worker threads
 """
 
@@ -26,6 +27,7 @@ from services.inference.scheduling.contract import (
     Work,
 )
 from services.inference.scheduling.scheduler import Scheduler, row_failed
+from services.inference.scheduling.turns import Turn
 from services.inference.scheduling.waiting import Submission
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "SchedulerLimits",
     "SchedulerObserver",
     "Submission",
+    "Turn",
     "Work",
     "row_failed",
 ]

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Generic, Literal, TypeVar
 
 from services.chassis.errors import InvalidArgument
+from services.inference.scheduling.turns import Turn
 from sluice.type.v1 import model_pb2
 
 PayloadT = TypeVar("PayloadT")
@@ -77,6 +78,11 @@ class SchedulerLimits:
 
     An arrival then shares the processors with such a pass instead of waiting for its end. Right for runtimes that can
     compute two passes at once.
+    """
+    bulk_turn: Turn | None = None
+    """Shared by the schedulers of a process, of which one at a time then computes a bulk pass; None shares nothing.
+
+    So an arrival finds one bulk pass on the processors, not one of each model.
     """
     drain_seconds: float = 10.0
     """Time that the queued work gets when the scheduler ends."""

@@ -8,7 +8,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Generic, Self
 
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, SluiceError, Unavailable
@@ -321,7 +322,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
     def _work(self, express: bool) -> None:
         try:
             while batch := self._next_batch(express):
-                outcomes = outcomes_of(self._compute, [entry.work.payload for entry in batch.entries])
+                with self._turn_for(batch.lane):
+                    # The wait for a turn says nothing about the model's rate.
+                    batch = replace(batch, started=self._clock())
+                    outcomes = outcomes_of(self._compute, [entry.work.payload for entry in batch.entries])
                 self._check_engine(outcomes)
                 self._finish(batch, outcomes)
         except BaseException as error:  # whatever ends this thread ends the stage, SystemExit too
@@ -333,6 +337,10 @@ class Scheduler(Generic[PayloadT, ResultT]):
             self._call_in_loop(self._on_death, error)
         finally:
             self._call_in_loop(self._worker_ended)
+
+    def _turn_for(self, lane: Lane) -> AbstractContextManager[None]:
+        turn = self._limits.bulk_turn
+        return turn if turn is not None and lane is Lane.BULK else contextlib.nullcontext()
 
     def _check_engine(self, outcomes: Sequence[ResultT | Failure]) -> None:
         """Raise if nothing of a batch was computed, and a row that was computed before fails as well."""

@@ -189,3 +189,59 @@ print(ascii(read_tokenizer(Path({str(folder)!r}))))
         check=True,
     )
     assert done.stdout.strip() == ascii('{"vocab": "東京 – straße"}').encode()  # noqa: RUF001  on purpose
+
+
+def write_tensors(folder: Path, **shapes: list[int]) -> None:
+    header = json.dumps({name: {"dtype": "F32", "shape": shape} for name, shape in shapes.items()}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("BertModel", ModelKind.ENCODER),
+        ("HF_ColBERT", ModelKind.TOKENS),
+        ("BertForSequenceClassification", ModelKind.CROSS_ENCODER),
+    ],
+)
+def test_a_model_serves_as_its_own_kind_alone(folder: Path, architecture: str, kind: ModelKind) -> None:
+    (folder / "config.json").write_text(json.dumps({"architectures": [architecture], "num_labels": 1}))
+    assert problem_of(folder, kind) is None
+    for other in set(ModelKind) - {kind}:
+        assert str(problem_of(folder, other)).endswith(f": its config.json says {architecture}")
+
+
+def test_the_dimension_of_a_late_interaction_model_is_that_of_its_projection_or_else_the_first_128(
+    folder: Path,
+) -> None:
+    about = {"hidden_size": 384, "max_position_embeddings": 512}
+    (folder / "config.json").write_text(json.dumps(about))
+    write_tensors(folder, **{"embeddings.weight": [30522, 384]})
+    assert read_spec(folder, ModelKind.TOKENS).dimension == 128
+    without = fingerprint_of(folder)
+    write_tensors(folder, **{"embeddings.weight": [30522, 384], "linear.weight": [96, 384]})
+    assert read_spec(folder, ModelKind.TOKENS).dimension == 96
+    assert fingerprint_of(folder) != without
+    (folder / "config.json").write_text(json.dumps(about | {"hidden_size": 64}))
+    write_tensors(folder, **{"embeddings.weight": [30522, 64]})
+    assert read_spec(folder, ModelKind.TOKENS).dimension == 64
+
+
+def test_lengths_of_a_late_interaction_model_are_chosen_here(folder: Path) -> None:
+    write_tensors(folder)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 31, "query_length": 32}')
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "MultiVectorEncoder"}')
+    (folder / "artifact.metadata").write_text('{"query_token_id": "[unused0]", "attend_to_mask_tokens": false}')
+    assert read_spec(folder, ModelKind.TOKENS).max_token_count == 512
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("attend_to_mask_tokens", True), ("query_token_id", "[Q]"), ("doc_token_id", "[D]")],
+)
+def test_a_late_interaction_model_that_is_fed_in_another_way_is_refused(
+    folder: Path, setting: str, value: object
+) -> None:
+    (folder / "artifact.metadata").write_text(json.dumps({setting: value}))
+    with pytest.raises(UnknownModelError, match=f"its artifact.metadata says {setting}"):
+        check_feeding(folder, ModelKind.TOKENS)

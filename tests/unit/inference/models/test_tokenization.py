@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, processors
 
-from services.inference.models.tokenization import Tokenizer, feed_for
+from services.inference.models.tokenization import LateText, Tokenizer, feed_for
 
 LIMIT = 12
-SPECIAL = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3}
+SPECIAL = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "[MASK]": 4, "[unused0]": 5, "[unused1]": 6}
 TEMPLATES = {
     "bert": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
     "roberta": ("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B [SEP]"),
@@ -104,3 +104,43 @@ def test_rows_are_padded_to_the_longest_and_the_padding_is_masked() -> None:
     assert feed["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert feed["token_type_ids"].tolist() == [[0, 1, 1], [0, 0, 0]]
     assert {block.dtype for block in feed.values()} == {np.dtype(np.int64)}
+
+
+def test_what_a_row_does_not_attend_to_is_masked_like_padding() -> None:
+    feed = feed_for([[5, 6, 7], [8, 9]], None, pad_token_id=0, attended=[1, 2])
+    assert feed["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert feed["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
+
+
+def test_a_query_for_late_interaction_is_marked_and_filled_with_masks_that_nothing_attends_to() -> None:
+    empty, short, full, long = Tokenizer(library("bert").to_str(), 512).late_queries(["", "a b", "a " * 61, "a " * 62])
+    assert empty.ids == [1, 5, 2, *[4] * 29]
+    assert short.ids == [1, 5, 7, 8, 2, *[4] * 27]
+    assert [row.attended for row in (empty, short, full, long)] == [3, 5, 64, 64]
+    assert full.ids == long.ids == [1, 5, *[7] * 61, 2]
+    assert [row.truncated for row in (empty, short, full, long)] == [False, False, False, True]
+    assert all(row.is_query for row in (empty, short, full, long))
+
+
+@given(text=texts, most=st.integers(8, 40))
+def test_a_passage_for_late_interaction_is_marked_and_cut(text: str, most: int) -> None:
+    tokenizer = Tokenizer(library("bert").to_str(), 512)
+    (row,) = tokenizer.late_passages([text], most)
+    (whole,) = tokenizer.texts([text])
+    pieces = whole.ids[1:-1]
+    assert row.ids == [1, 6, *pieces[: most - 3], 2]
+    assert row.attended == row.token_count <= most
+    assert row.truncated == (len(pieces) > most - 3)
+
+
+def test_the_role_and_the_attention_of_a_row_are_parts_of_its_key() -> None:
+    rows = [LateText([1, 5, 2, 4], 3, True, False), LateText([1, 5, 2, 4], 4, True, False)]
+    rows.append(LateText([1, 5, 2, 4], 4, False, False))
+    assert len({row.key for row in rows}) == 3
+    assert rows[0].key == LateText([1, 5, 2, 4], 3, True, True).key
+
+
+def test_a_tokenizer_without_the_markers_says_so() -> None:
+    plain = Library(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    with pytest.raises(ValueError, match=r"no token \[MASK\]"):
+        Tokenizer(plain.to_str(), 16).late_queries(["a"])
