@@ -39,16 +39,17 @@ from services.expander.lexicon import locate_wordnet
 from services.expander.settings import ExpanderSettings
 from services.reranker.settings import RerankerSettings
 
-def model(settings_type, field, kind):
+def model(settings_type, field, kind, without=""):
     settings = load_settings(settings_type)
     name = getattr(settings, field)
     if not name:
-        return "pseudo-embeddings, by choice: EMBEDDING_MODEL is empty"
+        return f"{without}, by choice: {field.upper()} is empty"
     found = resolve_model(name, kind, model_dir=settings.model_dir, cache_dir=settings.model_cache_dir)
     return f"{found.name}, from {found.source}"
 
 for subject, look in {
-    "embedding model": lambda: model(EmbedderSettings, "embedding_model", ModelKind.ENCODER),
+    "embedding model": lambda: model(EmbedderSettings, "embedding_model", ModelKind.ENCODER, "pseudo-embeddings"),
+    "token model": lambda: model(EmbedderSettings, "token_model", ModelKind.TOKENS, "none"),
     "rerank model": lambda: model(RerankerSettings, "rerank_model", ModelKind.CROSS_ENCODER),
     "wordnet": lambda: f"in {locate_wordnet(load_settings(ExpanderSettings).wordnet_dir)}",
 }.items():
