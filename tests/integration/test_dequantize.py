@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,26 @@ from tools.dequantize import TOKENIZER_FILES, dequantize
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 
-def quantized(model: Path, target: Path, load: type[AutoModel] = AutoModelForSequenceClassification) -> Path:
+class States(torch.nn.Module):
+    """A model's last hidden states, which the exporter cannot choose by itself."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__()
+        self.bert = AutoModel.from_pretrained(model, attn_implementation="eager")
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        return self.bert(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+
+
+def scores_of(model: Path) -> torch.nn.Module:
+    return AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="eager")
+
+
+def quantized(model: Path, target: Path, load: Callable[[Path], torch.nn.Module] = scores_of) -> Path:
     """The model as a package carries it: one ONNX graph, int8 in dense layers and embeddings, and the tokenizer."""
     target.mkdir()
     torch.onnx.export(
-        load.from_pretrained(model, attn_implementation="eager").eval(),
+        load(model).eval(),
         tuple(torch.ones(1, 4, dtype=torch.int64) for _ in INPUTS),
         target / "fp32.onnx",
         input_names=INPUTS,
@@ -65,7 +81,7 @@ def test_a_dequantized_late_interaction_model_has_nearly_the_states_of_the_one_t
     original = tiny_models.late_bert(tmp_path / "original")
     made = tmp_path / "made"
     made.mkdir()
-    dequantize(quantized(original, tmp_path / "int8", AutoModel), ModelKind.TOKENS, 4, made)
+    dequantize(quantized(original, tmp_path / "int8", States), ModelKind.TOKENS, 4, made)
     assert problem_of(made, ModelKind.TOKENS) is None
     states = []
     for folder in (original, made):
