@@ -120,7 +120,7 @@ def _likeness(runtime: Runtime, expected: NDArray[np.float32], kind: ModelKind) 
 
 def _alike(answers: NDArray[np.float32], expected: NDArray[np.float32], kind: ModelKind) -> float:
     if kind is ModelKind.CROSS_ENCODER:
-        return 1 - float(np.abs(answers - expected).max() / np.abs(expected).max())
+        return float(np.corrcoef(answers[:, 0], expected[:, 0])[0, 1])
     lengths = np.linalg.norm(answers, axis=-1) * np.linalg.norm(expected, axis=-1)
     return float(((answers * expected).sum(axis=-1) / lengths).mean())
 
