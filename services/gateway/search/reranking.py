@@ -35,7 +35,7 @@ from services.gateway.search.stages import (
 )
 
 # Most candidates that the cross-encoder reads in place of late interaction, for which more of them are asked: it takes
-# a hundred times as long for each.
+# many times as long for each.
 MOST_INSTEAD = 20
 _FEWEST_TO_RERANK = 2
 _CROSS_ENCODER, _CASCADE = "cross_encoder", "cascade"
