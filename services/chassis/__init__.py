@@ -2,6 +2,10 @@
 
 import os
 
+# Our processes fork only to run another program. gRPC would stop its threads before each such fork, as uvloop's of the
+# embedded engine, and warn where it cannot. It reads this while it is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def _unreadable(name: str, value: str) -> bool:
     if name.upper() == "PROMETHEUS_MULTIPROC_DIR":
