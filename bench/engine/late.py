@@ -14,6 +14,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,11 +69,12 @@ class Late:
             await self.collections.create(name, MODEL, token_model=TOKENS if name == WITH else None)
             spent = 0.0
             for batch in Corpus().batches(self._count):
-                for number, passage in enumerate(batch):
-                    object.__setattr__(passage, "tokens", made[number % len(made)] if name == WITH else None)
+                passages = batch
+                if name == WITH:
+                    passages = [replace(one, tokens=made[number % len(made)]) for number, one in enumerate(batch)]
                 before = cpu_seconds()
                 await self.passages.upsert(
-                    name, batch, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=fingerprint
+                    name, passages, model_fingerprint=MODEL.fingerprint, token_model_fingerprint=fingerprint
                 )
                 spent += cpu_seconds() - before
             figures[f"{name}_upsert_cpu_us"] = spent / self._count * 1e6
