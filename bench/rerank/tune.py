@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -128,7 +129,7 @@ def _candidates(dataset: Dataset, query: str, lines: Sequence[Sequence[float]]) 
     ids, first, late, logits = (list(column) for column in zip(*lines, strict=True))
     grades = dataset.qrels[query]
     missing = {name: grade for name, grade in grades.items() if name not in set(ids)}
-    return Candidates([grades.get(each, 0) for each in ids], first, late, logits, missing)  # type: ignore[arg-type, call-overload]
+    return Candidates([grades.get(each, 0) for each in ids], first, late, logits, missing)
 
 
 def curve(
@@ -165,13 +166,12 @@ def main(
     except StartupError as error:
         say(error, console)
         sys.exit(1)
-    console.print(
-        curve("LATE_WEIGHT", found, {f"{weight:g}": lambda each, w=weight: each.by_late(w) for weight in WEIGHTS}),  # type: ignore[misc]
-        curve("cascade_count", found, {str(count): lambda each, n=count: each.by_cascade(n) for count in CASCADES}),  # type: ignore[misc]
-        curve(
-            "cross_encoder", found, {str(count): lambda each, n=count: each.by_cross_encoder(n) for count in (20, 50)}
-        ),  # type: ignore[misc]
-    )
+    for title, way, values in (
+        ("LATE_WEIGHT", "by_late", WEIGHTS),
+        ("cascade_count", "by_cascade", CASCADES),
+        ("cross_encoder", "by_cross_encoder", (20, 50)),
+    ):
+        console.print(curve(title, found, {f"{value:g}": methodcaller(way, value) for value in values}))
     looked = [each for questions_of in found.values() for each in questions_of]
     relevant = [grade > 0 for each in looked for grade in each.grades[:_CALIBRATED]]
     fitted = {
