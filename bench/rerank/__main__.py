@@ -133,10 +133,10 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
                 await measuring.times(asked, methods, progress)
                 largest = max(datasets, key=lambda dataset: len(dataset.documents))
                 await measuring.load(asked[largest.name], largest.name, progress)
-                await measuring.against_peers(asked[largest.name], largest.name, progress)
                 bar = progress.add_task(f"{largest.name}: indexing", total=2 * indexing.ROUNDS)
                 rates = await indexing.rates(running, largest.documents, lambda: progress.advance(bar))
                 results.store_costs(rates)
+                await measuring.against_peers(asked[largest.name], largest.name, progress)
 
 
 if __name__ == "__main__":

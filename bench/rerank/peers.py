@@ -73,7 +73,8 @@ def _started(name: str) -> Iterator[Peer]:
     folder = installed(name, _PACKAGES[name])
     model = _flashrank_model(folder) if name == "flashrank" else _model()
     process = subprocess.Popen(
-        [str(folder / "venv" / "bin" / "python"), str(Path(__file__).with_name("peer.py")), name, str(model)],
+        # -P: beside the script lie modules of ours that have names of the standard library.
+        [str(folder / "venv" / "bin" / "python"), "-P", str(Path(__file__).with_name("peer.py")), name, str(model)],
         env=own_environment(ENVIRONMENT),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
