@@ -115,7 +115,8 @@ async def measure(console: Console, datasets: Sequence[Dataset], options: Option
     async with platform(console) as running:
         with progress_bars(console) as progress:
             collections = {dataset.name: await running.stored(dataset, progress) for dataset in datasets}
-            results.store_costs([indexing.on_disk(running, sum(len(dataset.documents) for dataset in datasets))])
+            passages = sum(len(dataset.documents) for dataset in datasets)
+            results.store_costs([indexing.on_disk(running, collections.values(), passages)])
             if options.part is not Part.TIMING:
                 for dataset in datasets:
                     await measuring.quality(

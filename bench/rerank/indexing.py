@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from bench.rerank.platform import Platform
@@ -46,7 +46,7 @@ async def rates(platform: Platform, documents: Sequence[Document], on_round: Cal
     ]
 
 
-def on_disk(platform: Platform, passages: int) -> Row:
+def on_disk(platform: Platform, collections: Iterable[str], passages: int) -> Row:
     """Bytes of token vectors a passage, as the file system has allocated them."""
-    each = platform.size_on_disk(_ON_DISK) / passages
+    each = platform.size_on_disk(collections, _ON_DISK) / passages
     return cost("token vectors on disk", each, "bytes a passage", "<= 10240", passages=passages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -57,9 +57,11 @@ class Platform:
             made_by=self.token_model,
         )
 
-    def size_on_disk(self, part: str) -> int:
-        """Bytes of all files below folders of this name that the engine keeps."""
-        files = (path for folder in self.stack.data.rglob(part) for path in folder.rglob("*") if path.is_file())
+    def size_on_disk(self, collections: Iterable[str], part: str) -> int:
+        """Bytes that the engine has allocated below folders of this name, in the versions of these collections."""
+        versions = [version for name in collections for version in self.stack.data.rglob(f"{name}-v*")]
+        folders = [folder for version in versions for folder in version.rglob(part)]
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
         return sum(path.stat().st_blocks * 512 for path in files)
 
 
