@@ -19,8 +19,9 @@ class Calibration(NamedTuple):
         return satisfaction(self.slope * (score - self.middle))
 
 
-# Fitted to the first 20 candidates of training questions of HotpotQA and MuSiQue, with the default models, by
-# `python -m bench.rerank.tune`. Other models rank as well, and their relevance is a rough guess.
+# Fitted to the first 20 candidates of training questions of HotpotQA and MuSiQue, with the default models, as
+# `python -m bench.rerank.tune` does; the cross-encoder read 512 tokens of each. Other models rank as well, and their
+# relevance is a rough guess.
 CROSS_ENCODER = Calibration(slope=0.343, middle=3.94)
 LATE = Calibration(slope=52.3, middle=0.877)
 
