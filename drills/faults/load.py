@@ -142,6 +142,10 @@ def _embed() -> bytes:
     return embedder_pb2.EmbedTextsRequest(texts=texts, kind=embedder_pb2.TEXT_KIND_DOCUMENT).SerializeToString()
 
 
+def _embed_tokens() -> bytes:
+    return embedder_pb2.EmbedTokensRequest.FromString(_embed()).SerializeToString()
+
+
 def _split() -> bytes:
     texts = [embedder_pb2.TitledText(text=(f"w{i} " * 8_000)[:30_000]) for i in range(520)]
     return embedder_pb2.SplitTextsRequest(texts=texts).SerializeToString()
@@ -164,6 +168,7 @@ LARGEST = {
     ("gateway", "/sluice.gateway.v1.DocumentService/IndexDocuments"): _index,
     ("retriever", "/sluice.retriever.v1.RetrieverService/SearchPassages"): _retrieve,
     ("embedder", "/sluice.embedder.v1.EmbedderService/EmbedTexts"): _embed,
+    ("embedder", "/sluice.embedder.v1.EmbedderService/EmbedTokens"): _embed_tokens,
     ("embedder", "/sluice.embedder.v1.EmbedderService/SplitTexts"): _split,
     ("reranker", "/sluice.reranker.v1.RerankerService/RerankPassages"): _rerank,
 }

@@ -149,6 +149,13 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and bool(np.isfinite(np.frombuffer(said.vectors, "<f4")).all())
             and len(said.vectors) == said.row_count * said.dimension * 4,
         ),
+        Rpc(
+            embedder.EmbedTokensRequest(texts=["sea", "ship"], kind=embedder.TEXT_KIND_DOCUMENT),
+            lambda asked, said: 1 <= len(asked.texts) <= 1024 and all(_text(text, 262_144) for text in asked.texts)
+            and asked.kind in {1, 2} and asked.priority in {0, 1, 2}
+            and len(said.vectors) == len(asked.texts) == len(said.texts)
+            and all(len(one.values) == one.row_count * said.model.dimension > 0 for one in said.vectors),
+        ),
         Rpc(embedder.GetModelRequest(), lambda _asked, said: bool(said.model.fingerprint)),
         Rpc(
             expander.ExpandQueryRequest(
