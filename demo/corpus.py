@@ -77,6 +77,10 @@ class Corpus:
 
     passages: tuple[Passage, ...]
 
+    def overview(self) -> Corpus:
+        """Return modules, classes and functions alone, without what belongs to a class: half of it."""
+        return Corpus(tuple(one for one in self.passages if one.kind in ("module", "class", "function")))
+
     @cached_property
     def digest(self) -> str:
         """Digest of the content."""
