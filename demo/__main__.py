@@ -55,9 +55,7 @@ async def _demonstrate(console: Console) -> None:
         # The whole of it would take the first run some minutes more.
         corpus = (await asyncio.to_thread(documentation.load, BUILD / "demo")).overview()
     version = ".".join(map(str, sys.version_info[:3]))
-    console.print(
-        f"[bold]{len(corpus.passages):,}[/] passages: modules, classes and functions of Python {version}"
-    )
+    console.print(f"[bold]{len(corpus.passages):,}[/] passages: modules, classes and functions of Python {version}")
     async with _stack(console) as stack, AsyncClient(stack.address("gateway")) as client:
         collection = await collection_for(client, corpus)
         if await is_stored(client, corpus, collection):
