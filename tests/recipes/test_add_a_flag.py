@@ -88,6 +88,7 @@ def test_lint_passes(scratch: Scratch, command: tuple[str, ...]) -> None:
     scratch.run(*command)
 
 
+@pytest.mark.timeout(600)  # a thousand tests, of which each has its own limit
 def test_contract_tests_and_those_of_flags_pass(scratch: Scratch) -> None:
     scratch.run(
         *("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
