@@ -131,3 +131,12 @@ def test_timings_that_cannot_be_kept_are_taken_anyway(encoder: ResolvedModel, tm
     timings = kept_timings(encoder, tmp_path / "file" / "cache")
     assert [timing.candidate for timing in timings] == CANDIDATES
     assert all(timing.tokens_per_second > 0 and timing.likeness > 0.99 for timing in timings)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=str)
+def test_a_token_without_an_embedding_fails_on_every_engine(
+    encoder: ResolvedModel, cache: Path, candidate: Candidate
+) -> None:
+    loaded = open_runtime(encoder, *candidate, cache_dir=cache, threads=2)
+    with pytest.raises(Exception, match=r"indices|embeddings"):
+        loaded.run([[2, 10**6, 3]])

@@ -57,6 +57,7 @@ class OpenVinoRuntime:
         self.info = spec.info(name=name, fingerprint=fingerprint, backend="openvino", precision=precision, device="cpu")
         self._model = _compiled(graph, precision, threads)
         self._threads = threads
+        self._vocabulary = _vocabulary(graph)
         self._inputs = [graph_input.get_any_name() for graph_input in self._model.inputs]
         self._local = threading.local()
 
@@ -121,6 +122,8 @@ class OpenVinoRuntime:
             request = self._local.request = self._model.create_infer_request()
         width = self.width(max(map(len, ids)))
         feed = feed_for(ids, type_ids, self.spec.pad_token_id, width, attended)
+        if feed["input_ids"].max() >= self._vocabulary:  # OpenVINO would take zeros, without a word
+            raise IndexError("a token is beyond the model's embeddings")
         request.infer({name: feed[name] for name in self._inputs}, share_inputs=True)
         rows: NDArray[np.float32] = request.get_output_tensor(0).data
         return rows.copy()  # the tensor is the request's own, and the next call writes over it
@@ -150,6 +153,12 @@ def int8_folder(model: ResolvedModel, *, cache_dir: Path, gate: QualityGate | No
                 served_with=int8_instructions(),
             )
     return folder
+
+
+def _vocabulary(graph: openvino.Model) -> int:
+    """Return the number of tokens that have an embedding: the rows of the largest table that is looked up in."""
+    tables = [op.input_value(0).get_partial_shape() for op in graph.get_ops() if op.get_type_name() == "Gather"]
+    return max(int(shape[0].get_length()) for shape in tables if shape.is_static and len(shape) == 2)
 
 
 def _compiled(graph: openvino.Model, precision: Precision, threads: int) -> openvino.CompiledModel:
