@@ -11,13 +11,12 @@ and fails is left out, and its report says so.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SluiceError
+from services.chassis.timing import both
 from services.gateway.search.budgets import Budgets, last_moment
 from services.gateway.search.calibration import relevance
 from services.gateway.search.candidates import Candidates
@@ -57,8 +56,6 @@ from services.gateway.search.stages import (
     digest_of,
 )
 
-OneT = TypeVar("OneT")
-OtherT = TypeVar("OtherT")
 StageObserver = Callable[[Features, Sequence[StageReport]], None]
 
 # Most tries of a search that switches to another model overtake.
@@ -145,7 +142,7 @@ class _Run:
             self._question, stages.embedder, stages.reranker, self._weights, self._budgets, self.attempts
         )
         if reranking.compares:
-            (variants, fingerprint), _ = await _both(self._variants(), reranking.prepare())
+            (variants, fingerprint), _ = await both(self._variants(), reranking.prepare())
         else:
             variants, fingerprint = await self._variants()
 
@@ -211,7 +208,7 @@ class _Run:
         if self._question.vector is not None or not self._question.query:
             return await self._given(), ""
         if self._features.expansion:
-            variants, own = await _both(self._expand(), self._embed([self._question.query]))
+            variants, own = await both(self._expand(), self._embed([self._question.query]))
         else:
             variants, own = await self._expand(), await self._embed([self._question.query])
         others = [variant.text for variant in variants[1:]]
@@ -354,13 +351,3 @@ class _Run:
                 reason="INDEX_SWITCHED",
             )
         return found
-
-
-async def _both(one: Coroutine[Any, Any, OneT], other: Coroutine[Any, Any, OtherT]) -> tuple[OneT, OtherT]:
-    """Run two at once; the first failure cancels the other."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            first, second = group.create_task(one), group.create_task(other)
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return first.result(), second.result()
