@@ -5,18 +5,56 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from services.embedder.backends import EmbeddingBackend, TextKind
 from services.embedder.chunking import Chunk, cut
+from services.inference.engine import Engine
 from services.inference.models.tokenization import TokenizedText
-from services.inference.scheduling import Lane, SchedulerLimits, SchedulerObserver
-from services.inference.served_model import Computed, ServedModel
+from services.inference.scheduling import Compute, Lane, SchedulerLimits, SchedulerObserver
+from services.inference.served_model import Computed, Row, ServedModel
 
 # Longer than any window: texts beyond it are cut without asking the tokenizer if they fit.
 _BEYOND_ANY_WINDOW = 16_384
 
-Encoded = Computed[TokenizedText, bytes]
-"""Texts as the model read them, and a vector for each: its float32 values, little-endian."""
+RowT = TypeVar("RowT", bound=Row)
+Tokenized_co = TypeVar("Tokenized_co", bound=Row, covariant=True)
+
+
+class TextBackend(Engine, Protocol[Tokenized_co]):
+    """A loaded model of texts that have a role."""
+
+    def tokenize(self, texts: Sequence[str], kind: TextKind) -> Sequence[Tokenized_co]:
+        """Tokens of each text as the model reads them, cut to its window."""
+
+
+class TextEncoder(ServedModel[RowT, bytes]):
+    """Turns texts into bytes with one model. An async context manager."""
+
+    def __init__(
+        self,
+        backend: TextBackend[RowT],
+        compute: Compute[RowT, bytes],
+        limits: SchedulerLimits,
+        observer: SchedulerObserver,
+    ) -> None:
+        super().__init__(
+            backend,
+            compute,
+            lambda texts: backend.tokenize(texts, TextKind.DOCUMENT),
+            limits,
+            observer,
+            row_field="texts",
+        )
+        self._tokenize = backend.tokenize
+
+    async def encode(
+        self, texts: Sequence[str], kind: TextKind, *, lane: Lane, caller: str, deadline: float | None
+    ) -> Computed[RowT, bytes]:
+        """Return texts as the model read them, and the bytes of each; see `ServedModel.run`."""
+        return await self.run(
+            texts, lambda texts: self._tokenize(texts, kind), lane=lane, caller=caller, deadline=deadline
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +70,15 @@ class TitledText:
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
-class Encoder(ServedModel[TokenizedText, bytes]):
-    """Embeds texts with one model. An async context manager."""
+class Encoder(TextEncoder[TokenizedText]):
+    """Makes a vector of each text, little-endian float32 values, and cuts texts. An async context manager."""
 
     def __init__(self, backend: EmbeddingBackend, limits: SchedulerLimits, observer: SchedulerObserver) -> None:
         def compute(texts: Sequence[TokenizedText]) -> list[bytes]:
             return [row.astype("<f4", copy=False).tobytes() for row in backend.embed(texts)]
 
-        super().__init__(
-            backend,
-            compute,
-            lambda texts: backend.tokenize(texts, TextKind.DOCUMENT),
-            limits,
-            observer,
-            row_field="texts",
-        )
+        super().__init__(backend, compute, limits, observer)
         self._backend = backend
-
-    async def encode(
-        self, texts: Sequence[str], kind: TextKind, *, lane: Lane, caller: str, deadline: float | None
-    ) -> Encoded:
-        """Embed texts, see `ServedModel.run`."""
-        return await self.run(
-            texts,
-            lambda texts: self._backend.tokenize(texts, kind),
-            lane=lane,
-            caller=caller,
-            deadline=deadline,
-        )
 
     async def split(self, texts: Sequence[TitledText], *, chunk_tokens: int, overlap_tokens: int) -> list[list[Chunk]]:
         """Cut each text into chunks of at most `chunk_tokens`, title and special tokens included.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -11,10 +12,11 @@ from services.chassis.interceptors import caller
 from services.chassis.timing import deadline_of, duration
 from services.chassis.validation import MAX_TEXT_BYTES, check_count, check_text
 from services.embedder.backends import TextKind
-from services.embedder.encoder import Encoded, Encoder, TitledText
+from services.embedder.encoder import Encoder, TitledText
 from services.embedder.metrics import EmbedderMetrics
-from services.embedder.token_encoder import EncodedTokens, TokenEncoder
+from services.embedder.token_encoder import TokenEncoder
 from services.inference.scheduling import Lane
+from services.inference.served_model import Computed, Row
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.type.v1 import tokens_pb2
 
@@ -54,7 +56,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             vectors=b"".join(encoded.results),
             row_count=len(encoded.rows),
             dimension=self._model.dimension,
-            texts=_embedded(encoded),
+            texts=_embedded(encoded.rows),
             model=self._model,
             timings=_timings(encoded),
         )
@@ -82,7 +84,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             vectors=[
                 tokens_pb2.TokenVectors(values=values, row_count=len(values) // dimension) for values in encoded.results
             ],
-            texts=_embedded(encoded),
+            texts=_embedded(encoded.rows),
             model=self._token_model,
             timings=_timings(encoded),
         )
@@ -129,11 +131,11 @@ def _texts_of(request: embedder_pb2.EmbedTextsRequest | embedder_pb2.EmbedTokens
     return list(request.texts)
 
 
-def _embedded(encoded: Encoded | EncodedTokens) -> list[embedder_pb2.EmbeddedText]:
-    return [embedder_pb2.EmbeddedText(token_count=text.token_count, truncated=text.truncated) for text in encoded.rows]
+def _embedded(rows: Sequence[Row]) -> list[embedder_pb2.EmbeddedText]:
+    return [embedder_pb2.EmbeddedText(token_count=row.token_count, truncated=row.truncated) for row in rows]
 
 
-def _timings(encoded: Encoded | EncodedTokens) -> embedder_pb2.EmbedTimings:
+def _timings(encoded: Computed[Any, bytes]) -> embedder_pb2.EmbedTimings:
     return embedder_pb2.EmbedTimings(
         tokenize_duration=duration(encoded.tokenize_seconds), compute_duration=duration(encoded.compute_seconds)
     )

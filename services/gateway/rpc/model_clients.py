@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from services.chassis.client import StageChannel
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
@@ -14,7 +15,13 @@ from services.gateway.slices import fitted, room_of, slices
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.expander.v1 import expander_pb2, expander_pb2_grpc
 from sluice.reranker.v1 import reranker_pb2, reranker_pb2_grpc
-from sluice.type.v1 import model_pb2, passage_pb2, tokens_pb2
+from sluice.type.v1 import model_pb2, passage_pb2
+
+PartT = TypeVar("PartT")
+Embed = Callable[
+    [Sequence[str], embedder_pb2.TextKind.ValueType, model_pb2.Priority.ValueType, float], Awaitable[PartT]
+]
+"""Embeds texts of a kind with a priority by a deadline."""
 
 # Documents are embedded in slices, so that a call stays far below the message limit and a slice can be retried.
 EMBED_SLICE = 128
@@ -86,26 +93,18 @@ class EmbedderClient:
 
     async def embed_query_tokens(self, query: str, *, deadline: float) -> QueryTokens:
         """Make vectors of the tokens of a query, with the priority of a person who waits."""
-        request = embedder_pb2.EmbedTokensRequest(
-            texts=[query], kind=embedder_pb2.TEXT_KIND_QUERY, priority=model_pb2.PRIORITY_INTERACTIVE
-        )
         try:
-            reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
+            made = await self._embed_tokens(
+                [query], embedder_pb2.TEXT_KIND_QUERY, model_pb2.PRIORITY_INTERACTIVE, deadline
+            )
         except InvalidArgument as error:
             raise InvalidArgument("query", error.problem, reason=error.reason) from None
-        return QueryTokens(reply.vectors[0], reply.model)
+        return QueryTokens(made.vectors[0], made.model)
 
     async def embed_documents(self, texts: Sequence[str], *, deadline: float) -> Embedded:
         """Embed documents, with the priority of a job."""
         cut, lost = await self._window.fit(texts, lambda: self.model(deadline=deadline))
-        # One slice after the other, so that one call cannot fill the embedder's queue.
-        parts = []
-        for part in slices([len(text.encode()) for text in cut], most=EMBED_SLICE):
-            try:
-                kind, priority = embedder_pb2.TEXT_KIND_DOCUMENT, model_pb2.PRIORITY_BULK
-                parts.append(await self._embed(cut[part], kind, priority, deadline))
-            except InvalidArgument as error:
-                raise error.moved(part.start) from None
+        parts = await _in_slices(self._embed, cut, deadline)
         if self._window.seen(parts[0].model) and any(lost):
             return await self.embed_documents(texts, deadline=deadline)
         truncated = [by_model for part in parts for by_model in part.truncated]
@@ -118,21 +117,11 @@ class EmbedderClient:
     async def embed_document_tokens(self, texts: Sequence[str], *, deadline: float) -> EmbeddedTokens:
         """Make vectors of the tokens of documents, with the priority of a job."""
         cut, lost = await self._token_window.fit(texts, lambda: self.token_model(deadline=deadline))
-        vectors: list[tokens_pb2.TokenVectors] = []
-        model = model_pb2.ModelInfo()
-        for part in slices([len(text.encode()) for text in cut], most=EMBED_SLICE):
-            request = embedder_pb2.EmbedTokensRequest(
-                texts=cut[part], kind=embedder_pb2.TEXT_KIND_DOCUMENT, priority=model_pb2.PRIORITY_BULK
-            )
-            try:
-                reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
-            except InvalidArgument as error:
-                raise error.moved(part.start) from None
-            vectors += reply.vectors
-            model = reply.model
+        parts = await _in_slices(self._embed_tokens, cut, deadline)
+        model = parts[-1].model
         if self._token_window.seen(model) and any(lost):
             return await self.embed_document_tokens(texts, deadline=deadline)
-        return EmbeddedTokens(vectors, model)
+        return EmbeddedTokens([vector for part in parts for vector in part.vectors], model)
 
     async def split_documents(
         self, documents: Sequence[passage_pb2.Passage], chunking: Chunking, *, deadline: float
@@ -177,6 +166,29 @@ class EmbedderClient:
             model=reply.model,
             truncated=[text.truncated for text in reply.texts],
         )
+
+    async def _embed_tokens(
+        self,
+        texts: Sequence[str],
+        kind: embedder_pb2.TextKind.ValueType,
+        priority: model_pb2.Priority.ValueType,
+        deadline: float,
+    ) -> EmbeddedTokens:
+        request = embedder_pb2.EmbedTokensRequest(texts=texts, kind=kind, priority=priority)
+        reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
+        return EmbeddedTokens(reply.vectors, reply.model)
+
+
+async def _in_slices(embed: Embed[PartT], texts: Sequence[str], deadline: float) -> list[PartT]:
+    """Embed documents slice after slice, so that one call cannot fill the embedder's queue."""
+    parts = []
+    for part in slices([len(text.encode()) for text in texts], most=EMBED_SLICE):
+        try:
+            kind, priority = embedder_pb2.TEXT_KIND_DOCUMENT, model_pb2.PRIORITY_BULK
+            parts.append(await embed(texts[part], kind, priority, deadline))
+        except InvalidArgument as error:
+            raise error.moved(part.start) from None
+    return parts
 
 
 class RerankerClient:
