@@ -40,12 +40,6 @@ def similarity(score: float, rows: int, dimension: int) -> float:
     return (score / rows - ZERO * ZERO * dimension) / (SCALE * SCALE)
 
 
-def maxsim(query: Codes, passage: Codes) -> float:
-    """Sum over the query's rows the greatest dot product with a row of the passage, as engines do."""
-    products = query.astype(np.float32) @ passage.astype(np.float32).T
-    return float(products.max(axis=1).sum())
-
-
 def _turned(unit: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn rows [rows, n] into rows [rows, n + 1] that sum to 0: as amplitudes of cosines, without the constant one.
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.late.codes import Codes, maxsim, similarity
+from services.late.codes import Codes, similarity
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from sluice.type.v1 import tokens_pb2
 from tests.contract.conftest import Platform, start
+from tests.maxsim import maxsim
 
 QUERY, PASSAGE = embedder_pb2.TEXT_KIND_QUERY, embedder_pb2.TEXT_KIND_DOCUMENT
 

@@ -21,9 +21,10 @@ from services.inference.models.info import ModelKind
 from services.inference.models.onnx import OnnxModel, OnnxRuntime
 from services.inference.models.runtime import Backend, ModelOptions
 from services.inference.models.tokenization import LateText
-from services.late.codes import Codes, maxsim, similarity
+from services.late.codes import Codes, similarity
 from tests.integration import tiny_models
 from tests.integration.conftest import TOKEN_MODEL
+from tests.maxsim import maxsim
 
 QUESTIONS = {
     "how do I run a function in a pool of worker threads": "ThreadPoolExecutor runs calls in a pool of threads.",

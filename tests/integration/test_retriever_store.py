@@ -11,6 +11,7 @@ from services.retriever.documents import Passage
 from services.retriever.fields import Equals, FieldType, Filter
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PLAIN, Parts, Row, point_id
+from tests.maxsim import maxsim
 
 pytestmark = pytest.mark.cluster
 
@@ -143,7 +144,7 @@ async def test_passages_are_compared_by_the_bytes_of_query_and_passage(store, la
     query = tokens(99, 32)
     asked = [point_id(name) for name in [*list(kept)[5:], "without", "absent"]]
     scores = await store.compare(late_version, query, asked, None)
-    wanted = {point_id(name): codes.maxsim(query, found) for name, found in list(kept.items())[5:]}
+    wanted = {point_id(name): maxsim(query, found) for name, found in list(kept.items())[5:]}
     assert scores.keys() == wanted.keys()
     # The greatest products are whole numbers; their sum has the 24 bits of a float.
     assert all(scores[point] == pytest.approx(score, rel=1e-6) for point, score in wanted.items())
@@ -154,7 +155,7 @@ async def test_a_replaced_passage_is_compared_as_it_is_now(store, late_version):
     await store.write(late_version, [row("a", tokens=tokens(3, 4)), row("b")], None)
     query = tokens(99, 8)
     scores = await store.compare(late_version, query, [point_id("a"), point_id("b")], None)
-    assert scores == {point_id("a"): pytest.approx(codes.maxsim(query, tokens(3, 4)), rel=1e-6)}
+    assert scores == {point_id("a"): pytest.approx(maxsim(query, tokens(3, 4)), rel=1e-6)}
 
 
 async def test_more_passages_than_an_engine_reads_at_once_are_read_whole_once_each(store, version):

@@ -7,7 +7,8 @@ import numpy as np
 from services.embedder.backends import TextKind
 from services.embedder.token_backends import MOST_ROWS, TokenBackend, load_token_backend
 from services.inference.models.runtime import ModelOptions
-from services.late.codes import ZERO, maxsim, similarity
+from services.late.codes import ZERO, similarity
+from tests.maxsim import maxsim
 
 OPTIONS = ModelOptions(cache_dir=Path("/nonexistent"))
 

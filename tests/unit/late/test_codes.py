@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from services.late.codes import SCALE, ZERO, encode, maxsim, similarity
+from services.late.codes import SCALE, ZERO, encode, similarity
+from tests.maxsim import maxsim
 
 DIMENSION = 128
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from services.chassis.errors import DeadlineExceeded, Internal, ResourceExhausted, SluiceError, Unavailable
-from services.late.codes import Codes, encode, maxsim
+from services.late.codes import Codes, encode
 from services.retriever.search.searches import LateQuery, compare
 from services.retriever.store import Deadline, PassageStore
+from tests.maxsim import maxsim
 
 TOKENS = encode(np.eye(3, 24, dtype=np.float32))
 QUERY = LateQuery(TOKENS, "late@1", 2)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from services.late import codes
 from services.retriever.engines.edge.rebuilding import Sizes
 from services.retriever.engines.edge.shard import Refused, Shard
 from services.retriever.layout import Layout, Quantization
 from services.retriever.store import Parts
+from tests.maxsim import maxsim
 from tests.unit.retriever.engines.edge.shelf import DIMENSION, ids, row, settle
 
 TOKEN_DIMENSION = 129
@@ -41,7 +41,7 @@ def check(shard, rows):
     for one in rows:
         np.testing.assert_array_equal(found[one.id], one.passage.tokens)
         # Each greatest product is a whole number below 2**24, and exact; their sum is a float.
-        assert scores[one.id] == pytest.approx(codes.maxsim(QUERY, one.passage.tokens), rel=1e-6)
+        assert scores[one.id] == pytest.approx(maxsim(QUERY, one.passage.tokens), rel=1e-6)
 
 
 def test_bytes_are_kept_and_compared_as_they_are(folder):
