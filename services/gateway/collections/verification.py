@@ -17,6 +17,7 @@ from services.chassis.timing import both
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.store import Sample, Sampled, Store
 from services.gateway.search.stages import EmbeddedTokens, Retrieved, SearchVariant, reading
+from services.late.codes import similarity
 from sluice.gateway.v1 import collections_pb2
 from sluice.type.v1 import filter_pb2, passage_pb2, tokens_pb2
 
@@ -27,7 +28,6 @@ DEFAULT_SAMPLE = 64
 _LEAST_COSINE = 0.99
 # Token vectors are rounded to bytes, and groups of tokens may be divided otherwise where two ways are as good.
 _LEAST_TOKEN_COSINE = 0.95
-_TOKEN_ZERO, _TOKEN_SCALE = 128, 254
 # Vectors this near are the same; passages with the same text have the same vector, and any of them may come first.
 _TIE = 1e-4
 _LEAST_FOUND = 0.98
@@ -233,11 +233,8 @@ def _mean_cosine(stored: tokens_pb2.TokenVectors | None, made: tokens_pb2.TokenV
     """Mean cosine of rows at the same place; 0 where there are not as many."""
     if stored is None or (stored.row_count, len(stored.values)) != (made.row_count, len(made.values)):
         return 0.0
-    size = len(made.values)
-    # As the proto says; a sum over all rows at once.
-    offset = _TOKEN_ZERO * _TOKEN_ZERO * size
     products: int = sum(map(mul, stored.values, made.values))
-    return (products - offset) / (_TOKEN_SCALE * _TOKEN_SCALE * made.row_count)
+    return similarity(products, made.row_count, len(made.values) // made.row_count)
 
 
 def _mean_overlap(some: Sequence[Retrieved], others: Sequence[Retrieved]) -> float:
