@@ -25,7 +25,9 @@ class Stage(enum.StrEnum):
     EXPAND = "expand"
     EMBED = "embed"
     RETRIEVE = "retrieve"
+    HOP = "hop"
     RERANK = "rerank"
+    REASON = "reason"
     UNKNOWN = "unknown"
     """Sent by a newer gateway."""
 

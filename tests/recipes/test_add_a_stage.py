@@ -56,8 +56,8 @@ def _list_it(copy: Scratch) -> None:
 def _call_it(copy: Scratch) -> None:
     copy.insert(
         "protos/sluice/type/v1/stage.proto",
-        "  STAGE_RERANK = 4;\n",
-        "  // Query to corrected query, by the speller.\n  STAGE_SPELL = 5;\n",
+        "  STAGE_REASON = 6;\n",
+        "  // Query to corrected query, by the speller.\n  STAGE_SPELL = 7;\n",
     )
     copy.insert("clients/sluice_client/answers.py", '    RERANK = "rerank"\n', '    SPELL = "spell"\n')
     copy.insert(

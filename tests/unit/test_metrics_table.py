@@ -15,6 +15,7 @@ CLOSED = {
         "expansion",
         "rerank",
         "rerank_method",
+        "multi_hop",
         "outcome",
         "state",
         "code",

@@ -50,14 +50,15 @@ class LocalOverrides:
     """Share of users, 0 to 100, by the variable's name."""
 
     def ramps(self) -> list[Ramp]:
-        """A feature for every share above zero, named like its flag.
+        """A feature for every share above zero, named as its variable begins.
 
         They count as created before all features of a rollout service, which win where both set the same.
         """
         return [
-            Ramp(name=flag.name, salt=flag.name, overrides=Overrides(**{flag.name: True}), treatment_ppm=share * 10_000)
+            Ramp(name=name, salt=name, overrides=Overrides(**{flag.name: True}), treatment_ppm=share * 10_000)
             for variable, flag in SHARES.items()
             if (share := self.percentages.get(variable, 0))
+            for name in [variable.removesuffix("_ROLLOUT_PERCENTAGE").lower()]
         ]
 
 

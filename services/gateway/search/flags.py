@@ -27,6 +27,9 @@ class Features:
     rerank_candidate_count: int = 50
     rerank_method: str = "late"
     cascade_count: int = 8
+    multi_hop: bool = False
+    max_hops: int = 1
+    reasoning: bool = False
 
     @property
     def values(self) -> dict[str, FlagValue]:

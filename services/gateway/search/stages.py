@@ -28,7 +28,9 @@ class Stage(enum.Enum):
     EXPAND = stage_pb2.STAGE_EXPAND
     EMBED = stage_pb2.STAGE_EMBED
     RETRIEVE = stage_pb2.STAGE_RETRIEVE
+    HOP = stage_pb2.STAGE_HOP
     RERANK = stage_pb2.STAGE_RERANK
+    REASON = stage_pb2.STAGE_REASON
 
 
 class Outcome(enum.Enum):

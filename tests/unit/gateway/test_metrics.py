@@ -23,7 +23,7 @@ from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from tests.unit.gateway.samples import COURSE
 
-FEATURES = Features(expansion=True, rerank=True)
+FEATURES = Features(expansion=True, rerank=True, multi_hop=True)
 LABELS = {
     flag.name: "on" if flag.kind is bool else str(FEATURES.values[flag.name])
     for flag in FLAGS.values()

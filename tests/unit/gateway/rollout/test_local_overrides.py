@@ -29,16 +29,17 @@ def looked(file: OverridesFile) -> tuple[list[str], dict[str, int], list[str]]:
     return list(overrides.killed), dict(overrides.percentages), list(problems)
 
 
-def test_a_share_becomes_a_feature_and_enrichment_reaches_nobody() -> None:
+def test_each_share_becomes_a_feature_named_as_its_variable_begins() -> None:
     percentages = {
         "RERANK_ROLLOUT_PERCENTAGE": 25,
         "EXPANSION_ROLLOUT_PERCENTAGE": 0,
         "ENRICHMENT_ROLLOUT_PERCENTAGE": 9,
     }
-    (ramp,) = LocalOverrides(percentages=percentages).ramps()
-    assert (ramp.name, ramp.salt, ramp.treatment_ppm, ramp.control_ppm) == ("rerank", "rerank", 250_000, 0)
-    assert ramp.overrides == Overrides(rerank=True)
-    assert not ramp.measured
+    rerank, enrichment = LocalOverrides(percentages=percentages).ramps()
+    assert (rerank.name, rerank.salt, rerank.treatment_ppm, rerank.control_ppm) == ("rerank", "rerank", 250_000, 0)
+    assert rerank.overrides == Overrides(rerank=True)
+    assert not rerank.measured
+    assert (enrichment.name, enrichment.overrides) == ("enrichment", Overrides(multi_hop=True))
 
 
 def test_without_a_file_the_environment_holds(file: OverridesFile) -> None:

@@ -145,6 +145,9 @@ class Features(_message.Message):
     RERANK_CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
     RERANK_METHOD_FIELD_NUMBER: _builtins.int
     CASCADE_COUNT_FIELD_NUMBER: _builtins.int
+    MULTI_HOP_FIELD_NUMBER: _builtins.int
+    MAX_HOPS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     dense: _builtins.bool
     """Search by dense vectors."""
     lexical: _builtins.bool
@@ -163,6 +166,12 @@ class Features(_message.Message):
     """The way to rerank. A collection without token vectors is reranked by the cross-encoder."""
     cascade_count: _builtins.int
     """Most passages that the cross-encoder reads in a cascade, 1 to 100."""
+    multi_hop: _builtins.bool
+    """Follow relations from the best candidates to further passages."""
+    max_hops: _builtins.int
+    """Most relations in a row that are followed, 0 to 2; 0 follows none."""
+    reasoning: _builtins.bool
+    """Let a language model write answers; without it they are made of sentences of the passages. Searches are the same."""
     def __init__(
         self,
         *,
@@ -175,10 +184,13 @@ class Features(_message.Message):
         rerank_candidate_count: _builtins.int | None = ...,
         rerank_method: Global___RerankMethod.ValueType = ...,
         cascade_count: _builtins.int | None = ...,
+        multi_hop: _builtins.bool | None = ...,
+        max_hops: _builtins.int | None = ...,
+        reasoning: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_hops", b"_max_hops", "_max_variant_count", b"_max_variant_count", "_multi_hop", b"_multi_hop", "_reasoning", b"_reasoning", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "lexical", b"lexical", "max_hops", b"max_hops", "max_variant_count", b"max_variant_count", "multi_hop", b"multi_hop", "reasoning", b"reasoning", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_variant_count", b"_max_variant_count", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_variant_count", b"max_variant_count", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count", "rerank_method", b"rerank_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count", "_dense", b"_dense", "_expansion", b"_expansion", "_lexical", b"_lexical", "_max_hops", b"_max_hops", "_max_variant_count", b"_max_variant_count", "_multi_hop", b"_multi_hop", "_reasoning", b"_reasoning", "_rerank", b"_rerank", "_rerank_candidate_count", b"_rerank_candidate_count", "cascade_count", b"cascade_count", "dense", b"dense", "expansion", b"expansion", "expansion_strategy", b"expansion_strategy", "lexical", b"lexical", "max_hops", b"max_hops", "max_variant_count", b"max_variant_count", "multi_hop", b"multi_hop", "reasoning", b"reasoning", "rerank", b"rerank", "rerank_candidate_count", b"rerank_candidate_count", "rerank_method", b"rerank_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cascade_count: _TypeAlias = _typing.Literal["cascade_count"]  # noqa: Y015
     _WhichOneofArgType__cascade_count: _TypeAlias = _typing.Literal["_cascade_count", b"_cascade_count"]  # noqa: Y015
@@ -188,8 +200,14 @@ class Features(_message.Message):
     _WhichOneofArgType__expansion: _TypeAlias = _typing.Literal["_expansion", b"_expansion"]  # noqa: Y015
     _WhichOneofReturnType__lexical: _TypeAlias = _typing.Literal["lexical"]  # noqa: Y015
     _WhichOneofArgType__lexical: _TypeAlias = _typing.Literal["_lexical", b"_lexical"]  # noqa: Y015
+    _WhichOneofReturnType__max_hops: _TypeAlias = _typing.Literal["max_hops"]  # noqa: Y015
+    _WhichOneofArgType__max_hops: _TypeAlias = _typing.Literal["_max_hops", b"_max_hops"]  # noqa: Y015
     _WhichOneofReturnType__max_variant_count: _TypeAlias = _typing.Literal["max_variant_count"]  # noqa: Y015
     _WhichOneofArgType__max_variant_count: _TypeAlias = _typing.Literal["_max_variant_count", b"_max_variant_count"]  # noqa: Y015
+    _WhichOneofReturnType__multi_hop: _TypeAlias = _typing.Literal["multi_hop"]  # noqa: Y015
+    _WhichOneofArgType__multi_hop: _TypeAlias = _typing.Literal["_multi_hop", b"_multi_hop"]  # noqa: Y015
+    _WhichOneofReturnType__reasoning: _TypeAlias = _typing.Literal["reasoning"]  # noqa: Y015
+    _WhichOneofArgType__reasoning: _TypeAlias = _typing.Literal["_reasoning", b"_reasoning"]  # noqa: Y015
     _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType__rerank_candidate_count: _TypeAlias = _typing.Literal["rerank_candidate_count"]  # noqa: Y015
@@ -203,7 +221,13 @@ class Features(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical) -> _WhichOneofReturnType__lexical | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_hops) -> _WhichOneofReturnType__max_hops | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_variant_count) -> _WhichOneofReturnType__max_variant_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multi_hop) -> _WhichOneofReturnType__multi_hop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning) -> _WhichOneofReturnType__reasoning | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
     @_typing.overload

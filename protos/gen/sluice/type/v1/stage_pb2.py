@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asluice/type/v1/stage.proto\x12\x0esluice.type.v1*g\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_EXPAND\x10\x01\x12\x0f\n\x0bSTAGE_EMBED\x10\x02\x12\x12\n\x0eSTAGE_RETRIEVE\x10\x03\x12\x10\n\x0cSTAGE_RERANK\x10\x04\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asluice/type/v1/stage.proto\x12\x0esluice.type.v1*\x88\x01\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_EXPAND\x10\x01\x12\x0f\n\x0bSTAGE_EMBED\x10\x02\x12\x12\n\x0eSTAGE_RETRIEVE\x10\x03\x12\x10\n\x0cSTAGE_RERANK\x10\x04\x12\r\n\tSTAGE_HOP\x10\x05\x12\x10\n\x0cSTAGE_REASON\x10\x06\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.type.v1.stage_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027internal.sluice.type.v1P\001Z(sluice.internal/go/sluice/type/v1;typev1'
-  _globals['_STAGE']._serialized_start=46
-  _globals['_STAGE']._serialized_end=149
+  _globals['_STAGE']._serialized_start=47
+  _globals['_STAGE']._serialized_end=183
 # @@protoc_insertion_point(module_scope)

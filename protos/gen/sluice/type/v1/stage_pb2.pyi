@@ -32,9 +32,15 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     """Variants and vectors to candidates, by the retriever."""
     STAGE_RERANK: _Stage.ValueType  # 4
     """Candidates to scores, by the reranker."""
+    STAGE_HOP: _Stage.ValueType  # 5
+    """Candidates to further candidates by relations between passages, by the retriever. Between STAGE_RETRIEVE and
+    STAGE_RERANK.
+    """
+    STAGE_REASON: _Stage.ValueType  # 6
+    """Passages to an answer with citations, by the reasoner. After all others."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
-    """Stage is a step of a search."""
+    """Stage is a step of a search, or of an answer."""
 
 STAGE_UNSPECIFIED: Stage.ValueType  # 0
 """Never sent."""
@@ -46,4 +52,10 @@ STAGE_RETRIEVE: Stage.ValueType  # 3
 """Variants and vectors to candidates, by the retriever."""
 STAGE_RERANK: Stage.ValueType  # 4
 """Candidates to scores, by the reranker."""
+STAGE_HOP: Stage.ValueType  # 5
+"""Candidates to further candidates by relations between passages, by the retriever. Between STAGE_RETRIEVE and
+STAGE_RERANK.
+"""
+STAGE_REASON: Stage.ValueType  # 6
+"""Passages to an answer with citations, by the reasoner. After all others."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
