@@ -21,7 +21,9 @@ NO_QUERY = ("NO_QUERY", "the question has no text")
 
 
 NOT_REACHED = {
-    stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it") for stage in Stage
+    stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it")
+    for stage in Stage
+    if stage is not Stage.REASON  # it comes after a search
 }
 """Reports of a search that has just begun."""
 
