@@ -22,6 +22,8 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services.chassis import logs, status, tracing
+from services.chassis.access.gate import Gate
+from services.chassis.access.identity import set_caller
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, InvalidArgument, SluiceError, kind_of
@@ -52,17 +54,20 @@ Requested = Callable[[Context], AbstractAsyncContextManager[Message]]
 class StageInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the calls of our own services.
 
-    `budget` bounds the memory of messages. `limit`, if given, makes calls over it wait; `bulk_methods` wait longest.
+    `gate` tells who calls, and refuses. `budget` bounds the memory of messages. `limit`, if given, makes calls over it
+    wait; `bulk_methods` wait longest.
     """
 
     def __init__(
         self,
         metrics: ServerMetrics,
+        gate: Gate,
         budget: MessageBudget,
         limit: ConcurrencyLimit | None = None,
         bulk_methods: frozenset[str] = frozenset(),
     ) -> None:
         self._metrics = metrics
+        self._gate = gate
         self._budget = budget
         self._limit = limit
         self._bulk_methods = bulk_methods
@@ -83,7 +88,7 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
             return handler
         service, _, name = method.strip("/").partition("/")
         streams = handler.response_streaming
-        around = _around(method, self._metrics.method(service, name), timed=not streams)
+        around = _around(method, self._metrics.method(service, name), self._gate, timed=not streams)
         # The limit learns from the length of calls, and a stream has none that means anything.
         limit = None if streams else self._limit
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
@@ -159,7 +164,7 @@ def _decoded(request_type: type[Message], raw: bytes) -> Message:
         raise undecodable(request_type, raw) from None
 
 
-def _around(method: str, counted: MethodMetrics, *, timed: bool) -> Around:
+def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool) -> Around:
     """The context of each call of a method. `timed` is False where the length of a call has no meaning."""
     path = method.strip("/")
 
@@ -175,6 +180,7 @@ def _around(method: str, counted: MethodMetrics, *, timed: bool) -> Around:
         code, reason = grpc.StatusCode.CANCELLED, ""
         with tracing.server_span(path, metadata, identity) as span:
             try:
+                set_caller(gate.identify(context.auth_context(), metadata))
                 yield
                 code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:

@@ -23,6 +23,7 @@ import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import UNREADABLE, health, logs, metrics, stderr, tls, tracing
+from services.chassis.access.gate import Gate
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import StartupError
@@ -152,7 +153,7 @@ async def serving(
     series.certificate_expiry.set(tls.expiry(settings))
     budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(series, budget, stage.limit, stage.bulk_methods)],
+        interceptors=[StageInterceptor(series, Gate(), budget, stage.limit, stage.bulk_methods)],
         options=_options(settings),
     )
     stage.register(server)
