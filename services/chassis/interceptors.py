@@ -13,9 +13,16 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+)
 from contextvars import ContextVar
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import grpc
 import structlog
@@ -23,7 +30,8 @@ from google.protobuf.message import DecodeError, Message
 
 from services.chassis import logs, status, tracing
 from services.chassis.access.gate import Gate
-from services.chassis.access.identity import set_caller
+from services.chassis.access.identity import Caller, caller_of, set_caller
+from services.chassis.admission.callers import fair_name, machine_of
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, InvalidArgument, SluiceError, kind_of
@@ -34,10 +42,10 @@ REQUEST_ID = "x-request-id"
 CALLER = "x-sluice-caller"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""The caller, for fairness: as named by the stage before, or the peer's address."""
+"""The name of the caller, for fairness; the stages that are called for it hear it, too."""
 
 _log = logs.get_logger("rpc")
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,128}")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:%/@\[\]-]{1,128}")
 _OURS = "/sluice."
 # gRPC itself adds this to a call that it sends again (gRFC A6).
 _RETRIES = "grpc-previous-rpc-attempts"
@@ -51,26 +59,42 @@ Requested = Callable[[Context], AbstractAsyncContextManager[Message]]
 """The request of one call, for the time of its work."""
 
 
-class StageInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the calls of our own services.
+class Share(Protocol):
+    """The place of one call in the quotas."""
 
-    `gate` tells who calls, and refuses. `budget` bounds the memory of messages. `limit`, if given, makes calls over it
-    wait; `bulk_methods` wait longest.
+    def holding(self, size: int) -> AbstractContextManager[None]:
+        """Count the bytes of the call's request while the block runs, or raise ResourceExhausted."""
+
+
+class Quotas(Protocol):
+    """Limits of each caller."""
+
+    def admitted(self, caller: Caller, machine: str, seconds_left: float | None) -> AbstractAsyncContextManager[Share]:
+        """Count one call while the block runs, or raise ResourceExhausted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """All that a request passes before it is decoded.
+
+    `budget` bounds the memory of messages, and `quotas`, if given, what one caller has. `limit`, if given, makes calls
+    over it wait; `bulk_methods` wait longest. The callers of a stage at the `edge` are no stages.
     """
 
-    def __init__(
-        self,
-        metrics: ServerMetrics,
-        gate: Gate,
-        budget: MessageBudget,
-        limit: ConcurrencyLimit | None = None,
-        bulk_methods: frozenset[str] = frozenset(),
-    ) -> None:
+    budget: MessageBudget
+    limit: ConcurrencyLimit | None = None
+    bulk_methods: frozenset[str] = frozenset()
+    quotas: Quotas | None = None
+    edge: bool = False
+
+
+class StageInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the calls of our own services. `gate` tells who calls, and refuses; `admission` bounds what calls take."""
+
+    def __init__(self, metrics: ServerMetrics, gate: Gate, admission: Admission) -> None:
         self._metrics = metrics
         self._gate = gate
-        self._budget = budget
-        self._limit = limit
-        self._bulk_methods = bulk_methods
+        self._admission = admission
         # By method, because gRPC asks at every call.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -88,12 +112,15 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
             return handler
         service, _, name = method.strip("/").partition("/")
         streams = handler.response_streaming
-        around = _around(method, self._metrics.method(service, name), self._gate, timed=not streams)
+        admission = self._admission
+        around = _around(
+            method, self._metrics.method(service, name), self._gate, timed=not streams, edge=admission.edge
+        )
         # The limit learns from the length of calls, and a stream has none that means anything.
-        limit = None if streams else self._limit
+        limit = None if streams else admission.limit
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
         request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
-        requested = _requested(request_type, self._budget, limit, bulk=name in self._bulk_methods)
+        requested = _requested(request_type, admission, limit, bulk=name in admission.bulk_methods)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         # Of a call that takes a stream of requests, gRPC leaves the reading to us: before that we can refuse it.
         if streams:
@@ -138,21 +165,33 @@ def _wrap_stream(handle: Stream, around: Around, requested: Requested) -> Call:
 
 
 def _requested(
-    request_type: type[Message], budget: MessageBudget, limit: ConcurrencyLimit | None, *, bulk: bool
+    request_type: type[Message], admission: Admission, limit: ConcurrencyLimit | None, *, bulk: bool
 ) -> Requested:
-    """Read, admit and decode the request of a call, in this order: what is refused costs the least."""
+    """Admit, read and decode the request of a call, in this order: what is refused costs the least."""
+    budget, quotas = admission.budget, admission.quotas
 
     @asynccontextmanager
     async def requested(context: Context) -> AsyncIterator[Message]:
-        raw = cast(bytes, await budget.receive(context.read, context.peer()))
-        if not isinstance(raw, bytes):  # gRPC's mark for the end
-            raise InvalidArgument("request", "is missing: the call ended without a message")
-        held = [raw]
-        del raw
-        with budget.reserved(len(held[0])):
-            left = context.time_remaining()
-            async with limit.admitted(bulk=bulk, seconds_left=left) if limit else nullcontext():
-                yield _decoded(request_type, held.pop())
+        async with AsyncExitStack() as stack:
+            share = None
+            if quotas is not None:
+                share = await stack.enter_async_context(
+                    quotas.admitted(caller_of(), machine_of(context.peer()), context.time_remaining())
+                )
+            raw = cast(bytes, await budget.receive(context.read, caller.get()))
+            if not isinstance(raw, bytes):  # gRPC's mark for the end
+                raise InvalidArgument("request", "is missing: the call ended without a message")
+            held = [raw]
+            del raw
+            size = len(held[0])
+            if share is not None:
+                stack.enter_context(share.holding(size))
+            stack.enter_context(budget.reserved(size))
+            if limit is not None:
+                await stack.enter_async_context(
+                    limit.admitted(bulk=bulk, seconds_left=context.time_remaining(), caller=caller.get())
+                )
+            yield _decoded(request_type, held.pop())
 
     return requested
 
@@ -164,7 +203,7 @@ def _decoded(request_type: type[Message], raw: bytes) -> Message:
         raise undecodable(request_type, raw) from None
 
 
-def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool) -> Around:
+def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool, edge: bool) -> Around:
     """The context of each call of a method. `timed` is False where the length of a call has no meaning."""
     path = method.strip("/")
 
@@ -174,13 +213,15 @@ def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool) -> 
         metadata = tuple(context.invocation_metadata() or ())
         identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
         request_id.set(identity)
-        caller.set(_plain(metadata, CALLER) or context.peer())
+        caller.set(machine_of(context.peer()))
         structlog.contextvars.bind_contextvars(request_id=identity)
         counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
         code, reason = grpc.StatusCode.CANCELLED, ""
         with tracing.server_span(path, metadata, identity) as span:
             try:
-                set_caller(gate.identify(context.auth_context(), metadata))
+                who = gate.identify(context.auth_context(), metadata)
+                set_caller(who)
+                caller.set(fair_name(who, _plain(metadata, CALLER), context.peer(), edge=edge))
                 yield
                 code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:

@@ -27,7 +27,7 @@ from services.chassis.access.gate import Gate
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.errors import StartupError
-from services.chassis.interceptors import StageInterceptor
+from services.chassis.interceptors import Admission, Quotas, StageInterceptor
 from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
 from services.chassis.timing import LONGEST_CALL_SECONDS
@@ -53,6 +53,10 @@ class Stage:
     """Limit on calls under way; None for a stage with a queue of its own."""
     bulk_methods: frozenset[str] = frozenset()
     """Names of methods that wait behind all others, because no user waits for them."""
+    quotas: Quotas | None = None
+    """Limits of each caller; None where callers are stages."""
+    edge: bool = False
+    """True if its callers are no stages: they are not believed for whom they call."""
     end_streams: Callable[[], None] = lambda: None
     """Ends its server streams when it stops; they would otherwise outlast the grace."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
@@ -152,8 +156,9 @@ async def serving(
     series = counted or process_metrics()
     series.certificate_expiry.set(tls.expiry(settings))
     budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
+    admission = Admission(budget, stage.limit, stage.bulk_methods, stage.quotas, stage.edge)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(series, Gate(), budget, stage.limit, stage.bulk_methods)],
+        interceptors=[StageInterceptor(series, Gate(), admission)],
         options=_options(settings),
     )
     stage.register(server)

@@ -16,6 +16,9 @@ from services.gateway.collections.indexing import Indexing
 from services.gateway.collections.reindexing import Reindexing
 from services.gateway.collections.verification import Verification
 from services.gateway.metrics import GatewayMetrics, process_metrics
+from services.gateway.quotas.book import QuotaBook
+from services.gateway.quotas.quotas import Quotas
+from services.gateway.quotas.rates import Rates, SharedRates
 from services.gateway.rollout.client import RolloutClient, housekeeping, look_once, name_of_this_process
 from services.gateway.rollout.evidence import Evidence
 from services.gateway.rollout.exposure import Exposure
@@ -105,6 +108,9 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders, metrics)
         await stack.enter_async_context(in_background(monitor.poll()))
 
+        quotas = _quotas(settings, metrics)
+        await stack.enter_async_context(in_background(quotas.watch()))
+
         def register(server: grpc.aio.Server) -> None:
             search_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
             documents_pb2_grpc.add_DocumentServiceServicer_to_server(documents, server)
@@ -122,6 +128,8 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             ),
             register=register,
             limit=limit,
+            quotas=quotas,
+            edge=True,
             bulk_methods=documents_servicer.BULK_METHODS
             | collections_servicer.BULK_METHODS
             | transfer_servicer.BULK_METHODS,
@@ -155,6 +163,18 @@ async def _exposing(settings: GatewaySettings, channels: Channels, metrics: Gate
             await stack.enter_async_context(client.running())
         await stack.enter_async_context(housekeeping(file, exposure, client))
         yield exposure
+
+
+def _quotas(settings: GatewaySettings, metrics: GatewayMetrics) -> Quotas:
+    """Make the quotas of the settings. Raise StartupError where the file or the store is wrong."""
+    replicas, store = settings.quota_replicas, settings.quota_store.get_secret_value()
+    return Quotas(
+        QuotaBook(settings.quota(), settings.quota_file),
+        SharedRates(store, metrics.quota_store_failures.inc, replicas) if store else Rates(),
+        replicas=replicas,
+        shared=bool(store),
+        on_refusal=lambda limit, scope: metrics.quota_refusals.labels(limit, scope).inc(),
+    )
 
 
 if __name__ == "__main__":

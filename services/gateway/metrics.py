@@ -83,6 +83,15 @@ class GatewayMetrics:
             "Changes of a stage's breaker, by the new state.",
             ["stage", "state"],
         )
+        self.quota_refusals = counter(
+            "sluice_quota_refusals_total",
+            "Calls refused because a caller, or all callers of a tenant, had used up a quota.",
+            ["quota", "scope"],
+        )
+        self.quota_store_failures = counter(
+            "sluice_quota_store_failures_total",
+            "Times that the shared store of quotas did not answer; each gateway then counts its part for 5 s.",
+        )
         self.index_info = gauge(
             "sluice_index_info",
             "The live version of the default collection; always 1, gone where there is none.",

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, create_model, model_validator
 
 from services.chassis.settings import File, OptionalFile, SheddingSettings
 from services.experiment.flags import FLAGS, Flag
+from services.gateway.quotas.book import Quota
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
 from services.gateway.search.flags import Features
 from services.gateway.search.query_log import LoggedQueries
@@ -133,6 +134,33 @@ class GatewaySettings(FlagSettings):
         "rollout service says.",
     )
 
+    quota_calls_per_second: float = Field(
+        100, ge=0, le=1e6, description="Calls a second that a caller with an identity may make; 0 sets no limit."
+    )
+    quota_burst: int = Field(200, ge=0, le=10**7, description="Calls that a caller may make at once.")
+    quota_concurrent_calls: int = Field(
+        64, ge=0, le=10**6, description="Calls that a caller may have under way; 0 sets no limit."
+    )
+    quota_bytes_in_flight_mib: int = Field(
+        64, ge=0, le=2**20, description="Size of all requests that a caller may have under way; 0 sets no limit. MiB."
+    )
+    quota_tokens_per_second: float = Field(
+        0, ge=0, le=1e9, description="Tokens a second that models may read for a caller; 0 sets no limit."
+    )
+    quota_file: OptionalFile = Field(
+        None,
+        description="YAML file with the limits of callers, roles and tenants, read again when it changes "
+        "(docs/limits.md).",
+    )
+    quota_replicas: int = Field(
+        1, ge=1, le=10_000, description="Gateways that share the quotas; each has its part of them."
+    )
+    quota_store: SecretStr = Field(
+        SecretStr(""),
+        description="Redis in which gateways count calls and tokens together, as `redis://host:6379`; empty means that "
+        "each counts its part.",
+    )
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         problems = [
@@ -161,6 +189,16 @@ class GatewaySettings(FlagSettings):
     def embedder_addresses(self) -> list[str]:
         """Addresses of all embedders; the first one serves new collections."""
         return [self.embedder_address, *filter(None, self.embedder_additional_addresses.split(","))]
+
+    def quota(self) -> Quota:
+        """Limits of a caller of whom the file says nothing."""
+        return Quota(
+            self.quota_calls_per_second,
+            self.quota_burst,
+            self.quota_concurrent_calls,
+            self.quota_bytes_in_flight_mib * 2**20,
+            self.quota_tokens_per_second,
+        )
 
     def weights(self) -> Weights:
         """Weights of the kinds of evidence."""

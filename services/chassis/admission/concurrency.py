@@ -3,8 +3,10 @@
 The limit grows while calls stay quick and shrinks when they start to queue behind it: it follows the gradient between
 the latency of the long run and that of now (Gradient2 of Netflix's concurrency-limits). A call over the limit waits
 for a place as long as its deadline allows. It is refused at once if the wait that is to be expected would outlast the
-deadline, or if its queue is full. Interactive calls go before bulk calls, which may use only a part of the limit; in
-each lane the call with the earliest deadline goes first. So that bulk work never stops, one place is its own.
+deadline, or if its queue is full. Interactive calls go before bulk calls, which may use only a part of the limit. In
+each lane the caller with the fewest calls under way goes first, and of its calls the one with the earliest deadline; a
+queue that is full of one caller's calls gives up the last of them for another's. So that bulk work never stops, one
+place is its own.
 
 The model stages do without it: their scheduler queues by tokens, with the same rule.
 """
@@ -15,6 +17,7 @@ import asyncio
 import math
 import time
 from bisect import bisect, insort
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,6 +58,7 @@ class _Waiting:
 
     deadline: float
     number: int
+    caller: str = field(compare=False)
     place: asyncio.Future[None] = field(compare=False)
 
 
@@ -63,7 +67,10 @@ class _Lane:
 
     def __init__(self, *, alike: bool) -> None:
         self.under_way = 0
-        self.queue: list[_Waiting] = []
+        self.queues: dict[str, list[_Waiting]] = {}
+        """Calls that wait, by caller; none is empty."""
+        self.waiting = 0
+        self._held: Counter[str] = Counter()
         self.seconds = 0.0
         """Mean time of a call; 0 before the first."""
         self._deviation = 0.0
@@ -78,6 +85,50 @@ class _Lane:
     def safe_seconds(self) -> float:
         """Time that most calls do not exceed; 0 if that is unknown."""
         return self.seconds + 2 * self._deviation if self._alike else 0.0
+
+    def enter(self, caller: str) -> None:
+        """Give a place to a call."""
+        self.under_way += 1
+        self._held[caller] += 1
+
+    def leave(self, caller: str) -> None:
+        """Take the place of a call back."""
+        self.under_way -= 1
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
+
+    def ahead_of(self, waiting: _Waiting) -> int:
+        """Calls that would be served before a new one: those of its caller, and as many of each other caller."""
+        own = bisect(self.queues.get(waiting.caller, []), waiting)
+        others = (len(queue) for caller, queue in self.queues.items() if caller != waiting.caller)
+        return own + sum(min(length, own + 1) for length in others)
+
+    def add(self, waiting: _Waiting) -> None:
+        """Let a call wait."""
+        insort(self.queues.setdefault(waiting.caller, []), waiting)
+        self.waiting += 1
+
+    def remove(self, waiting: _Waiting) -> bool:
+        """Take a call out of its queue; False if it waits no more."""
+        queue = self.queues.get(waiting.caller, [])
+        if waiting not in queue:
+            return False
+        queue.remove(waiting)
+        self.waiting -= 1
+        if not queue:
+            del self.queues[waiting.caller]
+        return True
+
+    def following(self) -> _Waiting:
+        """The call that is served next."""
+        caller = min(self.queues, key=lambda caller: (self._held[caller], self.queues[caller][0]))
+        return self.queues[caller][0]
+
+    def surplus(self, caller: str) -> _Waiting | None:
+        """The last call of the caller with most calls that wait, if another has fewer of them."""
+        longest = max(self.queues.values(), key=len, default=[])
+        return longest[-1] if len(longest) > len(self.queues.get(caller, [])) + 1 else None
 
     def learn(self, seconds: float) -> None:
         """Take the time of a call into account."""
@@ -118,19 +169,19 @@ class ConcurrencyLimit:
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
-        return len(self._interactive.queue) + len(self._bulk.queue)
+        return self._interactive.waiting + self._bulk.waiting
 
     @asynccontextmanager
-    async def admitted(self, *, bulk: bool, seconds_left: float | None = None) -> AsyncIterator[None]:
-        """Wait for a place and hold it for one call, or raise ResourceExhausted.
+    async def admitted(self, *, bulk: bool, seconds_left: float | None = None, caller: str = "") -> AsyncIterator[None]:
+        """Wait for a place and hold it for one call of a caller, or raise ResourceExhausted.
 
         `seconds_left` is the time until the call's deadline; None if it has none.
         """
         lane = self._bulk if bulk else self._interactive
-        if self._has_place(lane) and not lane.queue:
-            lane.under_way += 1
+        if self._has_place(lane) and not lane.waiting:
+            lane.enter(caller)
         else:
-            await self._wait(lane, LONGEST_WAIT_SECONDS if seconds_left is None else seconds_left)
+            await self._wait(lane, LONGEST_WAIT_SECONDS if seconds_left is None else seconds_left, caller)
         busiest = self._under_way
         started = self._clock()
         answered = False
@@ -144,7 +195,7 @@ class ConcurrencyLimit:
                 lane.learn(seconds)
                 if not bulk:  # the time of a bulk call depends on its size
                     self._adapt(seconds, busiest)
-            self._leave(lane)
+            self._leave(lane, caller)
 
     @property
     def _under_way(self) -> int:
@@ -157,13 +208,13 @@ class ConcurrencyLimit:
     def _has_place(self, lane: _Lane) -> bool:
         return self._under_way < self.limit and lane.under_way < self._places(lane)
 
-    async def _wait(self, lane: _Lane, seconds_left: float) -> None:
+    async def _wait(self, lane: _Lane, seconds_left: float, caller: str) -> None:
         """Wait in the queue until the call has a place."""
         self._arrivals += 1
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(self._clock() + seconds_left, self._arrivals, place)
-        self._check_queue(lane, bisect(lane.queue, waiting), seconds_left)
-        insort(lane.queue, waiting)
+        waiting = _Waiting(self._clock() + seconds_left, self._arrivals, caller, place)
+        self._check_queue(lane, waiting, seconds_left)
+        lane.add(waiting)
         concurrency_waiting.inc()
         try:
             async with asyncio.timeout(seconds_left - lane.typical_seconds):
@@ -177,13 +228,18 @@ class ConcurrencyLimit:
         finally:
             concurrency_waiting.dec()
 
-    def _check_queue(self, lane: _Lane, ahead: int, seconds_left: float) -> None:
-        """Raise ResourceExhausted if a call would not be served in time behind so many others."""
-        if len(lane.queue) >= self._bounds.queue:
-            raise self._refusal(lane)
-        expected = (ahead + 1) * lane.seconds / self._places(lane) + lane.safe_seconds
+    def _check_queue(self, lane: _Lane, waiting: _Waiting, seconds_left: float) -> None:
+        """Raise ResourceExhausted if a call would not be served in time behind the others, or finds no room."""
+        expected = (lane.ahead_of(waiting) + 1) * lane.seconds / self._places(lane) + lane.safe_seconds
         if lane.seconds and expected > seconds_left:
             raise self._refusal(lane, expected - seconds_left)
+        if lane.waiting >= self._bounds.queue:
+            surplus = lane.surplus(waiting.caller)
+            if surplus is None:
+                raise self._refusal(lane)
+            lane.remove(surplus)
+            if not surplus.place.done():
+                surplus.place.set_exception(self._refusal(lane))
 
     def _refusal(self, lane: _Lane, missing_seconds: float = 0.0) -> ResourceExhausted:
         return ResourceExhausted(
@@ -194,27 +250,28 @@ class ConcurrencyLimit:
 
     def _withdraw(self, lane: _Lane, waiting: _Waiting) -> None:
         """Take a call out of the queue, or give back the place that it was given at the same moment."""
-        if waiting in lane.queue:
-            lane.queue.remove(waiting)
-        elif waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
-            self._leave(lane)
+        if lane.remove(waiting):
+            return
+        if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
+            self._leave(lane, waiting.caller)
 
-    def _leave(self, lane: _Lane) -> None:
-        lane.under_way -= 1
+    def _leave(self, lane: _Lane, caller: str) -> None:
+        lane.leave(caller)
         while (following := self._next_lane()) is not None:
-            waiting = following.queue.pop(0)
+            waiting = following.following()
+            following.remove(waiting)
             if waiting.place.done():
                 continue
             if waiting.deadline - self._clock() < following.typical_seconds:
                 waiting.place.set_exception(self._refusal(following))
                 continue
-            following.under_way += 1
+            following.enter(waiting.caller)
             waiting.place.set_result(None)
 
     def _next_lane(self) -> _Lane | None:
         """The lane whose first call gets the next free place."""
         lanes = (self._interactive, self._bulk) if self._bulk.under_way else (self._bulk, self._interactive)
-        return next((lane for lane in lanes if lane.queue and self._has_place(lane)), None)
+        return next((lane for lane in lanes if lane.waiting and self._has_place(lane)), None)
 
     def _adapt(self, seconds: float, under_way: int) -> None:
         short = self._interactive.seconds

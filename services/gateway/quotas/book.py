@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -74,7 +74,7 @@ class Row(BaseModel):
     tokens_per_second: float | None = Field(None, ge=0, le=1e9)
 
     @cached_property
-    def set_limits(self) -> dict[str, float]:
+    def set_limits(self) -> dict[str, Any]:
         """Limits that it sets, as fields of `Quota`."""
         given = self.model_dump(exclude_none=True)
         if (mib := given.pop("bytes_in_flight_mib", None)) is not None:
@@ -126,7 +126,8 @@ class QuotaBook:
         self.look()
         if self.problem:
             raise StartupError(
-                f"QUOTA_FILE: {self.problem}", remedy="Correct the file, as docs/limits.md shows it, or unset QUOTA_FILE."
+                f"QUOTA_FILE: {self.problem}",
+                remedy="Correct the file, as docs/limits.md shows it, or unset QUOTA_FILE.",
             )
 
     def of_caller(self, caller: Caller) -> Quota:

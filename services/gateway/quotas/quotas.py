@@ -94,7 +94,7 @@ class Share:
 class Quotas:
     """The quotas of one gateway; for one event loop.
 
-    `rates` counts calls and tokens: those of all replicas if `shared`, else those of this one, which has its fair share.
+    `rates` counts calls and tokens: those of all replicas if `shared`, else those of this one, which has its part.
     """
 
     def __init__(

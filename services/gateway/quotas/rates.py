@@ -23,7 +23,7 @@ from services.gateway.quotas.book import Quota
 T = TypeVar("T")
 
 TOKEN_WINDOW_SECONDS = 10
-"""Time in which tokens are counted. A call is charged when it ends, so that a window may be overdrawn by those under way."""
+"""Time in which tokens are counted. A call is charged at its end, so that those under way may overdraw it."""
 STORE_SECONDS = 0.1
 """Longest wait for the shared store."""
 STORE_PAUSE_SECONDS = 5.0
@@ -33,9 +33,10 @@ _log = logs.get_logger("quotas")
 
 
 class Rates:
-    """Counts against the rates of one store."""
+    """Counts against the rates of one store, by default of this process."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage | None = None) -> None:
+        storage = storage or MemoryStorage()
         self._calls = SlidingWindowCounterRateLimiter(storage)
         self._tokens = FixedWindowRateLimiter(storage)
 
@@ -65,8 +66,8 @@ class SharedRates:
         """Raise StartupError if the address is none of Redis."""
         storage = _redis(url)
         self._shared = Rates(storage)
-        self._failures = (OSError, TimeoutError, *_as_tuple(storage.base_exceptions))
-        self._own = Rates(MemoryStorage())
+        self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError, *_as_tuple(storage.base_exceptions))
+        self._own = Rates()
         self._replicas = replicas
         self._on_failure = on_failure
         self._away_until = 0.0
@@ -91,7 +92,9 @@ class SharedRates:
             except self._failures as error:
                 self._away_until = time.monotonic() + STORE_PAUSE_SECONDS
                 self._on_failure()
-                _log.warning("the store of quotas does not answer; each replica counts its share", cause=type(error).__name__)
+                _log.warning(
+                    "the store of quotas does not answer; each replica counts its share", cause=type(error).__name__
+                )
         return await count(self._own, quota.shared_by(self._replicas))
 
 

@@ -9,6 +9,7 @@ from services.chassis.client import StageChannel
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.collections.documents import Chunking
+from services.gateway.quotas.spending import spend
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Embedded, EmbeddedTokens, Expanded, QueryTokens, Reranked, Variant
 from services.gateway.slices import fitted, room_of, slices
@@ -159,6 +160,7 @@ class EmbedderClient:
     ) -> Embedded:
         request = embedder_pb2.EmbedTextsRequest(texts=texts, kind=kind, priority=priority)
         reply = await self.channel.call(self._stub.EmbedTexts, request, deadline=deadline)
+        spend(sum(text.token_count for text in reply.texts))
         stride = reply.dimension * 4
         block = reply.vectors
         return Embedded(
@@ -176,6 +178,7 @@ class EmbedderClient:
     ) -> EmbeddedTokens:
         request = embedder_pb2.EmbedTokensRequest(texts=texts, kind=kind, priority=priority)
         reply = await self.channel.call(self._stub.EmbedTokens, request, deadline=deadline)
+        spend(sum(text.token_count for text in reply.texts))
         return EmbeddedTokens(reply.vectors, reply.model)
 
 
@@ -220,6 +223,7 @@ class RerankerClient:
                 if partial and scores:
                     break
                 raise
+            spend(reply.token_count)
             scores += reply.scores
             # A passage that was cut here would have been cut there.
             truncated += max(reply.truncated_count, sum(lost[part][: len(reply.scores)]))

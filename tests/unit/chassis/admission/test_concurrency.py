@@ -138,7 +138,7 @@ class Queue(World):
         self.served: list[Call] = []
         self.begun: list[Call] = []
 
-    async def begin(self, seconds_left: float | None = PATIENT, *, bulk: bool = False) -> Call:
+    async def begin(self, seconds_left: float | None = PATIENT, *, bulk: bool = False, caller: str = "") -> Call:
         """A call, as far as it gets at once."""
         deadline = self.now + (PATIENT if seconds_left is None else seconds_left)
         call = Call(len(self.begun), bulk, deadline)
@@ -146,7 +146,7 @@ class Queue(World):
 
         async def run() -> str:
             try:
-                async with self.limit.admitted(bulk=bulk, seconds_left=seconds_left):
+                async with self.limit.admitted(bulk=bulk, seconds_left=seconds_left, caller=caller):
                     call.state = "runs"
                     self.served.append(call)
                     await call.left.wait()
@@ -343,3 +343,22 @@ async def test_a_hundred_calls_at_once_are_all_served_where_their_deadlines_leav
         return "served"
 
     assert set(await asyncio.gather(*(call() for _ in range(100)))) == {"served"}
+
+
+async def test_a_caller_with_many_calls_waits_behind_one_with_few() -> None:
+    async with queue() as world:
+        many = [await world.begin(1.0, caller="many") for _ in range(6)]
+        few = await world.begin(PATIENT, caller="few")
+        await world.end(many[0])
+        assert few.state == "runs"
+        await world.end(few)
+        assert [call.state for call in many] == ["ended", "runs", "runs", "waits", "waits", "waits"]
+
+
+async def test_a_queue_that_is_full_of_one_callers_calls_has_room_for_another() -> None:
+    async with queue() as world:
+        many = [await world.begin(caller="many") for _ in range(QUEUED.initial + QUEUED.queue)]
+        few = await world.begin(caller="few")
+        assert (few.state, many[-1].state) == ("waits", "refused")
+        assert (await world.begin(caller="many")).state == "refused"
+        assert len(world.of("waits")) == QUEUED.queue
