@@ -1,7 +1,7 @@
-"""Checks house rules that no linter knows: first lines of docstrings, and limits of size.
+"""Checks house rules that no linter knows: first lines of docstrings, limits of size, and readers that would run code.
 
-`python tools/house_rules.py` prints offenders; `--check` fails if a limit is passed, or if 2 % of all docstrings begin
-with a question word.
+`python tools/house_rules.py` prints offenders; `--check` fails if a limit is passed, if a file could run what is in it,
+or if 2 % of all docstrings begin with a question word.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ MODULES_IN_A_FOLDER = 15
 LINES_IN_A_MODULE = 450
 LINES_IN_THE_README = 150
 SHARE_OF_QUESTIONS = 0.02
+# Of numpy, torch, and transformers: with these a file that is read may run what is in it.
+UNSAFE_ARGUMENTS = {"allow_pickle": True, "weights_only": False, "trust_remote_code": True}
 QUESTION_WORDS = {"what", "which", "how", "whether", "where", "who", "whom", "whose", "why", "when"}
 
 
@@ -50,6 +52,15 @@ def is_question(text: str) -> bool:
     return bool(words) and words[0].strip("\"'`*,:;.?").lower() in QUESTION_WORDS
 
 
+def unsafe_readers(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of every argument by which a call may run what it reads."""
+    for node in ast.walk(ast.parse(source)):
+        for given in node.keywords if isinstance(node, ast.Call) else ():
+            safe = UNSAFE_ARGUMENTS.get(given.arg or "")
+            if safe is not None and not (isinstance(given.value, ast.Constant) and given.value.value is (not safe)):
+                yield node.lineno, f"{given.arg}={ast.unparse(given.value)}"
+
+
 def over_limits(files: list[Path]) -> list[str]:
     """Folders and files that are over a limit; migrations have none."""
     files = [file for file in files if "migrations" not in file.parts]
@@ -73,6 +84,11 @@ def main() -> None:
     check = parser.parse_args().check
     files = modules()
     problems = over_limits(files)
+    problems += [
+        f"{file}:{line}: {argument} lets a file run code"
+        for file in files
+        for line, argument in unsafe_readers((ROOT / file).read_text(encoding="utf-8"))
+    ]
     found = [(file, *each) for file in files for each in docstrings((ROOT / file).read_text(encoding="utf-8"))]
     questions = [f"{file}:{line}: {text.split(chr(10))[0]}" for file, line, text in found if is_question(text)]
     if len(questions) >= SHARE_OF_QUESTIONS * len(found):

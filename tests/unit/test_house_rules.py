@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.house_rules import docstrings, is_question
+from tools.house_rules import docstrings, is_question, unsafe_readers
 
 SOURCE = '''
 """A module."""
@@ -47,3 +47,18 @@ def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> N
 )
 def test_a_docstring_that_begins_with_a_question_word_is_told_from_others(text: str, question: bool) -> None:
     assert is_question(text) is question
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("np.load(file)", []),
+        ("np.load(file, allow_pickle=False)", []),
+        ("np.load(file, allow_pickle=True)", ["allow_pickle=True"]),
+        ("np.load(file, allow_pickle=given)", ["allow_pickle=given"]),
+        ("torch.load(file, weights_only=False)", ["weights_only=False"]),
+        ("AutoModel.from_pretrained(name, trust_remote_code=True)", ["trust_remote_code=True"]),
+    ],
+)
+def test_a_call_that_may_run_what_it_reads_is_found(call: str, found: list[str]) -> None:
+    assert [argument for _, argument in unsafe_readers(call)] == found

@@ -57,8 +57,8 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the weights in a folder: safetensors, or else PyTorch's older format; empty if there are none."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    """List the weights in a folder, which are safetensors: PyTorch's older format is a pickle, and may hold code."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def problem_of(folder: Path, kind: ModelKind) -> str | None:
@@ -66,7 +66,7 @@ def problem_of(folder: Path, kind: ModelKind) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     room = transformer_folder(folder)
-    if missing := list(_missing_parts(room)):
+    if missing := [*_missing_parts(room), *_pickled_weights(folder)]:
         return f"it lacks {' and '.join(missing)}"
     try:
         config = read_json(room / "config.json")
@@ -91,11 +91,17 @@ def _missing_parts(room: Path) -> Iterator[str]:
     if not (room / "config.json").is_file():
         yield "config.json"
     if not (weights := weight_files(room)):
-        yield "weights (model.safetensors or pytorch_model.bin)"
-    for index in room.glob(f"*{weights[0].suffix}.index.json") if weights else ():
+        yield "weights (model.safetensors; PyTorch's older format may hold code, and is not read)"
+    for index in room.glob("*.safetensors.index.json") if weights else ():
         yield from sorted({name for name in read_json(index)["weight_map"].values() if not (room / name).is_file()})
     if not any((room / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         yield "a tokenizer (tokenizer.json)"
+
+
+def _pickled_weights(folder: Path) -> Iterator[str]:
+    for room in _module_folders(folder):
+        if not weight_files(room) and any(room.glob("pytorch_model*.bin")):
+            yield f"{room.relative_to(folder)}/model.safetensors (PyTorch's older format is not read)"
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -213,13 +219,16 @@ def weights_file(folder: Path) -> Path:
 def tensors_of(file: Path) -> tuple[dict[str, Any], int]:
     """Read the header of a safetensors file: tensors by name, and where their bytes begin.
 
-    Raises UnknownModelError if there is no such file.
+    Raises UnknownModelError if there is no such file, or if it is none.
     """
     if not file.is_file():
         raise UnknownModelError("its weights are not in one file model.safetensors")
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        return json.loads(stream.read(length)), 8 + length
+        length = min(int.from_bytes(stream.read(8), "little"), file.stat().st_size)
+        try:
+            return json.loads(stream.read(length)), 8 + length
+        except ValueError as error:
+            raise UnknownModelError("its model.safetensors has no header") from error
 
 
 def read_tokenizer(folder: Path) -> str:

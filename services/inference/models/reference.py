@@ -52,7 +52,10 @@ class ReferenceModel(torch.nn.Module):
         self, folder: Path, kind: ModelKind, device: str, *, precision: str = "fp32", attention: str | None = None
     ) -> None:
         super().__init__()
-        options = {"dtype": _DTYPES[precision]} | ({"attn_implementation": attention} if attention else {})
+        # Without `use_safetensors`, transformers would take pickled weights where there are both.
+        options = {"dtype": _DTYPES[precision], "use_safetensors": True} | (
+            {"attn_implementation": attention} if attention else {}
+        )
         if kind is ModelKind.TOKENS:
             transformer = Transformer(str(folder), model_kwargs=options | {"local_files_only": True})
             self.model = SentenceTransformer(modules=[transformer], device=device).eval()

@@ -141,13 +141,14 @@ def _download(whole_name: str) -> Path | Exception:
 
     try:
         files = [file.rfilename for file in HfApi().model_info(whole_name, timeout=_HUB_ANSWER_SECONDS).siblings or ()]
-        weights = "model*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        if not any(file.endswith(".safetensors") for file in files):
+            return _NotThereError("its weights are not safetensors, and other formats may hold code")
         return Path(
             snapshot_download(
                 whole_name,
-                # The weights in one format, and the folders of the modules after the transformer.
-                allow_patterns=["*.json", "*.txt", "*.model", "artifact.metadata", weights, "[0-9]_*/*"],
-                ignore_patterns=["onnx/*", "openvino/*"],
+                # The weights in one format, which holds no code, and the folders of the modules after the transformer.
+                allow_patterns=["*.json", "*.txt", "*.model", "artifact.metadata", "model*.safetensors", "[0-9]_*/*"],
+                ignore_patterns=["onnx/*", "openvino/*", "*.bin"],
                 etag_timeout=_HUB_ANSWER_SECONDS,
             )
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from services.retriever.engines.edge.catalogue import sync
 from services.retriever.engines.edge.configuration import to_config, to_index
 from services.retriever.engines.edge.generations import State
 from services.retriever.engines.edge.points import Portable, from_portable, portable
+from services.retriever.engines.edge.wire import message_of, pack
 from services.retriever.store import PointId
 
 Indexes = Mapping[str, tuple[str, bool]]
@@ -55,18 +55,18 @@ class Builder:
             )
         self.indexed = 0
         """Passages that the graph was made of."""
-        self._pipe = Connection(ours.detach())
+        self._pipe = Connection(ours.detach())  # for bytes alone: its `recv` would unpickle
         self._under_way = 0
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="builder", daemon=True)
         self._sender.start()
-        self._order("create", str(folder), state, dict(indexes))
+        self._order("create", str(folder), state.to_json(), dict(indexes))
 
     def under_way(self) -> int:
         """Return the number of orders that are not done yet. Raises BuildFailed if one failed."""
         try:
             while self._under_way and self._pipe.poll():
-                problem, result = self._pipe.recv()
+                problem, result = message_of(self._pipe.recv_bytes())
                 if problem:
                     raise BuildFailed(problem)
                 self._under_way -= 1
@@ -101,7 +101,7 @@ class Builder:
 
     def _order(self, name: str, *arguments: Any) -> None:
         # Copied now, sent by a thread: a process that has no processor to spare would keep readers waiting.
-        self._queue.put(pickle.dumps((name, *arguments), pickle.HIGHEST_PROTOCOL))
+        self._queue.put(pack((name, *arguments)))
         self._under_way += 1
 
     def _send(self) -> None:
@@ -117,7 +117,8 @@ class _Work:
         self._folder: Path
         self._shard: edge.EdgeShard
 
-    def create(self, folder: str, state: State, indexes: Indexes) -> None:
+    def create(self, folder: str, written: str, indexes: Indexes) -> None:
+        state = State.from_json(written)
         self._folder = Path(folder)
         self._folder.mkdir()
         threads = max(1, (os.cpu_count() or 1) // 2)
@@ -160,14 +161,14 @@ def _main() -> None:
     work = _Work()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            name, *arguments = pipe.recv()
+            name, *arguments = message_of(pipe.recv_bytes())
             order: Callable[..., int | None] = getattr(work, name)
             try:
                 result = order(*arguments)
             except BaseException as error:
-                pipe.send((f"{name}: {type(error).__name__}", 0))
+                pipe.send_bytes(pack((f"{name}: {type(error).__name__}", 0)))
                 return
-            pipe.send(("", result or 0))
+            pipe.send_bytes(pack(("", result or 0)))
 
 
 if __name__ == "__main__":

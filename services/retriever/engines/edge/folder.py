@@ -22,10 +22,10 @@ from services.late.codes import Codes
 from services.retriever.engines.edge.catalogue import FOLDER, CatalogueFile, free_bytes, storage_full, sync
 from services.retriever.engines.edge.journal import Journal
 from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused, Shard
-from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_rows
-from services.retriever.fields import Filter, Scalar, Schema
+from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_queries, unpack_rows
+from services.retriever.fields import FieldType, Filter, Scalar
 from services.retriever.layout import Layout
-from services.retriever.store import Hit, Notes, Parts, PointId, Query, Revisions
+from services.retriever.store import Hit, Notes, Parts, PointId, Revisions
 
 Log = Callable[..., None]
 """Takes a level, an event and its fields."""
@@ -130,10 +130,10 @@ class DataFolder:
         self._check_known(version)
         self._catalogue.point(alias, version)
 
-    def declare(self, version: str, schema: Schema, tenant: str) -> None:
+    def declare(self, version: str, kinds: Mapping[str, str], tenant: str) -> None:
         """Index fields. They are flushed, as the journal holds passages only."""
         with self._changing(version) as kept:
-            kept.shard.declare(schema, tenant)
+            kept.shard.declare({field: FieldType(kind) for field, kind in kinds.items()}, tenant)
             self._flush(kept)
 
     def write(self, version: str, packed: list[Packed], still: Revisions | None, size: int) -> None:
@@ -160,11 +160,11 @@ class DataFolder:
                 self._written(kept, "remove", ids)
 
     def search(
-        self, version: str, searches: list[Query], limit: int, condition: Filter, layout: Layout
+        self, version: str, searches: list[Any], limit: int, condition: Filter, layout: Layout
     ) -> list[list[Hit]]:
         """Return ids and scores."""
         with self._using(version) as kept:
-            return kept.shard.search(searches, limit, condition, layout)
+            return kept.shard.search(unpack_queries(searches), limit, condition, layout)
 
     def compare(self, version: str, tokens: Codes, points: list[PointId]) -> Mapping[PointId, float]:
         """Return the scores of passages by token vectors."""

@@ -70,7 +70,7 @@ def to_row(record: edge.Record) -> Row:
 
 
 def portable(record: edge.Record) -> Portable:
-    """Return id, vectors and payload of a point that was read with everything, so that they can be pickled."""
+    """Return id, vectors and payload of a point that was read with everything, so that they can be sent."""
     vectors: Any = dict(record.vector)  # type: ignore[arg-type]  # named vectors
     if (lexical := vectors.get(LEXICAL)) is not None:
         vectors[LEXICAL] = (lexical.indices, lexical.values)

@@ -136,8 +136,8 @@ class EdgeStore:
         deadline: Deadline,
         layout: Layout = PLAIN,
     ) -> Sequence[Sequence[Hit]]:
-        found: list[list[Hit]] = await self._call("search", deadline, version, list(searches), limit, condition, layout)
-        return found
+        found = await self._call("search", deadline, version, list(searches), limit, condition, layout)
+        return [[(point, score) for point, score in hits] for hits in found]
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline
@@ -173,8 +173,8 @@ class EdgeStore:
     async def facet(
         self, version: str, field: str, limit: int, condition: Filter, deadline: Deadline
     ) -> Sequence[tuple[Scalar, int]]:
-        found: list[tuple[Scalar, int]] = await self._call("facet", deadline, version, field, limit, condition)
-        return found
+        found = await self._call("facet", deadline, version, field, limit, condition)
+        return [(value, count) for value, count in found]
 
     async def _call(self, method: str, deadline: Deadline, *arguments: Any) -> Any:
         return await self._child.call(method, method, deadline, arguments)

@@ -59,6 +59,17 @@ def test_what_does_not_reach_the_output_does_not_count(folder: Path, change: Cal
     assert fingerprint_of(folder) == before
 
 
+@pytest.mark.parametrize("place", ["", "2_Dense"])
+def test_weights_that_only_unpickling_could_read_are_refused(folder: Path, place: str) -> None:
+    (folder / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (folder / place).mkdir(exist_ok=True)
+    (folder / place / "pytorch_model.bin").write_bytes(b"a pickle")
+    if not place:
+        assert problem_of(folder, ModelKind.ENCODER) is None
+        (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in str(problem_of(folder, ModelKind.ENCODER))
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -4,7 +4,7 @@ import pytest
 
 from services.retriever.engines.edge.journal import Journal
 
-CHANGES = [("write", [("p1", "r1"), ("p2", "r1")]), ("remove", ["p1"]), ("write", [("p3", "r2")])]
+CHANGES = [["write", [["p1", "r1"], ["p2", "r1"]]], ["remove", ["p1"]], ["write", [["p3", "r2"]]]]
 
 
 @pytest.fixture
