@@ -77,4 +77,5 @@ STAGES = (
     StageSpec("expander", 3, "ExpanderService", set_up="tools/fetch_wordnet.py"),
     StageSpec("retriever", 4, "RetrieverService"),
     StageSpec("rollout", 6, "RolloutService", searched=False),
+    StageSpec("reasoner", 7, "ReasonerService", searched=False),
 )

@@ -26,6 +26,7 @@ _KNOWN_SERIES = {
         "qdrant_circuit_breaker_open",
         "qdrant_retry_attempts_total",
     ),
+    "reasoner": ("reasoner_latency_seconds", "reasoner_tokens_total", "reasoner_fallbacks_total"),
     "rollout": ("sluice_rollout_decisions_total", "sluice_rollout_log_evidence", "sluice_rollout_active"),
     "gateway": ("sluice_search_latency_seconds", "sluice_searches_total", "sluice_stage_latency_seconds"),
 }

@@ -27,31 +27,27 @@ _UNHEALTHY = "backend unhealthy"
 _HEALTH_SECONDS = 1.0
 
 
-def _service_config(service: str) -> str:
+def _service_config(service: str, retries: bool) -> str:
     """The gRPC service config: replicas in turn, only those that are SERVING, and retries.
 
     UNAVAILABLE alone is retried, with jitter, within the deadline. The throttle stops retries while more than about
     one call in ten fails, so that callers do not make an outage worse.
     """
-    return json.dumps(
-        {
-            "loadBalancingConfig": [{"round_robin": {}}],
-            "healthCheckConfig": {"serviceName": service},
-            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-            "methodConfig": [
-                {
-                    "name": [{"service": service}],
-                    "retryPolicy": {
-                        "maxAttempts": 3,
-                        "initialBackoff": "0.02s",
-                        "maxBackoff": "0.2s",
-                        "backoffMultiplier": 3,
-                        "retryableStatusCodes": ["UNAVAILABLE"],
-                    },
-                }
-            ],
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": service},
+    }
+    if retries:
+        policy = {
+            "maxAttempts": 3,
+            "initialBackoff": "0.02s",
+            "maxBackoff": "0.2s",
+            "backoffMultiplier": 3,
+            "retryableStatusCodes": ["UNAVAILABLE"],
         }
-    )
+        config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
+        config["methodConfig"] = [{"name": [{"service": service}], "retryPolicy": policy}]
+    return json.dumps(config)
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
@@ -77,7 +73,8 @@ class StageChannel:
     """One channel to all replicas of a stage.
 
     The address `dns:///embedder:50052` stands for each address of the name. `service` is the full name of the stage's
-    gRPC service: its replicas are called in turn, those that are not SERVING are skipped, and UNAVAILABLE is retried.
+    gRPC service: its replicas are called in turn, those that are not SERVING are skipped, and UNAVAILABLE is retried,
+    unless `retries` is off: a call that costs money may have been paid for.
     `breaker` guards every call, and asks the stage for its health while it is open. `credentials` are those of
     `services.chassis.tls`; without them the connection is plain.
     """
@@ -87,6 +84,7 @@ class StageChannel:
         address: str,
         *,
         service: str = "",
+        retries: bool = True,
         breaker: Breaker | None = None,
         max_message_mib: int = 16,
         credentials: grpc.ChannelCredentials | None = None,
@@ -101,7 +99,7 @@ class StageChannel:
             ("grpc.max_send_message_length", message_bytes),
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 5_000),
-            *([("grpc.service_config", _service_config(service))] if service else []),
+            *([("grpc.service_config", _service_config(service, retries))] if service else []),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 500),
             # A stage that starts again elsewhere has another address; gRPC would look it up twice a minute.

@@ -10,6 +10,7 @@ import grpc
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
+from services.gateway.answering.answering import Answering
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Following, Writing
 from services.gateway.collections.indexing import Indexing
@@ -26,6 +27,7 @@ from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.snapshot import SnapshotFile
 from services.gateway.rpc import collections_servicer, documents_servicer, transfer_servicer
+from services.gateway.rpc.answer_servicer import AnswerServicer
 from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
 from services.gateway.rpc.collections_servicer import CollectionsServicer
@@ -34,10 +36,13 @@ from services.gateway.rpc.index_monitor import IndexMonitor
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
 from services.gateway.rpc.transfer_servicer import TransferServicer
+from services.gateway.rpc.user_searches import UserSearches
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import (
+    answer_pb2,
+    answer_pb2_grpc,
     collections_pb2,
     collections_pb2_grpc,
     documents_pb2,
@@ -85,7 +90,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 lambda: limit.occupied,
             )
             stack.push_async_callback(shadow.close)
-        search = SearchServicer(
+        searches = UserSearches(
             Pipeline(
                 clients.stages(embedders),
                 settings.weights(),
@@ -93,12 +98,13 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 metrics.observe_stages,
                 page_bytes=settings.max_message_mib * 2**20 * 3 // 4,
             ),
-            clients.retriever,
             settings,
             exposure,
             shadow,
             metrics,
         )
+        search = SearchServicer(searches, clients.retriever, settings)
+        answers = AnswerServicer(searches, Answering(clients.reasoner), settings, metrics)
         documents = DocumentsServicer(
             Indexing(embedders, clients.retriever, writing), writing, clients.retriever, settings
         )
@@ -113,6 +119,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
 
         def register(server: grpc.aio.Server) -> None:
             search_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
+            answer_pb2_grpc.add_AnswerServiceServicer_to_server(answers, server)
             documents_pb2_grpc.add_DocumentServiceServicer_to_server(documents, server)
             collections_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)
             status_pb2_grpc.add_StatusServiceServicer_to_server(status, server)
@@ -121,6 +128,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         yield Stage(
             service=search_pb2.DESCRIPTOR.services_by_name["SearchService"],
             further_services=(
+                answer_pb2.DESCRIPTOR.services_by_name["AnswerService"],
                 documents_pb2.DESCRIPTOR.services_by_name["DocumentService"],
                 collections_pb2.DESCRIPTOR.services_by_name["CollectionService"],
                 status_pb2.DESCRIPTOR.services_by_name["StatusService"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from types import TracebackType
@@ -56,6 +56,18 @@ class GatewayMetrics:
         )
         self.stage_outcomes = counter(
             "sluice_stage_outcomes_total", "Outcomes of stages for searches.", ["stage", "outcome"]
+        )
+        self.answers = counter(
+            "sluice_answers_total",
+            "Answers in words, by what made them (`llm`, `extractive`, `none`) and outcome, as of "
+            "`sluice_searches_total`.",
+            ["method", "outcome"],
+        )
+        self.answer_seconds = histogram(
+            "sluice_answer_latency_seconds",
+            "Time of an answer in words: its searches (`retrieval`), the reasoner (`generation`), and `total`.",
+            ["part"],
+            buckets=(*LATENCY_BUCKETS, 60.0, 120.0),
         )
         self.results_returned = histogram(
             "sluice_search_results", "Results of an answered search.", buckets=(0, 1, 2, 5, 10, 20, 50, 100)
@@ -240,10 +252,44 @@ class ObservedSearch:
         if error is None:
             complete = self._answer is not None and all(report.complete for report in self._answer.reports)
             return "full" if complete else "degraded"
-        if isinstance(error, asyncio.CancelledError):
-            # The server cancels a call whose deadline passes, as it does one whose caller leaves.
-            return "late" if time.monotonic() >= self._deadline else "cancelled"
-        return kind_of(error).outcome
+        return _failure(error, self._deadline)
+
+
+class ObservedAnswer:
+    """Counts one answer in words: `with ObservedAnswer(metrics, deadline) as observed: ...`."""
+
+    def __init__(self, metrics: GatewayMetrics, deadline: float) -> None:
+        """`deadline` is on the monotonic clock."""
+        self._metrics = metrics
+        self._deadline = deadline
+        self._method = "none"
+        self._complete = False
+
+    def answered(self, method: str, reports: Sequence[StageReport], seconds: Mapping[str, float]) -> None:
+        """Record the answer: what made it, the reports of all stages, and its times by part."""
+        self._method = method
+        self._complete = all(report.complete for report in reports)
+        for part, taken in seconds.items():
+            self._metrics.answer_seconds.labels(part).observe(taken, tracing.exemplar())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        outcome = ("full" if self._complete else "degraded") if error is None else _failure(error, self._deadline)
+        self._metrics.answers.labels(self._method, outcome).inc()
+        if (span := tracing.recorded()) is not None:
+            span.set_attributes({"sluice.answer.method": self._method, "sluice.answer.outcome": outcome})
+
+
+def _failure(error: BaseException, deadline: float) -> str:
+    """Outcome of a request that failed."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        # The server cancels a call, or closes a stream, whose deadline passes, as it does one whose caller leaves.
+        return "late" if time.monotonic() >= deadline else "cancelled"
+    return kind_of(error).outcome
 
 
 def _described(answer: Answer) -> dict[str, int | str]:

@@ -61,8 +61,12 @@ class GatewaySettings(FlagSettings):
     reranker_address: str = Field("127.0.0.1:50053", description="Address of the reranker, as `host:port`.")
     expander_address: str = Field("127.0.0.1:50054", description="Address of the expander, as `host:port`.")
     retriever_address: str = Field("127.0.0.1:50055", description="Address of the retriever, as `host:port`.")
+    reasoner_address: str = Field("127.0.0.1:50058", description="Address of the reasoner, as `host:port`.")
     default_deadline_seconds: float = Field(
         10.0, gt=0, le=300, description="Deadline of a search whose caller sets none. Seconds."
+    )
+    answer_deadline_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Deadline of an answer in words whose caller sets none. Seconds."
     )
     index_deadline_seconds: float = Field(
         120.0, gt=0, le=3600, description="Deadline of an indexing call whose caller sets none. Seconds."

@@ -170,16 +170,22 @@ class Observed:
         self._empty = False
         self._quality: float | None = None
         self._idle_stages: frozenset[str] = frozenset()
+        self._seconds: float | None = None
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began."""
-        return time.perf_counter() - self._started
+        """Seconds since it began, until its results were there."""
+        return time.perf_counter() - self._started if self._seconds is None else self._seconds
 
     def answered(self, answer: Answer, *, quality: float | None) -> None:
-        """Note its answer."""
+        """Note its results. What comes after them takes time of its own, which is no evidence."""
         self._empty, self._quality = not answer.results, quality
         self._idle_stages = answer.idle_stages
+        self._seconds = self.seconds
+
+    def reasoned(self, idle_stages: frozenset[str]) -> None:
+        """Note stages after the results that did not do their work."""
+        self._idle_stages |= idle_stages
 
     def __enter__(self) -> Self:
         return self
@@ -190,8 +196,9 @@ class Observed:
         if error is not None and not kind_of(error).evidence:
             return
         late = time.monotonic() >= self._deadline
-        timed_out = isinstance(error, DeadlineExceeded) or (isinstance(error, asyncio.CancelledError) and late)
-        given_up = isinstance(error, asyncio.CancelledError) and not late
+        ended = isinstance(error, asyncio.CancelledError | GeneratorExit)  # a stream is closed, and not cancelled
+        timed_out = isinstance(error, DeadlineExceeded) or (ended and late)
+        given_up = ended and not late
         ending = Ending(
             seconds=self.seconds,
             failed=error is not None and not given_up,

@@ -10,7 +10,11 @@ from services.chassis import tls
 from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.rpc.reasoner_client import ReasonerClient
 from services.gateway.settings import GatewaySettings
+
+# Services that may have been paid for by the time a call fails.
+_PAID = {ReasonerClient.service}
 
 
 class Channels:
@@ -36,6 +40,7 @@ class Channels:
         channel = StageChannel(
             address,
             service=service,
+            retries=service not in _PAID,
             breaker=breaker,
             max_message_mib=self._settings.max_message_mib,
             credentials=self._credentials,

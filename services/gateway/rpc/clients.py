@@ -9,13 +9,14 @@ from typing import Self
 from services.chassis.client import StageChannel
 from services.gateway.collections.embedders import Embedders
 from services.gateway.rpc.model_clients import EmbedderClient, ExpanderClient, RerankerClient
+from services.gateway.rpc.reasoner_client import ReasonerClient
 from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.search.pipeline import Stages
 from services.gateway.search.stages import Stage
 from services.gateway.settings import GatewaySettings
 from sluice.type.v1 import model_pb2
 
-StageClient = ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient
+StageClient = ExpanderClient | EmbedderClient | RetrieverClient | RerankerClient | ReasonerClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class StageClients:
     """The first one serves new collections."""
     retriever: RetrieverClient
     reranker: RerankerClient
+    reasoner: ReasonerClient
 
     @classmethod
     def over(
@@ -44,6 +46,7 @@ class StageClients:
             ],
             retriever=RetrieverClient(open_channel(settings.retriever_address, RetrieverClient.service)),
             reranker=RerankerClient(open_channel(settings.reranker_address, RerankerClient.service), priority),
+            reasoner=ReasonerClient(open_channel(settings.reasoner_address, ReasonerClient.service)),
         )
 
     def stages(self, embedders: Embedders) -> Stages:
@@ -58,5 +61,6 @@ class StageClients:
             (Stage.EMBED, first),
             (Stage.RETRIEVE, self.retriever),
             (Stage.RERANK, self.reranker),
+            (Stage.REASON, self.reasoner),
             *((Stage.EMBED, embedder) for embedder in further),
         ]

@@ -9,30 +9,18 @@ from typing import Any
 
 import grpc
 
-from services.chassis import tracing
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
-from services.chassis.interceptors import request_id
 from services.chassis.timing import deadline_of, duration
-from services.chassis.validation import MAX_QUERY_BYTES, check_document_id, check_text
-from services.experiment.bucketing import Arm
 from services.experiment.flags import FLAGS, Overrides
-from services.gateway.metrics import GatewayMetrics, ObservedSearch
-from services.gateway.rollout.exposure import Exposure, Observed
-from services.gateway.rollout.shadow import Answered, Shadow, quality_of
-from services.gateway.rollout.table import Decision
 from services.gateway.rpc.retriever_client import RetrieverClient
-from services.gateway.search import paging
+from services.gateway.rpc.user_searches import UserSearches, check_question, next_page, response
 from services.gateway.search.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
-from services.gateway.search.pipeline import Pipeline
-from services.gateway.search.query_log import QueryLog
-from services.gateway.search.stages import Answer, Course, Question
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 from sluice.gateway.v1 import search_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_USER_BYTES = 1024
 ENHANCED = Overrides(**{flag.name: True for flag in FLAGS.values() if flag.share_variable})
 """The flags that a comparison switches on where its request names none."""
 
@@ -40,53 +28,23 @@ ENHANCED = Overrides(**{flag.name: True for flag in FLAGS.values() if flag.share
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Decides on the flags of a question and delegates it to the pipeline."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        retriever: RetrieverClient,
-        settings: GatewaySettings,
-        exposure: Exposure,
-        shadow: Shadow | None,
-        metrics: GatewayMetrics,
-    ) -> None:
-        self._pipeline = pipeline
+    def __init__(self, searches: UserSearches, retriever: RetrieverClient, settings: GatewaySettings) -> None:
+        self._searches = searches
         self._retriever = retriever
-        self._metrics = metrics
         self._settings = settings
-        self._exposure = exposure
-        self._shadow = shadow
-        self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        _check_question(request)
+        check_question(request)
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
-        digest = paging.question_digest(request)
-        page = paging.decode(request.page_token, digest)
-        own = Overrides.from_proto(request.features)
-        decision = self._exposure.decide(request.user_id, page.pinned if page.offset else own)
-        _trace(decision)
-        question = self._question(request, decision, page.offset, page.course)
-        self._note(request)
-        with (
-            ObservedSearch(self._metrics, decision.features, deadline) as counted,
-            Observed(self._exposure.evidence, decision, deadline) as observed,
-        ):
-            answer = await self._pipeline.search(question, deadline=deadline)
-            counted.answered(answer)
-            observed.answered(answer, quality=quality_of(answer.results))
-        if self._shadow is not None and question.query:  # its judge reads the query
-            self._shadow.offer(
-                Answered(decision, question, answer, observed.seconds),
-                lambda arm: self._exposure.table.treated(arm.ramp_id, request.user_id, own),
-            )
-        token = ""
-        if answer.following is not None:
-            token = paging.encode(answer.following, decision.features, answer.course, digest)
-        return _response(question, answer, decision, token)
+        search = self._searches.decided(request)
+        with self._searches.observed(search, deadline) as observed:
+            answer = await self._searches.find(search, observed, deadline=deadline)
+        self._searches.offer_shadow(search, answer, observed.seconds)
+        return response(search.question, answer, search.decision, next_page(search, answer))
 
     async def CompareSearch(self, request: pb.CompareSearchRequest, context: Context) -> pb.CompareSearchResponse:
         search = request.search
-        _check_question(search, "search.")
+        check_question(search, "search.")
         if search.page_token:
             raise InvalidArgument("search.page_token", "has no meaning here; compare first pages")
         persistence = request.persistence if request.HasField("persistence") else DEFAULT_PERSISTENCE
@@ -95,19 +53,19 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
         own = Overrides.from_proto(search.features)
         # No exposure: without a user, no ramp reaches either answer, and kills hold for both.
-        standard = self._exposure.table.decide("", own)
-        enhanced = self._exposure.table.decide("", self._enhanced(request, own))
-        self._note(search)
-        questions = [self._question(search, decision) for decision in (standard, enhanced)]
+        standard = self._searches.exposure.table.decide("", own)
+        enhanced = self._searches.exposure.table.decide("", self._enhanced(request, own))
+        self._searches.note(search)
+        questions = [self._searches.question(search, decision) for decision in (standard, enhanced)]
         started = time.monotonic()
-        first = await self._pipeline.search(questions[0], deadline=started + (deadline - started) / 2)
+        first = await self._searches.pipeline.search(questions[0], deadline=started + (deadline - started) / 2)
         between = time.monotonic()
-        second = await self._pipeline.search(questions[1], deadline=deadline)
+        second = await self._searches.pipeline.search(questions[1], deadline=deadline)
         ended = time.monotonic()
         ranking, other = ([result.passage.id for result in answer.results] for answer in (first, second))
         return pb.CompareSearchResponse(
-            standard=_response(questions[0], first, standard),
-            enhanced=_response(questions[1], second, enhanced),
+            standard=response(questions[0], first, standard),
+            enhanced=response(questions[1], second, enhanced),
             standard_duration=duration(between - started),
             enhanced_duration=duration(ended - between),
             depth=questions[0].limit,
@@ -132,10 +90,6 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             index_version=counted.index_version,
         )
 
-    def _note(self, request: pb.SearchRequest) -> None:
-        if request.query:
-            self._query_log.note(request.query)
-
     def _enhanced(self, request: pb.CompareSearchRequest, own: Overrides) -> Overrides:
         """Combine the flags of the question with those of the enhanced answer."""
         enhanced = Overrides.from_proto(request.enhanced)
@@ -143,53 +97,10 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             return (enhanced or ENHANCED).over(own)
         if enhanced:
             raise InvalidArgument("feature", "and enhanced are both set; set one of them")
-        table = self._exposure.table
+        table = self._searches.exposure.table
         if any(kill.name == request.feature for kill in table.kills):
             raise FailedPrecondition(f"the feature {request.feature!r} is killed", reason="FEATURE_KILLED")
         ramps = {ramp.name: ramp for ramp in table.ramps}
         if request.feature not in ramps:
             raise NotFound(f"there is no feature {request.feature!r} here; there are: {', '.join(ramps) or 'none'}")
         return own.over(ramps[request.feature].overrides)
-
-    def _question(
-        self, request: pb.SearchRequest, decision: Decision, offset: int = 0, course: Course | None = None
-    ) -> Question:
-        return Question.from_proto(
-            request,
-            default_collection=self._settings.qdrant_collection,
-            features=decision.features,
-            offset=offset,
-            course=course,
-        )
-
-
-def _response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:
-    reply = pb.SearchResponse(
-        next_page_token=next_page_token,
-        stages=[report.to_proto() for report in answer.reports],
-        features=decision.features.to_proto(),
-        collection=question.collection,
-        index_version=answer.index_version,
-        request_id=request_id.get(),
-        snapshot_version=decision.snapshot_version,
-        arms=[arm.to_proto() for arm in decision.arms],
-    )
-    for result in answer.results:
-        result.write(reply.results.add())
-    return reply
-
-
-def _trace(decision: Decision) -> None:
-    if (span := tracing.recorded()) is not None:
-        arms = [f"{arm.feature}={arm.arm.value}" for arm in decision.arms if arm.arm is not Arm.STANDARD]
-        span.set_attributes({"sluice.rollout.version": decision.snapshot_version, "sluice.rollout.arms": arms})
-
-
-def _check_question(request: pb.SearchRequest, path: str = "") -> None:
-    if request.query or not (request.like_document_id or request.HasField("vector")):
-        check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
-    if request.like_document_id:
-        check_document_id(f"{path}like_document_id", request.like_document_id)
-    size = len(request.user_id.encode())
-    if size > MAX_USER_BYTES:
-        raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")

@@ -20,7 +20,7 @@ NO_CANDIDATES = ("NO_CANDIDATES", "nothing was found to rerank")
 NO_QUERY = ("NO_QUERY", "the question has no text")
 
 
-NOT_REACHED = {
+NOT_REACHED: dict[Stage, StageReport] = {
     stage: StageReport(stage, Outcome.SKIPPED, "NOT_REACHED", "the search ended before it")
     for stage in Stage
     if stage is not Stage.REASON  # it comes after a search

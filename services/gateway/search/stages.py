@@ -266,7 +266,7 @@ class Reranked:
     """Most tokens of a passage that the model reads."""
 
 
-_NOTHING_MISSING = {"CALLER_VECTOR", "FEATURE_OFF", "NO_CANDIDATES", "NO_QUERY", "NO_WORDS"}
+_NOTHING_MISSING = {"CALLER_VECTOR", "FEATURE_OFF", "NO_CANDIDATES", "NO_PASSAGES", "NO_QUERY", "NO_WORDS"}
 
 
 class StageReport(NamedTuple):

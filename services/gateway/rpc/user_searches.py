@@ -1,0 +1,144 @@
+"""Searches of users: flags by exposure, evidence, metrics and shadows, alike for results and for an answer in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.chassis import tracing
+from services.chassis.errors import InvalidArgument
+from services.chassis.interceptors import request_id
+from services.chassis.validation import MAX_QUERY_BYTES, check_document_id, check_text
+from services.experiment.bucketing import Arm
+from services.experiment.flags import Overrides
+from services.gateway.metrics import GatewayMetrics, ObservedSearch
+from services.gateway.rollout.exposure import Exposure, Observed
+from services.gateway.rollout.shadow import Answered, Shadow, quality_of
+from services.gateway.rollout.table import Decision
+from services.gateway.search import paging
+from services.gateway.search.pipeline import Pipeline
+from services.gateway.search.query_log import QueryLog
+from services.gateway.search.stages import Answer, Course, Question
+from services.gateway.settings import GatewaySettings
+from sluice.gateway.v1 import search_pb2 as pb
+
+MAX_USER_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class UserSearch:
+    """A search whose flags are decided."""
+
+    request: pb.SearchRequest
+    question: Question
+    decision: Decision
+    own: Overrides
+    """Flags of the request itself."""
+    digest: str
+
+
+class UserSearches:
+    """Decides on the flags of questions, and searches."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: GatewaySettings,
+        exposure: Exposure,
+        shadow: Shadow | None,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self.exposure = exposure
+        self.pipeline = pipeline
+        self._settings = settings
+        self._shadow = shadow
+        self._metrics = metrics
+        self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
+
+    def decided(self, request: pb.SearchRequest) -> UserSearch:
+        """Decide on the flags of a request, once. It has been checked."""
+        digest = paging.question_digest(request)
+        page = paging.decode(request.page_token, digest)
+        own = Overrides.from_proto(request.features)
+        decision = self.exposure.decide(request.user_id, page.pinned if page.offset else own)
+        _trace(decision)
+        question = self.question(request, decision, page.offset, page.course)
+        self.note(request)
+        return UserSearch(request, question, decision, own, digest)
+
+    def observed(self, search: UserSearch, deadline: float) -> Observed:
+        """Make evidence of a request: a context, around all that it does."""
+        return Observed(self.exposure.evidence, search.decision, deadline)
+
+    async def find(self, search: UserSearch, observed: Observed, *, deadline: float) -> Answer:
+        """Search, and count it."""
+        with ObservedSearch(self._metrics, search.decision.features, deadline) as counted:
+            answer = await self.pipeline.search(search.question, deadline=deadline)
+            counted.answered(answer)
+            observed.answered(answer, quality=quality_of(answer.results))
+        return answer
+
+    def offer_shadow(self, search: UserSearch, answer: Answer, seconds: float) -> None:
+        """Start a shadow by chance, when the reply is made."""
+        if self._shadow is not None and search.question.query:  # its judge reads the query
+            self._shadow.offer(
+                Answered(search.decision, search.question, answer, seconds),
+                lambda arm: self.exposure.table.treated(arm.ramp_id, search.request.user_id, search.own),
+            )
+
+    def note(self, request: pb.SearchRequest) -> None:
+        """Note the hash of a query, if the settings ask for it."""
+        if request.query:
+            self._query_log.note(request.query)
+
+    def question(
+        self, request: pb.SearchRequest, decision: Decision, offset: int = 0, course: Course | None = None
+    ) -> Question:
+        """Read a question. Raises InvalidArgument."""
+        return Question.from_proto(
+            request,
+            default_collection=self._settings.qdrant_collection,
+            features=decision.features,
+            offset=offset,
+            course=course,
+        )
+
+
+def next_page(search: UserSearch, answer: Answer) -> str:
+    """The token of the next page; empty where there is none."""
+    if answer.following is None:
+        return ""
+    return paging.encode(answer.following, search.decision.features, answer.course, search.digest)
+
+
+def response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:
+    """Write the reply."""
+    reply = pb.SearchResponse(
+        next_page_token=next_page_token,
+        stages=[report.to_proto() for report in answer.reports],
+        features=decision.features.to_proto(),
+        collection=question.collection,
+        index_version=answer.index_version,
+        request_id=request_id.get(),
+        snapshot_version=decision.snapshot_version,
+        arms=[arm.to_proto() for arm in decision.arms],
+    )
+    for result in answer.results:
+        result.write(reply.results.add())
+    return reply
+
+
+def check_question(request: pb.SearchRequest, path: str = "") -> None:
+    """Raise InvalidArgument for a question that is none."""
+    if request.query or not (request.like_document_id or request.HasField("vector")):
+        check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
+    if request.like_document_id:
+        check_document_id(f"{path}like_document_id", request.like_document_id)
+    size = len(request.user_id.encode())
+    if size > MAX_USER_BYTES:
+        raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")
+
+
+def _trace(decision: Decision) -> None:
+    if (span := tracing.recorded()) is not None:
+        arms = [f"{arm.feature}={arm.arm.value}" for arm in decision.arms if arm.arm is not Arm.STANDARD]
+        span.set_attributes({"sluice.rollout.version": decision.snapshot_version, "sluice.rollout.arms": arms})

@@ -1,0 +1,138 @@
+"""Answers in words, through all stages: extractive here, for no language model is configured."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import InvalidArgument, Unavailable
+from sluice.gateway.v1 import answer_pb2 as pb
+from sluice.gateway.v1 import answer_pb2_grpc, search_pb2
+from sluice.gateway.v1.documents_pb2 import Document
+from sluice.type.v1 import answer_pb2, stage_pb2
+from sluice.type.v1.features_pb2 import Features
+from sluice.type.v1.filter_pb2 import Condition, Filter, Value
+from tests.contract.conftest import Platform, start
+from tests.contract.test_bad_input import index, soon
+
+DOCUMENTS = [
+    Document(id="film", title="Polish-Russian War", text="It is a film of 2009. It was directed by Xawery Zulawski."),
+    Document(
+        id="director",
+        title="Xawery Zulawski",
+        text="He is a Polish director. He is the son of actress Malgorzata Braunek.",
+    ),
+    Document(
+        id="tea",
+        title="Tea",
+        text="Tea is a drink. It is made of leaves.",
+        metadata={"year": Value(integer_value=2009)},
+    ),
+]
+OF_ANOTHER_YEAR = Filter(must=[Condition(field="year", equals=Value(integer_value=1))])
+QUESTION = "Who is the mother of the director of the film Polish-Russian War?"
+
+
+@pytest.fixture
+async def answering(tmp_path: Path) -> AsyncIterator[Platform]:
+    """The stages of an answer."""
+    async with AsyncExitStack() as stack:
+        stages = {"embedder", "expander", "retriever", "reasoner", "gateway"}
+        platform = await start(stack, stages, retriever={"qdrant_path": tmp_path / "qdrant"})
+        await index(platform, *DOCUMENTS)
+        yield platform
+
+
+async def answer(platform: Platform, query: str = QUESTION, **request: Any) -> pb.AnswerResponse:
+    stub = answer_pb2_grpc.AnswerServiceStub(platform["gateway"].channel)
+    search = search_pb2.SearchRequest(query=query, **request.pop("search", {}))
+    return await platform["gateway"].call(stub.Answer, pb.AnswerRequest(search=search, **request), deadline=soon())
+
+
+def reason_report(reply: pb.AnswerResponse) -> search_pb2.StageReport:
+    assert reply.search.stages[-1].stage == stage_pb2.STAGE_REASON
+    return reply.search.stages[-1]
+
+
+async def test_an_answer_is_made_of_sentences_that_stand_in_the_results(answering: Platform) -> None:
+    reply = await answer(answering)
+    texts = {result.passage.id: (result.passage.text, result.rank) for result in reply.search.results}
+    assert reply.answer.method == answer_pb2.ANSWER_METHOD_EXTRACTIVE
+    assert reply.answer.in_sources
+    assert reply.answer.supported
+    assert {one.passage_id for one in reply.answer.citations} >= {"film", "director"}
+    for one in reply.answer.citations:
+        text, rank = texts[one.passage_id]
+        assert (text[one.start : one.end], one.result_rank) == (one.quote, rank)
+
+
+async def test_with_reasoning_off_sentences_are_the_choice_and_with_it_on_a_degradation(answering: Platform) -> None:
+    chosen = reason_report(await answer(answering))
+    assert (chosen.outcome, chosen.reason) == (search_pb2.STAGE_OUTCOME_SKIPPED, "FEATURE_OFF")
+    reply = await answer(answering, search={"features": Features(reasoning=True)})
+    assert reason_report(reply).outcome == search_pb2.STAGE_OUTCOME_DEGRADED
+    assert (reason_report(reply).reason, reply.answer.fallback_reason) == ("LLM_NOT_CONFIGURED", "LLM_NOT_CONFIGURED")
+    assert reply.answer.text
+
+
+async def test_times_of_retrieval_and_generation_are_told_apart(answering: Platform) -> None:
+    reply = await answer(answering)
+    retrieval, generation, total = (
+        one.ToTimedelta() for one in (reply.retrieval_time, reply.generation_time, reply.total_time)
+    )
+    assert retrieval
+    assert generation
+    assert total >= retrieval + generation
+
+
+async def test_a_stream_has_the_results_first_and_the_whole_answer_last(answering: Platform) -> None:
+    gateway = answering["gateway"]
+    stub = answer_pb2_grpc.AnswerServiceStub(gateway.channel)
+    request = pb.StreamAnswerRequest(answer=pb.AnswerRequest(search=search_pb2.SearchRequest(query=QUESTION)))
+    events = [event async for event in gateway.stream(stub.StreamAnswer, request, deadline=soon())]
+    assert events[0].search.results
+    assert events[-1].answer.answer.citations
+    assert events[-1].answer.search.results == events[0].search.results
+
+
+async def test_where_nothing_is_found_nothing_is_answered(answering: Platform) -> None:
+    reply = await answer(answering, search={"filter": OF_ANOTHER_YEAR})
+    assert not reply.search.results
+    assert (reply.answer.in_sources, reply.answer.method) == (False, answer_pb2.ANSWER_METHOD_UNSPECIFIED)
+    assert reason_report(reply).reason == "NO_PASSAGES"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"query": ""}, "search.query"),
+    ({"passage_count": 21}, "passage_count"),
+    ({"passage_count": 0}, "passage_count"),
+    ({"sub_question_count": 3}, "sub_question_count"),
+    ({"reason_policy": 9}, "reason_policy"),
+    ({"search": {"page_token": "x"}}, "search.page_token"),
+    ({"search": {"limit": 101}}, "limit"),
+    ({"answer_schema": "{"}, "answer_schema"),
+    ({"answer_schema": '{"type": "object", "properties": {"a": {"$ref": "x"}}}'}, "answer_schema.properties.a.$ref"),
+    ({"bounds": answer_pb2.AnswerBounds(max_token_count=0)}, "bounds.max_token_count"),
+]
+
+
+async def test_bad_input_is_named(answering: Platform) -> None:
+    for request, field in BAD:
+        with pytest.raises(InvalidArgument) as refused:
+            await answer(answering, **request)
+        assert refused.value.field == field
+
+
+async def test_without_a_reasoner_the_results_are_there_unless_it_is_required(platform: Platform) -> None:
+    await index(platform, *DOCUMENTS)
+    reply = await answer(platform)
+    assert len(reply.search.results) == len(DOCUMENTS)
+    report = reason_report(reply)
+    assert (report.outcome, report.reason) == (search_pb2.STAGE_OUTCOME_FAILED, "UNAVAILABLE")
+    assert reply.answer.method == answer_pb2.ANSWER_METHOD_UNSPECIFIED
+    with pytest.raises(Unavailable):
+        await answer(platform, reason_policy=search_pb2.STAGE_POLICY_REQUIRED)
