@@ -11,7 +11,7 @@ from sluice.type.v1 import answer_pb2
 
 
 class Method(Enum):
-    """What made an answer."""
+    """Origin of an answer."""
 
     LLM = answer_pb2.ANSWER_METHOD_LLM
     EXTRACTIVE = answer_pb2.ANSWER_METHOD_EXTRACTIVE
@@ -39,7 +39,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an answer may take; None is bounded by the settings alone."""
+    """Most that an answer may take; None is bounded by the settings alone."""
 
     seconds: float | None = None
     """Time of the model."""
@@ -76,7 +76,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a model took."""
+    """Tokens that a model took, and their price."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -26,7 +26,7 @@ CLOSED = {
         "precision",
     ),
     *("device", "collection", "version", "model", "feature", "arm", "kind", "judgement", "side"),
-    *("guardrail", "decision", "actor", "cause", "quota", "scope"),
+    *("guardrail", "decision", "actor", "cause", "method", "part", "quota", "scope"),
 }
 
 

@@ -115,7 +115,7 @@ class Answered:
 
     @property
     def method(self) -> str:
-        """What made the answer, as in "llm"; "none" where there is none."""
+        """Name of the method, as in "llm"; "none" where there is no answer."""
         method = answer_pb2.AnswerMethod.Name(self.written.method).removeprefix("ANSWER_METHOD_").lower()
         return method if self.written.method else "none"
 
