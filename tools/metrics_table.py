@@ -17,6 +17,7 @@ from deploy.stages import STAGES
 from services.chassis import metrics as chassis
 from services.chassis import stderr
 from services.chassis.admission import concurrency, memory
+from services.chassis.audit import trail
 from services.inference import metrics as inference
 from tools.sections import ROOT, write
 
@@ -35,7 +36,7 @@ class Series:
 def declared() -> dict[str, list[Series]]:
     """Return all series by the stages that have them."""
     return {
-        "Every stage": [*_series(chassis), *_series(memory), *_series(stderr)],
+        "Every stage": [*_series(chassis), *_series(memory), *_series(stderr), *_series(trail)],
         "Stages that shed load": _series(concurrency),
         "Model stages": _series(inference),
         **{spec.name.capitalize(): _series(import_module(f"services.{spec.name}.metrics")) for spec in STAGES},

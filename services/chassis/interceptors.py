@@ -30,10 +30,11 @@ from google.protobuf.message import DecodeError, Message
 
 from services.chassis import logs, status, tracing
 from services.chassis.access.gate import Gate
-from services.chassis.access.identity import Caller, caller_of, set_caller
+from services.chassis.access.identity import NOBODY, Caller, caller_of, set_caller
 from services.chassis.admission.callers import fair_name, machine_of
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
+from services.chassis.audit.calls import Audit, AuditedCall, AuditedMethod
 from services.chassis.errors import Blame, Cancelled, DeadlineExceeded, Internal, InvalidArgument, SluiceError, kind_of
 from services.chassis.metrics import MethodMetrics, ServerMetrics
 from services.chassis.validation import undecodable
@@ -89,9 +90,13 @@ class Admission:
 
 
 class StageInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the calls of our own services. `gate` tells who calls, and refuses; `admission` bounds what calls take."""
+    """Wraps the calls of our own services.
 
-    def __init__(self, metrics: ServerMetrics, gate: Gate, admission: Admission) -> None:
+    `gate` tells who calls, and refuses; `admission` bounds what calls take; `audit`, if given, writes it down.
+    """
+
+    def __init__(self, metrics: ServerMetrics, gate: Gate, admission: Admission, audit: Audit | None = None) -> None:
+        self._audit = audit
         self._metrics = metrics
         self._gate = gate
         self._admission = admission
@@ -113,14 +118,14 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         service, _, name = method.strip("/").partition("/")
         streams = handler.response_streaming
         admission = self._admission
-        around = _around(
-            method, self._metrics.method(service, name), self._gate, timed=not streams, edge=admission.edge
-        )
-        # The limit learns from the length of calls, and a stream has none that means anything.
-        limit = None if streams else admission.limit
         # The generated deserializer is `XRequest.FromString`: a method bound to the message type.
         request_type: type[Message] = cast(Any, handler.request_deserializer).__self__
-        requested = _requested(request_type, admission, limit, bulk=name in admission.bulk_methods)
+        audited = self._audit.method(method.strip("/"), request_type) if self._audit else None
+        counted = self._metrics.method(service, name)
+        around = _around(method, counted, self._gate, audited, timed=not streams, edge=admission.edge)
+        # The limit learns from the length of calls, and a stream has none that means anything.
+        limit = None if streams else admission.limit
+        requested = _requested(request_type, admission, limit, audited, bulk=name in admission.bulk_methods)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         # Of a call that takes a stream of requests, gRPC leaves the reading to us: before that we can refuse it.
         if streams:
@@ -165,7 +170,12 @@ def _wrap_stream(handle: Stream, around: Around, requested: Requested) -> Call:
 
 
 def _requested(
-    request_type: type[Message], admission: Admission, limit: ConcurrencyLimit | None, *, bulk: bool
+    request_type: type[Message],
+    admission: Admission,
+    limit: ConcurrencyLimit | None,
+    audited: AuditedMethod | None,
+    *,
+    bulk: bool,
 ) -> Requested:
     """Admit, read and decode the request of a call, in this order: what is refused costs the least."""
     budget, quotas = admission.budget, admission.quotas
@@ -191,19 +201,24 @@ def _requested(
                 await stack.enter_async_context(
                     limit.admitted(bulk=bulk, seconds_left=context.time_remaining(), caller=caller.get())
                 )
-            yield _decoded(request_type, held.pop())
+            yield _decoded(request_type, held.pop(), audited)
 
     return requested
 
 
-def _decoded(request_type: type[Message], raw: bytes) -> Message:
+def _decoded(request_type: type[Message], raw: bytes, audited: AuditedMethod | None) -> Message:
     try:
-        return request_type.FromString(raw)
+        request = request_type.FromString(raw)
     except DecodeError:
         raise undecodable(request_type, raw) from None
+    if audited is not None:
+        audited.see(request)
+    return request
 
 
-def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool, edge: bool) -> Around:
+def _around(
+    method: str, counted: MethodMetrics, gate: Gate, audited: AuditedMethod | None, *, timed: bool, edge: bool
+) -> Around:
     """The context of each call of a method. `timed` is False where the length of a call has no meaning."""
     path = method.strip("/")
 
@@ -216,13 +231,18 @@ def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool, edg
         caller.set(machine_of(context.peer()))
         structlog.contextvars.bind_contextvars(request_id=identity)
         counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
-        code, reason = grpc.StatusCode.CANCELLED, ""
+        code, reason, who = grpc.StatusCode.CANCELLED, "", NOBODY
+        entry = audited.begin() if audited is not None else None
         with tracing.server_span(path, metadata, identity) as span:
             try:
                 who = gate.identify(context.auth_context(), metadata)
                 set_caller(who)
                 caller.set(fair_name(who, _plain(metadata, CALLER), context.peer(), edge=edge))
+                if audited is not None:
+                    audited.check()
                 yield
+                if audited is not None and entry is not None:
+                    await audited.done(entry, AuditedCall(who, caller.get(), context.peer(), identity))
                 code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:
                 if isinstance(fault, asyncio.CancelledError) and _cancelled_from_outside():
@@ -239,6 +259,8 @@ def _around(method: str, counted: MethodMetrics, gate: Gate, *, timed: bool, edg
                 seconds = time.perf_counter() - started
                 counted.ended(code.name, seconds if timed else None)
                 tracing.end_with_code(span, code.name)
+                if audited is not None and entry is not None:
+                    audited.ended(entry, AuditedCall(who, caller.get(), context.peer(), identity), code.name, reason)
                 _log.info("call", method=method, code=code.name, reason=reason, ms=round(seconds * 1000, 2))
 
     return around

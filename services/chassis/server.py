@@ -26,6 +26,9 @@ from services.chassis import UNREADABLE, health, logs, metrics, stderr, tls, tra
 from services.chassis.access.gate import Gate
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
+from services.chassis.audit.calls import Audit
+from services.chassis.audit.chain import Chain
+from services.chassis.audit.trail import AuditTrail
 from services.chassis.errors import StartupError
 from services.chassis.interceptors import Admission, Quotas, StageInterceptor
 from services.chassis.metrics import ServerMetrics, process_metrics
@@ -156,9 +159,11 @@ async def serving(
     series = counted or process_metrics()
     series.certificate_expiry.set(tls.expiry(settings))
     budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
+    name = stage.service.full_name.split(".")[1]
+    trail = _audit_trail(name, settings)
     admission = Admission(budget, stage.limit, stage.bulk_methods, stage.quotas, stage.edge)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(series, Gate(), admission)],
+        interceptors=[StageInterceptor(series, Gate(), admission, Audit(trail, name) if trail else None)],
         options=_options(settings),
     )
     stage.register(server)
@@ -177,6 +182,16 @@ async def serving(
             await asyncio.sleep(settings.drain_seconds)
             stage.end_streams()
             await server.stop(settings.shutdown_grace_seconds)
+            if trail:
+                await asyncio.to_thread(trail.close)
+
+
+def _audit_trail(stage: str, settings: StageSettings) -> AuditTrail | None:
+    """Open the audit log of a stage, if it has one."""
+    if settings.audit_dir is None:
+        return None
+    chain = Chain(settings.audit_key.get_secret_value().encode()) if settings.audit_chain else None
+    return AuditTrail(settings.audit_dir / f"{stage}.jsonl", chain=chain, required=settings.audit_required)
 
 
 @asynccontextmanager

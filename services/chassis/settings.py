@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -70,6 +70,28 @@ class StageSettings(BaseSettings):
     grpc_tls_key: OptionalFile = Field(None, description="PEM file with the certificate's private key.")
     grpc_tls_authority: OptionalFile = Field(
         None, description="PEM file with the authority of the certificates of callers and of called stages."
+    )
+    audit_dir: OptionalFolder = Field(
+        None,
+        description="Folder for the audit log, `STAGE.jsonl`: calls that change something, and refusals "
+        "(docs/limits.md); empty writes none.",
+    )
+    audit_required: bool = Field(
+        False,
+        description="True if nothing may be changed while the audit log cannot be written, and no change is answered "
+        "before its line is; else lines that find no room in its queue are lost, and counted.",
+    )
+    audit_searches: bool = Field(
+        False, description="True if searches get a line, with a hash of the query and the ids that were returned."
+    )
+    audit_chain: bool = Field(
+        False, description="True if each line carries a digest of those before, for `sluice audit verify`."
+    )
+    audit_key: SecretStr = Field(
+        SecretStr(""),
+        max_length=64,
+        description="Key of these digests and hashes. Without one, whoever can write the log can make others, and a "
+        "guessed query can be tested against its hash.",
     )
     health_port: int = Field(
         0,

@@ -1,13 +1,16 @@
-"""Lines of the audit log for calls: each that may change something, each refusal, and searches where that is asked for."""
+"""Lines of the audit log: calls that may change something, refusals, and searches where that is asked for."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from services.chassis.access.identity import Caller
+from services.chassis.admission.callers import machine_of
 from services.chassis.audit import entry
 from services.chassis.audit.entry import Entry
 from services.chassis.audit.methods import changes, object_reader
@@ -15,6 +18,29 @@ from services.chassis.audit.trail import AuditTrail, Record
 
 _REFUSALS = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
 _REFUSED = {"QUOTA_EXCEEDED", "AUDIT_UNAVAILABLE"}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedCall:
+    """One call, as its connection and its metadata tell it."""
+
+    caller: Caller
+    works_for: str
+    """Name of the caller that it is made for."""
+    peer: str
+    request_id: str
+
+
+class Audit:
+    """The audit log of a stage's server."""
+
+    def __init__(self, trail: AuditTrail, stage: str) -> None:
+        self._trail = trail
+        self._stage = stage
+
+    def method(self, method: str, request_type: type[Message]) -> AuditedMethod:
+        """The calls of one RPC, named by its path."""
+        return AuditedMethod(self._trail, self._stage, method, request_type)
 
 
 class AuditedMethod:
@@ -26,7 +52,7 @@ class AuditedMethod:
         self._method = method
         self._changes = changes(method.rpartition("/")[2])
         self._waits = self._changes and trail.required
-        self._object = object_reader(request_type.DESCRIPTOR)
+        self._object = object_reader(cast(Descriptor, request_type.DESCRIPTOR))
 
     def begin(self) -> Entry:
         """Make the entry of a call."""
@@ -37,21 +63,23 @@ class AuditedMethod:
         if self._waits:
             self._trail.check()
 
-    def see(self, made: Entry, request: Message) -> None:
-        """Note the things that a request names."""
+    def see(self, request: Message) -> None:
+        """Note the things that the request of the current call names."""
         if self._changes:
-            made.object = self._object(request)
+            entry.note_object(self._object(request))
 
-    async def done(self, made: Entry, call: AuditedCall) -> bool:
-        """Write the line of a call that has succeeded and wait for it, if that is required; True if it was."""
+    async def done(self, made: Entry, call: AuditedCall) -> None:
+        """Write the line of a call that has succeeded and wait for it, if that is required."""
         if self._waits:
+            made.written = True
             await self._trail.write(self._record(made, call, "OK", ""))
-        return self._waits
 
     def ended(self, made: Entry, call: AuditedCall, code: str, reason: str) -> None:
         """Queue the line of a call, if it gets one."""
+        if made.written:
+            return
         if code in _REFUSALS or reason in _REFUSED:
-            kind = (call.caller.identity or call.machine, self._method, code, reason)
+            kind = (call.caller.identity or machine_of(call.peer), self._method, code, reason)
             self._trail.add_refusal(kind, self._record(made, call, code, reason))
         elif self._changes or made.asked:
             self._trail.add(self._record(made, call, code, reason), change=self._changes)

@@ -17,6 +17,7 @@ class Entry:
     """More, as the policy that decided."""
     asked: bool = False
     """True if the call is written whatever it was and however it ended."""
+    written: bool = False
 
 
 _entry: ContextVar[Entry | None] = ContextVar("audit_entry", default=None)
@@ -27,6 +28,12 @@ def begin() -> Entry:
     entry = Entry()
     _entry.set(entry)
     return entry
+
+
+def note_object(object_: dict[str, Any]) -> None:
+    """Say what the current call is about."""
+    if (entry := _entry.get()) is not None:
+        entry.object = object_
 
 
 def note(**facts: Any) -> None:

@@ -142,7 +142,8 @@ class AuditTrail:
             self._closing = True
             self._changed.notify()
         self._thread.join(LAST_SECONDS)
-        if self._thread.is_alive():
+        if self._queue:
+            lines_dropped.inc(len(self._queue))
             _log.error("lines of the audit log are lost", lines=len(self._queue))
 
     def _put(self, queued: _Queued, *, change: bool) -> None:

@@ -78,6 +78,7 @@ class AnswerServicer(answer_pb2_grpc.AnswerServiceServicer):
                         yield pb.StreamAnswerResponse(text_delta=part)
                         continue
                     observed.reasoned(part.idle_stages)
+                    self._searches.audit(search.question, part.results)
                     total = time.monotonic() - started
                     counted.answered(part.method, [*found.reports, part.report], part.seconds | {"total": total})
                     yield pb.StreamAnswerResponse(answer=_reply(search, found, part, total))

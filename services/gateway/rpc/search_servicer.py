@@ -62,6 +62,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         between = time.monotonic()
         second = await self._searches.pipeline.search(questions[1], deadline=deadline)
         ended = time.monotonic()
+        self._searches.audit(questions[0], first.results, second.results)
         ranking, other = ([result.passage.id for result in answer.results] for answer in (first, second))
         return pb.CompareSearchResponse(
             standard=response(questions[0], first, standard),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.chassis import tracing
@@ -17,7 +18,8 @@ from services.gateway.rollout.table import Decision
 from services.gateway.search import paging
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.search.query_log import QueryLog
-from services.gateway.search.stages import Answer, Course, Question
+from services.gateway.search.search_audit import SearchAudit
+from services.gateway.search.stages import Answer, Course, Question, Result
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 
@@ -52,6 +54,7 @@ class UserSearches:
         self._settings = settings
         self._shadow = shadow
         self._metrics = metrics
+        self._audit = SearchAudit(on=settings.audit_searches, key=settings.audit_key.get_secret_value())
         self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
 
     def decided(self, request: pb.SearchRequest) -> UserSearch:
@@ -75,7 +78,13 @@ class UserSearches:
             answer = await self.pipeline.search(search.question, deadline=deadline)
             counted.answered(answer)
             observed.answered(answer, quality=quality_of(answer.results))
+        self.audit(search.question, answer.results)
         return answer
+
+    def audit(self, question: Question, *results: Sequence[Result]) -> None:
+        """Have the audit log say which passages are returned, if the settings ask for it."""
+        ids = (result.passage.id for some in results for result in some)
+        self._audit.note(question.collection, question.query, dict.fromkeys(ids))
 
     def offer_shadow(self, search: UserSearch, answer: Answer, seconds: float) -> None:
         """Start a shadow by chance, when the reply is made."""
