@@ -13,7 +13,8 @@ from drills.k8s.manifests import Rendering
 from drills.k8s.rendering import Combination
 
 # Has a resource of every kind.
-WHOLE = Combination("staging", ("index", "monitoring", "mtls"))
+WHOLE = Combination("staging", ("index", "monitoring", "qdrant-tls", "mtls"))
+QDRANT_IN_CLEAR = Combination("staging", ("mtls",))
 WITH_KEDA = Combination("staging", ("keda",))
 
 
@@ -125,5 +126,27 @@ BROKEN = (
         "PodDisruptionBudget",
         "gateway",
         lambda m: m["spec"].update(maxUnavailable=0),
+    ),
+    Broken("a Qdrant in clear beside mTLS", QDRANT_IN_CLEAR, "plain ports", "StatefulSet", "qdrant", lambda m: None),
+    Broken(
+        "metrics that are asked for in clear",
+        WHOLE,
+        "plain ports",
+        "ServiceMonitor",
+        "sluice",
+        lambda m: m["spec"]["endpoints"][0].pop("scheme"),
+    ),
+    Broken(
+        "a job that calls the gateway in clear",
+        WHOLE,
+        "plain ports",
+        "Job",
+        "index",
+        lambda m: (
+            m["spec"]["template"]["spec"]["containers"][0]["env"].clear()
+            or m["spec"]["template"]["spec"]["containers"][0]["env"].append(
+                {"name": "SLUICE_GATEWAY", "value": "dns:///gateway:50051"}
+            )
+        ),
     ),
 )

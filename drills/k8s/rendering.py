@@ -31,6 +31,8 @@ COMPONENTS = (
 )
 # Takes the Qdrant of our own away, and so does not go with these.
 ALONE = ("qdrant-external",)
+# Goes with these alone: in clear, Qdrant would be left out.
+_NEEDS = {"mtls": ("qdrant-tls",)}
 _OWN_QDRANT = ("qdrant-cluster", "qdrant-tls")
 _RENDER_SECONDS = 300
 
@@ -56,10 +58,10 @@ def overlays() -> list[str]:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every overlay alone, with each component, and with all of them, over both kinds of Qdrant."""
+    """Yield every overlay alone, with each component and what it needs, and with all, over both kinds of Qdrant."""
     for overlay in overlays():
         yield Combination(overlay)
-        yield from (Combination(overlay, (component,)) for component in COMPONENTS + ALONE)
+        yield from (Combination(overlay, (*_NEEDS.get(one, ()), one)) for one in COMPONENTS + ALONE)
         yield Combination(overlay, COMPONENTS)
         yield Combination(overlay, ALONE + tuple(name for name in COMPONENTS if name not in _OWN_QDRANT))
 

@@ -7,9 +7,11 @@ costs more than counting does. A number that only a scrape needs is read by the 
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 
 from prometheus_client import (
     REGISTRY,
@@ -24,6 +26,7 @@ from prometheus_client import (
 from services import __version__
 from services.chassis import tracing
 from services.chassis.errors import StartupError
+from services.chassis.settings import StageSettings
 from services.chassis.tracing import Fate
 
 # Seconds, from a cache hit to a deadline.
@@ -139,14 +142,16 @@ def process_metrics() -> ServerMetrics:
 
 
 @contextmanager
-def exposed(stage: str, host: str, port: int) -> Iterator[None]:
-    """Serve `/metrics` while the block runs; port 0 serves nothing."""
+def exposed(stage: str, settings: StageSettings) -> Iterator[None]:
+    """Serve `/metrics` while the block runs; METRICS_PORT 0 serves nothing."""
+    host, port = settings.grpc_host, settings.metrics_port
     process_metrics().build_info.labels(stage, __version__).set(1)
     if port == 0:
         yield
         return
+    secured = _secured(settings)
     try:
-        server, thread = start_http_server(port, addr=host.strip("[]"))
+        server, thread = start_http_server(port, addr=host.strip("[]"), **secured)
     except OSError as error:
         is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise StartupError(
@@ -155,9 +160,50 @@ def exposed(stage: str, host: str, port: int) -> Iterator[None]:
             if is_taken
             else "Set GRPC_HOST to an address of this machine, as 0.0.0.0 for all.",
         ) from error
+    if secured:
+        _renew(server.socket, settings)
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _secured(settings: StageSettings) -> dict[str, Any]:
+    """Return the options of a server that speaks TLS, to those who show a certificate; none where it is off."""
+    if not settings.metrics_tls:
+        return {}
+    try:
+        _context(settings)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartupError(
+            f"METRICS_TLS: the certificate cannot be used: {error}",
+            remedy="Check that the GRPC_TLS_ files are there, are PEM, and belong together.",
+        ) from error
+    return {
+        "certfile": str(settings.grpc_tls_certificate),
+        "keyfile": str(settings.grpc_tls_key),
+        "client_cafile": str(settings.grpc_tls_authority),
+        "client_auth_required": True,
+    }
+
+
+def _context(settings: StageSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(str(settings.grpc_tls_certificate), str(settings.grpc_tls_key))
+    context.load_verify_locations(str(settings.grpc_tls_authority))
+    return context
+
+
+def _renew(listening: Any, settings: StageSettings) -> None:
+    """Let each handshake read the files again, in the thread of its connection and not in that which accepts."""
+    listening.do_handshake_on_connect = False
+
+    def follow(connection: ssl.SSLObject, _name: str | None, _context_of_the_start: ssl.SSLContext) -> None:
+        # Between two writes the files may not belong together: those of the start serve meanwhile.
+        with suppress(OSError):
+            connection.context = _context(settings)
+
+    listening.context.sni_callback = follow

@@ -127,7 +127,7 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
     for signal_number in _SIGNALS:
         signal.signal(signal_number, _end_the_start)
     with (
-        metrics.exposed(name, settings.grpc_host, settings.metrics_port),
+        metrics.exposed(name, settings),
         tracing.exporting(name, settings, process_metrics().count_spans),
     ):
         async with compose(settings) as stage, serving(stage, settings) as server:

@@ -34,6 +34,11 @@ class StageSettings(BaseSettings):
     metrics_port: int = Field(
         9103, ge=0, le=65535, description="Port of the Prometheus endpoint (`/metrics`); 0 turns it off."
     )
+    metrics_tls: bool = Field(
+        False,
+        description="Serve metrics by TLS alone, with `GRPC_TLS_CERTIFICATE`, to those who show a certificate of "
+        "`GRPC_TLS_AUTHORITY`.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field(
         "json", description="`json`, one object a line, or `console`, to be read on a terminal."
@@ -101,8 +106,17 @@ class StageSettings(BaseSettings):
         "certificate; 0 starts none.",
     )
     otel_exporter_otlp_endpoint: str = Field(
-        "", description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`; empty turns tracing off."
+        "",
+        description="OTLP/gRPC endpoint for traces, as `http://jaeger:4317`, or by TLS `https://jaeger:4317`; empty "
+        "turns tracing off.",
     )
+    otel_exporter_otlp_certificate: OptionalFile = Field(
+        None, description="PEM file with the authority of that endpoint; by default those that gRPC brings along."
+    )
+    otel_exporter_otlp_client_certificate: OptionalFile = Field(
+        None, description="PEM file with the certificate that is shown to that endpoint."
+    )
+    otel_exporter_otlp_client_key: OptionalFile = Field(None, description="PEM file with that certificate's key.")
     otel_traces_sampler: Literal[
         "always_on",
         "always_off",
@@ -124,6 +138,10 @@ class StageSettings(BaseSettings):
         missing = [name.upper() for name in parts if getattr(self, name) is None]
         if 0 < len(missing) < len(parts):
             raise ValueError(f"{' and '.join(missing)} missing: TLS needs all three, or none of them")
+        if self.metrics_tls and missing:
+            raise ValueError("METRICS_TLS needs GRPC_TLS_CERTIFICATE, GRPC_TLS_KEY and GRPC_TLS_AUTHORITY")
+        if (self.otel_exporter_otlp_client_key is None) != (self.otel_exporter_otlp_client_certificate is None):
+            raise ValueError("OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE go together")
         return self
 
 

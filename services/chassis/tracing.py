@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
-from grpc import Compression
+from grpc import ChannelCredentials, Compression, ssl_channel_credentials
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -68,7 +68,7 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
         return
     # It logs every failed export; `_Export` logs the first.
     logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
-    processor = BoundedProcessor(_exporter(settings.otel_exporter_otlp_endpoint), count)
+    processor = BoundedProcessor(_exporter(settings), count)
     with recording(stage, processor, sampler_of(settings)):
         try:
             yield
@@ -76,13 +76,17 @@ def exporting(stage: str, settings: StageSettings, count: Count) -> Iterator[Non
             processor.shutdown()
 
 
-def _exporter(endpoint: str) -> SpanExporter:
-    """Return an exporter to this endpoint. Raise StartupError if a variable of OpenTelemetry cannot be read."""
+def _exporter(settings: StageSettings) -> SpanExporter:
+    """Return an exporter to the endpoint. Raise StartupError if a variable of OpenTelemetry or a file is unreadable."""
+    endpoint = settings.otel_exporter_otlp_endpoint
     compression = next(filter(None, map(os.environ.get, _COMPRESSION_VARIABLES)), "")
+    secure = endpoint.lower().startswith("https://")
+    credentials = _credentials(settings) if secure else None
     try:
         return OTLPSpanExporter(
             endpoint=endpoint,
-            insecure=True,
+            insecure=not secure,
+            credentials=credentials,
             timeout=EXPORT_SECONDS,
             # OpenTelemetry defines `none`, but its exporter does not know it.
             compression=Compression.NoCompression if compression.strip().lower() == "none" else None,
@@ -94,6 +98,21 @@ def _exporter(endpoint: str) -> SpanExporter:
         raise StartupError(
             f"the exporter of traces cannot be set up: {error}",
             remedy=f"Correct or unset the variable of OpenTelemetry that is meant, of {', '.join(given)}.",
+        ) from error
+
+
+def _credentials(settings: StageSettings) -> ChannelCredentials:
+    files = {
+        "root_certificates": settings.otel_exporter_otlp_certificate,
+        "private_key": settings.otel_exporter_otlp_client_key,
+        "certificate_chain": settings.otel_exporter_otlp_client_certificate,
+    }
+    try:
+        return ssl_channel_credentials(**{name: file.read_bytes() for name, file in files.items() if file})
+    except OSError as error:
+        raise StartupError(
+            f"{error.filename} cannot be read: {error.strerror}",
+            remedy="Let OTEL_EXPORTER_OTLP_CERTIFICATE and those of the client name PEM files, or unset them.",
         ) from error
 
 

@@ -39,7 +39,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         clock=time.time,
     )
     replica = LeaderElection(
-        open_database(settings.rollout_database_url.get_secret_value()),
+        open_database(settings.rollout_database_url.get_secret_value(), settings.rollout_database_ca_file),
         control,
         metrics,
         tick_seconds=settings.rollout_decision_seconds,

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.chassis.settings import StageSettings
+from services.chassis.settings import OptionalFile, StageSettings
 
 
 class RolloutSettings(StageSettings):
@@ -17,6 +17,11 @@ class RolloutSettings(StageSettings):
         SecretStr("sqlite:///data/rollout.db"),
         description="Where features, ramps and their history are kept: `sqlite:///FILE`, or "
         "`postgresql://USER:PASSWORD@HOST/DATABASE` where several replicas run.",
+    )
+    rollout_database_ca_file: OptionalFile = Field(
+        None,
+        description="Certificates (PEM) of those who sign PostgreSQL's: with it the connection is TLS, and the server "
+        "has to show a certificate for its host name. Without it the URL's `sslmode` counts.",
     )
     rollout_decision_seconds: float = Field(0.5, gt=0, le=60, description="How often ramps are decided upon. Seconds.")
     rollout_lease_seconds: float = Field(

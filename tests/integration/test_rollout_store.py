@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import trustme
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -32,6 +34,7 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1 import features_pb2
 from tests.postgres_server import PostgresServer
+from tests.postgres_tls import TlsFront
 
 FEATURE = Feature("rerank-v1", "faster?", "rerank-v1", Overrides(rerank=True, rerank_candidate_count=50))
 ENTRY = HistoryEntry(1.5, "rerank-v1", HistoryAction.CREATED, "ada", "why not", 0, 0, FeatureState.READY, 1)
@@ -268,3 +271,28 @@ async def test_a_standby_reads_refuses_the_rest_and_takes_over(url: str) -> None
 
 def soon() -> float:
     return time.monotonic() + 20
+
+
+def test_with_an_authority_postgresql_is_called_by_tls_alone(postgres: PostgresServer, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    ours, other = tmp_path / "ours.pem", tmp_path / "other.pem"
+    authority.cert_pem.write_to_path(ours)
+    trustme.CA().cert_pem.write_to_path(other)
+    plain = postgres.database()
+    with TlsFront(context, postgres.port) as front:
+        url = f"{plain.replace(str(postgres.port), str(front.port))}?sslmode=disable"
+        trusting = open_database(url, ours)
+        assert trusting.lead()
+        assert front.encrypted >= 1
+        trusting.close()
+        for refused in (
+            open_database(url, other),
+            open_database(url.replace("127.0.0.1", "localhost"), ours),  # the certificate is for another name
+            open_database(plain, ours),  # the server has no TLS
+        ):
+            with pytest.raises(Unavailable):
+                refused.lead()
+            refused.close()
+    with pytest.raises(StartupError, match="ROLLOUT_DATABASE_CA_FILE"):
+        open_database(url, tmp_path / "missing.pem")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drills.k8s.manifests import Found, Rendering
-from drills.k8s.policies import networks, pods, profiles, scaling
+from drills.k8s.policies import networks, pods, profiles, scaling, tls
 
 POLICIES: dict[str, Callable[[Rendering], Found]] = {
     check.__name__.replace("_", " "): check
@@ -27,6 +27,7 @@ POLICIES: dict[str, Callable[[Rendering], Found]] = {
         networks.ways_out,
         networks.addresses,
         networks.schemes,
+        tls.plain_ports,
         networks.references,
         networks.one_namespace,
         networks.secrets,

@@ -25,6 +25,7 @@ _GIVEN = {
     ("Secret", "rollout"),
     ("Secret", "backup"),
     ("ConfigMap", "qdrant-external"),
+    ("ConfigMap", "tracing-authority"),
     ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),
 }

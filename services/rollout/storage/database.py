@@ -50,8 +50,11 @@ class Database(Protocol):
         """Close all connections and give up the lead."""
 
 
-def open_database(url: str) -> Database:
-    """Open the database that a URL names. Raises StartupError with a remedy."""
+def open_database(url: str, authority: Path | None = None) -> Database:
+    """Open the database that a URL names; with an authority's certificates, PostgreSQL by TLS alone.
+
+    Raises StartupError with a remedy.
+    """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
@@ -62,11 +65,23 @@ def open_database(url: str) -> Database:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         return SqliteDatabase(Path(parsed.database))
     if parsed.get_backend_name() == "postgresql":
-        return PostgresDatabase(parsed)
+        return PostgresDatabase(parsed if authority is None else _secured(parsed, authority))
     raise StartupError(
         f"ROLLOUT_DATABASE_URL: {parsed.get_backend_name()} without a file or not known",
         remedy="Use sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE.",
     )
+
+
+def _secured(url: sa.URL, authority: Path) -> sa.URL:
+    """Return the URL by which the server has to show a certificate of that authority, for its host name."""
+    try:
+        authority.read_bytes()
+    except OSError as error:
+        raise StartupError(
+            f"ROLLOUT_DATABASE_CA_FILE: {authority} cannot be read: {error.strerror}",
+            remedy="Name a file with certificates in PEM, or unset ROLLOUT_DATABASE_CA_FILE.",
+        ) from error
+    return url.update_query_dict({"sslmode": "verify-full", "sslrootcert": str(authority)})
 
 
 class SqliteDatabase:

@@ -221,6 +221,22 @@ BREAKS = {
             {"name": "QDRANT__SERVICE__ENABLE_TLS", "value": "true"}
         ),
     ),
+    "a port in clear that is on no list": (
+        "plain ports",
+        lambda w: container(w)["ports"].append({"name": "debug", "containerPort": 9999}),
+    ),
+    "a collector that is called in clear": (
+        "plain ports",
+        lambda w: variable(w, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector.observability:4317"),
+    ),
+    "a database whose certificate nobody checks": (
+        "plain ports",
+        lambda w: container(w, "rollout")["env"][0].update(value="postgresql://sluice@database/rollout"),
+    ),
+    "Qdrant in clear beside stages with TLS": (
+        "plain ports",
+        lambda w: variable(w, "GRPC_TLS_CERTIFICATE", "/tls/tls.crt"),
+    ),
     "a secret that nobody brings": (
         "references",
         lambda w: pod(w)["volumes"].append({"name": "x", "secret": {"secretName": "x"}}),
