@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 ROOMS = {
     "search": ("sluice_cli.search.answer", "Ask a question; flags not given are left to the gateway."),
+    "answer": ("sluice_cli.search.reasoned", "Answer a question in words, with sources."),
     "similar": ("sluice_cli.search.answer", "Find what is like a document, by its vectors and its words."),
     "facets": ("sluice_cli.search.facets", "Count passages by the values of fields."),
     "compare": ("sluice_cli.search.compare", "Show two answers side by side: standard, and with more switched on."),

@@ -25,6 +25,7 @@
 """
 
 from sluice.type.v1.features_pb2 import Features
+from sluice_client.answering import AnswerOptions, AnswerReply, Bounds, Citation, Method, WrittenAnswer
 from sluice_client.answers import (
     Answer,
     Arm,
@@ -102,16 +103,16 @@ from sluice_client.versions import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EVERYBODY_PPM", "FLAGS", "Answer", "Arm", "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient",
-    "AsyncTransferClient", "BadEventCount", "Blame", "Chunk", "Chunking", "Client", "CollectionVersion", "Comparison",
-    "Condition", "Config", "CopyProgress", "Counts", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm",
-    "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag",
-    "FlagValue", "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction",
-    "HistoryEntry", "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue",
-    "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
-    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "Result", "RolloutClient",
-    "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase", "SnapshotProgress",
-    "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls", "ValueCount",
-    "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "all_of", "any_of", "copy_collection", "features",
-    "field", "flag_values", "none_of",
+    "EVERYBODY_PPM", "FLAGS", "Answer", "AnswerOptions", "AnswerReply", "Arm", "ArmReason", "ArmTotals", "AsyncClient",
+    "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame", "Bounds", "Chunk", "Chunking", "Citation",
+    "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress", "Counts", "Criteria",
+    "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus", "Features",
+    "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail",
+    "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry", "Indexed", "LatencyBucket", "Layout",
+    "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo", "NotStored", "Outcome", "Passage", "Plan",
+    "PlanStep", "Policies", "Policy", "Quantization", "QuarantinedFeature", "QueryVector", "ReindexPhase",
+    "ReindexProgress", "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot",
+    "SnapshotPhase", "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument",
+    "Switched", "Tls", "ValueCount", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "WrittenAnswer",
+    "all_of", "any_of", "copy_collection", "features", "field", "flag_values", "none_of",
 ]  # fmt: skip

@@ -21,8 +21,9 @@ from sluice.gateway.v1 import (
 )
 from sluice.type.v1.features_pb2 import Features
 from sluice_client import indexing
+from sluice_client.answering import Answering
 from sluice_client.answers import Answer, Comparison, Counts, Result, SearchOptions
-from sluice_client.channel import Caller, Tls
+from sluice_client.channel import Tls
 from sluice_client.documents import Chunking, Document, FoundDocuments, Indexed, StoredDocument
 from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
@@ -46,7 +47,7 @@ from sluice_client.versions import (
 _SNAPSHOT_SECONDS = 3600.0
 
 
-class AsyncClient(Caller):
+class AsyncClient(Answering):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -96,8 +96,12 @@ def _iterate(
         async def following() -> T | None:
             return await anext(items, None)
 
-        while (item := self._run(following())) is not None:
-            yield item
+        try:
+            while (item := self._run(following())) is not None:
+                yield item
+        finally:
+            if self._loop is not None and isinstance(items, AsyncGenerator):  # a stream ends when nobody reads on
+                self._run(items.aclose())
 
     return iterate
 
@@ -120,6 +124,8 @@ class Client(_Blocking[AsyncClient]):
 
     search = _call(AsyncClient.search)
     compare = _call(AsyncClient.compare)
+    answer = _call(AsyncClient.answer)
+    stream_answer = _iterate(AsyncClient.stream_answer)
     pages = _iterate(AsyncClient.pages)
     search_all = _iterate(AsyncClient.search_all)
     count_by_field = _call(AsyncClient.count_by_field)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
@@ -22,8 +22,12 @@ MOST_SENTENCES = 3
 # Characters of a passage that are looked at.
 _READ_CHARACTERS = 16_384
 # Share of the question's words, weighted by rarity, below which the answer is not in the passages.
-LEAST_COVERAGE = 0.1
+LEAST_COVERAGE = 0.25
+# A word that all of a few sentences have is not common for that.
+_OTHER_SENTENCES = 20
 _K1, _B = 1.2, 0.75
+# Beginning of a word that stands for its forms, in any language (McNamee, Nicholas and Mayfield, 2009).
+_STEM_CHARACTERS = 5
 # Scripts without spaces between words are read in pairs of characters.
 _WORD = regex.compile(
     r"(?P<unspaced>[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+)|[\p{L}\p{M}\p{N}_]+"
@@ -45,20 +49,20 @@ def extract(question: str, passages: Sequence[Passage]) -> Answer:
     found = [one for place, passage in enumerate(passages) for one in _sentences(place, passage)]
     asked = set(_words(question))
     rarity = _rarity(found, asked)
-    first = _scores(found, dict.fromkeys(asked, 1.0), rarity)
+    first = _scores(found, asked, rarity)
     best = max(range(len(found)), key=first.__getitem__, default=None)
     if best is None or not first[best]:
         return _nothing()
-    second = _scores(found, dict.fromkeys(asked | found[best].words.keys(), 1.0), rarity)
+    second = _scores(found, asked | found[best].words.keys(), rarity)
     chained = [one + other for one, other in zip(_standardised(first), _standardised(second), strict=True)]
     order = sorted(range(len(found)), key=lambda place: (place != best, -chained[place]))
     chosen: dict[int, _Sentence] = {}
     for place in order:
-        # Below the mean, a sentence shares little more than common words.
-        if (place == best or chained[place] > 0) and len(chosen) < MOST_SENTENCES:
+        if second[place] and len(chosen) < MOST_SENTENCES:
             chosen.setdefault(found[place].passage, found[place])
     covered = asked & {word for one in chosen.values() for word in one.words}
-    coverage = sum(map(rarity.__getitem__, covered)) / sum(map(rarity.__getitem__, asked))
+    known = _rarity(found, asked, others=_OTHER_SENTENCES)
+    coverage = sum(map(known.__getitem__, covered)) / sum(map(known.__getitem__, asked))
     if coverage < LEAST_COVERAGE:
         return _nothing()
     citations = [_citation(passages[one.passage], one) for one in chosen.values()]
@@ -87,17 +91,18 @@ def _words(text: str) -> list[str]:
         if match["unspaced"]:
             words += [word[start : start + 2] for start in range(max(1, len(word) - 1))]
         else:
-            words.append(word)
+            words.append(word[:_STEM_CHARACTERS])
     return words
 
 
-def _rarity(found: Sequence[_Sentence], asked: set[str]) -> Mapping[str, float]:
+def _rarity(found: Sequence[_Sentence], asked: set[str], *, others: int = 0) -> Mapping[str, float]:
+    """Weigh words by the sentences that have them, as if there were `others` more without any of them."""
     frequency = Counter(word for one in found for word in one.words)
-    words = asked | frequency.keys()
-    return {word: math.log(1 + (len(found) - frequency[word] + 0.5) / (frequency[word] + 0.5)) for word in words}
+    count, words = len(found) + others, asked | frequency.keys()
+    return {word: math.log(1 + (count - frequency[word] + 0.5) / (frequency[word] + 0.5)) for word in words}
 
 
-def _scores(found: Sequence[_Sentence], query: Mapping[str, float], rarity: Mapping[str, float]) -> list[float]:
+def _scores(found: Sequence[_Sentence], query: Set[str], rarity: Mapping[str, float]) -> list[float]:
     lengths = [one.words.total() for one in found]
     usual = fmean(lengths) if lengths else 1.0
     scores = []
@@ -105,8 +110,8 @@ def _scores(found: Sequence[_Sentence], query: Mapping[str, float], rarity: Mapp
         damping = _K1 * (1 - _B + _B * length / (usual or 1.0))
         scores.append(
             sum(
-                rarity[word] * weight * one.words[word] * (_K1 + 1) / (one.words[word] + damping)
-                for word, weight in query.items()
+                rarity[word] * one.words[word] * (_K1 + 1) / (one.words[word] + damping)
+                for word in query
                 if word in one.words
             )
         )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from services.chassis.errors import InvalidArgument, Unavailable
 from sluice.gateway.v1 import answer_pb2 as pb
@@ -16,11 +20,16 @@ from sluice.gateway.v1.documents_pb2 import Document
 from sluice.type.v1 import answer_pb2, stage_pb2
 from sluice.type.v1.features_pb2 import Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Value
+from sluice_cli.calls import WRONG_COMMAND_LINE
+from sluice_cli.main import app
+from sluice_client import Answer, AnswerReply, AsyncClient, Bounds, Client, Method
 from tests.contract.conftest import Platform, start
 from tests.contract.test_bad_input import index, soon
 
 DOCUMENTS = [
-    Document(id="film", title="Polish-Russian War", text="It is a film of 2009. It was directed by Xawery Zulawski."),
+    Document(
+        id="film", title="Polish-Russian War", text="The film was directed by Xawery Zulawski. It came out in 2009."
+    ),
     Document(
         id="director",
         title="Xawery Zulawski",
@@ -136,3 +145,61 @@ async def test_without_a_reasoner_the_results_are_there_unless_it_is_required(pl
     assert reply.answer.method == answer_pb2.ANSWER_METHOD_UNSPECIFIED
     with pytest.raises(Unavailable):
         await answer(platform, reason_policy=search_pb2.STAGE_POLICY_REQUIRED)
+
+
+async def sluice(platform: Platform, *arguments: str) -> Result:
+    gateway = platform["gateway"].address
+    return await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", gateway, "answer", QUESTION, *arguments])
+
+
+def printed(result: Result) -> str:
+    """What the command printed: the stages of this process log in between."""
+    return "\n".join(line for line in result.stdout.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line))
+
+
+async def test_the_command_shows_sources_as_footnotes(answering: Platform) -> None:
+    result = await sluice(answering, "--explain")
+    assert result.exit_code == 0
+    lines = printed(result).splitlines()
+    assert "directed by Xawery Zulawski" in lines[0]
+    assert any(line.startswith("[1] Polish-Russian War (film, result ") for line in lines)
+    assert "made by extractive" in printed(result)
+    assert "reason " in printed(result)
+
+
+async def test_the_command_prints_json(answering: Platform, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
+    result = await sluice(answering, "--json", "--schema", str(schema))
+    reply = json.loads(printed(result))
+    assert (reply["answer"]["text"], reply["answer"]["method"], reply["json_version"]) == ("", "extractive", 1)
+    assert reply["search"]["stages"][-1]["stage"] == "reason"
+    schema.write_text("[")
+    assert (await sluice(answering, "--schema", str(schema))).exit_code == WRONG_COMMAND_LINE
+
+
+async def test_the_command_shows_two_answers_next_to_each_other(answering: Platform) -> None:
+    shown = printed(await sluice(answering, "--side-by-side"))
+    assert "without reasoning" in shown
+    assert "with reasoning" in shown
+    compared = json.loads(printed(await sluice(answering, "--side-by-side", "--json")))
+    reasons = [compared[side]["search"]["stages"][-1]["reason"] for side in ("without", "with")]
+    assert reasons == ["FEATURE_OFF", "LLM_NOT_CONFIGURED"]
+    assert (await sluice(answering, "--side-by-side", "--with", "max_hops")).exit_code == WRONG_COMMAND_LINE
+
+
+async def test_both_clients_answer_and_stream(answering: Platform) -> None:
+    address = answering["gateway"].address
+    async with AsyncClient(address) as client:
+        reply = await client.answer(QUESTION, passage_count=2, bounds=Bounds(max_token_count=100))
+        events = [event async for event in client.stream_answer(QUESTION)]
+    assert reply.answer.citations[0].quote in reply.answer.text
+    assert isinstance(events[0], Answer)
+    assert isinstance(events[-1], AnswerReply)
+
+    def blocking() -> list[Answer | str | AnswerReply]:
+        with Client(address) as client:
+            assert client.answer(QUESTION).answer.method is Method.EXTRACTIVE
+            return list(client.stream_answer(QUESTION))
+
+    assert [type(event) for event in await asyncio.to_thread(blocking)] == [type(event) for event in events]

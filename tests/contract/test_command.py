@@ -763,7 +763,7 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("search", "compare", "index", "delete", "config", "doctor", "loadtest", "help"),
+        *("search", "answer", "compare", "index", "delete", "config", "doctor", "loadtest", "help"),
         *("reindex", "rollback", "verify", "collections", "collections create", "collections delete"),
         *("documents get", "documents list", "snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
     ],
@@ -776,7 +776,7 @@ def test_the_help_of_every_command_has_examples(command: str) -> None:
 
 
 def test_every_flag_is_an_option_with_the_bounds_of_the_proto() -> None:
-    for command in ("search", "compare", "rollout create"):
+    for command in ("search", "answer", "compare", "rollout create"):
         shown = "".join(CliRunner().invoke(app, [*command.split(), "-h"]).stdout.split())
         for flag in FLAGS.values():
             assert f"--{flag.name.replace('_', '-')}" in shown
