@@ -19,6 +19,7 @@ from services.chassis.breaker import NOT_SERVING, Breaker
 from services.chassis.errors import SluiceError
 from services.chassis.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.chassis.timing import remaining
+from services.chassis.tls import RenewedChannel
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
@@ -107,8 +108,8 @@ class StageChannel:
             # A proxy that the environment names is for the web, and not for stages.
             ("grpc.enable_http_proxy", 0),
         ]
-        self.channel = (
-            grpc.aio.secure_channel(address, credentials, options=options)
+        self.channel: grpc.aio.Channel = (
+            RenewedChannel(lambda found: grpc.aio.secure_channel(address, found, options=options), credentials)
             if credentials
             else grpc.aio.insecure_channel(address, options=options)
         )
@@ -120,6 +121,11 @@ class StageChannel:
         if self._breaker is not None:
             self._breaker.close()
         await self.channel.close()
+
+    def renew(self, credentials: grpc.ChannelCredentials) -> None:
+        """Use other credentials from the next call on, where it has some."""
+        if isinstance(self.channel, RenewedChannel):
+            self.channel.renew(credentials)
 
     async def call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT], request: Message, *, deadline: float

@@ -22,6 +22,7 @@ from contextlib import (
 )
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -31,6 +32,7 @@ from google.protobuf.message import DecodeError, Message
 from services.chassis import logs, status, tracing
 from services.chassis.access.gate import Gate
 from services.chassis.access.identity import NOBODY, Caller, caller_of, set_caller
+from services.chassis.access.rpcs import rpc_of
 from services.chassis.admission.callers import fair_name, machine_of
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
@@ -79,7 +81,8 @@ class Admission:
     """All that a request passes before it is decoded.
 
     `budget` bounds the memory of messages, and `quotas`, if given, what one caller has. `limit`, if given, makes calls
-    over it wait; `bulk_methods` wait longest. The callers of a stage at the `edge` are no stages.
+    over it wait; `bulk_methods` wait longest. The callers of a stage at the `edge` are no stages. `collection` is meant
+    where a request names none.
     """
 
     budget: MessageBudget
@@ -87,6 +90,7 @@ class Admission:
     bulk_methods: frozenset[str] = frozenset()
     quotas: Quotas | None = None
     edge: bool = False
+    collection: str = ""
 
 
 class StageInterceptor(grpc.aio.ServerInterceptor):
@@ -125,7 +129,8 @@ class StageInterceptor(grpc.aio.ServerInterceptor):
         around = _around(method, counted, self._gate, audited, timed=not streams, edge=admission.edge)
         # The limit learns from the length of calls, and a stream has none that means anything.
         limit = None if streams else admission.limit
-        requested = _requested(request_type, admission, limit, audited, bulk=name in admission.bulk_methods)
+        admit = partial(self._gate.admit, rpc_of(method), admission.collection)
+        requested = _requested(request_type, admit, admission, limit, audited, bulk=name in admission.bulk_methods)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         # Of a call that takes a stream of requests, gRPC leaves the reading to us: before that we can refuse it.
         if streams:
@@ -171,6 +176,7 @@ def _wrap_stream(handle: Stream, around: Around, requested: Requested) -> Call:
 
 def _requested(
     request_type: type[Message],
+    admit: Callable[[Message], None],
     admission: Admission,
     limit: ConcurrencyLimit | None,
     audited: AuditedMethod | None,
@@ -201,18 +207,21 @@ def _requested(
                 await stack.enter_async_context(
                     limit.admitted(bulk=bulk, seconds_left=context.time_remaining(), caller=caller.get())
                 )
-            yield _decoded(request_type, held.pop(), audited)
+            yield _decoded(request_type, held.pop(), admit, audited)
 
     return requested
 
 
-def _decoded(request_type: type[Message], raw: bytes, audited: AuditedMethod | None) -> Message:
+def _decoded(
+    request_type: type[Message], raw: bytes, admit: Callable[[Message], None], audited: AuditedMethod | None
+) -> Message:
     try:
         request = request_type.FromString(raw)
     except DecodeError:
         raise undecodable(request_type, raw) from None
     if audited is not None:
         audited.see(request)
+    admit(request)
     return request
 
 

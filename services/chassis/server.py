@@ -33,7 +33,7 @@ from services.chassis.errors import StartupError
 from services.chassis.interceptors import Admission, Quotas, StageInterceptor
 from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
-from services.chassis.timing import LONGEST_CALL_SECONDS
+from services.chassis.timing import LONGEST_CALL_SECONDS, in_background
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -60,6 +60,8 @@ class Stage:
     """Limits of each caller; None where callers are stages."""
     edge: bool = False
     """True if its callers are no stages: they are not believed for whom they call."""
+    collection: str = ""
+    """The collection that is meant where a request names none."""
     end_streams: Callable[[], None] = lambda: None
     """Ends its server streams when it stops; they would otherwise outlast the grace."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,6 +74,8 @@ class RunningServer:
 
     port: int
     """The port that it is bound to."""
+    token_port: int = 0
+    """The port for callers without a certificate; 0 for none."""
 
 
 Compose = Callable[[SettingsT], AbstractAsyncContextManager[Stage]]
@@ -123,6 +127,7 @@ def _end_the_start(_number: int, _frame: FrameType | None) -> None:
 async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> bool:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    gate = Gate.of(settings)  # before a model is loaded for minutes
     # A start may load or make a model for minutes, and holds the loop meanwhile: there a signal ends it at once.
     for signal_number in _SIGNALS:
         signal.signal(signal_number, _end_the_start)
@@ -130,14 +135,13 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
         metrics.exposed(name, settings),
         tracing.exporting(name, settings, process_metrics().count_spans),
     ):
-        async with compose(settings) as stage, serving(stage, settings) as server:
+        async with compose(settings) as stage, serving(stage, settings, gate=gate) as server:
             for signal_number in _SIGNALS:
                 loop.add_signal_handler(signal_number, stopping.set)
             _log.info("serving", host=settings.grpc_host, port=server.port, metrics_port=settings.metrics_port)
             waits = {
                 asyncio.create_task(stopping.wait()),
                 asyncio.create_task(stage.died.wait()),
-                asyncio.create_task(tls.renewed(settings)),
             }
             _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in pending:
@@ -149,21 +153,23 @@ async def _live(name: str, settings: SettingsT, compose: Compose[SettingsT]) -> 
 
 @asynccontextmanager
 async def serving(
-    stage: Stage, settings: StageSettings, counted: ServerMetrics | None = None
+    stage: Stage, settings: StageSettings, counted: ServerMetrics | None = None, gate: Gate | None = None
 ) -> AsyncIterator[RunningServer]:
     """Serve a stage while the block runs, then drain it.
 
     To drain: health says NOT_SERVING, then no new calls, then a grace for those in flight. `counted` counts its calls;
-    by default the series of the process do.
+    by default the series of the process do. `gate` is made of the settings, unless it is given.
     """
     series = counted or process_metrics()
+    if gate is None:
+        gate = await asyncio.to_thread(Gate.of, settings)
     series.certificate_expiry.set(tls.expiry(settings))
     budget = MessageBudget.of_process(settings.memory_mib, settings.max_message_mib)
     name = stage.service.full_name.split(".")[1]
     trail = _audit_trail(name, settings)
-    admission = Admission(budget, stage.limit, stage.bulk_methods, stage.quotas, stage.edge)
+    admission = Admission(budget, stage.limit, stage.bulk_methods, stage.quotas, stage.edge, stage.collection)
     server = grpc.aio.server(
-        interceptors=[StageInterceptor(series, Gate(), admission, Audit(trail, name) if trail else None)],
+        interceptors=[StageInterceptor(series, gate, admission, Audit(trail, name) if trail else None)],
         options=_options(settings),
     )
     stage.register(server)
@@ -172,12 +178,16 @@ async def serving(
     told.register(server)
     health.add_reflection(names, server)
     port = _bound(server, "GRPC_PORT", f"{settings.grpc_host}:{settings.grpc_port}", tls.server_credentials(settings))
+    token_port = 0
+    if settings.grpc_token_port:
+        address = f"{settings.grpc_host}:{settings.grpc_token_port}"
+        token_port = _bound(server, "GRPC_TOKEN_PORT", address, tls.server_credentials(settings, certificates=False))
     await told.update()
     async with _health_alone(told, settings):
         try:
-            async with told.kept():
+            async with told.kept(), in_background(gate.kept(), _expiry_shown(series, settings)):
                 await server.start()
-                yield RunningServer(port)
+                yield RunningServer(port, token_port)
         finally:
             await asyncio.sleep(settings.drain_seconds)
             stage.end_streams()
@@ -192,6 +202,11 @@ def _audit_trail(stage: str, settings: StageSettings) -> AuditTrail | None:
         return None
     chain = Chain(settings.audit_key.get_secret_value().encode()) if settings.audit_chain else None
     return AuditTrail(settings.audit_dir / f"{stage}.jsonl", chain=chain, required=settings.audit_required)
+
+
+async def _expiry_shown(series: ServerMetrics, settings: StageSettings) -> None:
+    async for _ in tls.renewals(settings):
+        series.certificate_expiry.set(tls.expiry(settings))
 
 
 @asynccontextmanager

@@ -98,6 +98,32 @@ class StageSettings(BaseSettings):
         description="Key of these digests and hashes. Without one, whoever can write the log can make others, and a "
         "guessed query can be tested against its hash.",
     )
+    grpc_token_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the same gRPC server for callers who show a token and no certificate, by TLS; 0 opens "
+        "none. Without TLS they use `GRPC_PORT`.",
+    )
+    auth: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="`on`: callers show who they are, and policies say what they may; `off`: whoever reaches the stage "
+        "may do everything; `auto`: `on` with `AUTH_CALLERS` or `AUTH_JWKS`, else `off` on this machine's own address "
+        "alone, and no start elsewhere.",
+    )
+    auth_callers: OptionalFile = Field(
+        None, description="TOML file of keys, certificates, tenants and tags (docs/access.md); read again on a change."
+    )
+    auth_policy: OptionalFile = Field(
+        None, description="File of Cedar policies; unset means the default policies. Read again on a change."
+    )
+    auth_jwks: str = Field(
+        "",
+        description="JSON Web Key Set by which bearer tokens are checked: a file, read again on a change, or an "
+        "`https://` address, fetched once a minute.",
+    )
+    auth_issuer: str = Field("", description="`iss` of the tokens that are taken.")
+    auth_audience: str = Field("", description="`aud` that tokens must have.")
     health_port: int = Field(
         0,
         ge=0,
@@ -142,6 +168,14 @@ class StageSettings(BaseSettings):
             raise ValueError("METRICS_TLS needs GRPC_TLS_CERTIFICATE, GRPC_TLS_KEY and GRPC_TLS_AUTHORITY")
         if (self.otel_exporter_otlp_client_key is None) != (self.otel_exporter_otlp_client_certificate is None):
             raise ValueError("OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE go together")
+        if self.grpc_token_port and self.grpc_tls_certificate is None:
+            raise ValueError("GRPC_TOKEN_PORT needs GRPC_TLS_CERTIFICATE; without TLS, tokens are taken on GRPC_PORT")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_whole(self) -> Self:
+        if self.auth_jwks and not (self.auth_issuer and self.auth_audience):
+            raise ValueError("AUTH_JWKS needs AUTH_ISSUER and AUTH_AUDIENCE")
         return self
 
 

@@ -27,6 +27,7 @@ from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.snapshot import SnapshotFile
 from services.gateway.rpc import collections_servicer, documents_servicer, transfer_servicer
+from services.gateway.rpc.access_servicer import AccessServicer
 from services.gateway.rpc.answer_servicer import AnswerServicer
 from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
@@ -41,6 +42,8 @@ from services.gateway.search.budgets import Budgets
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     answer_pb2,
     answer_pb2_grpc,
     collections_pb2,
@@ -110,6 +113,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         )
         collections = CollectionsServicer(embedders, clients.retriever, reindexing, verification, settings)
         transfers = TransferServicer(embedders, clients.retriever, settings)
+        access = AccessServicer(settings)
         status = StatusServicer(clients, exposure, settings)
         monitor = IndexMonitor(settings.qdrant_collection, background.retriever, background.embedders, metrics)
         await stack.enter_async_context(in_background(monitor.poll()))
@@ -122,6 +126,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             answer_pb2_grpc.add_AnswerServiceServicer_to_server(answers, server)
             documents_pb2_grpc.add_DocumentServiceServicer_to_server(documents, server)
             collections_pb2_grpc.add_CollectionServiceServicer_to_server(collections, server)
+            access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
             status_pb2_grpc.add_StatusServiceServicer_to_server(status, server)
             transfer_pb2_grpc.add_TransferServiceServicer_to_server(transfers, server)
 
@@ -132,9 +137,11 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 documents_pb2.DESCRIPTOR.services_by_name["DocumentService"],
                 collections_pb2.DESCRIPTOR.services_by_name["CollectionService"],
                 status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+                access_pb2.DESCRIPTOR.services_by_name["AccessService"],
                 transfer_pb2.DESCRIPTOR.services_by_name["TransferService"],
             ),
             register=register,
+            collection=settings.qdrant_collection,
             limit=limit,
             quotas=quotas,
             edge=True,

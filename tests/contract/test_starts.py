@@ -54,7 +54,11 @@ COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
         (COLLECTOR | {"OTEL_EXPORTER_OTLP_COMPRESSION": "zip"}, "OTEL_EXPORTER_OTLP_COMPRESSION"),
         (COLLECTOR | {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"),
         ({"PROMETHEUS_MULTIPROC_DIR": "/no/such/folder"}, "PROMETHEUS_MULTIPROC_DIR"),
-        ({"GRPC_HOST": "203.0.113.7", "METRICS_PORT": "1999"}, "Set GRPC_HOST"),
+        ({"GRPC_HOST": "203.0.113.7", "METRICS_PORT": "1999", "AUTH": "off"}, "Set GRPC_HOST"),
+        ({"GRPC_HOST": "0.0.0.0"}, "set AUTH=off"),
+        ({"AUTH": "on"}, "Name a file of callers in AUTH_CALLERS"),
+        ({"AUTH_JWKS": "keys.json"}, "AUTH_JWKS needs AUTH_ISSUER and AUTH_AUDIENCE"),
+        ({"AUTH_CALLERS": "/no/such/file"}, "AUTH_CALLERS: /no/such/file: cannot be read"),
     ],
 )
 async def test_a_variable_that_cannot_be_served_is_a_line_with_a_remedy(variables: dict[str, str], named: str) -> None:
@@ -102,9 +106,8 @@ runpy.run_module("services.expander", run_name="__main__")
 """
     port = _free_port()
     settings = {"GRPC_HOST": "[::]", "GRPC_PORT": str(port), "METRICS_PORT": str(_free_port()), "DRAIN_SECONDS": "0"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, env=os.environ | settings | {"EXPANSION_STRATEGY": "multi_query"}
-    )
+    settings |= {"EXPANSION_STRATEGY": "multi_query", "AUTH": "off"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=os.environ | settings)
     async with StageChannel(f"127.0.0.1:{port}") as channel, asyncio.timeout(60):
         while await channel.health("", deadline=time.monotonic() + 1) is not None:
             assert process.returncode is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
@@ -123,17 +125,70 @@ async def test_the_health_port_answers_probes_without_a_certificate_and_nothing_
             await ask(health_port, None)
 
 
-async def test_a_renewed_certificate_ends_the_wait_and_one_that_stays_does_not(authority: Authority) -> None:
-    pauses: list[float] = []
+def serial(certificate: bytes) -> int:
+    return x509.load_pem_x509_certificate(certificate).serial_number
 
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            authority.issue()
 
-    await asyncio.wait_for(tls.renewed(authority.settings(), pause), PATIENCE_SECONDS)
-    assert len(pauses) == 4  # three looks at the old certificate, and the pause that spreads restarts
-    assert len(set(pauses[:3])) == 1
+def shown(port: int) -> int:
+    """Serial number of the certificate that a server shows to who does not check it."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port)) as plain, context.wrap_socket(plain) as safe:
+        der = safe.getpeercert(binary_form=True)
+    assert der is not None
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+async def test_a_server_shows_a_renewed_certificate_from_the_next_connection_on(authority: Authority) -> None:
+    async with serving(echo_stage(answer), authority.settings()) as server:
+        assert await asyncio.to_thread(shown, server.port) == serial((authority.folder / "tls.crt").read_bytes())
+        authority.issue()
+        assert await asyncio.to_thread(shown, server.port) == serial((authority.folder / "tls.crt").read_bytes())
+
+
+async def test_a_certificate_without_its_key_is_not_taken_up(authority: Authority) -> None:
+    async with serving(echo_stage(answer), authority.settings()) as server:
+        before, key = await asyncio.to_thread(shown, server.port), (authority.folder / "tls.key").read_bytes()
+        authority.issue()
+        (authority.folder / "tls.key").write_bytes(key)
+        assert await asyncio.to_thread(shown, server.port) == before
+        (authority.folder / "tls.key").unlink()
+        assert await asyncio.to_thread(shown, server.port) == before
+
+
+async def test_a_channel_whose_certificate_is_renewed_shows_the_new_one_and_keeps_the_calls_under_way(
+    authority: Authority,
+) -> None:
+    settings, release = authority.settings(), asyncio.Event()
+    seen: list[int] = []
+
+    async def note(request: Any, context: Any) -> expander_pb2.ExpandQueryResponse:
+        seen.append(serial(context.auth_context()["x509_pem_cert"][0]))
+        if request.query == "wait":
+            await release.wait()
+        return expander_pb2.ExpandQueryResponse()
+
+    first = tls.channel_credentials(settings)
+    async with (
+        serving(echo_stage(note), settings) as server,
+        StageChannel(f"127.0.0.1:{server.port}", credentials=first) as channel,
+    ):
+        stub = expander_pb2_grpc.ExpanderServiceStub(channel.channel)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        waiting = asyncio.create_task(
+            channel.call(stub.ExpandQuery, expander_pb2.ExpandQueryRequest(query="wait"), deadline=deadline)
+        )
+        while not seen:
+            await asyncio.sleep(0.01)
+        before = serial((authority.folder / "tls.crt").read_bytes())
+        renewals = tls.renewals(settings, seconds=0.01)
+        found = asyncio.ensure_future(anext(renewals))
+        authority.issue()
+        channel.renew(await asyncio.wait_for(found, PATIENCE_SECONDS))
+        await channel.call(stub.ExpandQuery, REQUEST, deadline=deadline)
+        release.set()
+        assert await waiting == expander_pb2.ExpandQueryResponse()
+        assert seen == [before, serial((authority.folder / "tls.crt").read_bytes())]
 
 
 def test_a_part_of_tls_is_refused_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 from services.chassis import tls
 from services.chassis.breaker import Breaker
 from services.chassis.client import StageChannel
+from services.chassis.timing import in_background
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.rpc.reasoner_client import ReasonerClient
 from services.gateway.settings import GatewaySettings
@@ -24,10 +25,13 @@ class Channels:
         """Raise StartupError where a file of TLS cannot be read."""
         self._settings = settings
         self._metrics = metrics
+        self._renewals = tls.renewals(settings)
         self._credentials = tls.channel_credentials(settings)
+        self._opened: list[StageChannel] = []
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._open.enter_async_context(in_background(self._renew()))
         return self
 
     async def __aexit__(
@@ -45,8 +49,15 @@ class Channels:
             max_message_mib=self._settings.max_message_mib,
             credentials=self._credentials,
         )
+        self._opened.append(channel)
         self._open.push_async_exit(channel)
         return channel
+
+    async def _renew(self) -> None:
+        async for credentials in self._renewals:
+            self._credentials = credentials
+            for channel in self._opened:
+                channel.renew(credentials)
 
     def guarded(self, address: str, service: str) -> StageChannel:
         """Open a channel with a breaker, which metrics name after the stage."""

@@ -1,0 +1,178 @@
+"""Every RPC: the group of actions that policies speak of, and where its request names a collection.
+
+An RPC of these services that is not in the table is refused, and a test says so before that happens. A service that is
+not in the table is that of a new stage, which works for gateways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_GROUPS: Mapping[str, Mapping[str, str]] = {
+    # Find and read documents.
+    "read": {
+        "gateway.v1.SearchService": "Search CompareSearch CountByField",
+        "gateway.v1.AnswerService": "Answer StreamAnswer",
+        "gateway.v1.DocumentService": "GetDocuments ListDocuments",
+    },
+    # Store and delete documents.
+    "write": {"gateway.v1.DocumentService": "IndexDocuments DeleteDocuments"},
+    # See what there is; the gateway shows only what the caller may read.
+    "overview": {"gateway.v1.CollectionService": "ListCollections", "gateway.v1.StatusService": "GetConfig"},
+    # Look after collections.
+    "operate": {
+        "gateway.v1.CollectionService": "CreateCollection TuneCollection DeleteCollection ReindexCollection "
+        "VerifyCollection RollbackCollection DeleteVersion CreateSnapshot StreamCreateSnapshot ListSnapshots "
+        "RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot",
+        "gateway.v1.TransferService": "DescribeVersion ListKeys ReadRecords BeginTransfer WriteRecords "
+        "CompleteTransfer",
+    },
+    # Ask who may do what.
+    "audit": {"gateway.v1.AccessService": "CheckAccess"},
+    # See rollouts.
+    "observe": {"rollout.v1.RolloutService": "ListFeatures GetFeature ListHistory GetReport"},
+    # Command rollouts.
+    "steer": {
+        "rollout.v1.RolloutService": "CreateFeature StartRamp PromoteFeature HoldFeature SetTreatmentShare "
+        "HalveFeature RollBackFeature KillFeature RearmFeature"
+    },
+    # Take part in rollouts, as a gateway does.
+    "follow": {"rollout.v1.SnapshotService": "WatchSnapshot AcknowledgeSnapshot ReportEvidence"},
+    # Have a stage work.
+    "work": {
+        "embedder.v1.EmbedderService": "EmbedTexts EmbedTokens SplitTexts GetModel",
+        "expander.v1.ExpanderService": "ExpandQuery",
+        "reasoner.v1.ReasonerService": "Reason StreamReason",
+        "reranker.v1.RerankerService": "RerankPassages GetModel",
+        "retriever.v1.RetrieverService": "SearchPassages GetPassages CountByField DiversifyPassages HighlightTexts "
+        "CheckPassages UpsertPassages DeletePassages GetDocuments ListDocuments CreateCollection GetCollection "
+        "TuneCollection DeleteCollection ListCollections CreateVersion ComparePassages CopyPassages SamplePassages "
+        "CompleteVersion AbandonVersion SwitchCollection DeleteVersion CreateSnapshot StreamCreateSnapshot "
+        "ListSnapshots RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot DescribeVersion ListKeys ReadRecords "
+        "BeginTransfer CompleteTransfer",
+    },
+}
+# The request of the RPC names its collection here instead of in `collection`.
+_COLLECTIONS = {
+    "SearchService/CompareSearch": "search.collection",
+    "AnswerService/Answer": "search.collection",
+    "AnswerService/StreamAnswer": "answer.search.collection",
+}
+# The request names a version, as `papers-v3`.
+_VERSIONS = frozenset(
+    {
+        "CollectionService/DeleteVersion",
+        "TransferService/ListKeys",
+        "TransferService/ReadRecords",
+        "TransferService/WriteRecords",
+        "TransferService/CompleteTransfer",
+    }
+)
+# The request may name a collection, and the answer is made of what the caller may read.
+_SHOWS_WHAT_IS_READABLE = frozenset({"CollectionService/ListCollections", "StatusService/GetConfig"})
+# Stages serve the gateway, which asked for the caller's right; rollouts know no collections.
+_WITHOUT_COLLECTION = frozenset({"audit", "observe", "steer", "follow", "work"})
+_FILTERS = {
+    "SearchService/Search": "filter",
+    "SearchService/CompareSearch": "search.filter",
+    "SearchService/CountByField": "filter",
+    "AnswerService/Answer": "search.filter",
+    "AnswerService/StreamAnswer": "answer.search.filter",
+    "DocumentService/ListDocuments": "filter",
+}
+_BY_ID = frozenset(
+    {"DocumentService/GetDocuments", "DocumentService/IndexDocuments", "DocumentService/DeleteDocuments"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One RPC, as policies see it."""
+
+    action: str
+    """Service and method, as `SearchService/Search`."""
+    group: str
+    service: str
+    """Full name of its service."""
+    collection_field: str = ""
+    """Path of the field that names the collection, or a version; empty where no such field decides."""
+    names_version: bool = False
+    filter_field: str = ""
+    """Path of the field with the filter on documents; empty for none."""
+    by_id: bool = False
+    """True if it is about documents by id, for which the gateway keeps the conditions of the policy."""
+
+    @property
+    def path(self) -> str:
+        """Path of the call, as gRPC has it."""
+        return f"/{self.service}/{self.action.partition('/')[2]}"
+
+    def collection_of(self, request: Any, default: str) -> str | None:
+        """Name of the collection that a request is about; None where the RPC is about no collection."""
+        if not self.collection_field:
+            return None
+        name: str = _at(request, self.collection_field)
+        if self.names_version:
+            collection, separator, number = name.rpartition("-v")
+            return collection if separator and number.isdigit() else name
+        return name or default
+
+    def filter_of(self, request: Any) -> Any:
+        """The filter of a request, to be written to."""
+        return _at(request, self.filter_field)
+
+
+def _at(message: Any, path: str) -> Any:
+    for name in path.split("."):
+        message = getattr(message, name)
+    return message
+
+
+def _rpc(group: str, service: str, method: str) -> Rpc:
+    action = f"{service.rpartition('.')[2]}/{method}"
+    version = action in _VERSIONS
+    about = group not in _WITHOUT_COLLECTION and action not in _SHOWS_WHAT_IS_READABLE
+    field = _COLLECTIONS.get(action, "version" if version else "collection")
+    return Rpc(
+        action,
+        group,
+        f"sluice.{service}",
+        field if about else "",
+        names_version=version,
+        filter_field=_FILTERS.get(action, ""),
+        by_id=action in _BY_ID,
+    )
+
+
+RPCS: Mapping[str, Rpc] = {
+    rpc.path: rpc
+    for group, services in _GROUPS.items()
+    for service, methods in services.items()
+    for method in methods.split()
+    for rpc in [_rpc(group, service, method)]
+}
+"""Every RPC by the path of its call."""
+SERVICES = frozenset(rpc.service for rpc in RPCS.values())
+
+
+def rpcs_named(name: str) -> list[Rpc]:
+    """The RPCs that a method is the name of, as `Search`, or a service and a method, as `SearchService/Search`.
+
+    Of several, those of the gateway come first.
+    """
+    wanted = name.strip("/").rpartition(".")[2]
+    found = [rpc for rpc in RPCS.values() if wanted in (rpc.action, rpc.action.partition("/")[2])]
+    return sorted(found, key=lambda rpc: not rpc.service.startswith("sluice.gateway."))
+
+
+def rpc_of(path: str) -> Rpc | None:
+    """The RPC of a path; None for one that nobody has classified."""
+    service, _, method = path.strip("/").partition("/")
+    if service in SERVICES:
+        return RPCS.get(path)
+    return _rpc("work", service.removeprefix("sluice."), method)
+
+
+GROUPS = tuple(_GROUPS)
