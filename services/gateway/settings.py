@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, SecretStr, create_model, model_validator
 
 from services.chassis.settings import File, OptionalFile, SheddingSettings
+from services.chassis.validation import MAX_QUERY_BYTES
 from services.experiment.flags import FLAGS, Flag
 from services.gateway.quotas.book import Quota
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
@@ -96,6 +97,13 @@ class GatewaySettings(FlagSettings):
         True,
         description="True if a new collection gets token vectors, for reranking by late interaction, where the first "
         "embedder has a TOKEN_MODEL. They take about 10 KB a passage.",
+    )
+    query_max_characters: int = Field(
+        MAX_QUERY_BYTES, ge=1, le=MAX_QUERY_BYTES, description="Longest query, in characters; never over 8192 bytes."
+    )
+    query_pattern: str = Field(
+        "",
+        description="Regular expression (of the library `regex`) that a whole query has to match; empty allows all.",
     )
     dense_weight: float = Field(1.0, gt=0, le=100, description="Weight of dense searches in the fusion.")
     lexical_weight: float = Field(0.67, gt=0, le=100, description="Weight of lexical searches in the fusion.")

@@ -16,7 +16,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of
 from services.gateway.answering.answering import Answered, Answering, Wishes, search_until
 from services.gateway.metrics import GatewayMetrics, ObservedAnswer
-from services.gateway.rpc.user_searches import UserSearch, UserSearches, check_question, next_page, response
+from services.gateway.rpc.user_searches import UserSearch, UserSearches, next_page, response
 from services.gateway.search.stages import Answer, Question
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import answer_pb2 as pb
@@ -52,6 +52,7 @@ class AnswerServicer(answer_pb2_grpc.AnswerServiceServicer):
     async def _answer(self, request: pb.AnswerRequest, context: Context, path: str, *, streamed: bool) -> Parts:
         started = time.monotonic()
         deadline = deadline_of(context, self._settings.answer_deadline_seconds)
+        self._searches.check(request.search, f"{path}search.")
         wishes = _checked(request, path)
         search = self._searches.decided(request.search)
         search = replace(search, question=_reading(search.question, wishes))
@@ -86,7 +87,6 @@ class AnswerServicer(answer_pb2_grpc.AnswerServiceServicer):
 
 
 def _checked(request: pb.AnswerRequest, path: str) -> Wishes:
-    check_question(request.search, f"{path}search.")
     if not request.search.query:
         raise InvalidArgument(f"{path}search.query", "is empty; an answer in words needs a question")
     if request.search.page_token:

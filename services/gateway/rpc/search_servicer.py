@@ -13,7 +13,7 @@ from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFoun
 from services.chassis.timing import deadline_of, duration
 from services.experiment.flags import FLAGS, Overrides
 from services.gateway.rpc.retriever_client import RetrieverClient
-from services.gateway.rpc.user_searches import UserSearches, check_question, next_page, response
+from services.gateway.rpc.user_searches import UserSearches, next_page, response
 from services.gateway.search.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
@@ -34,7 +34,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._settings = settings
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        check_question(request)
+        self._searches.check(request)
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
         search = self._searches.decided(request)
         with self._searches.observed(search, deadline) as observed:
@@ -44,7 +44,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def CompareSearch(self, request: pb.CompareSearchRequest, context: Context) -> pb.CompareSearchResponse:
         search = request.search
-        check_question(search, "search.")
+        self._searches.check(search, "search.")
         if search.page_token:
             raise InvalidArgument("search.page_token", "has no meaning here; compare first pages")
         persistence = request.persistence if request.HasField("persistence") else DEFAULT_PERSISTENCE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import request_id
-from services.chassis.validation import MAX_QUERY_BYTES, check_document_id, check_text
+from services.chassis.validation import check_document_id
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
 from services.gateway.metrics import GatewayMetrics, ObservedSearch
@@ -18,6 +18,7 @@ from services.gateway.rollout.table import Decision
 from services.gateway.search import paging
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.search.query_log import QueryLog
+from services.gateway.search.query_rules import QueryRules
 from services.gateway.search.search_audit import SearchAudit
 from services.gateway.search.stages import Answer, Course, Question, Result
 from services.gateway.settings import GatewaySettings
@@ -54,8 +55,19 @@ class UserSearches:
         self._settings = settings
         self._shadow = shadow
         self._metrics = metrics
+        self._rules = QueryRules(settings.query_max_characters, settings.query_pattern)
         self._audit = SearchAudit(on=settings.audit_searches, key=settings.audit_key.get_secret_value())
         self._query_log = QueryLog(settings.log_queries, settings.log_query_key.get_secret_value())
+
+    def check(self, request: pb.SearchRequest, path: str = "") -> None:
+        """Raise InvalidArgument for a question that is none, or that breaks a rule."""
+        if request.query or not (request.like_document_id or request.HasField("vector")):
+            self._rules.check(f"{path}query", request.query)
+        if request.like_document_id:
+            check_document_id(f"{path}like_document_id", request.like_document_id)
+        size = len(request.user_id.encode())
+        if size > MAX_USER_BYTES:
+            raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")
 
     def decided(self, request: pb.SearchRequest) -> UserSearch:
         """Decide on the flags of a request, once. It has been checked."""
@@ -134,17 +146,6 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
     for result in answer.results:
         result.write(reply.results.add())
     return reply
-
-
-def check_question(request: pb.SearchRequest, path: str = "") -> None:
-    """Raise InvalidArgument for a question that is none."""
-    if request.query or not (request.like_document_id or request.HasField("vector")):
-        check_text(f"{path}query", request.query, MAX_QUERY_BYTES)
-    if request.like_document_id:
-        check_document_id(f"{path}like_document_id", request.like_document_id)
-    size = len(request.user_id.encode())
-    if size > MAX_USER_BYTES:
-        raise InvalidArgument(f"{path}user_id", f"is {size} bytes long; at most {MAX_USER_BYTES} are taken")
 
 
 def _trace(decision: Decision) -> None:
