@@ -107,7 +107,7 @@ def _print(lines: Sequence[dict[str, Any]] | deque[dict[str, Any]]) -> None:
     for line in lines:
         who = str(line.get("identity") or line.get("peer", ""))
         made_for = f" for {line['for']}" if "for" in line else ""
-        outcome = " ".join(str(line[name]) for name in ("outcome", "reason", "policy") if line.get(name))
+        outcome = " ".join(str(line[name]) for name in ("outcome", "reason") if line.get(name))
         about = " ".join(f"{name}={value}" for name, value in (line.get("object") or {}).items())
         shown.add_row(
             str(line.get("time", ""))[:23],
