@@ -32,7 +32,6 @@ def test_the_things_that_a_request_names_are_names_counts_and_the_first_ids() ->
     assert read(collections.RestoreSnapshotRequest(collection="papers", snapshot="papers-v2")) == {
         "collection": "papers",
         "snapshot": "papers-v2",
-        "shards": 0,
     }
     read = object_reader(documents.DeleteDocumentsRequest.DESCRIPTOR)
     ids = [str(number) for number in range(1000)]
