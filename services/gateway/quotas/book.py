@@ -91,7 +91,7 @@ class Rows(BaseModel):
     roles: dict[str, Row] = {}
     tenants: dict[str, Row] = {}
     anonymous: Row | None = None
-    """Where access control is off, callers are told apart by the address of their machine."""
+    """Limits of each machine while access control is off."""
 
     def of_caller(self, caller: Caller, defaults: Quota) -> Quota:
         """The limits of a caller."""

@@ -17,9 +17,8 @@ from services.gateway.rollout.shadow import Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision
 from services.gateway.search import paging
 from services.gateway.search.pipeline import Pipeline
-from services.gateway.search.query_log import QueryLog
+from services.gateway.search.query_log import QueryLog, SearchAudit
 from services.gateway.search.query_rules import QueryRules
-from services.gateway.search.search_audit import SearchAudit
 from services.gateway.search.stages import Answer, Course, Question, Result
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb

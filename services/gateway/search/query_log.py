@@ -1,11 +1,13 @@
-"""Hashes of queries for logs and traces, which tell equal queries from different ones."""
+"""Hashes of queries for logs, traces and the audit log, which tell equal queries from different ones."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 from services.chassis import logs, tracing
+from services.chassis.audit.entry import note_read
 
 _HASH_BYTES = 16
 
@@ -28,6 +30,21 @@ class QueryLog:
         logs.note(query_hash=shown)
         if (span := tracing.recorded()) is not None:
             span.set_attribute("sluice.query_hash", shown)
+
+
+class SearchAudit:
+    """Notes for the audit log: the collection of a search, a hash of its query, and the ids that were returned."""
+
+    def __init__(self, *, on: bool, key: str) -> None:
+        """Without a key, a guessed query can be tested against its hash."""
+        self._on = on
+        self._key = key.encode()
+
+    def note(self, collection: str, query: str, ids: Iterable[str]) -> None:
+        """Have a line written for the search under way, if that is asked for."""
+        if self._on:
+            facts = {"query_hash": hash_of(query, self._key)} if query else {}
+            note_read({"collection": collection}, **facts, ids=list(ids))
 
 
 def hash_of(query: str, key: bytes) -> str:
