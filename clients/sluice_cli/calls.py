@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, NoReturn, ParamSpec
 
@@ -24,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sluice_cli.remedies import remedy_of
-from sluice_client import AsyncClient, AsyncRolloutClient, Features, SluiceError, Tls, flag_values
+from sluice_client import AsyncClient, AsyncRolloutClient, Credentials, Features, SluiceError, Tls, flag_values
 
 P = ParamSpec("P")
 
@@ -91,26 +92,38 @@ class Connection:
 
     gateway: str
     timeout: float | None
-    tls: tuple[Path, Path, Path] | None = None
-    """Authority, certificate and key, as files; None without TLS."""
+    files: tuple[Path | None, Path | None, Path | None] = (None, None, None)
+    """Authority, certificate and key of TLS; plain without any of them."""
+    token_file: Path | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
     rollout: str = ""
 
     def client(self) -> AsyncClient:
         """Make a client, to be opened."""
         if self.timeout is None:
-            return AsyncClient(self.gateway, tls=self.certificates)
-        return AsyncClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, tls=self.certificates)
+            return AsyncClient(self.gateway, **self.credentials)
+        return AsyncClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, **self.credentials)
 
     @property
-    def certificates(self) -> Tls | None:
-        """The certificates to call with; None without TLS."""
-        return Tls(*self.tls) if self.tls else None
+    def credentials(self) -> Credentials:
+        """The options of a client by which a server knows it."""
+        # No option of the command line, which others on this machine can see.
+        token = partial(_token_of, self.token_file) if self.token_file else os.environ.get("SLUICE_TOKEN") or None
+        tls = Tls(*self.files) if any(self.files) else None
+        return {"tls": tls, "token": token, "metadata": dict(self.metadata)}
 
     def rollout_client(self, actor: str = "") -> AsyncRolloutClient:
         """Make a client of the rollout service; only changes need an actor."""
         if self.timeout is None:
-            return AsyncRolloutClient(self.rollout, actor=actor, tls=self.certificates)
-        return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, tls=self.certificates)
+            return AsyncRolloutClient(self.rollout, actor=actor, **self.credentials)
+        return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, **self.credentials)
+
+
+def _token_of(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{file} cannot be read: {error}", "name a file with a token in SLUICE_TOKEN_FILE") from None
 
 
 def connection_of(context: typer.Context) -> Connection:

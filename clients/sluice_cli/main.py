@@ -90,19 +90,26 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> tuple[Path, Path, Path] | None:
-    if authority and certificate and key:
-        for file in (authority, certificate, key):
-            if not file.is_file():
-                raise typer.BadParameter(f"{file} is not a file that can be read")
-        return authority, certificate, key
-    if authority or certificate or key:
-        raise typer.BadParameter("TLS needs all three: --tls-authority, --tls-certificate and --tls-key")
-    return None
+def _checked(files: tuple[Path | None, Path | None, Path | None]) -> tuple[Path | None, Path | None, Path | None]:
+    for file in filter(None, files):
+        if not file.is_file():
+            raise typer.BadParameter(f"{file} is not a file that can be read")
+    _, certificate, key = files
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--tls-certificate and --tls-key go together")
+    return files
+
+
+def _pairs(given: list[str]) -> tuple[tuple[str, str], ...]:
+    found = [pair.partition("=") for pair in given]
+    for name, separator, value in found:
+        if not separator or not name or not (name + value).isascii() or not (name + value).isprintable():
+            raise typer.BadParameter("is NAME=VALUE, in ASCII", param_hint="--metadata")
+    return tuple((name.lower(), value) for name, _, value in found)
 
 
 @app.callback()
-def connection(
+def connection(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     gateway: Annotated[
         str, typer.Option(metavar="ADDRESS", envvar="SLUICE_GATEWAY", help="Gateway to talk to, as host:port.")
@@ -113,7 +120,9 @@ def connection(
     ] = None,
     tls_authority: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", envvar="SLUICE_TLS_AUTHORITY", help="CA certificate (PEM) of the gateway."),
+        typer.Option(
+            metavar="FILE", envvar="SLUICE_TLS_AUTHORITY", help="CA certificate (PEM) of the gateway; switches TLS on."
+        ),
     ] = None,
     tls_certificate: Annotated[
         Path | None,
@@ -121,6 +130,17 @@ def connection(
     ] = None,
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="SLUICE_TLS_KEY", help="Key (PEM) of that certificate.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="SLUICE_TOKEN_FILE",
+            help="File with a key or a token, read at each call; SLUICE_TOKEN in the environment holds one itself.",
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="More metadata of each call; may be repeated.")
     ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the release and exit.")
@@ -135,7 +155,8 @@ def connection(
       sluice search "how do I roll back?"        ask
       sluice --gateway search.internal:50051 config
     """
-    context.obj = (gateway, timeout, _tls(tls_authority, tls_certificate, tls_key))
+    files = (tls_authority, tls_certificate, tls_key)
+    context.obj = (gateway, timeout, _checked(files), token_file, _pairs(metadata or []))
 
 
 @app.command("help")

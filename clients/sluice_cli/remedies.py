@@ -9,8 +9,17 @@ import grpc
 
 from sluice_client import SluiceError
 
+_ACCESS: Mapping[str | grpc.StatusCode, str] = {
+    "ACCESS_UNREADABLE": "its log says which file of access control is broken",
+    grpc.StatusCode.UNAUTHENTICATED: "put a key or a token into SLUICE_TOKEN, or name its file in SLUICE_TOKEN_FILE; "
+    "`sluice access key new` makes a key",
+    grpc.StatusCode.PERMISSION_DENIED: "an operator sees why with `sluice access check`, and docs/access.md has the "
+    "roles",
+}
+
 _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "UNREACHABLE": "start it here with `make up`, or name another with --gateway or SLUICE_GATEWAY",
+    **_ACCESS,
     "NOT_BUILDING": "the same command again goes on with what is built already",
     "BUILD_UNDER_WAY": "`sluice collections` shows it; `sluice collections --drop VERSION` gives it up",
     "VERSION_NOT_READY": "`sluice reindex` finishes it; `sluice collections` shows which versions are ready",
@@ -43,6 +52,7 @@ _ROLLOUT: Mapping[str | grpc.StatusCode, str] = {
     "UNREACHABLE": "name another with `sluice rollout --service` or SLUICE_ROLLOUT. Gateways go on without it: ramps "
     "fall back to standard when their lease ends; to kill a feature at once, write ROLLOUT_KILL=NAME into each "
     "gateway's ROLLOUT_OVERRIDES_PATH",
+    **_ACCESS,
     "FEATURE_NOT_FOUND": "`sluice rollout list` names the features",
     "FEATURE_EXISTS": "`sluice rollout show NAME` tells what it sets; a new feature needs a new name",
     "NEEDS_REARM": "find the cause with `sluice rollout report NAME`, then `sluice rollout rearm NAME`",

@@ -46,7 +46,7 @@ from sluice_client.answers import (
     StageReport,
     ValueCount,
 )
-from sluice_client.channel import Tls
+from sluice_client.channel import Credentials, Tls
 from sluice_client.client import AsyncClient
 from sluice_client.copying import AsyncTransferClient, CopyProgress, copy_collection
 from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
@@ -105,7 +105,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EVERYBODY_PPM", "FLAGS", "Answer", "AnswerOptions", "AnswerReply", "Arm", "ArmReason", "ArmTotals", "AsyncClient",
     "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame", "Bounds", "Chunk", "Chunking", "Citation",
-    "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress", "Counts", "Criteria",
+    "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress", "Counts", "Credentials",
+    "Criteria",
     "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus", "Features",
     "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail",
     "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry", "Indexed", "LatencyBucket", "Layout",

@@ -1,4 +1,4 @@
-"""A channel to a server, with mutual TLS where it asks for that; calls have deadlines and ids."""
+"""A channel to a server, with the credentials that it asks for; calls have deadlines and ids."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -26,34 +26,55 @@ _REQUEST_ID = "x-request-id"
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: the servers' authority, and the client's certificate and key."""
+    """PEM files for TLS, read when a client is opened.
 
-    authority: Path
-    certificate: Path
-    key: Path
+    Without an authority the servers' certificates are checked by the authorities that gRPC brings. A certificate and
+    its key are for servers that ask for one; both, or none of them.
+    """
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files. Raises OSError for one that cannot be read."""
-        return grpc.ssl_channel_credentials(
-            self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
+        """Read the files. Raises OSError for one that cannot be read, ValueError for a certificate without its key."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a certificate and its key go together; give both, or none of them")
+        authority, key, certificate = (
+            file.read_bytes() if file else None for file in (self.authority, self.key, self.certificate)
         )
+        return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+class Credentials(TypedDict, total=False):
+    """Options of a client by which a server knows it."""
+
+    tls: Tls | None
+    """For a server that speaks TLS."""
+    token: str | Callable[[], str] | None
+    """A key or a token, sent as `authorization: Bearer TOKEN` with every call; or a function that returns it, called
+    at each call and not to take long: for tokens that expire. Without TLS everybody on the way can read it."""
+    metadata: Mapping[str, str]
+    """More metadata of every call, by name in lower case."""
 
 
 class Caller:
     """A caller of one server, used as `async with` on one loop."""
 
-    def __init__(self, address: str, *, server: str, service: str, timeout: float, tls: Tls | None) -> None:
+    def __init__(
+        self, address: str, *, server: str, service: str, timeout: float, **credentials: Unpack[Credentials]
+    ) -> None:
         """`server` is for errors; the health of `service` is watched."""
         self.address = address
         self._server = f"{server} at {address}"
         self._service = service
         self._timeout = timeout
-        self._tls = tls
+        self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
 
     async def __aenter__(self) -> Self:
-        self._channel = _open(self.address, self._service, self._tls)
+        self._channel = _open(self.address, self._service, self._credentials.get("tls"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,6 +91,13 @@ class Caller:
         stub: StubT = self._stubs[kind]
         return stub
 
+    def _metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        given = ((_REQUEST_ID, request_id), *self._credentials.get("metadata", {}).items())
+        token = self._credentials.get("token")
+        if token is None:
+            return given
+        return (*given, ("authorization", f"Bearer {token if isinstance(token, str) else token()}"))
+
     async def _call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
@@ -82,7 +110,7 @@ class Caller:
         for attempt in count():
             try:
                 left = end - time.monotonic()
-                return await method(request, timeout=left, metadata=((_REQUEST_ID, request_id),))
+                return await method(request, timeout=left, metadata=self._metadata(request_id))
             except grpc.aio.AioRpcError as error:
                 found = error_from(error, self._server, request_id)
             pause = _pause(found, attempt)
@@ -113,7 +141,7 @@ class Caller:
     ) -> AsyncGenerator[ReplyT, None]:
         """Send a request and yield the replies; closing the generator ends the call. Raises SluiceError."""
         request_id = uuid.uuid4().hex
-        call = method(request, timeout=timeout, metadata=((_REQUEST_ID, request_id),))
+        call = method(request, timeout=timeout, metadata=self._metadata(request_id))
         try:
             async for reply in call:
                 yield reply

@@ -23,7 +23,7 @@ from sluice.type.v1.features_pb2 import Features
 from sluice_client import indexing
 from sluice_client.answering import Answering
 from sluice_client.answers import Answer, Comparison, Counts, Result, SearchOptions
-from sluice_client.channel import Tls
+from sluice_client.channel import Credentials
 from sluice_client.documents import Chunking, Document, FoundDocuments, Indexed, StoredDocument
 from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
@@ -51,8 +51,8 @@ class AsyncClient(Answering):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have
-    `index_timeout`, which grows with the text of a batch. `tls` is for a gateway that asks for certificates; opening
-    raises OSError for one of its files that cannot be read.
+    `index_timeout`, which grows with the text of a batch. A gateway may ask for `Credentials`; opening raises OSError
+    for a file of `tls` that cannot be read.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class AsyncClient(Answering):
         *,
         timeout: float = 10.0,
         index_timeout: float = 120.0,
-        tls: Tls | None = None,
+        **credentials: Unpack[Credentials],
     ) -> None:
         super().__init__(
-            address, server="the gateway", service="sluice.gateway.v1.SearchService", timeout=timeout, tls=tls
+            address, server="the gateway", service="sluice.gateway.v1.SearchService", timeout=timeout, **credentials
         )
         self._index_timeout = index_timeout
 

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 
 from sluice.gateway.v1 import transfer_pb2, transfer_pb2_grpc
 from sluice.type.v1 import passage_pb2
-from sluice_client.channel import Caller, Tls
+from sluice_client.channel import Caller, Credentials
 from sluice_client.errors import SluiceError
 from sluice_client.indexing import patiently
 from sluice_client.messages import fill
@@ -57,9 +57,9 @@ class CopyProgress:
 class AsyncTransferClient(Caller):
     """A caller of a gateway's TransferService, used as `async with AsyncTransferClient(address) as place:`."""
 
-    def __init__(self, address: str, *, timeout: float = 120.0, tls: Tls | None = None) -> None:
+    def __init__(self, address: str, *, timeout: float = 120.0, **credentials: Unpack[Credentials]) -> None:
         super().__init__(
-            address, server="the gateway", service="sluice.gateway.v1.TransferService", timeout=timeout, tls=tls
+            address, server="the gateway", service="sluice.gateway.v1.TransferService", timeout=timeout, **credentials
         )
 
     async def describe(self, collection: str) -> transfer_pb2.DescribeVersionResponse:

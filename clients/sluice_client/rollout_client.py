@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1.features_pb2 import Features
-from sluice_client.channel import Caller, ReplyT, Tls
+from sluice_client.channel import Caller, Credentials, ReplyT
 from sluice_client.errors import SluiceError
 from sluice_client.messages import fill
 from sluice_client.rollouts import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
@@ -25,20 +25,25 @@ _FIRST_PAUSE_SECONDS = 0.2
 class AsyncRolloutClient(Caller):
     """A client of a rollout service, used as `async with AsyncRolloutClient(...)`.
 
-    Every command carries an `actor` and a `reason`. A command of which the answer got lost is sent again, up to four
-    times in all, under one id, so that the service does it once. `timeout` is the deadline of each attempt in seconds;
-    `tls` is for a service that asks for certificates.
+    Every command carries an `actor` and a `reason`; where the service asks for `Credentials`, these say who acts. A
+    command of which the answer got lost is sent again, up to four times in all, under one id, so that the service does
+    it once. `timeout` is the deadline of each attempt in seconds.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:50057", *, actor: str, timeout: float = 10.0, tls: Tls | None = None
+        self,
+        address: str = "127.0.0.1:50057",
+        *,
+        actor: str,
+        timeout: float = 10.0,
+        **credentials: Unpack[Credentials],
     ) -> None:
         super().__init__(
             address,
             server="the rollout service",
             service="sluice.rollout.v1.RolloutService",
             timeout=timeout,
-            tls=tls,
+            **credentials,
         )
         self._actor = actor
 

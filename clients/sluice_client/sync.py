@@ -11,9 +11,9 @@ import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from sluice_client.channel import Caller, Tls
+from sluice_client.channel import Caller, Credentials
 from sluice_client.client import AsyncClient
 from sluice_client.rollout_client import AsyncRolloutClient
 
@@ -118,9 +118,9 @@ class Client(_Blocking[AsyncClient]):
         *,
         timeout: float = 10.0,
         index_timeout: float = 120.0,
-        tls: Tls | None = None,
+        **credentials: Unpack[Credentials],
     ) -> None:
-        super().__init__(AsyncClient(address, timeout=timeout, index_timeout=index_timeout, tls=tls))
+        super().__init__(AsyncClient(address, timeout=timeout, index_timeout=index_timeout, **credentials))
 
     search = _call(AsyncClient.search)
     compare = _call(AsyncClient.compare)
@@ -156,9 +156,14 @@ class RolloutClient(_Blocking[AsyncRolloutClient]):
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:50057", *, actor: str, timeout: float = 10.0, tls: Tls | None = None
+        self,
+        address: str = "127.0.0.1:50057",
+        *,
+        actor: str,
+        timeout: float = 10.0,
+        **credentials: Unpack[Credentials],
     ) -> None:
-        super().__init__(AsyncRolloutClient(address, actor=actor, timeout=timeout, tls=tls))
+        super().__init__(AsyncRolloutClient(address, actor=actor, timeout=timeout, **credentials))
 
     features = _call(AsyncRolloutClient.features)
     feature = _call(AsyncRolloutClient.feature)

@@ -14,12 +14,16 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from services.chassis.access.identity import caller_of
 from services.chassis.metrics import ServerMetrics
-from services.chassis.server import serving
+from services.chassis.server import Stage, serving
 from sluice.expander.v1 import expander_pb2 as pb
 from sluice.expander.v1 import expander_pb2_grpc
+from sluice.gateway.v1 import search_pb2, status_pb2, status_pb2_grpc
+from sluice_cli.main import app
+from sluice_client import AsyncClient, SluiceError
 from tests.contract.access import Doors, bearer, key_of, row
 from tests.contract.echo import echo_stage
 
@@ -141,6 +145,45 @@ async def test_a_certificate_says_who_calls_and_a_token_port_asks_for_none(doors
         async with grpc.aio.secure_channel(f"127.0.0.1:{server.token_port}", doors.credentials()) as channel:
             assert (await ask(channel))[0] is UNKNOWN
             assert (await ask(channel, bearer(key_of("gw"))))[0] is OK
+
+
+async def test_both_clients_and_the_command_show_a_token_and_more_metadata(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def config(_request: Any, context: Any) -> status_pb2.GetConfigResponse:
+        seen.append({"who": caller_of().identity, **{key: str(value) for key, value in context.invocation_metadata()}})
+        return status_pb2.GetConfigResponse()
+
+    class Status(status_pb2_grpc.StatusServiceServicer):
+        GetConfig = staticmethod(config)
+
+    stage = Stage(
+        # Whose health clients watch.
+        service=search_pb2.DESCRIPTOR.services_by_name["SearchService"],
+        register=lambda server: status_pb2_grpc.add_StatusServiceServicer_to_server(Status(), server),
+    )
+    tokens = iter((key_of("unknown"), key_of("reader")))
+    async with serving(stage, doors.settings(), ServerMetrics(CollectorRegistry())) as server:
+        address = f"127.0.0.1:{server.port}"
+        async with AsyncClient(address, token=lambda: next(tokens), metadata={"x-team": "blue"}) as client:
+            with pytest.raises(SluiceError) as refused:
+                await client.config()
+            assert refused.value.code is UNKNOWN
+            await client.config()
+        (doors.folder / "key").write_text(key_of("reader") + "\n")
+        options = ["--gateway", address, "--token-file", str(doors.folder / "key"), "--metadata", "X-Team=blue"]
+        asked = await asyncio.to_thread(CliRunner().invoke, app, [*options, "config"])
+        assert asked.exit_code == 0, asked.stderr
+        monkeypatch.setenv("SLUICE_TOKEN", key_of("reader"))
+        assert (await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", address, "config"])).exit_code == 0
+        monkeypatch.delenv("SLUICE_TOKEN")
+        without = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", address, "config"])
+        assert without.exit_code == 3
+        assert "SLUICE_TOKEN" in without.stderr
+    assert [one["who"] for one in seen] == ["key:reader"] * 3
+    assert [one.get("x-team") for one in seen] == ["blue", "blue", None]
 
 
 async def test_files_are_read_again_and_while_one_is_broken_every_call_is_refused(doors: Doors) -> None:

@@ -85,11 +85,12 @@ async def test_the_clients_tls_is_that_of_the_stages(authority: Authority) -> No
         assert await ask(server.port, files.credentials()) == expander_pb2.ExpandQueryResponse()
 
 
-@pytest.mark.parametrize("options", [["--tls-key", "tls.key"], ["--tls-key", "a", "--tls-certificate", "b"]])
-def test_the_command_refuses_a_part_of_tls(options: list[str]) -> None:
-    done = CliRunner().invoke(app, [*options, "config"])
-    assert done.exit_code == 2
-    assert "TLS needs all three" in done.stderr
+def test_the_command_refuses_a_key_without_its_certificate(authority: Authority) -> None:
+    for options in (["--tls-key", "tls.key"], ["--tls-certificate", "tls.crt", "--tls-authority", "ca.crt"]):
+        files = [option if option.startswith("-") else str(authority.folder / option) for option in options]
+        done = CliRunner().invoke(app, [*files, "config"])
+        assert done.exit_code == 2
+        assert "go together" in done.stderr
 
 
 def test_the_command_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:

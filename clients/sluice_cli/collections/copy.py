@@ -92,8 +92,9 @@ async def copy(
 
 
 def _place(connection: Connection, address: str) -> AsyncTransferClient:
-    timeout = {} if connection.timeout is None else {"timeout": connection.timeout}
-    return AsyncTransferClient(address, tls=connection.certificates, **timeout)
+    if connection.timeout is None:
+        return AsyncTransferClient(address, **connection.credentials)
+    return AsyncTransferClient(address, timeout=connection.timeout, **connection.credentials)
 
 
 def _phase(step: CopyProgress, live: CopyProgress | None) -> str:
