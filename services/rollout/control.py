@@ -40,6 +40,7 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 OURSELVES = "sluice"
 MAX_FEATURES = 200
 MAX_GATEWAYS = 1000
+MAX_GATEWAY_CHARACTERS = 128
 MAX_ACTOR_BYTES = 256
 MAX_REASON_BYTES = 4096
 MAX_COMMAND_ID_CHARACTERS = 128
@@ -50,7 +51,7 @@ _SAME_THRESHOLD = 0.05
 """Relative change below which a threshold is kept: a new one means a new snapshot for all gateways."""
 _PURGED_UNITS = 20_000
 _REPORTS_KEPT_SECONDS = 86_400.0
-_GATEWAY_NAME = re.compile(r"[\x21-\x7e]{1,128}")
+_GATEWAY_NAME = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +276,8 @@ class Control:
 
     def hear(self, gateway: str) -> None:
         """Note a word from a gateway. Raises InvalidArgument for an illegal name, ResourceExhausted for too many."""
-        if not _GATEWAY_NAME.fullmatch(gateway):
-            raise InvalidArgument("gateway", "must be 1 to 128 visible ASCII characters")
+        if not _GATEWAY_NAME.fullmatch(gateway) or len(gateway) > MAX_GATEWAY_CHARACTERS:
+            raise InvalidArgument("gateway", f"must be 1 to {MAX_GATEWAY_CHARACTERS} visible ASCII characters")
         if gateway not in self.gateways and len(self.gateways) >= MAX_GATEWAYS:
             raise ResourceExhausted(f"there are {MAX_GATEWAYS} gateways already", reason="TOO_MANY_GATEWAYS")
         self.gateways.seen(gateway, self._clock())
@@ -417,6 +418,8 @@ def _findings(feature: Feature, run: Run | None) -> Findings:
 
 
 def _check_command(command: Command) -> None:
+    if command.actor.strip().casefold() == OURSELVES:
+        raise InvalidArgument("command.actor", f"is {OURSELVES!r}, which is the name of the service's own decisions")
     if not command.actor.strip() or len(command.actor.encode()) > MAX_ACTOR_BYTES or not command.actor.isprintable():
         raise InvalidArgument("command.actor", f"must say who, in 1 to {MAX_ACTOR_BYTES} bytes of printable text")
     if not command.reason.strip() or len(command.reason.encode()) > MAX_REASON_BYTES:

@@ -9,7 +9,8 @@ from services.chassis.timing import timestamp
 from services.rollout.snapshots import Quarantined
 from sluice.rollout.v1 import rollout_pb2 as pb
 
-FORGOTTEN_SECONDS = 3600.0
+FORGOTTEN_SECONDS = 60.0
+"""A gateway is forgotten after this time without a word, or when it stops to count as live, if that is later."""
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Gateway:
 
 
 class Gateways:
-    """The gateways that were heard of in the last hour.
+    """The gateways that were heard of in the last minute.
 
     A gateway counts as live for `live_seconds` after the last word from it. Its lease is renewed only until
     `lease_seconds` before that: once it does not count as live, it exposes no user to a ramp. Used by the thread that
@@ -103,9 +104,9 @@ class Gateways:
         return [gateway for gateway in self.live(now) if gateway.version < version]
 
     def forget(self, now: float) -> list[str]:
-        """Forget the gateways that were not heard of for an hour; return their names."""
-        every = tuple(self._known.values())
-        gone = [known.name for known in every if abs(now - known.last_seen_time) > FORGOTTEN_SECONDS]
+        """Forget the gateways that were not heard of for long; return their names."""
+        every, longest = tuple(self._known.values()), max(FORGOTTEN_SECONDS, self._live_seconds)
+        gone = [known.name for known in every if abs(now - known.last_seen_time) > longest]
         for name in gone:
             del self._known[name]
         return gone

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
+from services.chassis.access.identity import caller_of
 from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.timing import duration, timestamp
 from services.experiment.flags import Overrides
 from services.rollout import transitions
-from services.rollout.control import Command, Control, known
+from services.rollout.control import MAX_GATEWAY_CHARACTERS, Command, Control, known
 from services.rollout.decisions import (
     COMPARED,
     MISMATCH_THRESHOLD,
@@ -91,10 +94,11 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return await self._replica.read(read)
 
     async def CreateFeature(self, request: pb.CreateFeatureRequest, context: Context) -> pb.CreateFeatureResponse:
+        command = _command(request)
         feature = await self._replica.write(
             lambda records: self._control.create(
                 records,
-                Command.from_proto(request.command),
+                command,
                 request.name,
                 request.description,
                 Overrides.from_proto(request.features),
@@ -110,9 +114,8 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return pb.StartRampResponse(feature=feature)
 
     async def PromoteFeature(self, request: pb.PromoteFeatureRequest, context: Context) -> pb.PromoteFeatureResponse:
-        feature = await self._replica.write(
-            lambda records: self._control.promote(records, Command.from_proto(request.command), request.name)
-        )
+        command = _command(request)
+        feature = await self._replica.write(lambda records: self._control.promote(records, command, request.name))
         return pb.PromoteFeatureResponse(feature=feature.to_proto())
 
     async def SetTreatmentShare(
@@ -171,7 +174,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return await self._replica.read(read)
 
     async def _change(self, request: Any, kind: str, transition: Transition, asked: object = None) -> pb.Feature:
-        command = Command.from_proto(request.command)
+        command = _command(request)
         feature = await self._replica.write(
             lambda records: self._control.change(records, command, request.name, kind, transition, asked)
         )
@@ -189,10 +192,11 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.WatchSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.WatchSnapshotResponse]:
         sent = request.content_hash
-        self._control.hear(request.gateway)
+        gateway = _gateway(request)
+        self._control.hear(gateway)
         async for newest in self._replica.watch():
             # A message that is sent may be lost: only words of a gateway keep its lease going.
-            if not self._control.gateways.renewable(request.gateway, time.time()):
+            if not self._control.gateways.renewable(gateway, time.time()):
                 raise Unavailable("nothing was heard of this gateway for too long; watch again", reason="SILENT")
             reply = pb.WatchSnapshotResponse(content_hash=newest.content_hash, version=newest.version)
             if newest.content_hash != sent:
@@ -203,10 +207,11 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
     async def AcknowledgeSnapshot(
         self, request: pb.AcknowledgeSnapshotRequest, context: Context
     ) -> pb.AcknowledgeSnapshotResponse:
+        gateway = _gateway(request)
         await self._replica.write(
             lambda records: self._control.acknowledge(
                 records,
-                request.gateway,
+                gateway,
                 request.version,
                 tuple(Quarantined(one.name, one.reason) for one in request.quarantined),
                 tuple(request.locally_killed),
@@ -216,11 +221,32 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
 
     async def ReportEvidence(self, request: pb.ReportEvidenceRequest, context: Context) -> pb.ReportEvidenceResponse:
         arms = [ArmReport.from_proto(arm, f"arms[{place}]") for place, arm in enumerate(request.arms)]
+        gateway = _gateway(request)
         await self._replica.write(
-            lambda records: self._control.report(records, request.gateway, request.incarnation, request.sequence, arms)
+            lambda records: self._control.report(records, gateway, request.incarnation, request.sequence, arms)
         )
         self._replica.hurry()
         return pb.ReportEvidenceResponse()
+
+
+def _command(request: Any) -> Command:
+    """The command of a request. Who shows a credential is the actor, whatever the command says."""
+    command = Command.from_proto(request.command)
+    identity = caller_of().identity
+    return replace(command, actor=identity) if identity else command
+
+
+def _gateway(request: Any) -> str:
+    """Name of the gateway of a request, which belongs to the credential that it shows: no other can use it."""
+    identity = caller_of().identity
+    if not identity:
+        return str(request.gateway)
+    name = f"{quote(identity, safe=':/@*')}/{request.gateway}"
+    if len(name) > MAX_GATEWAY_CHARACTERS:
+        raise InvalidArgument(
+            "gateway", f"is longer than {MAX_GATEWAY_CHARACTERS} characters, together with the credential's name"
+        )
+    return name
 
 
 def _evidence(feature: Feature, run: Run) -> list[GuardrailEvidence]:

@@ -491,3 +491,12 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.parametrize("actor", ["sluice", " Sluice", "SLUICE "])
+def test_nobody_acts_under_the_name_of_the_services_own_decisions(desk: Desk, actor: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"command\.actor"):
+        desk.do(
+            lambda records: desk.control.create(records, Command(actor, "a", ""), NAME, "", Overrides(rerank=True), "")
+        )
+    assert desk.history() == []

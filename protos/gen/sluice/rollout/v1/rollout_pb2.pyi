@@ -276,7 +276,9 @@ class WatchSnapshotRequest(_message.Message):
     GATEWAY_FIELD_NUMBER: _builtins.int
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     gateway: _builtins.str
-    """Name of the gateway, unique among replicas and stable while it lives."""
+    """Name of the gateway, unique among replicas and stable while it lives. Where callers show credentials, it is a name
+    below that of the credential, as `dns:gateway/gateway-7d4f`, and no other credential can use it.
+    """
     content_hash: _builtins.str
     """Hash of the snapshot that it serves already: the first answer is only a renewal where this is the newest."""
     def __init__(
@@ -824,7 +826,9 @@ class Command(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
-    """The actor."""
+    """The actor; not "sluice", which is the service itself. Where callers show credentials, the name of the credential
+    is taken instead.
+    """
     reason: _builtins.str
     """The reason."""
     command_id: _builtins.str
