@@ -35,6 +35,8 @@ from services.chassis.metrics import ServerMetrics, process_metrics
 from services.chassis.settings import SettingsT, StageSettings, load_settings
 from services.chassis.timing import LONGEST_CALL_SECONDS, in_background
 
+HANDSHAKE_MS = 10_000
+"""Longest time that a connection may take to say what it wants, with TLS or without."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logs.get_logger("server")
@@ -238,7 +240,7 @@ def _bound(server: grpc.aio.Server, variable: str, address: str, credentials: gr
 
 
 def _options(settings: StageSettings) -> list[tuple[str, int]]:
-    message_bytes = settings.max_message_mib * 2**20
+    message_bytes, metadata_bytes = settings.max_message_mib * 2**20, settings.max_metadata_kib * 2**10
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
@@ -247,6 +249,14 @@ def _options(settings: StageSettings) -> list[tuple[str, int]]:
         # Clients ping every 20 s (services.chassis.client); a stricter server would close their connections.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Two pings that come too soon are let pass; with the third, the connection is closed.
+        ("grpc.http2.max_ping_strikes", 2),
+        # The second refuses; between the two, gRPC would refuse by chance.
+        ("grpc.max_metadata_size", metadata_bytes),
+        ("grpc.absolute_max_metadata_size", metadata_bytes),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", round(settings.max_connection_idle_seconds * 1000)),
         # Clients resolve names again when a connection ends, and so find new replicas. gRPC adds jitter.
         ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
         # Calls that are under way then go on to their end.

@@ -62,6 +62,18 @@ class StageSettings(BaseSettings):
     max_connection_calls: int = Field(
         1000, ge=1, le=100_000, description="Most calls under way on one connection; a client holds back the others."
     )
+    max_connection_idle_seconds: float = Field(
+        60, gt=0, le=86_400, description="Time without a call after which a connection is closed. Seconds."
+    )
+    max_connections: int = Field(
+        4096, ge=1, le=1_000_000, description="Most connections at once; further ones are closed at once."
+    )
+    max_metadata_kib: int = Field(
+        16,
+        ge=4,
+        le=1024,
+        description="Largest headers of a call, with its token; a call with larger ones is refused. KiB.",
+    )
     max_message_mib: int = Field(16, ge=1, le=256, description="Largest message received or sent. MiB.")
     memory_mib: int = Field(
         0,

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from services.chassis.client import StageChannel
 from services.chassis.errors import InvalidArgument
 from services.gateway.answering.answering import Reading
+from services.gateway.quotas.spending import spend
 from sluice.reasoner.v1 import reasoner_pb2, reasoner_pb2_grpc
 from sluice.type.v1 import answer_pb2
 
@@ -24,9 +25,11 @@ class ReasonerClient:
     async def reason(self, reading: Reading, *, deadline: float) -> answer_pb2.WrittenAnswer:
         """Return the answer."""
         try:
-            return (await self.channel.call(self._stub.Reason, _request(reading), deadline=deadline)).answer
+            answer = (await self.channel.call(self._stub.Reason, _request(reading), deadline=deadline)).answer
         except InvalidArgument as error:
             raise _renamed(error) from None
+        _charge(answer)
+        return answer
 
     async def stream(
         self, reading: Reading, *, deadline: float
@@ -36,9 +39,14 @@ class ReasonerClient:
         try:
             async with aclosing(self.channel.stream(self._stub.StreamReason, request, deadline=deadline)) as replies:
                 async for reply in replies:
+                    _charge(reply.answer)
                     yield reply.answer if reply.HasField("answer") else reply.text_delta
         except InvalidArgument as error:
             raise _renamed(error) from None
+
+
+def _charge(answer: answer_pb2.WrittenAnswer) -> None:
+    spend(answer.prompt_token_count + answer.completion_token_count)
 
 
 def _request(reading: Reading) -> reasoner_pb2.ReasonRequest:
