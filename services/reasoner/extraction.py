@@ -22,7 +22,7 @@ MOST_SENTENCES = 3
 # Characters of a passage that are looked at.
 _READ_CHARACTERS = 16_384
 # Share of the question's words, weighted by rarity, below which the answer is not in the passages.
-LEAST_COVERAGE = 0.25
+LEAST_COVERAGE = 0.15
 # A word that all of a few sentences have is not common for that.
 _OTHER_SENTENCES = 20
 _K1, _B = 1.2, 0.75

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from services.chassis import tracing
 from services.reasoner.answers import Answer, Fallback, Method
@@ -52,6 +52,12 @@ class ReasonerMetrics:
             ["reason"],
             registry=registry,
         )
+        self.breaker_open = Gauge(
+            "reasoner_llm_breaker_open",
+            "1 while the language model is not asked, or probed; else 0.",
+            registry=registry,
+        )
+        self.waiting = Gauge("reasoner_llm_waiting", "Answers that wait for the language model.", registry=registry)
         for method in Method:  # a series that exists from the start has a rate from the start
             self.latency.labels(method.name.lower())
         for kind in ("prompt", "completion"):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from referencing import Registry
 
 from services.chassis.errors import InvalidArgument
 
 MAX_SCHEMA_BYTES = 16_384
 _MOST_LEVELS = 16
-_TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
+SUB_QUESTION_CHARACTERS = 200
+_KEYWORDS = (
+    *("type", "properties", "required", "items", "enum", "const", "anyOf", "additionalProperties"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "title", "description"),
+)
 
 
 def read_schema(text: str, field: str) -> Mapping[str, Any]:
@@ -25,62 +33,69 @@ def read_schema(text: str, field: str) -> Mapping[str, Any]:
         schema = json.loads(text)
     except (ValueError, RecursionError):
         raise InvalidArgument(field, "is not JSON") from None
+    if not isinstance(schema, dict):
+        raise InvalidArgument(field, 'is no schema; send a JSON object, as {"type": "object", ...}')
+    try:
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, RecursionError):
+        raise InvalidArgument(field, "is no valid JSON schema (draft 2020-12)") from None
     _check(schema, field, 1)
-    return dict(schema)
+    return schema
+
+
+def reply_schema(
+    answer: Mapping[str, Any] | None,
+    *,
+    passages: int,
+    quotes: int,
+    quote_characters: int,
+    answer_characters: int,
+    sub_questions: int,
+) -> dict[str, Any]:
+    """Make the schema of all that a model returns; quotes come first, so that the answer stands on them."""
+    citation = {
+        "type": "object",
+        "properties": {
+            "passage": {"type": "integer", "enum": list(range(1, passages + 1))},
+            "quote": {"type": "string", "minLength": 1, "maxLength": quote_characters},
+        },
+        "required": ["passage", "quote"],
+        "additionalProperties": False,
+    }
+    properties: dict[str, Any] = {
+        "citations": {"type": "array", "items": citation, "maxItems": quotes},
+        "answer": answer or {"type": "string", "maxLength": answer_characters},
+        "in_sources": {"type": "boolean"},
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    if sub_questions:
+        question = {"type": "string", "maxLength": SUB_QUESTION_CHARACTERS}
+        properties["sub_questions"] = {"type": "array", "items": question, "maxItems": sub_questions}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def conforms(value: Any, schema: Mapping[str, Any]) -> bool:
+    """True if a value is one of a schema."""
+    return Draft202012Validator(schema, registry=Registry()).is_valid(value)
 
 
 def _check(schema: Any, path: str, level: int) -> None:
+    """Raise InvalidArgument for a keyword that is not taken, here or further down."""
     if not isinstance(schema, dict):
         raise InvalidArgument(path, 'is no schema; send a JSON object, as {"type": "object", ...}')
     if level > _MOST_LEVELS:
         raise InvalidArgument(path, f"is nested deeper than {_MOST_LEVELS} levels")
-    for keyword, value in schema.items():
+    for keyword in schema:
         if keyword not in _KEYWORDS:
             raise InvalidArgument(f"{path}.{keyword}", f"is not taken; use {', '.join(_KEYWORDS)}")
-        if not _KEYWORDS[keyword](value):
-            raise InvalidArgument(f"{path}.{keyword}", "has a value that JSON Schema does not allow here")
-    if not schema.keys() & {"type", "enum", "const", "anyOf"}:
-        raise InvalidArgument(path, "has none of type, enum, const and anyOf; add the type")
     for name, each in schema.get("properties", {}).items():
         _check(each, f"{path}.properties.{name}", level + 1)
     if "items" in schema:
         _check(schema["items"], f"{path}.items", level + 1)
     for place, each in enumerate(schema.get("anyOf", [])):
         _check(each, f"{path}.anyOf[{place}]", level + 1)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _is_type(value: Any) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in _TYPES for name in names)
-
-
-_KEYWORDS: Mapping[str, Callable[[Any], bool]] = {
-    "type": _is_type,
-    "properties": lambda value: isinstance(value, dict),
-    "required": _are_words,
-    "items": lambda value: isinstance(value, dict),
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "const": lambda value: True,
-    "anyOf": lambda value: isinstance(value, list) and bool(value),
-    "additionalProperties": lambda value: isinstance(value, bool),
-    "minimum": _is_number,
-    "maximum": _is_number,
-    "minLength": _is_count,
-    "maxLength": _is_count,
-    "minItems": _is_count,
-    "maxItems": _is_count,
-    "title": lambda value: isinstance(value, str),
-    "description": lambda value: isinstance(value, str),
-}
