@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
+from deploy.grafana import callers
 from deploy.grafana.panels import Limits, Panel, Query, buckets, dashboard_of, lines, listing, states
 from deploy.grafana.promql import HERE, each, mean, quantile, rate, ratio, worst
 
@@ -14,7 +15,7 @@ _STAGES = 'job!="qdrant"'
 
 
 def built() -> dashboard.Dashboard:
-    """Build four rows."""
+    """Build five rows."""
     return dashboard_of(
         UID,
         "Sluice",
@@ -24,6 +25,7 @@ def built() -> dashboard.Dashboard:
             "Pool health": _pool(),
             "Quality indicators": _quality(),
             "Resources": _resources(),
+            "Callers": callers.panels(),
         },
     )
 

@@ -11,6 +11,8 @@ from tools.metrics_table import Series, declared
 # tests/integration/test_rollout*). Nor has the platform TLS (tests/contract/test_tls.py).
 STILL = (
     "qdrant_engine_",
+    "sluice_audit_",
+    "sluice_quota_",
     "sluice_certificate_expiry_timestamp_seconds",
     "sluice_log_lines_dropped_total",
     "sluice_precision_refused",

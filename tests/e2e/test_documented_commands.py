@@ -27,6 +27,7 @@ ELSEWHERE = {
     "sluice plan --qps": "tests/unit/clients/test_plan.py",
     "sluice rollout status": "a live view; with --once it is run here",
     "sluice copy": "tests/contract/test_copy.py",
+    "sluice audit": "tests/unit/clients/test_audit.py",
     "kubectl": "make k8s-check renders what it applies",
     "export": "no program",
 }

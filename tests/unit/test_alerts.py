@@ -34,6 +34,7 @@ SEVERITIES = {
     "SluiceDegradedAnswers": {"warning", "critical"},
     "SluiceVolumeFull": {"warning", "critical"},
     "SluiceCertificateExpires": {"warning", "critical"},
+    "SluiceAuditNotWritten": {"critical"},
     "SluicePrecisionRefused": {"warning"},
     "SluiceSearchP95": {"warning", "critical"},
     "SluiceSearchP99": {"warning", "critical"},
@@ -184,7 +185,7 @@ def test_every_panel_has_words_a_unit_and_a_data_source_that_can_be_chosen() -> 
 def test_the_stages_have_four_rows() -> None:
     panels = json.loads((FOLDER / "sluice.json").read_text())["panels"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert rows == ["Latency by stage", "Pool health", "Quality indicators", "Resources"]
+    assert rows == ["Latency by stage", "Pool health", "Quality indicators", "Resources", "Callers"]
 
 
 @pytest.mark.parametrize("file", [*RULES, *DASHBOARDS], ids=lambda file: file.name)
