@@ -41,6 +41,21 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Relations:
+    """What a document says of its relations, beside what is found in its text."""
+
+    aliases: Sequence[str] = ()
+    """Other names of what it is about."""
+    mentions: Sequence[str] = ()
+    """Names that it mentions."""
+    links: Sequence[str] = ()
+    """Ids of documents that it links to, or paths as seen from its own id."""
+
+
+NO_RELATIONS = Relations()
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A document, or a chunk of one, as it is stored and found."""
 
@@ -54,6 +69,7 @@ class Passage:
     """None where the passage is a whole document."""
     tokens: Codes | None = None
     """Vectors of its tokens, where the version has a token model; read back only on request."""
+    relations: Relations = NO_RELATIONS
 
     @property
     def document_id(self) -> str:

@@ -1,0 +1,236 @@
+"""Hops: from the best passages of a search along relations to further ones.
+
+    question ─▶ titles that it names ─▶ bridges ─▶ keys of each ─▶ passages that have them
+
+A *bridge* is one of the best passages so far. Each of its keys is looked for by itself: passages that are about what the
+bridge mentions (a link), that mention the same (shared), and documents that it links to. The fewer passages have a key,
+the more it tells: its share is its IDF over that of a key that one passage has, and a key that many have leads nowhere.
+A bridge's own names and those of the question are left out: the search has looked for these already.
+
+A passage gains the share of the best path to it, scaled by the bridge's place in the order. Nothing is stored and
+nothing is learned. The source of the idea is HippoRAG (Gutierrez and others, 2024), without its graph.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import NamedTuple
+
+from services.retriever.documents import Passage
+from services.retriever.relations.keys import keys_of, runs_of, term
+from services.retriever.store import PointId
+
+Holders = Callable[[Sequence[int], int], Awaitable[Sequence[Sequence[PointId]]]]
+"""Finds the passages that have each term, at most so many of each, among those that the request's filter admits."""
+Read = Callable[[Sequence[PointId]], Awaitable[Mapping[PointId, Passage]]]
+"""Reads passages."""
+
+
+class PathKind(enum.Enum):
+    """Reason why a passage was reached."""
+
+    NAMED = "named"
+    """The question names its title."""
+    LINK = "link"
+    """It is about what the bridge mentions."""
+    SHARED = "shared"
+    """It mentions what the bridge mentions."""
+    REFERENCE = "reference"
+    """The bridge links to it."""
+    NEIGHBOUR = "neighbour"
+    """It is the chunk before or after the bridge."""
+
+
+class Path(NamedTuple):
+    """The way to a passage."""
+
+    kind: PathKind
+    bridge: PointId
+    """Empty where the question itself leads to it."""
+    key: str
+    """The name, or the id of a passage, that both have."""
+    weight: float
+    """Share that it brings, 0 to 1."""
+    hop: int
+    """From 1; 0 where the question itself leads to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Numbers of a hop; docs/quality.md says how they were found."""
+
+    bridges: int = 5
+    fan_out: int = 40
+    """Most passages that one bridge leads to."""
+    keys: int = 24
+    """Most keys of one bridge that are followed, those that stand first in it."""
+    most_holders: int = 20
+    """Passages that may have a key; one that more have leads nowhere."""
+    shared: float = 0.6
+    """Weight of a shared key; a link has 1."""
+    reference: float = 1.0
+    neighbour: float = 0.2
+    named: float = 0.2
+    """Weight of a title that the question names."""
+    weight: float = 0.5
+    """Weight of the best path in a passage's score."""
+    decay: float = 0.7
+    """Factor of a path for each hop before it."""
+
+
+RULES = Rules()
+
+
+@dataclass(slots=True)
+class Reached:
+    """Outcome of hops."""
+
+    scores: dict[PointId, float]
+    """Of all candidates and all that was reached."""
+    paths: dict[PointId, Path] = field(default_factory=dict)
+    """The best way to each passage that a path led to."""
+    bridges: dict[PointId, Passage] = field(default_factory=dict)
+    followed: int = 0
+    """Number of keys that led somewhere."""
+    frequent: int = 0
+    """Number of keys that too many passages have."""
+    left_out: int = 0
+    """Number of keys of bridges beyond the most that are followed."""
+
+
+async def follow(
+    question: str,
+    candidates: Sequence[tuple[PointId, float]],
+    total: int,
+    hops: int,
+    holders: Holders,
+    read: Read,
+    rules: Rules = RULES,
+) -> Reached:
+    """Follow relations from the best of these candidates, of `total` passages in all, so many times in a row."""
+    reached = Reached(dict(candidates))
+    if not candidates or not hops:
+        return reached
+    walk = _Walk(question, reached, total, holders, read, rules)
+    await walk.find_named()
+    for hop in range(1, hops + 1):
+        await walk.hop(hop)
+    return reached
+
+
+class _Walk:
+    """The state of one question."""
+
+    def __init__(
+        self, question: str, reached: Reached, total: int, holders: Holders, read: Read, rules: Rules
+    ) -> None:
+        self._asked = runs_of(question)
+        self._reached = reached
+        self._rules = rules
+        self._holders, self._read = holders, read
+        self._base = reached.scores.copy()
+        self._floor = min(self._base.values())
+        self._total = max(total, 2)
+        self._top = self._idf(1)
+
+    async def find_named(self) -> None:
+        """Raise passages whose titles the question names."""
+        rules, shares = self._rules, defaultdict[PointId, float](float)
+        keys: dict[PointId, str] = {}
+        for (_, key), points in (await self._look_up(("about", key) for key in self._asked)).items():
+            for point in points:
+                shares[point] += self._share(points)
+                keys[point] = max(keys.get(point, ""), key, key=len)
+        for point, share in shares.items():
+            weight = min(1.0, share)
+            self._base[point] = self._base.get(point, self._floor) + rules.named * weight
+            self._reached.paths[point] = Path(PathKind.NAMED, "", keys[point], weight, 0)
+        self._reached.scores = self._base.copy()
+
+    async def hop(self, number: int) -> None:
+        """Follow the keys of the best passages so far, and score what they lead to."""
+        rules, reached = self._rules, self._reached
+        scores = reached.scores
+        bridges = nlargest(rules.bridges, scores, key=lambda point: (scores[point], point))
+        best = scores[bridges[0]] or 1.0
+        reached.bridges |= await self._read([point for point in bridges if point not in reached.bridges])
+        wanted = {point: self._wanted(reached.bridges[point]) for point in bridges if point in reached.bridges}
+        found = await self._look_up(key for keys in wanted.values() for key in keys)
+        for bridge, keys in wanted.items():
+            scale = scores[bridge] / best * rules.decay ** (number - 1)
+            paths = self._paths(bridge, keys, found, number, scale)
+            for point in nlargest(rules.fan_out, paths, key=lambda point: (paths[point].weight, point)):
+                known, path = reached.paths.get(point), paths[point]
+                if known is None or known.kind is PathKind.NAMED or path.weight > known.weight:
+                    reached.paths[point] = path
+        gained = {point: path.weight for point, path in reached.paths.items() if path.kind is not PathKind.NAMED}
+        reached.scores = {
+            point: self._base.get(point, self._floor) + rules.weight * gained.get(point, 0.0)
+            for point in self._base.keys() | gained
+        }
+
+    def _wanted(self, passage: Passage) -> Mapping[tuple[str, str], PathKind]:
+        """Return the keys by which a bridge leads on, each with what it makes of a passage that has it."""
+        keys = keys_of(passage)
+        known = {*self._asked, *keys.about}
+        names = [key for key in keys.mentions if key not in known]
+        self._reached.left_out += max(0, len(names) - self._rules.keys)
+        names = names[: self._rules.keys]
+        return (
+            {("passage", key): PathKind.NEIGHBOUR for key in keys.neighbours}
+            | {("passage", key): PathKind.REFERENCE for key in keys.refers[: self._rules.keys]}
+            | {("mention", key): PathKind.SHARED for key in names}
+            | {("about", key): PathKind.LINK for key in names}
+        )
+
+    def _paths(
+        self,
+        bridge: PointId,
+        keys: Mapping[tuple[str, str], PathKind],
+        found: Mapping[tuple[str, str], Sequence[PointId]],
+        number: int,
+        scale: float,
+    ) -> dict[PointId, Path]:
+        """Return the best path from a bridge to each passage; keys that both share add up."""
+        rules, shared = self._rules, defaultdict[PointId, float](float)
+        weights = {PathKind.LINK: 1.0, PathKind.REFERENCE: rules.reference, PathKind.NEIGHBOUR: rules.neighbour}
+        paths: dict[PointId, Path] = {}
+        rarest: dict[PointId, tuple[float, str]] = {}
+        for (kind, name), means in keys.items():
+            points = found.get((kind, name), ())
+            share = self._share(points)
+            for point in points:
+                if point == bridge:
+                    continue
+                if means is PathKind.SHARED:
+                    shared[point] += share
+                    rarest[point] = max(rarest.get(point, (0.0, "")), (share, name))
+                elif (weight := weights[means] * share * scale) > (paths[point].weight if point in paths else 0.0):
+                    paths[point] = Path(means, bridge, name, weight, number)
+        for point, total in shared.items():
+            weight = rules.shared * min(1.0, total) * scale
+            if weight > (paths[point].weight if point in paths else 0.0):
+                paths[point] = Path(PathKind.SHARED, bridge, rarest[point][1], weight, number)
+        return paths
+
+    async def _look_up(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Sequence[PointId]]:
+        """Return the passages that have each key, of those keys that some have and not too many."""
+        most, wanted = self._rules.most_holders, list(dict.fromkeys(keys))
+        if not wanted:
+            return {}
+        found = await self._holders([term(kind, name) for kind, name in wanted], most + 1)
+        self._reached.frequent += sum(len(points) > most for points in found)
+        held = {key: points for key, points in zip(wanted, found, strict=True) if 0 < len(points) <= most}
+        self._reached.followed += len(held)
+        return held
+
+    def _share(self, points: Sequence[PointId]) -> float:
+        return self._idf(len(points)) / self._top
+
+    def _idf(self, holders: int) -> float:
+        return math.log1p((self._total - holders + 0.5) / (holders + 0.5))

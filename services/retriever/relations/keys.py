@@ -1,0 +1,232 @@
+"""Keys of passages: what each is about, and what it mentions.
+
+A relation between two passages is an equal key, found when it is asked for; no relation is stored. A passage's keys
+depend on itself alone, so they live and go with it. Each is a term of the passage's sparse vector, next to its words:
+`about:x` and `mention:x` of a name x, `passage:x` and `refers:x` of the passage with the id x.
+
+Names are found by their capitals: a run of capitalised words, with connectors in between ("Duke of York"); by their
+form: identifiers such as `os.path`, `HTTPServer`, `max_size`, `open()`; and by quotation marks. Texts in languages
+without capitals have what is quoted, what documents say of themselves (`Relations`), links, and their neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from services.chassis.validation import chunk_id
+from services.retriever.documents import Passage
+
+MAX_KEYS = 512
+"""Keys of a passage; further ones in a text are left out."""
+LONGEST_RUN = 6
+"""Words of a question that may be a name."""
+_MOST_CHARACTERS = 32_768
+_LONGEST_KEY = 128
+_MOST_CONNECTORS = 2
+
+# Words with what joins them inside; `()` after a name makes it an identifier.
+_WORD = re.compile(r"\w+(?:['\u2019.\-&]\w+)*(?:\(\))?")
+_QUOTED = re.compile(r"[\u201c\u201e\u00ab\u300c\u300e\u300a\"]([^\u201c\u201d\u00ab\u00bb\u300c-\u300f\u300a\u300b\"\n]{2,80})[\u201d\u201c\u00bb\u300d\u300f\u300b\"]")  # noqa: E501
+_MARKDOWN_LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(\s*<?([^\s()<>]{1,500})>?(?:\s+\"[^\"\n]*\")?\s*\)")
+_IDENTIFIER = re.compile(
+    r"[^\W\d_]\w*(?:\.[^\W\d_]\w*)+|[a-z]+[a-z0-9]*[A-Z]\w*|(?:[A-Z]+[a-z0-9]+){2,}|\w*[^\W_]_[^\W_]\w*|[^\W\d]\w*\(\)"
+)
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+_ABBREVIATIONS = frozenset("Mr Mrs Ms Dr St Jr Sr vs No".split())
+_BREAKS = frozenset(",.;:!?()[]\"\u201c\u201d\u2018\n\r\u3002\uff01\uff1f\u2014|")
+_STARTS = frozenset(".!?:;\"\u201c(\n\r\u3002\uff01\uff1f")
+_CONNECTORS = frozenset("of de la von van der del di da du le al bin ibn y des den el les".split())
+_MONTHS = frozenset(
+    "January February March April May June July August September October November December".split()
+)
+# Function words, days, months and titles of persons: no names by themselves.
+STOP_WORDS = frozenset(
+    "a about above across after again against ago all almost alone along already also although always am among an and "
+    "another any anyone anything are around as at back be became because become becomes been before began behind being "
+    "below between both but by can could did do does doing done down during each either else even ever every few "
+    "first for from further had has have having he her here hers herself him himself his how however i if in indeed "
+    "instead into is it its itself just last later latter least less like made make many may me might more moreover "
+    "most much must my myself near neither never new next no nobody none nor not nothing now of off often on once one "
+    "only onto or other others our ours out over own per perhaps rather same second see several shall she should since "
+    "so some someone something sometimes soon still such than that the their theirs them themselves then there "
+    "therefore these they third this those though three through throughout thus to today together too toward two under "
+    "until up upon us use used using very via was we well were what when where whereas whether which while who whom "
+    "whose why will with within without would yet you your yours "
+    "monday tuesday wednesday thursday friday saturday sunday "
+    "january february march april may june july august september october november december "
+    "mr mrs ms dr st jr sr vs".split()
+)
+
+
+class Keys(NamedTuple):
+    """Names and ids by which passages are related, in normal form and in the order of the text; none is repeated."""
+
+    about: Sequence[str]
+    """Names of what the passage is about."""
+    mentions: Sequence[str]
+    """Names that it mentions, its own included."""
+    refers: Sequence[str]
+    """Ids of passages that it links to."""
+    neighbours: Sequence[str]
+    """Ids of the chunks before and after it."""
+
+
+def keys_of(passage: Passage) -> Keys:
+    """Return the keys of a passage."""
+    titles = [_without_remark(passage.title)] if passage.title else []
+    about = _distinct(map(normal, (*titles, *passage.relations.aliases)))
+    text = passage.text[:_MOST_CHARACTERS]
+    links = dict(_links(text))
+    text = _MARKDOWN_LINK.sub(lambda link: link[1], text) if links else text
+    mentions = _distinct((*about, *map(normal, passage.relations.mentions), *map(normal, _names(text))))
+    document = passage.document_id
+    refers = _distinct(
+        found for target in (*links, *passage.relations.links) if (found := resolved(target, document)) != document
+    )
+    return Keys(about, mentions[:MAX_KEYS], refers[:MAX_KEYS], _neighbours(passage))
+
+
+def terms_of(passage: Passage, keys: Keys) -> Iterator[int]:
+    """Yield the terms of a passage's keys for its sparse vector; some may be repeated."""
+    yield term("passage", passage.id)
+    # The first chunk stands for what a document is about, and the others mention it.
+    if passage.document_id == passage.id:
+        yield from (term("about", key) for key in keys.about)
+    yield from (term("mention", key) for key in keys.mentions)
+    yield from (term("refers", key) for key in keys.refers)
+
+
+@lru_cache(maxsize=65_536)
+def term(kind: str, key: str) -> int:
+    """Return the term of a key. Words have terms of the same 32 bits; no word has a colon in it."""
+    return int.from_bytes(hashlib.blake2b(f"{kind}:{key}".encode(), digest_size=4).digest(), "little")
+
+
+def runs_of(question: str) -> list[str]:
+    """Return every run of 1 to 6 words of a question in normal form, stop words alone left out."""
+    words = normal(question).split()
+    runs = (
+        " ".join(words[start:end])
+        for start in range(len(words))
+        for end in range(start + 1, min(start + LONGEST_RUN, len(words)) + 1)
+    )
+    return _distinct(run for run in runs if run not in STOP_WORDS and len(run) > 1)
+
+
+def normal(name: str) -> str:
+    """Return a name as it is compared: lower case without accents, possessives, signs and a leading "the"."""
+    if not name.isascii():
+        decomposed = unicodedata.normalize("NFKD", name)
+        name = "".join(character for character in decomposed if not unicodedata.combining(character))
+    name = _SIGNS.sub(" ", _POSSESSIVE.sub("", name.lower())).strip().removeprefix("the ")
+    return name if len(name) <= _LONGEST_KEY else ""
+
+
+_POSSESSIVE = re.compile(r"['\u2019]s\b")
+_SIGNS = re.compile(r"(?:[^\w&]|_)+")
+
+
+def resolved(target: str, document: str) -> str:
+    """Return the id of the document that a link leads to: an id as it is, a path as seen from its own document."""
+    target = target.partition("#")[0].removeprefix("./")
+    if not target:
+        return document
+    if "://" in target or target.startswith("/"):
+        return target
+    folders = document.split("/")[:-1]
+    while target.startswith("../") and folders:
+        folders.pop()
+        target = target[3:].removeprefix("./")
+    return "/".join((*folders, target))
+
+
+def _links(text: str) -> Iterator[tuple[str, str]]:
+    if "](" in text:
+        for link in _MARKDOWN_LINK.finditer(text):
+            yield link[2], link[1]
+
+
+def _neighbours(passage: Passage) -> Sequence[str]:
+    chunk = passage.chunk
+    if chunk is None:
+        return ()
+    numbers = (chunk.number - 1, chunk.number + 1)
+    return [chunk_id(passage.document_id, number) for number in numbers if 1 <= number <= chunk.count]
+
+
+def _names(text: str) -> Iterator[str]:
+    """Yield the names in a text: identifiers, quoted titles, runs of capitalised words."""
+    for quoted in _QUOTED.finditer(text):
+        if any(map(str.isalpha, quoted[1])):
+            yield quoted[1]
+    lower = text.islower()
+    for part in () if lower else _spans(text):
+        yield part
+    if lower and not ("_" in text or "." in text or "(" in text):
+        return
+    for identifier in _IDENTIFIER.finditer(text):
+        yield identifier[0].removesuffix("()")
+
+
+def _spans(text: str) -> Iterator[str]:
+    """Yield runs of capitalised words."""
+    single: list[str] = []
+    within: set[str] = set()
+    start = end = -1
+    words = connectors = 0
+    starts_sentence = False
+    place = 0
+    ended_by = ""
+    for found in _WORD.finditer(text):
+        word = found[0]
+        gap = text[place : found.start()]
+        if gap[:1] == "." and (ended_by in _ABBREVIATIONS or _INITIALS.fullmatch(ended_by)):
+            gap = gap[1:]
+        first = place == 0 or not _STARTS.isdisjoint(gap)
+        place, ended_by = found.end(), word
+        if start >= 0 and not (gap == " " or (gap.isspace() and "\n" not in gap)):
+            yield from _ended(text[start:end], words, starts_sentence, single, within)
+            start = -1
+        if word[0].isupper() and not (word in _MONTHS or (first and word.lower() in STOP_WORDS)):
+            if start < 0:
+                start, words, starts_sentence = found.start(), 0, first
+            end, words, connectors = place, words + 1, 0
+        elif start >= 0 and connectors == 0 and word.isdecimal():
+            end, words = place, words + 1
+        elif start >= 0 and word in _CONNECTORS and connectors < _MOST_CONNECTORS:
+            connectors += 1
+        elif start >= 0:
+            yield from _ended(text[start:end], words, starts_sentence, single, within)
+            start = -1
+    if start >= 0:
+        yield from _ended(text[start:end], words, starts_sentence, single, within)
+    yield from (word for word in single if word in within)
+
+
+def _ended(span: str, words: int, starts_sentence: bool, single: list[str], within: set[str]) -> Iterator[str]:
+    """Yield a span that has ended; a single word that starts a sentence waits for another place with a capital."""
+    if words == 1:
+        if span.lower() in STOP_WORDS or len(span) == 1 or span.isdecimal():
+            return
+        if starts_sentence and not span.isupper():
+            single.append(span)
+            return
+        within.add(span)
+    else:
+        within.update(span.split())
+    yield span
+
+
+def _without_remark(title: str) -> str:
+    """Cut a final part in parentheses: "Mercury (planet)"."""
+    start = title.rfind("(")
+    return title[:start] if start > 0 and title.rstrip().endswith(")") else title
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name for name in names if name))
