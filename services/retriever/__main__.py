@@ -23,6 +23,7 @@ from services.retriever.engines import open_store
 from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
+from services.retriever.relations.keys import KEYS
 from services.retriever.search.findings import Findings
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
@@ -94,7 +95,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         settings.lexical_title_weight,
         Analyzer(settings.lexical_language),
     )
-    collections = Collections(store, bm25, settings.layout())
+    collections = Collections(store, bm25, settings.layout(), KEYS if settings.relations else "")
     versions = Versions(store, collections)
     servicer = RetrieverServicer(
         collections,

@@ -23,6 +23,8 @@ Vector = npt.NDArray[np.float32]
 
 MAX_CHUNKS = 100_000
 MAX_TOKEN_ROWS = 1024
+MAX_NAMES, MAX_NAME_BYTES = 256, 1024
+"""Names, or links, of one kind that a document gives, and the longest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,32 @@ class Relations:
     """Names that it mentions."""
     links: Sequence[str] = ()
     """Ids of documents that it links to, or paths as seen from its own id."""
+
+    @classmethod
+    def of(cls, aliases: Iterable[str], mentions: Iterable[str], links: Iterable[str]) -> Relations:
+        """Return the relations as they are stored, equal to those that were given."""
+        return cls(tuple(aliases), tuple(mentions), tuple(links))
+
+    def __bool__(self) -> bool:
+        return bool(self.aliases or self.mentions or self.links)
+
+    @classmethod
+    def from_proto(cls, message: pb.Relations, path: str) -> Relations:
+        """Read what a document says; InvalidArgument where it is too much."""
+        said = cls.of(message.aliases, message.mentions, message.links)
+        for name, values in (("aliases", said.aliases), ("mentions", said.mentions), ("links", said.links)):
+            if len(values) > MAX_NAMES:
+                raise InvalidArgument(f"{path}.{name}", f"has {len(values)} entries; send at most {MAX_NAMES}")
+            for place, value in enumerate(values):
+                if not 0 < len(value.encode()) <= MAX_NAME_BYTES:
+                    raise InvalidArgument(
+                        f"{path}.{name}[{place}]", f"is not of 1 to {MAX_NAME_BYTES} bytes; shorten it, or leave it out"
+                    )
+        return said
+
+    def to_proto(self) -> pb.Relations:
+        """Write what the document says."""
+        return pb.Relations(aliases=self.aliases, mentions=self.mentions, links=self.links)
 
 
 NO_RELATIONS = Relations()
@@ -82,6 +110,8 @@ class Passage:
     def size(self) -> int:
         """Bytes of title, text and metadata."""
         size = _length(self.title) + _length(self.text)
+        if said := self.relations:
+            size += sum(map(len, (*said.aliases, *said.mentions, *said.links)))
         for name, value in self.metadata.items():  # a loop, as it runs for every passage of every answer
             size += len(name) + _size(value)
         return size
@@ -110,6 +140,9 @@ class Passage:
             vector_from_bytes(vector, f"{path}.vector"),
             _chunk(message.chunk) if message.HasField("chunk") else None,
             None if tokens is None else tokens_from_proto(tokens, f"{path}.tokens"),
+            Relations.from_proto(message.relations, f"{path}.relations")
+            if message.HasField("relations")
+            else NO_RELATIONS,
         )
         if message.document_id not in ("", passage.document_id):
             raise InvalidArgument(
@@ -133,6 +166,8 @@ class Passage:
             set_value(message.metadata[name], value)
         if self.chunk is not None:
             message.chunk.CopyFrom(self.chunk.to_proto())
+        if self.relations:
+            message.relations.CopyFrom(self.relations.to_proto())
 
 
 def vector_from_bytes(raw: bytes, path: str) -> Vector | None:

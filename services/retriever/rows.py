@@ -11,6 +11,8 @@ from services.retriever import fields
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
 from services.retriever.documents import Passage, check_chunks
+from services.retriever.lexical import SparseVector
+from services.retriever.relations.keys import with_keys
 from services.retriever.search.searches import unit
 from services.retriever.store import Deadline, Row, point_id
 
@@ -54,7 +56,13 @@ def _row(passage: Passage, revision: str, info: CollectionInfo) -> Row:
     assert passage.vector is not None  # noqa: S101  checked before
     metadata = {name: fields.stored(value, info.schema[name]) for name, value in passage.metadata.items()}
     kept = replace(passage, metadata=metadata, vector=unit(passage.vector))
-    return Row(point_id(passage.id), kept, revision, info.bm25.passage_vector(passage.text, passage.title))
+    return Row(point_id(passage.id), kept, revision, words_of(passage, info))
+
+
+def words_of(passage: Passage, info: CollectionInfo) -> SparseVector:
+    """Return what a passage is found by beside its vector: its words, and the keys of its relations."""
+    words = info.bm25.passage_vector(passage.text, passage.title)
+    return with_keys(passage, words) if info.relations else words
 
 
 def _check_unique(passages: Sequence[Passage]) -> None:

@@ -127,6 +127,9 @@ class RetrieverSettings(SheddingSettings):
         description="Language of new collections whose maker names none, for stems and stop words; `none` takes words "
         "as written. Words in other scripts have the stems of their script.",
     )
+    relations: bool = Field(
+        True, description="Give passages of new collections the keys of their relations, which hops need."
+    )
     fusion_depth: int = Field(
         100,
         ge=1,

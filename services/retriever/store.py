@@ -65,7 +65,7 @@ class Row(NamedTuple):
     passage: Passage
     revision: str
     words: SparseVector = SparseVector([], [])
-    """Read back with `Parts.VECTOR`."""
+    """Its terms: words, and keys of its relations. Read back with `Parts.VECTOR` and `Parts.WORDS`."""
 
 
 Hit = tuple[PointId, float]
@@ -81,6 +81,10 @@ class Parts(enum.Enum):
     """Id, chunk, revision and vector; neither texts nor words nor token vectors."""
     PASSAGE = "passage"
     """Everything but what is searched with: vector, words and token vectors."""
+    WORDS = "words"
+    """Id, chunk, revision, texts and words; no vector."""
+    TOKENS = "tokens"
+    """Id, chunk, revision and token vectors; of a version that has some."""
     VECTOR = "vector"
     """Everything."""
 
@@ -148,6 +152,11 @@ class PassageStore(Protocol):
     ) -> None:
         """Write passages durably, each only if it still has its revision in `still`; "" if it is still absent."""
 
+    async def replace_words(
+        self, version: str, words: Mapping[PointId, SparseVector], still: Revisions, deadline: Deadline
+    ) -> None:
+        """Replace the words of passages, each only if it still has its revision in `still`; nothing else changes."""
+
     async def remove(
         self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
     ) -> None:
@@ -166,6 +175,11 @@ class PassageStore(Protocol):
 
         Of sparse vectors each product is multiplied by the term's IDF in the version.
         """
+
+    async def holders(
+        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+    ) -> Sequence[Sequence[PointId]]:
+        """Return passages that have each term, in no order; of a term that more have, any `limit` of them."""
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline

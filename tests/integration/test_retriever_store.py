@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from services.chassis.errors import AlreadyExists, NotFound
 from services.late import codes
-from services.retriever.documents import Passage
+from services.retriever.documents import Passage, Relations
 from services.retriever.fields import Equals, FieldType, Filter
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PLAIN, Parts, Row, point_id
@@ -84,13 +86,14 @@ async def test_a_scroll_goes_through_matching_passages_in_the_order_of_their_poi
     assert found == sorted(one.id for one in rows[::2])
 
 
-@pytest.mark.parametrize("parts", list(Parts))
+@pytest.mark.parametrize("parts", [parts for parts in Parts if parts is not Parts.TOKENS])
 async def test_what_is_read_is_what_was_asked_for(store, version, parts):
     await store.write(version, [row("a", year=1999)], None)
     [found] = await store.read(version, [point_id("a"), point_id("b")], parts, None)
     assert (found.id, found.passage.id, found.revision) == (point_id("a"), "a", "r1")
-    assert (found.passage.text != "") == (parts in {Parts.PASSAGE, Parts.VECTOR})
+    assert (found.passage.text != "") == (parts in {Parts.PASSAGE, Parts.WORDS, Parts.VECTOR})
     assert (found.passage.vector is not None) == (parts in {Parts.DENSE, Parts.VECTOR})
+    assert bool(found.words.indices) == (parts in {Parts.WORDS, Parts.VECTOR})
     assert await store.count(version, None) == 1
 
 
@@ -125,16 +128,61 @@ async def test_notes_merge_by_key_and_a_version_is_made_once(store, version):
 
 
 @pytest.mark.parametrize("parts", list(Parts))
-async def test_token_vectors_are_kept_byte_for_byte_and_read_with_everything_alone(store, late_version, parts):
+async def test_token_vectors_are_kept_byte_for_byte_and_read_by_themselves_or_with_everything(
+    store, late_version, parts
+):
     every_byte = np.arange(2 * TOKEN_DIMENSION, dtype=np.uint8).reshape(2, TOKEN_DIMENSION)
     written = {"a": tokens(1, 70), "b": every_byte, "c": tokens(2, 1), "d": None}
     await store.write(late_version, [row(name, tokens=kept) for name, kept in written.items()], None)
     rows = await store.read(late_version, list(map(point_id, written)), parts, None)
     for found in rows:
-        if parts is Parts.VECTOR:
+        if parts in {Parts.TOKENS, Parts.VECTOR}:
             np.testing.assert_array_equal(found.passage.tokens, written[found.passage.id])
         else:
             assert found.passage.tokens is None
+
+
+async def test_holders_of_a_term_are_all_that_have_it_and_match_or_as_many_as_are_asked_for(store, version):
+    await store.declare(version, {"even": FieldType.BOOL}, None)
+    rows = [
+        row(str(number), even=number % 2 == 0)._replace(words=SparseVector([7, 100 + number % 3], [0.5, 1.0]))
+        for number in range(9)
+    ]
+    await store.write(version, rows, None)
+    third, all_of_them, nobody = await store.holders(version, [101, 7, 8], 20, Filter(), None)
+    assert set(third) == {one.id for one in rows[1::3]}
+    assert set(all_of_them) == {one.id for one in rows}
+    assert list(nobody) == []
+    [some] = await store.holders(version, [7], 4, Filter(), None)
+    assert len(set(some)) == 4
+    [even] = await store.holders(version, [101], 20, Filter([Equals("even", True)]), None)
+    assert set(even) == {rows[4].id}
+
+
+async def test_words_are_replaced_alone_and_only_where_the_passage_is_as_it_was(store, version):
+    await store.write(version, [row("same", year=1), row("changed", revision="r2")], None)
+    same, changed, absent = map(point_id, ("same", "changed", "absent"))
+    new = SparseVector([7, 9], [0.5, 2.0])
+    await store.replace_words(
+        version, dict.fromkeys((same, changed, absent), new), dict.fromkeys((same, changed, absent), "r1"), None
+    )
+    found = {one.id: one for one in await store.read(version, [same, changed], Parts.VECTOR, None)}
+    assert found.keys() == {same, changed}
+    assert found[same].words == new
+    assert found[changed].words == row("changed").words
+    assert found[same].revision == "r1"
+    assert found[same].passage.metadata == {"year": 1}
+    np.testing.assert_array_equal(found[same].passage.vector, row("same").passage.vector)
+    [holders] = await store.holders(version, [9], 9, Filter(), None)
+    assert list(holders) == [same]
+
+
+async def test_what_a_document_says_of_its_relations_is_kept(store, version):
+    said = Relations(("Big Apple",), ("Hudson", "東京"), ("cities/boston.md",))
+    one = row("new york")
+    await store.write(version, [one._replace(passage=replace(one.passage, relations=said)), row("plain")], None)
+    found = await store.read(version, [point_id("new york"), point_id("plain")], Parts.PASSAGE, None)
+    assert {each.passage.id: each.passage.relations for each in found} == {"new york": said, "plain": Relations()}
 
 
 async def test_passages_are_compared_by_the_bytes_of_query_and_passage(store, late_version):

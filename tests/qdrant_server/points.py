@@ -9,11 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
 import qdrant_edge as edge
 from qdrant_client import grpc as api
 
 from tests.qdrant_server import conversions
-from tests.qdrant_server.cluster import View
+from tests.qdrant_server.cluster import Refusal, View
 from tests.qdrant_server.rpc import Servicer, rpc
 from tests.qdrant_server.shards import Shard, number_for, order
 
@@ -53,6 +54,22 @@ class PointsService(Servicer, api.PointsServicer):
         condition = conversions.optional_filter(request, "update_filter")
         mode = conversions.MODES[request.update_mode]
         self.cluster.write(known, spread, lambda shard, number: shard.upsert(spread[number], condition, mode))
+        return _done()
+
+    @rpc
+    async def UpdateVectors(self, request: api.UpdatePointVectors) -> api.PointsOperationResponse:
+        known = self.view().find(request.collection_name)
+        spread: dict[int, list[edge.PointVectors]] = defaultdict(list)
+        for point in request.points:
+            point_id = conversions.id_of(point.id)
+            made = edge.PointVectors(point_id, conversions.vectors_of(point.vectors))
+            spread[number_for(point_id, len(known.points.shards))].append(made)
+        for number, points in spread.items():
+            there = known.points.shards[number].retrieve([point.id for point in points], False, False)
+            if len(there) < len(points):
+                raise Refusal(grpc.StatusCode.NOT_FOUND, "Not found: No point with one of these ids found")
+        condition = conversions.optional_filter(request, "update_filter")
+        self.cluster.write(known, spread, lambda shard, number: shard.update_vectors(spread[number], condition))
         return _done()
 
     @rpc

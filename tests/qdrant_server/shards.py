@@ -80,6 +80,11 @@ class Shard:
         # Replacing a point leaves the old one behind, as a deletion does.
         self._counts_removed |= self.size - before != len(points)
 
+    def update_vectors(self, points: Sequence[edge.PointVectors], condition: edge.Filter | None) -> None:
+        """Replace vectors of points that exist and match."""
+        self._counts_removed = True
+        self._engine.update(edge.UpdateOperation.update_vectors(list(points), condition))
+
     def check(self, points: Iterable[edge.Point]) -> None:
         """Raise ValueError for a vector that does not fit: the engine would write a part of the points."""
         for point in points:

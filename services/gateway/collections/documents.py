@@ -34,6 +34,7 @@ def to_passage(document: documents_pb2.Document) -> passage_pb2.Passage:
         title=document.title,
         text=document.text,
         metadata=document.metadata,
+        relations=document.relations if document.HasField("relations") else None,
     )
 
 
@@ -49,6 +50,7 @@ def cut(document: passage_pb2.Passage, ranges: Sequence[tuple[int, int]]) -> lis
             text=document.text[start:end],
             metadata=document.metadata,
             chunk=passage_pb2.Chunk(number=number, count=len(ranges), start=start, end=end),
+            relations=document.relations if document.HasField("relations") else None,
         )
         for number, (start, end) in enumerate(ranges, start=1)
     ]
@@ -58,7 +60,11 @@ def from_stored(passage: passage_pb2.Passage, chunks: Sequence[passage_pb2.Chunk
     """Make the answer's document from the passage that holds it whole, and its chunks."""
     return documents_pb2.StoredDocument(
         document=documents_pb2.Document(
-            id=passage.document_id, title=passage.title, text=passage.text, metadata=passage.metadata
+            id=passage.document_id,
+            title=passage.title,
+            text=passage.text,
+            metadata=passage.metadata,
+            relations=passage.relations if passage.HasField("relations") else None,
         ),
         chunks=chunks,
     )

@@ -3,7 +3,8 @@
 A part is a ZIP archive of these columns, so any tool can read it:
 
     keys.jsonl            a passage a line: its id and its revision
-    payload.jsonl         the same passages: title, text, metadata, chunk (number, count, start, end)
+    payload.jsonl         the same passages: title, text, metadata, chunk (number, count, start, end), and relations
+                          (aliases, mentions, links) where there are some
     vectors.f32           their vectors, one after the other
     words.counts.u32      number of terms of each
     words.terms.u32       the terms, one passage after the other
@@ -30,7 +31,7 @@ import numpy as np
 
 from services.chassis.errors import FailedPrecondition
 from services.late.codes import Codes
-from services.retriever.documents import Chunk, Passage
+from services.retriever.documents import NO_RELATIONS, Chunk, Passage, Relations
 from services.retriever.lexical import SparseVector
 from services.retriever.store import PointId, Row, point_id
 
@@ -141,7 +142,10 @@ def read_part(written: bytes) -> tuple[Iterator[Row], Sequence[PointId]]:
         columns = zip(keys, payload, vectors, bounds, tokens, strict=True)
         for (passage_id, revision), fields, vector, (start, end), codes in columns:
             chunk = Chunk(*fields["chunk"]) if fields["chunk"] else None
-            passage = Passage(passage_id, fields["text"], fields["title"], fields["metadata"], vector, chunk, codes)
+            relations = Relations.of(*fields["relations"]) if "relations" in fields else NO_RELATIONS
+            passage = Passage(
+                passage_id, fields["text"], fields["title"], fields["metadata"], vector, chunk, codes, relations
+            )
             yield Row(point_id(passage_id), passage, revision, SparseVector(terms[start:end], weights[start:end]))
 
     return rows(), gone
@@ -163,7 +167,9 @@ def _vector(row: Row) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _payload(passage: Passage) -> dict[str, Any]:
     chunk = passage.chunk and [passage.chunk.number, passage.chunk.count, passage.chunk.start, passage.chunk.end]
-    return {"title": passage.title, "text": passage.text, "metadata": dict(passage.metadata), "chunk": chunk}
+    payload = {"title": passage.title, "text": passage.text, "metadata": dict(passage.metadata), "chunk": chunk}
+    said = passage.relations
+    return payload | ({"relations": [said.aliases, said.mentions, said.links]} if said else {})
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -46,11 +46,12 @@ _LONGEST_COLLECTION, _LONGEST_VERSION = 128, 139  # with "-v" and up to nine dig
 class Collections:
     """Describes, creates and deletes collections."""
 
-    def __init__(self, store: PassageStore, bm25: Bm25, layout: Layout = PLAIN) -> None:
-        """Use `bm25` and `layout` for new collections."""
+    def __init__(self, store: PassageStore, bm25: Bm25, layout: Layout = PLAIN, relations: str = "") -> None:
+        """Use `bm25`, `layout` and these rules of relations (see `CollectionInfo.relations`) for new versions."""
         self._store = store
         self._bm25 = bm25
         self._layout = layout
+        self._relations = relations
         self._descriptions: dict[str, tuple[float, CollectionInfo]] = {}
         self._declaring = asyncio.Lock()
         self._written: Counter[tuple[str, str, FieldType]] = Counter()
@@ -205,6 +206,7 @@ class Collections:
             source="written",
             layout=self._layout,
             token_model=token_model,
+            relations=self._relations,
         )
 
     async def make(self, info: CollectionInfo, deadline: Deadline = None) -> None:

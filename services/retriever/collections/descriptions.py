@@ -84,6 +84,9 @@ class CollectionInfo:
     token_model: CollectionModel | None = None
     """The model whose token vectors it holds; None where it holds none."""
 
+    relations: str = ""
+    """Rules by which its passages have keys (see `relations.keys`); empty where they have none, or not all of them."""
+
     @property
     def is_switching(self) -> bool:
         """True while nodes of a cluster may differ about whether it is live."""
@@ -134,6 +137,7 @@ class CollectionInfo:
             layout=Layout.from_notes(notes),
             switching_until=float(notes.get("switching") or 0),
             token_model=_token_model(notes),
+            relations=notes.get("relations", ""),
         )
 
     def to_notes(self) -> dict[str, Any]:
@@ -156,6 +160,7 @@ class CollectionInfo:
             "source": self.source,
             "built_from": self.built_from,
             "layout": self.layout.to_notes(),
+            "relations": self.relations,
             **(_token_notes(self.token_model) if self.token_model else {}),
             **schema_notes(self.schema),
         }

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.late.codes import Codes
-from services.retriever.documents import Chunk, Passage, Vector, check_stored
+from services.retriever.documents import NO_RELATIONS, Chunk, Passage, Relations, Vector, check_stored
 from services.retriever.fields import Value
 from services.retriever.store import Row
 
@@ -38,6 +38,8 @@ def to_payload(row: Row) -> dict[str, Any]:
         payload["wide"] = wide
     if passage.chunk:
         payload["chunk"] = asdict(passage.chunk)
+    if passage.relations:
+        payload["relations"] = asdict(passage.relations)
     return payload
 
 
@@ -52,6 +54,7 @@ def to_passage(payload: Mapping[str, Any], vector: Vector | None = None, tokens:
         vector,
         Chunk(chunk["number"], chunk["count"], chunk["start"], chunk["end"]) if chunk else None,
         tokens,
+        Relations.of(**payload["relations"]) if "relations" in payload else NO_RELATIONS,
     )
     check_stored(passage)
     return passage

@@ -2,9 +2,10 @@
 
     question ─▶ titles that it names ─▶ bridges ─▶ keys of each ─▶ passages that have them
 
-A *bridge* is one of the best passages so far. Each of its keys is looked for by itself: passages that are about what the
-bridge mentions (a link), that mention the same (shared), and documents that it links to. The fewer passages have a key,
-the more it tells: its share is its IDF over that of a key that one passage has, and a key that many have leads nowhere.
+A *bridge* is one of the best passages so far. Each of its keys is looked for by itself: passages that are about what
+the bridge mentions (a link), that mention the same (shared), and documents that it links to. The fewer passages have a
+key, the more it tells: its share is its IDF over that of a key that one passage has, and a key that many have leads
+nowhere.
 A bridge's own names and those of the question are left out: the search has looked for these already.
 
 A passage gains the share of the best path to it, scaled by the bridge's place in the order. Nothing is stored and
@@ -126,9 +127,7 @@ async def follow(
 class _Walk:
     """The state of one question."""
 
-    def __init__(
-        self, question: str, reached: Reached, total: int, holders: Holders, read: Read, rules: Rules
-    ) -> None:
+    def __init__(self, question: str, reached: Reached, total: int, holders: Holders, read: Read, rules: Rules) -> None:
         self._asked = runs_of(question)
         self._reached = reached
         self._rules = rules

@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 from services.chassis.validation import chunk_id
 from services.retriever.documents import Passage
+from services.retriever.lexical import SparseVector
 
+KEYS = "keys-1"
+"""Name of these rules, which a version keeps in its notes: other rules would not find what these wrote."""
 MAX_KEYS = 512
 """Keys of a passage; further ones in a text are left out."""
 LONGEST_RUN = 6
@@ -31,21 +34,44 @@ _MOST_CONNECTORS = 2
 
 # Words with what joins them inside; `()` after a name makes it an identifier.
 _WORD = re.compile(r"\w+(?:['\u2019.\-&]\w+)*(?:\(\))?")
-_QUOTED = re.compile(r"[\u201c\u201e\u00ab\u300c\u300e\u300a\"]([^\u201c\u201d\u00ab\u00bb\u300c-\u300f\u300a\u300b\"\n]{2,80})[\u201d\u201c\u00bb\u300d\u300f\u300b\"]")  # noqa: E501
+_QUOTED = re.compile(
+    r"[\u201c\u201e\u00ab\u300c\u300e\u300a\"]([^\u201c\u201d\u00ab\u00bb\u300c-\u300f\u300a\u300b\"\n]{2,80})[\u201d\u201c\u00bb\u300d\u300f\u300b\"]"
+)
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(\s*<?([^\s()<>]{1,500})>?(?:\s+\"[^\"\n]*\")?\s*\)")
 _IDENTIFIER = re.compile(
     r"[^\W\d_]\w*(?:\.[^\W\d_]\w*)+|[a-z]+[a-z0-9]*[A-Z]\w*|(?:[A-Z]+[a-z0-9]+){2,}|\w*[^\W_]_[^\W_]\w*|[^\W\d]\w*\(\)"
 )
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
-_ABBREVIATIONS = frozenset("Mr Mrs Ms Dr St Jr Sr vs No".split())
-_BREAKS = frozenset(",.;:!?()[]\"\u201c\u201d\u2018\n\r\u3002\uff01\uff1f\u2014|")
-_STARTS = frozenset(".!?:;\"\u201c(\n\r\u3002\uff01\uff1f")
-_CONNECTORS = frozenset("of de la von van der del di da du le al bin ibn y des den el les".split())
-_MONTHS = frozenset(
-    "January February March April May June July August September October November December".split()
+_STARTS = frozenset('.!?:;"\u201c(\n\r\u3002\uff01\uff1f')
+_ABBREVIATIONS = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Jr", "Sr", "vs", "No"})
+_CONNECTORS = frozenset(
+    {
+        "of",
+        "de",
+        "la",
+        "von",
+        "van",
+        "der",
+        "del",
+        "di",
+        "da",
+        "du",
+        "le",
+        "al",
+        "bin",
+        "ibn",
+        "y",
+        "des",
+        "den",
+        "el",
+        "les",
+    }
 )
-# Function words, days, months and titles of persons: no names by themselves.
-STOP_WORDS = frozenset(
+_DAYS_AND_MONTHS = (
+    "monday tuesday wednesday thursday friday saturday sunday "
+    "january february march april may june july august september october november december"
+)
+_FUNCTION_WORDS = (
     "a about above across after again against ago all almost alone along already also although always am among an and "
     "another any anyone anything are around as at back be became because become becomes been before began behind being "
     "below between both but by can could did do does doing done down during each either else even ever every few "
@@ -57,10 +83,11 @@ STOP_WORDS = frozenset(
     "therefore these they third this those though three through throughout thus to today together too toward two under "
     "until up upon us use used using very via was we well were what when where whereas whether which while who whom "
     "whose why will with within without would yet you your yours "
-    "monday tuesday wednesday thursday friday saturday sunday "
-    "january february march april may june july august september october november december "
-    "mr mrs ms dr st jr sr vs".split()
+    "mr mrs ms dr st jr sr vs"
 )
+# No names by themselves.
+STOP_WORDS = frozenset(f"{_FUNCTION_WORDS} {_DAYS_AND_MONTHS}".split())
+_MONTHS = frozenset(name.capitalize() for name in _DAYS_AND_MONTHS.split()[7:])
 
 
 class Keys(NamedTuple):
@@ -99,6 +126,13 @@ def terms_of(passage: Passage, keys: Keys) -> Iterator[int]:
         yield from (term("about", key) for key in keys.about)
     yield from (term("mention", key) for key in keys.mentions)
     yield from (term("refers", key) for key in keys.refers)
+
+
+def with_keys(passage: Passage, words: SparseVector) -> SparseVector:
+    """Add the keys of a passage to its words."""
+    terms = dict.fromkeys(terms_of(passage, keys_of(passage)), 1.0) | dict(zip(*words, strict=True))
+    found = sorted(terms.items())
+    return SparseVector([term for term, _ in found], [weight for _, weight in found])
 
 
 @lru_cache(maxsize=65_536)
@@ -165,8 +199,7 @@ def _names(text: str) -> Iterator[str]:
         if any(map(str.isalpha, quoted[1])):
             yield quoted[1]
     lower = text.islower()
-    for part in () if lower else _spans(text):
-        yield part
+    yield from () if lower else _spans(text)
     if lower and not ("_" in text or "." in text or "(" in text):
         return
     for identifier in _IDENTIFIER.finditer(text):

@@ -41,7 +41,7 @@ LOCK = "lock"
 LOCK_SECONDS = 3.0
 """Time that an orphan has to go."""
 
-_READS = frozenset({"catalogue", "describe", "search", "compare", "read", "scroll", "count", "facet"})
+_READS = frozenset({"catalogue", "describe", "search", "holders", "compare", "read", "scroll", "count", "facet"})
 _MOST_READS = 8  # in a row, while a write waits
 _BREATH, _PAUSE = 0.02, 0.5  # seconds without a call before housekeeping begins, and after it has ended
 _BUSY_PAUSE = 1.0  # seconds after which it has a turn even so

@@ -25,6 +25,7 @@ from services.retriever.engines.edge.shard import Damaged, PoisonedLog, Refused,
 from services.retriever.engines.edge.wire import Health, Packed, pack_rows, unpack_queries, unpack_rows
 from services.retriever.fields import FieldType, Filter, Scalar
 from services.retriever.layout import Layout
+from services.retriever.lexical import SparseVector
 from services.retriever.store import Hit, Notes, Parts, PointId, Revisions
 
 Log = Callable[..., None]
@@ -149,6 +150,16 @@ class DataFolder:
                 kept.shard.write(rows)
                 self._written(kept, "write", packed)
 
+    def replace_words(self, version: str, words: Mapping[PointId, Packed], still: Revisions) -> None:
+        """Replace the words of passages, each only if it has its revision in `still`."""
+        self._check_room(0)
+        with self._changing(version) as kept:
+            known = _revisions(kept.shard, still)
+            wanted = {point: SparseVector(*one) for point, one in words.items() if known.get(point) == still[point]}
+            if wanted:
+                kept.shard.replace_words(wanted)
+                self._written(kept, "replace_words", list(wanted.items()))
+
     def remove(self, version: str, ids: list[PointId], still: Revisions | None) -> None:
         """Remove passages, each only if it has its revision in `still`, where that is given."""
         with self._changing(version) as kept:
@@ -165,6 +176,11 @@ class DataFolder:
         """Return ids and scores."""
         with self._using(version) as kept:
             return kept.shard.search(unpack_queries(searches), limit, condition, layout)
+
+    def holders(self, version: str, terms: list[int], limit: int, condition: Filter) -> list[list[PointId]]:
+        """Return the passages that have each term."""
+        with self._using(version) as kept:
+            return kept.shard.holders(terms, limit, condition)
 
     def compare(self, version: str, tokens: Codes, points: list[PointId]) -> Mapping[PointId, float]:
         """Return the scores of passages by token vectors."""
@@ -273,7 +289,7 @@ class DataFolder:
             if journal.size:
                 if not whole:
                     for method, changes in journal.changes():
-                        shard.remove(changes) if method == "remove" else shard.write(unpack_rows(changes))
+                        _repeat(shard, method, changes)
                 shard.flush()
                 journal.clear()
         except BaseException as error:  # panics of the engine are no Exception
@@ -306,6 +322,16 @@ class DataFolder:
     def _check_room(self, size: int) -> None:
         if free_bytes(self._path) < self._reserve + _ROOM_FACTOR * size:
             raise storage_full()
+
+
+def _repeat(shard: Shard, method: str, changes: Any) -> None:
+    """Make a change of the journal again."""
+    if method == "remove":
+        shard.remove(changes)
+    elif method == "replace_words":
+        shard.replace_words({point: SparseVector(*words) for point, words in changes})
+    else:
+        shard.write(unpack_rows(changes))
 
 
 def _revisions(shard: Shard, still: Revisions) -> Mapping[PointId, str]:

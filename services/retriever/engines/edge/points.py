@@ -14,7 +14,7 @@ from services.retriever.documents import MAX_TOKEN_ROWS
 from services.retriever.engines.edge.filters import date_key, decimal_key, is_long
 from services.retriever.engines.payloads import KEYS, revision_of, to_passage, to_payload, wide_key
 from services.retriever.lexical import SparseVector
-from services.retriever.store import Parts, Row
+from services.retriever.store import Parts, PointId, Row
 
 DENSE, LEXICAL, LATE = "dense", "lexical", "late"
 
@@ -22,6 +22,8 @@ SELECTED: Mapping[Parts, tuple[Any, Any]] = {
     Parts.KEYS: (list(KEYS), False),
     Parts.DENSE: (list(KEYS), [DENSE]),
     Parts.PASSAGE: (True, False),
+    Parts.WORDS: (True, [LEXICAL]),
+    Parts.TOKENS: (list(KEYS), [LATE]),
     Parts.VECTOR: (True, True),
 }
 """Payload and vectors that are read, by the parts that are wanted."""
@@ -55,13 +57,21 @@ def to_points(rows: Sequence[Row], dimension: int, token_dimension: int = 0) -> 
         raise Refused(f"the metadata or the text of a passage is not storable ({type(error).__name__})") from None
 
 
+def to_word_updates(words: Mapping[PointId, SparseVector]) -> list[edge.PointVectors]:
+    """Return what replaces the words of passages."""
+    for point, one in words.items():
+        check_words(one, f"point {point}")
+    return [edge.PointVectors(point, {LEXICAL: edge.SparseVector(*one)}) for point, one in words.items()]
+
+
 def to_row(record: edge.Record) -> Row:
     """Return the passage of a point, as far as it was read."""
     payload = _payload(record)
     vectors: Any = record.vector
     vector, tokens, words = None, None, SparseVector([], [])
     if vectors:
-        vector = np.asarray(vectors[DENSE], dtype=np.float32)
+        if (dense := vectors.get(DENSE)) is not None:
+            vector = np.asarray(dense, dtype=np.float32)
         if (lexical := vectors.get(LEXICAL)) is not None:
             words = SparseVector(lexical.indices, lexical.values)
         if (late := vectors.get(LATE)) is not None:

@@ -47,6 +47,20 @@ def to_requests(
     return requests
 
 
+def to_term_requests(terms: Sequence[int], limit: int, which: edge.Filter | None) -> list[edge.QueryRequest]:
+    """Return requests for passages that have each term. How many passages there are counts for nothing here."""
+    return [
+        edge.QueryRequest(
+            limit,
+            query=edge.Query.Nearest(edge.SparseVector([term], [1.0]), LEXICAL),
+            filter=which,
+            with_payload=False,
+            with_vector=False,
+        )
+        for term in terms
+    ]
+
+
 def to_comparison(tokens: Codes, points: Sequence[PointId], dimension: int) -> edge.QueryRequest:
     """Return the request for the scores of these passages by token vectors."""
     check_tokens(tokens, dimension, "the query")

@@ -21,11 +21,12 @@ from services.retriever.engines.edge.building import BuildFailed
 from services.retriever.engines.edge.configuration import to_config, to_index
 from services.retriever.engines.edge.filters import bool_key, to_filter
 from services.retriever.engines.edge.generations import Damaged, Generations, State
-from services.retriever.engines.edge.points import SELECTED, Refused, to_points, to_row
+from services.retriever.engines.edge.points import SELECTED, Refused, to_points, to_row, to_word_updates
 from services.retriever.engines.edge.rebuilding import GRAPH_FROM, PAUSE_SECONDS, Progress, Rebuild, Sizes, due
 from services.retriever.engines.payloads import payload_key, revision_of
 from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
 from services.retriever.layout import Layout
+from services.retriever.lexical import SparseVector
 from services.retriever.store import PLAIN, Hit, Parts, PointId, Query, Revisions, Row
 
 T = TypeVar("T")
@@ -163,6 +164,13 @@ class Shard:
             self._update(edge.UpdateOperation.upsert_points(points), len(points))
             self._changed((str(point.id) for point in points), replaced=self.size() < before + len(points))
 
+    def replace_words(self, words: Mapping[PointId, SparseVector]) -> None:
+        """Replace the words of passages that exist; nothing else of them changes."""
+        points = to_word_updates(words)
+        if points:
+            self._update(edge.UpdateOperation.update_vectors(points), len(points))
+            self._changed(words, replaced=True)
+
     def remove(self, ids: Sequence[PointId], still: Revisions | None = None) -> None:
         """Remove passages, each only if it still has its revision in `still`, where that is given."""
         known = self._revisions(ids)
@@ -180,6 +188,12 @@ class Shard:
         )
         found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
         return [searching.to_hits(points) for points in found]
+
+    def holders(self, terms: Sequence[int], limit: int, condition: Filter = ALL) -> list[list[PointId]]:
+        """Return the passages that have each term; see `PassageStore.holders`."""
+        requests = searching.to_term_requests(terms, limit, self._filter(condition))
+        found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
+        return [[str(point.id) for point in points] for points in found]
 
     def compare(self, tokens: Codes, points: Sequence[PointId]) -> Mapping[PointId, float]:
         """Return the scores of passages by token vectors; see `PassageStore.compare`."""

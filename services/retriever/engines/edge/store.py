@@ -13,6 +13,7 @@ from services.retriever.engines.edge.process import ChildProcess
 from services.retriever.engines.edge.wire import pack_rows, unpack_rows
 from services.retriever.fields import ALL, Filter, Scalar, Schema
 from services.retriever.layout import Layout
+from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import (
@@ -121,6 +122,11 @@ class EdgeStore:
         arguments = (version, pack_rows(rows), None if still is None else dict(still))
         await self._child.call("upsert", "write", deadline, arguments)
 
+    async def replace_words(
+        self, version: str, words: Mapping[PointId, SparseVector], still: Revisions, deadline: Deadline
+    ) -> None:
+        await self._call("replace_words", deadline, version, dict(words), dict(still))
+
     async def remove(
         self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
     ) -> None:
@@ -138,6 +144,12 @@ class EdgeStore:
     ) -> Sequence[Sequence[Hit]]:
         found = await self._call("search", deadline, version, list(searches), limit, condition, layout)
         return [[(point, score) for point, score in hits] for hits in found]
+
+    async def holders(
+        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+    ) -> Sequence[Sequence[PointId]]:
+        found: list[list[PointId]] = await self._call("holders", deadline, version, list(terms), limit, condition)
+        return found
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline

@@ -20,7 +20,7 @@ import numpy as np
 from services.chassis import errors
 from services.chassis.errors import SluiceError
 from services.late.codes import Codes
-from services.retriever.documents import Chunk, Passage
+from services.retriever.documents import NO_RELATIONS, Chunk, Passage, Relations
 from services.retriever.fields import AnyOf, DateRange, Equals, Exists, Filter, Range
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
@@ -151,6 +151,7 @@ def pack_rows(rows: Iterable[Row]) -> list[Packed]:
             None if passage.vector is None else passage.vector.astype("<f4", copy=False).tobytes(),
             None if (chunk := passage.chunk) is None else (chunk.number, chunk.count, chunk.start, chunk.end),
             None if passage.tokens is None else (passage.tokens.tobytes(), len(passage.tokens)),
+            (said.aliases, said.mentions, said.links) if (said := passage.relations) else None,
         )
         for row in rows
         for passage in (row.passage,)
@@ -170,11 +171,12 @@ def unpack_rows(packed: Sequence[Packed]) -> list[Row]:
                 None if vector is None else np.frombuffer(vector, dtype="<f4"),
                 None if chunk is None else Chunk(*chunk),
                 None if tokens is None else _codes(*tokens),
+                NO_RELATIONS if relations is None else Relations.of(*relations),
             ),
             revision,
             SparseVector(indices, values),
         )
-        for point, revision, indices, values, name, text, title, metadata, vector, chunk, tokens in packed
+        for point, revision, indices, values, name, text, title, metadata, vector, chunk, tokens, relations in packed
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from qdrant_client import grpc as api
 
 from services.late.codes import Codes
-from services.retriever.documents import Chunk, Passage, check_stored
+from services.retriever.documents import NO_RELATIONS, Chunk, Passage, Relations, check_stored
 from services.retriever.engines.payloads import KEYS, UNREVISED, is_wide
 from services.retriever.engines.server.filters import set_halves
 from services.retriever.engines.server.values import (
@@ -32,12 +33,15 @@ _KEYS = api.WithPayloadSelector(include=api.PayloadIncludeSelector(fields=KEYS))
 _NO_VECTORS = api.WithVectorsSelector(enable=False)
 _DENSE_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[DENSE]))
 _VECTORS = api.WithVectorsSelector(enable=True)
+_LATE_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[LATE]))
 LEXICAL_ALONE = api.WithVectorsSelector(include=api.VectorsSelector(names=[LEXICAL]))
 
 SELECTED: Mapping[Parts, Mapping[str, Any]] = {
     Parts.KEYS: {"with_payload": _KEYS, "with_vectors": _NO_VECTORS},
     Parts.DENSE: {"with_payload": _KEYS, "with_vectors": _DENSE_ALONE},
     Parts.PASSAGE: {"with_payload": _ALL, "with_vectors": _NO_VECTORS},
+    Parts.WORDS: {"with_payload": _ALL, "with_vectors": LEXICAL_ALONE},
+    Parts.TOKENS: {"with_payload": _KEYS, "with_vectors": _LATE_ALONE},
     Parts.VECTOR: {"with_payload": _ALL, "with_vectors": _VECTORS},
 }
 """Fields of a request by the parts of passages that are wanted."""
@@ -70,6 +74,8 @@ def to_point(row: Row) -> api.PointStruct:
         place = {"number": chunk.number, "count": chunk.count, "start": chunk.start, "end": chunk.end}
         payload["chunk"].struct_value.SetInParent()
         set_values(payload["chunk"].struct_value.fields, place)
+    if passage.relations:
+        set_value(payload["relations"], asdict(passage.relations))
     return point
 
 
@@ -99,6 +105,7 @@ def to_row(point: api.RetrievedPoint | api.ScoredPoint) -> Row:
         vector,
         chunk,
         tokens,
+        Relations.of(**values_of(payload["relations"].struct_value.fields)) if "relations" in payload else NO_RELATIONS,
     )
     if chunk is not None:
         check_stored(passage)
@@ -138,6 +145,21 @@ def to_search(by: Query, limit: int, condition: api.Filter | None, layout: Layou
         query.params.quantization.rescore = layout.rescore
         query.params.quantization.oversampling = layout.oversampling
     return query
+
+
+def to_term_search(term: int, limit: int, condition: api.Filter | None) -> api.QueryPoints:
+    """Return the search for passages that have a term."""
+    query = api.QueryPoints(filter=condition, limit=limit, using=LEXICAL, with_payload=NOTHING)
+    _set_words(query.query.nearest.sparse, SparseVector([term], [1.0]))
+    return query
+
+
+def to_word_update(point: PointId, words: SparseVector) -> api.PointVectors:
+    """Return what replaces the words of a passage."""
+    update = api.PointVectors()
+    update.id.uuid = point
+    _set_words(update.vectors.vectors.vectors[LEXICAL].sparse, words)
+    return update
 
 
 def to_comparison(

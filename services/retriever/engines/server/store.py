@@ -49,6 +49,7 @@ T = TypeVar("T")
 _IN_ORDER = api.WriteOrdering(type=api.Medium)
 _OLDEST_QDRANT = (1, 17)
 _OLDEST_TURBO = (1, 18)
+_MOST_TRIES = 5
 _ROWS_COUNTED_AT_ONCE = 500
 _COUNTING_SECONDS = 120.0
 # Seconds. A node that is down is not waited for: it can answer nobody with what it does not know.
@@ -188,6 +189,33 @@ class ServerStore:
             condition = still_so({row.id: still[row.id] for row in changed})
             await self._upsert(version, changed, deadline, update_mode=api.UpdateOnly, update_filter=condition)
 
+    async def replace_words(
+        self, version: str, words: Mapping[PointId, SparseVector], still: Revisions, deadline: Deadline
+    ) -> None:
+        async def update(qdrant: Connection) -> None:
+            await qdrant.ask(qdrant.points.UpdateVectors, request)
+
+        for tries_left in reversed(range(_MOST_TRIES)):
+            known = await self.read(version, list(words), Parts.KEYS, deadline)
+            same = {row.id: row.revision for row in known if row.revision == still[row.id]}
+            if not same:
+                return
+            request = api.UpdatePointVectors(
+                collection_name=version,
+                wait=True,
+                ordering=_IN_ORDER,
+                points=[points.to_word_update(point, words[point]) for point in same],
+                update_filter=still_so(same),
+            )
+            try:
+                await self._call(version, update, deadline)
+            except NotFound:  # Qdrant refuses all of them for one that was deleted meanwhile
+                if not tries_left:
+                    raise
+                continue
+            self._memory.changed(version, len(same))
+            return
+
     async def remove(
         self, version: str, ids: Sequence[PointId], deadline: Deadline, still: Revisions | None = None
     ) -> None:
@@ -224,6 +252,22 @@ class ServerStore:
             return await qdrant.ask(qdrant.points.QueryBatch, request)
 
         return list(map(to_hits, (await self._call(version, search, deadline)).result))
+
+    async def holders(
+        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+    ) -> Sequence[Sequence[PointId]]:
+        which = to_filter(condition)
+        request = api.QueryBatchPoints(
+            collection_name=version,
+            query_points=[points.to_term_search(term, limit, which) for term in terms],
+            read_consistency=self._memory[version].consistency,
+        )
+
+        async def find_holders(qdrant: Connection) -> Any:
+            return await qdrant.ask(qdrant.points.QueryBatch, request)
+
+        found = (await self._call(version, find_holders, deadline)).result
+        return [[point.id.uuid for point in one.result] for one in found]
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline

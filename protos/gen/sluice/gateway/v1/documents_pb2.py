@@ -26,7 +26,7 @@ from sluice.type.v1 import filter_pb2 as sluice_dot_type_dot_v1_dot_filter__pb2
 from sluice.type.v1 import passage_pb2 as sluice_dot_type_dot_v1_dot_passage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/gateway/v1/documents.proto\x12\x11sluice.gateway.v1\x1a\x1bsluice/type/v1/filter.proto\x1a\x1csluice/type/v1/passage.proto\"\xb8\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12;\n\x08metadata\x18\x04 \x03(\x0b\x32).sluice.gateway.v1.Document.MetadataEntry\x1a\x46\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.Value:\x02\x38\x01\"P\n\x08\x43hunking\x12\x14\n\x0c\x63hunk_tokens\x18\x01 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\"\x8a\x01\n\x15IndexDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\tdocuments\x18\x02 \x03(\x0b\x32\x1b.sluice.gateway.v1.Document\x12-\n\x08\x63hunking\x18\x03 \x01(\x0b\x32\x1b.sluice.gateway.v1.Chunking\"\x9b\x01\n\x16IndexDocumentsResponse\x12\x15\n\rindexed_count\x18\x01 \x01(\x05\x12\x15\n\rtruncated_ids\x18\x02 \x03(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rpassage_count\x18\x05 \x01(\x05\x12\x16\n\x0ereplaced_count\x18\x06 \x01(\x05\"9\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"0\n\x17\x44\x65leteDocumentsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"f\n\x0eStoredDocument\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.sluice.gateway.v1.Document\x12%\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x15.sluice.type.v1.Chunk\"6\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"x\n\x14GetDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.sluice.gateway.v1.StoredDocument\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x15\n\rremaining_ids\x18\x03 \x03(\t\"y\n\x14ListDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"f\n\x15ListDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.sluice.gateway.v1.StoredDocument\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa7\x03\n\x0f\x44ocumentService\x12\x65\n\x0eIndexDocuments\x12(.sluice.gateway.v1.IndexDocumentsRequest\x1a).sluice.gateway.v1.IndexDocumentsResponse\x12h\n\x0f\x44\x65leteDocuments\x12).sluice.gateway.v1.DeleteDocumentsRequest\x1a*.sluice.gateway.v1.DeleteDocumentsResponse\x12_\n\x0cGetDocuments\x12&.sluice.gateway.v1.GetDocumentsRequest\x1a\'.sluice.gateway.v1.GetDocumentsResponse\x12\x62\n\rListDocuments\x12\'.sluice.gateway.v1.ListDocumentsRequest\x1a(.sluice.gateway.v1.ListDocumentsResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sluice/gateway/v1/documents.proto\x12\x11sluice.gateway.v1\x1a\x1bsluice/type/v1/filter.proto\x1a\x1csluice/type/v1/passage.proto\"\xe6\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12;\n\x08metadata\x18\x04 \x03(\x0b\x32).sluice.gateway.v1.Document.MetadataEntry\x12,\n\trelations\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.Relations\x1a\x46\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.Value:\x02\x38\x01\"P\n\x08\x43hunking\x12\x14\n\x0c\x63hunk_tokens\x18\x01 \x01(\x05\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_overlap_tokens\"\x8a\x01\n\x15IndexDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\tdocuments\x18\x02 \x03(\x0b\x32\x1b.sluice.gateway.v1.Document\x12-\n\x08\x63hunking\x18\x03 \x01(\x0b\x32\x1b.sluice.gateway.v1.Chunking\"\x9b\x01\n\x16IndexDocumentsResponse\x12\x15\n\rindexed_count\x18\x01 \x01(\x05\x12\x15\n\rtruncated_ids\x18\x02 \x03(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rpassage_count\x18\x05 \x01(\x05\x12\x16\n\x0ereplaced_count\x18\x06 \x01(\x05\"9\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"0\n\x17\x44\x65leteDocumentsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"f\n\x0eStoredDocument\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.sluice.gateway.v1.Document\x12%\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x15.sluice.type.v1.Chunk\"6\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"x\n\x14GetDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.sluice.gateway.v1.StoredDocument\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x15\n\rremaining_ids\x18\x03 \x03(\t\"y\n\x14ListDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"f\n\x15ListDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.sluice.gateway.v1.StoredDocument\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa7\x03\n\x0f\x44ocumentService\x12\x65\n\x0eIndexDocuments\x12(.sluice.gateway.v1.IndexDocumentsRequest\x1a).sluice.gateway.v1.IndexDocumentsResponse\x12h\n\x0f\x44\x65leteDocuments\x12).sluice.gateway.v1.DeleteDocumentsRequest\x1a*.sluice.gateway.v1.DeleteDocumentsResponse\x12_\n\x0cGetDocuments\x12&.sluice.gateway.v1.GetDocumentsRequest\x1a\'.sluice.gateway.v1.GetDocumentsResponse\x12\x62\n\rListDocuments\x12\'.sluice.gateway.v1.ListDocumentsRequest\x1a(.sluice.gateway.v1.ListDocumentsResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENT_METADATAENTRY']._loaded_options = None
   _globals['_DOCUMENT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_DOCUMENT']._serialized_start=116
-  _globals['_DOCUMENT']._serialized_end=300
-  _globals['_DOCUMENT_METADATAENTRY']._serialized_start=230
-  _globals['_DOCUMENT_METADATAENTRY']._serialized_end=300
-  _globals['_CHUNKING']._serialized_start=302
-  _globals['_CHUNKING']._serialized_end=382
-  _globals['_INDEXDOCUMENTSREQUEST']._serialized_start=385
-  _globals['_INDEXDOCUMENTSREQUEST']._serialized_end=523
-  _globals['_INDEXDOCUMENTSRESPONSE']._serialized_start=526
-  _globals['_INDEXDOCUMENTSRESPONSE']._serialized_end=681
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=683
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=740
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=742
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=790
-  _globals['_STOREDDOCUMENT']._serialized_start=792
-  _globals['_STOREDDOCUMENT']._serialized_end=894
-  _globals['_GETDOCUMENTSREQUEST']._serialized_start=896
-  _globals['_GETDOCUMENTSREQUEST']._serialized_end=950
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=952
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=1072
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1074
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1195
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1197
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1299
-  _globals['_DOCUMENTSERVICE']._serialized_start=1302
-  _globals['_DOCUMENTSERVICE']._serialized_end=1725
+  _globals['_DOCUMENT']._serialized_end=346
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_start=276
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_end=346
+  _globals['_CHUNKING']._serialized_start=348
+  _globals['_CHUNKING']._serialized_end=428
+  _globals['_INDEXDOCUMENTSREQUEST']._serialized_start=431
+  _globals['_INDEXDOCUMENTSREQUEST']._serialized_end=569
+  _globals['_INDEXDOCUMENTSRESPONSE']._serialized_start=572
+  _globals['_INDEXDOCUMENTSRESPONSE']._serialized_end=727
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=729
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=786
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=788
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=836
+  _globals['_STOREDDOCUMENT']._serialized_start=838
+  _globals['_STOREDDOCUMENT']._serialized_end=940
+  _globals['_GETDOCUMENTSREQUEST']._serialized_start=942
+  _globals['_GETDOCUMENTSREQUEST']._serialized_end=996
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=998
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=1118
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1120
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1241
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1243
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1345
+  _globals['_DOCUMENTSERVICE']._serialized_start=1348
+  _globals['_DOCUMENTSERVICE']._serialized_end=1771
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,7 @@ class Document(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's id, unique in its collection, 1 to 512 bytes. It does not end with "##" and a number, as chunks do."""
     title: _builtins.str
@@ -61,6 +62,10 @@ class Document(_message.Message):
     def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
         """Typed metadata to filter on, at most 65,536 bytes of names and values."""
 
+    @_builtins.property
+    def relations(self) -> _passage_pb2.Relations:
+        """Its relations to other documents, beside what is found in its title and its text."""
+
     def __init__(
         self,
         *,
@@ -68,10 +73,11 @@ class Document(_message.Message):
         title: _builtins.str = ...,
         text: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _filter_pb2.Value] | None = ...,
+        relations: _passage_pb2.Relations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["relations", b"relations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "relations", b"relations", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from sluice.type.v1 import filter_pb2 as sluice_dot_type_dot_v1_dot_filter__pb2
 from sluice.type.v1 import tokens_pb2 as sluice_dot_type_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csluice/type/v1/passage.proto\x12\x0esluice.type.v1\x1a\x1bsluice/type/v1/filter.proto\x1a\x1bsluice/type/v1/tokens.proto\"\xee\x01\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x37\n\x08metadata\x18\x05 \x03(\x0b\x32%.sluice.type.v1.Passage.MetadataEntry\x12$\n\x05\x63hunk\x18\x06 \x01(\x0b\x32\x15.sluice.type.v1.Chunk\x1a\x46\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.Value:\x02\x38\x01\"B\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\"6\n\tHighlight\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"9\n\nPassageKey\x12\r\n\x05point\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x89\x01\n\rPassageRecord\x12(\n\x07passage\x18\x01 \x01(\x0b\x32\x17.sluice.type.v1.Passage\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\t\x12,\n\x06tokens\x18\x04 \x01(\x0b\x32\x1c.sluice.type.v1.TokenVectorsBE\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csluice/type/v1/passage.proto\x12\x0esluice.type.v1\x1a\x1bsluice/type/v1/filter.proto\x1a\x1bsluice/type/v1/tokens.proto\"\x9c\x02\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x37\n\x08metadata\x18\x05 \x03(\x0b\x32%.sluice.type.v1.Passage.MetadataEntry\x12$\n\x05\x63hunk\x18\x06 \x01(\x0b\x32\x15.sluice.type.v1.Chunk\x12,\n\trelations\x18\x07 \x01(\x0b\x32\x19.sluice.type.v1.Relations\x1a\x46\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.sluice.type.v1.Value:\x02\x38\x01\"=\n\tRelations\x12\x0f\n\x07\x61liases\x18\x01 \x03(\t\x12\x10\n\x08mentions\x18\x02 \x03(\t\x12\r\n\x05links\x18\x03 \x03(\t\"B\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\"6\n\tHighlight\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"9\n\nPassageKey\x12\r\n\x05point\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x89\x01\n\rPassageRecord\x12(\n\x07passage\x18\x01 \x01(\x0b\x32\x17.sluice.type.v1.Passage\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\t\x12,\n\x06tokens\x18\x04 \x01(\x0b\x32\x1c.sluice.type.v1.TokenVectorsBE\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PASSAGE_METADATAENTRY']._loaded_options = None
   _globals['_PASSAGE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_PASSAGE']._serialized_start=107
-  _globals['_PASSAGE']._serialized_end=345
-  _globals['_PASSAGE_METADATAENTRY']._serialized_start=275
-  _globals['_PASSAGE_METADATAENTRY']._serialized_end=345
-  _globals['_CHUNK']._serialized_start=347
-  _globals['_CHUNK']._serialized_end=413
-  _globals['_HIGHLIGHT']._serialized_start=415
-  _globals['_HIGHLIGHT']._serialized_end=469
-  _globals['_PASSAGEKEY']._serialized_start=471
-  _globals['_PASSAGEKEY']._serialized_end=528
-  _globals['_PASSAGERECORD']._serialized_start=531
-  _globals['_PASSAGERECORD']._serialized_end=668
+  _globals['_PASSAGE']._serialized_end=391
+  _globals['_PASSAGE_METADATAENTRY']._serialized_start=321
+  _globals['_PASSAGE_METADATAENTRY']._serialized_end=391
+  _globals['_RELATIONS']._serialized_start=393
+  _globals['_RELATIONS']._serialized_end=454
+  _globals['_CHUNK']._serialized_start=456
+  _globals['_CHUNK']._serialized_end=522
+  _globals['_HIGHLIGHT']._serialized_start=524
+  _globals['_HIGHLIGHT']._serialized_end=578
+  _globals['_PASSAGEKEY']._serialized_start=580
+  _globals['_PASSAGEKEY']._serialized_end=637
+  _globals['_PASSAGERECORD']._serialized_start=640
+  _globals['_PASSAGERECORD']._serialized_end=777
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,7 @@ class Passage(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The document's id; of chunks beyond the first, that id with "##" and the chunk's number. No document has such an id."""
     document_id: _builtins.str
@@ -69,6 +70,10 @@ class Passage(_message.Message):
     def chunk(self) -> Global___Chunk:
         """Position within its document; unset where it is the whole document."""
 
+    @_builtins.property
+    def relations(self) -> Global___Relations:
+        """What its document says of its relations; unset if it says nothing."""
+
     def __init__(
         self,
         *,
@@ -78,14 +83,51 @@ class Passage(_message.Message):
         text: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _filter_pb2.Value] | None = ...,
         chunk: Global___Chunk | None = ...,
+        relations: Global___Relations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "relations", b"relations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document_id", b"document_id", "id", b"id", "metadata", b"metadata", "relations", b"relations", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class Relations(_message.Message):
+    """Relations is what a document says of its relations to others, beside what is found in its title and its text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIASES_FIELD_NUMBER: _builtins.int
+    MENTIONS_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names of what it is about, at most 256 of 1 to 1,024 bytes."""
+
+    @_builtins.property
+    def mentions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that it mentions, at most 256 of 1 to 1,024 bytes."""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that it links to, or paths to them as seen from its own id, at most 256 of 1 to 1,024 bytes."""
+
+    def __init__(
+        self,
+        *,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        mentions: _abc.Iterable[_builtins.str] | None = ...,
+        links: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "links", b"links", "mentions", b"mentions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Relations: _TypeAlias = Relations  # noqa: Y015
 
 @_typing.final
 class Chunk(_message.Message):
