@@ -39,6 +39,8 @@ from sluice_client.answers import (
     Policies,
     Policy,
     QueryVector,
+    RelationKind,
+    RelationStep,
     Result,
     Scores,
     SearchOptions,
@@ -49,7 +51,16 @@ from sluice_client.answers import (
 from sluice_client.channel import Credentials, Tls
 from sluice_client.client import AsyncClient
 from sluice_client.copying import AsyncTransferClient, CopyProgress, copy_collection
-from sluice_client.documents import Chunk, Chunking, Document, FoundDocuments, Indexed, Passage, StoredDocument
+from sluice_client.documents import (
+    Chunk,
+    Chunking,
+    Document,
+    FoundDocuments,
+    Indexed,
+    Passage,
+    Relations,
+    StoredDocument,
+)
 from sluice_client.errors import Blame, SluiceError
 from sluice_client.filters import Condition, Filter, all_of, any_of, field, none_of
 from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
@@ -103,17 +114,17 @@ from sluice_client.versions import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EVERYBODY_PPM", "FLAGS", "Answer", "AnswerOptions", "AnswerReply", "Arm", "ArmReason", "ArmTotals", "AsyncClient",
-    "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame", "Bounds", "Chunk", "Chunking", "Citation",
-    "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress", "Counts", "Credentials",
-    "Criteria",
-    "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus", "Features",
-    "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail",
-    "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry", "Indexed", "LatencyBucket", "Layout",
-    "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo", "NotStored", "Outcome", "Passage", "Plan",
-    "PlanStep", "Policies", "Policy", "Quantization", "QuarantinedFeature", "QueryVector", "ReindexPhase",
-    "ReindexProgress", "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot",
-    "SnapshotPhase", "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument",
-    "Switched", "Tls", "ValueCount", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "WrittenAnswer",
-    "all_of", "any_of", "copy_collection", "features", "field", "flag_values", "none_of",
+    "EVERYBODY_PPM", "FLAGS", "Answer", "AnswerOptions", "AnswerReply", "Arm", "ArmReason", "ArmTotals",
+    "AsyncClient", "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame", "Bounds", "Chunk",
+    "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress",
+    "Counts", "Credentials", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList",
+    "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue",
+    "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry",
+    "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo",
+    "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization", "QuarantinedFeature",
+    "QueryVector", "ReindexPhase", "ReindexProgress", "RelationKind", "RelationStep", "Relations", "Result",
+    "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase",
+    "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls",
+    "ValueCount", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "WrittenAnswer", "all_of", "any_of",
+    "copy_collection", "features", "field", "flag_values", "none_of",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Self, TypedDict
 
 from sluice.gateway.v1 import search_pb2 as pb
-from sluice.type.v1 import facet_pb2, passage_pb2
+from sluice.type.v1 import facet_pb2, passage_pb2, relation_pb2
 from sluice.type.v1.features_pb2 import Features
 from sluice_client.documents import Passage
 from sluice_client.errors import invalid
@@ -94,6 +94,7 @@ class Policies(Sent, proto=pb.StagePolicies):
     expansion: Policy | None = None
     embedding: Policy | None = None
     rerank: Policy | None = None
+    hop: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,36 @@ class Highlight(Received, proto=passage_pb2.Highlight):
     """Share of the query's words that it has, weighted by their rarity."""
 
 
+class RelationKind(enum.StrEnum):
+    """Reason why a passage was reached."""
+
+    NAMED = "named"
+    """The question names its title."""
+    LINK = "link"
+    """It is about what the passage before mentions."""
+    SHARED = "shared"
+    """It mentions what the passage before mentions."""
+    REFERENCE = "reference"
+    """The passage before links to it."""
+    NEIGHBOUR = "neighbour"
+    """It is the chunk next to the passage before."""
+    UNKNOWN = "unknown"
+    """Sent by a newer gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelationStep(Received, proto=relation_pb2.RelationStep):
+    """One step on the way to a passage."""
+
+    kind: RelationKind
+    passage_id: str
+    """The passage that it starts from; empty where the question itself leads on."""
+    key: str
+    """The name, or the id of a document, that leads on."""
+    weight: float
+    """Share that it brings to the score, 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result(Received, proto=pb.Result):
     """A passage that was found."""
@@ -183,6 +214,8 @@ class Result(Received, proto=pb.Result):
     """Near-duplicates that it stands for, where the search collapsed them."""
     highlights: Sequence[Highlight] = ()
     """At most 3, in the order of the text, where the search asked for them."""
+    path: Sequence[RelationStep] = ()
+    """The way by which relations brought it or moved it, from the question on."""
 
     @property
     def sentences(self) -> list[str]:

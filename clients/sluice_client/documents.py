@@ -11,6 +11,18 @@ from sluice_client.messages import MetadataValue, Received, Sent
 
 
 @dataclass(frozen=True, slots=True)
+class Relations(Sent, proto=passage_pb2.Relations):
+    """What a document says of its relations to others, beside what is found in its title and its text."""
+
+    aliases: Sequence[str] = ()
+    """Other names of what it is about."""
+    mentions: Sequence[str] = ()
+    """Names that it mentions."""
+    links: Sequence[str] = ()
+    """Ids of documents that it links to, or paths to them as seen from its own id."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document(Sent, proto=documents_pb2.Document):
     """A document to store; one with the same id is replaced."""
 
@@ -22,6 +34,7 @@ class Document(Sent, proto=documents_pb2.Document):
     """May be empty only where the title says it all."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     """Values to filter on; they come back with the results."""
+    relations: Relations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,8 @@ class Passage(Received, proto=passage_pb2.Passage):
     metadata: Mapping[str, MetadataValue]
     chunk: Chunk | None = None
     """None where it is the whole document."""
+    relations: Relations | None = None
+    """What its document says of its relations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ ZERO = 128
 SCALE = 254
 """Steps from 0 to 1. A value beyond half is cut, which unit vectors of a hundred dimensions do not have once turned."""
 
+# Multiplications of a product that OpenBLAS computes in one thread, see `pooling`.
+_PART = 2**17
+
 
 def encode(vectors: NDArray[np.float32]) -> Codes:
     """Turn rows [rows, n], none of them zero, into bytes [rows, n + 1]; they are scaled to length 1 first."""
@@ -38,6 +41,20 @@ def encode(vectors: NDArray[np.float32]) -> Codes:
 def similarity(score: float, rows: int, dimension: int) -> float:
     """Return the mean cosine that a sum of dot products means: one for each of the query's rows (MaxSim)."""
     return (score / rows - ZERO * ZERO * dimension) / (SCALE * SCALE)
+
+
+def best_products(query: Codes, rows: Codes) -> NDArray[np.float32]:
+    """Return the greatest dot product of each row of a query with one of these rows: [query rows].
+
+    Their sum is MaxSim. Of several passages together it is the sum of the greatest for each row.
+    """
+    asked = query.astype(np.float32)
+    step = max(1, _PART // asked.size)
+    parts = [
+        (asked @ rows[start : start + step].astype(np.float32).T).max(axis=1) for start in range(0, len(rows), step)
+    ]
+    best: NDArray[np.float32] = np.max(parts, axis=0)
+    return best
 
 
 def _turned(unit: NDArray[np.float64]) -> NDArray[np.float64]:

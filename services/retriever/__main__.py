@@ -24,6 +24,7 @@ from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
 from services.retriever.relations.keys import KEYS
+from services.retriever.relations.relating import Relating
 from services.retriever.search.findings import Findings
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
@@ -106,6 +107,7 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         Snapshots(store, collections, versions, storage),
         Findings(store, collections),
         Transfers(store, collections, versions),
+        Relating(store, collections),
     )
     try:
         async with in_background(watch.run()):

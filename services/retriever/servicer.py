@@ -24,6 +24,7 @@ from services.retriever.collections.versions import Versions
 from services.retriever.documents import Passage, joined, tokens_from_proto, tokens_to_proto, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
+from services.retriever.relations.relating import Relating, Seed
 from services.retriever.search.findings import Findings
 from services.retriever.search.searches import LateQuery, QueryVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -38,7 +39,7 @@ _SIDES = {pb.SIDE_UNSPECIFIED: Side.LIVE, pb.SIDE_LIVE: Side.LIVE, pb.SIDE_BUILD
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     """Stores passages, finds them, and keeps versions and snapshots."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # one a part of the stage
         self,
         collections: Collections,
         tuning: Tuning,
@@ -48,6 +49,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         snapshots: Snapshots,
         findings: Findings,
         transfers: Transfers,
+        relating: Relating,
     ) -> None:
         self._collections = collections
         self._tuning = tuning
@@ -57,6 +59,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._snapshots = snapshots
         self._findings = findings
         self._transfers = transfers
+        self._relating = relating
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
         variants = [
@@ -94,6 +97,34 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         for candidate in found.candidates:
             added = reply.candidates.add(score=candidate.score, whole=candidate.whole, late_score=candidate.late_score)
             candidate.passage.write(added.passage)
+        return reply
+
+    async def ExpandRelations(self, request: pb.ExpandRelationsRequest, context: Context) -> pb.ExpandRelationsResponse:
+        found = await self._relating.expand(
+            request.collection,
+            request.query,
+            [Seed(one.id, one.score) for one in request.candidates],
+            hops=request.max_hops,
+            limit=request.limit,
+            condition=Filter.from_proto(request.filter),
+            late=LateQuery(tokens_from_proto(request.tokens, "tokens"), request.token_model_fingerprint, 0)
+            if request.HasField("tokens")
+            else None,
+            deadline=deadline_of(context),
+        )
+        reached = found.reached
+        reply = pb.ExpandRelationsResponse(
+            index_version=found.version,
+            followed_count=reached.followed,
+            frequent_count=reached.frequent,
+            left_out_count=reached.left_out,
+        )
+        for one in found.passages:
+            added = reply.passages.add(score=one.score, late_score=one.late_score)
+            one.passage.write(added.passage)
+            added.path.extend(step.to_proto() for step in one.path)
+        for bridge in found.bridges:
+            bridge.write(reply.bridges.add())
         return reply
 
     async def GetPassages(self, request: pb.GetPassagesRequest, context: Context) -> pb.GetPassagesResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +46,8 @@ from sluice_client import (
     Outcome,
     Passage,
     QueryVector,
+    RelationKind,
+    RelationStep,
     Result,
     SluiceError,
     StageReport,
@@ -210,6 +212,8 @@ def answer_view(answer: Answer, *, explain: bool) -> RenderableType:
     if explain:
         if answer.results:
             blocks.append(_scores_table(answer.results))
+            if any(result.path for result in answer.results):
+                blocks.append(_paths_table(answer.results))
         blocks += [_stages_table(answer.stages), _origin(answer)]
     return Group(*blocks)
 
@@ -299,6 +303,31 @@ def _scores_table(results: Sequence[Result]) -> Table:
             *("" if of_all[place] is None else f"{of_all[place]:.3f}" for of_all in looked.values()),
         )
     return shown
+
+
+def _paths_table(results: Sequence[Result]) -> Table:
+    """Show the ways by which relations brought results or moved them."""
+    names = {result.passage.id: name_of(result.passage) for result in results}
+    shown = table("rank", "title", "reached by", "weight", title="\nRelations", right=frozenset({"rank", "weight"}))
+    for result in results:
+        if result.path:
+            ways = [_step_words(step, names) for step in result.path]
+            shown.add_row(
+                str(result.rank), name_of(result.passage), ", then ".join(ways), f"{result.path[-1].weight:.2f}"
+            )
+    return shown
+
+
+def _step_words(step: RelationStep, names: Mapping[str, str]) -> str:
+    bridge = names.get(step.passage_id) or plain(step.passage_id)
+    key = plain(step.key)
+    return {
+        RelationKind.NAMED: f"the question names “{key}”",
+        RelationKind.LINK: f"{bridge} mentions “{key}”",
+        RelationKind.SHARED: f"{bridge} mentions “{key}”, as it does",
+        RelationKind.REFERENCE: f"{bridge} links to it",
+        RelationKind.NEIGHBOUR: f"it is next to {bridge}",
+    }.get(step.kind, f"{bridge} “{key}”")
 
 
 def _stages_table(reports: Sequence[StageReport]) -> Table:

@@ -18,7 +18,7 @@ from services.gateway.collections.store import (
     Vectors,
     Written,
 )
-from services.gateway.search.stages import Candidate, QueryTokens, Retrieved, SearchVariant
+from services.gateway.search.stages import Candidate, QueryTokens, Reached, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.retriever.v1 import retriever_pb2_grpc
@@ -85,6 +85,36 @@ class RetrieverClient:
             for one in reply.candidates
         ]
         return Retrieved(candidates, reply.index_version, reply.fused_search_count)
+
+    async def expand_relations(
+        self,
+        collection: str,
+        query: str,
+        candidates: Sequence[Candidate],
+        *,
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
+        hops: int,
+        limit: int,
+        tokens: QueryTokens | None = None,
+        deadline: float,
+    ) -> Reached:
+        request = pb.ExpandRelationsRequest(
+            collection=collection,
+            query=query,
+            candidates=[pb.ScoredPassage(id=one.passage.id, score=one.score) for one in candidates],
+            filter=filter,
+            max_hops=hops,
+            limit=limit,
+            tokens=tokens.vectors if tokens else None,
+            token_model_fingerprint=tokens.model.fingerprint if tokens else "",
+        )
+        reply = await self.channel.call(self.stub.ExpandRelations, request, deadline=deadline)
+        found = [
+            Candidate(one.passage, one.score, True, one.late_score if one.HasField("late_score") else None, one.path)
+            for one in reply.passages
+        ]
+        bridges = {bridge.id: bridge for bridge in reply.bridges}
+        return Reached(found, bridges, reply.followed_count, reply.frequent_count, reply.left_out_count)
 
     async def diversify(
         self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float

@@ -15,6 +15,7 @@ from services.gateway.search.stages import Reranked
 # Largest share of the time left for a stage that others wait for, however quick those have been.
 EXPANSION_SHARE = 0.3
 EMBEDDING_SHARE = 0.6
+HOP_SHARE = 0.5
 # Time after which a measurement counts half: a stage that is skipped for being slow is not measured, and has to be
 # tried again soon. A failed try costs little: only the reply waits for reranking, and it ends in time.
 HALF_LIFE_SECONDS = 1.0
@@ -64,6 +65,7 @@ class Budgets:
         self.tokens = Pace()
         """Making the vectors of a query's tokens."""
         self.retrieval = Pace()
+        self.hop = Pace()
         self.rerank_token = Pace()
         """Time of a reranking for each token that its model reads."""
         self._passage_tokens = _UNKNOWN_PASSAGE_TOKENS
@@ -81,6 +83,10 @@ class Budgets:
     def tokens_until(self, now: float, last_moment: float) -> float | None:
         """Moment by which the query's tokens have to be embedded; None if retrieval needs the time."""
         return _until(now, last_moment, self.retrieval.expected(now), self.tokens.expected(now), EMBEDDING_SHARE)
+
+    def hop_until(self, now: float, last_moment: float) -> float | None:
+        """Moment by which relations have to be followed; None if there is no time for it."""
+        return _until(now, last_moment, 0.0, self.hop.expected(now), HOP_SHARE)
 
     def rerank_tokens(self, lengths: Sequence[int]) -> list[float]:
         """Estimate the tokens that the reranker's model reads for candidates of so many characters, the query's too."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from services.chassis.validation import MAX_TEXT_BYTES
 from services.gateway.search.duplicates import Signature, collapse
 from services.gateway.search.grouping import best_of_each
 from services.gateway.search.ranking import Ranked
-from services.gateway.search.stages import Candidate, Question, Result, Retrieved, Retriever, reading
+from services.gateway.search.stages import Candidate, Question, Reached, Result, Retrieved, Retriever, reading
 from sluice.type.v1 import passage_pb2
 
 # Most candidates that paging and reranking reach.
@@ -18,6 +18,10 @@ HIGHLIGHTED_CHARACTERS = 16_384
 """Characters of a result in which highlights are looked for."""
 DIVERSIFIED = 100
 """Candidates among which diversity is looked for; fixed, so that all pages have one order."""
+FOLLOWED = 100
+"""Candidates that relations are followed from; fixed for the same reason."""
+# Characters of a bridge that the cross-encoder reads before a passage to which it leads.
+_BRIDGE_CHARACTERS = 700
 # Factor on the number of candidates where near-duplicates are collapsed, so that a page is full unless most are.
 _COLLAPSED_REACH = 3
 # Factor on the number of candidates where only the best chunk of a document counts, and each time that it is too low.
@@ -43,6 +47,7 @@ class Candidates:
         self._ended = False
         self._signatures: dict[str, Signature] = {}
         self._head: Sequence[int] | None = None
+        self._bridges: Mapping[str, passage_pb2.Passage] = {}
 
     @property
     def scores(self) -> list[float]:
@@ -58,8 +63,8 @@ class Candidates:
             if candidate.late_score is not None
         }
 
-    async def find(self, search: Search, reranked: int) -> None:
-        """Search as deep as the page and the reranking of so many are likely to need."""
+    async def find(self, search: Search, reranked: int, *, followed: bool = False) -> None:
+        """Search as deep as the page, the reranking of so many and the following of relations are likely to need."""
         question = self._question
         reach = question.offset + question.limit
         if question.collapse_duplicates:
@@ -68,9 +73,25 @@ class Candidates:
             reach *= _DEEPER
         # One more than the page needs tells whether there is another page. It comes whole like the others: the
         # retriever reads passages and mere ids in separate trips.
-        limit = min(MAX_CANDIDATES, max(reach + 1, reranked, DIVERSIFIED if question.diversity else 0))
+        least = max(DIVERSIFIED if question.diversity else 0, FOLLOWED if followed else 0)
+        limit = min(MAX_CANDIDATES, max(reach + 1, reranked, least))
         whole = max(reranked, 0 if question.offset else question.limit + 1)
         await self._search(search, limit, limit if question.collapse_duplicates else min(whole, limit))
+
+    def reach(self, reached: Reached) -> None:
+        """Put passages that relations lead to among the first candidates, by their scores."""
+        known = {item.passage.id: item for item in self.items}
+        moved = {}
+        for found in reached.candidates:
+            before = known.get(found.passage.id)
+            if before is not None:
+                late = before.late_score if found.late_score is None else found.late_score
+                found = before._replace(score=found.score, path=found.path, late_score=late)  # noqa: PLW2901
+            moved[found.passage.id] = found
+        first = [item for item in self.items[:FOLLOWED] if item.passage.id not in moved]
+        rest = [item for item in self.items[FOLLOWED:] if item.passage.id not in moved]
+        self.items = sorted([*first, *moved.values()], key=lambda item: -item.score) + rest
+        self._bridges = reached.bridges
 
     async def deepen(self, search: Search) -> bool:
         """Search deeper; False if there is nothing more to find."""
@@ -95,9 +116,18 @@ class Candidates:
     async def head(self, count: int) -> list[str]:
         """Return the texts of the first candidates, and drop those of them that were deleted meanwhile."""
         places = range(min(count, len(self.items)))
-        texts = {place: reading(passage)[: MAX_TEXT_BYTES + 1] async for place, passage in self.read(places)}
+        texts = {
+            place: (self._lead(place) + reading(passage))[: MAX_TEXT_BYTES + 1]
+            async for place, passage in self.read(places)
+        }
         self.items = [item for place, item in enumerate(self.items) if place in texts or place not in places]
         return list(texts.values())
+
+    def _lead(self, place: int) -> str:
+        """Return the beginning of the passage that leads to a candidate: neither answers the question alone."""
+        path = self.items[place].path
+        bridge = self._bridges.get(path[-1].passage_id) if path else None
+        return f"{reading(bridge)[:_BRIDGE_CHARACTERS]}\n" if bridge is not None else ""
 
     async def diversified(self, ranked: Sequence[Ranked]) -> Sequence[Ranked]:
         """Put the head of a ranking in the order of the question's diversity, if it has any; keep the scores."""

@@ -1,6 +1,6 @@
 """The graph of stages from a question to ranked passages.
 
-    query ─┬─▶ embed ──────────────┬─▶ retrieve ─▶ rerank ─▶ blend
+    query ─┬─▶ embed ──────────────┬─▶ retrieve ─▶ hop ─▶ rerank ─▶ blend
            ├─▶ embed tokens ───────┤
            └─▶ expand ─▶ embed ────┘
 
@@ -21,6 +21,7 @@ from services.gateway.search.budgets import Budgets, last_moment
 from services.gateway.search.calibration import relevance
 from services.gateway.search.candidates import Candidates
 from services.gateway.search.flags import Features
+from services.gateway.search.hopping import Hopping
 from services.gateway.search.ranking import Weights
 from services.gateway.search.reports import (
     AS_BEFORE,
@@ -154,7 +155,9 @@ class _Run:
             )
 
         candidates = Candidates(self._question, self._stages.retriever, self.attempts.last_moment)
-        await self._retrieve(candidates, search, variants, reranking.wanted)
+        hopping = Hopping(self._question, stages.retriever, self._budgets, self.attempts)
+        await self._retrieve(candidates, search, variants, reranking.wanted, followed=hopping.follows)
+        await hopping.follow(candidates, reranking.tokens if candidates.late_scores else None)
         await reranking.look(candidates)
         first, last = self._question.offset, self._question.offset + self._question.limit
         while True:
@@ -185,6 +188,7 @@ class _Run:
                     duplicate_count=duplicates[first + place],
                     late_score=found.late_score,
                     relevance=relevance(found.late_score, logit),
+                    path=found.path,
                 )
             )
         course = Course(
@@ -195,6 +199,7 @@ class _Run:
             len(reranking.logits),
             reranking.read.model,
             reranking.compared,
+            hopping.hops,
         )
         if self._question.highlights and self._question.query and results:
             try:
@@ -300,10 +305,12 @@ class _Run:
         search: Callable[[int, int], Awaitable[Retrieved]],
         variants: Sequence[SearchVariant],
         reranked: int,
+        *,
+        followed: bool,
     ) -> None:
         started = time.perf_counter()
         try:
-            await candidates.find(search, reranked)
+            await candidates.find(search, reranked, followed=followed)
         except SluiceError as failure:
             self.attempts.report(failed(Stage.RETRIEVE, failure, time.perf_counter() - started))
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
@@ -16,7 +16,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import duration
 from services.gateway.search.flags import Features
 from sluice.gateway.v1 import search_pb2
-from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, stage_pb2, tokens_pb2
+from sluice.type.v1 import filter_pb2, model_pb2, passage_pb2, relation_pb2, stage_pb2, tokens_pb2
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 10
@@ -56,6 +56,7 @@ class Policies:
     expansion: Policy | None = None
     embedding: Policy | None = None
     rerank: Policy | None = None
+    hop: Policy | None = None
 
     @classmethod
     def from_proto(cls, message: search_pb2.StagePolicies) -> Self:
@@ -73,6 +74,7 @@ class Policies:
             policy("expansion", message.expansion),
             policy("embedding", message.embedding),
             policy("rerank", message.rerank),
+            policy("hop", message.hop),
         )
 
 
@@ -93,6 +95,8 @@ class Course:
     """Its model."""
     late: int = 0
     """Number of candidates that were compared by token vectors."""
+    hops: int = 0
+    """Most relations in a row that were followed; 0 where none were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,23 @@ class Candidate(NamedTuple):
     """False if only the ids of the passage are here."""
     late_score: float | None = None
     """Mean cosine of token vectors; None where they were not compared."""
+    path: Sequence[relation_pb2.RelationStep] = ()
+    """The way by which relations brought it or moved it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Passages that relations lead to, best first, and the passages that the ways start from, by id."""
+
+    candidates: Sequence[Candidate]
+    """Of those that were known before, the ids alone."""
+    bridges: Mapping[str, passage_pb2.Passage]
+    followed_count: int = 0
+    """Number of keys that led somewhere."""
+    frequent_count: int = 0
+    """Number of keys that too many passages have."""
+    left_out_count: int = 0
+    """Number of keys that were not looked up, as their passage has too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +342,8 @@ class Result(NamedTuple):
     late_score: float | None = None
     relevance: float | None = None
     """Estimated probability; None where it was not reranked."""
+    path: Sequence[relation_pb2.RelationStep] = ()
+    """The way by which relations brought it or moved it."""
 
     def to_proto(self) -> search_pb2.Result:
         """Write the result."""
@@ -335,6 +358,7 @@ class Result(NamedTuple):
         message.rank = self.rank
         message.duplicate_count = self.duplicate_count
         message.highlights.extend(self.highlights)
+        message.path.extend(self.path)
         scores = message.scores
         scores.retrieval = self.retrieval_score
         scores.retrieval_rank = self.retrieval_rank
@@ -416,6 +440,23 @@ class Retriever(Protocol):
 
         `model` names that of a caller's vector. With the id of a document as `like`, find what is like it, too. The
         first `late_count` are compared with the query's tokens; their order stays.
+        """
+
+    async def expand_relations(
+        self,
+        collection: str,
+        query: str,
+        candidates: Sequence[Candidate],
+        *,
+        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
+        hops: int,
+        limit: int,
+        tokens: QueryTokens | None = None,
+        deadline: float,
+    ) -> Reached:
+        """Follow relations from candidates, and find at most so many passages that they lead to.
+
+        With the query's tokens each is compared by them, together with the passage that leads to it.
         """
 
     async def diversify(

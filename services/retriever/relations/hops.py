@@ -25,6 +25,7 @@ from typing import NamedTuple
 from services.retriever.documents import Passage
 from services.retriever.relations.keys import keys_of, runs_of, term
 from services.retriever.store import PointId
+from sluice.type.v1 import relation_pb2
 
 Holders = Callable[[Sequence[int], int], Awaitable[Sequence[Sequence[PointId]]]]
 """Finds the passages that have each term, at most so many of each, among those that the request's filter admits."""
@@ -45,6 +46,10 @@ class PathKind(enum.Enum):
     """The bridge links to it."""
     NEIGHBOUR = "neighbour"
     """It is the chunk before or after the bridge."""
+
+    def to_proto(self) -> relation_pb2.RelationKind.ValueType:
+        """Write the kind."""
+        return relation_pb2.RelationKind.Value(f"RELATION_KIND_{self.name}")
 
 
 class Path(NamedTuple):

@@ -31,8 +31,8 @@ from tests.unit.gateway.search.world import QUESTION, World, ids, reports, with_
 
 async def test_the_query_is_embedded_while_it_is_being_expanded() -> None:
     # expand() waits until embed has begun: one after the other, this would time out.
-    answer = await World().answer()
-    assert [report.outcome for report in answer.reports] == [Outcome.RAN] * 4
+    answer = await World().answer(with_features(multi_hop=True))
+    assert [report.outcome for report in answer.reports] == [Outcome.RAN] * 5
 
 
 async def test_every_variant_is_searched_with_its_own_vector_and_weight() -> None:
@@ -57,7 +57,7 @@ async def test_features_that_are_off_are_reported_as_skipped() -> None:
     world.embedding.set()
     answer = await world.answer(with_features(expansion=False, rerank=False, dense=False))
     skipped = {stage for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
-    assert skipped == {Stage.EXPAND, Stage.EMBED, Stage.RERANK}
+    assert skipped == {Stage.EXPAND, Stage.EMBED, Stage.HOP, Stage.RERANK}
     assert world.weights == (0.0, 0.67)
     assert world.fingerprint == ""
 
@@ -132,9 +132,10 @@ async def test_a_stage_that_the_search_did_not_come_to_has_a_report_as_well() ->
     (reports,) = seen
     assert [(report.stage, report.reason) for report in reports[2:]] == [
         (Stage.RETRIEVE, "DEPENDENCY_DOWN"),
+        (Stage.HOP, "NOT_REACHED"),
         (Stage.RERANK, "NOT_REACHED"),
     ]
-    assert [report.stage for report in reports] == list(Stage)
+    assert [report.stage for report in reports] == [stage for stage in Stage if stage is not Stage.REASON]
 
 
 async def test_retrieval_is_always_required() -> None:
@@ -361,11 +362,11 @@ async def test_optional_stages_that_do_not_fit_the_deadline_are_skipped() -> Non
     world = World(deadline_seconds=0.5)
     world.embedding.set()
     now = time.monotonic()
-    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.rerank_token):
+    for pace in (world.budgets.expansion, world.budgets.embedding, world.budgets.hop, world.budgets.rerank_token):
         pace.observe(now, 60.0)
-    answer = await world.answer()
+    answer = await world.answer(with_features(multi_hop=True))
     skipped = {stage: report.reason for stage, report in reports(answer).items() if report.outcome is Outcome.SKIPPED}
-    assert skipped == {Stage.EXPAND: "NO_TIME", Stage.EMBED: "NO_TIME", Stage.RERANK: "NO_TIME"}
+    assert skipped == dict.fromkeys((Stage.EXPAND, Stage.EMBED, Stage.HOP, Stage.RERANK), "NO_TIME")
     assert ids(answer) == ["0", "1", "2"]
 
 
@@ -393,14 +394,14 @@ async def test_what_is_like_a_document_is_searched_without_a_text_and_the_report
     world = World()
     answer = await world.answer(replace(QUESTION, query="", like_document_id="5"))
     assert (world.searched, world.like, world.fingerprint) == ([], "5", "")
-    assert [reports(answer)[stage].reason for stage in Stage] == ["NO_QUERY", "NO_QUERY", "", "NO_QUERY"]
+    assert [report.reason for report in answer.reports] == ["NO_QUERY", "NO_QUERY", "", "NO_QUERY", "NO_QUERY"]
     assert len(answer.results) == 3
     assert not answer.idle_stages
 
 
 async def test_likeness_goes_with_a_query_that_all_stages_read() -> None:
     world = World()
-    answer = await world.answer(replace(QUESTION, like_document_id="5"))
+    answer = await world.answer(replace(with_features(multi_hop=True), like_document_id="5"))
     assert (len(world.searched), world.like) == (2, "5")
     assert all(report.outcome is Outcome.RAN for report in answer.reports)
 

@@ -19,6 +19,7 @@ from services.gateway.search.stages import (
     Expanded,
     QueryTokens,
     Question,
+    Reached,
     Reranked,
     Retrieved,
     SearchVariant,
@@ -26,7 +27,7 @@ from services.gateway.search.stages import (
     StageReport,
     Variant,
 )
-from sluice.type.v1 import filter_pb2, passage_pb2, tokens_pb2
+from sluice.type.v1 import filter_pb2, passage_pb2, relation_pb2, tokens_pb2
 from tests.unit.gateway.samples import embedded, model, passage
 
 QUESTION = Question(
@@ -89,6 +90,11 @@ class World:
     compared: list[int] = field(default_factory=list)
     """Number of candidates to compare, for each search."""
     token_mismatches: int = 0
+    related: Sequence[tuple[passage_pb2.Passage, float, float | None]] = ()
+    """Passages that relations lead to, each with its score and that by token vectors."""
+    hop_error: SluiceError | None = None
+    hopped: list[tuple[int, list[str], bool]] = field(default_factory=list)
+    """Hops, candidates, and true with tokens, for each following of relations."""
 
     async def expand(self, query: str, features: Features, *, deadline: float) -> Expanded:
         self.expanding.set()
@@ -161,6 +167,31 @@ class World:
             for rank, one in enumerate(self.found[:limit])
         ]
         return Retrieved(candidates, self.index_version)
+
+    async def expand_relations(
+        self,
+        collection: str,
+        query: str,
+        candidates: Sequence[Candidate],
+        *,
+        filter: filter_pb2.Filter,
+        hops: int,
+        limit: int,
+        tokens: QueryTokens | None = None,
+        deadline: float,
+    ) -> Reached:
+        assert collection == self.index_version
+        self.hopped.append((hops, [one.passage.id for one in candidates], tokens is not None))
+        if self.hop_error:
+            raise self.hop_error
+        bridge = self.found[0]
+        step = relation_pb2.RelationStep(kind=relation_pb2.RELATION_KIND_LINK, passage_id=bridge.id, key="x", weight=1)
+        known = {one.passage.id for one in candidates}
+        reached = [
+            Candidate(keys(one) if one.id in known else one, score, True, late, (step,))
+            for one, score, late in self.related
+        ]
+        return Reached(reached, {bridge.id: bridge}, followed_count=2, frequent_count=1)
 
     async def diversify(
         self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float

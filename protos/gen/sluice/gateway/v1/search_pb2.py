@@ -28,10 +28,11 @@ from sluice.type.v1 import facet_pb2 as sluice_dot_type_dot_v1_dot_facet__pb2
 from sluice.type.v1 import features_pb2 as sluice_dot_type_dot_v1_dot_features__pb2
 from sluice.type.v1 import filter_pb2 as sluice_dot_type_dot_v1_dot_filter__pb2
 from sluice.type.v1 import passage_pb2 as sluice_dot_type_dot_v1_dot_passage__pb2
+from sluice.type.v1 import relation_pb2 as sluice_dot_type_dot_v1_dot_relation__pb2
 from sluice.type.v1 import stage_pb2 as sluice_dot_type_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/gateway/v1/search.proto\x12\x11sluice.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18sluice/type/v1/arm.proto\x1a\x1asluice/type/v1/facet.proto\x1a\x1dsluice/type/v1/features.proto\x1a\x1bsluice/type/v1/filter.proto\x1a\x1csluice/type/v1/passage.proto\x1a\x1asluice/type/v1/stage.proto\"\xb9\x03\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncollection\x18\x03 \x01(\t\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12*\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x32\n\x08policies\x18\x07 \x01(\x0b\x32 .sluice.gateway.v1.StagePolicies\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x1b\n\x13\x63ollapse_duplicates\x18\t \x01(\x08\x12\x19\n\x11group_by_document\x18\n \x01(\x08\x12\x18\n\x10like_document_id\x18\x0b \x01(\t\x12.\n\x06vector\x18\x0c \x01(\x0b\x32\x1e.sluice.gateway.v1.QueryVector\x12\x16\n\tdiversity\x18\r \x01(\x02H\x01\x88\x01\x01\x12\x12\n\nhighlights\x18\x0e \x01(\x08\x42\x08\n\x06_limitB\x0c\n\n_diversity\",\n\x0bQueryVector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\"\xa5\x01\n\rStagePolicies\x12\x31\n\texpansion\x18\x01 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\x12\x31\n\tembedding\x18\x02 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\x12.\n\x06rerank\x18\x03 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\"\xb7\x02\n\x0eSearchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.sluice.gateway.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x06stages\x18\x03 \x03(\x0b\x32\x1e.sluice.gateway.v1.StageReport\x12*\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x12\n\ncollection\x18\x05 \x01(\t\x12\x15\n\rindex_version\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x18\n\x10snapshot_version\x18\x08 \x01(\x03\x12+\n\x04\x61rms\x18\t \x03(\x0b\x32\x1d.sluice.gateway.v1.FeatureArm\"\xc7\x01\n\x06Result\x12(\n\x07passage\x18\x01 \x01(\x0b\x32\x17.sluice.type.v1.Passage\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12.\n\x06scores\x18\x04 \x01(\x0b\x32\x1e.sluice.gateway.v1.StageScores\x12\x17\n\x0f\x64uplicate_count\x18\x05 \x01(\x05\x12-\n\nhighlights\x18\x06 \x03(\x0b\x32\x19.sluice.type.v1.Highlight\"\x9a\x01\n\x0bStageScores\x12\x11\n\tretrieval\x18\x01 \x01(\x02\x12\x16\n\x0eretrieval_rank\x18\x02 \x01(\x05\x12\x13\n\x06rerank\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04late\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x16\n\trelevance\x18\x05 \x01(\x02H\x02\x88\x01\x01\x42\t\n\x07_rerankB\x07\n\x05_lateB\x0c\n\n_relevance\"\xee\x01\n\x0bStageReport\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.sluice.type.v1.Stage\x12\x30\n\x07outcome\x18\x02 \x01(\x0e\x32\x1f.sluice.gateway.v1.StageOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nitem_count\x18\x07 \x01(\x05\x12\x17\n\x0ftruncated_count\x18\x08 \x01(\x05\"~\n\nFeatureArm\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12 \n\x03\x61rm\x18\x02 \x01(\x0e\x32\x13.sluice.type.v1.Arm\x12\x0f\n\x07ramp_id\x18\x03 \x01(\t\x12,\n\x06reason\x18\x04 \x01(\x0e\x32\x1c.sluice.gateway.v1.ArmReason\"\xaf\x01\n\x14\x43ompareSearchRequest\x12\x30\n\x06search\x18\x01 \x01(\x0b\x32 .sluice.gateway.v1.SearchRequest\x12*\n\x08\x65nhanced\x18\x02 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x18\n\x0bpersistence\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_persistence\"\xbf\x02\n\x15\x43ompareSearchResponse\x12\x33\n\x08standard\x18\x01 \x01(\x0b\x32!.sluice.gateway.v1.SearchResponse\x12\x33\n\x08\x65nhanced\x18\x02 \x01(\x0b\x32!.sluice.gateway.v1.SearchResponse\x12\x34\n\x11standard_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x65nhanced_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\x12\x0f\n\x07overlap\x18\x06 \x01(\x01\x12\x1b\n\x13rank_biased_overlap\x18\x07 \x01(\x01\x12\x13\n\x0bpersistence\x18\x08 \x01(\x01\"p\n\x13\x43ountByFieldRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12&\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x85\x01\n\x14\x43ountByFieldResponse\x12+\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x1b.sluice.type.v1.FieldCounts\x12\x15\n\rpassage_count\x18\x02 \x01(\x03\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\x15\n\rindex_version\x18\x04 \x01(\t*d\n\x0bStagePolicy\x12\x1c\n\x18STAGE_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15STAGE_POLICY_REQUIRED\x10\x01\x12\x1c\n\x18STAGE_POLICY_BEST_EFFORT\x10\x02*\x95\x01\n\x0cStageOutcome\x12\x1d\n\x19STAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11STAGE_OUTCOME_RAN\x10\x01\x12\x19\n\x15STAGE_OUTCOME_SKIPPED\x10\x02\x12\x1a\n\x16STAGE_OUTCOME_DEGRADED\x10\x03\x12\x18\n\x14STAGE_OUTCOME_FAILED\x10\x04*\xcd\x01\n\tArmReason\x12\x1a\n\x16\x41RM_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41RM_REASON_NO_USER\x10\x01\x12\x1b\n\x17\x41RM_REASON_NOT_SELECTED\x10\x02\x12\x15\n\x11\x41RM_REASON_KILLED\x10\x03\x12\x1a\n\x16\x41RM_REASON_LEASE_ENDED\x10\x04\x12\x1e\n\x1a\x41RM_REASON_REQUEST_DECIDED\x10\x05\x12\x1c\n\x18\x41RM_REASON_OTHER_FEATURE\x10\x06\x32\xa3\x02\n\rSearchService\x12M\n\x06Search\x12 .sluice.gateway.v1.SearchRequest\x1a!.sluice.gateway.v1.SearchResponse\x12\x62\n\rCompareSearch\x12\'.sluice.gateway.v1.CompareSearchRequest\x1a(.sluice.gateway.v1.CompareSearchResponse\x12_\n\x0c\x43ountByField\x12&.sluice.gateway.v1.CountByFieldRequest\x1a\'.sluice.gateway.v1.CountByFieldResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/gateway/v1/search.proto\x12\x11sluice.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18sluice/type/v1/arm.proto\x1a\x1asluice/type/v1/facet.proto\x1a\x1dsluice/type/v1/features.proto\x1a\x1bsluice/type/v1/filter.proto\x1a\x1csluice/type/v1/passage.proto\x1a\x1dsluice/type/v1/relation.proto\x1a\x1asluice/type/v1/stage.proto\"\xb9\x03\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncollection\x18\x03 \x01(\t\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12*\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x32\n\x08policies\x18\x07 \x01(\x0b\x32 .sluice.gateway.v1.StagePolicies\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x1b\n\x13\x63ollapse_duplicates\x18\t \x01(\x08\x12\x19\n\x11group_by_document\x18\n \x01(\x08\x12\x18\n\x10like_document_id\x18\x0b \x01(\t\x12.\n\x06vector\x18\x0c \x01(\x0b\x32\x1e.sluice.gateway.v1.QueryVector\x12\x16\n\tdiversity\x18\r \x01(\x02H\x01\x88\x01\x01\x12\x12\n\nhighlights\x18\x0e \x01(\x08\x42\x08\n\x06_limitB\x0c\n\n_diversity\",\n\x0bQueryVector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\"\xd2\x01\n\rStagePolicies\x12\x31\n\texpansion\x18\x01 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\x12\x31\n\tembedding\x18\x02 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\x12.\n\x06rerank\x18\x03 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\x12+\n\x03hop\x18\x04 \x01(\x0e\x32\x1e.sluice.gateway.v1.StagePolicy\"\xb7\x02\n\x0eSearchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.sluice.gateway.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x06stages\x18\x03 \x03(\x0b\x32\x1e.sluice.gateway.v1.StageReport\x12*\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x12\n\ncollection\x18\x05 \x01(\t\x12\x15\n\rindex_version\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x18\n\x10snapshot_version\x18\x08 \x01(\x03\x12+\n\x04\x61rms\x18\t \x03(\x0b\x32\x1d.sluice.gateway.v1.FeatureArm\"\xf3\x01\n\x06Result\x12(\n\x07passage\x18\x01 \x01(\x0b\x32\x17.sluice.type.v1.Passage\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12.\n\x06scores\x18\x04 \x01(\x0b\x32\x1e.sluice.gateway.v1.StageScores\x12\x17\n\x0f\x64uplicate_count\x18\x05 \x01(\x05\x12-\n\nhighlights\x18\x06 \x03(\x0b\x32\x19.sluice.type.v1.Highlight\x12*\n\x04path\x18\x07 \x03(\x0b\x32\x1c.sluice.type.v1.RelationStep\"\x9a\x01\n\x0bStageScores\x12\x11\n\tretrieval\x18\x01 \x01(\x02\x12\x16\n\x0eretrieval_rank\x18\x02 \x01(\x05\x12\x13\n\x06rerank\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04late\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x16\n\trelevance\x18\x05 \x01(\x02H\x02\x88\x01\x01\x42\t\n\x07_rerankB\x07\n\x05_lateB\x0c\n\n_relevance\"\xee\x01\n\x0bStageReport\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.sluice.type.v1.Stage\x12\x30\n\x07outcome\x18\x02 \x01(\x0e\x32\x1f.sluice.gateway.v1.StageOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nitem_count\x18\x07 \x01(\x05\x12\x17\n\x0ftruncated_count\x18\x08 \x01(\x05\"~\n\nFeatureArm\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12 \n\x03\x61rm\x18\x02 \x01(\x0e\x32\x13.sluice.type.v1.Arm\x12\x0f\n\x07ramp_id\x18\x03 \x01(\t\x12,\n\x06reason\x18\x04 \x01(\x0e\x32\x1c.sluice.gateway.v1.ArmReason\"\xaf\x01\n\x14\x43ompareSearchRequest\x12\x30\n\x06search\x18\x01 \x01(\x0b\x32 .sluice.gateway.v1.SearchRequest\x12*\n\x08\x65nhanced\x18\x02 \x01(\x0b\x32\x18.sluice.type.v1.Features\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x18\n\x0bpersistence\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_persistence\"\xbf\x02\n\x15\x43ompareSearchResponse\x12\x33\n\x08standard\x18\x01 \x01(\x0b\x32!.sluice.gateway.v1.SearchResponse\x12\x33\n\x08\x65nhanced\x18\x02 \x01(\x0b\x32!.sluice.gateway.v1.SearchResponse\x12\x34\n\x11standard_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x65nhanced_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\x12\x0f\n\x07overlap\x18\x06 \x01(\x01\x12\x1b\n\x13rank_biased_overlap\x18\x07 \x01(\x01\x12\x13\n\x0bpersistence\x18\x08 \x01(\x01\"p\n\x13\x43ountByFieldRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12&\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x16.sluice.type.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x85\x01\n\x14\x43ountByFieldResponse\x12+\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x1b.sluice.type.v1.FieldCounts\x12\x15\n\rpassage_count\x18\x02 \x01(\x03\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\x15\n\rindex_version\x18\x04 \x01(\t*d\n\x0bStagePolicy\x12\x1c\n\x18STAGE_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15STAGE_POLICY_REQUIRED\x10\x01\x12\x1c\n\x18STAGE_POLICY_BEST_EFFORT\x10\x02*\x95\x01\n\x0cStageOutcome\x12\x1d\n\x19STAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11STAGE_OUTCOME_RAN\x10\x01\x12\x19\n\x15STAGE_OUTCOME_SKIPPED\x10\x02\x12\x1a\n\x16STAGE_OUTCOME_DEGRADED\x10\x03\x12\x18\n\x14STAGE_OUTCOME_FAILED\x10\x04*\xcd\x01\n\tArmReason\x12\x1a\n\x16\x41RM_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41RM_REASON_NO_USER\x10\x01\x12\x1b\n\x17\x41RM_REASON_NOT_SELECTED\x10\x02\x12\x15\n\x11\x41RM_REASON_KILLED\x10\x03\x12\x1a\n\x16\x41RM_REASON_LEASE_ENDED\x10\x04\x12\x1e\n\x1a\x41RM_REASON_REQUEST_DECIDED\x10\x05\x12\x1c\n\x18\x41RM_REASON_OTHER_FEATURE\x10\x06\x32\xa3\x02\n\rSearchService\x12M\n\x06Search\x12 .sluice.gateway.v1.SearchRequest\x1a!.sluice.gateway.v1.SearchResponse\x12\x62\n\rCompareSearch\x12\'.sluice.gateway.v1.CompareSearchRequest\x1a(.sluice.gateway.v1.CompareSearchResponse\x12_\n\x0c\x43ountByField\x12&.sluice.gateway.v1.CountByFieldRequest\x1a\'.sluice.gateway.v1.CountByFieldResponseBN\n\x1ainternal.sluice.gateway.v1P\x01Z.sluice.internal/go/sluice/gateway/v1;gatewayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,36 +40,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.gateway.v1.search_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\032internal.sluice.gateway.v1P\001Z.sluice.internal/go/sluice/gateway/v1;gatewayv1'
-  _globals['_STAGEPOLICY']._serialized_start=2707
-  _globals['_STAGEPOLICY']._serialized_end=2807
-  _globals['_STAGEOUTCOME']._serialized_start=2810
-  _globals['_STAGEOUTCOME']._serialized_end=2959
-  _globals['_ARMREASON']._serialized_start=2962
-  _globals['_ARMREASON']._serialized_end=3167
-  _globals['_SEARCHREQUEST']._serialized_start=258
-  _globals['_SEARCHREQUEST']._serialized_end=699
-  _globals['_QUERYVECTOR']._serialized_start=701
-  _globals['_QUERYVECTOR']._serialized_end=745
-  _globals['_STAGEPOLICIES']._serialized_start=748
-  _globals['_STAGEPOLICIES']._serialized_end=913
-  _globals['_SEARCHRESPONSE']._serialized_start=916
-  _globals['_SEARCHRESPONSE']._serialized_end=1227
-  _globals['_RESULT']._serialized_start=1230
-  _globals['_RESULT']._serialized_end=1429
-  _globals['_STAGESCORES']._serialized_start=1432
-  _globals['_STAGESCORES']._serialized_end=1586
-  _globals['_STAGEREPORT']._serialized_start=1589
-  _globals['_STAGEREPORT']._serialized_end=1827
-  _globals['_FEATUREARM']._serialized_start=1829
-  _globals['_FEATUREARM']._serialized_end=1955
-  _globals['_COMPARESEARCHREQUEST']._serialized_start=1958
-  _globals['_COMPARESEARCHREQUEST']._serialized_end=2133
-  _globals['_COMPARESEARCHRESPONSE']._serialized_start=2136
-  _globals['_COMPARESEARCHRESPONSE']._serialized_end=2455
-  _globals['_COUNTBYFIELDREQUEST']._serialized_start=2457
-  _globals['_COUNTBYFIELDREQUEST']._serialized_end=2569
-  _globals['_COUNTBYFIELDRESPONSE']._serialized_start=2572
-  _globals['_COUNTBYFIELDRESPONSE']._serialized_end=2705
-  _globals['_SEARCHSERVICE']._serialized_start=3170
-  _globals['_SEARCHSERVICE']._serialized_end=3461
+  _globals['_STAGEPOLICY']._serialized_start=2827
+  _globals['_STAGEPOLICY']._serialized_end=2927
+  _globals['_STAGEOUTCOME']._serialized_start=2930
+  _globals['_STAGEOUTCOME']._serialized_end=3079
+  _globals['_ARMREASON']._serialized_start=3082
+  _globals['_ARMREASON']._serialized_end=3287
+  _globals['_SEARCHREQUEST']._serialized_start=289
+  _globals['_SEARCHREQUEST']._serialized_end=730
+  _globals['_QUERYVECTOR']._serialized_start=732
+  _globals['_QUERYVECTOR']._serialized_end=776
+  _globals['_STAGEPOLICIES']._serialized_start=779
+  _globals['_STAGEPOLICIES']._serialized_end=989
+  _globals['_SEARCHRESPONSE']._serialized_start=992
+  _globals['_SEARCHRESPONSE']._serialized_end=1303
+  _globals['_RESULT']._serialized_start=1306
+  _globals['_RESULT']._serialized_end=1549
+  _globals['_STAGESCORES']._serialized_start=1552
+  _globals['_STAGESCORES']._serialized_end=1706
+  _globals['_STAGEREPORT']._serialized_start=1709
+  _globals['_STAGEREPORT']._serialized_end=1947
+  _globals['_FEATUREARM']._serialized_start=1949
+  _globals['_FEATUREARM']._serialized_end=2075
+  _globals['_COMPARESEARCHREQUEST']._serialized_start=2078
+  _globals['_COMPARESEARCHREQUEST']._serialized_end=2253
+  _globals['_COMPARESEARCHRESPONSE']._serialized_start=2256
+  _globals['_COMPARESEARCHRESPONSE']._serialized_end=2575
+  _globals['_COUNTBYFIELDREQUEST']._serialized_start=2577
+  _globals['_COUNTBYFIELDREQUEST']._serialized_end=2689
+  _globals['_COUNTBYFIELDRESPONSE']._serialized_start=2692
+  _globals['_COUNTBYFIELDRESPONSE']._serialized_end=2825
+  _globals['_SEARCHSERVICE']._serialized_start=3290
+  _globals['_SEARCHSERVICE']._serialized_end=3581
 # @@protoc_insertion_point(module_scope)

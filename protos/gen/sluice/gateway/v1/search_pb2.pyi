@@ -14,6 +14,7 @@ from sluice.type.v1 import facet_pb2 as _facet_pb2
 from sluice.type.v1 import features_pb2 as _features_pb2
 from sluice.type.v1 import filter_pb2 as _filter_pb2
 from sluice.type.v1 import passage_pb2 as _passage_pb2
+from sluice.type.v1 import relation_pb2 as _relation_pb2
 from sluice.type.v1 import stage_pb2 as _stage_pb2
 import builtins as _builtins
 import sys
@@ -259,22 +260,26 @@ class StagePolicies(_message.Message):
     EXPANSION_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
+    HOP_FIELD_NUMBER: _builtins.int
     expansion: Global___StagePolicy.ValueType
     """Expansion; best effort by default."""
     embedding: Global___StagePolicy.ValueType
     """Embedding; best effort by default where the lexical search is on, required where it is not."""
     rerank: Global___StagePolicy.ValueType
     """Reranking; best effort by default."""
+    hop: Global___StagePolicy.ValueType
+    """Following relations; best effort by default."""
     def __init__(
         self,
         *,
         expansion: Global___StagePolicy.ValueType = ...,
         embedding: Global___StagePolicy.ValueType = ...,
         rerank: Global___StagePolicy.ValueType = ...,
+        hop: Global___StagePolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "expansion", b"expansion", "rerank", b"rerank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "expansion", b"expansion", "hop", b"hop", "rerank", b"rerank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,6 +359,7 @@ class Result(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Final score: higher is better, comparable only within one answer."""
     rank: _builtins.int
@@ -374,6 +380,10 @@ class Result(_message.Message):
         where it has none of the query's words, or where there is no query.
         """
 
+    @_builtins.property
+    def path(self) -> _containers.RepeatedCompositeFieldContainer[_relation_pb2.RelationStep]:
+        """The way by which relations brought it or moved it, from the question on; empty where none did."""
+
     def __init__(
         self,
         *,
@@ -383,10 +393,11 @@ class Result(_message.Message):
         scores: Global___StageScores | None = ...,
         duplicate_count: _builtins.int = ...,
         highlights: _abc.Iterable[_passage_pb2.Highlight] | None = ...,
+        path: _abc.Iterable[_relation_pb2.RelationStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "highlights", b"highlights", "passage", b"passage", "rank", b"rank", "score", b"score", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "highlights", b"highlights", "passage", b"passage", "path", b"path", "rank", b"rank", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ from sluice.type.v1 import filter_pb2 as _filter_pb2
 from sluice.type.v1 import layout_pb2 as _layout_pb2
 from sluice.type.v1 import model_pb2 as _model_pb2
 from sluice.type.v1 import passage_pb2 as _passage_pb2
+from sluice.type.v1 import relation_pb2 as _relation_pb2
 from sluice.type.v1 import tokens_pb2 as _tokens_pb2
 import builtins as _builtins
 import sys
@@ -217,6 +218,178 @@ class Candidate(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__late_score) -> _WhichOneofReturnType__late_score | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class ScoredPassage(_message.Message):
+    """ScoredPassage is a candidate of a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the passage."""
+    score: _builtins.float
+    """Its score: higher is better, comparable within one call."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoredPassage: _TypeAlias = ScoredPassage  # noqa: Y015
+
+@_typing.final
+class ExpandRelationsRequest(_message.Message):
+    """ExpandRelationsRequest holds a question and the candidates that were found for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_HOPS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    query: _builtins.str
+    """The question, at most 16,384 bytes of UTF-8."""
+    max_hops: _builtins.int
+    """Most relations in a row that are followed, 1 to 2."""
+    limit: _builtins.int
+    """Most passages in the answer, 1 to 1000: those with the best scores."""
+    token_model_fingerprint: _builtins.str
+    """Fingerprint of the model that made them. FAILED_PRECONDITION (TOKEN_MODEL_MISMATCH) if the collection has token
+    vectors of another, or none.
+    """
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredPassage]:
+        """The candidates, 1 to 1000 of them, none twice."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Reaches only matching passages."""
+
+    @_builtins.property
+    def tokens(self) -> _tokens_pb2.TokenVectors:
+        """Vectors of the query's tokens. The passages in the answer are compared by them, each together with its bridge."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        query: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___ScoredPassage] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        max_hops: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        tokens: _tokens_pb2.TokenVectors | None = ...,
+        token_model_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "collection", b"collection", "filter", b"filter", "limit", b"limit", "max_hops", b"max_hops", "query", b"query", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpandRelationsRequest: _TypeAlias = ExpandRelationsRequest  # noqa: Y015
+
+@_typing.final
+class ReachedPassage(_message.Message):
+    """ReachedPassage is a passage that relations lead to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    LATE_SCORE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Its score, comparable with those of the request: what it had, or the least of them, and the share of the path."""
+    late_score: _builtins.float
+    """Mean over the query's tokens of the best cosine with a row of the passage, or of its bridge; -1 to 1; unset if it
+    was not compared.
+    """
+    @_builtins.property
+    def passage(self) -> _passage_pb2.Passage:
+        """The passage, whole; of a candidate of the request its ids alone."""
+
+    @_builtins.property
+    def path(self) -> _containers.RepeatedCompositeFieldContainer[_relation_pb2.RelationStep]:
+        """The way to it, from the question on."""
+
+    def __init__(
+        self,
+        *,
+        passage: _passage_pb2.Passage | None = ...,
+        score: _builtins.float = ...,
+        path: _abc.Iterable[_relation_pb2.RelationStep] | None = ...,
+        late_score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_score", b"_late_score", "late_score", b"late_score", "passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_score", b"_late_score", "late_score", b"late_score", "passage", b"passage", "path", b"path", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__late_score: _TypeAlias = _typing.Literal["late_score"]  # noqa: Y015
+    _WhichOneofArgType__late_score: _TypeAlias = _typing.Literal["_late_score", b"_late_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late_score) -> _WhichOneofReturnType__late_score | None: ...
+
+Global___ReachedPassage: _TypeAlias = ReachedPassage  # noqa: Y015
+
+@_typing.final
+class ExpandRelationsResponse(_message.Message):
+    """ExpandRelationsResponse carries what was reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    BRIDGES_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    FOLLOWED_COUNT_FIELD_NUMBER: _builtins.int
+    FREQUENT_COUNT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_COUNT_FIELD_NUMBER: _builtins.int
+    index_version: _builtins.str
+    """The index version that answered."""
+    followed_count: _builtins.int
+    """Number of keys that led somewhere."""
+    frequent_count: _builtins.int
+    """Number of keys that led nowhere because too many passages have them."""
+    left_out_count: _builtins.int
+    """Number of keys of bridges that were not looked up because a bridge has too many."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReachedPassage]:
+        """Passages that a path leads to, best first. Candidates that are not among them keep their scores."""
+
+    @_builtins.property
+    def bridges(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
+        """Passages that paths start from, with title and text."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[Global___ReachedPassage] | None = ...,
+        bridges: _abc.Iterable[_passage_pb2.Passage] | None = ...,
+        index_version: _builtins.str = ...,
+        followed_count: _builtins.int = ...,
+        frequent_count: _builtins.int = ...,
+        left_out_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bridges", b"bridges", "followed_count", b"followed_count", "frequent_count", b"frequent_count", "index_version", b"index_version", "left_out_count", b"left_out_count", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpandRelationsResponse: _TypeAlias = ExpandRelationsResponse  # noqa: Y015
 
 @_typing.final
 class GetPassagesRequest(_message.Message):

@@ -65,6 +65,11 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.FromString,
                 _registered_method=True)
+        self.ExpandRelations = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/ExpandRelations',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsResponse.FromString,
+                _registered_method=True)
         self.UpsertPassages = channel.unary_unary(
                 '/sluice.retriever.v1.RetrieverService/UpsertPassages',
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.UpsertPassagesRequest.SerializeToString,
@@ -249,6 +254,14 @@ class RetrieverServiceServicer:
     def CheckPassages(self, request, context):
         """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
         is refused before any of it is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpandRelations(self, request, context):
+        """ExpandRelations follows relations from the candidates of a search to further passages. FAILED_PRECONDITION
+        (NOT_ENRICHED) if the passages have no keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -490,6 +503,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.CheckPassages,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.SerializeToString,
+            ),
+            'ExpandRelations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpandRelations,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsResponse.SerializeToString,
             ),
             'UpsertPassages': grpc.unary_unary_rpc_method_handler(
                     servicer.UpsertPassages,
@@ -795,6 +813,33 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/CheckPassages',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.CheckPassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpandRelations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/ExpandRelations',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.ExpandRelationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,10 @@ class RetrieverServiceStub:
     """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
     is refused before any of it is stored.
     """
+    ExpandRelations: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ExpandRelationsRequest, _retriever_pb2.ExpandRelationsResponse]
+    """ExpandRelations follows relations from the candidates of a search to further passages. FAILED_PRECONDITION
+    (NOT_ENRICHED) if the passages have no keys.
+    """
     UpsertPassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.UpsertPassagesRequest, _retriever_pb2.UpsertPassagesResponse]
     """UpsertPassages inserts passages, or replaces those with the same id. All are written or none.
     A document that had more chunks than it has now loses those that it has no more.
@@ -153,6 +157,16 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_retriever_pb2.CheckPassagesResponse]:
         """CheckPassages refuses what UpsertPassages would refuse, and declares the fields. So a batch that takes several calls
         is refused before any of it is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def ExpandRelations(
+        self,
+        request: _retriever_pb2.ExpandRelationsRequest,
+        context: _aio.ServicerContext[_retriever_pb2.ExpandRelationsRequest, _abc.Awaitable[_retriever_pb2.ExpandRelationsResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.ExpandRelationsResponse]:
+        """ExpandRelations follows relations from the candidates of a search to further passages. FAILED_PRECONDITION
+        (NOT_ENRICHED) if the passages have no keys.
         """
 
     @_abc_1.abstractmethod
