@@ -177,9 +177,15 @@ class PassageStore(Protocol):
         """
 
     async def holders(
-        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+        self,
+        version: str,
+        terms: Sequence[int],
+        limit: int,
+        condition: Filter,
+        deadline: Deadline,
+        among: Sequence[PointId] = (),
     ) -> Sequence[Sequence[PointId]]:
-        """Return passages that have each term, in no order; of a term that more have, any `limit` of them."""
+        """Return passages that have each term, in no order, of all or of those in `among`, at most `limit` of each."""
 
     async def compare(
         self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline

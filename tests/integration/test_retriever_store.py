@@ -157,6 +157,11 @@ async def test_holders_of_a_term_are_all_that_have_it_and_match_or_as_many_as_ar
     assert len(set(some)) == 4
     [even] = await store.holders(version, [101], 20, Filter([Equals("even", True)]), None)
     assert set(even) == {rows[4].id}
+    some_rows = [rows[place].id for place in (1, 2, 4, 7)]
+    [among] = await store.holders(version, [101], 20, Filter(), None, some_rows)
+    assert set(among) == {rows[1].id, rows[4].id, rows[7].id}
+    [both] = await store.holders(version, [101], 20, Filter([Equals("even", True)]), None, some_rows)
+    assert set(both) == {rows[4].id}
 
 
 async def test_words_are_replaced_alone_and_only_where_the_passage_is_as_it_was(store, version):

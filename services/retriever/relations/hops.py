@@ -5,11 +5,14 @@
 A *bridge* is one of the best passages so far. Each of its keys is looked for by itself: passages that are about what
 the bridge mentions (a link), that mention the same (shared), and documents that it links to. The fewer passages have a
 key, the more it tells: its share is its IDF over that of a key that one passage has, and a key that many have leads
-nowhere.
-A bridge's own names and those of the question are left out: the search has looked for these already.
+nowhere. A bridge's own names and those of the question are left out: the search has looked for these already.
 
-A passage gains the share of the best path to it, scaled by the bridge's place in the order. Nothing is stored and
-nothing is learned. The source of the idea is HippoRAG (Gutierrez and others, 2024), without its graph.
+Two rules keep questions from harm that one passage answers. No passage passes the bridge that leads to it. And a
+shared key tells the more, the more of the question's words the passage has of those that the bridge lacks: of two that
+mention the same, the one that goes on with the question is meant.
+
+Nothing is stored and nothing is learned. The idea of following names instead of a trained model is from HippoRAG
+(Gutierrez and others, 2024), whose graph is not needed for it.
 """
 
 from __future__ import annotations
@@ -20,15 +23,23 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from services.retriever.documents import Passage
 from services.retriever.relations.keys import keys_of, runs_of, term
 from services.retriever.store import PointId
 from sluice.type.v1 import relation_pb2
 
-Holders = Callable[[Sequence[int], int], Awaitable[Sequence[Sequence[PointId]]]]
-"""Finds the passages that have each term, at most so many of each, among those that the request's filter admits."""
+
+class Holders(Protocol):
+    """Finds the passages that have each term, at most so many of each, among those that the request's filter admits."""
+
+    def __call__(
+        self, terms: Sequence[int], most: int, among: Sequence[PointId] = ()
+    ) -> Awaitable[Sequence[Sequence[PointId]]]:
+        """Look for them among all passages, or among these."""
+
+
 Read = Callable[[Sequence[PointId]], Awaitable[Mapping[PointId, Passage]]]
 """Reads passages."""
 
@@ -79,12 +90,17 @@ class Rules:
     """Passages that may have a key; one that more have leads nowhere."""
     shared: float = 0.6
     """Weight of a shared key; a link has 1."""
+    coverage: float = 0.25
+    """Exponent of the share of the question's words, of those that the bridge lacks, which a passage has that mentions
+    the same as the bridge."""
     reference: float = 1.0
     neighbour: float = 0.2
-    named: float = 0.2
+    named: float = 0.3
     """Weight of a title that the question names."""
     weight: float = 0.5
     """Weight of the best path in a passage's score."""
+    ceiling: float = 0.95
+    """Greatest score that a path gives, as a share of the bridge's."""
     decay: float = 0.7
     """Factor of a path for each hop before it."""
 
@@ -111,6 +127,7 @@ class Reached:
 
 async def follow(
     question: str,
+    words: Sequence[int],
     candidates: Sequence[tuple[PointId, float]],
     total: int,
     hops: int,
@@ -118,11 +135,14 @@ async def follow(
     read: Read,
     rules: Rules = RULES,
 ) -> Reached:
-    """Follow relations from the best of these candidates, of `total` passages in all, so many times in a row."""
+    """Follow relations from the best of these candidates, of `total` passages in all, so many times in a row.
+
+    `words` are the terms of the question's words.
+    """
     reached = Reached(dict(candidates))
     if not candidates or not hops:
         return reached
-    walk = _Walk(question, reached, total, holders, read, rules)
+    walk = _Walk(question, words, reached, total, holders, read, rules)
     await walk.find_named()
     for hop in range(1, hops + 1):
         await walk.hop(hop)
@@ -132,8 +152,18 @@ async def follow(
 class _Walk:
     """The state of one question."""
 
-    def __init__(self, question: str, reached: Reached, total: int, holders: Holders, read: Read, rules: Rules) -> None:
+    def __init__(
+        self,
+        question: str,
+        words: Sequence[int],
+        reached: Reached,
+        total: int,
+        holders: Holders,
+        read: Read,
+        rules: Rules,
+    ) -> None:
         self._asked = runs_of(question)
+        self._words = list(dict.fromkeys(words))
         self._reached = reached
         self._rules = rules
         self._holders, self._read = holders, read
@@ -161,22 +191,29 @@ class _Walk:
         rules, reached = self._rules, self._reached
         scores = reached.scores
         bridges = nlargest(rules.bridges, scores, key=lambda point: (scores[point], point))
-        best = scores[bridges[0]] or 1.0
         reached.bridges |= await self._read([point for point in bridges if point not in reached.bridges])
-        wanted = {point: self._wanted(reached.bridges[point]) for point in bridges if point in reached.bridges}
+        bridges = [point for point in bridges if point in reached.bridges]
+        wanted = {point: self._wanted(reached.bridges[point]) for point in bridges}
         found = await self._look_up(key for keys in wanted.values() for key in keys)
-        for bridge, keys in wanted.items():
-            scale = scores[bridge] / best * rules.decay ** (number - 1)
-            paths = self._paths(bridge, keys, found, number, scale)
-            for point in nlargest(rules.fan_out, paths, key=lambda point: (paths[point].weight, point)):
-                known, path = reached.paths.get(point), paths[point]
-                if known is None or known.kind is PathKind.NAMED or path.weight > known.weight:
-                    reached.paths[point] = path
-        gained = {point: path.weight for point, path in reached.paths.items() if path.kind is not PathKind.NAMED}
-        reached.scores = {
-            point: self._base.get(point, self._floor) + rules.weight * gained.get(point, 0.0)
-            for point in self._base.keys() | gained
+        shared = {
+            point
+            for keys in wanted.values()
+            for key, kind in keys.items()
+            if kind is PathKind.SHARED
+            for point in found.get(key, ())
         }
+        covered = await self._cover(shared, bridges)
+        gained = scores.copy()
+        for bridge, keys in wanted.items():
+            scale = scores[bridge] / (scores[bridges[0]] or 1.0) * rules.decay ** (number - 1)
+            paths = self._paths(bridge, keys, found, covered, number, scale)
+            for point in nlargest(rules.fan_out, paths, key=lambda point: (paths[point].weight, point)):
+                base = self._base.get(point, self._floor)
+                score = min(base + rules.weight * paths[point].weight, rules.ceiling * scores[bridge])
+                if score > gained.get(point, base) or point not in gained:
+                    gained[point] = max(base, score)
+                    reached.paths[point] = paths[point]
+        reached.scores = gained
 
     def _wanted(self, passage: Passage) -> Mapping[tuple[str, str], PathKind]:
         """Return the keys by which a bridge leads on, each with what it makes of a passage that has it."""
@@ -197,6 +234,7 @@ class _Walk:
         bridge: PointId,
         keys: Mapping[tuple[str, str], PathKind],
         found: Mapping[tuple[str, str], Sequence[PointId]],
+        covered: Mapping[PointId, set[int]],
         number: int,
         scale: float,
     ) -> dict[PointId, Path]:
@@ -216,11 +254,24 @@ class _Walk:
                     rarest[point] = max(rarest.get(point, (0.0, "")), (share, name))
                 elif (weight := weights[means] * share * scale) > (paths[point].weight if point in paths else 0.0):
                     paths[point] = Path(means, bridge, name, weight, number)
+        lacking = set(self._words) - covered.get(bridge, set())
         for point, total in shared.items():
-            weight = rules.shared * min(1.0, total) * scale
+            coverage = len(lacking & covered.get(point, set())) / len(lacking) if lacking else 0.0
+            weight = rules.shared * min(1.0, total) * coverage**rules.coverage * scale
             if weight > (paths[point].weight if point in paths else 0.0):
                 paths[point] = Path(PathKind.SHARED, bridge, rarest[point][1], weight, number)
         return paths
+
+    async def _cover(self, points: Iterable[PointId], bridges: Sequence[PointId]) -> dict[PointId, set[int]]:
+        """Return the question's words that each of these passages has."""
+        wanted = list(dict.fromkeys((*points, *bridges)))
+        covered: dict[PointId, set[int]] = {}
+        if self._words and len(wanted) > len(bridges):
+            found = await self._holders(self._words, len(wanted), wanted)
+            for word, holders in zip(self._words, found, strict=True):
+                for point in holders:
+                    covered.setdefault(point, set()).add(word)
+        return covered
 
     async def _look_up(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Sequence[PointId]]:
         """Return the passages that have each key, of those keys that some have and not too many."""

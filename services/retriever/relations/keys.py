@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import regex
+
 from services.chassis.validation import chunk_id
 from services.retriever.documents import Passage
 from services.retriever.lexical import SparseVector
@@ -38,8 +40,9 @@ _QUOTED = re.compile(
     r"[\u201c\u201e\u00ab\u300c\u300e\u300a\"]([^\u201c\u201d\u00ab\u00bb\u300c-\u300f\u300a\u300b\"\n]{2,80})[\u201d\u201c\u00bb\u300d\u300f\u300b\"]"
 )
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(\s*<?([^\s()<>]{1,500})>?(?:\s+\"[^\"\n]*\")?\s*\)")
+# Dotted names, camelCase, PascalCase, snake_case, calls.
 _IDENTIFIER = re.compile(
-    r"[^\W\d_]\w*(?:\.[^\W\d_]\w*)+|[a-z]+[a-z0-9]*[A-Z]\w*|(?:[A-Z]+[a-z0-9]+){2,}|\w*[^\W_]_[^\W_]\w*|[^\W\d]\w*\(\)"
+    r"[^\W\d_]\w+(?:\.[^\W\d_]\w+)+|[a-z][a-z0-9]*[A-Z]\w*|(?:[A-Z]+[a-z0-9]+){2,}|\w*[^\W_]_+[^\W_]\w*|[^\W\d]\w*\(\)"
 )
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _STARTS = frozenset('.!?:;"\u201c(\n\r\u3002\uff01\uff1f')
@@ -110,7 +113,9 @@ def keys_of(passage: Passage) -> Keys:
     text = passage.text[:_MOST_CHARACTERS]
     links = dict(_links(text))
     text = _MARKDOWN_LINK.sub(lambda link: link[1], text) if links else text
-    mentions = _distinct((*about, *map(normal, passage.relations.mentions), *map(normal, _names(text))))
+    mentions = _distinct(
+        (*about, *map(normal, passage.relations.mentions), *map(normal, _quoted(text)), *map(normal, _names(text)))
+    )
     document = passage.document_id
     refers = _distinct(
         found for target in (*links, *passage.relations.links) if (found := resolved(target, document)) != document
@@ -154,15 +159,20 @@ def runs_of(question: str) -> list[str]:
 
 def normal(name: str) -> str:
     """Return a name as it is compared: lower case without accents, possessives, signs and a leading "the"."""
-    if not name.isascii():
-        decomposed = unicodedata.normalize("NFKD", name)
-        name = "".join(character for character in decomposed if not unicodedata.combining(character))
-    name = _SIGNS.sub(" ", _POSSESSIVE.sub("", name.lower())).strip().removeprefix("the ")
+    if name.isascii():
+        name = _SIGNS_ASCII.sub(" ", _POSSESSIVE.sub("", name.lower()))
+    else:
+        # Marks of other scripts tell words apart: only accents go.
+        name = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", name)).lower())
+        name = _SIGNS.sub(" ", _POSSESSIVE.sub("", name))
+    name = name.strip().removeprefix("the ")
     return name if len(name) <= _LONGEST_KEY else ""
 
 
 _POSSESSIVE = re.compile(r"['\u2019]s\b")
-_SIGNS = re.compile(r"(?:[^\w&]|_)+")
+_SIGNS_ASCII = re.compile(r"[^a-z0-9&]+")
+_SIGNS = regex.compile(r"[^\p{L}\p{M}\p{N}&]+")
+_ACCENTS = re.compile(r"[\u0300-\u036f]+")
 
 
 def resolved(target: str, document: str) -> str:
@@ -193,38 +203,33 @@ def _neighbours(passage: Passage) -> Sequence[str]:
     return [chunk_id(passage.document_id, number) for number in numbers if 1 <= number <= chunk.count]
 
 
+def _quoted(text: str) -> Iterator[str]:
+    return (quoted[1] for quoted in _QUOTED.finditer(text) if any(map(str.isalpha, quoted[1])))
+
+
 def _names(text: str) -> Iterator[str]:
-    """Yield the names in a text: identifiers, quoted titles, runs of capitalised words."""
-    for quoted in _QUOTED.finditer(text):
-        if any(map(str.isalpha, quoted[1])):
-            yield quoted[1]
-    lower = text.islower()
-    yield from () if lower else _spans(text)
-    if lower and not ("_" in text or "." in text or "(" in text):
-        return
-    for identifier in _IDENTIFIER.finditer(text):
-        yield identifier[0].removesuffix("()")
-
-
-def _spans(text: str) -> Iterator[str]:
-    """Yield runs of capitalised words."""
+    """Yield the names in a text: identifiers, and runs of capitalised words."""
     single: list[str] = []
     within: set[str] = set()
     start = end = -1
-    words = connectors = 0
+    words = connectors = place = 0
     starts_sentence = False
-    place = 0
-    ended_by = ""
+    before = ""
     for found in _WORD.finditer(text):
         word = found[0]
+        if start < 0 and word.islower() and word.isalpha():  # most words, quickly
+            place, before = found.end(), word
+            continue
         gap = text[place : found.start()]
-        if gap[:1] == "." and (ended_by in _ABBREVIATIONS or _INITIALS.fullmatch(ended_by)):
+        if gap[:1] == "." and (before in _ABBREVIATIONS or _INITIALS.fullmatch(before)):
             gap = gap[1:]
         first = place == 0 or not _STARTS.isdisjoint(gap)
-        place, ended_by = found.end(), word
+        place, before = found.end(), word
         if start >= 0 and not (gap == " " or (gap.isspace() and "\n" not in gap)):
             yield from _ended(text[start:end], words, starts_sentence, single, within)
             start = -1
+        if _IDENTIFIER.fullmatch(word):
+            yield word.removesuffix("()")
         if word[0].isupper() and not (word in _MONTHS or (first and word.lower() in STOP_WORDS)):
             if start < 0:
                 start, words, starts_sentence = found.start(), 0, first

@@ -100,8 +100,10 @@ class Relating:
                 info.check_tokens(late.tokens, "tokens")
             fitted = info.fitted(condition)
 
-            async def holders(terms: Sequence[int], most: int) -> Sequence[Sequence[PointId]]:
-                return await self._store.holders(info.version, terms, most, fitted, deadline)
+            async def holders(
+                terms: Sequence[int], most: int, among: Sequence[PointId] = ()
+            ) -> Sequence[Sequence[PointId]]:
+                return await self._store.holders(info.version, terms, most, fitted, deadline, among)
 
             async def read(points: Sequence[PointId]) -> Mapping[PointId, Passage]:
                 rows = await self._store.read(info.version, points, Parts.PASSAGE, deadline)
@@ -109,7 +111,9 @@ class Relating:
 
             names = {point_id(seed.id): seed.id for seed in seeds}
             candidates = [(point, seed.score) for point, seed in zip(names, seeds, strict=True)]
-            reached = await follow(question, candidates, info.passage_count, hops, holders, read, self._rules)
+            words = info.bm25.query_vector(question).indices
+            total = info.passage_count
+            reached = await follow(question, words, candidates, total, hops, holders, read, self._rules)
             best = nlargest(limit, reached.paths, key=lambda point: (reached.scores[point], point))
             known = {point: Passage(names[point]) for point in best if point in names}
             found = known | dict(await read([point for point in best if point not in names]))

@@ -177,10 +177,12 @@ class DataFolder:
         with self._using(version) as kept:
             return kept.shard.search(unpack_queries(searches), limit, condition, layout)
 
-    def holders(self, version: str, terms: list[int], limit: int, condition: Filter) -> list[list[PointId]]:
+    def holders(
+        self, version: str, terms: list[int], limit: int, condition: Filter, among: list[PointId]
+    ) -> list[list[PointId]]:
         """Return the passages that have each term."""
         with self._using(version) as kept:
-            return kept.shard.holders(terms, limit, condition)
+            return kept.shard.holders(terms, limit, condition, among)
 
     def compare(self, version: str, tokens: Codes, points: list[PointId]) -> Mapping[PointId, float]:
         """Return the scores of passages by token vectors."""

@@ -47,8 +47,12 @@ def to_requests(
     return requests
 
 
-def to_term_requests(terms: Sequence[int], limit: int, which: edge.Filter | None) -> list[edge.QueryRequest]:
+def to_term_requests(
+    terms: Sequence[int], limit: int, which: edge.Filter | None, among: Sequence[PointId]
+) -> list[edge.QueryRequest]:
     """Return requests for passages that have each term. How many passages there are counts for nothing here."""
+    if among:
+        which = edge.Filter(must=[edge.HasIdCondition(set(among)), *([which] if which is not None else [])])
     return [
         edge.QueryRequest(
             limit,

@@ -189,9 +189,11 @@ class Shard:
         found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
         return [searching.to_hits(points) for points in found]
 
-    def holders(self, terms: Sequence[int], limit: int, condition: Filter = ALL) -> list[list[PointId]]:
+    def holders(
+        self, terms: Sequence[int], limit: int, condition: Filter = ALL, among: Sequence[PointId] = ()
+    ) -> list[list[PointId]]:
         """Return the passages that have each term; see `PassageStore.holders`."""
-        requests = searching.to_term_requests(terms, limit, self._filter(condition))
+        requests = searching.to_term_requests(terms, limit, self._filter(condition), among)
         found = self._do(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
         return [[str(point.id) for point in points] for points in found]
 

@@ -146,9 +146,16 @@ class EdgeStore:
         return [[(point, score) for point, score in hits] for hits in found]
 
     async def holders(
-        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+        self,
+        version: str,
+        terms: Sequence[int],
+        limit: int,
+        condition: Filter,
+        deadline: Deadline,
+        among: Sequence[PointId] = (),
     ) -> Sequence[Sequence[PointId]]:
-        found: list[list[PointId]] = await self._call("holders", deadline, version, list(terms), limit, condition)
+        arguments = (version, list(terms), limit, condition, list(among))
+        found: list[list[PointId]] = await self._call("holders", deadline, *arguments)
         return found
 
     async def compare(

@@ -147,6 +147,14 @@ def to_search(by: Query, limit: int, condition: api.Filter | None, layout: Layou
     return query
 
 
+def to_filter_among(which: api.Filter | None, among: Sequence[PointId]) -> api.Filter | None:
+    """Return a filter for these passages alone, if there are any, that match as well."""
+    if not among:
+        return which
+    others = [] if which is None else [api.Condition(filter=which)]
+    return api.Filter(must=[api.Condition(has_id=api.HasIdCondition(has_id=to_ids(among))), *others])
+
+
 def to_term_search(term: int, limit: int, condition: api.Filter | None) -> api.QueryPoints:
     """Return the search for passages that have a term."""
     query = api.QueryPoints(filter=condition, limit=limit, using=LEXICAL, with_payload=NOTHING)

@@ -254,9 +254,15 @@ class ServerStore:
         return list(map(to_hits, (await self._call(version, search, deadline)).result))
 
     async def holders(
-        self, version: str, terms: Sequence[int], limit: int, condition: Filter, deadline: Deadline
+        self,
+        version: str,
+        terms: Sequence[int],
+        limit: int,
+        condition: Filter,
+        deadline: Deadline,
+        among: Sequence[PointId] = (),
     ) -> Sequence[Sequence[PointId]]:
-        which = to_filter(condition)
+        which = points.to_filter_among(to_filter(condition), among)
         request = api.QueryBatchPoints(
             collection_name=version,
             query_points=[points.to_term_search(term, limit, which) for term in terms],
