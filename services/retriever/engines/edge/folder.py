@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,7 +269,7 @@ class DataFolder:
             except BaseException as error:  # panics of the engine are no Exception
                 raise Damaged(type(error).__name__) from error
 
-    def _written(self, kept: _Kept, method: str, changes: list[Packed] | list[str]) -> None:
+    def _written(self, kept: _Kept, method: str, changes: Sequence[Packed | str]) -> None:
         if kept.shard.unflushed:
             kept.journal.record(method, changes)
         self._settle(kept)

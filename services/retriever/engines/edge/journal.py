@@ -7,7 +7,7 @@ was not flushed. A flush takes a fifth of a second at 20,000 passages, too long 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from services.retriever.engines.edge.wire import LENGTH, Packed, frame, message_of
@@ -26,7 +26,7 @@ class Journal:
         """Bytes that are kept."""
         return os.fstat(self._file).st_size
 
-    def record(self, method: str, changes: list[Packed] | list[str]) -> None:
+    def record(self, method: str, changes: Sequence[Packed | str]) -> None:
         """Keep a change. As with the engine's log, the death of the process does not lose it."""
         entry = memoryview(frame((method, changes)))
         before = self.size
