@@ -6,9 +6,9 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -25,6 +25,7 @@ from sluice_cli.main import app
 from sluice_client import Answer, AnswerReply, AsyncClient, Bounds, Client, Method
 from tests.contract.conftest import Platform, start
 from tests.contract.test_bad_input import index, soon
+from tests.scripted_llm import Script, ScriptedLLM, reply, scripted_llm
 
 DOCUMENTS = [
     Document(
@@ -62,19 +63,19 @@ async def answer(platform: Platform, query: str = QUESTION, **request: Any) -> p
     return await platform["gateway"].call(stub.Answer, pb.AnswerRequest(search=search, **request), deadline=soon())
 
 
-def reason_report(reply: pb.AnswerResponse) -> search_pb2.StageReport:
-    assert reply.search.stages[-1].stage == stage_pb2.STAGE_REASON
-    return reply.search.stages[-1]
+def reason_report(replied: pb.AnswerResponse) -> search_pb2.StageReport:
+    assert replied.search.stages[-1].stage == stage_pb2.STAGE_REASON
+    return replied.search.stages[-1]
 
 
 async def test_an_answer_is_made_of_sentences_that_stand_in_the_results(answering: Platform) -> None:
-    reply = await answer(answering)
-    texts = {result.passage.id: (result.passage.text, result.rank) for result in reply.search.results}
-    assert reply.answer.method == answer_pb2.ANSWER_METHOD_EXTRACTIVE
-    assert reply.answer.in_sources
-    assert reply.answer.supported
-    assert {one.passage_id for one in reply.answer.citations} >= {"film", "director"}
-    for one in reply.answer.citations:
+    replied = await answer(answering)
+    texts = {result.passage.id: (result.passage.text, result.rank) for result in replied.search.results}
+    assert replied.answer.method == answer_pb2.ANSWER_METHOD_EXTRACTIVE
+    assert replied.answer.in_sources
+    assert replied.answer.supported
+    assert {one.passage_id for one in replied.answer.citations} >= {"film", "director"}
+    for one in replied.answer.citations:
         text, rank = texts[one.passage_id]
         assert (text[one.start : one.end], one.result_rank) == (one.quote, rank)
 
@@ -82,16 +83,19 @@ async def test_an_answer_is_made_of_sentences_that_stand_in_the_results(answerin
 async def test_with_reasoning_off_sentences_are_the_choice_and_with_it_on_a_degradation(answering: Platform) -> None:
     chosen = reason_report(await answer(answering))
     assert (chosen.outcome, chosen.reason) == (search_pb2.STAGE_OUTCOME_SKIPPED, "FEATURE_OFF")
-    reply = await answer(answering, search={"features": Features(reasoning=True)})
-    assert reason_report(reply).outcome == search_pb2.STAGE_OUTCOME_DEGRADED
-    assert (reason_report(reply).reason, reply.answer.fallback_reason) == ("LLM_NOT_CONFIGURED", "LLM_NOT_CONFIGURED")
-    assert reply.answer.text
+    replied = await answer(answering, search={"features": Features(reasoning=True)})
+    assert reason_report(replied).outcome == search_pb2.STAGE_OUTCOME_DEGRADED
+    assert (reason_report(replied).reason, replied.answer.fallback_reason) == (
+        "LLM_NOT_CONFIGURED",
+        "LLM_NOT_CONFIGURED",
+    )
+    assert replied.answer.text
 
 
 async def test_times_of_retrieval_and_generation_are_told_apart(answering: Platform) -> None:
-    reply = await answer(answering)
+    replied = await answer(answering)
     retrieval, generation, total = (
-        one.ToTimedelta() for one in (reply.retrieval_time, reply.generation_time, reply.total_time)
+        one.ToTimedelta() for one in (replied.retrieval_time, replied.generation_time, replied.total_time)
     )
     assert retrieval
     assert generation
@@ -109,10 +113,10 @@ async def test_a_stream_has_the_results_first_and_the_whole_answer_last(answerin
 
 
 async def test_where_nothing_is_found_nothing_is_answered(answering: Platform) -> None:
-    reply = await answer(answering, search={"filter": OF_ANOTHER_YEAR})
-    assert not reply.search.results
-    assert (reply.answer.in_sources, reply.answer.method) == (False, answer_pb2.ANSWER_METHOD_UNSPECIFIED)
-    assert reason_report(reply).reason == "NO_PASSAGES"
+    replied = await answer(answering, search={"filter": OF_ANOTHER_YEAR})
+    assert not replied.search.results
+    assert (replied.answer.in_sources, replied.answer.method) == (False, answer_pb2.ANSWER_METHOD_UNSPECIFIED)
+    assert reason_report(replied).reason == "NO_PASSAGES"
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -138,11 +142,11 @@ async def test_bad_input_is_named(answering: Platform) -> None:
 
 async def test_without_a_reasoner_the_results_are_there_unless_it_is_required(platform: Platform) -> None:
     await index(platform, *DOCUMENTS)
-    reply = await answer(platform)
-    assert len(reply.search.results) == len(DOCUMENTS)
-    report = reason_report(reply)
+    replied = await answer(platform)
+    assert len(replied.search.results) == len(DOCUMENTS)
+    report = reason_report(replied)
     assert (report.outcome, report.reason) == (search_pb2.STAGE_OUTCOME_FAILED, "UNAVAILABLE")
-    assert reply.answer.method == answer_pb2.ANSWER_METHOD_UNSPECIFIED
+    assert replied.answer.method == answer_pb2.ANSWER_METHOD_UNSPECIFIED
     with pytest.raises(Unavailable):
         await answer(platform, reason_policy=search_pb2.STAGE_POLICY_REQUIRED)
 
@@ -171,9 +175,9 @@ async def test_the_command_prints_json(answering: Platform, tmp_path: Path) -> N
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
     result = await sluice(answering, "--json", "--schema", str(schema))
-    reply = json.loads(printed(result))
-    assert (reply["answer"]["text"], reply["answer"]["method"], reply["json_version"]) == ("", "extractive", 1)
-    assert reply["search"]["stages"][-1]["stage"] == "reason"
+    replied = json.loads(printed(result))
+    assert (replied["answer"]["text"], replied["answer"]["method"], replied["json_version"]) == ("", "extractive", 1)
+    assert replied["search"]["stages"][-1]["stage"] == "reason"
     schema.write_text("[")
     assert (await sluice(answering, "--schema", str(schema))).exit_code == WRONG_COMMAND_LINE
 
@@ -191,9 +195,9 @@ async def test_the_command_shows_two_answers_next_to_each_other(answering: Platf
 async def test_both_clients_answer_and_stream(answering: Platform) -> None:
     address = answering["gateway"].address
     async with AsyncClient(address) as client:
-        reply = await client.answer(QUESTION, passage_count=2, bounds=Bounds(max_token_count=100))
+        replied = await client.answer(QUESTION, passage_count=2, bounds=Bounds(max_token_count=100))
         events = [event async for event in client.stream_answer(QUESTION)]
-    assert reply.answer.citations[0].quote in reply.answer.text
+    assert replied.answer.citations[0].quote in replied.answer.text
     assert isinstance(events[0], Answer)
     assert isinstance(events[-1], AnswerReply)
 
@@ -203,3 +207,82 @@ async def test_both_clients_answer_and_stream(answering: Platform) -> None:
             return list(client.stream_answer(QUESTION))
 
     assert [type(event) for event in await asyncio.to_thread(blocking)] == [type(event) for event in events]
+
+
+FILM = reply("Xawery Zulawski.", (1, "directed by Xawery Zulawski"), confidence=0.75)
+REASONING = {"features": Features(reasoning=True)}
+
+
+@asynccontextmanager
+async def over(folder: Path, *scripts: Script, **settings: Any) -> AsyncIterator[tuple[Platform, ScriptedLLM]]:
+    """The stages of an answer, over a model that plays scripts."""
+    async with AsyncExitStack() as stack:
+        llm = await stack.enter_async_context(scripted_llm(*scripts))
+        given = {"reasoner_llm_url": llm.url, "reasoner_llm_api": "openai", "reasoner_llm_model": "tiny", **settings}
+        stages = {"embedder", "expander", "retriever", "reasoner", "gateway"}
+        platform = await start(stack, stages, retriever={"qdrant_path": folder / "qdrant"}, reasoner=given)
+        await index(platform, *DOCUMENTS)
+        yield platform, llm
+
+
+async def test_a_model_answers_with_checked_quotes_and_the_price_is_told(tmp_path: Path) -> None:
+    price = {"reasoner_prompt_price": 1.0, "reasoner_completion_price": 2.0}
+    async with over(tmp_path, FILM, **price) as (platform, llm):
+        written = await answer(platform, search=REASONING, passage_count=1)
+        assert (written.answer.text, written.answer.method) == ("Xawery Zulawski.", answer_pb2.ANSWER_METHOD_LLM)
+        assert (written.answer.prompt_token_count, written.answer.cost) == (120, pytest.approx(0.18))
+        (citation,) = written.answer.citations
+        assert (citation.passage_id, citation.result_rank) == (written.search.results[0].passage.id, 1)
+        report = reason_report(written)
+        assert (report.outcome, report.model, report.item_count) == (search_pb2.STAGE_OUTCOME_RAN, "tiny", 1)
+        async with AsyncClient(platform["gateway"].address) as client:
+            events = [event async for event in client.stream_answer(QUESTION, features=Features(reasoning=True))]
+        assert "".join(event for event in events if isinstance(event, str)) == "Xawery Zulawski."
+        assert len(events) > 4
+        assert len(llm.requests) == 2
+
+
+async def test_a_model_that_hangs_or_is_gone_is_made_up_for_within_the_deadline(tmp_path: Path) -> None:
+    async with over(tmp_path, Script(list(FILM.parts)[:4], hangs=True)) as (platform, llm):
+        async with AsyncClient(platform["gateway"].address) as client:
+            slow = await client.answer(QUESTION, features=Features(reasoning=True), timeout=0.8)
+            await asyncio.wait_for(llm.left.wait(), 1)
+        assert (slow.answer.method, slow.answer.fallback_reason) == (Method.EXTRACTIVE, "LLM_TOO_SLOW")
+        assert slow.answer.supported
+        llm.scripts = [Script(breaks=True)]
+        gone = await answer(platform, search=REASONING)
+        assert (reason_report(gone).reason, gone.answer.supported) == ("LLM_UNAVAILABLE", True)
+
+
+async def test_a_caller_that_leaves_ends_the_generation(tmp_path: Path) -> None:
+    hanging = over(tmp_path, Script(list(FILM.parts), hangs=True))
+    async with hanging as (platform, llm), AsyncClient(platform["gateway"].address) as client:
+        events = client.stream_answer(QUESTION, features=Features(reasoning=True))
+        async for event in events:
+            if isinstance(event, str):
+                break
+        await cast(Any, events).aclose()
+        await asyncio.wait_for(llm.left.wait(), 1)
+        llm.left.clear()
+        waiting = asyncio.create_task(client.answer(QUESTION, features=Features(reasoning=True)))
+        while len(llm.requests) < 2:
+            await asyncio.sleep(0.005)
+        waiting.cancel()
+        await asyncio.wait_for(llm.left.wait(), 1)
+
+
+async def test_questions_of_the_model_are_searched(tmp_path: Path) -> None:
+    asking = reply("No idea.", sub_questions=["Who is Xawery Zulawski?"])
+    async with over(tmp_path, asking, reply("Malgorzata Braunek.", (2, "the son of actress Malgorzata Braunek"))) as (
+        platform,
+        llm,
+    ):
+        request = {"search": {**REASONING, "limit": 1}, "passage_count": 1, "sub_question_count": 1}
+        written = await answer(platform, "Polish-Russian War?", **request)
+        assert (written.answer.text, list(written.answer.sub_questions)) == (
+            "Malgorzata Braunek.",
+            ["Who is Xawery Zulawski?"],
+        )
+        assert [result.passage.id for result in written.search.results] == ["film", "director"]
+        assert written.answer.citations[0].result_rank == 2
+        assert len(llm.requests) == 2

@@ -16,7 +16,7 @@ from services.chassis import errors
 from services.experiment.bucketing import bucket, unit_hash
 from services.experiment.latencies import EDGES
 from services.gateway.metrics import process_metrics
-from sluice.gateway.v1 import documents_pb2, search_pb2
+from sluice.gateway.v1 import answer_pb2, documents_pb2, search_pb2
 from sluice.rollout.v1 import rollout_pb2
 from sluice.type.v1 import arm_pb2, features_pb2, filter_pb2, stage_pb2
 from tests.contract.canned_rollout import CannedRollout, canned_rollout, feature
@@ -318,7 +318,8 @@ async def test_a_comparison_has_both_answers_and_how_they_differ(gateway: Gatewa
     assert len(compared.standard.results) == len(compared.enhanced.results) == 3
     assert 0 <= compared.rank_biased_overlap <= 1
     assert 0 <= compared.overlap <= 1
-    assert {report.stage for report in compared.enhanced.stages} == {*stage_pb2.Stage.values()} - {0}
+    of_searches = {*stage_pb2.Stage.values()} - {stage_pb2.STAGE_UNSPECIFIED, stage_pb2.STAGE_REASON}
+    assert {report.stage for report in compared.enhanced.stages} == of_searches
     assert compared.standard_duration.ToNanoseconds() > 0
     assert {reason for _, reason in arms(compared.enhanced).values()} <= {"NO_USER", "REQUEST_DECIDED"}
     same = await gateway.stubs.search.CompareSearch(
@@ -356,3 +357,22 @@ async def test_a_comparison_may_be_with_a_feature_of_the_rollout(gateway: Gatewa
 async def test_the_name_of_a_user_has_bounds(gateway: Gateway) -> None:
     with pytest.raises(Exception, match="user_id: is 1025 bytes long"):
         await gateway.search("u" * 1025)
+
+
+async def test_an_answer_in_words_is_a_search_of_its_user(gateway: Gateway, rollout: CannedRollout) -> None:
+    """No reasoner runs here, and the evidence says so."""
+    reasoning = features_pb2.Features(reasoning=True)
+    rollout.publish(feature(features=reasoning, treatment_ppm=500_000, control_ppm=500_000))
+    await gateway.serves(1)
+    rollout.reports.clear()
+    answer = answer_pb2.AnswerRequest(search=search_pb2.SearchRequest(query="pool", user_id=TREATED))
+    replied = await gateway.stubs.answers.Answer(answer, timeout=20)
+    assert (replied.search.features.reasoning, arms(replied.search)) == (True, {"rerank-v1": ("TREATMENT", "")})
+    await until(lambda: any(entry.bad_events for entry in evidence(rollout, arm_pb2.ARM_TREATMENT)))
+    bad = {events.guardrail for entry in evidence(rollout) for events in entry.bad_events}
+    assert bad == {rollout_pb2.GUARDRAIL_EXPOSURE}
+    rollout.publish(feature(features=reasoning, killed=True))
+    await gateway.serves(2)
+    answer.search.features.reasoning = True
+    replied = await gateway.stubs.answers.Answer(answer, timeout=20)
+    assert (replied.search.features.reasoning, arms(replied.search)) == (False, {"rerank-v1": ("STANDARD", "KILLED")})

@@ -18,7 +18,7 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.experiment.flags import FLAGS
-from services.gateway.metrics import GatewayMetrics, ObservedSearch
+from services.gateway.metrics import GatewayMetrics, ObservedAnswer, ObservedSearch
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from tests.unit.gateway.samples import COURSE
@@ -120,3 +120,31 @@ def test_signs_of_bad_quality_have_series_of_their_own(counted: Counted) -> None
     )
     assert counted.value("sluice_rerank_without_candidates_total") == 1
     assert counted.value("sluice_model_mismatches_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("", "full"), ("FEATURE_OFF", "full"), ("LLM_TOO_SLOW", "degraded"), ("NO_PASSAGES", "full")],
+)
+def test_an_answer_in_words_is_counted_by_method_with_its_times(counted: Counted, reason: str, outcome: str) -> None:
+    report = StageReport(Stage.REASON, Outcome.DEGRADED if reason else Outcome.RAN, reason)
+    with ObservedAnswer(counted.metrics, math.inf) as observed:
+        observed.answered("extractive", [*RAN[:3], report], {"retrieval": 0.25, "generation": 1.0, "total": 1.25})
+    assert counted.value("sluice_answers_total", method="extractive", outcome=outcome) == 1
+    assert counted.value("sluice_answer_latency_seconds_sum", part="total") == 1.25
+
+
+@pytest.mark.parametrize(
+    ("error", "deadline", "outcome"),
+    [
+        (Unavailable("down"), math.inf, "failed"),
+        (GeneratorExit(), math.inf, "cancelled"),
+        (GeneratorExit(), 0.0, "late"),
+    ],
+)
+def test_an_answer_that_is_not_made_is_counted_too(
+    counted: Counted, error: BaseException, deadline: float, outcome: str
+) -> None:
+    with pytest.raises(type(error)), ObservedAnswer(counted.metrics, deadline):
+        raise error
+    assert counted.value("sluice_answers_total", method="none", outcome=outcome) == 1
