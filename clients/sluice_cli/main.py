@@ -37,6 +37,7 @@ ROOMS = {
     "config": ("sluice_cli.operations.config", "Show the default flags, the stages with their models, and the index."),
     "doctor": ("sluice_cli.operations.doctor", "Check the gateway, the stages behind it, and this machine."),
     "audit": ("sluice_cli.operations.audit", "Read the audit logs of stages."),
+    "models": ("sluice_cli.operations.models", "Say which files models consist of, check them, bring them."),
     "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back in seconds."),
     "loadtest": (
         "sluice_cli.capacity",

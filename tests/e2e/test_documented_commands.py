@@ -28,6 +28,7 @@ ELSEWHERE = {
     "sluice rollout status": "a live view; with --once it is run here",
     "sluice copy": "tests/contract/test_copy.py",
     "sluice audit": "tests/unit/clients/test_audit.py",
+    "sluice models": "tests/unit/clients/test_models_command.py",
     "kubectl": "make k8s-check renders what it applies",
     "export": "no program",
 }

@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from services.inference.models.info import ModelKind
 from services.inference.models.layout import problem_of
 from services.inference.models.onnx import OnnxModel, OnnxRuntime
+from sluice_models.dequantize import TOKENIZER_FILES, dequantize
 from tests.integration import tiny_models
-from tools.dequantize import TOKENIZER_FILES, dequantize
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 

@@ -52,6 +52,8 @@ PLACES = {
     "QUOTA_STORE",
     "MODEL_DIR",
     "MODEL_CACHE_DIR",
+    "MODELS_LOCK",
+    "MODELS_KEY",
     "WORDNET_DIR",
 }
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from services.chassis import logs
 from services.chassis.errors import StartupError
 from services.inference.cpu import processor
+from services.inference.manifest import Vouched
 from services.inference.models.artifacts import built_once
 from services.inference.models.info import Backend, Precision
 from services.inference.models.resolver import ResolvedModel
@@ -96,15 +97,17 @@ def timings_of(
     name = model.artifact(f"timings-{digest}", _TIMING_VERSION, fingerprint)
     arguments = [model.kind, model.name, str(model.folder), str(cache_dir), str(threads), *map("-".join, candidates)]
     try:
-        return _timed_once(cache_dir / name, arguments)
+        return _timed_once(cache_dir / name, arguments, model.vouched)
     except StartupError as error:  # an image's cache is read-only
         _log.info("timings of engines are not kept", reason=error.message)
         with tempfile.TemporaryDirectory() as scratch:
-            return _timed_once(Path(scratch, name), arguments)
+            return _timed_once(Path(scratch, name), arguments, None)
 
 
-def _timed_once(folder: Path, arguments: Sequence[str]) -> list[Timing]:
-    built_once(folder, "services.inference.choosing.timing", arguments, needs=(), extra="", otherwise="")
+def _timed_once(folder: Path, arguments: Sequence[str], vouched: Vouched | None) -> list[Timing]:
+    built_once(
+        folder, "services.inference.choosing.timing", arguments, needs=(), extra="", otherwise="", vouched=vouched
+    )
     return [Timing(**timing) for timing in json.loads((folder / TIMINGS_FILE).read_text(encoding="utf-8"))]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from services.chassis.errors import StartupError
 from services.inference.choosing.choice import TIMINGS_FILE, Candidate, Timing
+from services.inference.manifest import inherited
 from services.inference.models.info import Backend, ModelKind, ModelSpec, Precision
 from services.inference.models.quality import answers_of
 from services.inference.models.resolver import ResolvedModel
@@ -132,7 +133,7 @@ def _candidate(text: str) -> Candidate:
 
 if __name__ == "__main__":
     kind, name, folder, cache_dir, threads, *wanted, target = sys.argv[1:]
-    found = ResolvedModel(name, ModelKind(kind), Path(folder), "path")
+    found = ResolvedModel(name, ModelKind(kind), Path(folder), "path", inherited(name))
     try:
         timings = time_candidates(found, [_candidate(text) for text in wanted], Path(cache_dir), int(threads))
     except StartupError as error:

@@ -1,7 +1,8 @@
 """Folders made once from a model and then kept: an ONNX export, int8 weights.
 
 Made by a child process, because making needs packages that serving does not. A finished folder appears whole or not at
-all, and carries the checksums of its files; if they do not match, it is made again.
+all, and carries the checksums of its files; if they do not match, it is made again. Where a lock says which models may
+be loaded, checksums beside the files are not enough: the lock lists the folder, or this user's seal is on it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
+from services.inference.manifest import LOCK_VARIABLE, Vouched
 from services.inference.models.info import ModelSpec
 from services.inference.models.layout import file_digest
 
@@ -58,16 +60,20 @@ def built_once(
     extra: str,
     otherwise: str,
     why: str = "",
+    vouched: Vouched | None = None,
 ) -> Path:
     """Return `folder`, whole and checked; if it is not, run `python -m module *arguments FOLDER` first.
 
     Processes that want the same folder at the same time wait for the one that makes it. `needs` names the packages
     that the module imports, and `extra` the extra of the services that installs them. Raises StartupError if the folder
-    cannot be made: `why` says what it is needed for, `otherwise` how to do without it.
+    cannot be made: `why` says what it is needed for, `otherwise` how to do without it. `vouched` is the model of a lock
+    that it is made from.
     """
     folder = folder.absolute()
-    if _is_intact(folder):
+    if _is_intact(folder, vouched):
         return folder
+    if folder.exists():
+        _log.warning("what was made from the model is not as it has to be, and is made again", artifact=folder.name)
     if missing := [package for package in needs if find_spec(package) is None]:
         raise StartupError(
             f"{why or f'{folder} is missing or damaged'}, and {' and '.join(missing)} is not installed here",
@@ -78,8 +84,8 @@ def built_once(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(folder.parent)
         with _locked(folder.parent / f"{folder.name}.lock"):
-            if not _is_intact(folder):
-                _build(folder, module, arguments, otherwise)
+            if not _is_intact(folder, vouched):
+                _build(folder, module, arguments, otherwise, vouched)
     except OSError as error:
         raise StartupError(
             f"{folder} cannot be written: {error.strerror or error}",
@@ -101,32 +107,33 @@ def read_facts(folder: Path) -> tuple[ModelSpec, str]:
     ).read_text(encoding="utf-8")
 
 
-def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str) -> None:
+def _build(folder: Path, module: str, arguments: Sequence[str], otherwise: str, vouched: Vouched | None) -> None:
     started = time.monotonic()
     _log.info("making what this model needs, once", artifact=folder.name)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
         fresh.mkdir()
-        _run(module, [*arguments, str(fresh)], otherwise)
+        _run(module, [*arguments, str(fresh)], otherwise, vouched)
         files = sorted(fresh.iterdir())
         for file in files:
             file.chmod(0o644)  # some writers make their files private, but another user may serve them
-        (fresh / CHECKSUMS).write_text(
-            "".join(f"{file_digest(file)}  {file.name}\n" for file in files), encoding="utf-8"
-        )
+        sums = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
+        seal = vouched.seal(folder.name, sums) if vouched else ""
+        (fresh / CHECKSUMS).write_text(seal + sums, encoding="utf-8")
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
     _log.info("made", artifact=folder.name, seconds=round(time.monotonic() - started, 1))
 
 
-def _run(module: str, arguments: Sequence[str], otherwise: str) -> None:
+def _run(module: str, arguments: Sequence[str], otherwise: str, vouched: Vouched | None) -> None:
     """Run a module in a child process, from the source root, so that it is the same code as here."""
+    lock = {LOCK_VARIABLE: str(vouched.lock)} if vouched else {}
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
             [sys.executable, "-m", _SELF, str(os.getpid()), module, *arguments],
             cwd=_SOURCE_ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
+            env={**os.environ, **lock, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -166,10 +173,16 @@ def _end_with(parent: int) -> None:
         sys.exit("the process that wanted this has ended")
 
 
-def _is_intact(folder: Path) -> bool:
+def _is_intact(folder: Path, vouched: Vouched | None) -> bool:
+    if vouched and vouched.lists(folder):
+        return True
     try:
-        sums = [line.split("  ", 1) for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()]
-        return bool(sums) and all(file_digest(folder / name) == digest for digest, name in sums)
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines(keepends=True)
+        sums = "".join(line for line in lines if not line.startswith("#"))
+        if vouched and vouched.seal(folder.name, sums) + sums != "".join(lines):
+            return False
+        wanted = [line.split("  ", 1) for line in sums.splitlines()]
+        return bool(wanted) and all(file_digest(folder / name) == digest for digest, name in wanted)
     except (OSError, ValueError):
         return False
 

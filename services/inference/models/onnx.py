@@ -70,6 +70,7 @@ class OnnxModel:
                 extra="export",
                 why=f"{model.name} can be served only by way of an export to ONNX, because {error}",
                 otherwise="Or set the backend to torch, which needs no export.",
+                vouched=model.vouched,
             )
             return cls.read(folder)
 

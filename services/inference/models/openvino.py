@@ -142,6 +142,7 @@ def int8_folder(model: ResolvedModel, *, cache_dir: Path, gate: QualityGate | No
         needs=("nncf",),
         extra="int8",
         otherwise="Or set the precision to fp32.",
+        vouched=model.vouched,
     )
     quality = Quality.read(folder)
     if gate is not None:

@@ -31,6 +31,7 @@ from openvino.passes import ConstantFolding, Manager
 
 from services.chassis.errors import StartupError
 from services.inference.cpu import available_cpus, int8_instructions
+from services.inference.manifest import inherited
 from services.inference.models.artifacts import write_facts
 from services.inference.models.info import ModelKind
 from services.inference.models.known_items import KnownItem, known_items
@@ -159,7 +160,7 @@ def _mean_ndcg(scores: NDArray[np.float32], relevant: Sequence[int]) -> float:
 if __name__ == "__main__":
     kind, folder = ModelKind(sys.argv[1]), Path(sys.argv[3])
     try:
-        found = ResolvedModel(sys.argv[2], kind, folder, "path")
+        found = ResolvedModel(sys.argv[2], kind, folder, "path", inherited(sys.argv[2]))
         source = OnnxModel.prepare(found, fingerprint_of(folder), Path(sys.argv[4]))
         quantize(kind, source, Path(sys.argv[5]), known_items())
     except StartupError as error:

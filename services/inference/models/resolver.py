@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.chassis import logs
 from services.chassis.errors import StartupError
+from services.inference.manifest import Vouched
 from services.inference.models.info import ModelKind
 from services.inference.models.layout import problem_of
 
@@ -36,6 +37,8 @@ class ResolvedModel:
     folder: Path
     source: str
     """Place where it was found, in words."""
+    vouched: Vouched | None = None
+    """The entry of the lock that vouches for its files."""
 
     def artifact(self, precision: str, version: int, fingerprint: str) -> str:
         """Return the name of the folder for something that is made of it once."""

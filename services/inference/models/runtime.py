@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from services.inference.choosing.choice import (
     timings_of,
 )
 from services.inference.cpu import available_cpus, bf16_instructions
+from services.inference.manifest import vouched
 from services.inference.models.artifacts import built_once
 from services.inference.models.info import Backend, Device, ModelInfo, ModelKind, ModelSpec, Precision
 from services.inference.models.layout import UnknownModelError, check_feeding, fingerprint_of
@@ -48,6 +49,10 @@ class ModelOptions:
     """Folder for models, and for what is made from them once."""
     model_dir: Path | None = None
     """Folder of models that is searched first."""
+    lock: Path | None = None
+    """Lock of the models that may be loaded; None lets any be loaded."""
+    key: Path | None = None
+    """Public key with which the lock has to be signed."""
     device: Device = "cpu"
     backend: Backend = "auto"
     """`auto` is the fastest on this processor, see `services.inference.choosing`; on cuda torch."""
@@ -121,6 +126,7 @@ def load_runtime(name: str, kind: ModelKind, options: ModelOptions) -> Runtime:
     cache_dir = options.cache_dir.expanduser()
     model_dir = options.model_dir and options.model_dir.expanduser()
     model = resolve_model(name, kind, model_dir=model_dir, cache_dir=cache_dir)
+    model = replace(model, vouched=vouched(model.name, model.folder, options.lock, options.key))
     try:
         check_feeding(model.folder, kind)
         gate: QualityGate | None = options.gate
@@ -220,6 +226,7 @@ def _expected_answers(model: ResolvedModel, fingerprint: str, cache_dir: Path) -
             needs=("torch", "sentence_transformers"),
             extra="reference",
             otherwise="",
+            vouched=model.vouched,
         )
     except StartupError as error:
         _log.info("the model's output is not compared with sentence-transformers", reason=error.message)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from services.chassis.settings import OptionalFolder, StageSettings
+from services.chassis.settings import OptionalFile, OptionalFolder, StageSettings
 from services.inference.cpu import available_cpus
 from services.inference.models.artifacts import default_cache_dir
 from services.inference.models.info import Backend, Device, ModelInfo, Precision
@@ -24,6 +24,14 @@ class InferenceSettings(StageSettings):
     model_cache_dir: Annotated[Path, BeforeValidator(lambda value: value or default_cache_dir())] = Field(
         default_factory=default_cache_dir,
         description="Folder for models, and for int8 weights and exports made once; unset is `~/.cache/sluice/models`.",
+    )
+    models_lock: OptionalFile = Field(
+        None,
+        description="File by which models are loaded (`sluice models lock`): what it does not list, or what differs, "
+        "is refused. Unset loads any model.",
+    )
+    models_key: OptionalFile = Field(
+        None, description="Public key (PEM) with which `MODELS_LOCK` has to be signed; unset asks for no signature."
     )
     inference_threads: int = Field(
         0,
@@ -57,6 +65,8 @@ class InferenceSettings(StageSettings):
             precision=precision,
             model_dir=self.model_dir,
             cache_dir=self.model_cache_dir,
+            lock=self.models_lock,
+            key=self.models_key,
             threads=self.inference_threads,
         )
 

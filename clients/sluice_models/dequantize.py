@@ -18,14 +18,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from services.inference.models.info import ModelKind
+from sluice_models.sources import Kind
 
 Weights = dict[str, NDArray[np.float32]]
 _WORDS = "embeddings.word_embeddings.weight"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def dequantize(source: Path, kind: ModelKind, attention_heads: int, target: Path) -> None:
+def dequantize(source: Path, kind: Kind, attention_heads: int, target: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer's files into the folder `target`."""
     weights = dict(_weights(onnx.load(source / "model.onnx").graph))
     _write_safetensors(weights, target / "model.safetensors")
@@ -91,12 +91,12 @@ def _dequantized(
     return (quantized.astype(np.float32) - zero_point.astype(np.float32)) * scale
 
 
-def _config(weights: Weights, kind: ModelKind, attention_heads: int) -> dict[str, object]:
+def _config(weights: Weights, kind: Kind, attention_heads: int) -> dict[str, object]:
     words_name = next(name for name in weights if name.endswith(_WORDS))
     prefix = words_name.removesuffix(_WORDS)
     words, hidden = weights[words_name].shape
     layers = {layer[1] for name in weights if (layer := re.match(rf"{prefix}encoder\.layer\.(\d+)\.", name))}
-    scores = kind is ModelKind.CROSS_ENCODER
+    scores = kind == "cross-encoder"
     return {
         "architectures": ["BertForSequenceClassification" if scores else "HF_ColBERT"],
         "model_type": "bert",
