@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy observe-check alerts-check bench-pairs bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench-pairs: setup ## Compares searches with those of an earlier commit, in pair
 
 bench-search-cost: setup ## Measures processor time of a search by process, over Qdrant's protocol: COMMIT=... compares; build/bench/search_cost.json.
 	@$(BIN)/python -m bench.searchcost $(COMMIT)
+
+bench-guards: setup ## Measures what identity, policies, quotas and the audit log cost, in pairs; build/bench/guards.json.
+	@$(BIN)/python -m bench.guards
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry

@@ -36,6 +36,8 @@ class Endpoint:
     """`host:port`."""
     path: str
     """The method's full name, or the path to post JSON to."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Of each call by gRPC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,13 @@ class _FailedError(Exception):
 class _GrpcConnection:
     """One connection, for several calls at once."""
 
-    def __init__(self, channel: grpc.aio.Channel, method: str) -> None:
-        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+    def __init__(self, channel: grpc.aio.Channel, endpoint: Endpoint) -> None:
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(endpoint.path)
+        self._metadata = endpoint.metadata
 
     async def call(self, payload: bytes, timeout: float | None) -> bytes:
         try:
-            return await self._call(payload, timeout=timeout)
+            return await self._call(payload, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _FailedError(error.code().name) from None
 
@@ -204,7 +207,7 @@ async def _connected(endpoint: Endpoint, clients: int, exits: AsyncExitStack) ->
         channel = await exits.enter_async_context(grpc.aio.insecure_channel(endpoint.address, options=options))
         async with asyncio.timeout(_CONNECT_SECONDS):
             await channel.channel_ready()
-        shared.append(_GrpcConnection(channel, endpoint.path))
+        shared.append(_GrpcConnection(channel, endpoint))
     return [shared[client % len(shared)] for client in range(clients)]
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from deploy.local.paths import BUILD, shown
 from drills.faults import (
+    callers,
     connections,
     load,
     models,
@@ -37,6 +38,7 @@ GROUPS: tuple[Group[Any], ...] = (
     replicas.group,
     overload.group,
     load.group,
+    callers.group,
     recovery.group,
     small_inputs.group,
     models.group,

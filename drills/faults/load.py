@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from drills.faults.drill import Group, Seen
-from drills.faults.flood import passage
 from drills.faults.replicas import words_for
+from drills.parts.flood import passage
 from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.embedder.v1 import embedder_pb2

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from drills.faults.drill import Group, Seen, ms
-from drills.faults.flood import passage
 from drills.faults.pipeline import told
+from drills.parts.flood import passage
 from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc

@@ -15,8 +15,8 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from drills.faults.drill import Group, Seen, ms
-from drills.faults.flood import embed, flood, passage
 from drills.faults.replicas import expanding, words_for
+from drills.parts.flood import embed, flood, passage
 from drills.parts.processes import LIGHT, StageProcess, running
 from drills.parts.proxy import Proxy
 from drills.parts.scripted import scripted_stages, slow

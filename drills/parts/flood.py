@@ -1,6 +1,6 @@
 """Callers of an embedder that never let up, in a process of their own: what they cost is not to slow down who measures.
 
-`python -m drills.faults.flood ADDRESS CALLERS TEXTS WORDS PRIORITY` calls until its standard input ends, and then
+`python -m drills.parts.flood ADDRESS CALLERS TEXTS WORDS PRIORITY` calls until its standard input ends, and then
 prints how the calls ended, as JSON.
 """
 
@@ -57,7 +57,7 @@ async def flood(
     ended: Counter[str] = Counter()
     arguments = [address, *map(str, (callers, texts, words, priority))]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "drills.faults.flood", *arguments,
+        sys.executable, "-m", "drills.parts.flood", *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

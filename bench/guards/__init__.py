@@ -1,0 +1,1 @@
+"""Cost of what guards a stage: identity, policies, quotas, audit log."""
