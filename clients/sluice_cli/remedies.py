@@ -10,6 +10,7 @@ import grpc
 from sluice_client import SluiceError
 
 _ACCESS: Mapping[str | grpc.StatusCode, str] = {
+    "AUDIT_UNAVAILABLE": "look at the disk of its AUDIT_DIR; its log has the cause, and searching goes on",
     "ACCESS_UNREADABLE": "its log says which file of access control is broken",
     grpc.StatusCode.UNAUTHENTICATED: "put a key or a token into SLUICE_TOKEN, or name its file in SLUICE_TOKEN_FILE; "
     "`sluice access key new` makes a key",
@@ -78,6 +79,8 @@ _ROLLOUT: Mapping[str | grpc.StatusCode, str] = {
 def remedy_of(error: SluiceError, *, rollout: bool = False) -> str:
     """Choose the remedy for a failed call of gateway or rollout service."""
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retryable:
+        if error.reason == "QUOTA_EXCEEDED":
+            return "send less at once, or ask the gateway's operator for a larger quota (docs/limits.md)"
         return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after or 0))} s"
     remedies = _ROLLOUT if rollout else _GATEWAY
     server = "service" if rollout else "gateway"

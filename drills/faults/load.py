@@ -18,7 +18,9 @@ import grpc
 
 from drills.faults.drill import Group, Seen
 from drills.faults.replicas import words_for
+from drills.faults.small_inputs import watched
 from drills.parts.flood import passage
+from drills.parts.large import filled, methods, send_all
 from drills.parts.processes import StageProcess, running
 from services.chassis.client import StageChannel
 from sluice.embedder.v1 import embedder_pb2
@@ -32,34 +34,54 @@ PASSAGES = 400
 ANSWERED = 0.99
 WANTED_THROUGHPUT = 0.95
 MESSAGES = 64
-LIMITS_MIB = {"gateway": 512, "retriever": 768, "embedder": 2048, "reranker": 2048}
+LIMITS_MIB = {
+    "gateway": 512,
+    "retriever": 768,
+    "embedder": 2304,
+    "reranker": 2048,
+    "expander": 512,
+    "reasoner": 512,
+    "rollout": 512,
+}
 """Memory limits of deploy/k8s/base."""
+HEALTH_SECONDS = 1.0
+REFUSED = {"RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED"}
+"""Codes with which a stage may refuse the largest messages, or not get to them in time."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Embedder, reranker, retriever and gateway, each with the memory that the manifests give it."""
+    """All stages, each with the memory that the manifests give it."""
 
     stages: Mapping[str, StageProcess]
     client: AsyncClient
+    folder: Path
 
 
 @asynccontextmanager
 async def platform() -> AsyncIterator[Platform]:
     """Stages over a small index."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory())
-        environment = {"QDRANT_PATH": str(Path(folder) / "qdrant"), "RERANKING_ENABLED": "0", "LOG_LEVEL": "WARNING"}
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        environment = {
+            "QDRANT_PATH": str(folder / "qdrant"),
+            "QDRANT_SNAPSHOT_PATH": str(folder / "snapshots"),
+            "ROLLOUT_DATABASE_URL": f"sqlite:///{folder / 'rollout.db'}",
+            "RERANKING_ENABLED": "0",
+            "LOG_LEVEL": "WARNING",
+        }
         stages: dict[str, StageProcess] = {}
         for name, mebibytes in reversed(LIMITS_MIB.items()):
-            addresses = {f"{known.upper()}_ADDRESS": stage.address for known, stage in stages.items()}
+            addresses = {
+                f"{known.upper()}_ADDRESS": stage.address for known, stage in stages.items() if known != "rollout"
+            }
             stages[name] = await stack.enter_async_context(
                 running(name, environment | addresses | {"MEMORY_MIB": str(mebibytes)})
             )
         client = await stack.enter_async_context(AsyncClient(stages["gateway"].address))
         documents = (Document(f"d{number}", "", f"{passage(40)} {number}") for number in range(PASSAGES))
         await client.index_all(documents, collection="load")
-        yield Platform(stages, client)
+        yield Platform(stages, client, folder)
 
 
 group: Group[Platform] = Group("load", platform)
@@ -192,6 +214,37 @@ async def largest(platform: Platform) -> Seen:
         words.append(f"{method.rpartition('/')[2]} of {len(raw) / MIB:.1f} MiB: {words_for(ended)}, {peak:.0f} MiB")
     after = Counter(await asyncio.gather(*(ask(platform.client, 10) for _ in range(20))))
     return Seen(ok and after["OK"] == 20, "; ".join(words) + f"; then {words_for(after)}")
+
+
+@group.row(
+    "64 largest messages to every RPC",
+    "15 MiB of content in whatever fields hold much, 64 at once, to each RPC of each stage with the memory that the "
+    "manifests give it: no stage dies or needs more than its limit, health says SERVING within 1 s all the while, and "
+    "then all is well",
+    longest_seconds=3600.0,
+)
+async def largest_of_all(platform: Platform) -> Seen:
+    ended: Counter[str] = Counter()
+    wrong: list[str] = []
+    slowest, asked, sent = 0.0, 0, 0
+    for path, (name, request) in methods().items():
+        stage, raw = platform.stages[name], filled(request)
+        if len(raw) < MIB:
+            continue
+        sent += 1
+        async with watched(stage.address) as health:
+            outcomes = await send_all(stage.address, path, MESSAGES, raw, platform.folder)
+            await asyncio.sleep(0.2)
+        ended += outcomes
+        asked, slowest = asked + health.asked, max(slowest, health.slowest)
+        peak = _peak_mib(stage) if stage.alive else 0
+        odd = set(outcomes) - REFUSED - {"OK"}
+        if odd or not stage.alive or health.failed or health.slowest > HEALTH_SECONDS or peak > LIMITS_MIB[name]:
+            told = f"health {health.failed} failed, slowest {health.slowest:.2f} s, {peak:.0f} MiB"
+            wrong.append(f"{path.rpartition('/')[2]} of the {name}: {words_for(outcomes)}; {told}")
+    after = Counter(await asyncio.gather(*(ask(platform.client, 10) for _ in range(20))))
+    words = f"{sent} RPCs: {words_for(ended)}; health {asked} times, slowest {slowest:.2f} s; then {words_for(after)}"
+    return Seen(not wrong and after["OK"] == 20, "; ".join([words, *wrong[:10]]))
 
 
 async def _send(address: str, method: str, raw: bytes) -> str:
