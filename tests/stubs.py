@@ -19,6 +19,7 @@ class GatewayStubs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.answers = answer_pb2_grpc.AnswerServiceStub(channel)
         self.search = search_pb2_grpc.SearchServiceStub(channel)
+        self.answers = answer_pb2_grpc.AnswerServiceStub(channel)
         self.documents = documents_pb2_grpc.DocumentServiceStub(channel)
         self.collections = collections_pb2_grpc.CollectionServiceStub(channel)
         self.status = status_pb2_grpc.StatusServiceStub(channel)

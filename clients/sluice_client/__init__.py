@@ -90,7 +90,7 @@ from sluice_client.rollouts import (
     RolloutReport,
     StepReport,
 )
-from sluice_client.status import Config, StageConfig
+from sluice_client.status import AccessCondition, AccessDecision, Config, StageConfig
 from sluice_client.sync import Client, RolloutClient
 from sluice_client.versions import (
     CollectionVersion,
@@ -114,16 +114,16 @@ from sluice_client.versions import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EVERYBODY_PPM", "FLAGS", "Answer", "AnswerOptions", "AnswerReply", "Arm", "ArmReason", "ArmTotals",
-    "AsyncClient", "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame", "Bounds", "Chunk",
-    "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress",
-    "Counts", "Credentials", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm", "FeatureList",
-    "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue",
-    "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry",
-    "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo",
-    "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization", "QuarantinedFeature",
-    "QueryVector", "ReindexPhase", "ReindexProgress", "RelationKind", "RelationStep", "Relations", "Result",
-    "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase",
+    "EVERYBODY_PPM", "FLAGS", "AccessCondition", "AccessDecision", "Answer", "AnswerOptions", "AnswerReply", "Arm",
+    "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame",
+    "Bounds", "Chunk", "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config",
+    "CopyProgress", "Counts", "Credentials", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm",
+    "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag",
+    "FlagValue", "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction",
+    "HistoryEntry", "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method",
+    "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
+    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "RelationKind", "RelationStep", "Relations",
+    "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase",
     "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls",
     "ValueCount", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "WrittenAnswer", "all_of", "any_of",
     "copy_collection", "features", "field", "flag_values", "none_of",

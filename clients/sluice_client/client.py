@@ -29,7 +29,7 @@ from sluice_client.errors import SluiceError
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
 from sluice_client.messages import fill
-from sluice_client.status import Config
+from sluice_client.status import Config, Explaining
 from sluice_client.versions import (
     CollectionVersion,
     Layout,
@@ -47,7 +47,7 @@ from sluice_client.versions import (
 _SNAPSHOT_SECONDS = 3600.0
 
 
-class AsyncClient(Answering):
+class AsyncClient(Answering, Explaining):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have

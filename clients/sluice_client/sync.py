@@ -135,6 +135,7 @@ class Client(_Blocking[AsyncClient]):
     get_documents = _call(AsyncClient.get_documents)
     list_documents = _iterate(AsyncClient.list_documents)
     config = _call(AsyncClient.config)
+    check_access = _call(AsyncClient.check_access)
     list_collections = _iterate(AsyncClient.list_collections)
     create_collection = _call(AsyncClient.create_collection)
     tune = _call(AsyncClient.tune)

@@ -21,6 +21,9 @@ from sluice.type.v1.tokens_pb2 import TokenVectors
 
 Vector = npt.NDArray[np.float32]
 
+Owners = Sequence[tuple[str, str]]
+"""Metadata by which a document is known to be of a party: fields with their values, all of which it must have."""
+
 MAX_CHUNKS = 100_000
 MAX_TOKEN_ROWS = 1024
 MAX_NAMES, MAX_NAME_BYTES = 256, 1024
@@ -150,6 +153,10 @@ class Passage:
             )
         return passage
 
+    def is_of(self, owners: Owners) -> bool:
+        """True if its metadata have the value of each field."""
+        return all(value in _texts(self.metadata.get(name)) for name, value in owners)
+
     def to_proto(self) -> pb.Passage:
         """Write the passage, without its vector."""
         message = pb.Passage()
@@ -244,6 +251,12 @@ def joined(passages: Sequence[Passage]) -> Passage:
         assert passage.chunk is not None  # noqa: S101  only a chunk has others before it
         text += passage.text[max(0, len(text) - passage.chunk.start) :]
     return replace(first, text=text, chunk=None)
+
+
+def _texts(value: Value | None) -> Sequence[str]:
+    if isinstance(value, str):
+        return (value,)
+    return value if isinstance(value, Sequence) else ()
 
 
 def _length(text: str) -> int:

@@ -21,9 +21,10 @@ from services.chassis.validation import check_document_id
 from services.retriever import paging
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
-from services.retriever.documents import Passage, later_ids, outdated_ids
+from services.retriever.documents import Owners, Passage, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.ownership import check_owners, first_passages
 from services.retriever.rows import MAX_BATCH, check_ids, check_passages, rows_for
 from services.retriever.search.fusion import Fused
 from services.retriever.search.likeness import NOTHING, likeness
@@ -118,6 +119,7 @@ class Passages:
         model_fingerprint: str = "",
         model: str = "",
         like: str = "",
+        owners: Owners = (),
         late: LateQuery | None = None,
         deadline: Deadline = None,
     ) -> SearchResult:
@@ -151,7 +153,7 @@ class Passages:
             liked = NOTHING
             if like:
                 weights = (dense_weight, lexical_weight)
-                liked = await likeness(self._store, info, like, fitted, *weights, deadline)
+                liked = await likeness(self._store, info, like, fitted, owners, *weights, deadline)
             searches += liked.searches
             if not searches:
                 return SearchResult((), info.version, 0, 0.0)
@@ -184,9 +186,12 @@ class Passages:
         model_fingerprint: str,
         token_model_fingerprint: str = "",
         batch: str = "",
+        owners: Owners = (),
         deadline: Deadline = None,
     ) -> Written:
         """Store passages durably, replacing those with the same ids. All are valid, or none is stored.
+
+        Raises PermissionDenied (NOT_OWN) where one would replace a document that is not of the `owners`.
 
         Chunks that a document had before and has no more are deleted. `batch` identifies passages that take several
         calls: chunks of a document that another batch has replaced meanwhile are left out.
@@ -200,6 +205,7 @@ class Passages:
             info = await self._collections.get(collection, deadline)
             while True:
                 async with self._turns.of(info.version, {passage.document_id for passage in passages}, deadline):
+                    await check_owners(self._store, info.version, passages, owners, deadline)
                     outdated = await self._replace(info, passages, fingerprints, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
                 # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
@@ -210,22 +216,31 @@ class Passages:
                 info = after
 
     async def check(
-        self, collection: str, passages: Sequence[Passage], *, model_fingerprint: str, deadline: Deadline = None
+        self,
+        collection: str,
+        passages: Sequence[Passage],
+        *,
+        model_fingerprint: str,
+        owners: Owners = (),
+        deadline: Deadline = None,
     ) -> None:
         """Raise what storing these passages would raise, but for their vectors; declare their fields."""
         check_passages(passages, model_fingerprint)
         info = await self._collections.get(collection, deadline)
         info.check_model(model_fingerprint)
+        await check_owners(self._store, info.version, passages, owners, deadline)
         await self._collections.declare(info, passages, deadline)
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Written:
-        """Delete documents with all their chunks."""
+    async def delete(
+        self, collection: str, ids: Sequence[str], deadline: Deadline = None, owners: Owners = ()
+    ) -> Written:
+        """Delete documents with all their chunks, if they are of the `owners`."""
         _check_documents(ids, MAX_BATCH)
         info = await self._collections.get(collection, deadline)
         deleted, changed = 0, dict.fromkeys(ids)
         while True:
             async with self._turns.of(info.version, ids, deadline):
-                firsts = await self._firsts(info.version, ids, deadline)
+                firsts = await first_passages(self._store, info.version, ids, deadline, owners)
                 later = [later for first in firsts.values() for later in later_ids(first)]
                 if firsts:
                     await self._collections.uncount(info, deadline)
@@ -239,12 +254,17 @@ class Passages:
                 return Written(deleted, info.version, after.building, list(changed))
             info = after
 
-    async def get(self, collection: str, ids: Sequence[str], deadline: Deadline = None) -> Documents:
-        """Return the passages of each document that exists, and the ids that do not, in the order of `ids`."""
+    async def get(
+        self, collection: str, ids: Sequence[str], deadline: Deadline = None, owners: Owners = ()
+    ) -> Documents:
+        """Return the passages of each document that exists, and the ids that do not, in the order of `ids`.
+
+        One that is not of the `owners` does not exist.
+        """
         _check_documents(ids, MAX_DOCUMENTS)
 
         async def get(info: CollectionInfo) -> Documents:
-            firsts = await self._firsts(info.version, ids, deadline)
+            firsts = await first_passages(self._store, info.version, ids, deadline, owners)
             wanted = [document_id for document_id in ids if document_id in firsts]
             found = await self._whole(info.version, [firsts[one] for one in wanted], deadline)
             return Documents(
@@ -381,12 +401,6 @@ class Passages:
             return frozenset()
         rows = await self._store.read(version, _points(documents), Parts.KEYS, deadline)
         return frozenset(documents - {row.passage.id for row in rows if row.revision == batch})
-
-    async def _firsts(self, version: str, ids: Iterable[str], deadline: Deadline) -> dict[str, Passage]:
-        """Return the first passage of each document that exists, by its id, without text and metadata."""
-        points = _points(dict.fromkeys(ids))
-        rows = await self._store.read(version, points, Parts.KEYS, deadline)
-        return {row.passage.id: row.passage for row in rows if row.passage.document_id == row.passage.id}
 
     async def _whole(self, version: str, firsts: Sequence[Passage], deadline: Deadline) -> list[list[Passage]]:
         """Return the passages of the first documents that have room, but of one at least.

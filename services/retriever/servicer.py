@@ -21,7 +21,7 @@ from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.collections.transfers import Transfers
 from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
-from services.retriever.documents import Passage, joined, tokens_from_proto, tokens_to_proto, vector_from_bytes
+from services.retriever.documents import Owners, Passage, joined, tokens_from_proto, tokens_to_proto, vector_from_bytes
 from services.retriever.fields import Filter
 from services.retriever.passages import Passages
 from services.retriever.relations.relating import Relating, Seed
@@ -77,6 +77,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             model_fingerprint=request.model_fingerprint,
             model=request.model,
             like=request.like_document_id,
+            owners=_owners(request),
             late=_late(request),
             deadline=deadline_of(context),
         )
@@ -166,6 +167,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             request.collection,
             [Passage.from_proto(passage, f"passages[{place}]") for place, passage in enumerate(request.passages)],
             model_fingerprint=request.model_fingerprint,
+            owners=_owners(request),
             deadline=deadline_of(context),
         )
         return pb.CheckPassagesResponse()
@@ -177,6 +179,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             model_fingerprint=request.model_fingerprint,
             token_model_fingerprint=request.token_model_fingerprint,
             batch=request.batch,
+            owners=_owners(request),
             deadline=deadline_of(context),
         )
         return pb.UpsertPassagesResponse(
@@ -188,7 +191,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def DeletePassages(self, request: pb.DeletePassagesRequest, context: Context) -> pb.DeletePassagesResponse:
-        deleted = await self._passages.delete(request.collection, request.ids, deadline_of(context))
+        deleted = await self._passages.delete(request.collection, request.ids, deadline_of(context), _owners(request))
         return pb.DeletePassagesResponse(
             deleted_count=deleted.count,
             building_version=deleted.building,
@@ -196,7 +199,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
-        got = await self._passages.get(request.collection, request.ids, deadline_of(context))
+        got = await self._passages.get(request.collection, request.ids, deadline_of(context), _owners(request))
         return pb.GetDocumentsResponse(
             documents=map(_document, got.found), missing_ids=got.missing, remaining_ids=got.remaining
         )
@@ -396,6 +399,10 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> pb.CompleteTransferResponse:
         version = await self._transfers.complete(request.version, request.passage_count, deadline_of(context))
         return pb.CompleteTransferResponse(version=version.to_proto(live=False))
+
+
+def _owners(request: Any) -> Owners:
+    return [(owner.field, owner.value) for owner in request.owners]
 
 
 def _passage(entry: pb.PassageVector, place: int) -> Passage:

@@ -46,12 +46,12 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "expander.v1.ExpanderService": "ExpandQuery",
         "reasoner.v1.ReasonerService": "Reason StreamReason",
         "reranker.v1.RerankerService": "RerankPassages GetModel",
-        "retriever.v1.RetrieverService": "SearchPassages GetPassages CountByField DiversifyPassages HighlightTexts "
-        "CheckPassages UpsertPassages DeletePassages GetDocuments ListDocuments CreateCollection GetCollection "
-        "TuneCollection DeleteCollection ListCollections CreateVersion ComparePassages CopyPassages SamplePassages "
-        "CompleteVersion AbandonVersion SwitchCollection DeleteVersion CreateSnapshot StreamCreateSnapshot "
-        "ListSnapshots RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot DescribeVersion ListKeys ReadRecords "
-        "BeginTransfer CompleteTransfer",
+        "retriever.v1.RetrieverService": "SearchPassages ExpandRelations GetPassages CountByField DiversifyPassages "
+        "HighlightTexts CheckPassages UpsertPassages DeletePassages GetDocuments ListDocuments CreateCollection "
+        "GetCollection TuneCollection DeleteCollection ListCollections CreateVersion ComparePassages CopyPassages "
+        "SamplePassages CompleteVersion AbandonVersion SwitchCollection DeleteVersion CreateSnapshot "
+        "StreamCreateSnapshot ListSnapshots RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot DescribeVersion "
+        "ListKeys ReadRecords BeginTransfer CompleteTransfer",
     },
 }
 # The request of the RPC names its collection here instead of in `collection`.

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from services.chassis.access.gate import sees, sees_everything
 from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of
 from services.gateway.collections.embedders import Embedders
@@ -20,10 +21,13 @@ from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import collections_pb2 as pb
 from sluice.gateway.v1 import collections_pb2_grpc
+from sluice.retriever.v1 import retriever_pb2
+from sluice.type.v1 import collection_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_SAMPLE = 500
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
 BULK_METHODS = frozenset(
     {"ReindexCollection", "VerifyCollection", "CreateSnapshot", "RestoreSnapshot", "TuneCollection"}
 )
@@ -48,9 +52,7 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         deadline = self._short(context)
-        page = await self._retriever.list_collections(
-            request.collection, request.page_size, request.page_token, deadline=deadline
-        )
+        page = await self._visible(request, deadline)
         served, _ = await self._embedders.served(deadline=deadline)
         fingerprints = {model.fingerprint for model in served}
         token_fingerprints = {model.fingerprint for model in await self._embedders.served_tokens(deadline=deadline)}
@@ -188,6 +190,30 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
             self._name(request.collection), request.snapshot, deadline=self._long(context)
         )
         return pb.DeleteSnapshotResponse()
+
+    async def _visible(
+        self, request: pb.ListCollectionsRequest, deadline: float
+    ) -> retriever_pb2.ListCollectionsResponse:
+        """Return a page of the versions that the caller may know of. No token names one of the others."""
+        if sees_everything():
+            return await self._retriever.list_collections(
+                request.collection, request.page_size, request.page_token, deadline=deadline
+            )
+        if request.page_size < 0:
+            raise InvalidArgument("page_size", f"is {request.page_size}; send 0 or more")
+        size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        found: list[collection_pb2.CollectionVersion] = []
+        token, is_after, more = "", not request.page_token, True
+        while more and len(found) <= size:
+            page = await self._retriever.list_collections(request.collection, MAX_PAGE, token, deadline=deadline)
+            for version in page.versions:
+                if is_after and sees(version.collection):
+                    found.append(version)
+                is_after = is_after or version.version == request.page_token
+            token = page.next_page_token
+            more = token != ""
+        following = found[size - 1].version if len(found) > size else ""
+        return retriever_pb2.ListCollectionsResponse(versions=found[:size], next_page_token=following)
 
     async def _switch(self, collection: str, version: str, deadline: float) -> Switched:
         switched = await self._retriever.switch(collection, version, deadline=deadline)

@@ -13,6 +13,7 @@ from services.chassis.validation import check_collection, check_count
 from services.gateway.collections.documents import Chunking, from_stored, to_passage
 from services.gateway.collections.following import Writing
 from services.gateway.collections.indexing import Indexing
+from services.gateway.rpc.ownership import claim
 from services.gateway.rpc.retriever_client import DOCUMENTS_A_CALL, RetrieverClient
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import documents_pb2 as pb
@@ -39,6 +40,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
     async def IndexDocuments(self, request: pb.IndexDocumentsRequest, context: Context) -> pb.IndexDocumentsResponse:
         check_count("documents", len(request.documents), MAX_DOCUMENTS)
         check_collection("collection", request.collection)
+        claim(request.documents)
         indexed = await self._indexing.index(
             self._name(request.collection),
             [to_passage(document) for document in request.documents],

@@ -18,6 +18,7 @@ from services.gateway.collections.store import (
     Vectors,
     Written,
 )
+from services.gateway.rpc.ownership import owners, unnamed_fields
 from services.gateway.search.stages import Candidate, QueryTokens, Reached, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -70,12 +71,14 @@ class RetrieverClient:
             model_fingerprint=model_fingerprint,
             model=model,
             like_document_id=like,
+            owners=owners(),
             tokens=tokens.vectors if tokens else None,
             token_model_fingerprint=tokens.model.fingerprint if tokens else "",
             late_count=late_count,
         )
         try:
-            reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
+            with unnamed_fields():
+                reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
         except InvalidArgument as error:
             if model and error.field == "variants[0].vector":
                 raise InvalidArgument("vector.values", error.problem, reason=error.reason) from None
@@ -141,7 +144,8 @@ class RetrieverClient:
     ) -> pb.CountByFieldResponse:
         """Count matching passages by the values of fields."""
         request = pb.CountByFieldRequest(collection=collection, fields=fields, filter=filter, limit=limit)
-        return await self.channel.call(self.stub.CountByField, request, deadline=deadline)
+        with unnamed_fields():
+            return await self.channel.call(self.stub.CountByField, request, deadline=deadline)
 
     async def passages(
         self, collection: str, ids: Sequence[str], *, deadline: float
@@ -168,7 +172,7 @@ class RetrieverClient:
         ]
         for part in slices([passage.ByteSize() for passage in bare], most=PASSAGES_A_CALL):
             request = pb.CheckPassagesRequest(
-                collection=collection, passages=bare[part], model_fingerprint=model_fingerprint
+                collection=collection, passages=bare[part], model_fingerprint=model_fingerprint, owners=owners()
             )
             try:
                 await self.channel.call(self.stub.CheckPassages, request, deadline=deadline)
@@ -190,6 +194,7 @@ class RetrieverClient:
             model_fingerprint=vectors.model_fingerprint,
             token_model_fingerprint=vectors.token_model_fingerprint,
             batch=batch,
+            owners=owners(),
         )
         try:
             reply = await self.channel.call(self.stub.UpsertPassages, request, deadline=deadline)
@@ -208,7 +213,7 @@ class RetrieverClient:
         )
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
-        request = pb.DeletePassagesRequest(collection=collection, ids=ids)
+        request = pb.DeletePassagesRequest(collection=collection, ids=ids, owners=owners())
         reply = await self.channel.call(self.stub.DeletePassages, request, deadline=deadline)
         return Written(
             reply.deleted_count, building_version=reply.building_version, changed_ids=list(reply.changed_ids)
@@ -216,7 +221,7 @@ class RetrieverClient:
 
     async def documents(self, collection: str, ids: Sequence[str], *, deadline: float) -> pb.GetDocumentsResponse:
         """Return documents by id."""
-        request = pb.GetDocumentsRequest(collection=collection, ids=ids)
+        request = pb.GetDocumentsRequest(collection=collection, ids=ids, owners=owners())
         return await self.channel.call(self.stub.GetDocuments, request, deadline=deadline)
 
     async def list_documents(
@@ -232,7 +237,8 @@ class RetrieverClient:
         request = pb.ListDocumentsRequest(
             collection=collection, filter=filter, page_size=page_size, page_token=page_token
         )
-        return await self.channel.call(self.stub.ListDocuments, request, deadline=deadline)
+        with unnamed_fields():
+            return await self.channel.call(self.stub.ListDocuments, request, deadline=deadline)
 
     async def collection(self, name: str, *, deadline: float) -> collection_pb2.CollectionVersion:
         request = pb.GetCollectionRequest(collection=name)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from services import __version__
+from services.chassis.access.gate import sees
 from services.chassis.errors import NotFound, SluiceError, kind_of
 from services.chassis.timing import deadline_of
 from services.gateway.rollout.exposure import Exposure
@@ -71,7 +72,9 @@ async def _stage_config(stage: Stage, client: StageClient, deadline: float) -> p
 async def _live_version(
     retriever: RetrieverClient, name: str, deadline: float
 ) -> collection_pb2.CollectionVersion | None:
-    """Describe the live version; None where there is none, or no retriever."""
+    """Describe the live version; None where there is none that the caller may know of, or no retriever."""
+    if not sees(name):
+        return None
     try:
         return await retriever.collection(name, deadline=deadline)
     except SluiceError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from services.chassis.errors import NotFound
 from services.chassis.validation import check_document_id
 from services.retriever.collections.descriptions import CollectionInfo
-from services.retriever.documents import Passage
+from services.retriever.documents import Owners, Passage
 from services.retriever.fields import Filter
 from services.retriever.lexical import Bm25, SparseVector
 from services.retriever.search.searches import Search, unit
@@ -39,18 +39,19 @@ async def likeness(
     info: CollectionInfo,
     document_id: str,
     condition: Filter,
+    owners: Owners,
     dense_weight: float,
     lexical_weight: float,
     deadline: Deadline,
 ) -> Likeness:
-    """Return the searches for what is like a document; NotFound without it, or where it is not of the filter's tenant.
+    """Return the searches for what is like a document; NotFound without it, or where it is another's.
 
     The vector is the mean of those of its first chunks, the words are the most frequent ones of its first passage: IDF
     is left to the search, as for any query.
     """
     check_document_id("like_document_id", document_id)
     rows = await store.read(info.version, [point_id(document_id)], Parts.PASSAGE, deadline)
-    if not rows or not info.is_of_tenant(rows[0].passage, condition):
+    if not rows or not (rows[0].passage.is_of(owners) and info.is_of_tenant(rows[0].passage, condition)):
         raise NotFound(
             f"document {document_id!r} does not exist in collection {info.collection!r}; send the id of one that does",
             reason="DOCUMENT_NOT_FOUND",

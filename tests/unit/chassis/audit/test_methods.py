@@ -13,7 +13,7 @@ READING = {
     *("WatchSnapshot", "AcknowledgeSnapshot", "ReportEvidence"),
     *("EmbedTexts", "EmbedTokens", "SplitTexts", "GetModel", "ExpandQuery", "Reason", "StreamReason"),
     *("RerankPassages", "SearchPassages", "GetPassages", "DiversifyPassages", "HighlightTexts", "CheckPassages"),
-    *("GetCollection", "ComparePassages", "SamplePassages"),
+    *("GetCollection", "ComparePassages", "SamplePassages", "ExpandRelations"),
 }
 
 

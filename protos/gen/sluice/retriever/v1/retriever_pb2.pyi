@@ -101,6 +101,7 @@ class SearchPassagesRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     LATE_COUNT_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     limit: _builtins.int
@@ -143,6 +144,10 @@ class SearchPassagesRequest(_message.Message):
     def tokens(self) -> _tokens_pb2.TokenVectors:
         """Vectors of the query's tokens. The best candidates are compared by them, and the scores are in Candidate.late_score."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
+        """What the document `like_document_id` must have, all of it; another counts as not there."""
+
     def __init__(
         self,
         *,
@@ -159,10 +164,11 @@ class SearchPassagesRequest(_message.Message):
         tokens: _tokens_pb2.TokenVectors | None = ...,
         token_model_fingerprint: _builtins.str = ...,
         late_count: _builtins.int = ...,
+        owners: _abc.Iterable[Global___Owner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "tokens", b"tokens", "whole_count", b"whole_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "late_count", b"late_count", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "late_count", b"late_count", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "owners", b"owners", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
     _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
@@ -660,6 +666,32 @@ class TextHighlights(_message.Message):
 Global___TextHighlights: _TypeAlias = TextHighlights  # noqa: Y015
 
 @_typing.final
+class Owner(_message.Message):
+    """Owner is metadata by which a document is known to be of a party that may see and change it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of a metadata field."""
+    value: _builtins.str
+    """Text that the field must have, or that must be in its list."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Owner: _TypeAlias = Owner  # noqa: Y015
+
+@_typing.final
 class CheckPassagesRequest(_message.Message):
     """CheckPassagesRequest is a batch of passages that will be stored."""
 
@@ -668,6 +700,7 @@ class CheckPassagesRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     model_fingerprint: _builtins.str
@@ -676,16 +709,21 @@ class CheckPassagesRequest(_message.Message):
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]:
         """The passages; titles, texts and vectors may be left out."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
+        """What stored documents must have to be replaced, all of it; see UpsertPassagesRequest."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         passages: _abc.Iterable[_passage_pb2.Passage] | None = ...,
         model_fingerprint: _builtins.str = ...,
+        owners: _abc.Iterable[Global___Owner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model_fingerprint", b"model_fingerprint", "owners", b"owners", "passages", b"passages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,6 +829,7 @@ class UpsertPassagesRequest(_message.Message):
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     model_fingerprint: _builtins.str
@@ -809,6 +848,12 @@ class UpsertPassagesRequest(_message.Message):
         call holds its chunk 1.
         """
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
+        """What stored documents must have to be replaced, all of it. PERMISSION_DENIED (NOT_OWN) where a document of these
+        ids has not; nothing of the call is stored then. Empty replaces any.
+        """
+
     def __init__(
         self,
         *,
@@ -817,10 +862,11 @@ class UpsertPassagesRequest(_message.Message):
         model_fingerprint: _builtins.str = ...,
         batch: _builtins.str = ...,
         token_model_fingerprint: _builtins.str = ...,
+        owners: _abc.Iterable[Global___Owner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "collection", b"collection", "model_fingerprint", b"model_fingerprint", "passages", b"passages", "token_model_fingerprint", b"token_model_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "collection", b"collection", "model_fingerprint", b"model_fingerprint", "owners", b"owners", "passages", b"passages", "token_model_fingerprint", b"token_model_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -874,21 +920,27 @@ class DeletePassagesRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the documents, 1 to 1000 of them."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
+        """What documents must have to be deleted, all of it; others count as not there. Empty deletes any."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        owners: _abc.Iterable[Global___Owner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "owners", b"owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,21 +1016,27 @@ class GetDocumentsRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the documents, 1 to 100 of them."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
+        """What documents must have to be returned, all of it; others count as not there. Empty returns any."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        owners: _abc.Iterable[Global___Owner] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "owners", b"owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
