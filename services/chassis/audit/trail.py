@@ -122,6 +122,7 @@ class AuditTrail:
             raise Unavailable(
                 "the change was made, but the audit log could not be written; look at its disk",
                 reason="AUDIT_UNAVAILABLE",
+                retry_after=RETRY_SECONDS,  # so that no channel makes the change again by itself
             ) from None
 
     def add_refusal(self, kind: tuple[str, ...], record: Record) -> None:

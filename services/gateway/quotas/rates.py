@@ -52,7 +52,12 @@ class Rates:
         item = _window_of_tokens(quota.tokens_per_second)
         if await self._tokens.test(item, name):
             return None
-        return (await self._tokens.get_window_stats(item, name)).reset_time - time.time()
+        wait = (await self._tokens.get_window_stats(item, name)).reset_time - time.time()
+        if wait <= TOKEN_WINDOW_SECONDS + 1:
+            return wait
+        # The clock was set back: the window would last until it is there again.
+        await self._tokens.clear(item, name)
+        return None
 
     async def charge(self, name: str, quota: Quota, tokens: int) -> None:
         """Count tokens that were read."""

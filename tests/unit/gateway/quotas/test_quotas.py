@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -163,3 +164,15 @@ async def test_new_quotas_hold_for_callers_with_calls_under_way(
             while not await calls(quotas, 1):
                 await asyncio.sleep(0.01)
         watching.cancel()
+
+
+async def test_a_clock_that_is_set_back_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = [7200.0]
+    plain_time = time.time
+    monkeypatch.setattr(time, "time", lambda: plain_time() + ahead[0])
+    quotas, _ = quotas_of(Quota(calls_per_second=0.01, burst=3, tokens_per_second=10))
+    async with quotas.admitted(A, MACHINE, None):
+        spend(100)
+    assert await calls(quotas, 1) == 0
+    ahead[0] = 0.0
+    assert await calls(quotas, 1) == 1
