@@ -20,8 +20,9 @@ from google.protobuf.message import Message
 from deploy.local.processes import Process
 from drills.faults.drill import Group, Seen, ms
 from drills.faults.mutation import decodable, mutated
-from drills.faults.rpcs import RAMPING, STILL, Rpc, rpcs
+from drills.faults.rpcs import RAMPING, STILL, rpcs
 from drills.parts.processes import LIGHT, StageProcess, running
+from drills.parts.rpc import Rpc
 from services.chassis.client import StageChannel
 from services.chassis.status import error_from
 from sluice.rollout.v1 import rollout_pb2 as rollout
@@ -57,7 +58,7 @@ async def platform() -> AsyncIterator[Platform]:
         folder = stack.enter_context(TemporaryDirectory())
         stages = {
             name: await stack.enter_async_context(running(name, LIGHT | {"QDRANT_PATH": str(Path(folder) / "qdrant")}))
-            for name in ("embedder", "expander", "retriever", "reranker")
+            for name in ("embedder", "expander", "retriever", "reranker", "reasoner")
         }
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
         stages["gateway"] = await stack.enter_async_context(running("gateway", LIGHT | addresses))

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import grpc
 import numpy as np
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
+from drills.parts.rpc import Rpc
 from sluice.embedder.v1 import embedder_pb2 as embedder
 from sluice.expander.v1 import expander_pb2 as expander
+from sluice.gateway.v1 import answer_pb2 as answer
 from sluice.gateway.v1 import collections_pb2 as collections
 from sluice.gateway.v1 import documents_pb2 as documents
 from sluice.gateway.v1 import search_pb2 as search
 from sluice.gateway.v1 import status_pb2 as status
 from sluice.gateway.v1 import transfer_pb2 as transfer
+from sluice.reasoner.v1 import reasoner_pb2 as reasoner
 from sluice.reranker.v1 import reranker_pb2 as reranker
 from sluice.retriever.v1 import retriever_pb2 as retriever
 from sluice.rollout.v1 import rollout_pb2 as rollout
@@ -38,45 +34,8 @@ from sluice.type.v1.passage_pb2 import Passage
 DIMENSION = 384
 STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
 """Features: one that nothing happens to, one that everything happens to, and one that is reported on."""
-GATEWAY = (search, documents, collections, status, transfer)
-FILES = tuple(module.DESCRIPTOR for module in (*GATEWAY, embedder, expander, reranker, retriever, rollout))
-
-
-@dataclass(frozen=True)
-class Rpc:
-    """One method, known by its requests: one that is well-formed, and what an OK must mean."""
-
-    valid: Message
-    sense: Callable[[Any, Any], bool]
-    """True if the reply is one that this request may get; asked of answers with OK."""
-
-    @cached_property
-    def method(self) -> MethodDescriptor:
-        """The method whose requests these are."""
-        asked = self.valid.DESCRIPTOR
-        return next(method for method in methods_of(asked.file) if method.input_type is asked)
-
-    @property
-    def stage(self) -> str:
-        """The stage whose method it is."""
-        return str(self.method.containing_service.file.package).split(".")[1]
-
-    async def call(self, channel: grpc.aio.Channel, raw: bytes) -> Message:
-        """The answer to these bytes, or the first of a stream."""
-        path = f"/{self.method.containing_service.full_name}/{self.method.name}"
-        reply = GetMessageClass(self.method.output_type).FromString
-        if not self.method.server_streaming:
-            unary: Any = channel.unary_unary(path, response_deserializer=reply)
-            answer: Message = await unary(raw, timeout=20)
-            return answer
-        stream: Any = channel.unary_stream(path, response_deserializer=reply)(raw, timeout=20)
-        async with aclosing(aiter(stream)) as answers:
-            return await anext(answers)
-
-
-def methods_of(file: FileDescriptor) -> list[MethodDescriptor]:
-    """Methods of a proto file."""
-    return [method for service in file.services_by_name.values() for method in service.methods]
+GATEWAY = (search, answer, documents, collections, status, transfer)
+FILES = tuple(module.DESCRIPTOR for module in (*GATEWAY, embedder, expander, reranker, retriever, reasoner, rollout))
 
 
 def rpcs(fingerprint: str) -> list[Rpc]:
@@ -139,7 +98,7 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         ),
         Rpc(
             status.GetConfigRequest(collection="documents"),
-            lambda asked, said: len(said.stages) == 4 and _named(asked.collection),
+            lambda asked, said: len(said.stages) == 5 and _named(asked.collection),
         ),
         Rpc(
             embedder.EmbedTextsRequest(texts=["sea", "ship"], kind=embedder.TEXT_KIND_QUERY),
@@ -253,9 +212,35 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             )
             for module in (collections, retriever)
         ),
+        *_answers(),
         *_life(fingerprint, vector),
         *_rollouts(),
     ]  # fmt: skip
+
+
+def _answers() -> list[Rpc]:
+    """Answers in words. A stream is looked at by its first part: results, or text."""
+    question = answer.AnswerRequest(search=search.SearchRequest(query="sea", limit=3, collection="documents"))
+    task = reasoner.ReasonRequest(
+        question="sea", passages=[reasoner.SourcePassage(id="p", title="t", text="The sea. A ship.")],
+        answer_schema='{"type": "string"}', max_sub_question_count=1,
+    )  # fmt: skip
+
+    def of_text(asked: Any, said: Any) -> bool:
+        texts = {passage.id: passage.text for passage in asked.passages}
+        return _text(asked.question, 8192) and all(
+            texts[one.passage_id][one.start : one.end] == one.quote for one in said.citations
+        )
+
+    return [
+        Rpc(question, lambda asked, said: _text(asked.search.query, 8192) and 0 <= asked.sub_question_count <= 2),
+        Rpc(
+            answer.StreamAnswerRequest(answer=question),
+            lambda asked, said: _text(asked.answer.search.query, 8192) and said.HasField("search"),
+        ),
+        Rpc(task, lambda asked, said: of_text(asked, said.answer)),
+        Rpc(reasoner.StreamReasonRequest(reason=task), lambda asked, said: of_text(asked.reason, said.answer)),
+    ]
 
 
 def _life(fingerprint: str, vector: bytes) -> list[Rpc]:

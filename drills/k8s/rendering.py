@@ -25,15 +25,16 @@ COMPONENTS = (
     "monitoring",
     "tracing",
     "rollout-postgres",
+    "ollama",
     "qdrant-tls",
     "mtls",
     "keda",
 )
-# Takes the Qdrant of our own away, and so does not go with these.
-ALONE = ("qdrant-external",)
+# Each stands for one of our own, and so does not go with these.
+ALONE = ("qdrant-external", "llm")
 # Goes with these alone: in clear, Qdrant would be left out.
 _NEEDS = {"mtls": ("qdrant-tls",)}
-_OWN_QDRANT = ("qdrant-cluster", "qdrant-tls")
+_OWN = ("qdrant-cluster", "qdrant-tls", "ollama")
 _RENDER_SECONDS = 300
 
 Manifest = dict[str, Any]
@@ -58,12 +59,12 @@ def overlays() -> list[str]:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every overlay alone, with each component and what it needs, and with all, over both kinds of Qdrant."""
+    """Yield every overlay alone, with each component and what it needs, and with all, over our own parts or others'."""
     for overlay in overlays():
         yield Combination(overlay)
         yield from (Combination(overlay, (*_NEEDS.get(one, ()), one)) for one in COMPONENTS + ALONE)
         yield Combination(overlay, COMPONENTS)
-        yield Combination(overlay, ALONE + tuple(name for name in COMPONENTS if name not in _OWN_QDRANT))
+        yield Combination(overlay, ALONE + tuple(name for name in COMPONENTS if name not in _OWN))
 
 
 def render(combination: Combination, kubectl: Path) -> list[Manifest]:

@@ -25,6 +25,9 @@ _GIVEN = {
     ("Secret", "rollout"),
     ("Secret", "backup"),
     ("ConfigMap", "qdrant-external"),
+    ("ConfigMap", "llm"),
+    ("Secret", "llm"),
+    ("PersistentVolumeClaim", "ollama"),
     ("ConfigMap", "tracing-authority"),
     ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),

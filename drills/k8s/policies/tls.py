@@ -13,6 +13,7 @@ PLAIN_PORTS = {
 }
 """Ports of pods, by name, that speak plain also with the component `mtls`."""
 PLAIN_ADDRESSES = {
+    "http://127.0.0.1:11434": "Ollama is in the same pod",
     "http://prometheus-operated.monitoring:9090": "KEDA asks it, outside of this namespace; its numbers are no secret",
 }
 """Addresses that are called in clear also with the component `mtls`."""

@@ -1,4 +1,5 @@
-from drills.faults.rpcs import FILES, methods_of, rpcs
+from drills.faults.rpcs import FILES, rpcs
+from drills.parts.rpc import methods_of
 
 
 def test_the_drill_knows_every_method_of_every_stage():
