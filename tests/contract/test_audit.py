@@ -17,6 +17,7 @@ from sluice.gateway.v1 import collections_pb2 as collections
 from sluice.gateway.v1 import collections_pb2_grpc, documents_pb2_grpc, search_pb2_grpc
 from sluice.gateway.v1 import documents_pb2 as documents
 from sluice.gateway.v1 import search_pb2 as search
+from tests.contract.access import bearer, key_of, row
 from tests.contract.conftest import Platform, start
 
 SETTINGS = {"audit_searches": True, "audit_chain": True, "audit_key": "a key"}
@@ -111,3 +112,34 @@ async def test_refusals_share_a_line(audited: Audited) -> None:
     found = await audited.lines()
     assert {(line["outcome"], line["reason"]) for line in found} == {("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")}
     assert sum(line.get("count", 1) for line in found) == 3
+
+
+async def test_lines_name_the_identity_of_a_caller_and_stages_hear_it_whatever_the_call_says(tmp_path: Path) -> None:
+    callers = tmp_path / "callers.toml"
+    callers.write_text(row("alice", "writer") + row("bob", "reader"), encoding="utf-8")
+    folder = tmp_path / "audit"
+    async with AsyncExitStack() as stack:
+        platform = await start(
+            stack,
+            {"embedder", "retriever", "gateway"},
+            retriever={"qdrant_path": tmp_path / "qdrant", "audit_dir": folder},
+            gateway={"auth_callers": callers, "audit_dir": folder},
+        )
+        audited = Audited(folder, stack, platform)
+        stub = documents_pb2_grpc.DocumentServiceStub(platform["gateway"].channel)
+        request = documents.IndexDocumentsRequest(
+            collection="papers", documents=[documents.Document(id="a", text="text")]
+        )
+        await stub.IndexDocuments(
+            request, timeout=10, metadata=(*bearer(key_of("alice")), ("x-sluice-caller", "key:bob"))
+        )
+        for metadata in (bearer(key_of("bob")), ()):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.IndexDocuments(request, timeout=10, metadata=metadata)
+        found = [(line["identity"], line["outcome"], line.get("policies")) for line in await audited.lines()]
+        assert found == [
+            ("key:alice", "OK", ["writers-read-and-write"]),
+            ("key:bob", "PERMISSION_DENIED", []),
+            ("", "UNAUTHENTICATED", None),
+        ]
+        assert {line["for"] for line in await audited.lines("retriever")} == {"key:alice"}

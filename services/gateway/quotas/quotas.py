@@ -27,7 +27,7 @@ LEAST_RETRY_SECONDS = 0.1
 BUSY_RETRY_SECONDS = 0.5
 """Pause before another try where only the end of other calls makes room."""
 LONGEST_HOLD_SECONDS = 1.0
-MOST_HELD = 512
+MOST_HELD = 1024
 """Refusals of one caller that wait; more are answered at once."""
 MOST_KNOWN = 10_000
 """Callers and tenants whose limits are kept at hand."""
