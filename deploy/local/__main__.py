@@ -25,7 +25,7 @@ from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError
 
 app = typer.Typer(
-    help="The stages as processes on this machine, on ports 50051 (gateway) to 50055, and 50057 (rollout).",
+    help="The stages as processes on this machine, on ports 50051 (gateway) to 50055, 50057 (rollout) and 50058 (reasoner).",
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,

@@ -33,7 +33,7 @@ ELSEWHERE = {
     "export": "no program",
 }
 SUCCEED = re.compile(
-    r"sluice (index docs/|search(?!.*--filter)|similar documents concepts.md|facets documents year|collections$"
+    r"sluice (index docs/|search(?!.*--filter)|answer|similar documents concepts.md|facets documents year|collections$"
     r"|documents list|config|verify|snapshot (create|list)"
     r"|rollout (plan|check|list|history$))"
 )

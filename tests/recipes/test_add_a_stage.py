@@ -19,7 +19,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     """A copy of the repository with one stage more."""
     copy = Scratch(tmp_path_factory.mktemp("stage"))
     copy.copy(STAGE, {}, ".")
-    copy.copy(ROOT / "deploy/k8s/base/expander", {"expander": "speller", "50054": "50058"}, "deploy/k8s/base/speller")
+    copy.copy(ROOT / "deploy/k8s/base/expander", {"expander": "speller", "50054": "50059"}, "deploy/k8s/base/speller")
     _list_it(copy)
     _call_it(copy)
     copy.run("ruff", "format", ".")
@@ -33,7 +33,7 @@ def _list_it(copy: Scratch) -> None:
     copy.insert(
         "deploy/stages.py",
         'StageSpec("rollout", 6, "RolloutService", searched=False),\n',
-        '    StageSpec("speller", 7, "SpellerService"),\n',
+        '    StageSpec("speller", 8, "SpellerService"),\n',
     )
     copy.insert("pyproject.toml", 'expander = ["nltk>=3.10"]\n', "speller = []\n")
     copy.insert(
@@ -45,7 +45,7 @@ def _list_it(copy: Scratch) -> None:
     copy.insert(
         "deploy/k8s/base/kustomization.yaml",
         "      - EXPANDER_ADDRESS=dns:///expander:50054\n",
-        "      - SPELLER_ADDRESS=dns:///speller:50058\n",
+        "      - SPELLER_ADDRESS=dns:///speller:50059\n",
     )
     certificates = copy.folder / "deploy/k8s/components/mtls/certificates.yaml"
     documents = certificates.read_text().split("---\n")

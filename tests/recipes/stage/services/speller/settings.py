@@ -10,4 +10,4 @@ from services.chassis.settings import StageSettings
 class SpellerSettings(StageSettings):
     """Port of the speller."""
 
-    grpc_port: int = Field(50058, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
+    grpc_port: int = Field(50059, ge=0, le=65535, description="Port of the gRPC server; 0 lets the system choose.")
