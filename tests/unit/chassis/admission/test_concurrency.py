@@ -123,6 +123,7 @@ class Call:
 
     number: int
     bulk: bool
+    caller: str
     deadline: float
     left: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[str] | None = None
@@ -141,7 +142,7 @@ class Queue(World):
     async def begin(self, seconds_left: float | None = PATIENT, *, bulk: bool = False, caller: str = "") -> Call:
         """A call, as far as it gets at once."""
         deadline = self.now + (PATIENT if seconds_left is None else seconds_left)
-        call = Call(len(self.begun), bulk, deadline)
+        call = Call(len(self.begun), bulk, caller, deadline)
         self.begun.append(call)
 
         async def run() -> str:
@@ -292,10 +293,10 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.integers(1, 4), st.floats(0.1, 1), st.integers(0, 6))
+@given(STEPS, st.integers(1, 4), st.floats(0.1, 1), st.integers(0, 6), st.integers(1, 3))
 @settings(deadline=None)
 async def test_whatever_comes_and_goes_bounds_hold_order_is_kept_and_no_place_is_lost(
-    steps: list[tuple[str, int]], places: int, share: float, longest: int
+    steps: list[tuple[str, int]], places: int, share: float, longest: int, callers: int
 ) -> None:
     bounds = dataclasses.replace(QUEUED, initial=places, lowest=places, highest=places, bulk_share=share, queue=longest)
     most_bulk = max(1, int(places * share))
@@ -305,7 +306,7 @@ async def test_whatever_comes_and_goes_bounds_hold_order_is_kept_and_no_place_is
             served = len(world.served)
             match step:
                 case "begin" | "begin bulk":
-                    await world.begin(number * 1000.0, bulk=step == "begin bulk")
+                    await world.begin(number * 1000.0, bulk=step == "begin bulk", caller=f"caller {number % callers}")
                 case _ if candidates := world.of("runs") + world.of("waits"):
                     call = candidates[number % len(candidates)]
                     if step != "cancel":
@@ -319,7 +320,8 @@ async def test_whatever_comes_and_goes_bounds_hold_order_is_kept_and_no_place_is
             runs, waits = world.of("runs"), world.of("waits")
             for call in world.served[served:]:
                 if call in before:
-                    rivals = [other for other in waits if other.bulk == call.bulk and other in before]
+                    kind = call.bulk, call.caller
+                    rivals = [other for other in waits if (other.bulk, other.caller) == kind and other in before]
                     assert all((call.deadline, call.number) <= (other.deadline, other.number) for other in rivals)
             assert len(runs) <= places
             assert sum(call.bulk for call in runs) <= most_bulk
