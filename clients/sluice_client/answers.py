@@ -274,6 +274,8 @@ class Answer(Received, proto=pb.SearchResponse):
     """The rollout snapshot that decided; 0 where none did."""
     arms: Sequence[FeatureArm] = ()
     """One for every feature that is rolled out."""
+    enrichment_score: float | None = None
+    """Probability that the first five results hold all that an answer needs; None unless relations were followed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
         request_id=request_id.get(),
         snapshot_version=decision.snapshot_version,
         arms=[arm.to_proto() for arm in decision.arms],
+        enrichment_score=answer.enrichment_score,
     )
     for result in answer.results:
         result.write(reply.results.add())

@@ -20,6 +20,7 @@ from services.chassis.timing import both
 from services.gateway.search.budgets import Budgets, last_moment
 from services.gateway.search.calibration import relevance
 from services.gateway.search.candidates import Candidates
+from services.gateway.search.enrichment import enrichment_score
 from services.gateway.search.flags import Features
 from services.gateway.search.hopping import Hopping
 from services.gateway.search.ranking import Weights
@@ -206,7 +207,8 @@ class _Run:
                 results = await candidates.highlighted(results)
             except SluiceError as failure:  # the answer is no worse
                 self.attempts.report(without_highlights(self.attempts.reports[Stage.RETRIEVE], failure))
-        return Answer(results, list(self.attempts.reports.values()), course, following)
+        score = enrichment_score(candidates.items, [item.position for item in kept]) if hopping.hops else None
+        return Answer(results, list(self.attempts.reports.values()), course, following, score)
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""

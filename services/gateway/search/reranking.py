@@ -39,6 +39,8 @@ from services.gateway.search.stages import (
 MOST_INSTEAD = 20
 _FEWEST_TO_RERANK = 2
 _CROSS_ENCODER, _CASCADE = "cross_encoder", "cascade"
+# Factor on the share of the closer look after hops: what they lead to answers a part of the question alone.
+_SHARE_AFTER_HOPS = 0.5
 
 
 class Reranking:
@@ -129,11 +131,15 @@ class Reranking:
     def ranked(self, candidates: Candidates) -> list[Ranked]:
         """Order the candidates by all that is known of them."""
         late = self._late(candidates)
-        return best_first(blend(late, self.logits, self._weights.rerank), late)
+        return best_first(blend(late, self.logits, self._share(candidates, self._weights.rerank)), late)
 
     def _late(self, candidates: Candidates) -> list[float]:
         """Scores after late interaction."""
-        return blend(candidates.scores, candidates.late_scores, self._weights.late)
+        share = self._share(candidates, self._weights.late)
+        return blend(candidates.scores, candidates.late_scores, share)
+
+    def _share(self, candidates: Candidates, share: float) -> float:
+        return share * _SHARE_AFTER_HOPS if candidates.related else share
 
     def _left_out(self, candidates: Candidates) -> tuple[str, str] | None:
         before = self._course is None or self._course.late + self._course.reranked > 0

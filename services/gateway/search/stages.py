@@ -379,6 +379,8 @@ class Answer:
     course: Course
     following: int | None
     """Offset of the page after this one; None if it is the last."""
+    enrichment_score: float | None = None
+    """Probability that the first five hold all that an answer needs; None where no relations were followed."""
 
     @property
     def index_version(self) -> str:

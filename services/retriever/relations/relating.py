@@ -148,8 +148,9 @@ class Relating:
         for point in points:
             if (own := products.get(point)) is not None:
                 bridge = products.get(reached.paths[point].bridge, own)
-                best = float(own.clip(min=bridge).sum())
-                scores[point] = similarity(best, *late.tokens.shape)
+                # By itself, and as what completes its bridge: each alone ranks worse (docs/quality.md).
+                both = (own + own.clip(min=bridge)) / 2
+                scores[point] = similarity(float(both.sum()), *late.tokens.shape)
         return scores
 
 

@@ -300,6 +300,7 @@ class SearchResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
+    ENRICHMENT_SCORE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty when there is none."""
     collection: _builtins.str
@@ -310,6 +311,10 @@ class SearchResponse(_message.Message):
     """Identifies the request in logs and traces."""
     snapshot_version: _builtins.int
     """Version of the rollout snapshot that decided; 0 where none did."""
+    enrichment_score: _builtins.float
+    """Estimate of the probability that the first five results hold all that an answer needs, 0 to 1; unset unless
+    relations were followed. Fitted on training questions that take more than one passage.
+    """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
         """Best first; fewer than asked for where a message has no room for more."""
@@ -338,12 +343,15 @@ class SearchResponse(_message.Message):
         request_id: _builtins.str = ...,
         snapshot_version: _builtins.int = ...,
         arms: _abc.Iterable[Global___FeatureArm] | None = ...,
+        enrichment_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "enrichment_score", b"enrichment_score", "features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "collection", b"collection", "features", b"features", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "features", b"features", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__enrichment_score: _TypeAlias = _typing.Literal["enrichment_score"]  # noqa: Y015
+    _WhichOneofArgType__enrichment_score: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enrichment_score) -> _WhichOneofReturnType__enrichment_score | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
