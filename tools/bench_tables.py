@@ -1,4 +1,4 @@
-"""Writes the tables of `make bench-quality`, `bench-speed`, `bench-rerank` and `bench-engine` into their pages.
+"""Writes the tables of `make bench-quality`, `-speed`, `-rerank`, `-hops` and `-engine` into their pages.
 
 A page whose bench was not run on this machine stays as it is.
 """
@@ -54,6 +54,32 @@ def speed_table(rows: list[dict[str, Any]]) -> str:
         figures = [_figure(row[column]) for column in ("ours", "reference", "ratio")]
         bar = [row.get("bar", ""), _figure(row.get("measured")), verdict]
         lines.append("| " + " | ".join([f"`{row['name']}`", *figures, spread, row["unit"], *bar]) + " |")
+    return "\n".join([*lines, ""])
+
+
+def hops_table(rows: list[dict[str, Any]]) -> str:
+    """One row a collection and configuration: what it gains, and what it costs."""
+    titles = [
+        "collection",
+        "configuration",
+        "R@5",
+        "all@5",
+        "all@10",
+        "nDCG@10",
+        "R@5 over hybrid",
+        "p50 ms",
+        "times hybrid",
+        "AUC",
+    ]
+    lines = ["", f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
+    before = ""
+    for row in rows:
+        gained = "{:+.3f} ({:+.3f} … {:+.3f})".format(*row["over_hybrid"]["r5"]) if "over_hybrid" in row else ""
+        figures = [f"{row[name]:.3f}" for name in ("r5", "all5", "all10", "ndcg10")]
+        others = [_figure(row.get(name)) for name in ("p50_ms", "time_over_hybrid", "enrichment_auc")]
+        name = "" if row["collection"] == before else row["collection"]
+        lines.append(f"| {' | '.join([name, row['config'], *figures, gained, *others])} |")
+        before = row["collection"]
     return "\n".join([*lines, ""])
 
 
@@ -117,6 +143,7 @@ def main() -> None:
     pages = {
         "quality": (quality_table, "quality.md"),
         "speed": (speed_table, "performance.md"),
+        "hops": (hops_table, "quality.md"),
         "rerank": (rerank_table, "quality.md"),
         "rerank_costs": (costs_table, "performance.md"),
         "engine": (engine_tables, "scale.md"),

@@ -45,10 +45,15 @@ class Shelf:
     """The domain over a store."""
 
     def __init__(
-        self, store: PassageStore, take_over_seconds: float = 0.3, snapshots: str = "", layout: Layout = PLAIN
+        self,
+        store: PassageStore,
+        take_over_seconds: float = 0.3,
+        snapshots: str = "",
+        layout: Layout = PLAIN,
+        relations: str = "",
     ) -> None:
         self.store = store
-        self.collections = Collections(store, BM25, layout)
+        self.collections = Collections(store, BM25, layout, relations)
         self.passages = Passages(store, self.collections, RetrieverMetrics(CollectorRegistry()))
         self.findings = Findings(store, self.collections)
         self.versions = Versions(store, self.collections, take_over_seconds=take_over_seconds)
