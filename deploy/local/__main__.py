@@ -25,7 +25,7 @@ from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError
 
 app = typer.Typer(
-    help="The stages as processes on this machine, on ports 50051 (gateway) to 50055, 50057 (rollout) and 50058 (reasoner).",
+    help="The stages as processes on this machine; the gateway on port 50051, the others on ports up to 50058.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,

@@ -93,6 +93,8 @@ def _check(schema: Any, path: str, level: int) -> None:
     for keyword in schema:
         if keyword not in _KEYWORDS:
             raise InvalidArgument(f"{path}.{keyword}", f"is not taken; use {', '.join(_KEYWORDS)}")
+    if not isinstance(schema.get("additionalProperties", False), bool):
+        raise InvalidArgument(f"{path}.additionalProperties", "is a schema; use true or false")
     for name, each in schema.get("properties", {}).items():
         _check(each, f"{path}.properties.{name}", level + 1)
     if "items" in schema:
