@@ -27,6 +27,7 @@ ROOMS = {
         "sluice_cli.collections.reindex",
         "Build a version by another model, or with token vectors; switch to it.",
     ),
+    "enrich": ("sluice_cli.collections.enrich", "Give passages the keys of their relations, which hops need."),
     "rollback": ("sluice_cli.collections.versions", "Make the version live again that was live before."),
     "verify": ("sluice_cli.collections.versions", "Check a version: counts, vectors, and results."),
     "copy": (

@@ -61,6 +61,7 @@ from sluice_client.documents import (
     Relations,
     StoredDocument,
 )
+from sluice_client.enrichment import Enriched, EnrichmentProgress, EnrichmentReport, KeyConcern, KeyCount, Related
 from sluice_client.errors import Blame, SluiceError
 from sluice_client.filters import Condition, Filter, all_of, any_of, field, none_of
 from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
@@ -117,14 +118,16 @@ __all__ = [
     "EVERYBODY_PPM", "FLAGS", "AccessCondition", "AccessDecision", "Answer", "AnswerOptions", "AnswerReply", "Arm",
     "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame",
     "Bounds", "Chunk", "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config",
-    "CopyProgress", "Counts", "Credentials", "Criteria", "Document", "EvidencePoint", "Feature", "FeatureArm",
-    "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType", "Filter", "Flag",
-    "FlagValue", "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight", "HistoryAction",
-    "HistoryEntry", "Indexed", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method",
-    "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
-    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "RelationKind", "RelationStep", "Relations",
-    "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions", "SluiceError", "Snapshot", "SnapshotPhase",
-    "SnapshotProgress", "Stage", "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls",
-    "ValueCount", "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "WrittenAnswer", "all_of", "any_of",
-    "copy_collection", "features", "field", "flag_values", "none_of",
+    "CopyProgress", "Counts", "Credentials", "Criteria", "Document", "Enriched", "EnrichmentProgress",
+    "EnrichmentReport", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus",
+    "Features", "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail",
+    "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry", "Indexed", "KeyConcern", "KeyCount",
+    "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo",
+    "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
+    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "Related", "RelationKind",
+    "RelationStep", "Relations", "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions",
+    "SluiceError", "Snapshot", "SnapshotPhase", "SnapshotProgress", "Stage", "StageConfig", "StageReport",
+    "StepReport", "StoredDocument", "Switched", "Tls", "ValueCount", "Verified", "VersionCheck", "VersionCheckKind",
+    "VersionState", "WrittenAnswer", "all_of", "any_of", "copy_collection", "features", "field", "flag_values",
+    "none_of",
 ]  # fmt: skip

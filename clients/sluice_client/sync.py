@@ -132,6 +132,7 @@ class Client(_Blocking[AsyncClient]):
     index = _call(AsyncClient.index)
     index_all = _call(AsyncClient.index_all)
     delete = _call(AsyncClient.delete)
+    relate = _call(AsyncClient.relate)
     get_documents = _call(AsyncClient.get_documents)
     list_documents = _iterate(AsyncClient.list_documents)
     config = _call(AsyncClient.config)
@@ -148,6 +149,7 @@ class Client(_Blocking[AsyncClient]):
     list_snapshots = _iterate(AsyncClient.list_snapshots)
     restore_snapshot = _call(AsyncClient.restore_snapshot)
     delete_snapshot = _call(AsyncClient.delete_snapshot)
+    enrich = _call(AsyncClient.enrich)
 
 
 class RolloutClient(_Blocking[AsyncRolloutClient]):

@@ -114,6 +114,8 @@ class CollectionVersion(Received, proto=collection_pb2.CollectionVersion):
     layout: Layout = Layout()
     token_model: ModelInfo | None = None
     """The model that made the token vectors, with the dimension of a row; None if there are none."""
+    enriched: bool = False
+    """True if all of its passages have the keys of their relations, which hops need."""
 
 
 @dataclass(frozen=True, slots=True)

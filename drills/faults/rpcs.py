@@ -29,7 +29,7 @@ from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY, Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
 from sluice.type.v1.layout_pb2 import Layout
 from sluice.type.v1.model_pb2 import ModelInfo
-from sluice.type.v1.passage_pb2 import Passage
+from sluice.type.v1.passage_pb2 import Passage, Relations
 
 DIMENSION = 384
 STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
@@ -91,6 +91,13 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and all((document.title + document.text).strip() for document in asked.documents)
             and all(_is_value(value) for document in asked.documents for value in document.metadata.values())
             and said.indexed_count == len(asked.documents),
+        ),
+        Rpc(
+            documents.RelateDocumentsRequest(
+                collection="fuzz",
+                documents=[documents.RelatedDocument(id="a", relations=Relations(mentions=["sea"]))],
+            ),
+            lambda asked, said: _ids([one.id for one in asked.documents], 100) and said.changed_count >= 0,
         ),
         Rpc(
             documents.DeleteDocumentsRequest(collection="fuzz", ids=["a", "b"]),
@@ -170,6 +177,13 @@ def rpcs(fingerprint: str) -> list[Rpc]:
         Rpc(
             retriever.DeletePassagesRequest(collection="documents", ids=["p", "q"]),
             lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
+        ),
+        Rpc(
+            retriever.RelatePassagesRequest(
+                collection="documents",
+                documents=[retriever.RelatedDocument(id="p", relations=Relations(mentions=["sea"]))],
+            ),
+            lambda asked, said: _ids([one.id for one in asked.documents], 100) and said.changed_count >= 0,
         ),
         *(
             Rpc(
@@ -266,6 +280,7 @@ def _life(fingerprint: str, vector: bytes) -> list[Rpc]:
         "RestoreSnapshot": {"collection": "life", "snapshot": "s"},
         "DeleteSnapshot": {"collection": "life", "snapshot": "s"},
         "StreamCreateSnapshot": {"collection": "life"},
+        "EnrichCollection": {"collection": "life", "report": True},
         "StreamRestoreSnapshot": {"collection": "life", "snapshot": "s"},
         "DescribeVersion": {"collection": "life"},
         "ListKeys": {"version": "life-v1", "limit": 3},

@@ -23,8 +23,10 @@ from services.retriever.engines import open_store
 from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.metrics import process_metrics
 from services.retriever.passages import Passages
+from services.retriever.relations.enriching import Enriching
 from services.retriever.relations.keys import KEYS
 from services.retriever.relations.relating import Relating
+from services.retriever.relations.statements import Statements
 from services.retriever.search.findings import Findings
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
@@ -51,6 +53,7 @@ _BULK_METHODS = frozenset(
         "ReadRecords",
         "BeginTransfer",
         "CompleteTransfer",
+        "RelatePassages",
     }
 )
 
@@ -108,6 +111,8 @@ async def compose(settings: RetrieverSettings) -> AsyncIterator[Stage]:
         Findings(store, collections),
         Transfers(store, collections, versions),
         Relating(store, collections),
+        Enriching(store, collections),
+        Statements(store, collections),
     )
     try:
         async with in_background(watch.run()):

@@ -208,9 +208,10 @@ class Passages:
                     await check_owners(self._store, info.version, passages, owners, deadline)
                     outdated = await self._replace(info, passages, fingerprints, batch, deadline)
                 # Read after the writing: a version whose building begins later than this is filled from what is written
-                # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more.
+                # by now, and one that has begun is known to the caller. An alias that has moved wants it all once more,
+                # and so does a version that is to have keys since.
                 after = await self._collections.steady(collection, deadline)
-                if after.version == info.version:
+                if (after.version, after.relations) == (info.version, info.relations):
                     changed = [*(passage.id for passage in passages), *outdated.chunks]
                     return Written(len(passages), info.version, after.building, changed, outdated.documents)
                 info = after

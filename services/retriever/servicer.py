@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,10 +21,28 @@ from services.retriever.collections.descriptions import CollectionModel
 from services.retriever.collections.transfers import Transfers
 from services.retriever.collections.tuning import Tuning
 from services.retriever.collections.versions import Versions
-from services.retriever.documents import Owners, Passage, joined, tokens_from_proto, tokens_to_proto, vector_from_bytes
+from services.retriever.documents import (
+    Owners,
+    Passage,
+    Relations,
+    tokens_from_proto,
+    tokens_to_proto,
+    vector_from_bytes,
+)
 from services.retriever.fields import Filter
+from services.retriever.messages import (
+    of_document,
+    of_expansion,
+    of_vector,
+    to_copy,
+    to_late,
+    to_passage,
+    to_token_model,
+)
 from services.retriever.passages import Passages
+from services.retriever.relations.enriching import Enriching
 from services.retriever.relations.relating import Relating, Seed
+from services.retriever.relations.statements import Statements
 from services.retriever.search.findings import Findings
 from services.retriever.search.searches import LateQuery, QueryVariant
 from sluice.retriever.v1 import retriever_pb2 as pb
@@ -50,6 +68,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         findings: Findings,
         transfers: Transfers,
         relating: Relating,
+        enriching: Enriching,
+        statements: Statements,
     ) -> None:
         self._collections = collections
         self._tuning = tuning
@@ -60,6 +80,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._findings = findings
         self._transfers = transfers
         self._relating = relating
+        self._enriching = enriching
+        self._statements = statements
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
         variants = [
@@ -78,7 +100,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             model=request.model,
             like=request.like_document_id,
             owners=_owners(request),
-            late=_late(request),
+            late=to_late(request),
             deadline=deadline_of(context),
         )
         if (span := tracing.recorded()) is not None:
@@ -113,20 +135,32 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             else None,
             deadline=deadline_of(context),
         )
-        reached = found.reached
-        reply = pb.ExpandRelationsResponse(
-            index_version=found.version,
-            followed_count=reached.followed,
-            frequent_count=reached.frequent,
-            left_out_count=reached.left_out,
+        return of_expansion(found)
+
+    async def EnrichCollection(
+        self, request: pb.EnrichCollectionRequest, context: Context
+    ) -> AsyncIterator[pb.EnrichCollectionResponse]:
+        enriching = self._enriching.run(request.collection, report=request.report, deadline=deadline_of(context))
+        async with aclosing(enriching) as steps:
+            async for step in steps:
+                report = step.report.to_proto() if step.report else None
+                yield pb.EnrichCollectionResponse(progress=step.to_proto(), version=step.version, report=report)
+
+    async def RelatePassages(self, request: pb.RelatePassagesRequest, context: Context) -> pb.RelatePassagesResponse:
+        related = await self._statements.replace(
+            request.collection,
+            [
+                (one.id, Relations.from_proto(one.relations, f"documents[{place}].relations"))
+                for place, one in enumerate(request.documents)
+            ],
+            deadline_of(context),
         )
-        for one in found.passages:
-            added = reply.passages.add(score=one.score, late_score=one.late_score)
-            one.passage.write(added.passage)
-            added.path.extend(step.to_proto() for step in one.path)
-        for bridge in found.bridges:
-            bridge.write(reply.bridges.add())
-        return reply
+        return pb.RelatePassagesResponse(
+            changed_count=len(related.changed),
+            missing_ids=related.missing,
+            building_version=related.building,
+            changed_ids=related.changed if related.building else (),
+        )
 
     async def GetPassages(self, request: pb.GetPassagesRequest, context: Context) -> pb.GetPassagesResponse:
         """Return passages by id."""
@@ -175,7 +209,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def UpsertPassages(self, request: pb.UpsertPassagesRequest, context: Context) -> pb.UpsertPassagesResponse:
         stored = await self._passages.upsert(
             request.collection,
-            [_passage(entry, place) for place, entry in enumerate(request.passages)],
+            [to_passage(entry, place) for place, entry in enumerate(request.passages)],
             model_fingerprint=request.model_fingerprint,
             token_model_fingerprint=request.token_model_fingerprint,
             batch=request.batch,
@@ -201,7 +235,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
         got = await self._passages.get(request.collection, request.ids, deadline_of(context), _owners(request))
         return pb.GetDocumentsResponse(
-            documents=map(_document, got.found), missing_ids=got.missing, remaining_ids=got.remaining
+            documents=map(of_document, got.found), missing_ids=got.missing, remaining_ids=got.remaining
         )
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
@@ -212,7 +246,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             request.page_token,
             deadline_of(context),
         )
-        return pb.ListDocumentsResponse(documents=map(_document, found), next_page_token=token)
+        return pb.ListDocumentsResponse(documents=map(of_document, found), next_page_token=token)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
@@ -223,7 +257,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             deadline_of(context),
             language=request.language,
             layout=request.layout,
-            token_model=_token_model(request),
+            token_model=to_token_model(request),
         )
         return pb.CreateCollectionResponse(collection=created.to_proto(live=True))
 
@@ -252,7 +286,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.CreateVersionResponse:
         model = CollectionModel.from_proto(request.model)
         version, live = await self._versions.create(
-            request.collection, model, deadline_of(context), _token_model(request)
+            request.collection, model, deadline_of(context), to_token_model(request)
         )
         return pb.CreateVersionResponse(version=version.to_proto(live=False), live=live.to_proto(live=True))
 
@@ -286,7 +320,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CopyPassages(self, request: pb.CopyPassagesRequest, context: Context) -> pb.CopyPassagesResponse:
         await self._building.copy(
             request.version,
-            [_copy(entry, place) for place, entry in enumerate(request.passages)]
+            [to_copy(entry, place) for place, entry in enumerate(request.passages)]
             + [Difference(entry.id, None, "", entry.building_revision) for entry in request.removals],
             model_fingerprint=request.model_fingerprint,
             token_model_fingerprint=request.token_model_fingerprint,
@@ -300,7 +334,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             passages=[
                 pb.PassageVector(
                     passage=passage.to_proto(),
-                    vector=_bytes_of(passage),
+                    vector=of_vector(passage),
                     tokens=tokens_to_proto(passage.tokens),
                 )
                 for passage in sample.passages
@@ -380,7 +414,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         records = [
             PassageRecord(
                 passage=row.passage.to_proto(),
-                vector=_bytes_of(row.passage),
+                vector=of_vector(row.passage),
                 revision=row.revision,
                 tokens=tokens_to_proto(row.passage.tokens),
             )
@@ -403,35 +437,3 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
 def _owners(request: Any) -> Owners:
     return [(owner.field, owner.value) for owner in request.owners]
-
-
-def _passage(entry: pb.PassageVector, place: int) -> Passage:
-    tokens = entry.tokens if entry.HasField("tokens") else None
-    return Passage.from_proto(entry.passage, f"passages[{place}]", entry.vector, tokens)
-
-
-def _late(request: pb.SearchPassagesRequest) -> LateQuery | None:
-    if not request.HasField("tokens"):
-        if request.late_count:
-            raise InvalidArgument("tokens", "is missing; send the vectors of the query's tokens, or no late_count")
-        return None
-    tokens = tokens_from_proto(request.tokens, "tokens")
-    return LateQuery(tokens, request.token_model_fingerprint, request.late_count)
-
-
-def _token_model(request: pb.CreateCollectionRequest | pb.CreateVersionRequest) -> CollectionModel | None:
-    return CollectionModel.from_proto(request.token_model) if request.HasField("token_model") else None
-
-
-def _bytes_of(passage: Passage) -> bytes:
-    return b"" if passage.vector is None else passage.vector.astype("<f4").tobytes()
-
-
-def _copy(entry: pb.PassageCopy, place: int) -> Difference:
-    passage = _passage(entry.passage, place)
-    return Difference(passage.id, passage, entry.revision, entry.building_revision)
-
-
-def _document(passages: Sequence[Passage]) -> pb.StoredDocument:
-    chunks = [passage.chunk.to_proto() for passage in passages if passage.chunk is not None]
-    return pb.StoredDocument(passages=[joined(passages).to_proto()], chunks=chunks)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sluice_cli import calls
 from sluice_cli.main import app
+from sluice_client import Document, Features, Relations
 from tests.contract.test_collections import World, documents, world  # noqa: F401  # a fixture
 
 
@@ -87,3 +88,36 @@ async def test_snapshots_of_all_collections_are_taken_pruned_and_the_newest_rest
     assert (restored["live"], restored["passages"]) == ("papers-v2", 5)
     await sluice("snapshot", "restore", code=calls.WRONG_COMMAND_LINE)
     await sluice("snapshot", "restore", "--newest", "--collection", "nothing", code=calls.NOT_DONE)
+
+
+async def test_a_collection_without_keys_is_enriched_and_reported_on(
+    quiet_stages: None,
+    world: World,  # noqa: F811  # the fixture
+) -> None:
+    await world.client.index([Document(f"d{place}", f"Alan {place}", "He met Ada Byron.") for place in range(30)])
+    [listed] = await world.versions()
+    assert listed.version.enriched  # RELATIONS is on
+
+    async def sluice(*arguments: str) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["--gateway", world.client.address, *arguments])
+        assert result.exit_code == calls.DONE, result.output
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    assert "all passages had their keys, of 30" in await sluice("enrich")
+    shown = await sluice("enrich", "documents", "--report")
+    assert "ada byron" in shown
+    assert "very many passages mention it" in shown
+    found = await sluice("enrich", "documents-v1", "--report", "--json")
+    assert (found["version"], found["progress"]["total_count"]) == ("documents-v1", 30)
+    assert [(key["key"], key["mention_count"]) for key in found["report"]["frequent_keys"]] == [("ada byron", 30)]
+
+
+async def test_documents_are_related_without_being_embedded_again(world: World) -> None:  # noqa: F811  # the fixture
+    await world.client.index([Document("a", "Ada", "A programme."), Document("b", "Charles", "An engine.")])
+    await world.second_embedder.aclose()
+    related = await world.client.relate({"a": Relations(mentions=["Charles"]), "c": Relations(links=["a"])})
+    assert (related.changed_count, related.missing_ids) == (1, ("c",))
+    found = await world.client.get_documents(["a", "b"])
+    assert [one.document.relations for one in found.documents] == [Relations((), ("Charles",), ()), None]
+    answer = await world.client.search("programme", features=Features(multi_hop=True, max_hops=1, dense=False))
+    assert {result.passage.id for result in answer.results} == {"a", "b"}

@@ -21,6 +21,9 @@ from services.retriever.layout import Layout
 from services.retriever.lexical import Bm25
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.passages import Passages
+from services.retriever.relations.enriching import Enriching
+from services.retriever.relations.relating import Relating
+from services.retriever.relations.statements import Statements
 from services.retriever.search.findings import Findings
 from services.retriever.search.searches import QueryVariant, SearchResult
 from services.retriever.store import PLAIN, PassageStore
@@ -57,6 +60,9 @@ class Shelf:
         self.passages = Passages(store, self.collections, RetrieverMetrics(CollectorRegistry()))
         self.findings = Findings(store, self.collections)
         self.versions = Versions(store, self.collections, take_over_seconds=take_over_seconds)
+        self.relating = Relating(store, self.collections)
+        self.enriching = Enriching(store, self.collections, passages_a_note=64, most_rows=50)
+        self.statements = Statements(store, self.collections)
         self.building = Building(store, self.collections, self.versions)
         storage = SnapshotStorage(snapshots or f"memory://{uuid.uuid4()}")
         self.snapshots = Snapshots(store, self.collections, self.versions, storage)

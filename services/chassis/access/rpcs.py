@@ -18,14 +18,14 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "gateway.v1.DocumentService": "GetDocuments ListDocuments",
     },
     # Store and delete documents.
-    "write": {"gateway.v1.DocumentService": "IndexDocuments DeleteDocuments"},
+    "write": {"gateway.v1.DocumentService": "IndexDocuments DeleteDocuments RelateDocuments"},
     # See what there is; the gateway shows only what the caller may read.
     "overview": {"gateway.v1.CollectionService": "ListCollections", "gateway.v1.StatusService": "GetConfig"},
     # Look after collections.
     "operate": {
         "gateway.v1.CollectionService": "CreateCollection TuneCollection DeleteCollection ReindexCollection "
         "VerifyCollection RollbackCollection DeleteVersion CreateSnapshot StreamCreateSnapshot ListSnapshots "
-        "RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot",
+        "RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot EnrichCollection",
         "gateway.v1.TransferService": "DescribeVersion ListKeys ReadRecords BeginTransfer WriteRecords "
         "CompleteTransfer",
     },
@@ -51,7 +51,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "GetCollection TuneCollection DeleteCollection ListCollections CreateVersion ComparePassages CopyPassages "
         "SamplePassages CompleteVersion AbandonVersion SwitchCollection DeleteVersion CreateSnapshot "
         "StreamCreateSnapshot ListSnapshots RestoreSnapshot StreamRestoreSnapshot DeleteSnapshot DescribeVersion "
-        "ListKeys ReadRecords BeginTransfer CompleteTransfer",
+        "ListKeys ReadRecords BeginTransfer CompleteTransfer EnrichCollection RelatePassages",
     },
 }
 # The request of the RPC names its collection here instead of in `collection`.

@@ -109,6 +109,14 @@ class Writing:
 
         return replace(await self._followed(collection, delete, deadline), count=most)
 
+    async def relate(
+        self, collection: str, said: Sequence[tuple[str, passage_pb2.Relations]], *, deadline: float
+    ) -> Written:
+        """Replace what stored documents say of their relations."""
+        return await self._followed(
+            collection, lambda: self._store.relate(collection, said, deadline=deadline), deadline
+        )
+
     async def _followed(self, collection: str, write: Callable[[], Awaitable[Written]], deadline: float) -> Written:
         for _ in range(_MOST_TRIES):
             written = await write()

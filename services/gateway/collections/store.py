@@ -49,6 +49,8 @@ class Written:
     """Ids of the passages that have to follow."""
     replaced_count: int = 0
     """Number of documents that were there before."""
+    missing_ids: Sequence[str] = ()
+    """Ids of documents that do not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,11 @@ class Store(Retriever, Protocol):
 
     async def delete(self, collection: str, ids: Sequence[str], *, deadline: float) -> Written:
         """Delete documents by id."""
+
+    async def relate(
+        self, collection: str, said: Sequence[tuple[str, passage_pb2.Relations]], *, deadline: float
+    ) -> Written:
+        """Replace what stored documents say of their relations; count the passages."""
 
     async def sample(self, collection: str, limit: int, *, deadline: float) -> Sample:
         """Choose passages by chance."""

@@ -191,6 +191,17 @@ class CollectionsServicer(collections_pb2_grpc.CollectionServiceServicer):
         )
         return pb.DeleteSnapshotResponse()
 
+    async def EnrichCollection(
+        self, request: pb.EnrichCollectionRequest, context: Context
+    ) -> AsyncIterator[pb.EnrichCollectionResponse]:
+        enriching = self._retriever.enrich(
+            self._name(request.collection), report=request.report, deadline=deadline_of(context)
+        )
+        async with aclosing(enriching) as steps:
+            async for step in steps:
+                report = step.report if step.HasField("report") else None
+                yield pb.EnrichCollectionResponse(progress=step.progress, version=step.version, report=report)
+
     async def _visible(
         self, request: pb.ListCollectionsRequest, deadline: float
     ) -> retriever_pb2.ListCollectionsResponse:

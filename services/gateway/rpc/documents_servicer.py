@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_DOCUMENTS = 512
 MAX_IDS = 1000
-BULK_METHODS = frozenset({"IndexDocuments", "DeleteDocuments"})
+BULK_METHODS = frozenset({"IndexDocuments", "DeleteDocuments", "RelateDocuments"})
 
 
 class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
@@ -56,6 +56,16 @@ class DocumentsServicer(documents_pb2_grpc.DocumentServiceServicer):
             self._name(request.collection), request.ids, deadline=self._deadline(context)
         )
         return pb.DeleteDocumentsResponse(deleted_count=deleted.count)
+
+    async def RelateDocuments(self, request: pb.RelateDocumentsRequest, context: Context) -> pb.RelateDocumentsResponse:
+        check_count("documents", len(request.documents), DOCUMENTS_A_CALL)
+        check_collection("collection", request.collection)
+        related = await self._writing.relate(
+            self._name(request.collection),
+            [(one.id, one.relations) for one in request.documents],
+            deadline=self._deadline(context),
+        )
+        return pb.RelateDocumentsResponse(changed_count=related.count, missing_ids=related.missing_ids)
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
         check_count("ids", len(request.ids), DOCUMENTS_A_CALL)

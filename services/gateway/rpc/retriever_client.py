@@ -447,6 +447,26 @@ class RetrieverClient:
         request = pb.CompleteTransferRequest(version=version, passage_count=passage_count)
         return (await self.channel.call(self.stub.CompleteTransfer, request, deadline=deadline)).version
 
+    def enrich(
+        self, collection: str, *, report: bool, deadline: float
+    ) -> AsyncGenerator[pb.EnrichCollectionResponse, None]:
+        """Give passages the keys of their relations, and tell how far it is."""
+        request = pb.EnrichCollectionRequest(collection=collection, report=report)
+        return self.channel.stream(self.stub.EnrichCollection, request, deadline=deadline)
+
+    async def relate(
+        self, collection: str, said: Sequence[tuple[str, passage_pb2.Relations]], *, deadline: float
+    ) -> Written:
+        documents = [pb.RelatedDocument(id=one, relations=relations) for one, relations in said]
+        request = pb.RelatePassagesRequest(collection=collection, documents=documents)
+        reply = await self.channel.call(self.stub.RelatePassages, request, deadline=deadline)
+        return Written(
+            reply.changed_count,
+            building_version=reply.building_version,
+            changed_ids=list(reply.changed_ids),
+            missing_ids=list(reply.missing_ids),
+        )
+
     async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
         request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)
         await self.channel.call(self.stub.DeleteSnapshot, request, deadline=deadline)

@@ -18,7 +18,8 @@ from services.chassis.errors import Unavailable
 from services.retriever.backups.format import MANIFEST, Manifest, Part, write_part
 from services.retriever.backups.ledger import Ledger, Reading, record_of
 from services.retriever.backups.storage import SnapshotStorage
-from services.retriever.store import Deadline, Parts, PassageStore, PointId, Row
+from services.retriever.collections.descriptions import FIRST_POINT
+from services.retriever.store import Deadline, Notes, Parts, PassageStore, PointId, Row
 
 MOST_PASSES = 20
 # Between passes, doubled each time: who writes without a break today may make one later.
@@ -67,6 +68,7 @@ class Taking:
 
         Raises Unavailable (CONTENDED) if so much is written that no pass finds the version as the one before left it.
         """
+        begun = (await self._store.describe(self._version, self._deadline)).notes
         with ExitStack() as stack:
             ledger = stack.enter_context(Ledger())
             for number in range(MOST_PASSES):
@@ -79,7 +81,7 @@ class Taking:
                 ledger.close()
                 ledger = following
                 if not self._changed and await self._store.count(self._version, self._deadline) == ledger.count:
-                    await self._finish(began, ledger)
+                    await self._finish(began, ledger, begun)
                     return
                 if number:  # the first pass finds everything
                     await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS))
@@ -145,9 +147,12 @@ class Taking:
         digest = hashlib.sha256(content).hexdigest()
         self._parts.append(Part(file, len(content), digest, len(rows), len(gone)))
 
-    async def _finish(self, began: datetime, ledger: Ledger) -> None:
+    async def _finish(self, began: datetime, ledger: Ledger, begun: Notes) -> None:
         # Only now: fields may have been declared meanwhile.
-        notes = (await self._store.describe(self._version, self._deadline)).notes
+        notes = dict((await self._store.describe(self._version, self._deadline)).notes)
+        # Passages that were given keys meanwhile may have been read before, as that changes no revision.
+        if begun.get("enriching") or begun.get("relations", "") != notes.get("relations", ""):
+            notes["enriching"] = begun.get("enriching") or FIRST_POINT
         manifest = Manifest(self._version, began.isoformat(), ledger.count, ledger.sha256, notes, self._parts)
         await self._storage.write(self._version, self._name, MANIFEST, manifest.to_bytes(), self._deadline)
 

@@ -132,6 +132,11 @@ class Building:
             rows = await rows_for(self._collections, info, revised, deadline)
             before = {row.id: one.building_revision for row, one in zip(rows, copies, strict=True)}
             await self._store.write(version, rows, deadline, before)
+            # A version that is to have keys since wants them of these passages, too.
+            after = await self._collections.get(version, deadline)
+            if after.relations != info.relations:
+                rows = await rows_for(self._collections, after, revised, deadline)
+                await self._store.write(version, rows, deadline, {row.id: row.revision for row in rows})
         if removals:
             await self._collections.uncount(await self._collections.get(version, deadline), deadline)
             await self._store.remove(version, list(removals), deadline, removals)

@@ -20,6 +20,9 @@ from services.retriever.lexical import Analyzer, Bm25
 from services.retriever.store import PLAIN, Description
 from sluice.type.v1 import collection_pb2, model_pb2
 
+FIRST_POINT = "00000000-0000-0000-0000-000000000000"
+"""Before all points."""
+
 
 @dataclass(frozen=True, slots=True)
 class CollectionModel:
@@ -83,9 +86,15 @@ class CollectionInfo:
     """Until when its collection's name may pass on to another version, in seconds since 1970; 0 where it does not."""
     token_model: CollectionModel | None = None
     """The model whose token vectors it holds; None where it holds none."""
-
     relations: str = ""
-    """Rules by which its passages have keys (see `relations.keys`); empty where they have none, or not all of them."""
+    """Rules by which its passages have keys (see `relations.keys`); empty where they have none."""
+    enriching: str = ""
+    """The first point that may lack its keys, while they are given; empty where all have them, or none."""
+
+    @property
+    def is_enriched(self) -> bool:
+        """True if all of its passages have keys."""
+        return bool(self.relations) and not self.enriching
 
     @property
     def is_switching(self) -> bool:
@@ -138,6 +147,7 @@ class CollectionInfo:
             switching_until=float(notes.get("switching") or 0),
             token_model=_token_model(notes),
             relations=notes.get("relations", ""),
+            enriching=notes.get("enriching", ""),
         )
 
     def to_notes(self) -> dict[str, Any]:
@@ -161,6 +171,7 @@ class CollectionInfo:
             "built_from": self.built_from,
             "layout": self.layout.to_notes(),
             "relations": self.relations,
+            "enriching": self.enriching,
             **(_token_notes(self.token_model) if self.token_model else {}),
             **schema_notes(self.schema),
         }
@@ -182,6 +193,7 @@ class CollectionInfo:
             counted_passages=self.counted,
             layout=self.layout.to_proto(),
             token_model=self.token_model.to_proto() if self.token_model else None,
+            enriched=self.is_enriched,
         )
         message.create_time.FromDatetime(self.created)
         return message

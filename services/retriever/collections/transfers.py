@@ -101,6 +101,7 @@ class Transfers:
                 source=source,
                 state=VersionState.BUILDING,
                 built_from="",
+                enriching="",  # what is copied gets its keys
             )
             try:
                 await self._collections.make(made, deadline)

@@ -133,9 +133,10 @@ def terms_of(passage: Passage, keys: Keys) -> Iterator[int]:
     yield from (term("refers", key) for key in keys.refers)
 
 
-def with_keys(passage: Passage, words: SparseVector) -> SparseVector:
-    """Add the keys of a passage to its words."""
-    terms = dict.fromkeys(terms_of(passage, keys_of(passage)), 1.0) | dict(zip(*words, strict=True))
+def with_keys(passage: Passage, words: SparseVector, keys: Keys | None = None) -> SparseVector:
+    """Add the keys of a passage to its words; they are found if they are not given."""
+    keys = keys_of(passage) if keys is None else keys
+    terms = dict.fromkeys(terms_of(passage, keys), 1.0) | dict(zip(*words, strict=True))
     found = sorted(terms.items())
     return SparseVector([term for term, _ in found], [weight for _, weight in found])
 

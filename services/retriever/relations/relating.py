@@ -175,11 +175,11 @@ def _check(question: str, seeds: Sequence[Seed], hops: int, limit: int) -> None:
 
 
 def _check_enriched(info: CollectionInfo) -> None:
-    if info.relations == KEYS:
+    if info.relations == KEYS and info.is_enriched:
         return
+    lack = "are being given the keys" if info.enriching else "have no keys"
     raise FailedPrecondition(
-        f"the passages of {info.collection!r} have no keys by which they are related; run `sluice enrich "
-        f"{info.collection}`",
+        f"the passages of {info.collection!r} {lack} by which they are related; run `sluice enrich {info.collection}`",
         reason="NOT_ENRICHED",
         collection=info.version,
     )

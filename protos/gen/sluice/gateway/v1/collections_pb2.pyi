@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import collection_pb2 as _collection_pb2
 from sluice.type.v1 import layout_pb2 as _layout_pb2
+from sluice.type.v1 import relation_pb2 as _relation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -936,3 +937,63 @@ class DeleteSnapshotResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class EnrichCollectionRequest(_message.Message):
+    """EnrichCollectionRequest names what to enrich."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for its live version, or of a version; empty means the gateway's default."""
+    report: _builtins.bool
+    """True to go through all passages for a report, also where they have keys already."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        report: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichCollectionRequest: _TypeAlias = EnrichCollectionRequest  # noqa: Y015
+
+@_typing.final
+class EnrichCollectionResponse(_message.Message):
+    """EnrichCollectionResponse tells how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    @_builtins.property
+    def progress(self) -> _relation_pb2.EnrichmentProgress:
+        """The progress."""
+
+    @_builtins.property
+    def report(self) -> _relation_pb2.EnrichmentReport:
+        """The report, in the last message, where one was asked for."""
+
+    def __init__(
+        self,
+        *,
+        progress: _relation_pb2.EnrichmentProgress | None = ...,
+        version: _builtins.str = ...,
+        report: _relation_pb2.EnrichmentReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "report", b"report", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichCollectionResponse: _TypeAlias = EnrichCollectionResponse  # noqa: Y015

@@ -105,6 +105,11 @@ class CollectionServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.EnrichCollection = channel.unary_stream(
+                '/sluice.gateway.v1.CollectionService/EnrichCollection',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer:
@@ -214,6 +219,15 @@ class CollectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnrichCollection(self, request, context):
+        """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+        version is searched and written meanwhile; hops are left out until it is done. Leaving ends it, and calling it again
+        goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CollectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -286,6 +300,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'EnrichCollection': grpc.unary_stream_rpc_method_handler(
+                    servicer.EnrichCollection,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -667,6 +686,33 @@ class CollectionService:
             '/sluice.gateway.v1.CollectionService/DeleteSnapshot',
             sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_collections__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrichCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.gateway.v1.CollectionService/EnrichCollection',
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_collections__pb2.EnrichCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,11 @@ class CollectionServiceStub:
     """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_collections_pb2.DeleteSnapshotRequest, _collections_pb2.DeleteSnapshotResponse]
     """DeleteSnapshot deletes a snapshot."""
+    EnrichCollection: _aio.UnaryStreamMultiCallable[_collections_pb2.EnrichCollectionRequest, _collections_pb2.EnrichCollectionResponse]
+    """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+    version is searched and written meanwhile; hops are left out until it is done. Leaving ends it, and calling it again
+    goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+    """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """CollectionService keeps collections, their versions and their snapshots."""
@@ -175,5 +180,16 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_collections_pb2.DeleteSnapshotRequest, _abc.Awaitable[_collections_pb2.DeleteSnapshotResponse]],
     ) -> _abc.Awaitable[_collections_pb2.DeleteSnapshotResponse]:
         """DeleteSnapshot deletes a snapshot."""
+
+    @_abc_1.abstractmethod
+    def EnrichCollection(
+        self,
+        request: _collections_pb2.EnrichCollectionRequest,
+        context: _aio.ServicerContext[_collections_pb2.EnrichCollectionRequest, _abc.AsyncIterator[_collections_pb2.EnrichCollectionResponse]],
+    ) -> _abc.AsyncIterator[_collections_pb2.EnrichCollectionResponse]:
+        """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+        version is searched and written meanwhile; hops are left out until it is done. Leaving ends it, and calling it again
+        goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+        """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _aio.Server) -> None: ...

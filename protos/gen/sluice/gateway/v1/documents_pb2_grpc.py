@@ -55,6 +55,11 @@ class DocumentServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsResponse.FromString,
                 _registered_method=True)
+        self.RelateDocuments = channel.unary_unary(
+                '/sluice.gateway.v1.DocumentService/RelateDocuments',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class DocumentServiceServicer:
@@ -90,6 +95,13 @@ class DocumentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RelateDocuments(self, request, context):
+        """RelateDocuments replaces what stored documents say of their relations; nothing is embedded for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DocumentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +124,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.ListDocuments,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'RelateDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.RelateDocuments,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +240,33 @@ class DocumentService:
             '/sluice.gateway.v1.DocumentService/ListDocuments',
             sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_documents__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RelateDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.DocumentService/RelateDocuments',
+            sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_documents__pb2.RelateDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,8 @@ class DocumentServiceStub:
     """GetDocuments returns documents by id."""
     ListDocuments: _aio.UnaryUnaryMultiCallable[_documents_pb2.ListDocumentsRequest, _documents_pb2.ListDocumentsResponse]
     """ListDocuments lists documents, page by page. A document that is written meanwhile may be missing or appear as it was."""
+    RelateDocuments: _aio.UnaryUnaryMultiCallable[_documents_pb2.RelateDocumentsRequest, _documents_pb2.RelateDocumentsResponse]
+    """RelateDocuments replaces what stored documents say of their relations; nothing is embedded for it."""
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     """DocumentService keeps documents."""
@@ -63,5 +65,13 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_documents_pb2.ListDocumentsRequest, _abc.Awaitable[_documents_pb2.ListDocumentsResponse]],
     ) -> _abc.Awaitable[_documents_pb2.ListDocumentsResponse]:
         """ListDocuments lists documents, page by page. A document that is written meanwhile may be missing or appear as it was."""
+
+    @_abc_1.abstractmethod
+    def RelateDocuments(
+        self,
+        request: _documents_pb2.RelateDocumentsRequest,
+        context: _aio.ServicerContext[_documents_pb2.RelateDocumentsRequest, _abc.Awaitable[_documents_pb2.RelateDocumentsResponse]],
+    ) -> _abc.Awaitable[_documents_pb2.RelateDocumentsResponse]:
+        """RelateDocuments replaces what stored documents say of their relations; nothing is embedded for it."""
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _aio.Server) -> None: ...

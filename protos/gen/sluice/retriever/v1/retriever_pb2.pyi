@@ -2525,3 +2525,157 @@ class CompleteTransferResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteTransferResponse: _TypeAlias = CompleteTransferResponse  # noqa: Y015
+
+@_typing.final
+class EnrichCollectionRequest(_message.Message):
+    """EnrichCollectionRequest names what to enrich."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, for its live version, or of a version."""
+    report: _builtins.bool
+    """True to go through all passages for a report, also where they have keys already."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        report: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichCollectionRequest: _TypeAlias = EnrichCollectionRequest  # noqa: Y015
+
+@_typing.final
+class EnrichCollectionResponse(_message.Message):
+    """EnrichCollectionResponse tells how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    @_builtins.property
+    def progress(self) -> _relation_pb2.EnrichmentProgress:
+        """The progress."""
+
+    @_builtins.property
+    def report(self) -> _relation_pb2.EnrichmentReport:
+        """The report, in the last message, where one was asked for."""
+
+    def __init__(
+        self,
+        *,
+        progress: _relation_pb2.EnrichmentProgress | None = ...,
+        version: _builtins.str = ...,
+        report: _relation_pb2.EnrichmentReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "report", b"report", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichCollectionResponse: _TypeAlias = EnrichCollectionResponse  # noqa: Y015
+
+@_typing.final
+class RelatedDocument(_message.Message):
+    """RelatedDocument is a document, and what it says of its relations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the document."""
+    @_builtins.property
+    def relations(self) -> _passage_pb2.Relations:
+        """What all of its passages say from now on; unset for nothing."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        relations: _passage_pb2.Relations | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["relations", b"relations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "relations", b"relations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelatedDocument: _TypeAlias = RelatedDocument  # noqa: Y015
+
+@_typing.final
+class RelatePassagesRequest(_message.Message):
+    """RelatePassagesRequest holds relations of documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, or of a version."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelatedDocument]:
+        """The documents, 1 to 100 of them, none twice."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        documents: _abc.Iterable[Global___RelatedDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelatePassagesRequest: _TypeAlias = RelatePassagesRequest  # noqa: Y015
+
+@_typing.final
+class RelatePassagesResponse(_message.Message):
+    """RelatePassagesResponse tells what was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_IDS_FIELD_NUMBER: _builtins.int
+    BUILDING_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGED_IDS_FIELD_NUMBER: _builtins.int
+    changed_count: _builtins.int
+    """Number of passages that were written."""
+    building_version: _builtins.str
+    """The version that is being built and has to follow; empty where there is none."""
+    @_builtins.property
+    def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that do not exist."""
+
+    @_builtins.property
+    def changed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the passages that were written; empty where no version is being built."""
+
+    def __init__(
+        self,
+        *,
+        changed_count: _builtins.int = ...,
+        missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        building_version: _builtins.str = ...,
+        changed_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "changed_count", b"changed_count", "changed_ids", b"changed_ids", "missing_ids", b"missing_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelatePassagesResponse: _TypeAlias = RelatePassagesResponse  # noqa: Y015

@@ -210,6 +210,16 @@ class RetrieverServiceStub:
                 request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.SerializeToString,
                 response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.FromString,
                 _registered_method=True)
+        self.EnrichCollection = channel.unary_stream(
+                '/sluice.retriever.v1.RetrieverService/EnrichCollection',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionResponse.FromString,
+                _registered_method=True)
+        self.RelatePassages = channel.unary_unary(
+                '/sluice.retriever.v1.RetrieverService/RelatePassages',
+                request_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -471,6 +481,22 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnrichCollection(self, request, context):
+        """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+        version is searched and written meanwhile; hops are refused until it is done. Leaving ends it, and calling it again
+        goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RelatePassages(self, request, context):
+        """RelatePassages replaces what documents say of their relations, with the vectors that they have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -648,6 +674,16 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.CompleteTransfer,
                     request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.FromString,
                     response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.SerializeToString,
+            ),
+            'EnrichCollection': grpc.unary_stream_rpc_method_handler(
+                    servicer.EnrichCollection,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionResponse.SerializeToString,
+            ),
+            'RelatePassages': grpc.unary_unary_rpc_method_handler(
+                    servicer.RelatePassages,
+                    request_deserializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesRequest.FromString,
+                    response_serializer=sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1596,6 +1632,60 @@ class RetrieverService:
             '/sluice.retriever.v1.RetrieverService/CompleteTransfer',
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferRequest.SerializeToString,
             sluice_dot_retriever_dot_v1_dot_retriever__pb2.CompleteTransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrichCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/EnrichCollection',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.EnrichCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RelatePassages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retriever.v1.RetrieverService/RelatePassages',
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesRequest.SerializeToString,
+            sluice_dot_retriever_dot_v1_dot_retriever__pb2.RelatePassagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,6 +105,13 @@ class RetrieverServiceStub:
     """CompleteTransfer records that such a version is complete. FAILED_PRECONDITION (TRANSFER_INCOMPLETE) if it does not
     have as many passages as it should.
     """
+    EnrichCollection: _aio.UnaryStreamMultiCallable[_retriever_pb2.EnrichCollectionRequest, _retriever_pb2.EnrichCollectionResponse]
+    """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+    version is searched and written meanwhile; hops are refused until it is done. Leaving ends it, and calling it again
+    goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+    """
+    RelatePassages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RelatePassagesRequest, _retriever_pb2.RelatePassagesResponse]
+    """RelatePassages replaces what documents say of their relations, with the vectors that they have."""
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrieverService keeps passages and finds them by dense vectors and by words."""
@@ -407,5 +414,24 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         """CompleteTransfer records that such a version is complete. FAILED_PRECONDITION (TRANSFER_INCOMPLETE) if it does not
         have as many passages as it should.
         """
+
+    @_abc_1.abstractmethod
+    def EnrichCollection(
+        self,
+        request: _retriever_pb2.EnrichCollectionRequest,
+        context: _aio.ServicerContext[_retriever_pb2.EnrichCollectionRequest, _abc.AsyncIterator[_retriever_pb2.EnrichCollectionResponse]],
+    ) -> _abc.AsyncIterator[_retriever_pb2.EnrichCollectionResponse]:
+        """EnrichCollection gives the passages of a version the keys of their relations, in place, and tells how far it is. The
+        version is searched and written meanwhile; hops are refused until it is done. Leaving ends it, and calling it again
+        goes on. FAILED_PRECONDITION (OTHER_KEYS) if the passages have keys by rules of another release.
+        """
+
+    @_abc_1.abstractmethod
+    def RelatePassages(
+        self,
+        request: _retriever_pb2.RelatePassagesRequest,
+        context: _aio.ServicerContext[_retriever_pb2.RelatePassagesRequest, _abc.Awaitable[_retriever_pb2.RelatePassagesResponse]],
+    ) -> _abc.Awaitable[_retriever_pb2.RelatePassagesResponse]:
+        """RelatePassages replaces what documents say of their relations, with the vectors that they have."""
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: _aio.Server) -> None: ...

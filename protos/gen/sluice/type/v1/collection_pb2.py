@@ -28,7 +28,7 @@ from sluice.type.v1 import layout_pb2 as sluice_dot_type_dot_v1_dot_layout__pb2
 from sluice.type.v1 import model_pb2 as sluice_dot_type_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsluice/type/v1/collection.proto\x12\x0esluice.type.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsluice/type/v1/filter.proto\x1a\x1bsluice/type/v1/layout.proto\x1a\x1asluice/type/v1/model.proto\"\xbe\x04\n\x11\x43ollectionVersion\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.sluice.type.v1.VersionState\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x15\n\rpassage_count\x18\x06 \x01(\x03\x12=\n\x06\x66ields\x18\x07 \x03(\x0b\x32-.sluice.type.v1.CollectionVersion.FieldsEntry\x12\x18\n\x10lexical_settings\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x62uilding_version\x18\x0b \x01(\t\x12\x18\n\x10previous_version\x18\x0c \x01(\t\x12\x18\n\x10\x63ounted_passages\x18\r \x01(\x03\x12&\n\x06layout\x18\x0e \x01(\x0b\x32\x16.sluice.type.v1.Layout\x12.\n\x0btoken_model\x18\x0f \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x1aH\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0e\x32\x19.sluice.type.v1.FieldType:\x02\x38\x01\"n\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"i\n\x10SnapshotProgress\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.sluice.type.v1.SnapshotPhase\x12\x12\n\ndone_count\x18\x02 \x01(\x03\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03*b\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_STATE_BUILDING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02*\x95\x01\n\rSnapshotPhase\x12\x1e\n\x1aSNAPSHOT_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13SNAPSHOT_PHASE_COPY\x10\x01\x12\x18\n\x14SNAPSHOT_PHASE_CHECK\x10\x02\x12\x18\n\x14SNAPSHOT_PHASE_WRITE\x10\x03\x12\x17\n\x13SNAPSHOT_PHASE_DONE\x10\x04\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsluice/type/v1/collection.proto\x12\x0esluice.type.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsluice/type/v1/filter.proto\x1a\x1bsluice/type/v1/layout.proto\x1a\x1asluice/type/v1/model.proto\"\xd0\x04\n\x11\x43ollectionVersion\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.sluice.type.v1.VersionState\x12(\n\x05model\x18\x05 \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x15\n\rpassage_count\x18\x06 \x01(\x03\x12=\n\x06\x66ields\x18\x07 \x03(\x0b\x32-.sluice.type.v1.CollectionVersion.FieldsEntry\x12\x18\n\x10lexical_settings\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x62uilding_version\x18\x0b \x01(\t\x12\x18\n\x10previous_version\x18\x0c \x01(\t\x12\x18\n\x10\x63ounted_passages\x18\r \x01(\x03\x12&\n\x06layout\x18\x0e \x01(\x0b\x32\x16.sluice.type.v1.Layout\x12.\n\x0btoken_model\x18\x0f \x01(\x0b\x32\x19.sluice.type.v1.ModelInfo\x12\x10\n\x08\x65nriched\x18\x10 \x01(\x08\x1aH\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0e\x32\x19.sluice.type.v1.FieldType:\x02\x38\x01\"n\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"i\n\x10SnapshotProgress\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.sluice.type.v1.SnapshotPhase\x12\x12\n\ndone_count\x18\x02 \x01(\x03\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03*b\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_STATE_BUILDING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02*\x95\x01\n\rSnapshotPhase\x12\x1e\n\x1aSNAPSHOT_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13SNAPSHOT_PHASE_COPY\x10\x01\x12\x18\n\x14SNAPSHOT_PHASE_CHECK\x10\x02\x12\x18\n\x14SNAPSHOT_PHASE_WRITE\x10\x03\x12\x17\n\x13SNAPSHOT_PHASE_DONE\x10\x04\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,16 +38,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\027internal.sluice.type.v1P\001Z(sluice.internal/go/sluice/type/v1;typev1'
   _globals['_COLLECTIONVERSION_FIELDSENTRY']._loaded_options = None
   _globals['_COLLECTIONVERSION_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_VERSIONSTATE']._serialized_start=966
-  _globals['_VERSIONSTATE']._serialized_end=1064
-  _globals['_SNAPSHOTPHASE']._serialized_start=1067
-  _globals['_SNAPSHOTPHASE']._serialized_end=1216
+  _globals['_VERSIONSTATE']._serialized_start=984
+  _globals['_VERSIONSTATE']._serialized_end=1082
+  _globals['_SNAPSHOTPHASE']._serialized_start=1085
+  _globals['_SNAPSHOTPHASE']._serialized_end=1234
   _globals['_COLLECTIONVERSION']._serialized_start=171
-  _globals['_COLLECTIONVERSION']._serialized_end=745
-  _globals['_COLLECTIONVERSION_FIELDSENTRY']._serialized_start=673
-  _globals['_COLLECTIONVERSION_FIELDSENTRY']._serialized_end=745
-  _globals['_SNAPSHOT']._serialized_start=747
-  _globals['_SNAPSHOT']._serialized_end=857
-  _globals['_SNAPSHOTPROGRESS']._serialized_start=859
-  _globals['_SNAPSHOTPROGRESS']._serialized_end=964
+  _globals['_COLLECTIONVERSION']._serialized_end=763
+  _globals['_COLLECTIONVERSION_FIELDSENTRY']._serialized_start=691
+  _globals['_COLLECTIONVERSION_FIELDSENTRY']._serialized_end=763
+  _globals['_SNAPSHOT']._serialized_start=765
+  _globals['_SNAPSHOT']._serialized_end=875
+  _globals['_SNAPSHOTPROGRESS']._serialized_start=877
+  _globals['_SNAPSHOTPROGRESS']._serialized_end=982
 # @@protoc_insertion_point(module_scope)

@@ -120,6 +120,7 @@ class CollectionVersion(_message.Message):
     COUNTED_PASSAGES_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     TOKEN_MODEL_FIELD_NUMBER: _builtins.int
+    ENRICHED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection that it is a version of."""
     version: _builtins.str
@@ -142,6 +143,8 @@ class CollectionVersion(_message.Message):
     """Number of passages that were counted when it was completed, copied or restored, as long as none is deleted since;
     0 where that is not known.
     """
+    enriched: _builtins.bool
+    """True if all of its passages have the keys of their relations, which hops need."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """The model that made the vectors: name, fingerprint, dimension and precision."""
@@ -180,10 +183,11 @@ class CollectionVersion(_message.Message):
         counted_passages: _builtins.int = ...,
         layout: _layout_pb2.Layout | None = ...,
         token_model: _model_pb2.ModelInfo | None = ...,
+        enriched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "layout", b"layout", "model", b"model", "token_model", b"token_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "fields", b"fields", "layout", b"layout", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "token_model", b"token_model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building_version", b"building_version", "collection", b"collection", "counted_passages", b"counted_passages", "create_time", b"create_time", "enriched", b"enriched", "fields", b"fields", "layout", b"layout", "lexical_settings", b"lexical_settings", "live", b"live", "model", b"model", "passage_count", b"passage_count", "previous_version", b"previous_version", "source", b"source", "state", b"state", "token_model", b"token_model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/type/v1/relation.proto\x12\x0esluice.type.v1\"k\n\x0cRelationStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.sluice.type.v1.RelationKind\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x02*\xb2\x01\n\x0cRelationKind\x12\x1d\n\x19RELATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13RELATION_KIND_NAMED\x10\x01\x12\x16\n\x12RELATION_KIND_LINK\x10\x02\x12\x18\n\x14RELATION_KIND_SHARED\x10\x03\x12\x1b\n\x17RELATION_KIND_REFERENCE\x10\x04\x12\x1b\n\x17RELATION_KIND_NEIGHBOUR\x10\x05\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/type/v1/relation.proto\x12\x0esluice.type.v1\"k\n\x0cRelationStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.sluice.type.v1.RelationKind\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x02\"T\n\x12\x45nrichmentProgress\x12\x12\n\ndone_count\x18\x01 \x01(\x03\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12\x15\n\rchanged_count\x18\x03 \x01(\x03\"p\n\x08KeyCount\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x15\n\rmention_count\x18\x02 \x01(\x03\x12\x13\n\x0btitle_count\x18\x03 \x01(\x03\x12+\n\x07\x63oncern\x18\x04 \x01(\x0e\x32\x1a.sluice.type.v1.KeyConcern\"\xb6\x02\n\x10\x45nrichmentReport\x12\x15\n\rpassage_count\x18\x01 \x01(\x03\x12\x18\n\x10keys_per_passage\x18\x02 \x01(\x01\x12\x16\n\x0enameless_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x63\x61pped_count\x18\x04 \x01(\x03\x12\x15\n\rleading_share\x18\x05 \x01(\x01\x12\x1a\n\x12\x66requent_key_count\x18\x06 \x01(\x03\x12\x16\n\x0e\x66requent_share\x18\x07 \x01(\x01\x12\x14\n\x0cmost_holders\x18\x08 \x01(\x05\x12/\n\rfrequent_keys\x18\t \x03(\x0b\x32\x18.sluice.type.v1.KeyCount\x12\x31\n\x0fsuspicious_keys\x18\n \x03(\x0b\x32\x18.sluice.type.v1.KeyCount*\xb2\x01\n\x0cRelationKind\x12\x1d\n\x19RELATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13RELATION_KIND_NAMED\x10\x01\x12\x16\n\x12RELATION_KIND_LINK\x10\x02\x12\x18\n\x14RELATION_KIND_SHARED\x10\x03\x12\x1b\n\x17RELATION_KIND_REFERENCE\x10\x04\x12\x1b\n\x17RELATION_KIND_NEIGHBOUR\x10\x05*n\n\nKeyConcern\x12\x1b\n\x17KEY_CONCERN_UNSPECIFIED\x10\x00\x12\x16\n\x12KEY_CONCERN_COMMON\x10\x01\x12\x14\n\x10KEY_CONCERN_LONG\x10\x02\x12\x15\n\x11KEY_CONCERN_TITLE\x10\x03\x42\x45\n\x17internal.sluice.type.v1P\x01Z(sluice.internal/go/sluice/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,8 +32,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.type.v1.relation_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027internal.sluice.type.v1P\001Z(sluice.internal/go/sluice/type/v1;typev1'
-  _globals['_RELATIONKIND']._serialized_start=159
-  _globals['_RELATIONKIND']._serialized_end=337
+  _globals['_RELATIONKIND']._serialized_start=672
+  _globals['_RELATIONKIND']._serialized_end=850
+  _globals['_KEYCONCERN']._serialized_start=852
+  _globals['_KEYCONCERN']._serialized_end=962
   _globals['_RELATIONSTEP']._serialized_start=49
   _globals['_RELATIONSTEP']._serialized_end=156
+  _globals['_ENRICHMENTPROGRESS']._serialized_start=158
+  _globals['_ENRICHMENTPROGRESS']._serialized_end=242
+  _globals['_KEYCOUNT']._serialized_start=244
+  _globals['_KEYCOUNT']._serialized_end=356
+  _globals['_ENRICHMENTREPORT']._serialized_start=359
+  _globals['_ENRICHMENTREPORT']._serialized_end=669
 # @@protoc_insertion_point(module_scope)

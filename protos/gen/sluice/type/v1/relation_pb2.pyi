@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -53,6 +55,34 @@ RELATION_KIND_NEIGHBOUR: RelationKind.ValueType  # 5
 """It is the chunk next to the passage before."""
 Global___RelationKind: _TypeAlias = RelationKind  # noqa: Y015
 
+class _KeyConcern:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyConcernEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyConcern.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_CONCERN_UNSPECIFIED: _KeyConcern.ValueType  # 0
+    """Never sent."""
+    KEY_CONCERN_COMMON: _KeyConcern.ValueType  # 1
+    """More than 5 % of all passages mention it."""
+    KEY_CONCERN_LONG: _KeyConcern.ValueType  # 2
+    """It has more than 60 characters."""
+    KEY_CONCERN_TITLE: _KeyConcern.ValueType  # 3
+    """More documents have it as a title than a key may have to lead somewhere."""
+
+class KeyConcern(_KeyConcern, metaclass=_KeyConcernEnumTypeWrapper):
+    """KeyConcern is a reason to look at a key."""
+
+KEY_CONCERN_UNSPECIFIED: KeyConcern.ValueType  # 0
+"""Never sent."""
+KEY_CONCERN_COMMON: KeyConcern.ValueType  # 1
+"""More than 5 % of all passages mention it."""
+KEY_CONCERN_LONG: KeyConcern.ValueType  # 2
+"""It has more than 60 characters."""
+KEY_CONCERN_TITLE: KeyConcern.ValueType  # 3
+"""More documents have it as a title than a key may have to lead somewhere."""
+Global___KeyConcern: _TypeAlias = KeyConcern  # noqa: Y015
+
 @_typing.final
 class RelationStep(_message.Message):
     """RelationStep is one step on the way to a passage."""
@@ -86,3 +116,131 @@ class RelationStep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelationStep: _TypeAlias = RelationStep  # noqa: Y015
+
+@_typing.final
+class EnrichmentProgress(_message.Message):
+    """EnrichmentProgress tells how far passages have been gone through."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    done_count: _builtins.int
+    """Passages gone through so far."""
+    total_count: _builtins.int
+    """Passages to go through, about."""
+    changed_count: _builtins.int
+    """Passages that were given keys by this call."""
+    def __init__(
+        self,
+        *,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "done_count", b"done_count", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichmentProgress: _TypeAlias = EnrichmentProgress  # noqa: Y015
+
+@_typing.final
+class KeyCount(_message.Message):
+    """KeyCount is a name by which passages are related."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MENTION_COUNT_FIELD_NUMBER: _builtins.int
+    TITLE_COUNT_FIELD_NUMBER: _builtins.int
+    CONCERN_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The name, in lower case and without accents."""
+    mention_count: _builtins.int
+    """Passages that mention it."""
+    title_count: _builtins.int
+    """Documents that are about it."""
+    concern: Global___KeyConcern.ValueType
+    """The reason to look at it; unspecified where it is no more than frequent."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        mention_count: _builtins.int = ...,
+        title_count: _builtins.int = ...,
+        concern: Global___KeyConcern.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concern", b"concern", "key", b"key", "mention_count", b"mention_count", "title_count", b"title_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyCount: _TypeAlias = KeyCount  # noqa: Y015
+
+@_typing.final
+class EnrichmentReport(_message.Message):
+    """EnrichmentReport tells what the keys of a version's passages are like. It is made in bounded memory: counts are of
+    hashes, so that in very large collections they are a little too high.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    KEYS_PER_PASSAGE_FIELD_NUMBER: _builtins.int
+    NAMELESS_COUNT_FIELD_NUMBER: _builtins.int
+    CAPPED_COUNT_FIELD_NUMBER: _builtins.int
+    LEADING_SHARE_FIELD_NUMBER: _builtins.int
+    FREQUENT_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    FREQUENT_SHARE_FIELD_NUMBER: _builtins.int
+    MOST_HOLDERS_FIELD_NUMBER: _builtins.int
+    FREQUENT_KEYS_FIELD_NUMBER: _builtins.int
+    SUSPICIOUS_KEYS_FIELD_NUMBER: _builtins.int
+    passage_count: _builtins.int
+    """Passages gone through."""
+    keys_per_passage: _builtins.float
+    """Mean number of keys of a passage: of what it is about, what it mentions, and what it links to."""
+    nameless_count: _builtins.int
+    """Passages that mention no name."""
+    capped_count: _builtins.int
+    """Passages with more names than are kept, 512."""
+    leading_share: _builtins.float
+    """Share of what passages mention, beside their own titles, that another passage is about; 0 to 1."""
+    frequent_key_count: _builtins.int
+    """Names that too many passages mention to lead anywhere."""
+    frequent_share: _builtins.float
+    """Share of what passages mention, beside their own titles, that are such names; 0 to 1."""
+    most_holders: _builtins.int
+    """Passages that may have a key; one that more have leads nowhere."""
+    @_builtins.property
+    def frequent_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyCount]:
+        """The most frequent of these names, at most 20, most frequent first."""
+
+    @_builtins.property
+    def suspicious_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyCount]:
+        """Names to look at, at most 20 of each concern."""
+
+    def __init__(
+        self,
+        *,
+        passage_count: _builtins.int = ...,
+        keys_per_passage: _builtins.float = ...,
+        nameless_count: _builtins.int = ...,
+        capped_count: _builtins.int = ...,
+        leading_share: _builtins.float = ...,
+        frequent_key_count: _builtins.int = ...,
+        frequent_share: _builtins.float = ...,
+        most_holders: _builtins.int = ...,
+        frequent_keys: _abc.Iterable[Global___KeyCount] | None = ...,
+        suspicious_keys: _abc.Iterable[Global___KeyCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped_count", b"capped_count", "frequent_key_count", b"frequent_key_count", "frequent_keys", b"frequent_keys", "frequent_share", b"frequent_share", "keys_per_passage", b"keys_per_passage", "leading_share", b"leading_share", "most_holders", b"most_holders", "nameless_count", b"nameless_count", "passage_count", b"passage_count", "suspicious_keys", b"suspicious_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrichmentReport: _TypeAlias = EnrichmentReport  # noqa: Y015
