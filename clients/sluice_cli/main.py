@@ -37,6 +37,7 @@ ROOMS = {
     "snapshot": ("sluice_cli.collections.snapshot", "Keep copies of versions, and restore them."),
     "config": ("sluice_cli.operations.config", "Show the default flags, the stages with their models, and the index."),
     "doctor": ("sluice_cli.operations.doctor", "Check the gateway, the stages behind it, and this machine."),
+    "access": ("sluice_cli.operations.access", "Make keys, and ask who may do what."),
     "audit": ("sluice_cli.operations.audit", "Read the audit logs of stages."),
     "models": ("sluice_cli.operations.models", "Say which files models consist of, check them, bring them."),
     "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back in seconds."),

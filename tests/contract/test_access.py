@@ -227,3 +227,8 @@ async def test_a_policy_forbids_what_it_names_without_a_restart(doors: Doors) ->
         )
         await until(lambda: ask(channel, metadata), REFUSED)
         assert (await ask(channel, bearer(key_of("reader"))))[0] is OK
+
+
+@pytest.mark.parametrize("options", [["a b", "--role", "reader"], ["a"], ["a", "--role", "Reader"]])
+def test_the_command_refuses_a_key_without_a_name_or_a_role(options: list[str]) -> None:
+    assert CliRunner().invoke(app, ["access", "key", "new", *options]).exit_code == 2

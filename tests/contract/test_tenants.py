@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
 from sluice.gateway.v1 import answer_pb2, search_pb2
+from sluice_cli.main import app
 from sluice_client import AsyncClient, Chunking, Document, Features, Filter, SluiceError, any_of, field, none_of
 from tests.contract.access import Doors, bearer, key_of, row
 from tests.contract.conftest import start
@@ -45,13 +49,14 @@ permit (principal in Role::"writer", action in [Action::"read", Action::"write"]
 class Town:
     """A gateway with tenants, and clients of it."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
-        self._address = address
+    def __init__(self, address: str, channel: grpc.aio.Channel, doors: Doors) -> None:
+        self.address = address
+        self.doors = doors
         self.stubs = GatewayStubs(channel)
 
     @asynccontextmanager
     async def as_(self, name: str) -> AsyncIterator[AsyncClient]:
-        async with AsyncClient(self._address, token=key_of(name)) as client:
+        async with AsyncClient(self.address, token=key_of(name)) as client:
             yield client
 
     async def refused(self, name: str, method: str, *args: Any, **named: Any) -> tuple[grpc.StatusCode, str]:
@@ -78,7 +83,7 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
             retriever={"qdrant_path": tmp_path / "qdrant"},
             gateway={**doors.variables(), "qdrant_collection": "shared"},
         )
-        town = Town(platform["gateway"].address, platform["gateway"].channel)
+        town = Town(platform["gateway"].address, platform["gateway"].channel, doors)
         for name in ("blue", "red"):
             async with town.as_(name) as client:
                 await client.index(
@@ -201,3 +206,43 @@ async def test_a_decision_can_be_explained_to_operators_and_auditors_alone(town:
         assert not (await client.check_access("key:blue", "Search", collection="red-1")).allowed
         assert not (await client.check_access("jwt:a", "KillFeature", roles=["reader"])).allowed
     assert (await town.refused("blue", "check_access", "red", "Search"))[0] is PERMISSION
+
+
+async def test_the_command_explains_a_decision(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before them come log lines of the stages, which run in this process.
+    monkeypatch.setenv("SLUICE_TOKEN", key_of("auditor"))
+    options = ["--gateway", town.address, "access", "check", "--may", "Search", "--on", "shared", "--as"]
+    done = await asyncio.to_thread(CliRunner().invoke, app, [*options, "blue"])
+    assert (done.exit_code, done.stdout.splitlines()[-4:]) == (
+        0,
+        [
+            "key:blue (reader, writer of blue)",
+            "may SearchService/Search on shared",
+            "permitted by shared",
+            "only documents with team = blue",
+        ],
+    )
+    refused = await asyncio.to_thread(CliRunner().invoke, app, [*options, "auditor"])
+    assert (refused.exit_code, refused.stdout.splitlines()[-1]) == (1, "no policy permits it")
+    unknown = await asyncio.to_thread(CliRunner().invoke, app, [*options, "nobody"])
+    assert unknown.exit_code == 3
+    assert "is not in AUTH_CALLERS" in unknown.stderr
+
+
+async def test_a_key_that_the_command_makes_is_taken_without_a_restart(town: Town, tmp_path: Path) -> None:
+    own = tmp_path / "callers.toml"
+    own.write_text((town.doors.folder / "callers.toml").read_text())
+    options = ["access", "key", "new", "fresh", "--role", "reader", "--role", "writer", "--tenant", "red", "--file"]
+    made = await asyncio.to_thread(CliRunner().invoke, app, [*options, str(own)])
+    assert made.exit_code == 0, made.stderr
+    assert (await asyncio.to_thread(CliRunner().invoke, app, [*options, str(own)])).exit_code == 3
+    assert made.stdout.strip() not in own.read_text()
+    town.doors.write("callers.toml", own.read_text())
+    async with asyncio.timeout(20), AsyncClient(town.address, token=made.stdout.strip()) as client:
+        while True:
+            try:
+                answer = await client.search("apple", collection="red-1", features=WORDS)
+                break
+            except SluiceError:
+                await asyncio.sleep(0.1)
+    assert [result.passage.id for result in answer.results] == ["one"]
