@@ -10,15 +10,17 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import grpc
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local import state
+from deploy.local import secured, state
 from deploy.local.paths import run_folder, shown
 from deploy.local.processes import Process
 from deploy.local.profiles import profile_names
 from deploy.local.progress import say, starting
+from deploy.local.secured import Secured
 from deploy.local.stack import STAGES, LocalStack, stop_stages
 from deploy.local.state import NAME, Running, Started
 from services.chassis.client import StageChannel
@@ -55,6 +57,8 @@ def up(profile: Profile = "development", as_json: AsJson = False) -> None:
             started = _run(_start(profile))
     _show(started, as_json)
     if not as_json:
+        if profile == secured.PROFILE:
+            _out.print(f"Callers show keys: [bold]. {shown(secured.FOLDER / 'env')}[/] lets this shell call as `me`.")
         _out.print('Try [bold]sluice search "…" --rerank --explain[/], and stop with [bold]make down[/].')
 
 
@@ -178,14 +182,17 @@ def _row(name: str, stage: Running, health: str) -> dict[str, object]:
 
 async def _healths(started: Started) -> dict[str, str]:
     """Return the health of every stage."""
-    answers = await asyncio.gather(*(_health(stage.process, stage.address) for stage in started.stages.values()))
+    credentials = Secured(secured.FOLDER).credentials() if started.profile == secured.PROFILE else None
+    answers = await asyncio.gather(
+        *(_health(stage.process, stage.address, credentials) for stage in started.stages.values())
+    )
     return dict(zip(started.stages, answers, strict=True))
 
 
-async def _health(process: Process, address: str) -> str:
+async def _health(process: Process, address: str, credentials: grpc.ChannelCredentials | None) -> str:
     if not process.alive:
         return "DEAD"
-    async with StageChannel(address) as channel:
+    async with StageChannel(address, credentials=credentials) as channel:
         return await channel.health("", deadline=time.monotonic() + _HEALTH_SECONDS) or "SERVING"
 
 

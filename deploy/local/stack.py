@@ -18,9 +18,11 @@ from typing import Self
 
 from deploy import stages
 from deploy.local import processes
+from deploy.local import secured as secured_profile
 from deploy.local.paths import ROOT, data_folder, run_folder, shown
 from deploy.local.processes import Process
 from deploy.local.profiles import load_profile
+from deploy.local.secured import Secured
 from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError
 
@@ -63,7 +65,8 @@ class LocalStack:
 
     On entry every stage is SERVING, or StartupError names the one that is not, the cause and a remedy. On exit the
     gateway stops first, then the others. The stages die with this process unless `detached`. Enter it in the main
-    thread: to the kernel, the end of the thread that started a process is the end of its parent.
+    thread: to the kernel, the end of the thread that started a process is the end of its parent. The profile `secured`,
+    or `secured`, has its stages ask for credentials.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class LocalStack:
         well_known_ports: bool = False,
         detached: bool = False,
         on_serving: Callable[[str], None] | None = None,
+        secured: Secured | None = None,
     ) -> None:
         self.name = name
         self.profile = profile
@@ -88,6 +92,7 @@ class LocalStack:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._processes: dict[str, Process] = {}
         self._ports = ExitStack()
+        self._secured = secured or (Secured.prepared(STAGES) if profile == secured_profile.PROFILE else None)
 
     def address(self, stage: str) -> str:
         """Return `host:port` of a stage's gRPC server."""
@@ -125,6 +130,8 @@ class LocalStack:
         folder.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(parents=True, exist_ok=True)
         ports = {stage: self._reserved_ports(stage) for stage in STAGES}
+        # Callers with keys use the well-known ports; stages, which show certificates, others.
+        mutual = {stage: self._reserved(0) if self._secured else grpc_port for stage, (grpc_port, _) in ports.items()}
         for stage, (grpc_port, metrics_port) in ports.items():
             self._placements[stage] = Placement(
                 f"{_HOST}:{grpc_port}", f"http://{_HOST}:{metrics_port}/metrics", folder / f"{stage}.log"
@@ -135,10 +142,12 @@ class LocalStack:
             "QDRANT_SNAPSHOT_PATH": str(self.data / "snapshots"),
             "ROLLOUT_DATABASE_URL": f"sqlite:///{self.data / 'rollout.db'}",
             "ROLLOUT_SNAPSHOT_PATH": str(self.data / "rollout.json"),
-            **{f"{stage.upper()}_ADDRESS": self.address(stage) for stage in STAGES if stage != "gateway"},
+            **{f"{stage.upper()}_ADDRESS": f"{_HOST}:{mutual[stage]}" for stage in STAGES if stage != "gateway"},
         }
         for stage, (grpc_port, metrics_port) in ports.items():
-            own = {"GRPC_PORT": str(grpc_port), "METRICS_PORT": str(metrics_port)}
+            own = {"GRPC_PORT": str(mutual[stage]), "METRICS_PORT": str(metrics_port)}
+            if self._secured:
+                own |= {"GRPC_TOKEN_PORT": str(grpc_port), **self._secured.environment(stage)}
             child = self._children[stage] = self._spawn(stage, {**self._variables, **wiring, **own})
             self._processes[stage] = Process.of(child.pid)
 
@@ -211,7 +220,8 @@ class LocalStack:
             )
 
     async def _serving(self, stage: str) -> None:
-        async with StageChannel(self.address(stage)) as channel:
+        credentials = self._secured.credentials() if self._secured else None
+        async with StageChannel(self.address(stage), credentials=credentials) as channel:
             while await channel.health("", deadline=time.monotonic() + _HEALTH_SECONDS) is not None:
                 exit_status = self._children[stage].poll()
                 if exit_status is not None:

@@ -97,6 +97,7 @@ TABLE = {
         "QDRANT_POOL_SIZE": "1",
         "QDRANT_POOL_MAX_RETRIES": "3",
     },
+    "secured": {"EMBEDDING_MODEL": "all-MiniLM-L6-v2", "RERANK_ENABLED": "0", "QDRANT_POOL_SIZE": "1"},
     "staging": {
         "EMBEDDING_MODEL": "all-MiniLM-L6-v2",
         "EMBEDDING_DEVICE": "cpu",
