@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ llm: setup ## Fetches a small language model (127 MB) and serves it, OpenAI-comp
 
 test-llm: setup ## Asks a real small language model through the reasoner, hostile passages included; build/answers.json.
 	@$(BIN)/python -m drills.answers
+
+test-access: setup ## Tries every RPC as every caller on a secured stack, forges reports, rotates certificates; build/access.json.
+	@$(BIN)/python -m drills.access
 
 observe-check: setup ## Shows that operators see what happens: metrics, traces, logs, rules, dashboards; build/observe.json.
 	@$(BIN)/python -m drills.observe

@@ -40,18 +40,19 @@ class Secured:
     folder: Path
 
     @classmethod
-    def prepared(cls, stages: Iterable[str], folder: Path = FOLDER, more_callers: str = "") -> Secured:
-        """Make what is missing, and new certificates of the stages. `more_callers` are rows of the file of callers."""
+    def prepared(cls, stages: Iterable[str], folder: Path = FOLDER) -> Secured:
+        """Make what is missing, and new certificates of the stages."""
         made = cls(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not made.authority.exists():
             made._make_authority()
         for stage in stages:
             made.issue(stage, stage, "localhost")
-        if not (folder / "callers.toml").exists() or more_callers:
-            made._write("callers.toml", made._callers(stages) + more_callers)
+        if not (folder / "callers.toml").exists():
+            rows = [made.row(name, *roles) for name, roles in ROLES.items()]
+            made.write("callers.toml", made.certificates(stages) + "".join(rows))
         exports = "".join(f"export {name}={value}\n" for name, value in made.client_environment().items())
-        made._write("env", exports)
+        made.write("env", exports)
         return made
 
     @property
@@ -82,6 +83,13 @@ class Secured:
         key, certificate = ((self.folder / f"{name}.{end}").read_bytes() if name else None for end in ("key", "crt"))
         return grpc.ssl_channel_credentials(self.authority.read_bytes(), key, certificate)
 
+    def write(self, name: str, text: str) -> None:
+        """Replace a file whole, for its owner alone."""
+        new = self.folder / f".{name}.new"
+        new.touch(mode=0o600)
+        new.write_text(text, encoding="utf-8")
+        new.replace(self.folder / name)
+
     def issue(self, name: str, *hosts: str) -> None:
         """Make a certificate with its key, for host names and this machine's own address."""
         read = serialization.load_pem_private_key((self.folder / "ca.key").read_bytes(), None)
@@ -92,22 +100,22 @@ class Secured:
         built = _builder(name, authority.subject, key, _CERTIFICATE_DAYS).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
-        self._write(f"{name}.key", _private(key))
-        self._write(f"{name}.crt", _public(built.sign(read, hashes.SHA256())))
+        self.write(f"{name}.key", _private(key))
+        self.write(f"{name}.crt", _public(built.sign(read, hashes.SHA256())))
 
     def row(self, name: str, *roles: str, **more: str) -> str:
         """Make a key, keep it in a file, and return its row in the file of callers."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)
-        self._write(f"{name}.token", key + "\n")
+        self.write(f"{name}.token", key + "\n")
         fields = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": list(roles), **more}
         return "[[key]]\n" + "".join(f"{field} = {json.dumps(value)}\n" for field, value in fields.items()) + "\n"
 
-    def _callers(self, stages: Iterable[str]) -> str:
-        known = "".join(
+    def certificates(self, stages: Iterable[str]) -> str:
+        """The rows of the stages in the file of callers."""
+        return "".join(
             f'[[certificate]]\nname = "dns:{stage}"\nroles = ["{"gateway" if stage == "gateway" else "stage"}"]\n\n'
             for stage in stages
         )
-        return known + "".join(self.row(name, *roles) for name, roles in ROLES.items())
 
     def _make_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -115,15 +123,8 @@ class Secured:
         built = _builder("sluice on this machine", name, key, _AUTHORITY_DAYS).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
-        self._write("ca.key", _private(key))
-        self._write("ca.crt", _public(built.sign(key, hashes.SHA256())))
-
-    def _write(self, name: str, text: str) -> None:
-        """Replace a file whole, for its owner alone."""
-        new = self.folder / f".{name}.new"
-        new.touch(mode=0o600)
-        new.write_text(text, encoding="utf-8")
-        new.replace(self.folder / name)
+        self.write("ca.key", _private(key))
+        self.write("ca.crt", _public(built.sign(key, hashes.SHA256())))
 
 
 def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:

@@ -92,11 +92,16 @@ class LocalStack:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._processes: dict[str, Process] = {}
         self._ports = ExitStack()
+        self._mutual: dict[str, int] = {}
         self._secured = secured or (Secured.prepared(STAGES) if profile == secured_profile.PROFILE else None)
 
     def address(self, stage: str) -> str:
         """Return `host:port` of a stage's gRPC server."""
         return self._placements[stage].address
+
+    def mutual_address(self, stage: str) -> str:
+        """Return `host:port` of a stage for callers with a certificate; the same address where there are none."""
+        return f"{_HOST}:{self._mutual[stage]}"
 
     def metrics_url(self, stage: str) -> str:
         """Return the URL of a stage's Prometheus endpoint."""
@@ -131,7 +136,9 @@ class LocalStack:
         self.data.mkdir(parents=True, exist_ok=True)
         ports = {stage: self._reserved_ports(stage) for stage in STAGES}
         # Callers with keys use the well-known ports; stages, which show certificates, others.
-        mutual = {stage: self._reserved(0) if self._secured else grpc_port for stage, (grpc_port, _) in ports.items()}
+        mutual = self._mutual = {
+            stage: self._reserved(0) if self._secured else grpc_port for stage, (grpc_port, _) in ports.items()
+        }
         for stage, (grpc_port, metrics_port) in ports.items():
             self._placements[stage] = Placement(
                 f"{_HOST}:{grpc_port}", f"http://{_HOST}:{metrics_port}/metrics", folder / f"{stage}.log"

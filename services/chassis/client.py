@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis import status, tracing
 from services.chassis.breaker import NOT_SERVING, Breaker
-from services.chassis.errors import SluiceError
+from services.chassis.errors import SluiceError, Unauthenticated, Unavailable
 from services.chassis.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.chassis.timing import remaining
 from services.chassis.tls import RenewedChannel
@@ -54,6 +54,15 @@ def _service_config(service: str, retries: bool) -> str:
 def _metadata() -> tuple[tuple[str, str], ...]:
     """Identify the request, its caller and its trace."""
     return ((REQUEST_ID, request_id.get()), (CALLER, caller.get()), *tracing.headers().items())
+
+
+def _about_stage(error: SluiceError, address: str) -> SluiceError:
+    """The error as our caller should see it: that a stage does not take us is no fault of theirs."""
+    if isinstance(error, Unauthenticated) or error.reason in ("PERMISSION_DENIED", "ACCESS_UNREADABLE"):
+        return Unavailable(
+            f"the stage at {address} does not take calls of this one: {error.message}", reason="STAGE_REFUSES"
+        )
+    return error
 
 
 @cache
@@ -157,7 +166,7 @@ class StageChannel:
                 code = grpc.StatusCode.OK
             except grpc.aio.AioRpcError as error:
                 code = error.code()
-                found = status.error_from(error)
+                found = _about_stage(status.error_from(error), self.address)
                 raise found from found.__cause__
             finally:
                 pending.cancel()
@@ -176,7 +185,7 @@ class StageChannel:
                 return reply
             except grpc.aio.AioRpcError as error:
                 code = error.code()
-                found = status.error_from(error)
+                found = _about_stage(status.error_from(error), self.address)
                 if code is grpc.StatusCode.UNAVAILABLE and _UNHEALTHY in found.message:
                     found.reason = NOT_SERVING
                 raise found from found.__cause__
