@@ -111,7 +111,13 @@ class Rebuild:
         self._phase = _Phase.COPYING
         self._rounds = _MOST_ROUNDS
         self._start: str | None = None
+        self._copied = 0
         self._builder = Builder(path, state, indexes)
+
+    @property
+    def overtaken(self) -> bool:
+        """True if more has changed than the graph is being made of: what is built would be built again at once."""
+        return self._phase is _Phase.BUILDING and len(self.changed) > self._copied
 
     def state(self) -> State:
         """Return the state of the finished generation."""
@@ -126,6 +132,7 @@ class Rebuild:
                 request = edge.ScrollRequest(self._start, _RECORDS_AT_ONCE, None, payload, vectors)
                 records, following = self._source.scroll(request)
                 self._builder.store((), records)
+                self._copied += len(records)
                 self._start = None if following is None else str(following)
                 if following is None:
                     if self._graph:

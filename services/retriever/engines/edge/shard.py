@@ -278,6 +278,8 @@ class Shard:
         if self._replaced is not None:
             self._forget()
             return True
+        if self._rebuild is not None and self._rebuild.overtaken:
+            self._give_up()
         try:
             if self._rebuild is None:
                 self._rebuild = self._due(quiet)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.retriever.engines.edge.generations import Generations
 from services.retriever.engines.edge.rebuilding import GRAPH_FROM, Sizes, due
 from services.retriever.engines.edge.shard import Shard
 from services.retriever.fields import Equals, FieldType, Filter
@@ -72,6 +73,26 @@ def test_a_build_that_is_given_up_leaves_nothing(folder):
     assert loaded.size() == 100
     assert {path.name for path in folder.iterdir()} == {"current", "shard-1", "shard-1.json"}
     loaded.close()
+
+
+def test_a_build_that_writing_overtakes_is_given_up_and_begun_again_with_all_that_is_there(folder):
+    shard = Shard.create(folder, DIMENSION, graph_from=100, pause_seconds=0)
+    shard.write([row(number) for number in range(100)])
+    others = children()  # of tests before
+    shard.idle()
+    (builder,) = set(children()) - set(others)
+    os.kill(builder, signal.SIGSTOP)  # it takes its time
+    for _ in range(20):  # all is copied, and the build is ordered
+        shard.idle()
+    shard.write([row(number) for number in range(100, 300)])
+    shard.idle()
+    assert builder not in children()
+    assert not shard.settled
+    settle(shard)
+    assert shard.size() == 300
+    shard.close()
+    generations = Generations(folder)
+    assert generations.state(generations.current).indexed == 300
 
 
 def test_a_builder_that_dies_costs_nothing_but_time(folder, caplog):
