@@ -100,6 +100,8 @@ async def test_who_shows_nothing_or_something_wrong_is_not_heard(doors: Doors) -
         bearer(doors.token(roles=["gateway"], aud="another")),
         bearer(doors.token(roles=["gateway"], iss="https://elsewhere.example")),
         bearer(doors.token(roles=["gateway"], sub=None)),
+        bearer(doors.token(roles=["gateway"], sub="a\nb")),
+        bearer(doors.token(roles=["gateway"], tenant=["blue"])),
         bearer(doors.token(roles=["gateway"], nbf=soon)),
         bearer(doors.token("two", roles=["gateway"])),
         bearer(jwt.encode(claims | {"exp": soon}, own, "ES256", {"kid": "one"})),

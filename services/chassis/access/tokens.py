@@ -15,6 +15,7 @@ from services.chassis.access.identity import Caller
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
 """Algorithms that a token may be signed by. All have a public key: a stage that checks tokens cannot make one."""
 _LEEWAY_SECONDS = 10
+_MOST_CHARACTERS = 200
 _OURS = frozenset({"iss", "aud", "sub", "roles", "tenant"})
 
 
@@ -75,10 +76,15 @@ class Tokens:
             raise Refused("it is no valid token") from None
         attributes = {name: value for name, value in claims.items() if name not in _OURS and isinstance(value, str)}
         tenant = claims.get("tenant", "")
-        if not isinstance(tenant, str) or not claims["sub"]:
-            raise Refused("its sub or tenant is no text")
+        # Both are written into logs and histories, for people to read.
+        if not (_is_name(claims["sub"]) and (tenant == "" or _is_name(tenant))):
+            raise Refused("its sub or tenant is no name: at most 200 printable characters")
         caller = callers.of_claims(f"jwt:{claims['sub']}", _roles(claims.get("roles", ())), tenant, attributes)
         return caller, float(claims["exp"]) + _LEEWAY_SECONDS
+
+
+def _is_name(claim: object) -> bool:
+    return isinstance(claim, str) and 0 < len(claim) <= _MOST_CHARACTERS and claim.isprintable()
 
 
 def _roles(claim: object) -> Sequence[str]:
