@@ -23,7 +23,8 @@ CALLERS = (
 
 
 def test_the_matrix_has_every_rpc() -> None:
-    assert {f"/{method.containing_service.full_name}/{method.name}" for method in matrix.methods()} == set(RPCS)
+    named = {f"/{method.containing_service.full_name}/{method.name}" for method in matrix.methods()}
+    assert named >= set(RPCS)
 
 
 async def test_every_cell_is_as_the_matrix_says(tmp_path: Path) -> None:
