@@ -46,7 +46,7 @@ test-copy: setup ## Copies 100,000 passages from engine to engine and back, unde
 
 llm: setup ## Fetches a small language model (127 MB) and serves it, OpenAI-compatible, until Ctrl-C: PORT=8090.
 	@$(BIN)/python tools/fetch_llm.py
-	@$(BIN)/python tools/serve_llm.py --port $(or $(PORT),8090)
+	@$(BIN)/python -m deploy.local.llm --port $(or $(PORT),8090)
 
 test-llm: setup ## Asks a real small language model through the reasoner, hostile passages included; build/answers.json.
 	@$(BIN)/python -m drills.answers

@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local.llm import CONTEXT_TOKENS
 from deploy.local.paths import BUILD, ROOT, shown
 from services.chassis.client import StageChannel
 from services.chassis.server import serving
@@ -39,7 +40,6 @@ from tests.ollama_adapter import ollama_in_front_of
 from tests.unit.reasoner.hostile import HOSTILE, QUESTION
 from tests.unit.reasoner.hostile import passages as around
 from tools import fetch_llm
-from tools.serve_llm import CONTEXT_TOKENS
 
 RESULT = BUILD / "answers.json"
 QUESTIONS = Path(__file__).with_name("questions.json")
@@ -94,7 +94,8 @@ def model(threads: int) -> Iterator[str]:
     """Serve the model in a process of its own; yield its URL."""
     log = (BUILD / "llm.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "serve_llm.py"), "--threads", str(threads)],
+        [sys.executable, "-m", "deploy.local.llm", "--threads", str(threads)],
+        cwd=ROOT,
         stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
     try:

@@ -73,6 +73,8 @@ class Made:
     prompt: Prompt
     estimated_tokens: int
     truncated_passages: int
+    quote_characters: int
+    """Most characters of a quote; a server cuts it off there, in the middle of a word."""
 
 
 def room_of(task: Task, most: Room, prices: Prices) -> Room:
@@ -125,7 +127,7 @@ def make_prompt(task: Task, room: Room) -> Made:
     )
     user = _template("question").substitute(passages=passages, question=inert(task.question))
     cut = sum(len(text) < len(passage.text) for text, passage in zip(texts, task.passages, strict=True))
-    return Made(Prompt(system, user, schema, room.answer), tokens_of(system) + tokens_of(user), cut)
+    return Made(Prompt(system, user, schema, room.answer), tokens_of(system) + tokens_of(user), cut, quote)
 
 
 def inert(text: str) -> str:

@@ -164,7 +164,7 @@ class _Written:
             reply = None
         if not conforms(reply, self._made.prompt.schema):
             raise NotWritten(Fallback.INVALID, "the answer of the language model is not of its schema", self.usage())
-        citations, dropped = _checked(reply["citations"], task)
+        citations, dropped = _checked(reply["citations"], task, self._made.quote_characters)
         value = reply["answer"]
         return Answer(
             text=alive(value if task.schema is None else json.dumps(value, ensure_ascii=False)).strip(),
@@ -185,8 +185,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _checked(claimed: list[Mapping[str, Any]], task: Task) -> tuple[list[Citation], int]:
-    """Return the citations whose words stand in their passage, once each, and the number of the others."""
+def _checked(claimed: list[Mapping[str, Any]], task: Task, most: int) -> tuple[list[Citation], int]:
+    """Return the citations whose words stand in their passage, once each, and the number of the others.
+
+    The last word of a quote of `most` characters is left out where it was cut off.
+    """
     folded: dict[int, Folded] = {}
     found: dict[tuple[str, int, int], Citation] = {}
     dropped = 0
@@ -195,7 +198,10 @@ def _checked(claimed: list[Mapping[str, Any]], task: Task) -> tuple[list[Citatio
         passage: Passage = task.passages[place]
         if place not in folded:
             folded[place] = Folded(passage.text)
-        span = folded[place].find(one["quote"])
+        quote = one["quote"]
+        span = folded[place].find(quote)
+        if span is None and len(quote) >= most:
+            span = folded[place].find(quote.rpartition(" ")[0])
         if span is None:
             dropped += 1
             continue

@@ -104,6 +104,23 @@ async def test_quotes_that_stand_nowhere_are_dropped_and_counted() -> None:
         assert (answer.text, answer.supported, answer.citations, answer.dropped_citations) == ("Three.", False, [], 1)
 
 
+async def test_the_last_word_of_a_quote_that_was_cut_off_is_left_out() -> None:
+    text = "The gateway listens on port 50051, " * 10
+    schema_most = 222  # of LIMITS
+    cut_by_the_server, cut_by_the_model = text[20 : 20 + schema_most], text[20:240]
+    assert (cut_by_the_server[-4:], cut_by_the_model[-4:]) == (" 500", "rt 5")
+    async with asking(reply("50051.", (1, cut_by_the_server), (1, cut_by_the_model))) as asked:
+        answer = await asked.answer(Task("Which port?", [Passage("ports", "", text)]))
+        assert (
+            asked.llm.requests[0]["response_format"]["json_schema"]["schema"]["properties"]["citations"]["items"][
+                "properties"
+            ]["quote"]["maxLength"]
+            == schema_most
+        )
+        assert [one.quote for one in answer.citations] == [cut_by_the_server.rpartition(" ")[0]]
+        assert answer.dropped_citations == 1
+
+
 async def test_a_model_may_say_that_the_passages_do_not_answer() -> None:
     async with asking(reply("The passages do not say.", in_sources=False, confidence=0.1)) as asked:
         answer = await asked.answer()
