@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sluice_cli.calls import Problem
 from sluice_cli.indexing import office
-from sluice_cli.indexing.markup import html_content, markdown_content
+from sluice_cli.indexing.links import relations_of
+from sluice_cli.indexing.markup import Page, read_html, read_markdown
 from sluice_cli.indexing.records import (
     BEGINNING,
     MAX_RECORD_BYTES,
@@ -25,11 +26,10 @@ from sluice_cli.indexing.records import (
     state_of,
 )
 
-Content = tuple[str, str]
-_READERS: Mapping[str, Callable[[str], Content]] = {
-    **dict.fromkeys((".html", ".htm"), html_content),
-    **dict.fromkeys((".md", ".markdown"), markdown_content),
-    **dict.fromkeys((".txt", ".text", ".rst"), lambda text: ("", text)),
+_READERS: Mapping[str, Callable[[str], Page]] = {
+    **dict.fromkeys((".html", ".htm"), read_html),
+    **dict.fromkeys((".md", ".markdown"), read_markdown),
+    **dict.fromkeys((".txt", ".text", ".rst"), lambda text: Page("", text)),
 }
 _KINDS = "text (.txt, .text, .rst), Markdown (.md, .markdown), HTML (.html, .htm), PDF or Word (.docx)"
 
@@ -87,13 +87,14 @@ class Files:
                 continue
             identity = self._identity(found)
             try:
-                title, text = _content(found)
+                page = _content(found)
             except OSError as error:
                 yield Reject(None, identity, f"cannot be read: {error.strerror}", position)
             except Rejected as rejected:
                 yield Reject(None, identity, str(rejected), position)
             else:
-                yield SourceDocument(identity, title, text, position=position)
+                relations = relations_of(page.links, page.aliases, identity=identity)
+                yield SourceDocument(identity, page.title, page.text, relations=relations, position=position)
 
     def ids(self) -> set[str]:
         """Return the ids of all documents that there are, readable or not."""
@@ -137,15 +138,15 @@ def is_document(path: Path) -> bool:
     ) and path.is_file()
 
 
-def _content(path: Path) -> Content:
-    """Read title and text of a file."""
+def _content(path: Path) -> Page:
+    """Read a file."""
     suffix = path.suffix.lower()
     if read := _READERS.get(suffix):
         with path.open("rb") as stream:
             raw = stream.read(MAX_RECORD_BYTES + 1)
-        title, text = read(decoded(raw, len(raw)).removeprefix("\ufeff"))
+        page = read(decoded(raw, len(raw)).removeprefix("\ufeff"))
     else:
-        title, text = office.content(path)
-    if not text.strip():
+        page = Page(*office.content(path))
+    if not page.text.strip():
         raise Rejected("holds no text")
-    return title or path.name, text
+    return page._replace(title=page.title or path.name)

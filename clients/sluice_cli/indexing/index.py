@@ -90,6 +90,9 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     else is metadata: "metadata" (strings, numbers, booleans, lists of strings), and other keys. A FILE.csv or FILE.tsv
     names its columns in its first row; those that are not id, title or text are metadata. Ends like .gz are unpacked.
 
+    Documents are related by links of HTML and Markdown, by "aliases" of front matter, and in JSON by "relations" (with
+    lists "aliases", "mentions" and "links"), beside the names in their texts.
+
     A field holds numbers only where nothing of them is lost, and else text, which is said; --type decides otherwise.
 
     Texts longer than the embedding model's window are cut into chunks that overlap; --whole stores them in one piece.

@@ -25,10 +25,12 @@ from sluice_cli.indexing.records import (
     sampled,
 )
 from sluice_cli.indexing.types import Kind, Types, field_name
+from sluice_client import Relations
 
 MemberT = TypeVar("MemberT")
 
 _BETWEEN = re.compile(r"[\s,]*")
+_RELATIONS = ("aliases", "mentions", "links")
 _PART_BYTES = 2**16
 _BEGINNING_BYTES = 1024
 
@@ -59,7 +61,7 @@ class _Entry:
 
 
 class JsonLines:
-    """JSON with `id` (or `_id`), `title`, `text` and `metadata`; other keys are metadata, too."""
+    """JSON with `id` (or `_id`), `title`, `text`, `metadata` and `relations`; other keys are metadata, too."""
 
     def __init__(
         self,
@@ -130,11 +132,12 @@ class JsonLines:
             title = _member(record, "title", str) or ""
             text = _member(record, "text", str) or ""
             metadata = self._types.values(self._metadata(record, beir))
+            relations = _relations(_member(record, "relations", dict))
         except Rejected as rejected:
             raise Rejected(str(rejected), identity) from None
         if not f"{title}{text}".strip():
             raise Rejected("has neither title nor text", identity)
-        return SourceDocument(identity, title, text, metadata, line=entry.number, position=entry.position)
+        return SourceDocument(identity, title, text, metadata, relations, entry.number, entry.position)
 
     def _metadata(self, record: Mapping[str, Any], beir: bool) -> dict[str, Any]:
         """Return the metadata and the keys next to it, without nulls. Raises Rejected."""
@@ -142,7 +145,7 @@ class JsonLines:
             name: value for name, value in (_member(record, "metadata", dict) or {}).items() if value is not None
         }
         for key, value in record.items():
-            if key in ("id", "title", "text", "metadata") or (key == "_id" and beir) or value is None:
+            if key in ("id", "title", "text", "metadata", "relations") or (key == "_id" and beir) or value is None:
                 continue
             name = field_name(key)
             if isinstance(value, dict) or not name or (isinstance(value, list) and not _are_texts(value)):
@@ -162,6 +165,16 @@ def _member(record: Mapping[str, Any], name: str, kind: type[MemberT]) -> Member
     if value is None or isinstance(value, kind):
         return value
     raise Rejected(f'has a "{name}" that is no {"object" if kind is dict else "string"}')
+
+
+def _relations(said: dict[str, Any] | None) -> Relations | None:
+    """Read what a record says of its relations. Raises Rejected."""
+    for name, value in (said or {}).items():
+        if name not in _RELATIONS:
+            raise Rejected(f'has "relations" with {name!r}; they have {", ".join(_RELATIONS)}')
+        if not isinstance(value, list) or not _are_texts(value):
+            raise Rejected(f'has "relations" with a {name!r} that is no list of strings')
+    return Relations(**said) if said else None
 
 
 def _peek(stream: BinaryIO) -> bytes:

@@ -1,14 +1,16 @@
-"""Title and text of Markdown and HTML files, in time that grows with their length."""
+"""Title, text and links of Markdown and HTML files, in time that grows with their length."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import yaml
 from markdown_it import MarkdownIt
+
+from sluice_cli.indexing.links import reference_links
 
 # Elements within a line; all others begin a line of their own, so that words of separate elements stay separate.
 _INLINE = {
@@ -32,8 +34,26 @@ _TITLE = re.compile(r"title[ \t]*[:=](.*)", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[ \t]*\{[#.][^{}]*\}$")
 
 
+class Page(NamedTuple):
+    """Content of a file."""
+
+    title: str
+    """Empty where it has none."""
+    text: str
+    links: Sequence[tuple[str, str]] = ()
+    """Targets of links with their words."""
+    aliases: Sequence[str] = ()
+    """Other names of what it is about."""
+
+
 def html_content(source: str) -> tuple[str, str]:
     """Read the title, if there is one, and the visible text."""
+    page = read_html(source)
+    return page.title, page.text
+
+
+def read_html(source: str) -> Page:
+    """Read a page with its links."""
     from lxml import etree  # noqa: PLC0415  # keeps other sources quick
 
     reader = _Reader()
@@ -43,13 +63,20 @@ def html_content(source: str) -> tuple[str, str]:
         parser.feed(raw[start : start + _PART])
     if raw:
         parser.close()
-    return reader.title, "\n".join(reader.lines).strip("\n")
+    return Page(reader.title, "\n".join(reader.lines).strip("\n"), reader.links)
 
 
 def markdown_content(source: str) -> tuple[str, str]:
     """Read the title, of the front matter or else the first heading, and the text after the front matter."""
-    title, text = _front_matter(source)
-    return title or _first_heading(text[:_HEAD_CHARACTERS]), text
+    page = read_markdown(source)
+    return page.title, page.text
+
+
+def read_markdown(source: str) -> Page:
+    """Read a text with its reference links and the aliases of its front matter."""
+    title, aliases, text = _front_matter(source)
+    title = title or _first_heading(text[:_HEAD_CHARACTERS])
+    return Page(title, text, list(reference_links(text)), aliases)
 
 
 class _Reader:
@@ -57,6 +84,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.links: list[tuple[str, str]] = []
         self._line: list[str] = []
         self._titles: dict[str, str] = {}
         self._open: dict[str, int] = {}
@@ -66,6 +94,7 @@ class _Reader:
         self._level = ""
         # Places where the innermost link begins.
         self._link = self._link_line = 0
+        self._target = ""
 
     @property
     def title(self) -> str:
@@ -88,9 +117,14 @@ class _Reader:
             self._end_heading()  # one that was never closed
         if tag == "a":
             self._link, self._link_line = len(self._heading or ()), len(self._line)
+            self._target = attributes.get("href", "")
 
     def end(self, tag: str) -> None:
         """Note that an element ends."""
+        if tag == "a" and self._target:
+            if _NAVIGATION.isdisjoint(self._open):
+                self.links.append((self._target, " ".join("".join(self._line[self._link_line :]).split())))
+            self._target = ""
         if tag == "a" and self._heading is not None and not _is_worded(self._heading[self._link :]):
             del self._heading[self._link :]  # a sign that links to the heading itself
             del self._line[self._link_line :]
@@ -146,23 +180,26 @@ def _is_worded(parts: list[str]) -> bool:
     return not text or any(map(str.isalnum, text))
 
 
-def _front_matter(source: str) -> tuple[str, str]:
-    """Return the title of the front matter, and the text after it; a text without is returned as it is."""
+def _front_matter(source: str) -> tuple[str, Sequence[str], str]:
+    """Return title and aliases of the front matter, and the text after it; a text without is returned as it is."""
     head = source[: _LONGEST_FRONT_MATTER + 1]
     first, *lines = head.split("\n")
     ends = _FENCES.get(first.rstrip(), ())
     end = next((place for place, line in enumerate(lines) if line.rstrip() in ends), None)
     if end is None:
-        return "", source
+        return "", (), source
     content = "\n".join(line.rstrip("\r") for line in lines[:end])
-    title = _title_of(content, toml=first.startswith("+"))
-    if title is None:
-        return "", source
-    return " ".join(title.split())[:_LONGEST_TITLE], source[len("\n".join([first, *lines[: end + 1]])) :].lstrip("\r\n")
+    fields = _fields_of(content, toml=first.startswith("+"))
+    if fields is None:
+        return "", (), source
+    title = fields.get("title", fields.get("Title", ""))
+    title = str(title) if isinstance(title, str | int | float) else ""
+    text = source[len("\n".join([first, *lines[: end + 1]])) :].lstrip("\r\n")
+    return " ".join(title.split())[:_LONGEST_TITLE], _aliases(fields.get("aliases")), text
 
 
-def _title_of(content: str, *, toml: bool) -> str | None:
-    """Return the title that front matter gives, "" if it gives none; None if it is no front matter."""
+def _fields_of(content: str, *, toml: bool) -> Mapping[str, Any] | None:
+    """Return the fields of front matter as far as they can be read; None if it is no front matter."""
     found: Any
     try:
         found = tomllib.loads(content) if toml else yaml.load(content, Loader=yaml.BaseLoader)  # noqa: S506  # a loader of text alone
@@ -172,13 +209,16 @@ def _title_of(content: str, *, toml: bool) -> str | None:
         if not pairs or not all(map(_PAIR.match, pairs)):
             return None
         titles = [match[1].strip(" \t\"'") for line in pairs if (match := _TITLE.fullmatch(line))]
-        return titles[0] if titles else ""
+        return {"title": titles[0]} if titles else {}
     if found is None or found == "":
-        return "" if not content.strip() or content.lstrip().startswith("#") else None
-    if not isinstance(found, dict):
-        return None
-    title = found.get("title", found.get("Title", ""))
-    return str(title) if isinstance(title, str | int | float) else ""
+        return {} if not content.strip() or content.lstrip().startswith("#") else None
+    return found if isinstance(found, dict) else None
+
+
+def _aliases(given: Any) -> Sequence[str]:
+    """Return the names among aliases; some tools have former addresses of the page there."""
+    names = given if isinstance(given, list) else [given]
+    return [name for name in names if isinstance(name, str) and "/" not in name]
 
 
 def _first_heading(text: str) -> str:
