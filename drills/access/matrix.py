@@ -26,6 +26,7 @@ _MAY: Mapping[str, Mapping[str, str]] = {
         "ListDocuments": "reader writer",
         "IndexDocuments": "writer",
         "DeleteDocuments": "writer",
+        "RelateDocuments": "writer",
     },
     # They show what the caller may read, and to `other` nothing.
     "StatusService": {"GetConfig": "reader writer operator other"},
