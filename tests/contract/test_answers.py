@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -17,6 +18,7 @@ from services.chassis.errors import InvalidArgument, Unavailable
 from sluice.gateway.v1 import answer_pb2 as pb
 from sluice.gateway.v1 import answer_pb2_grpc, search_pb2
 from sluice.gateway.v1.documents_pb2 import Document
+from sluice.reasoner.v1 import reasoner_pb2_grpc
 from sluice.type.v1 import answer_pb2, stage_pb2
 from sluice.type.v1.features_pb2 import Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Value
@@ -286,3 +288,30 @@ async def test_questions_of_the_model_are_searched(tmp_path: Path) -> None:
         assert [result.passage.id for result in written.search.results] == ["film", "director"]
         assert written.answer.citations[0].result_rank == 2
         assert len(llm.requests) == 2
+
+
+class Dying(reasoner_pb2_grpc.ReasonerServiceServicer):
+    """A reasoner that dies at each call, when the model may have been paid."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def Reason(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        self.calls += 1
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def test_a_call_of_the_reasoner_is_never_repeated(tmp_path: Path) -> None:
+    dying, server = Dying(), grpc.aio.server()
+    reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(dying, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, None)
+        stages = {"embedder", "expander", "retriever", "gateway"}
+        settings = {"retriever": {"qdrant_path": tmp_path / "qdrant"}, "gateway": {"reasoner_address": address}}
+        platform = await start(stack, stages, **settings)
+        await index(platform, *DOCUMENTS)
+        replied = await answer(platform)
+        assert reason_report(replied).outcome == search_pb2.STAGE_OUTCOME_FAILED
+        assert dying.calls == 1
