@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, pstdev
 
 import regex
@@ -28,10 +29,9 @@ _OTHER_SENTENCES = 20
 _K1, _B = 1.2, 0.75
 # Beginning of a word that stands for its forms, in any language (McNamee, Nicholas and Mayfield, 2009).
 _STEM_CHARACTERS = 5
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}_]+")
 # Scripts without spaces between words are read in pairs of characters.
-_WORD = regex.compile(
-    r"(?P<unspaced>[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+)|[\p{L}\p{M}\p{N}_]+"
-)
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,20 @@ class _Sentence:
     start: int
     end: int
     words: Counter[str]
+    length: int
+    """Number of its words."""
 
 
 def extract(question: str, passages: Sequence[Passage]) -> Answer:
     """Answer a question by at most three sentences, the best first."""
     found = [one for place, passage in enumerate(passages) for one in _sentences(place, passage)]
     asked = set(_words(question))
-    rarity = _rarity(found, asked)
-    first = _scores(found, asked, rarity)
+    frequency = Counter(chain.from_iterable(one.words.keys() for one in found))
+    first = _scores(found, asked, frequency)
     best = max(range(len(found)), key=first.__getitem__, default=None)
     if best is None or not first[best]:
         return _nothing()
-    second = _scores(found, asked | found[best].words.keys(), rarity)
+    second = _scores(found, asked | found[best].words.keys(), frequency)
     chained = [one + other for one, other in zip(_standardised(first), _standardised(second), strict=True)]
     order = sorted(range(len(found)), key=lambda place: (place != best, -chained[place]))
     chosen: dict[int, _Sentence] = {}
@@ -61,8 +63,8 @@ def extract(question: str, passages: Sequence[Passage]) -> Answer:
         if second[place] and len(chosen) < MOST_SENTENCES:
             chosen.setdefault(found[place].passage, found[place])
     covered = asked & {word for one in chosen.values() for word in one.words}
-    known = _rarity(found, asked, others=_OTHER_SENTENCES)
-    coverage = sum(map(known.__getitem__, covered)) / sum(map(known.__getitem__, asked))
+    rarity = _rarity(asked, frequency, len(found) + _OTHER_SENTENCES)
+    coverage = sum(rarity[word] for word in covered) / sum(rarity.values())
     if coverage < LEAST_COVERAGE:
         return _nothing()
     citations = [_citation(passages[one.passage], one) for one in chosen.values()]
@@ -78,43 +80,41 @@ def _citation(passage: Passage, sentence: _Sentence) -> Citation:
     return Citation(passage.id, passage.text[sentence.start : sentence.end], sentence.start, sentence.end)
 
 
-def _sentences(place: int, passage: Passage) -> list[_Sentence]:
-    title = Counter(_words(passage.title))
+def _sentences(place: int, passage: Passage) -> Iterator[_Sentence]:
+    title = _words(passage.title)
     text = passage.text[:_READ_CHARACTERS]
-    return [_Sentence(place, start, end, title + Counter(_words(text[start:end]))) for start, end in sentences(text)]
+    for start, end in sentences(text):
+        words = title + _words(text[start:end])
+        yield _Sentence(place, start, end, Counter(words), len(words))
 
 
 def _words(text: str) -> list[str]:
-    words: list[str] = []
-    for match in _WORD.finditer(text.casefold()):
-        word = match.group()
-        if match["unspaced"]:
-            words += [word[start : start + 2] for start in range(max(1, len(word) - 1))]
-        else:
-            words.append(word[:_STEM_CHARACTERS])
-    return words
+    text = text.casefold()
+    if text.isascii() or not _UNSPACED.search(text):
+        return [word[:_STEM_CHARACTERS] for word in _WORD.findall(text)]
+    runs = _UNSPACED.findall(text)
+    pairs = [run[start : start + 2] for run in runs for start in range(max(1, len(run) - 1))]
+    return pairs + [word[:_STEM_CHARACTERS] for word in _WORD.findall(_UNSPACED.sub(" ", text))]
 
 
-def _rarity(found: Sequence[_Sentence], asked: set[str], *, others: int = 0) -> Mapping[str, float]:
-    """Weigh words by the sentences that have them, as if there were `others` more without any of them."""
-    frequency = Counter(word for one in found for word in one.words)
-    count, words = len(found) + others, asked | frequency.keys()
-    return {word: math.log(1 + (count - frequency[word] + 0.5) / (frequency[word] + 0.5)) for word in words}
+def _rarity(words: Set[str], frequency: Mapping[str, int], count: int) -> dict[str, float]:
+    """Weigh words by the share of so many sentences that have them."""
+    return {
+        word: math.log(1 + (count - found + 0.5) / (found + 0.5))
+        for word in words
+        for found in [frequency.get(word, 0)]
+    }
 
 
-def _scores(found: Sequence[_Sentence], query: Set[str], rarity: Mapping[str, float]) -> list[float]:
-    lengths = [one.words.total() for one in found]
-    usual = fmean(lengths) if lengths else 1.0
+def _scores(found: Sequence[_Sentence], query: Set[str], frequency: Mapping[str, int]) -> list[float]:
+    """Score sentences by BM25."""
+    rarity = _rarity(query, frequency, len(found))
+    usual = fmean(one.length for one in found) if found else 1.0
     scores = []
-    for one, length in zip(found, lengths, strict=True):
-        damping = _K1 * (1 - _B + _B * length / (usual or 1.0))
-        scores.append(
-            sum(
-                rarity[word] * one.words[word] * (_K1 + 1) / (one.words[word] + damping)
-                for word in query
-                if word in one.words
-            )
-        )
+    for one in found:
+        damping = _K1 * (1 - _B + _B * one.length / (usual or 1.0))
+        common = query & one.words.keys()
+        scores.append(sum(rarity[word] * (_K1 + 1) / (1 + damping / one.words[word]) for word in common))
     return scores
 
 
