@@ -21,9 +21,11 @@ from rich.table import Table
 
 from deploy.local import STAGES, LocalStack
 from deploy.local.paths import BUILD, shown
+from deploy.local.progress import say
 from deploy.local.secured import Secured
 from drills.access import matrix
 from drills.access.matrix import COLLECTION, WHO
+from services.chassis.errors import StartupError
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1 import arm_pb2, features_pb2
@@ -35,8 +37,8 @@ FORGED = 1000
 ROTATED_CALLS = 5000
 _WORKERS = 4
 _QUIET = {
-    "EMBEDDING_MODEL": "", "RERANK_MODEL": "ms-marco-MiniLM-L-6-v2", "EXPANSION_STRATEGY": "multi_query",
-    "LOG_LEVEL": "WARNING", "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    "EMBEDDING_MODEL": "", "EXPANSION_STRATEGY": "multi_query", "LOG_LEVEL": "WARNING",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "", "QUOTA_CALLS_PER_SECOND": "0",
 }  # fmt: skip
 _TENANTS = f'[tenants.blue]\ncollections = ["{COLLECTION}"]\n\n[tenants.red]\ncollections = ["red-*"]\n'
 
@@ -212,7 +214,11 @@ def main(
 
     Example:  python -m drills.access --calls 500
     """
-    found = asyncio.run(drilled(calls))
+    try:
+        found = asyncio.run(drilled(calls))
+    except StartupError as error:
+        say(error, Console(stderr=True))
+        sys.exit(2)
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     wrong_lists = [row for row in found["lists"] if row["got"] != [row["expected"]] * 2]
     forged_ok = found["forged"]["requests_counted"] == 0 and "OK" not in found["forged"]["codes"]
