@@ -158,6 +158,7 @@ async def rotated(world: World, calls: int) -> dict[str, Any]:
                 failures[f"{error.code.name} {error.reason}"] += 1
 
     async def change() -> None:
+        old = ""
         for turn in (1, 2):
             while done < calls * turn // 3:
                 await asyncio.sleep(0.05)
@@ -165,9 +166,13 @@ async def rotated(world: World, calls: int) -> dict[str, Any]:
                 secured.issue(stage, stage, "localhost")
             name = f"reader-{turn}"
             # The new key is known before it is used, and the old one until it is not used any more.
-            secured.write("callers.toml", base + secured.row(name, "reader", tenant="blue"))
+            new = secured.row(name, "reader", tenant="blue")
+            secured.write("callers.toml", base + old + new)
             await asyncio.sleep(3)
             token[0] = secured.token(name)
+            await asyncio.sleep(1)
+            secured.write("callers.toml", base + new)
+            old = new
 
     async with world.client(lambda: token[0]) as client:
         await asyncio.gather(change(), *(work(client) for _ in range(_WORKERS)))
