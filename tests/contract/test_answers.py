@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -22,8 +23,9 @@ from sluice.reasoner.v1 import reasoner_pb2_grpc
 from sluice.type.v1 import answer_pb2, stage_pb2
 from sluice.type.v1.features_pb2 import Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Value
-from sluice_cli.calls import WRONG_COMMAND_LINE
+from sluice_cli.calls import WRONG_COMMAND_LINE, Screen
 from sluice_cli.main import app
+from sluice_cli.search import reasoned
 from sluice_client import Answer, AnswerReply, AsyncClient, Bounds, Client, Method
 from tests.contract.conftest import Platform, start
 from tests.contract.test_bad_input import index, soon
@@ -315,3 +317,19 @@ async def test_a_call_of_the_reasoner_is_never_repeated(tmp_path: Path) -> None:
         replied = await answer(platform)
         assert reason_report(replied).outcome == search_pb2.STAGE_OUTCOME_FAILED
         assert dying.calls == 1
+
+
+async def test_on_a_terminal_text_appears_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(force_terminal=True, color_system=None, width=100, file=io.StringIO())
+    monkeypatch.setattr(reasoned, "stdout", screen)
+    async with over(tmp_path, FILM, Script(list(FILM.parts)[:-1], breaks=True)) as (platform, _):
+        assert (await sluice(platform, "--reasoning")).exit_code == 0
+        shown = cast(io.StringIO, screen.file).getvalue()
+        assert shown.startswith("Xawery Zulawski.\n\n[1] ")
+        assert shown.count("Xawery Zulawski.") == 1 + shown.count("by Xawery Zulawski.")
+        cast(io.StringIO, screen.file).truncate(0)
+        warned = await sluice(platform, "--reasoning")
+        shown = cast(io.StringIO, screen.file).getvalue()
+        assert "What was written so far is not the answer" in shown
+        assert "The film was directed by Xawery Zulawski." in shown
+        assert "LLM_UNAVAILABLE" in warned.output
