@@ -413,7 +413,7 @@ def _search_makes_sense(asked: Any, said: Any) -> bool:
         and len(said.results) <= limit
         and all(result.rank == rank for rank, result in enumerate(said.results, start=1))
         and all(math.isfinite(result.score) for result in said.results)
-        and len(said.stages) == 4
+        and len(said.stages) == 5
     )
 
 
