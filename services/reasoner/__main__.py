@@ -38,7 +38,9 @@ async def compose(settings: ReasonerSettings) -> AsyncIterator[Stage]:
                 connections=settings.reasoner_llm_concurrency,
             )
             stack.push_async_callback(server.aclose)
-            writer = LanguageModelWriter(_model(server, settings), settings.limits(), _breaker(settings, metrics))
+            writer = LanguageModelWriter(
+                _model(server, settings), settings.limits(), _breaker(settings, metrics), metrics.used
+            )
             places = writer.places
             metrics.waiting.set_function(lambda: places.waiting)
         else:

@@ -24,6 +24,8 @@ class ChatServer:
 
     def __init__(self, url: str, key: str, *, connections: int) -> None:
         self.url = url
+        # Without a name and password, which a URL may have.
+        self._named = f"the language model at {httpx.URL(url).scheme}://{httpx.URL(url).netloc.decode()}"
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # A connection that cannot be made is tried once more. Nothing was sent, so nothing is paid twice.
@@ -57,21 +59,19 @@ class ChatServer:
                     return
                 yield line
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
-            raise DeadlineExceeded(f"the language model at {self.url} did not end in time") from None
+            raise DeadlineExceeded(f"{self._named} did not end in time") from None
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            raise Unavailable(f"the language model at {self.url} cannot be reached; is it running?") from None
+            raise Unavailable(f"{self._named} cannot be reached; is it running?") from None
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"the connection to the language model at {self.url} broke: {type(error).__name__}"
-            ) from None
+            raise Unavailable(f"the connection to {self._named} broke: {type(error).__name__}") from None
         finally:
             if response is not None:
                 await response.aclose()
 
     def _refusal(self, status: int) -> SluiceError:
         if status == httpx.codes.TOO_MANY_REQUESTS:
-            return ResourceExhausted(f"the language model at {self.url} is busy (HTTP 429)")
-        message = f"the language model at {self.url} answered HTTP {status}{_REMEDIES.get(status, '')}"
+            return ResourceExhausted(f"{self._named} is busy (HTTP 429)")
+        message = f"{self._named} answered HTTP {status}{_REMEDIES.get(status, '')}"
         # What it does not like of one request says nothing of the next: no breaker counts it.
         of_request = httpx.codes.is_client_error(status) and status not in _REMEDIES
         return FailedPrecondition(message) if of_request else Unavailable(message)

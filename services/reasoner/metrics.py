@@ -7,7 +7,7 @@ from functools import cache
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from services.chassis import tracing
-from services.reasoner.answers import Answer, Fallback, Method
+from services.reasoner.answers import Answer, Fallback, Method, Usage
 
 # Seconds, from sentences to a slow model.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -26,7 +26,7 @@ class ReasonerMetrics:
         )
         self.tokens = Counter(
             "reasoner_tokens_total",
-            "Tokens that the model read (`prompt`) and wrote (`completion`).",
+            "Tokens that the model read (`prompt`) and wrote (`completion`); estimated for answers that nobody waited for.",
             ["kind"],
             registry=registry,
         )
@@ -68,9 +68,7 @@ class ReasonerMetrics:
     def observe(self, answer: Answer, seconds: float) -> None:
         """Count one answer."""
         self.latency.labels(answer.method.name.lower()).observe(seconds, tracing.exemplar())
-        self.tokens.labels("prompt").inc(answer.usage.prompt_tokens)
-        self.tokens.labels("completion").inc(answer.usage.completion_tokens)
-        self.cost.inc(answer.usage.cost)
+        self.used(answer.usage)
         self.dropped_citations.inc(answer.dropped_citations)
         if not answer.in_sources:
             self.not_in_sources.inc()
@@ -78,6 +76,12 @@ class ReasonerMetrics:
             self.unsupported.inc()
         if answer.fallback is not None:
             self.fallbacks.labels(answer.fallback.value).inc()
+
+    def used(self, usage: Usage) -> None:
+        """Count what a model took."""
+        self.tokens.labels("prompt").inc(usage.prompt_tokens)
+        self.tokens.labels("completion").inc(usage.completion_tokens)
+        self.cost.inc(usage.cost)
 
 
 @cache

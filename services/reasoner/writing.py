@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,10 +73,18 @@ class Places:
 class LanguageModelWriter:
     """Lets a language model write answers; see `services.reasoner.reasoning.Writer`."""
 
-    def __init__(self, model: LanguageModel, limits: Limits, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        limits: Limits,
+        breaker: Breaker,
+        on_abandoned: Callable[[Usage], None] = lambda _usage: None,
+    ) -> None:
+        """`on_abandoned` takes what was used for an answer that nobody waits for any more."""
         self._model = model
         self._limits = limits
         self._breaker = breaker
+        self._on_abandoned = on_abandoned
         self.places = Places(limits.concurrency)
 
     @property
@@ -103,6 +111,9 @@ class LanguageModelWriter:
                                 yield delta
         except SluiceError as failure:
             raise NotWritten(_fallback(failure), failure.message, written.usage()) from None
+        except (asyncio.CancelledError, GeneratorExit):
+            self._on_abandoned(written.usage())
+            raise
         yield written.answer(task, self._model.name)
 
 

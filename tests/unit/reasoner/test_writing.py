@@ -41,10 +41,13 @@ SCHEMA: Mapping[str, Any] = {
 class Asked:
     """A reasoner over a scripted model."""
 
-    def __init__(self, llm: ScriptedLLM, reasoner: Reasoner, writer: LanguageModelWriter) -> None:
+    def __init__(
+        self, llm: ScriptedLLM, reasoner: Reasoner, writer: LanguageModelWriter, abandoned: list[Usage]
+    ) -> None:
         self.llm = llm
         self.reasoner = reasoner
         self.writer = writer
+        self.abandoned = abandoned
 
     async def parts(self, task: Task = TASK, seconds: float = 10.0) -> list[str | Answer]:
         return [part async for part in self.reasoner.answer(task, deadline=time.monotonic() + seconds)]
@@ -64,8 +67,9 @@ async def asking(
         server = ChatServer(url or llm.url, "secret", connections=limits.concurrency)
         stack.push_async_callback(server.aclose)
         model = OpenAIChat(server, "tiny") if api == "openai" else OllamaChat(server, "tiny", limits.room.context)
-        writer = LanguageModelWriter(model, limits, Breaker("llm", failures=failures))
-        yield Asked(llm, Reasoner(writer), writer)
+        abandoned: list[Usage] = []
+        writer = LanguageModelWriter(model, limits, Breaker("llm", failures=failures), abandoned.append)
+        yield Asked(llm, Reasoner(writer), writer, abandoned)
 
 
 @pytest.mark.parametrize(("api", "path"), [("openai", "/v1/chat/completions"), ("ollama", "/api/chat")])
@@ -215,12 +219,21 @@ async def test_the_time_of_the_model_is_bounded_by_the_task_and_by_the_settings(
             assert time.monotonic() - started < 5
 
 
-async def test_who_leaves_ends_the_generation() -> None:
+async def test_who_leaves_ends_the_generation_and_what_it_took_is_counted() -> None:
     async with asking(Script(list(TWO_SECONDS.parts), hangs=True)) as asked:
         parts = asked.reasoner.answer(TASK, deadline=math.inf)
         assert await anext(parts)
         await parts.aclose()
         await asyncio.wait_for(asked.llm.left.wait(), 1)
+        (usage,) = asked.abandoned
+        assert usage.prompt_tokens > usage.completion_tokens > 0
+        assert usage.cost > 0
+
+
+async def test_no_error_shows_a_password_of_the_url() -> None:
+    async with asking(TWO_SECONDS, url="http://me:hidden@127.0.0.1:1") as asked:
+        answer = await asked.answer()
+        assert "http://127.0.0.1:1 cannot be reached" in answer.fallback_detail
 
 
 async def test_a_call_that_is_cancelled_ends_the_generation() -> None:
