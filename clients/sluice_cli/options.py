@@ -32,6 +32,23 @@ Late = Annotated[
     bool | None,
     typer.Option("--late/--no-late", help="With token vectors, for reranking by late interaction, or without."),
 ]
+ExtractorName = Annotated[
+    str,
+    typer.Option(
+        "--extractor", metavar="NAME", help="Find names by spacy:PIPELINE, gliner:MODEL or llm:MODEL as well."
+    ),
+]
+ExtractorUrl = Annotated[
+    str,
+    typer.Option(metavar="URL", help="OpenAI-compatible server of llm:MODEL; SLUICE_EXTRACTOR_KEY has its key."),
+]
+ExtractorBudget = Annotated[
+    float | None,
+    typer.Option(metavar="AMOUNT", min=0, help="Most tokens of llm:MODEL, or what they cost by --extractor-prices."),
+]
+ExtractorPrices = Annotated[
+    str, typer.Option(metavar="READ,WRITTEN", help="Prices of 1,000 tokens that it reads, and writes, as 0.15,0.6.")
+]
 Sure = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
 
 _GIVEN = "sluice.flags"

@@ -16,6 +16,7 @@ from sluice_cli import calls
 from sluice_cli.main import app
 from sluice_client import Document, Features, Relations
 from tests.contract.test_collections import World, documents, world  # noqa: F401  # a fixture
+from tests.scripted_llm import Script, scripted_llm
 
 
 @pytest.fixture
@@ -121,3 +122,35 @@ async def test_documents_are_related_without_being_embedded_again(world: World) 
     assert [one.document.relations for one in found.documents] == [Relations((), ("Charles",), ()), None]
     answer = await world.client.search("programme", features=Features(multi_hop=True, max_hops=1, dense=False))
     assert {result.passage.id for result in answer.results} == {"a", "b"}
+
+
+async def test_names_of_an_extractor_are_added_to_stored_documents_within_its_budget(
+    quiet_stages: None,
+    world: World,  # noqa: F811  # the fixture
+) -> None:
+    await world.client.index(
+        [
+            Document(f"d{place}", "", f"Then {place}, ada byron wrote.", relations=Relations(["A"]))
+            for place in range(40)
+        ]
+    )
+    names = json.dumps({"names": ["ada byron", "somebody else"]})
+    usage = {"prompt_tokens": 50, "completion_tokens": 10}
+    reply = Script(raw=json.dumps({"choices": [{"message": {"content": names}}], "usage": usage}).encode())
+    async with scripted_llm(reply) as llm:
+        asked = ["enrich", "documents", "--extractor", "llm:llama3", "--extractor-url", llm.url, "--json"]
+
+        async def sluice(*arguments: str, code: int) -> Any:
+            result = await asyncio.to_thread(
+                CliRunner().invoke, app, ["--gateway", world.client.address, *asked, *arguments]
+            )
+            assert result.exit_code == code, result.output
+            return json.loads(result.stdout)["extracted"]
+
+        first = await sluice("--extractor-budget", "3000", code=calls.NEEDS_A_LOOK)
+        assert 0 < first["documents"] == first["related"] < 40
+        rest = await sluice("--after", first["stopped_after"], code=calls.DONE)
+    assert first["documents"] + rest["documents"] == 40
+    assert len(llm.requests) < 60
+    found = [stored.document.relations async for stored in world.client.list_documents()]
+    assert found == [Relations(("A",), ("ada byron",), ())] * 40

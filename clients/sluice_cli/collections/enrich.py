@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from sluice_cli.calls import DONE, command, connection_of, plain, print_json, stdout, table
-from sluice_cli.options import AsJson, Collection, CollectionArgument, one_of
+from sluice_cli.calls import (
+    DONE,
+    NEEDS_A_LOOK,
+    command,
+    connection_of,
+    plain,
+    print_json,
+    say_warning,
+    stdout,
+    table,
+)
+from sluice_cli.collections.extraction import Extraction, extract
+from sluice_cli.indexing.extractors import open_extractor
+from sluice_cli.options import (
+    AsJson,
+    Collection,
+    CollectionArgument,
+    ExtractorBudget,
+    ExtractorName,
+    ExtractorPrices,
+    ExtractorUrl,
+    one_of,
+)
 from sluice_cli.progress import counted
 from sluice_client import Enriched, EnrichmentProgress, EnrichmentReport, KeyConcern
 
@@ -22,11 +46,16 @@ _CONCERNS = {
 
 @app.command("enrich")
 @command
-async def enrich(
+async def enrich(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     name: CollectionArgument = "",
     collection: Collection = "",
     report: Annotated[bool, typer.Option("--report", help="Tell what the keys are like; reads all passages.")] = False,
+    extractor: ExtractorName = "",
+    extractor_url: ExtractorUrl = "",
+    extractor_budget: ExtractorBudget = None,
+    extractor_prices: ExtractorPrices = "",
+    after: Annotated[str, typer.Option(metavar="ID", help="Go on with an extractor after this document.")] = "",
     as_json: AsJson = False,
 ) -> int:
     """Give passages the keys of their relations, which hops need.
@@ -34,15 +63,25 @@ async def enrich(
     New collections have keys from the beginning (RELATIONS). One of an earlier release is given them in place, while it
     is searched and written. What is broken off goes on where it was.
 
+    With an extractor, the names that it finds are added to what documents say of their relations; nothing is embedded.
+    When its budget is spent it stops, and says after which document to go on.
+
     \b
     Examples:
       sluice enrich
       sluice enrich papers
       sluice enrich papers --report     and tell which relations there are
       sluice enrich papers-v2           a version that is not live
+      sluice enrich papers --extractor spacy:en_core_web_sm
+      sluice enrich --extractor llm:llama3 --extractor-url http://127.0.0.1:11434 --extractor-budget 200000
     """
     collection = one_of(name, collection)
+    opening = partial(open_extractor, extractor, url=extractor_url, budget=extractor_budget, prices=extractor_prices)
+    finder = await asyncio.to_thread(opening) if extractor else None
+    extracted = None
     async with connection_of(context).client() as client:
+        if finder is not None:
+            extracted = await extract(client, finder, collection, after)
         with counted() as progress:
             bar = progress.add_task("enriching", total=0)
 
@@ -51,13 +90,19 @@ async def enrich(
 
             done = await client.enrich(collection, report=report, on_progress=show)
     if as_json:
-        print_json(done)
+        print_json({**asdict(done), "extracted": extracted and asdict(extracted)})
     else:
-        _show(done)
-    return DONE
+        _show(done, extracted)
+    return NEEDS_A_LOOK if extracted and extracted.stopped_after else DONE
 
 
-def _show(done: Enriched) -> None:
+def _show(done: Enriched, extracted: Extraction | None) -> None:
+    if extracted is not None:
+        stdout.print(f"{extracted.documents:,} documents read, {extracted.related:,} of them with new names")
+        if extracted.said:
+            stdout.print(plain(extracted.said))
+        if extracted.stopped_after:
+            say_warning(f"{extracted.reason}; the same command goes on with --after {extracted.stopped_after}")
     changed = done.progress.changed_count
     given = f"{changed:,} passages were given keys" if changed else "all passages had their keys"
     stdout.print(f"{plain(done.version)}: {given}, of {done.progress.total_count:,}")

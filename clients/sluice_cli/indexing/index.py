@@ -23,6 +23,7 @@ from sluice_cli.calls import (
     stderr,
 )
 from sluice_cli.indexing.checkpoint import Checkpoint, Settled, index_of
+from sluice_cli.indexing.extractors import Extracted, open_extractor
 from sluice_cli.indexing.files import Files
 from sluice_cli.indexing.records import BEGINNING, Source
 from sluice_cli.indexing.rejects import Rejects
@@ -31,7 +32,15 @@ from sluice_cli.indexing.sources import Format, open_source
 from sluice_cli.indexing.state import file_for
 from sluice_cli.indexing.tables import Columns
 from sluice_cli.indexing.types import given_types
-from sluice_cli.options import AsJson, Collection, Sure
+from sluice_cli.options import (
+    AsJson,
+    Collection,
+    ExtractorBudget,
+    ExtractorName,
+    ExtractorPrices,
+    ExtractorUrl,
+    Sure,
+)
 from sluice_client import AsyncClient, Chunking, Config, Stage
 
 app = typer.Typer(rich_markup_mode=None)
@@ -77,6 +86,10 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, max=512, help="Documents a call.")] = 128,
     concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Calls at once.")] = 4,
+    extractor: ExtractorName = "",
+    extractor_url: ExtractorUrl = "",
+    extractor_budget: ExtractorBudget = None,
+    extractor_prices: ExtractorPrices = "",
     sure: Sure = False,
     as_json: AsJson = False,
 ) -> int:
@@ -108,6 +121,7 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       sluice index handbook/ --chunk-tokens 128 --overlap-tokens 16
       sluice index films.csv.gz --type rating=float --type barcode=text
       sluice index manual/ --prefix manual/ --prune
+      sluice index papers/ --extractor spacy:en_core_web_sm
       produce | sluice index - --rejects rejects.jsonl
     """
     if whole and (chunk_tokens is not None or overlap_tokens is not None):
@@ -119,6 +133,12 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     read = await asyncio.to_thread(open_source, source, kind, columns, given)
     if prune and not isinstance(read, Files):
         raise typer.BadParameter("only a folder can have lost files", param_hint="--prune")
+    documents: Source = read
+    if extractor:
+        opening = partial(
+            open_extractor, extractor, url=extractor_url, budget=extractor_budget, prices=extractor_prices
+        )
+        documents = Extracted(read, await asyncio.to_thread(opening))
     async with connection.client() as client:
         config = await client.config(collection)
         if any(stage.model and stage.model.pseudo for stage in config.stages):
@@ -134,6 +154,7 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
             "chunking": None if chunking is None else asdict(chunking),
             "state": read.state,
             "index": index_of(config),
+            **({"extractor": extractor} if extractor else {}),
         }
         saved = _checkpoint(read, source, checkpoint, identity)
         settled = _taken_up(saved, read, config)
@@ -142,7 +163,7 @@ async def index(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         store = partial(
             client.index_all, collection=collection, chunking=chunking, batch_size=batch_size, concurrency=concurrency
         )
-        run = Run(read, store, partial(client.config, collection), saved, settled, refused, prefix)
+        run = Run(documents, store, partial(client.config, collection), saved, settled, refused, prefix)
         await run.store()
         if isinstance(read, Files) and prune:
             run.pruned = await _prune(client, read, collection, prefix, sure)

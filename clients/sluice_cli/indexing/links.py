@@ -26,9 +26,9 @@ def relations_of(
     """
     found = [(target, words) for link, words in links if (target := _target(link, identity))]
     relations = Relations(
-        _fitting(aliases),
-        _fitting(words for _, words in found if _is_name(words)),
-        _fitting(target for target, _ in found),
+        fitting_names(aliases),
+        fitting_names(words for _, words in found if _is_name(words)),
+        fitting_names(target for target, _ in found),
     )
     return relations if relations.aliases or relations.mentions or relations.links else None
 
@@ -63,7 +63,7 @@ def _label(label: str) -> str:
     return " ".join(label.lower().split())
 
 
-def _fitting(names: Iterable[str]) -> tuple[str, ...]:
+def fitting_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the first names that a gateway takes, none of them twice."""
     plain = (" ".join(name.split()) for name in names)
     fitting = (name for name in plain if 0 < len(name.encode(errors="replace")) <= LONGEST_NAME)
