@@ -26,7 +26,7 @@ class ReasonerMetrics:
         )
         self.tokens = Counter(
             "reasoner_tokens_total",
-            "Tokens that the model read (`prompt`) and wrote (`completion`); estimated for answers that nobody waited for.",
+            "Tokens that the model read (`prompt`) and wrote (`completion`); estimated where the caller left.",
             ["kind"],
             registry=registry,
         )
