@@ -2,7 +2,8 @@
 
 The reasoner and SmolLM2-135M behind llama.cpp's server run on this machine. Asked are 20 questions over passages in
 questions.json, each by the OpenAI-compatible API; some by Ollama's, through an adapter; and one beside each of 20
-hostile passages. With DATA, a file of the same form, its questions are asked as well.
+hostile passages. With --data, the folder hotpotqa_train100 in BEIR's form, 18 of its questions are asked as well, over
+their two passages and two others; their answers are in hotpotqa.json.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from tools import fetch_llm
 
 RESULT = BUILD / "answers.json"
 QUESTIONS = Path(__file__).with_name("questions.json")
+HOTPOTQA = Path(__file__).with_name("hotpotqa.json")
 _LONG_SECONDS = 600.0
 _SHORT_SECONDS = 1.5
 _OLLAMA_QUESTIONS = 3
@@ -137,6 +139,28 @@ def questions_of(file: Path) -> list[Asked]:
     ]
 
 
+def questions_in(folder: Path) -> list[Asked]:
+    """Read the questions of a BEIR folder whose answers are known: with their passages, and two after the first."""
+    known: dict[str, list[str]] = json.loads(HOTPOTQA.read_text(encoding="utf-8"))
+    passages = {
+        one["_id"]: reasoner_pb2.SourcePassage(id=one["_id"], title=one["title"], text=one["text"])
+        for one in map(json.loads, (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines())
+    }
+    order = list(passages)
+    relevant: dict[str, list[str]] = {}
+    for line in (folder / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        question, passage, _ = line.split("\t")
+        relevant.setdefault(question, []).append(passage)
+    asked = []
+    for one in map(json.loads, (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()):
+        if one["_id"] in known:
+            gold = relevant[one["_id"]]
+            place = order.index(gold[0])
+            others = [name for name in order[place + 1 : place + 5] if name not in gold][:2]
+            asked.append(Asked(one["text"], [passages[name] for name in (*others, *gold)], known[one["_id"]]))
+    return asked
+
+
 def misplaced(answer: answer_pb2.WrittenAnswer, passages: Sequence[Any]) -> int:
     """Count the citations that do not stand in their passage, looked at once more from outside."""
     texts = {passage.id: passage.text for passage in passages}
@@ -205,7 +229,7 @@ async def asked(running: Reasoner, name: str, questions: Sequence[Asked]) -> Row
     return Row(name, len(written) == len(questions) and not wrong, said, figures)
 
 
-async def extracted(questions: Sequence[Asked]) -> Row:
+async def extracted(name: str, questions: Sequence[Asked]) -> Row:
     """Answer the same questions by sentences alone."""
     async with reasoner("") as running:
         answers = [await running.answer(one.question, one.passages) for one in questions]
@@ -223,16 +247,16 @@ async def extracted(questions: Sequence[Asked]) -> Row:
         f"answer inside {figures['contains']:.2f}, F1 {figures['f1']:.2f}; "
         f"{figures['milliseconds']:.1f} ms of processor time for ten passages of 200 words"
     )
-    return Row("sentences alone", not wrong and figures["milliseconds"] < 5, said, figures)
+    return Row(name, not wrong and figures["milliseconds"] < 5, said, figures)
 
 
 def _extraction_milliseconds(questions: Sequence[Asked]) -> float:
     """Median processor time of an answer of sentences from ten passages of about 200 words."""
-    texts = {passage.id: passage for one in questions for passage in one.passages}
-    every = [passage.text for passage in texts.values()]
+    texts = list({passage.id: passage for one in questions for passage in one.passages}.values())[:10]
+    every = " ".join(passage.text for passage in texts).split()
     passages = [
-        Passage(name, texts[name].title, " ".join([*every[place:], *every[:place]][:7]))
-        for place, name in enumerate(texts)
+        Passage(one.id, one.title, " ".join([*every[20 * place :], *every[: 20 * place]][:200]))
+        for place, one in enumerate(texts)
     ]
     taken = []
     for one in questions:
@@ -308,18 +332,21 @@ _console = Console(stderr=True)
 async def run(threads: int, data: Path | None) -> list[Row]:
     """Make all checks."""
     questions = questions_of(QUESTIONS)
+    further = questions_in(data) if data is not None else []
     rows: list[Row] = []
 
     async def check(work: Callable[[], Awaitable[Row]]) -> None:
         rows.append(await work())
         _console.print(("[green]ok[/]   " if rows[-1].ok else "[red]NO[/]   ") + f"{rows[-1].name}: {rows[-1].said}")
 
-    await check(lambda: extracted(questions))
+    await check(lambda: extracted("sentences alone", questions))
+    if further:
+        await check(lambda: extracted("sentences alone, HotpotQA", further))
     with model(threads) as url:
         async with reasoner(url) as running:
             await check(lambda: asked(running, "questions", questions))
-            if data is not None:
-                await check(lambda: asked(running, f"questions of {data.name}", questions_of(data)))
+            if further:
+                await check(lambda: asked(running, "questions of HotpotQA", further))
             await check(lambda: streamed(running, questions[0]))
             await check(lambda: cancelled(running, url, questions[5]))
             await check(lambda: attacked(running))
@@ -334,7 +361,9 @@ async def run(threads: int, data: Path | None) -> list[Row]:
 
 def main(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 2,
-    data: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Further questions.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="The folder of hotpotqa_train100.")
+    ] = None,
 ) -> None:
     """Ask a real language model, and write what came of it."""
     fetch_llm.fetch()
