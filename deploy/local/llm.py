@@ -46,6 +46,8 @@ def _server(port: int, threads: int) -> Any:
     parameters.port = port
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = 1
+    # Between batches it sees that a caller has left.
+    parameters.n_batch = parameters.n_ubatch = 64
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     return xllamacpp.Server(parameters)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import string
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
@@ -28,6 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local import parent_death
 from deploy.local.llm import CONTEXT_TOKENS
 from deploy.local.paths import BUILD, ROOT, shown
 from services.chassis.client import StageChannel
@@ -85,12 +87,15 @@ class Reasoner:
         reply = await self._channel.call(self._stub.Reason, request, deadline=time.monotonic() + seconds)
         return reply.answer
 
-    async def stream(self, question: str, passages: Sequence[Any]) -> AsyncIterator[reasoner_pb2.StreamReasonResponse]:
+    async def stream(
+        self, question: str, passages: Sequence[Any]
+    ) -> AsyncGenerator[reasoner_pb2.StreamReasonResponse, None]:
         reason = reasoner_pb2.ReasonRequest(question=question, passages=passages)
         request = reasoner_pb2.StreamReasonRequest(reason=reason)
         deadline = time.monotonic() + _LONG_SECONDS
-        async for event in self._channel.stream(self._stub.StreamReason, request, deadline=deadline):
-            yield event
+        async with aclosing(self._channel.stream(self._stub.StreamReason, request, deadline=deadline)) as events:
+            async for event in events:
+                yield event
 
 
 @contextmanager
@@ -98,7 +103,10 @@ def model(threads: int) -> Iterator[str]:
     """Serve the model in a process of its own; yield its URL."""
     log = (BUILD / "llm.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.local.llm", "--threads", str(threads)],
+        [
+            *(sys.executable, str(Path(parent_death.__file__)), str(os.getpid())),
+            *(sys.executable, "-m", "deploy.local.llm", "--threads", str(threads)),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
@@ -117,7 +125,7 @@ async def reasoner(url: str, api: str = "openai") -> AsyncIterator[Reasoner]:
     settings = ReasonerSettings(
         grpc_port=0, metrics_port=0, drain_seconds=0, log_level="ERROR", reasoner_llm_url=url, reasoner_llm_api=api,
         reasoner_llm_model=fetch_llm.NAME, reasoner_llm_seconds=_LONG_SECONDS, reasoner_context_tokens=CONTEXT_TOKENS,
-        reasoner_output_tokens=256, reasoner_llm_concurrency=1,
+        reasoner_output_tokens=384, reasoner_llm_concurrency=1,
     )  # fmt: skip
     async with (
         compose(settings) as stage,
@@ -222,7 +230,8 @@ async def asked(running: Reasoner, name: str, questions: Sequence[Asked]) -> Row
         "completion_tokens": median(one.completion_token_count for one in answers),
     }
     said = (
-        f"{len(written)} of {len(questions)} valid, {wrong} of {figures['cited']} citations misplaced, "
+        f"{len(written)} of {len(questions)} valid {figures['reasons'] or ''}, {wrong} of {figures['cited']} citations "
+        f"misplaced, "
         f"{figures['dropped']} dropped, EM {figures['exact_match']:.2f}, F1 {figures['f1']:.2f}, "
         f"{figures['seconds']:.1f} s each"
     )
@@ -278,13 +287,11 @@ async def streamed(running: Reasoner, one: Asked) -> Row:
 
 async def cancelled(running: Reasoner, url: str, one: Asked) -> Row:
     """Leave in the middle, and see when the server is idle."""
-    events = running.stream(one.question, one.passages)
-    waiting = asyncio.create_task(anext(aiter(events)))
-    while not await _busy(url):
-        await asyncio.sleep(0.02)
-    waiting.cancel()
+    async with aclosing(running.stream(one.question, one.passages)) as events:
+        async for event in events:
+            if event.text_delta:
+                break
     started = time.monotonic()
-    await asyncio.gather(waiting, return_exceptions=True)
     while await _busy(url):
         await asyncio.sleep(0.02)
         if time.monotonic() - started > 30:

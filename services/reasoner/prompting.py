@@ -33,7 +33,7 @@ _LEAST_ANSWER, _LEAST_PASSAGES = 96, 64
 _MOST_QUOTES = 3
 # Characters of JSON around quotes and answer, and of a token that is written.
 _FRAME_CHARACTERS = 200
-_CHARACTERS_A_TOKEN = 3
+_CHARACTERS_A_TOKEN = 2
 _QUOTE_CHARACTERS, _ANSWER_CHARACTERS = (60, 240), (60, 1000)
 
 
@@ -110,10 +110,12 @@ def make_prompt(task: Task, room: Room) -> Made:
         sub_questions=task.sub_questions,
     )
     system = _template("answer" if task.schema is None else "extract").substitute(
-        boundary=boundary, quote_characters=quote, schema=json.dumps(task.schema)
+        quote_characters=quote, schema=json.dumps(task.schema)
     )
     if task.sub_questions:
         system += _template("sub_questions").substitute(count=task.sub_questions)
+    # Last: servers keep what all prompts begin with.
+    system += _template("passages").substitute(boundary=boundary)
     empty = _template("question").substitute(passages="", question=inert(task.question))
     frames = [_framed(place, passage.title, "", boundary) for place, passage in enumerate(task.passages, 1)]
     fixed = tokens_of(system) + tokens_of(empty) + sum(map(tokens_of, frames))
