@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from deploy.grafana import answers, callers
+from deploy.grafana import answers, callers, enrichment
 from deploy.grafana.panels import Limits, Panel, Query, buckets, dashboard_of, lines, listing, states
 from deploy.grafana.promql import HERE, each, mean, quantile, rate, ratio, worst
 
@@ -15,7 +15,7 @@ _STAGES = 'job!="qdrant"'
 
 
 def built() -> dashboard.Dashboard:
-    """Build six rows."""
+    """Build seven rows."""
     return dashboard_of(
         UID,
         "Sluice",
@@ -24,6 +24,7 @@ def built() -> dashboard.Dashboard:
             "Latency by stage": _latency(),
             "Pool health": _pool(),
             "Quality indicators": _quality(),
+            "Enrichment": enrichment.panels(),
             "Answers in words": answers.panels(),
             "Resources": _resources(),
             "Callers": callers.panels(),

@@ -152,7 +152,8 @@ async def index(platform: Platform, count: int) -> None:
     documents = [
         documents_pb2.Document(
             id=str(number),
-            text=f"Sentence {number} about {SECRET}.",
+            title=f"Number {number}",
+            text=f"Sentence {number} about {SECRET}, and then Number {number + 1}.",
             metadata={"kind": Value(string_value="sentence")},
         )
         for number in range(count)
@@ -167,6 +168,9 @@ async def drive(platform: Platform, say: Callable[[str], None]) -> None:
     for expansion in (False, True):
         for rerank in (False, True):
             await platform.searches(4, features=Features(expansion=expansion, rerank=rerank))
+    await platform.search(features=Features(multi_hop=True))
+    await scraped()
+    await platform.searches(4, features=Features(multi_hop=True, max_hops=2))
     await platform.search(features=ALL_FEATURES, filter=NOTHING)
     await platform.search(features=Features(rerank=True, rerank_method=RERANK_METHOD_LATE))
     await platform.search(features=ALL_FEATURES)  # twice the same: the caches answer

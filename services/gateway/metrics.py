@@ -21,6 +21,7 @@ from services.chassis import logs, tracing
 from services.chassis.errors import kind_of
 from services.chassis.metrics import LATENCY_BUCKETS
 from services.experiment.flags import FLAGS
+from services.gateway.recent import RecentEnrichment
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 
@@ -71,6 +72,28 @@ class GatewayMetrics:
         )
         self.results_returned = histogram(
             "sluice_search_results", "Results of an answered search.", buckets=(0, 1, 2, 5, 10, 20, 50, 100)
+        )
+        self.enrichment_scores = histogram(
+            "sluice_enrichment_score",
+            "Enrichment scores of answered searches that followed relations; their count tells how many did.",
+            buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        )
+        self.relations_of_results = histogram(
+            "sluice_search_relations",
+            "Relations by which the results of a search that followed some were reached: steps of all their paths.",
+            buckets=(0, 1, 2, 3, 5, 8, 12, 20, 50),
+        )
+        self.enrichment_usage_rate = gauge(
+            "enrichment_usage_rate",
+            "Share of this gateway's answered searches of the last five minutes that followed relations, 0 to 1.",
+        )
+        self.mean_enrichment_score = gauge(
+            "avg_enrichment_score",
+            "Mean enrichment score of those, 0 to 1; not a number where there was none.",
+        )
+        self.mean_relations = gauge(
+            "avg_relationships_per_query",
+            "Mean number of relations by which their results were reached; not a number where there was none.",
         )
         self.search_variants = histogram(
             "sluice_search_variants",
@@ -153,6 +176,10 @@ class GatewayMetrics:
             ["side"],
             buckets=LATENCY_BUCKETS,
         )
+        self.recent = RecentEnrichment()
+        self.enrichment_usage_rate.set_function(self.recent.usage_rate)
+        self.mean_enrichment_score.set_function(self.recent.mean_score)
+        self.mean_relations.set_function(self.recent.mean_relations)
         self.snapshot_age = SnapshotAge()
         registry.register(self.snapshot_age)
         # The children are looked up once, because `labels` costs more than counting does.
@@ -229,6 +256,11 @@ class ObservedSearch:
         """Record the answer."""
         self._answer = answer
         self._metrics.results_returned.observe(len(answer.results))
+        score, relations = answer.enrichment_score, sum(len(result.path) for result in answer.results)
+        self._metrics.recent.add(score, relations)
+        if score is not None:
+            self._metrics.enrichment_scores.observe(score)
+            self._metrics.relations_of_results.observe(relations)
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()

@@ -53,6 +53,7 @@ SEVERITIES = {
     "SluiceFewVariants": {"warning"},
     "SluiceReasonerFallsBack": {"warning"},
     "SluiceAnswersUnsupported": {"warning"},
+    "SluiceEnrichmentScoreLow": {"warning", "critical"},
     "SluiceScoresCollapsed": {"critical"},
     "SluicePseudoEmbeddings": {"critical"},
     "SluiceFingerprintMismatch": {"critical"},
@@ -184,10 +185,13 @@ def test_every_panel_has_words_a_unit_and_a_data_source_that_can_be_chosen() -> 
                 assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
 
 
-def test_the_stages_have_six_rows() -> None:
+def test_the_stages_have_seven_rows() -> None:
     panels = json.loads((FOLDER / "sluice.json").read_text())["panels"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert rows == ["Latency by stage", "Pool health", "Quality indicators", "Answers in words", "Resources", "Callers"]
+    assert rows == [
+        *("Latency by stage", "Pool health", "Quality indicators", "Enrichment", "Answers in words", "Resources"),
+        "Callers",
+    ]
 
 
 @pytest.mark.parametrize("file", [*RULES, *DASHBOARDS], ids=lambda file: file.name)

@@ -1,4 +1,4 @@
-"""What documents say of their relations, replaced without embedding them again."""
+"""Replacing what documents say of their relations, without embedding them again."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from services.chassis.errors import (
 from services.experiment.flags import FLAGS
 from services.gateway.metrics import GatewayMetrics, ObservedAnswer, ObservedSearch
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
+from services.gateway.search.stages import Answer, Outcome, Result, Stage, StageReport
+from sluice.type.v1 import passage_pb2, relation_pb2
 from tests.unit.gateway.samples import COURSE
 
 FEATURES = Features(expansion=True, rerank=True, multi_hop=True)
@@ -148,3 +149,17 @@ def test_an_answer_that_is_not_made_is_counted_too(
     with pytest.raises(type(error)), ObservedAnswer(counted.metrics, deadline):
         raise error
     assert counted.value("sluice_answers_total", method="none", outcome=outcome) == 1
+
+
+def test_a_search_that_followed_relations_is_counted_with_its_score_and_its_relations(counted: Counted) -> None:
+    step = relation_pb2.RelationStep(passage_id="a", key="ada byron")
+    for score in (0.25, 0.75, None):
+        result = Result(passage_pb2.Passage(id="b"), 1.0, 1, 1.0, 1, None, path=[step, step] if score else ())
+        with counted.search() as observed:
+            observed.answered(Answer([result], RAN, COURSE, None, score))
+    assert counted.value("sluice_enrichment_score_sum") == 1.0
+    assert counted.value("sluice_enrichment_score_count") == 2
+    assert counted.value("sluice_search_relations_sum") == 4
+    assert counted.value("enrichment_usage_rate") == pytest.approx(2 / 3)
+    assert counted.value("avg_enrichment_score") == 0.5
+    assert counted.value("avg_relationships_per_query") == 2
