@@ -17,9 +17,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, SluiceError
+from services.chassis.errors import InvalidArgument, SluiceError
 from services.chassis.timing import answer_by, duration
-from services.gateway.search.reports import failed, no_time
+from services.gateway.search.reports import failed
 from services.gateway.search.stages import Answer, Outcome, Policy, Question, Result, Stage, StageReport
 from sluice.gateway.v1 import answer_pb2 as pb
 from sluice.type.v1 import answer_pb2
@@ -217,7 +217,7 @@ class _Run:
             if not self._written.method and self._wishes.policy is Policy.REQUIRED:
                 raise
             if not self._written.method:
-                yield self._answered(_failed(failure, self._generation_seconds))
+                yield self._answered(failed(Stage.REASON, failure, self._generation_seconds))
                 return
             self._problem = failure.message
         yield self._answered(self._report())
@@ -323,12 +323,6 @@ class _Run:
         for citation in self._written.citations:
             citation.result_rank = ranks.get(citation.passage_id, 0)
         return Answered(self._written, self._results, report, self._retrieval_seconds, self._generation_seconds)
-
-
-def _failed(failure: SluiceError, seconds: float) -> StageReport:
-    if isinstance(failure, DeadlineExceeded) and not seconds:
-        return no_time(Stage.REASON)
-    return failed(Stage.REASON, failure, seconds)
 
 
 def _second(first: answer_pb2.WrittenAnswer, second: answer_pb2.WrittenAnswer) -> answer_pb2.WrittenAnswer:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, SluiceError, Unavailable
+from services.chassis.errors import InvalidArgument, SluiceError, Unavailable
 from services.gateway.answering.answering import Answered, Answering, Reading, Wishes, search_until
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Policy, Question, Result
@@ -206,11 +206,6 @@ async def test_text_is_streamed_but_not_that_of_an_answer_that_another_may_repla
     assert text == ["second", "one"]
     *text, _ = await World([written("only one")]).parts(found("a"), Wishes(sub_questions=1), streamed=True)
     assert text == ["only one"]
-
-
-async def test_a_deadline_that_passed_before_the_reasoner_was_asked_is_no_failure_of_it() -> None:
-    answered = await World([DeadlineExceeded("late")]).answer(found("a"))
-    assert answered.report.reason in ("NO_TIME", "DEADLINE_EXCEEDED")
 
 
 def test_a_search_leaves_time_for_sentences() -> None:
