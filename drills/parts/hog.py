@@ -53,7 +53,7 @@ async def main(address: str, token: str, connections: int, calls: int) -> None:
     async def caller(channel: grpc.aio.Channel) -> None:
         stub: Any = search_pb2_grpc.SearchServiceStub(channel)
         while True:
-            request = search_pb2.SearchRequest(query=f"{passage(5)} {next(numbers)}", collection="load", limit=100)
+            request = search_pb2.SearchRequest(query=f"{passage(5)} {next(numbers)}", collection="load")
             try:
                 await stub.Search(request, timeout=_CALL_SECONDS, metadata=metadata)
                 ended["OK"] += 1

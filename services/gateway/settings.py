@@ -151,7 +151,7 @@ class GatewaySettings(FlagSettings):
     )
     quota_burst: int = Field(200, ge=0, le=10**7, description="Calls that a caller may make at once.")
     quota_concurrent_calls: int = Field(
-        64, ge=0, le=10**6, description="Calls that a caller may have under way; 0 sets no limit."
+        32, ge=0, le=10**6, description="Calls that a caller may have under way; 0 sets no limit."
     )
     quota_bytes_in_flight_mib: int = Field(
         64, ge=0, le=2**20, description="Size of all requests that a caller may have under way; 0 sets no limit. MiB."

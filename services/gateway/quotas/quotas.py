@@ -26,7 +26,11 @@ OnRefusal = Callable[[Limit, Scope], None]
 LEAST_RETRY_SECONDS = 0.1
 BUSY_RETRY_SECONDS = 0.5
 """Pause before another try where only the end of other calls makes room."""
-LONGEST_HOLD_SECONDS = 1.0
+SHORT_HOLD_SECONDS = 1.0
+"""Longest wait of a refusal that is alone."""
+REFUSALS_PER_SECOND = 50
+"""Refusals that are told to one caller; more wait longer, one after the other."""
+LONGEST_HOLD_SECONDS = 10.0
 MOST_HELD = 1024
 """Refusals of one caller that wait; more are answered at once."""
 MOST_KNOWN = 10_000
@@ -204,11 +208,12 @@ class Quotas:
                 await self._rates.charge(f"{account.scope}/{account.name}", account.rated, tokens)
 
     async def _hold(self, account: _Account, refusal: ResourceExhausted, seconds_left: float | None) -> None:
-        """Wait before a refusal is told, for a part of the time after which the caller may come back."""
+        """Wait before a refusal is told: a part of the time after which the caller may come back, or until its turn."""
         if account.held >= MOST_HELD:
             return
         after = refusal.retry_after or 0.0
-        pause = min(after, LONGEST_HOLD_SECONDS, math.inf if seconds_left is None else seconds_left / 2)
+        turn = max(min(after, SHORT_HOLD_SECONDS), account.held / REFUSALS_PER_SECOND)
+        pause = min(turn, LONGEST_HOLD_SECONDS, math.inf if seconds_left is None else seconds_left / 2)
         account.held += 1
         self._accounts.setdefault((account.scope, account.name), account)
         try:

@@ -131,7 +131,7 @@ async def test_each_of_several_replicas_has_its_share() -> None:
 
 
 async def test_a_refusal_waits_for_a_part_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_HOLD_SECONDS", 1.0)
+    monkeypatch.setattr(module, "LONGEST_HOLD_SECONDS", 10.0)
     slept: list[float] = []
     plain_sleep = asyncio.sleep
 
@@ -147,6 +147,28 @@ async def test_a_refusal_waits_for_a_part_of_the_time_that_is_left(monkeypatch: 
                 async with quotas.admitted(A, MACHINE, left):
                     pass
     assert slept == [0.5, 0.2]
+
+
+async def test_refusals_of_one_caller_are_told_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_HOLD_SECONDS", 10.0)
+    slept: list[float] = []
+    freed, plain_sleep = asyncio.Event(), asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await freed.wait()
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    quotas, _ = quotas_of(Quota(concurrent_calls=1))
+    async with quotas.admitted(A, MACHINE, None):
+        refused = asyncio.gather(*(calls(quotas, 1) for _ in range(600)))
+        while len(slept) < 600:
+            await plain_sleep(0)
+        freed.set()
+        assert sum(await refused) == 0
+    assert slept[0] == slept[20] == 0.5
+    assert slept[100] == 2.0
+    assert slept[599] == 10.0
 
 
 async def test_new_quotas_hold_for_callers_with_calls_under_way(
