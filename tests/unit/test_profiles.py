@@ -113,6 +113,7 @@ TABLE = {
     "rerank": RERANK,
     "expansion": EXPANSION,
     "optimised": PRODUCTION,
+    "enrichment": {**RERANK, "ENABLE_MULTI_HOP": "1", "MAX_HOPS": "1", "ENABLE_REASONING": "1"},
 }
 
 
@@ -168,6 +169,7 @@ def test_optimised_is_production():
 def test_the_rollout_switches_one_thing_on_at_a_time():
     assert _changed("baseline", "rerank") == {"RERANK_ENABLED"}
     assert _changed("rerank", "expansion") == {"QUERY_EXPANSION_ENABLED"}
+    assert _changed("rerank", "enrichment") == {"ENABLE_MULTI_HOP", "ENABLE_REASONING"}
 
 
 def _changed(before, after):

@@ -53,6 +53,10 @@ def test_both_runbooks_come_as_templates() -> None:
     assert (criteria.error_rate_max, criteria.p95_increase_max, criteria.p99_increase_max) == (0.02, 0.3, 0.4)
     assert (criteria.p95_max, criteria.p99_max) == (timedelta(seconds=3.5), timedelta(seconds=5))
     assert criteria.quality_score_min == 0.6
+    (enrichment,) = ramp.features
+    assert flag_values(enrichment.overrides) == {
+        "multi_hop": True, "max_hops": 1, "rerank": True, "rerank_candidate_count": 50
+    }  # fmt: skip
     weekly = plans.read_plan("weekly")
     assert [feature.name for feature in weekly.features] == ["baseline", "rerank", "expansion", "optimised"]
     for feature in weekly.features:
