@@ -136,6 +136,14 @@ async def test_a_search_finds_the_documents_of_its_tenant_whatever_its_filter_sa
         assert await town.found("blue", filter=lifted) <= BLUE, lifted
 
 
+async def test_a_version_by_its_name_has_the_filter_of_its_collection(town: Town) -> None:
+    assert await town.found("operator", collection="shared-v1") == {*BLUE, "red-0", "red-1", "red-2"}
+    assert await town.found("blue", collection="shared-v1") == BLUE
+    assert (await town.refused("blue", "search", "apple", collection="red-1-v1"))[0] is PERMISSION
+    async with town.as_("blue") as client:
+        assert (await client.config("red-1-v1")).collection is None
+
+
 async def test_a_page_token_of_another_tenant_is_refused(town: Town) -> None:
     async with town.as_("red") as client:
         page = await client.search("apple", features=WORDS, limit=1)

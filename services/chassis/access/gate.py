@@ -11,7 +11,7 @@ import ipaddress
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.chassis import logs
@@ -24,6 +24,7 @@ from services.chassis.access.tokens import Refused, Tokens
 from services.chassis.audit.entry import note
 from services.chassis.errors import PermissionDenied, StartupError, Unauthenticated
 from services.chassis.settings import StageSettings
+from services.chassis.validation import split_version
 
 LOOK_SECONDS = 1.0
 _FETCH_SECONDS = 60.0
@@ -103,7 +104,8 @@ def sees_everything() -> bool:
 def sees(collection: str) -> bool:
     """True if the caller of the call under way may know of a collection."""
     rules = _passed.get().rules
-    return rules is None or rules.policy.decide(caller_of(), _SEEING, collection).allowed
+    name, _ = split_version(collection)
+    return rules is None or rules.policy.decide(caller_of(), _SEEING, name).allowed
 
 
 class Gate:
@@ -192,18 +194,21 @@ class Gate:
         if self.is_open:
             return
         rules, caller = self._in_force(), caller_of()
-        collection = None if rpc is None else rpc.collection_of(request, default)
-        decision = Decision(False) if rpc is None else rules.policy.decide(caller, rpc, collection)
-        _passed.set(_Passed(rules, decision))
-        note(policies=decision.policies)
-        if rpc is None or not decision.allowed:
-            what = rpc.action if rpc else "this call"
-            where = "" if collection is None else f" on {collection!r}"
-            raise PermissionDenied(
-                f"{caller.identity} may not {what}{where}; an operator sees why with `sluice access check`"
-            )
-        if rpc.filter_field:
-            for condition in decision.conditions:
+        collections = [None] if rpc is None else rpc.collections_of(request, default)
+        conditions: list[Condition] = []
+        for collection in collections:
+            decision = Decision(False) if rpc is None else rules.policy.decide(caller, rpc, collection)
+            conditions += decision.conditions
+            _passed.set(_Passed(rules, replace(decision, conditions=tuple(conditions))))
+            note(policies=decision.policies)
+            if rpc is None or not decision.allowed:
+                what = rpc.action if rpc else "this call"
+                where = "" if collection is None else f" on {collection!r}"
+                raise PermissionDenied(
+                    f"{caller.identity} may not {what}{where}; an operator sees why with `sluice access check`"
+                )
+        if rpc is not None and rpc.filter_field:
+            for condition in conditions:
                 added = rpc.filter_of(request).must.add(field=condition.field)
                 added.equals.string_value = condition.value
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.chassis.validation import split_version
+
 _GROUPS: Mapping[str, Mapping[str, str]] = {
     # Find and read documents.
     "read": {
@@ -70,6 +72,8 @@ _VERSIONS = frozenset(
         "TransferService/CompleteTransfer",
     }
 )
+# The request names a collection, and a version.
+_WITH_VERSION = frozenset({"CollectionService/VerifyCollection", "CollectionService/RollbackCollection"})
 # The request may name a collection, and the answer is made of what the caller may read.
 _SHOWS_WHAT_IS_READABLE = frozenset({"CollectionService/ListCollections", "StatusService/GetConfig"})
 # Stages serve the gateway, which asked for the caller's right; rollouts know no collections.
@@ -98,7 +102,8 @@ class Rpc:
     """Full name of its service."""
     collection_field: str = ""
     """Path of the field that names the collection, or a version; empty where no such field decides."""
-    names_version: bool = False
+    version_field: str = ""
+    """Field with a version beside the collection, which may be one of another collection; empty for none."""
     filter_field: str = ""
     """Path of the field with the filter on documents; empty for none."""
     by_id: bool = False
@@ -109,15 +114,17 @@ class Rpc:
         """Path of the call, as gRPC has it."""
         return f"/{self.service}/{self.action.partition('/')[2]}"
 
-    def collection_of(self, request: Any, default: str) -> str | None:
-        """Name of the collection that a request is about; None where the RPC is about no collection."""
+    def collections_of(self, request: Any, default: str) -> list[str | None]:
+        """Names of the collections that a request is about; None alone where the RPC is about none.
+
+        A version stands for its collection, wherever it is named: a right is never one to a version alone.
+        """
         if not self.collection_field:
-            return None
-        name: str = _at(request, self.collection_field)
-        if self.names_version:
-            collection, separator, number = name.rpartition("-v")
-            return collection if separator and number.isdigit() else name
-        return name or default
+            return [None]
+        names = [_at(request, self.collection_field) or default]
+        if self.version_field and (version := getattr(request, self.version_field)):
+            names.append(version)
+        return [*dict.fromkeys(split_version(name)[0] for name in names)]
 
     def filter_of(self, request: Any) -> Any:
         """The filter of a request, to be written to."""
@@ -140,7 +147,7 @@ def _rpc(group: str, service: str, method: str) -> Rpc:
         group,
         f"sluice.{service}",
         field if about else "",
-        names_version=version,
+        version_field="version" if action in _WITH_VERSION else "",
         filter_field=_FILTERS.get(action, ""),
         by_id=action in _BY_ID,
     )

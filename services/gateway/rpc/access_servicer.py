@@ -13,6 +13,7 @@ from services.chassis.access.gate import rules_of
 from services.chassis.access.identity import Caller
 from services.chassis.access.rpcs import rpcs_named
 from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.chassis.validation import split_version
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import access_pb2 as pb
 from sluice.gateway.v1 import access_pb2_grpc
@@ -37,7 +38,9 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         if not found:
             raise InvalidArgument("method", f"{request.method!r} is no method; send one as Search or KillFeature")
         rpc = found[0]
-        collection = request.collection or self._settings.qdrant_collection if rpc.collection_field else None
+        collection = None
+        if rpc.collection_field:
+            collection, _ = split_version(request.collection or self._settings.qdrant_collection)
         decision = rules.policy.decide(caller, rpc, collection)
         return pb.CheckAccessResponse(
             allowed=decision.allowed,

@@ -51,18 +51,30 @@ def test_the_collection_and_the_filter_of_a_request_decide_wherever_it_has_them(
     names = set(method.input_type.fields_by_name)
     assert ("collection" in names) == (rpc.collection_field == "collection")
     assert ("filter" in names) == (rpc.filter_field == "filter")
-    if "version" in names and "collection" not in names and rpc.group != "follow":
-        assert rpc.names_version
+    if "version" in names and rpc.group != "follow":
+        assert "version" in (rpc.collection_field, rpc.version_field)
 
 
-def test_a_version_stands_for_its_collection() -> None:
-    rpc = RPCS["/sluice.gateway.v1.CollectionService/DeleteVersion"]
-    assert rpc.collection_of(collections_pb2.DeleteVersionRequest(version="papers-v12"), "main") == "papers"
-    assert rpc.collection_of(collections_pb2.DeleteVersionRequest(version="papers"), "main") == "papers"
+def test_a_version_stands_for_its_collection_wherever_it_is_named() -> None:
+    delete = RPCS["/sluice.gateway.v1.CollectionService/DeleteVersion"]
+    assert delete.collections_of(collections_pb2.DeleteVersionRequest(version="papers-v12"), "main") == ["papers"]
+    assert delete.collections_of(collections_pb2.DeleteVersionRequest(version="papers"), "main") == ["papers"]
+    search = RPCS["/sluice.gateway.v1.SearchService/Search"]
+    assert search.collections_of(search_pb2.SearchRequest(collection="papers-v2"), "main") == ["papers"]
+
+
+def test_a_version_of_another_collection_needs_a_right_to_that_one_too() -> None:
+    rollback = RPCS["/sluice.gateway.v1.CollectionService/RollbackCollection"]
+    request = collections_pb2.RollbackCollectionRequest(collection="papers", version="others-v1")
+    assert rollback.collections_of(request, "main") == ["papers", "others"]
+    own = collections_pb2.RollbackCollectionRequest(collection="papers", version="papers-v1")
+    assert rollback.collections_of(own, "main") == ["papers"]
 
 
 def test_a_request_without_a_collection_is_about_the_default_one() -> None:
     rpc = RPCS["/sluice.gateway.v1.SearchService/CompareSearch"]
-    assert rpc.collection_of(search_pb2.CompareSearchRequest(), "main") == "main"
+    assert rpc.collections_of(search_pb2.CompareSearchRequest(), "main") == ["main"]
     named = search_pb2.CompareSearchRequest(search=search_pb2.SearchRequest(collection="papers"))
-    assert rpc.collection_of(named, "main") == "papers"
+    assert rpc.collections_of(named, "main") == ["papers"]
+    feature = RPCS["/sluice.rollout.v1.RolloutService/GetFeature"]
+    assert feature.collections_of(None, "main") == [None]
