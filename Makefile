@@ -99,6 +99,7 @@ bench-rerank: setup ## Measures what methods of reranking gain and cost, in BEIR
 
 bench-hops: setup ## Measures what hops gain and cost, in BEIR folders: DATA=FOLDER; build/bench/hops.json.
 	@$(BIN)/python -m bench.hops $(DATA)
+	@$(BIN)/python -m bench.hops.size
 
 bench-engine: setup ## Measures the embedded engine against an earlier commit's, and at a million passages: COMMIT=...; build/bench/engine.json.
 	@$(BIN)/python -m bench.engine $(COMMIT)

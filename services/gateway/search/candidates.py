@@ -20,6 +20,8 @@ DIVERSIFIED = 100
 """Candidates among which diversity is looked for; fixed, so that all pages have one order."""
 FOLLOWED = 100
 """Candidates that relations are followed from; fixed for the same reason."""
+REACHED = 50
+"""First places among which a passage that relations lead to is taken; fixed for the same reason."""
 # Characters of a bridge that the cross-encoder reads before a passage to which it leads.
 _BRIDGE_CHARACTERS = 700
 # Factor on the number of candidates where near-duplicates are collapsed, so that a page is full unless most are.

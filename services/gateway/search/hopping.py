@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from services.gateway.search.budgets import Budgets
-from services.gateway.search.candidates import FOLLOWED, Candidates
+from services.gateway.search.candidates import FOLLOWED, REACHED, Candidates
 from services.gateway.search.reports import AS_BEFORE, NO_CANDIDATES, NO_QUERY, Attempts, changed, ran
 from services.gateway.search.stages import Outcome, Policy, QueryTokens, Question, Retriever, Stage, StageReport
 
@@ -51,7 +51,7 @@ class Hopping:
                 candidates.items[:FOLLOWED],
                 filter=question.filter,
                 hops=hops,
-                limit=FOLLOWED,
+                limit=REACHED,
                 tokens=tokens,
                 deadline=until,
             ),

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import NamedTuple, Protocol
 
+from services.chassis.timing import both
 from services.retriever.documents import Passage
 from services.retriever.relations.keys import keys_of, runs_of, term
 from services.retriever.store import PointId
@@ -143,10 +144,16 @@ async def follow(
     if not candidates or not hops:
         return reached
     walk = _Walk(question, words, reached, total, holders, read, rules)
-    await walk.find_named()
+    # What the question names moves few candidates, so that the best of them are mostly the first bridges.
+    likely = nlargest(rules.bridges, reached.scores, key=lambda point: (reached.scores[point], point))
+    reached.bridges, _ = await both(_owned(read(likely)), walk.find_named())
     for hop in range(1, hops + 1):
         await walk.hop(hop)
     return reached
+
+
+async def _owned(reading: Awaitable[Mapping[PointId, Passage]]) -> dict[PointId, Passage]:
+    return dict(await reading)
 
 
 class _Walk:
@@ -191,7 +198,8 @@ class _Walk:
         rules, reached = self._rules, self._reached
         scores = reached.scores
         bridges = nlargest(rules.bridges, scores, key=lambda point: (scores[point], point))
-        reached.bridges |= await self._read([point for point in bridges if point not in reached.bridges])
+        if unread := [point for point in bridges if point not in reached.bridges]:
+            reached.bridges |= await self._read(unread)
         bridges = [point for point in bridges if point in reached.bridges]
         wanted = {point: self._wanted(reached.bridges[point]) for point in bridges}
         found = await self._look_up(key for keys in wanted.values() for key in keys)

@@ -87,7 +87,7 @@ class Relating:
         late: LateQuery | None = None,
         deadline: Deadline = None,
     ) -> Expansion:
-        """Return the best passages that relations lead to from these candidates, at most `limit`; see `hops`.
+        """Return what relations lead to from these candidates, as far as it is among the first `limit`; see `hops`.
 
         Raises FailedPrecondition (NOT_ENRICHED) if the collection's passages have no keys.
         """
@@ -114,9 +114,11 @@ class Relating:
             words = info.bm25.query_vector(question).indices
             total = info.passage_count
             reached = await follow(question, words, candidates, total, hops, holders, read, self._rules)
-            best = nlargest(limit, reached.paths, key=lambda point: (reached.scores[point], point))
+            first = nlargest(limit, reached.scores, key=lambda point: (reached.scores[point], point))
+            best = [point for point in first if point in reached.paths]
             known = {point: Passage(names[point]) for point in best if point in names}
-            found = known | dict(await read([point for point in best if point not in names]))
+            new = [point for point in best if point not in names]
+            found = known | (dict(await read(new)) if new else {})
             best = [point for point in best if point in found]
             late_scores = await self._compare(info, late, best, reached, deadline) if late is not None else {}
             ids = {point: passage.id for point, passage in (found | reached.bridges).items()}

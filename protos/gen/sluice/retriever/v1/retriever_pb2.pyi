@@ -272,7 +272,9 @@ class ExpandRelationsRequest(_message.Message):
     max_hops: _builtins.int
     """Most relations in a row that are followed, 1 to 2."""
     limit: _builtins.int
-    """Most passages in the answer, 1 to 1000: those with the best scores."""
+    """Number of the first places, 1 to 1000, in the order of candidates and reached passages by their scores: the answer
+    has those reached passages that are among them.
+    """
     token_model_fingerprint: _builtins.str
     """Fingerprint of the model that made them. FAILED_PRECONDITION (TOKEN_MODEL_MISMATCH) if the collection has token
     vectors of another, or none.
