@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -128,6 +128,7 @@ lint: setup ## Checks style, types, import contracts, limits, words, protos and 
 	@$(BIN)/python tools/prometheus_rule.py --check
 	@$(BIN)/python tools/adr_index.py --check
 	@$(BIN)/python tools/house_rules.py --check
+	@$(BIN)/python tools/requirements.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -164,6 +165,18 @@ images-base: setup ## Makes a base image from Debian's packages, where no regist
 
 images-check: setup ## Starts every image, asks for its health, looks for what should not be there; build/images.json.
 	@$(BIN)/python -m deploy.docker check $(SERVICES)
+
+images-pin: setup ## Writes digests of the images of others into the files that name them; needs their registries.
+	@$(BIN)/python -m deploy.docker pin
+
+sbom: setup ## Brings the list of what each image holds, in CycloneDX, to build/sbom.
+	@$(BIN)/python -m deploy.docker contents $(SERVICES)
+
+requirements: setup ## Locks the packages of images by hash: deploy/docker/requirements; FILES="gateway torch".
+	@$(BIN)/python tools/requirements.py $(FILES)
+
+audit-packages: setup ## Looks the packages of images up in a database of vulnerabilities, where one can be reached.
+	@$(BIN)/python tools/audit_packages.py
 
 COMPOSE ?= docker compose
 COMPOSE_FILES := --file deploy/docker/compose.yaml --file build/compose/stages.yaml

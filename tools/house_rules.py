@@ -53,9 +53,13 @@ def is_question(text: str) -> bool:
 
 
 def unsafe_readers(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of every argument by which a call may run what it reads."""
+    """Line and name of every call that may run what it reads, or of the argument by which it may."""
     for node in ast.walk(ast.parse(source)):
-        for given in node.keywords if isinstance(node, ast.Call) else ():
+        if not isinstance(node, ast.Call):
+            continue
+        if ast.unparse(node.func) == "torch.load":
+            yield node.lineno, "torch.load"
+        for given in node.keywords:
             safe = UNSAFE_ARGUMENTS.get(given.arg or "")
             if safe is not None and not (isinstance(given.value, ast.Constant) and given.value.value is (not safe)):
                 yield node.lineno, f"{given.arg}={ast.unparse(given.value)}"

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deploy.docker import containers
+from deploy.docker import containers, pinning
 from deploy.docker.containers import Checked
 from deploy.docker.images import BASE, IMAGES, Builder, Engine, Image, Tool, found_tool, make_base
 from deploy.local.paths import BUILD, ROOT, shown
@@ -65,6 +65,8 @@ def build(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     """Build images. What stages share is built once; logs are in build/images."""
     builder = Builder(tool or found_tool(), base, pip_conf, ca, tuple(volume or ()), isolation)
     images = _chosen(services, model, engine)
+    if base == BASE and "@" not in base:
+        _err.print(f"[yellow]![/] {base} is named by its tag, which can be moved: `make images-pin` writes its digest.")
     for image in images:
         started = time.monotonic()
         with _progress() as progress:
@@ -97,6 +99,24 @@ def check(
     else:
         _show(seen)
     sys.exit(1 if any(row.problems for row in seen) else 0)
+
+
+@app.command(epilog="Example:  [bold]pin[/]")
+def pin(tool: WhichTool = None) -> None:
+    """Write the digests of the images of others (Debian, Qdrant and the rest) into the files that name them."""
+    for name, digest in pinning.pin(tool or found_tool()).items():
+        _err.print(f"[green]✓[/] {name}  {digest}")
+
+
+@app.command(epilog="Example:  [bold]contents gateway[/]")
+def contents(services: Services = None, tool: WhichTool = None) -> None:
+    """Bring the list of what each image holds, as CycloneDX, to build/sbom."""
+    folder = BUILD / "sbom"
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in _chosen(services, None, "onnx"):
+        file = folder / f"{image.service}.json"
+        file.write_text(containers.contents(tool or found_tool(), image), encoding="utf-8")
+        _err.print(f"[green]✓[/] {shown(file)}")
 
 
 @app.command(epilog="Example:  [bold]base[/], then [bold]build --base localhost/sluice-base --isolation chroot[/]")

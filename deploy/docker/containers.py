@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ _BUILD_TOOLS = ("gcc", "cc", "c++", "make", "ld", "pip", "pip3", "git")
 _OPEN = ("/tmp", "/data", "/var/tmp", "/run", "/proc", "/sys", "/dev")  # noqa: S108
 _ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in _OPEN)
 USER = "65532"
+CONTENTS = "/opt/sluice/sbom.json"
+"""What an image holds, as CycloneDX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,10 @@ def problems(tool: Tool, image: Image) -> tuple[str, tuple[str, ...]]:
         torch = _said(words, "/opt/sluice/bin/python", "-c", "import importlib.util as u; print(u.find_spec('torch'))")
         if image.engine != "torch" and torch != "None":
             found.append("has torch")
+        listed = {part["name"].lower() for part in json.loads(_said(words, "cat", CONTENTS))["components"]}
+        names = "import importlib.metadata as m; print(*(found.name for found in m.distributions()))"
+        installed = _said(words, "/opt/sluice/bin/python", "-c", names).lower().split()
+        found += [f"holds {name}, which {CONTENTS} does not list" for name in sorted(set(installed) - listed)]
         find = f"find / -xdev {_ELSEWHERE} -writable ! -type l -print 2>/dev/null | head -n 3; true"
         found += [f"can write {path}" for path in _said(words, "sh", "-c", find).splitlines()]
     return user, tuple(found)
@@ -115,6 +122,12 @@ def release(tool: Tool, image: Image) -> str:
     """Return the release that the client's image reports."""
     with runner(tool, image) as words:
         return _said(words, "/opt/sluice/bin/stage", "--version")
+
+
+def contents(tool: Tool, image: Image) -> str:
+    """Return the list of what the image holds."""
+    with runner(tool, image) as words:
+        return _said(words, "cat", CONTENTS)
 
 
 def _said(words: Sequence[str], *command: str) -> str:

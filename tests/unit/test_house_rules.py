@@ -56,7 +56,8 @@ def test_a_docstring_that_begins_with_a_question_word_is_told_from_others(text: 
         ("np.load(file, allow_pickle=False)", []),
         ("np.load(file, allow_pickle=True)", ["allow_pickle=True"]),
         ("np.load(file, allow_pickle=given)", ["allow_pickle=given"]),
-        ("torch.load(file, weights_only=False)", ["weights_only=False"]),
+        ("torch.load(file)", ["torch.load"]),
+        ("torch.load(file, weights_only=False)", ["torch.load", "weights_only=False"]),
         ("AutoModel.from_pretrained(name, trust_remote_code=True)", ["trust_remote_code=True"]),
     ],
 )

@@ -29,6 +29,7 @@ _GIVEN = {
     ("Secret", "llm"),
     ("PersistentVolumeClaim", "ollama"),
     ("ConfigMap", "tracing-authority"),
+    ("ConfigMap", "models-lock"),
     ("PersistentVolumeClaim", "models"),  # brought by the overlay production, not by the component
     ("PersistentVolumeClaim", "documents"),
 }

@@ -133,6 +133,25 @@ async def test_one_flipped_bit_anywhere_is_refused_before_anything_is_written(tm
     assert (await snapshots.restore("docs", name)).version == "docs-v2"
 
 
+async def test_one_hundred_flipped_bits_are_refused(tmp_path):
+    store, snapshots = await shelf(SnapshotStorage(str(tmp_path)), count=200)
+    name = (await snapshots.create("docs")).name
+    paths, chance = files_in(tmp_path), random.Random(19)
+    refused = 0
+    for _ in range(100):
+        path = chance.choice(paths)
+        whole = path.read_bytes()
+        bit = chance.randrange(8 * len(whole))
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(FailedPrecondition, match="not as it was written"):
+            await snapshots.restore("docs", name)
+        refused += 1
+        path.write_bytes(whole)
+    assert (refused, list(store.rows)) == (100, ["docs-v1"])
+
+
 async def test_a_part_that_is_missing_is_refused(tmp_path):
     _, snapshots = await shelf(SnapshotStorage(str(tmp_path)))
     name = (await snapshots.create("docs")).name
