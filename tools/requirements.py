@@ -1,8 +1,8 @@
 """Lock the packages of images by hash: `python tools/requirements.py` writes deploy/docker/requirements/*.txt.
 
 Each file holds what one image, or one way of making a model, installs with `--require-hashes`, in the versions of
-constraints.txt. It is made by pip-compile, from the index that pip is set to. `--check` compares names and versions
-with pyproject.toml and constraints.txt, and asks no index; files that are named are made alone.
+constraints.txt. It is made by uv, from the index that its variables name (UV_DEFAULT_INDEX). `--check` compares names
+and versions with pyproject.toml and constraints.txt, and asks no index; files that are named are made alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ EXTRAS = {
 }
 # What builds the client's wheels, and writes the lists of contents.
 BUILD = ("hatchling", "cyclonedx-bom")
+PYTHON = "3.11"
+"""Version in the images' Debian; what newer ones need is among it."""
 FILES = (*EXTRAS, "client", "build")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", re.MULTILINE)
 _OWN = "sluice-services"
@@ -103,11 +105,12 @@ def _make(name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, made = Path(scratch, "wanted.in"), Path(scratch, "made.txt")
         source.write_text("\n".join(wanted(name)) + "\n", encoding="utf-8")
-        words = ["--quiet", "--generate-hashes", "--strip-extras", "--allow-unsafe", "--no-header", "--no-annotate"]
-        places = ["--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links", "--no-emit-options"]
+        # uv takes hashes from the index; pip-compile would download every file of a release to compute them.
+        words = ["--no-config", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+        place = ["--python-version", PYTHON, "--python-platform", "linux"]
         subprocess.run(
             [
-                *(sys.executable, "-m", "piptools", "compile", *words, *places),
+                *(sys.executable, "-m", "uv", "pip", "compile", *words, *place),
                 *("--constraint", str(CONSTRAINTS), "--output-file", str(made), str(source)),
             ],
             check=True,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from drills.k8s.manifests import Found, Rendering, containers_of, pod_of, stage_of
+from drills.k8s.manifests import Found, Rendering, containers_of, pod_of, selects, stage_of
 
 PLAIN_PORTS = {
     "health": "Kubernetes' probes have no certificate, and it answers for health alone",
@@ -37,12 +37,21 @@ def plain_ports(rendering: Rendering) -> Found:
                     yield manifest, f"port {port['containerPort']} ({name}) speaks plain"
             for words in _plain_calls(variables, secured=secured):
                 yield manifest, words
-    for manifest in rendering.of("ScaledObject") if secured else ():
+    if secured:
+        yield from _plain_monitors(rendering)
+
+
+def _plain_monitors(rendering: Rendering) -> Found:
+    """Yield what asks for numbers in clear."""
+    for manifest in rendering.of("ScaledObject"):
         for trigger in manifest["spec"]["triggers"]:
             address = trigger.get("metadata", {}).get("serverAddress", "")
             if address.startswith("http://") and address not in PLAIN_ADDRESSES:
                 yield manifest, f"{address} is asked in clear"
-    for manifest in rendering.of("ServiceMonitor") if secured else ():
+    services = [service["metadata"].get("labels", {}) for service in rendering.of("Service")]
+    for manifest in rendering.of("ServiceMonitor"):
+        if not any(selects(manifest["spec"]["selector"], labels) for labels in services):
+            continue  # Qdrant's, where that is somebody else's
         for endpoint in manifest["spec"]["endpoints"]:
             if endpoint.get("scheme", "http") != "https":
                 yield manifest, f"asks port {endpoint['port']} in clear"
