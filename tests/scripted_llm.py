@@ -36,7 +36,7 @@ def reply(answer: Any, *citations: tuple[int, str], confidence: float = 0.9, **m
         "citations": [{"passage": passage, "quote": quote} for passage, quote in citations],
         "answer": answer,
         "in_sources": True,
-        "confidence": confidence,
+        "confidence": round(confidence * 100),
         **more,
     }
     text = json.dumps(written, ensure_ascii=False)

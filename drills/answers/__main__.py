@@ -214,7 +214,7 @@ async def asked(running: Reasoner, name: str, questions: Sequence[Asked]) -> Row
     figures = {
         "questions": len(questions),
         "valid": len(written),
-        "reasons": dict(Counter(one.fallback_reason for one in answers if one.fallback_reason)),
+        "reasons": dict(Counter(one.fallback_detail for one in answers if one.fallback_reason)),
         "misplaced": wrong,
         "cited": sum(len(one.citations) for one in written),
         "dropped": sum(one.dropped_citation_count for one in written),

@@ -66,7 +66,8 @@ def reply_schema(
         "citations": {"type": "array", "items": citation, "maxItems": quotes},
         "answer": answer or {"type": "string", "maxLength": answer_characters},
         "in_sources": {"type": "boolean"},
-        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        # A percentage: servers hold the bounds of whole numbers, and not those of decimals.
+        "confidence": {"type": "integer", "minimum": 0, "maximum": 100},
     }
     if sub_questions:
         question = {"type": "string", "maxLength": SUB_QUESTION_CHARACTERS}

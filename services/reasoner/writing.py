@@ -180,7 +180,7 @@ class _Written:
         return Answer(
             text=alive(value if task.schema is None else json.dumps(value, ensure_ascii=False)).strip(),
             citations=citations,
-            confidence=float(reply["confidence"]),
+            confidence=reply["confidence"] / 100,
             in_sources=reply["in_sources"],
             method=Method.LLM,
             dropped_citations=dropped,

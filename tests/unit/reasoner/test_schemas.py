@@ -76,7 +76,7 @@ def test_sixteen_levels_are_taken() -> None:
 
 def test_a_reply_has_its_quotes_first_and_nothing_more_than_was_asked() -> None:
     schema = reply_schema(None, passages=2, quotes=1, quote_characters=10, answer_characters=20, sub_questions=0)
-    reply = {"citations": [{"passage": 2, "quote": "ten"}], "answer": "x", "in_sources": True, "confidence": 0.5}
+    reply = {"citations": [{"passage": 2, "quote": "ten"}], "answer": "x", "in_sources": True, "confidence": 50}
     assert list(schema["properties"]) == ["citations", "answer", "in_sources", "confidence"]
     assert conforms(reply, schema)
     for change in (
@@ -85,7 +85,8 @@ def test_a_reply_has_its_quotes_first_and_nothing_more_than_was_asked() -> None:
         {"citations": [{"passage": 1, "quote": "eleven signs"}]},
         {"citations": [{"passage": 1, "quote": "a"}, {"passage": 2, "quote": "b"}]},
         {"answer": "x" * 21},
-        {"confidence": 1.5},
+        {"confidence": 101},
+        {"confidence": 0.5},
         {"in_sources": "yes"},
         {"sub_questions": []},
     ):
