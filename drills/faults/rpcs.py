@@ -179,6 +179,14 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             lambda asked, said: 1 <= len(asked.ids) <= 1000 and 0 <= said.deleted_count <= len(set(asked.ids)),
         ),
         Rpc(
+            retriever.ExpandRelationsRequest(
+                collection="documents", query="sea", max_hops=1, limit=3,
+                candidates=[retriever.ScoredPassage(id="p", score=1.0), retriever.ScoredPassage(id="q", score=0.5)],
+            ),
+            lambda asked, said: _ids([one.id for one in asked.candidates], 1000)
+            and 1 <= asked.max_hops <= 2 and len(said.passages) <= asked.limit <= 1000,
+        ),
+        Rpc(
             retriever.RelatePassagesRequest(
                 collection="documents",
                 documents=[retriever.RelatedDocument(id="p", relations=Relations(mentions=["sea"]))],

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,17 @@ GATEWAY_ENVIRONMENT = {
     # A fault that is injected is not to be left alone.
     "BREAKER_FAILURES": "1000",
 }
+
+
+@dataclass(frozen=True)
+class World:
+    """What is stored, what is asked, and the stages that answer."""
+
+    documents: Callable[[], list[Document]]
+    questions: Callable[[], list[str]]
+    retriever: type[SpoilingRetriever] = SpoilingRetriever
+    embedder: Mapping[str, str] = field(default_factory=lambda: {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"})
+    gateway: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,32 +111,34 @@ class Platform:
 
 
 @asynccontextmanager
-async def platform(askers: int = ASKERS) -> AsyncIterator[Platform]:
+async def platform(askers: int = ASKERS, world: World | None = None) -> AsyncIterator[Platform]:
     """Everything serves, documents are stored, and users ask until the end."""
+    world = world or World(_documents, lambda: read_questions(None))
     BUILD.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=BUILD, prefix="rollout-regressions-")))
         database = {"ROLLOUT_DATABASE_URL": f"sqlite:///{folder / 'rollout.db'}"}
         embedder, index, reranker, service = await _started(
             stack,
-            ("embedder", {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"}),
+            ("embedder", dict(world.embedder)),
             ("retriever", {"QDRANT_PATH": str(folder / "qdrant")}),
             ("reranker", {"INFERENCE_THREADS": "1"}),
             ("rollout", SERVICE_ENVIRONMENT | database),
         )
-        retriever = await stack.enter_async_context(SpoilingRetriever(index.address))
+        retriever = await stack.enter_async_context(world.retriever(index.address))
         stages = {
             "EMBEDDER_ADDRESS": embedder.address,
             "RETRIEVER_ADDRESS": retriever.address,
             "RERANKER_ADDRESS": reranker.address,
+            **world.gateway,
         }
         replicas = [
             await _replica(stack, f"gateway-{number}", service, stages, folder) for number in range(1, GATEWAYS + 1)
         ]
-        await replicas[0].client.index_all(_documents())
+        await replicas[0].client.index_all(world.documents())
         rollout = await stack.enter_async_context(AsyncRolloutClient(service.address, actor=ACTOR))
         made = Platform(replicas, retriever, service, rollout)
-        async with _asking(made, askers):
+        async with _asking(made, askers, world.questions()):
             yield made
 
 
@@ -168,11 +181,11 @@ def _documents() -> list[Document]:
 
 
 @asynccontextmanager
-async def _asking(made: Platform, askers: int) -> AsyncIterator[None]:
+async def _asking(made: Platform, askers: int, asked: Sequence[str]) -> AsyncIterator[None]:
     """Users who ask one gateway after the other, some of them much more than others."""
     chance = random.Random(11)
     users = Zipf([f"user-{number}" for number in range(USERS)], SKEW, chance)
-    questions = Zipf(read_questions(None), SKEW, chance)
+    questions = Zipf(list(asked), SKEW, chance)
 
     async def ask(number: int) -> None:
         while True:

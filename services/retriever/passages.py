@@ -40,7 +40,7 @@ from services.retriever.search.searches import (
     plan,
 )
 from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Reader, Row, point_id
-from services.retriever.turns import Turns
+from services.retriever.collections.turns import Turns
 
 MAX_DOCUMENTS = 100
 

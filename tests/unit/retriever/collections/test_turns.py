@@ -6,7 +6,7 @@ import time
 import pytest
 
 from services.chassis.errors import DeadlineExceeded
-from services.retriever.turns import Turns
+from services.retriever.collections.turns import Turns
 
 
 async def test_writers_of_the_same_document_take_turns_and_others_do_not_wait() -> None:
