@@ -63,7 +63,10 @@ class StageSettings(BaseSettings):
         1000, ge=1, le=100_000, description="Most calls under way on one connection; a client holds back the others."
     )
     max_connection_idle_seconds: float = Field(
-        60, gt=0, le=86_400, description="Time without a call after which a connection is closed. Seconds."
+        300,
+        gt=0,
+        le=86_400,
+        description="Time without a call after which a connection is closed, if its age has not closed it. Seconds.",
     )
     max_connections: int = Field(
         4096, ge=1, le=1_000_000, description="Most connections at once; further ones are closed at once."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ SHORT_HOLD_SECONDS = 1.0
 REFUSALS_PER_SECOND = 50
 """Refusals that are told to one caller; more wait longer, one after the other."""
 LONGEST_HOLD_SECONDS = 10.0
+HOLD_SHARE = 0.8
+"""Part of the time that a call's deadline leaves which a refusal may wait."""
 MOST_HELD = 1024
 """Refusals of one caller that wait; more are answered at once."""
 MOST_KNOWN = 10_000
@@ -212,8 +215,11 @@ class Quotas:
         if account.held >= MOST_HELD:
             return
         after = refusal.retry_after or 0.0
-        turn = max(min(after, SHORT_HOLD_SECONDS), account.held / REFUSALS_PER_SECOND)
-        pause = min(turn, LONGEST_HOLD_SECONDS, math.inf if seconds_left is None else seconds_left / 2)
+        pause = max(min(after, SHORT_HOLD_SECONDS), account.held / REFUSALS_PER_SECOND)
+        longest = min(LONGEST_HOLD_SECONDS, math.inf if seconds_left is None else seconds_left * HOLD_SHARE)
+        if pause > longest:
+            # Not all at the same moment: their callers would be back at the same moment, again and again.
+            pause = random.uniform(longest / 2, longest)  # noqa: S311  spreads refusals, hides nothing
         account.held += 1
         self._accounts.setdefault((account.scope, account.name), account)
         try:
