@@ -356,11 +356,11 @@ async def run(threads: int, data: Path | None) -> list[Row]:
                 await check(lambda: asked(running, "questions of HotpotQA", further))
             await check(lambda: streamed(running, questions[0]))
             await check(lambda: cancelled(running, url, questions[5]))
-            await check(lambda: attacked(running))
         async with ollama_in_front_of(url) as ollama, reasoner(ollama, "ollama") as running:
             await check(lambda: asked(running, "Ollama's API", questions[:_OLLAMA_QUESTIONS]))
         async with reasoner(url) as running:
             await check(lambda: degraded(running, questions[1], "a slow server", "LLM_TOO_SLOW"))
+            await check(lambda: attacked(running))
     async with reasoner(url) as running:
         await check(lambda: degraded(running, questions[1], "a dead server", "LLM_UNAVAILABLE"))
     return rows
