@@ -2,22 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.validation import chunk_id
-from services.retriever.documents import Chunk, Passage, Relations
+from services.retriever.documents import Chunk, Passage, Relations, Vector
 from services.retriever.fields import ALL
 from services.retriever.relations.hops import PathKind
 from services.retriever.relations.keys import KEYS
 from services.retriever.relations.relating import Expansion, Seed
 from services.retriever.rows import words_of as keyed_words
 from services.retriever.store import Parts, PassageStore, Row
-from tests.integration.shelf import EAST, MODEL, Shelf
+from tests.integration.shelf import EAST, MODEL, OTHER, Shelf
 
 FIRST_NAMES = ("Anna", "Boris", "Clara", "David", "Edith")
 NAMES = [f"{first} {last}" for first in FIRST_NAMES for last in ("Abel", "Berg", "Cohn")]
@@ -130,6 +132,59 @@ async def test_writers_that_began_before_give_keys_all_the_same(
     assert await _lacking(shelf, version) == []
 
 
+async def held(store: PassageStore, monkeypatch: pytest.MonkeyPatch, writing: Coroutine[Any, Any, object]) -> Task:
+    """Begin something, and return it when it is about to write; it goes on when its gate is opened."""
+    write, began, gate = store.write, asyncio.Event(), asyncio.Event()
+
+    async def waiting(*arguments: Any, **options: Any) -> None:
+        began.set()
+        await gate.wait()
+        await write(*arguments, **options)
+
+    monkeypatch.setattr(store, "write", waiting)
+    task = asyncio.create_task(writing)
+    await began.wait()
+    return Task(task, gate)
+
+
+class Task(NamedTuple):
+    """What is held, and what lets it go on."""
+
+    task: asyncio.Task[object]
+    gate: asyncio.Event
+
+
+async def test_what_is_written_by_the_notes_of_before_is_written_once_more(
+    shelf: Shelf, store: PassageStore, new_collection: NewCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = await new_collection()
+    late = await held(store, monkeypatch, shelf.put(version, [person(name) for name in NAMES]))
+    await all_steps(shelf.enriching.run(version))
+    late.gate.set()
+    await late.task
+    assert await shelf.count(version) == len(NAMES)
+    assert await _lacking(shelf, version) == []
+
+
+async def test_what_is_copied_by_the_notes_of_before_is_copied_once_more(
+    shelf: Shelf, store: PassageStore, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_name()
+    await shelf.collections.create(name, MODEL)
+    people = [person(name) for name in NAMES]
+    await shelf.put(name, people)
+    built, _ = await shelf.versions.create(name, OTHER)
+    compared = await shelf.building.compare(name, built.version)
+    wanted = [replace(one, passage=replace(one.passage, vector=EAST)) for one in compared.differences if one.passage]
+    copying = shelf.building.copy(built.version, wanted, model_fingerprint=OTHER.fingerprint)
+    late = await held(store, monkeypatch, copying)
+    await all_steps(shelf.enriching.run(built.version))
+    late.gate.set()
+    await late.task
+    assert await shelf.count(built.version) == len(people)
+    assert await _lacking(shelf, built.version) == []
+
+
 async def test_a_snapshot_of_a_version_that_is_being_enriched_says_what_it_lacks(
     shelf: Shelf, new_name: Callable[[], str]
 ) -> None:
@@ -208,7 +263,7 @@ async def test_documents_say_other_things_with_the_vectors_that_they_have(
     after = {row.passage.id: row for row in await rows_of(store, version)}
     for passage_id in ("log", "log##2", "log##3"):
         assert after[passage_id].passage.relations == said
-        assert (after[passage_id].passage.vector == before[passage_id].passage.vector).all()
+        assert np.array_equal(_vector(after[passage_id]), _vector(before[passage_id]))
         assert after[passage_id].passage.text == before[passage_id].passage.text
         assert after[passage_id].revision != before[passage_id].revision
     assert after["anna-abel"].revision == before["anna-abel"].revision
@@ -271,3 +326,8 @@ async def _lacking(shelf: Shelf, version: str) -> list[str]:
         for row in await rows_of(shelf.store, version)
         if set(keyed_words(row.passage, info).indices) != set(row.words.indices)
     ]
+
+
+def _vector(row: Row) -> Vector:
+    assert row.passage.vector is not None
+    return row.passage.vector
