@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,8 @@ class World:
     retriever: type[SpoilingRetriever] = SpoilingRetriever
     embedder: Mapping[str, str] = field(default_factory=lambda: {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"})
     gateway: Mapping[str, str] = field(default_factory=dict)
+    in_arms_alone: bool = False
+    """True if users who turn out to be in no arm ask no more: at small shares, evidence comes the sooner."""
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Platform:
     retriever: SpoilingRetriever
     service: StageProcess
     rollout: AsyncRolloutClient
+    in_no_arm: set[str] = field(default_factory=set)
+    """Users who ask no more; cleared by who changes the share."""
 
     @property
     def asked(self) -> int:
@@ -138,7 +142,7 @@ async def platform(askers: int = ASKERS, world: World | None = None) -> AsyncIte
         await replicas[0].client.index_all(world.documents())
         rollout = await stack.enter_async_context(AsyncRolloutClient(service.address, actor=ACTOR))
         made = Platform(replicas, retriever, service, rollout)
-        async with _asking(made, askers, world.questions()):
+        async with _asking(made, askers, world):
             yield made
 
 
@@ -181,16 +185,20 @@ def _documents() -> list[Document]:
 
 
 @asynccontextmanager
-async def _asking(made: Platform, askers: int, asked: Sequence[str]) -> AsyncIterator[None]:
+async def _asking(made: Platform, askers: int, world: World) -> AsyncIterator[None]:
     """Users who ask one gateway after the other, some of them much more than others."""
     chance = random.Random(11)
     users = Zipf([f"user-{number}" for number in range(USERS)], SKEW, chance)
-    questions = Zipf(list(asked), SKEW, chance)
+    questions = Zipf(world.questions(), SKEW, chance)
 
     async def ask(number: int) -> None:
         while True:
             for replica in made.replicas[number % GATEWAYS :] + made.replicas[: number % GATEWAYS]:
-                await _ask(replica, users.draw(), questions.draw())
+                user = users.draw()
+                if user in made.in_no_arm:
+                    await asyncio.sleep(0)
+                elif not await _ask(replica, user, questions.draw()) and world.in_arms_alone:
+                    made.in_no_arm.add(user)
 
     tasks = [asyncio.create_task(ask(number)) for number in range(askers)]
     try:
@@ -203,15 +211,17 @@ async def _asking(made: Platform, askers: int, asked: Sequence[str]) -> AsyncIte
     assert not broken, broken
 
 
-async def _ask(replica: Replica, user: str, question: str) -> None:
+async def _ask(replica: Replica, user: str, question: str) -> bool:
+    """Ask; False if there are features, and the user is in no arm of them."""
     try:
         answer = await replica.client.search(question, user_id=user)
     except SluiceError as error:
         replica.failed[f"{error.code.name} {error.reason}"] += 1
         await asyncio.sleep(0.01)
-        return
+        return True
     replica.answered += 1
     for arm in answer.arms:
         if arm.arm is Arm.TREATMENT:
             replica.treated[arm.feature] += 1
             replica.last_treated[arm.feature] = time.time()
+    return not answer.arms or any(arm.arm in (Arm.TREATMENT, Arm.CONTROL) for arm in answer.arms)
