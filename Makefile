@@ -128,7 +128,7 @@ lint: setup ## Checks style, types, import contracts, limits, words, protos and 
 	@$(BIN)/buf lint
 	@$(BIN)/python tools/settings_table.py --check
 	@$(BIN)/python tools/metrics_table.py --check
-	@$(BIN)/python tools/access_table.py --check
+	@$(BIN)/python -m drills.access.table --check
 	@$(BIN)/python tools/prometheus_rule.py --check
 	@$(BIN)/python tools/adr_index.py --check
 	@$(BIN)/python tools/house_rules.py --check
@@ -147,7 +147,7 @@ protos-check: setup ## Fails if the stubs are not those of the protos, or break 
 docs: setup ## Regenerates dashboards and tables: settings, metrics, and speed and quality where they were measured.
 	@$(BIN)/python tools/settings_table.py
 	@$(BIN)/python tools/metrics_table.py
-	@$(BIN)/python tools/access_table.py
+	@$(BIN)/python -m drills.access.table
 	@$(BIN)/python -m deploy.grafana
 	@$(BIN)/python tools/prometheus_rule.py
 	@$(BIN)/python tools/bench_tables.py

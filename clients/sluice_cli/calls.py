@@ -121,7 +121,7 @@ class Connection:
 
 def _token_of(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"{file} cannot be read: {error}", "name a file with a token in SLUICE_TOKEN_FILE") from None
 

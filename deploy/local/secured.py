@@ -76,7 +76,7 @@ class Secured:
 
     def token(self, name: str) -> str:
         """The key of a caller."""
-        return (self.folder / f"{name}.token").read_text().strip()
+        return (self.folder / f"{name}.token").read_text(encoding="utf-8").strip()
 
     def credentials(self, name: str = "") -> grpc.ChannelCredentials:
         """Credentials of a channel, with the certificate of a stage or without."""

@@ -146,7 +146,7 @@ async def rotated(world: World, calls: int) -> dict[str, Any]:
     """Search without a pause while certificates and keys change twice; return the failures by code."""
     secured = world.secured
     token, failures, done = [secured.token("reader")], Counter[str](), 0
-    base = (secured.folder / "callers.toml").read_text()
+    base = (secured.folder / "callers.toml").read_text(encoding="utf-8")
 
     async def work(client: AsyncClient) -> None:
         nonlocal done

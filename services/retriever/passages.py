@@ -21,10 +21,10 @@ from services.chassis.validation import check_document_id
 from services.retriever import paging
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
+from services.retriever.collections.ownership import check_owners, first_passages
 from services.retriever.documents import Owners, Passage, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.ownership import check_owners, first_passages
 from services.retriever.rows import MAX_BATCH, check_ids, check_passages, rows_for
 from services.retriever.search.fusion import Fused
 from services.retriever.search.likeness import NOTHING, likeness

@@ -157,7 +157,7 @@ def _row(name: str, made: str, roles: list[str], tenant: str, on: list[str], day
 def _add(file: Path, name: str, row: str) -> None:
     """Add a row to a file. It is replaced whole: a stage that reads it meanwhile sees it before or after."""
     try:
-        before = file.read_text() if file.exists() else ""
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
         known = tomllib.loads(before)
         if any(one.get("name") == name for one in known.get("key", [])):
             raise Problem(f"{file} has a key named {name!r} already", "choose another name, or delete its rows first")
@@ -165,7 +165,7 @@ def _add(file: Path, name: str, row: str) -> None:
         tomllib.loads(text)
         new_file = file.with_name(f".{file.name}.{os.getpid()}")
         new_file.touch(mode=file.stat().st_mode & 0o777 if before else 0o600)
-        new_file.write_text(text)
+        new_file.write_text(text, encoding="utf-8")
         new_file.replace(file)
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"{file} cannot be changed: {error}", "name another with --file") from None

@@ -1,12 +1,8 @@
-"""Write who may call which RPC into docs/access.md: `python tools/access_table.py`, or `--check`."""
+"""Write who may call which RPC into docs/access.md: `python -m drills.access.table`, or `--check`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from services.chassis.access.callers import Callers
 from services.chassis.access.policy import DEFAULT_POLICY, Policy
