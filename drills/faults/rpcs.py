@@ -29,7 +29,7 @@ from sluice.type.v1.features_pb2 import EXPANSION_STRATEGY_MULTI_QUERY, Features
 from sluice.type.v1.filter_pb2 import Condition, Filter, Range, Value
 from sluice.type.v1.layout_pb2 import Layout
 from sluice.type.v1.model_pb2 import ModelInfo
-from sluice.type.v1.passage_pb2 import Passage, Relations
+from sluice.type.v1.passage_pb2 import Passage
 
 DIMENSION = 384
 STILL, COMMANDED, RAMPING = "still", "commanded", "ramping"
@@ -91,13 +91,6 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             and all((document.title + document.text).strip() for document in asked.documents)
             and all(_is_value(value) for document in asked.documents for value in document.metadata.values())
             and said.indexed_count == len(asked.documents),
-        ),
-        Rpc(
-            documents.RelateDocumentsRequest(
-                collection="fuzz",
-                documents=[documents.RelatedDocument(id="a", relations=Relations(mentions=["sea"]))],
-            ),
-            lambda asked, said: _ids([one.id for one in asked.documents], 100) and said.changed_count >= 0,
         ),
         Rpc(
             documents.DeleteDocumentsRequest(collection="fuzz", ids=["a", "b"]),
@@ -186,12 +179,12 @@ def rpcs(fingerprint: str) -> list[Rpc]:
             lambda asked, said: _ids([one.id for one in asked.candidates], 1000)
             and 1 <= asked.max_hops <= 2 and len(said.passages) <= asked.limit <= 1000,
         ),
-        Rpc(
-            retriever.RelatePassagesRequest(
-                collection="documents",
-                documents=[retriever.RelatedDocument(id="p", relations=Relations(mentions=["sea"]))],
-            ),
-            lambda asked, said: _ids([one.id for one in asked.documents], 100) and said.changed_count >= 0,
+        *(
+            Rpc(asked, lambda asked, said: _ids([one.id for one in asked.documents], 100) and said.changed_count >= 0)
+            for asked in (
+                documents.RelateDocumentsRequest(collection="fuzz", documents=[documents.RelatedDocument(id="a")]),
+                retriever.RelatePassagesRequest(collection="documents", documents=[retriever.RelatedDocument(id="p")]),
+            )
         ),
         *(
             Rpc(

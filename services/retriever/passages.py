@@ -22,6 +22,7 @@ from services.retriever import paging
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
 from services.retriever.collections.ownership import check_owners, first_passages
+from services.retriever.collections.turns import Turns
 from services.retriever.documents import Owners, Passage, later_ids, outdated_ids
 from services.retriever.fields import ALL, Filter
 from services.retriever.metrics import RetrieverMetrics
@@ -40,7 +41,6 @@ from services.retriever.search.searches import (
     plan,
 )
 from services.retriever.store import ANSWER_BYTES, Deadline, Parts, PassageStore, Reader, Row, point_id
-from services.retriever.collections.turns import Turns
 
 MAX_DOCUMENTS = 100
 
