@@ -16,22 +16,21 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from deploy.stages import STAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy" / "docker" / "requirements"
 CONSTRAINTS = ROOT / "constraints.txt"
 COMMAND = ROOT / "packaging" / "sluice-retrieval" / "pyproject.toml"
 CLIENT = ROOT / "packaging" / "sluice-client" / "pyproject.toml"
-# Extras of pyproject.toml, by file. A stage's file has its name; the engines of model stages have files of their own.
-EXTRAS = {
-    "gateway": ("gateway",),
-    "embedder": ("embedder",),
-    "reranker": ("reranker",),
-    "expander": ("expander",),
+# Extras of pyproject.toml, by file: of each stage, and of engines of model stages, which have files of their own.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    **{spec.name: (spec.name, "signing") if spec.model else (spec.name,) for spec in STAGES},
     "retriever": ("retriever", "s3"),
-    "rollout": ("rollout",),
-    "reasoner": ("reasoner",),
-    "openvino": ("embedder", "reranker", "openvino"),
-    "torch": ("embedder", "reranker", "reference"),
+    "openvino": ("embedder", "reranker", "openvino", "signing"),
+    "torch": ("embedder", "reranker", "reference", "signing"),
     "int8": ("inference", "int8"),
 }
 # What builds the client's wheels, and writes the lists of contents.
