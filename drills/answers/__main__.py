@@ -125,7 +125,7 @@ async def reasoner(url: str, api: str = "openai") -> AsyncIterator[Reasoner]:
     settings = ReasonerSettings(
         grpc_port=0, metrics_port=0, drain_seconds=0, log_level="ERROR", reasoner_llm_url=url, reasoner_llm_api=api,
         reasoner_llm_model=fetch_llm.NAME, reasoner_llm_seconds=_LONG_SECONDS, reasoner_context_tokens=CONTEXT_TOKENS,
-        reasoner_output_tokens=384, reasoner_llm_concurrency=1,
+        reasoner_output_tokens=512, reasoner_llm_concurrency=1,
     )  # fmt: skip
     async with (
         compose(settings) as stage,

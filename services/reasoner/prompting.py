@@ -31,9 +31,9 @@ _BYTES_A_TOKEN = 3
 # Least tokens of an answer, and of the passages, for which a model is asked.
 _LEAST_ANSWER, _LEAST_PASSAGES = 96, 64
 _MOST_QUOTES = 3
-# Characters of JSON around quotes and answer, and of a token that is written.
-_FRAME_CHARACTERS = 200
-_CHARACTERS_A_TOKEN = 2
+# Tokens of JSON around quotes and answer. Each character of these may be a token: digits often are, and a reply that is
+# cut off is lost.
+_FRAME_TOKENS = 200
 _QUOTE_CHARACTERS, _ANSWER_CHARACTERS = (60, 240), (60, 1000)
 
 
@@ -98,7 +98,7 @@ def room_of(task: Task, most: Room, prices: Prices) -> Room:
 def make_prompt(task: Task, room: Room) -> Made:
     """Make the prompt of a task. Raises TooSmall where the question alone fills the room."""
     boundary = secrets.token_hex(8)
-    characters = room.answer * _CHARACTERS_A_TOKEN - _FRAME_CHARACTERS
+    characters = room.answer - _FRAME_TOKENS
     quote = _between(_QUOTE_CHARACTERS, characters // (2 * _MOST_QUOTES))
     words = _between(_ANSWER_CHARACTERS, characters - _MOST_QUOTES * quote)
     schema = reply_schema(

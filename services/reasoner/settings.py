@@ -35,7 +35,9 @@ class ReasonerSettings(StageSettings):
     reasoner_context_tokens: int = Field(
         8192, ge=512, le=2_000_000, description="Tokens of the model's context, for what it reads and writes."
     )
-    reasoner_output_tokens: int = Field(512, ge=128, le=32_768, description="Most tokens of an answer.")
+    reasoner_output_tokens: int = Field(
+        1024, ge=256, le=32_768, description="Most tokens of a reply: quotes, answer and the JSON around them."
+    )
     reasoner_prompt_price: float = Field(0.0, ge=0, description="Price of 1,000 tokens that the model reads.")
     reasoner_completion_price: float = Field(0.0, ge=0, description="Price of 1,000 tokens that it writes.")
     reasoner_breaker_failures: int = Field(
