@@ -104,6 +104,7 @@ async def test_a_collection_without_keys_is_enriched_and_reported_on(
         assert result.exit_code == calls.DONE, result.output
         return json.loads(result.stdout) if "--json" in arguments else result.stdout
 
+    assert "all passages have their keys" in await sluice("collections")
     assert "all passages had their keys, of 30" in await sluice("enrich")
     shown = await sluice("enrich", "documents", "--report")
     assert "ada byron" in shown

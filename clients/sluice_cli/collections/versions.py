@@ -166,6 +166,7 @@ def versions_view(versions: Sequence[ListedVersion]) -> Text:
             _model_text(model, listed.model_served),
             f"token vectors: {_model_text(tokens, listed.token_model_served)}" if tokens is not None else "",
             f"words: {version.lexical_settings}" if version.lexical_settings else "",
+            "relations: all passages have their keys" if version.enriched else "",
             ", ".join(part for part in (version.source, layout_text(version.layout)) if part),
         ]
         lines += [Text(f"    {plain(line)}", style="dim") for line in about if line]
