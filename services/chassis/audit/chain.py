@@ -52,10 +52,13 @@ class Chain:
         return record | ({"torn_bytes": torn_bytes} if torn_bytes else {})
 
     def keep(self) -> None:
-        """Write the head."""
-        partial = self._head.with_name(f"{self._head.name}.new")
-        partial.write_text(json.dumps({"number": self.state.number, DIGEST: self.state.digest}), encoding="utf-8")
-        partial.replace(self._head)
+        """Write the head, in place: it has always the same length."""
+        line = f'{{"number":{self.state.number:>20},"{DIGEST}":"{self.state.digest}"}}\n'
+        descriptor = os.open(self._head, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
 
 
 def _digest(key: bytes, message: bytes) -> str:

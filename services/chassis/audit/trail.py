@@ -36,6 +36,8 @@ lines_dropped = Counter(
 write_failing = Gauge("sluice_audit_failing", "1 while the audit log cannot be written; else 0.")
 
 QUEUE_LINES = 8192
+GATHER_SECONDS, GATHERED_LINES = 0.1, 256
+"""Time in which lines are gathered for one write, and the number with which it ends."""
 RETRY_SECONDS = 0.5
 """Pause after a write that failed."""
 WRITTEN_SECONDS = 5.0
@@ -81,6 +83,7 @@ class AuditTrail:
         self._dropped = 0
         self._failing = False
         self._closing = False
+        self._gathering = False
         self._changed = threading.Condition()
         self._descriptor = -1
         try:
@@ -154,7 +157,9 @@ class AuditTrail:
                 lines_dropped.inc()
                 return
             self._queue.append(queued)
-            self._changed.notify()
+            # A thread that gathers is woken only for what cannot wait.
+            if not self._gathering or queued.written is not None or len(self._queue) >= GATHERED_LINES:
+                self._changed.notify()
 
     def _run(self) -> None:
         while True:
@@ -165,6 +170,7 @@ class AuditTrail:
                 self._tell_repeated()
                 if not self._queue:
                     break
+                self._gather()
                 if self._dropped:
                     self._queue.append(_Queued({"time": time.time(), "event": "dropped", "lines": self._dropped}))
                     self._dropped = 0
@@ -181,6 +187,17 @@ class AuditTrail:
                 if each.written is not None:
                     each.written.get_loop().call_soon_threadsafe(_settle, each.written)
         os.close(self._descriptor)
+
+    def _gather(self) -> None:
+        """Wait a moment for more lines, for each write costs more than a line; not while a call waits for its own."""
+        end = time.monotonic() + GATHER_SECONDS
+        while not (self._closing or any(each.written is not None for each in self._queue)):
+            left = end - time.monotonic()
+            if left <= 0 or len(self._queue) >= GATHERED_LINES:
+                return
+            self._gathering = True
+            self._changed.wait(left)
+            self._gathering = False
 
     def _tell_repeated(self) -> None:
         """Queue a line for refusals that were counted, once their second is over."""
