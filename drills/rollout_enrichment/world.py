@@ -1,9 +1,11 @@
-"""Python's documentation by real models, questions about it, and relations that may become slow."""
+"""People, towns and Python's documentation by real models, questions about them, and relations that may become slow."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
+from itertools import product
 
 from demo import corpus as documentation
 from deploy.local.paths import BUILD
@@ -16,7 +18,12 @@ EXPAND = f"/{SERVICE}/ExpandRelations"
 # Time of a search, as over an index that is larger by far; with its spread.
 INDEX_SECONDS, SPREAD = 0.4, 0.25
 SLOW = Regression("slow relations", slower=6.0)
-PASSAGES, LONGEST_CHARACTERS = 800, 500
+_PASSAGES, _LONGEST_CHARACTERS = 300, 300
+_FIRST = ("Adeline", "Bruno", "Cecily", "Dorian", "Esther", "Fergus", "Giselle", "Horace", "Imogen", "Jasper")
+_LAST = ("Abernathy", "Blackwood", "Castellan", "Drummond", "Eastlake", "Fairweather")
+_TOWNS = [f"{start}{end}" for start, end in product(("Alder", "Bram", "Cold", "Dun"), ("ford", "wick", "mere", "holt"))]
+_RIVERS = ("Severel", "Tamber", "Wyvale", "Ouseby", "Trenna")
+_PEOPLE = [f"{first} {last}" for last, first in product(_LAST, _FIRST)]
 
 
 class Relations(SpoilingRetriever):
@@ -33,15 +40,39 @@ class Relations(SpoilingRetriever):
 
 
 def documents() -> list[Document]:
-    """A slice of Python's documentation, which names functions and modules all the time."""
-    found = [one for one in documentation.load(BUILD / "demo").passages if len(one.text) <= LONGEST_CHARACTERS]
-    chosen = found[:: max(1, len(found) // PASSAGES)]
-    return [Document(f"p{number}", passage.title, passage.text) for number, passage in enumerate(chosen)]
+    """One passage a person, which names a town, one a town, which names a river, and a slice of Python's."""
+    chance = random.Random(5)
+    found = [one for one in documentation.load(BUILD / "demo").passages if len(one.text) <= _LONGEST_CHARACTERS]
+    return [
+        *(Document(name, name, f"{name} was born in the town of {chance.choice(_TOWNS)}.") for name in _PEOPLE),
+        *(
+            Document(town, town, f"{town} is a small town on the river {_RIVERS[place % len(_RIVERS)]}.")
+            for place, town in enumerate(_TOWNS)
+        ),
+        *(
+            Document(f"p{number}", passage.title, passage.text)
+            for number, passage in enumerate(found[:: max(1, len(found) // _PASSAGES)])
+        ),
+    ]
+
+
+def questions() -> list[str]:
+    """Three of four have an answer in a passage or two; a quarter are of the kind for which the order matters."""
+    asked = []
+    for place, vague in enumerate(read_questions(None)):
+        one, other = _PEOPLE[2 * place % len(_PEOPLE)], _PEOPLE[(2 * place + 1) % len(_PEOPLE)]
+        asked += [
+            f"Where was {one} born?",
+            f"On which river is the town where {other} was born?",
+            f"Which river flows through {_TOWNS[place % len(_TOWNS)]}?",
+            vague,
+        ]
+    return asked
 
 
 WORLD = World(
     documents,
-    lambda: read_questions(None),
+    questions,
     Relations,
     embedder={"EMBEDDING_MODEL": "all-MiniLM-L6-v2", "INFERENCE_THREADS": "1", "CACHE_ENTRIES": "4096"},
     gateway={"TOKEN_VECTORS": "1"},
