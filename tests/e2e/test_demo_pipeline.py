@@ -47,7 +47,7 @@ async def test_the_expected_modules_are_among_the_best_five(stored, client, ques
 @pytest.mark.parametrize("config", CONFIGS)
 async def test_every_stage_reports_what_it_did(stored, client, config):
     answer = (await ask(client, QUESTIONS[0], config, collection=stored.collection)).answer
-    assert [report.stage.value for report in answer.stages] == ["expand", "embed", "retrieve", "rerank"]
+    assert [report.stage.value for report in answer.stages] == ["expand", "embed", "retrieve", "hop", "rerank"]
     assert {report.stage.value for report in answer.stages if report.outcome == "ran"} == RAN[config]
     assert all(report.outcome in ("ran", "skipped") for report in answer.stages)
     assert all(bool(report.duration) == (report.outcome == "ran") for report in answer.stages)
