@@ -50,16 +50,18 @@ async def drill() -> dict[str, object]:
     say("three gateways, four stages and the rollout service are starting")
     async with platform(ASKERS, WORLD) as made:
         await made.rollout.create(FEATURE, feature.overrides, reason="runbook (b)", description=feature.description)
-        await made.rollout.start(FEATURE, plan, reason="runbook (b), first try")
-        await made.treated_everywhere(FEATURE)
-        back = await _taken_back(made)
-        await made.rollout.rearm(FEATURE, reason="relations are quick again")
-        await made.rollout.start(FEATURE, plan, reason="runbook (b), second try")
-        made.in_no_arm.clear()
-        steps = await _to_everybody(made, plan)
-        found = await made.rollout.report(FEATURE)
-        written = await asyncio.to_thread(report.write, found, html=REVIEW, markdown=REVIEW.with_suffix(".md"))
-        say(f"the review: {', '.join(shown(path) for path in written)}")
+        try:
+            await made.rollout.start(FEATURE, plan, reason="runbook (b), first try")
+            await made.treated_everywhere(FEATURE)
+            back = await _taken_back(made)
+            await made.rollout.rearm(FEATURE, reason="relations are quick again")
+            await made.rollout.start(FEATURE, plan, reason="runbook (b), second try")
+            made.in_no_arm.clear()
+            steps = await _to_everybody(made, plan)
+        finally:
+            found = await made.rollout.report(FEATURE)
+            written = await asyncio.to_thread(report.write, found, html=REVIEW, markdown=REVIEW.with_suffix(".md"))
+            say(f"the review: {', '.join(shown(path) for path in written)}")
         return {
             "taken_back": back,
             "steps": steps,
