@@ -1,6 +1,6 @@
 """`make rollout-enrichment`: runbook (b) from nobody to everybody on this machine; build/rollout-enrichment.json.
 
-The plan is the template `ramp`, its dwells shortened to seconds; its steps wait for a person, whom the drill plays. At
+The plan is the template `ramp`, its dwells shortened to seconds, with more shadow pairs; its steps wait for a person, whom the drill plays. At
 10 % relations become slow: the feature has to be taken back by itself. Then it is armed again and goes to 100 %. At
 every step it is seen that those who have the feature, and nobody else, have their relations followed. Evidence takes
 some thousand requests at each step, so users in neither arm ask no more; give it an hour, and a machine of its own.
@@ -28,6 +28,8 @@ RESULT = BUILD / "rollout-enrichment.json"
 REVIEW = BUILD / "rollout-enrichment.html"
 FEATURE = "enrichment"
 DWELL = timedelta(seconds=20)
+# Half of control's requests are answered both ways, five times as many as in the template: the drill has no two hours.
+SHADOW_PPM = 500_000
 ASKERS = 48
 # Some thousand requests in each arm show that errors are no more frequent.
 STEP_SECONDS = 1800.0
@@ -46,7 +48,7 @@ async def drill() -> dict[str, object]:
     file = read_plan("ramp")
     (feature,) = file.features
     plan = file.plan(feature)
-    plan = replace(plan, steps=[replace(step, dwell=DWELL) for step in plan.steps])
+    plan = replace(plan, steps=[replace(step, dwell=DWELL) for step in plan.steps], shadow_ppm=SHADOW_PPM)
     say("three gateways, four stages and the rollout service are starting")
     async with platform(ASKERS, WORLD) as made:
         await made.rollout.create(FEATURE, feature.overrides, reason="runbook (b)", description=feature.description)

@@ -57,16 +57,16 @@ def documents() -> list[Document]:
 
 
 def questions() -> list[str]:
-    """Three of four have an answer in a passage or two; a quarter are of the kind for which the order matters."""
+    """Half of them have an answer in a passage or two; the others are of the kind for which the order matters."""
     asked = []
     for place, vague in enumerate(read_questions(None)):
-        one, other = _PEOPLE[2 * place % len(_PEOPLE)], _PEOPLE[(2 * place + 1) % len(_PEOPLE)]
-        asked += [
-            f"Where was {one} born?",
-            f"On which river is the town where {other} was born?",
-            f"Which river flows through {_TOWNS[place % len(_TOWNS)]}?",
-            vague,
-        ]
+        person, town = _PEOPLE[place % len(_PEOPLE)], _TOWNS[place % len(_TOWNS)]
+        clear = (
+            f"Where was {person} born?",
+            f"On which river is the town where {person} was born?",
+            f"Which river flows through {town}?",
+        )
+        asked += [clear[place % len(clear)], vague]
     return asked
 
 
