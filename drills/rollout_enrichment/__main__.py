@@ -1,9 +1,10 @@
 """`make rollout-enrichment`: runbook (b) from nobody to everybody on this machine; build/rollout-enrichment.json.
 
-The plan is the template `ramp`, its dwells shortened to seconds, with more shadow pairs; its steps wait for a person, whom the drill plays. At
-10 % relations become slow: the feature has to be taken back by itself. Then it is armed again and goes to 100 %. At
-every step it is seen that those who have the feature, and nobody else, have their relations followed. Evidence takes
-some thousand requests at each step, so users in neither arm ask no more; give it an hour, and a machine of its own.
+The plan is the template `ramp`, its dwells shortened to seconds, with more shadow pairs; its steps wait for a person,
+whom the drill plays. At 10 % relations become slow: the feature has to be taken back by itself. Then it is armed again
+and goes to 100 %. At every step it is seen that those who have the feature, and nobody else, have their relations
+followed. Evidence takes some thousand requests at each step, so users in neither arm ask no more; give it an hour, and
+a machine of its own.
 """
 
 from __future__ import annotations
