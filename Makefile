@@ -132,7 +132,7 @@ lint: setup ## Checks style, types, import contracts, limits, words, protos and 
 	@$(BIN)/python tools/prometheus_rule.py --check
 	@$(BIN)/python tools/adr_index.py --check
 	@$(BIN)/python tools/house_rules.py --check
-	@$(BIN)/python tools/requirements.py --check
+	@$(BIN)/python tools/packages/requirements.py --check
 
 format: setup ## Formats the code.
 	@$(BIN)/ruff check --fix .
@@ -178,10 +178,10 @@ sbom: setup ## Brings the list of what each image holds, in CycloneDX, to build/
 	@$(BIN)/python -m deploy.docker contents $(SERVICES)
 
 requirements: setup ## Locks the packages of images by hash: deploy/docker/requirements; FILES="gateway torch".
-	@$(BIN)/python tools/requirements.py $(FILES)
+	@$(BIN)/python tools/packages/requirements.py $(FILES)
 
 audit-packages: setup ## Looks the packages of images up in a database of vulnerabilities, where one can be reached.
-	@$(BIN)/python tools/audit_packages.py
+	@$(BIN)/python tools/packages/audit_packages.py
 
 COMPOSE ?= docker compose
 COMPOSE_FILES := --file deploy/docker/compose.yaml --file build/compose/stages.yaml

@@ -34,7 +34,7 @@ from deploy.local import LocalStack
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
-from services.gateway.search.ranking import best_first, blend
+from services.gateway.search.order.ranking import best_first, blend
 from services.gateway.settings import GatewaySettings
 from services.retriever.lexical import Bm25
 from services.retriever.search.fusion import Found, Fused, fuse

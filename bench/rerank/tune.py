@@ -33,7 +33,7 @@ from bench.speed.cli import progress_bars, wide_console
 from deploy.local.paths import BUILD, shown
 from deploy.local.progress import say
 from services.chassis.errors import StartupError
-from services.gateway.search.ranking import best_first, blend
+from services.gateway.search.order.ranking import best_first, blend
 from services.gateway.settings import GatewaySettings
 
 FILE = BUILD / "bench" / "rerank_tune.json"

@@ -67,8 +67,8 @@ from sluice_client.filters import Condition, Filter, all_of, any_of, field, none
 from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
 from sluice_client.indexing import NotStored
 from sluice_client.messages import MetadataValue
-from sluice_client.rollout_client import AsyncRolloutClient
-from sluice_client.rollouts import (
+from sluice_client.rollout.client import AsyncRolloutClient
+from sluice_client.rollout.features import (
     EVERYBODY_PPM,
     ArmTotals,
     BadEventCount,

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from sluice_client.channel import Caller, Credentials
 from sluice_client.client import AsyncClient
-from sluice_client.rollout_client import AsyncRolloutClient
+from sluice_client.rollout.client import AsyncRolloutClient
 
 CallerT = TypeVar("CallerT", bound=Caller)
 P = ParamSpec("P")

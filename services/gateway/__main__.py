@@ -13,6 +13,7 @@ from services.chassis.timing import in_background
 from services.gateway.answering.answering import Answering
 from services.gateway.collections.embedders import Embedders
 from services.gateway.collections.following import Following, Writing
+from services.gateway.collections.index_monitor import IndexMonitor
 from services.gateway.collections.indexing import Indexing
 from services.gateway.collections.reindexing import Reindexing
 from services.gateway.collections.verification import Verification
@@ -33,7 +34,6 @@ from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
 from services.gateway.rpc.collections_servicer import CollectionsServicer
 from services.gateway.rpc.documents_servicer import DocumentsServicer
-from services.gateway.rpc.index_monitor import IndexMonitor
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
 from services.gateway.rpc.transfer_servicer import TransferServicer

@@ -13,8 +13,8 @@ from services.experiment.flags import FLAGS, Flag
 from services.gateway.quotas.book import Quota
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
 from services.gateway.search.flags import Features
+from services.gateway.search.order.ranking import Weights
 from services.gateway.search.query_log import LoggedQueries
-from services.gateway.search.ranking import Weights
 
 
 def _flag_fields() -> dict[str, Any]:

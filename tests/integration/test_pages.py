@@ -14,14 +14,14 @@ import pytest
 from services.chassis.validation import chunk_id
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.flags import Features
+from services.gateway.search.order.ranking import Weights
 from services.gateway.search.pipeline import Pipeline, Stages
-from services.gateway.search.ranking import Weights
+from services.gateway.search.question import Question
 from services.gateway.search.stages import (
     Answer,
     Candidate,
     Embedded,
     Expanded,
-    Question,
     Reranked,
     Retrieved,
     SearchVariant,

@@ -17,8 +17,8 @@ from deploy.docker.images import BASE, IMAGES
 from deploy.local.paths import ROOT
 from deploy.stages import STAGES
 from sluice_models import Lock
-from tools.audit_packages import judged
-from tools.requirements import FILES, FOLDER, problems_of
+from tools.packages.audit_packages import judged
+from tools.packages.requirements import FILES, FOLDER, problems_of
 
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf-8")
 DIGEST = f"sha256:{'ab' * 32}"

@@ -19,8 +19,9 @@ from typing import Protocol, Self
 
 from services.chassis.errors import InvalidArgument, SluiceError
 from services.chassis.timing import answer_by, duration
+from services.gateway.search.question import Policy, Question
 from services.gateway.search.reports import failed
-from services.gateway.search.stages import Answer, Outcome, Policy, Question, Result, Stage, StageReport
+from services.gateway.search.stages import Answer, Outcome, Result, Stage, StageReport
 from sluice.gateway.v1 import answer_pb2 as pb
 from sluice.type.v1 import answer_pb2
 

@@ -30,7 +30,8 @@ from services.gateway.rollout.evidence import Evidence, Judgement, Pair
 from services.gateway.rollout.table import Decision, FeatureArm
 from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Answer, Outcome, Question, Reranker, Result, reading
+from services.gateway.search.question import Question
+from services.gateway.search.stages import Answer, Outcome, Reranker, Result, reading
 
 _log = logs.get_logger("shadow")
 

@@ -17,7 +17,8 @@ from services.chassis.timing import deadline_of
 from services.gateway.answering.answering import Answered, Answering, Wishes, search_until
 from services.gateway.metrics import GatewayMetrics, ObservedAnswer
 from services.gateway.rpc.user_searches import UserSearch, UserSearches, next_page, response
-from services.gateway.search.stages import Answer, Question
+from services.gateway.search.question import Question
+from services.gateway.search.stages import Answer
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import answer_pb2 as pb
 from sluice.gateway.v1 import answer_pb2_grpc, search_pb2

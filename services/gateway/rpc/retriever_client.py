@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 
-from services.chassis.client import StageChannel
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.gateway.collections.store import (
     Begun,
@@ -19,10 +18,10 @@ from services.gateway.collections.store import (
     Written,
 )
 from services.gateway.rpc.ownership import owners, unnamed_fields
-from services.gateway.search.stages import Candidate, QueryTokens, Reached, Retrieved, SearchVariant
+from services.gateway.rpc.relation_calls import RelationCalls
+from services.gateway.search.stages import Candidate, QueryTokens, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
-from sluice.retriever.v1 import retriever_pb2_grpc
 from sluice.type.v1 import collection_pb2, filter_pb2, layout_pb2, model_pb2, passage_pb2
 
 # Passages compared at once: enough for the embedder's batches, few enough that a call takes about a second.
@@ -32,14 +31,10 @@ DOCUMENTS_A_CALL = 100
 PASSAGES_A_CALL = 1000
 
 
-class RetrieverClient:
+class RetrieverClient(RelationCalls):
     """Calls the retriever."""
 
     service = "sluice.retriever.v1.RetrieverService"
-
-    def __init__(self, channel: StageChannel) -> None:
-        self.channel = channel
-        self.stub = retriever_pb2_grpc.RetrieverServiceStub(channel.channel)
 
     async def search(  # noqa: PLR0913  all that a request holds
         self,
@@ -88,36 +83,6 @@ class RetrieverClient:
             for one in reply.candidates
         ]
         return Retrieved(candidates, reply.index_version, reply.fused_search_count)
-
-    async def expand_relations(
-        self,
-        collection: str,
-        query: str,
-        candidates: Sequence[Candidate],
-        *,
-        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
-        hops: int,
-        limit: int,
-        tokens: QueryTokens | None = None,
-        deadline: float,
-    ) -> Reached:
-        request = pb.ExpandRelationsRequest(
-            collection=collection,
-            query=query,
-            candidates=[pb.ScoredPassage(id=one.passage.id, score=one.score) for one in candidates],
-            filter=filter,
-            max_hops=hops,
-            limit=limit,
-            tokens=tokens.vectors if tokens else None,
-            token_model_fingerprint=tokens.model.fingerprint if tokens else "",
-        )
-        reply = await self.channel.call(self.stub.ExpandRelations, request, deadline=deadline)
-        found = [
-            Candidate(one.passage, one.score, True, one.late_score if one.HasField("late_score") else None, one.path)
-            for one in reply.passages
-        ]
-        bridges = {bridge.id: bridge for bridge in reply.bridges}
-        return Reached(found, bridges, reply.followed_count, reply.frequent_count, reply.left_out_count)
 
     async def diversify(
         self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float
@@ -446,26 +411,6 @@ class RetrieverClient:
         """Record that a version is complete."""
         request = pb.CompleteTransferRequest(version=version, passage_count=passage_count)
         return (await self.channel.call(self.stub.CompleteTransfer, request, deadline=deadline)).version
-
-    def enrich(
-        self, collection: str, *, report: bool, deadline: float
-    ) -> AsyncGenerator[pb.EnrichCollectionResponse, None]:
-        """Give passages the keys of their relations, and tell how far it is."""
-        request = pb.EnrichCollectionRequest(collection=collection, report=report)
-        return self.channel.stream(self.stub.EnrichCollection, request, deadline=deadline)
-
-    async def relate(
-        self, collection: str, said: Sequence[tuple[str, passage_pb2.Relations]], *, deadline: float
-    ) -> Written:
-        documents = [pb.RelatedDocument(id=one, relations=relations) for one, relations in said]
-        request = pb.RelatePassagesRequest(collection=collection, documents=documents)
-        reply = await self.channel.call(self.stub.RelatePassages, request, deadline=deadline)
-        return Written(
-            reply.changed_count,
-            building_version=reply.building_version,
-            changed_ids=list(reply.changed_ids),
-            missing_ids=list(reply.missing_ids),
-        )
 
     async def delete_snapshot(self, collection: str, snapshot: str, *, deadline: float) -> None:
         request = pb.DeleteSnapshotRequest(collection=collection, snapshot=snapshot)

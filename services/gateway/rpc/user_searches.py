@@ -19,7 +19,8 @@ from services.gateway.search import paging
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.search.query_log import QueryLog, SearchAudit
 from services.gateway.search.query_rules import QueryRules
-from services.gateway.search.stages import Answer, Course, Question, Result
+from services.gateway.search.question import Course, Question
+from services.gateway.search.stages import Answer, Result
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from services.chassis.validation import MAX_TEXT_BYTES
-from services.gateway.search.duplicates import Signature, collapse
-from services.gateway.search.grouping import best_of_each
-from services.gateway.search.ranking import Ranked
-from services.gateway.search.stages import Candidate, Question, Reached, Result, Retrieved, Retriever, reading
+from services.gateway.search.order.duplicates import Signature, collapse
+from services.gateway.search.order.grouping import best_of_each
+from services.gateway.search.order.ranking import Ranked
+from services.gateway.search.question import Question
+from services.gateway.search.stages import Candidate, Reached, Result, Retrieved, Retriever, reading
 from sluice.type.v1 import passage_pb2
 
 # Most candidates that paging and reranking reach.

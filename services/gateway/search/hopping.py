@@ -10,8 +10,9 @@ import time
 
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.candidates import FOLLOWED, REACHED, Candidates
+from services.gateway.search.question import Policy, Question
 from services.gateway.search.reports import AS_BEFORE, NO_CANDIDATES, NO_QUERY, Attempts, changed, ran
-from services.gateway.search.stages import Outcome, Policy, QueryTokens, Question, Retriever, Stage, StageReport
+from services.gateway.search.stages import Outcome, QueryTokens, Retriever, Stage, StageReport
 
 
 class Hopping:

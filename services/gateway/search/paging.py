@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from services.chassis.errors import InvalidArgument
 from services.experiment.flags import Overrides
 from services.gateway.search.flags import Features, resolve
-from services.gateway.search.stages import Course
+from services.gateway.search.question import Course
 from sluice.gateway.v1 import search_pb2
 
 MAX_OFFSET = 999

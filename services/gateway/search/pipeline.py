@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SluiceError
 from services.chassis.timing import both
 from services.gateway.search.budgets import Budgets, last_moment
-from services.gateway.search.calibration import relevance
 from services.gateway.search.candidates import Candidates
-from services.gateway.search.enrichment import enrichment_score
 from services.gateway.search.flags import Features
 from services.gateway.search.hopping import Hopping
-from services.gateway.search.ranking import Weights
+from services.gateway.search.order.calibration import relevance
+from services.gateway.search.order.enrichment import enrichment_score
+from services.gateway.search.order.ranking import Weights
+from services.gateway.search.question import Course, Policy, Question
 from services.gateway.search.reports import (
     AS_BEFORE,
     CALLER_VECTOR,
@@ -39,14 +40,11 @@ from services.gateway.search.reports import (
 from services.gateway.search.reranking import Reranking
 from services.gateway.search.stages import (
     Answer,
-    Course,
     Embedded,
     Embedder,
     Expander,
     Outcome,
-    Policy,
     QueryTokens,
-    Question,
     Reranker,
     Result,
     Retrieved,

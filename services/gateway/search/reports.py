@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError
 from services.gateway.search.budgets import Pace
-from services.gateway.search.stages import Course, Embedded, Outcome, Policy, Stage, StageReport
+from services.gateway.search.question import Course, Policy
+from services.gateway.search.stages import Embedded, Outcome, Stage, StageReport
 
 ResultT = TypeVar("ResultT")
 

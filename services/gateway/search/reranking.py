@@ -12,7 +12,8 @@ import time
 
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.candidates import Candidates
-from services.gateway.search.ranking import Ranked, Weights, best_first, blend
+from services.gateway.search.order.ranking import Ranked, Weights, best_first, blend
+from services.gateway.search.question import Course, Policy, Question
 from services.gateway.search.reports import (
     AS_BEFORE,
     NO_CANDIDATES,
@@ -22,17 +23,7 @@ from services.gateway.search.reports import (
     no_time,
     ran,
 )
-from services.gateway.search.stages import (
-    Course,
-    Embedder,
-    Policy,
-    QueryTokens,
-    Question,
-    Reranked,
-    Reranker,
-    Stage,
-    StageReport,
-)
+from services.gateway.search.stages import Embedder, QueryTokens, Reranked, Reranker, Stage, StageReport
 
 # Most candidates that the cross-encoder reads in place of late interaction, for which more of them are asked: it takes
 # many times as long for each.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.gateway.search.stages import Course, Embedded, EmbeddedTokens
+from services.gateway.search.question import Course
+from services.gateway.search.stages import Embedded, EmbeddedTokens
 from sluice.type.v1 import collection_pb2, model_pb2, passage_pb2, tokens_pb2
 
 COURSE = Course("docs-v1", "d1935", expanded=False, embedded=1, reranked=0, reranker="")

@@ -77,3 +77,11 @@ def _quantization(
             return edge.TurboQuantQuantizationConfig(memory=edge.Memory.Pinned)
         case Quantization.NONE:
             return None
+
+
+def indexes_of(shard: edge.EdgeShard) -> dict[str, tuple[str, bool]]:
+    """Return the kind of each index by its path, and True where tenants are told apart by it."""
+    return {
+        key: (str(info.data_type).rpartition(".")[2], bool(getattr(info.params, "is_tenant", False)))
+        for key, info in shard.info().payload_schema.items()
+    }

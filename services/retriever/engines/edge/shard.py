@@ -18,7 +18,7 @@ import qdrant_edge as edge
 from services.late.codes import Codes
 from services.retriever.engines.edge import searching
 from services.retriever.engines.edge.building import BuildFailed
-from services.retriever.engines.edge.configuration import to_config, to_index
+from services.retriever.engines.edge.configuration import indexes_of, to_config, to_index
 from services.retriever.engines.edge.filters import bool_key, to_filter
 from services.retriever.engines.edge.generations import Damaged, Generations, State
 from services.retriever.engines.edge.points import SELECTED, Refused, to_points, to_row, to_word_updates
@@ -69,7 +69,7 @@ class Shard:
         self._state = state
         self._graph_from = graph_from
         self._pause_seconds = pause_seconds
-        self._indexes = _indexes(shard)
+        self._indexes = indexes_of(shard)
         self._pristine = searching.counts_right(shard)
         self._broken = False
         self._unflushed = 0
@@ -332,7 +332,7 @@ class Shard:
         except BaseException as error:
             raise BuildFailed("what was built cannot be loaded") from error
         try:
-            known, indexes = self._indexes, _indexes(shard)
+            known, indexes = self._indexes, indexes_of(shard)
             self._unflushed = len(rebuild.changed)
             rebuild.catch_up(shard)
             self._replaced, self._shard, self._state, self._indexes = self._shard, shard, state, indexes
@@ -426,14 +426,6 @@ class Shard:
                 raise
             self._broken = True
             raise _damaged(error) from None
-
-
-def _indexes(shard: edge.EdgeShard) -> dict[str, tuple[str, bool]]:
-    """Return the kind of each index by its path, and True where tenants are told apart by it."""
-    return {
-        key: (str(info.data_type).rpartition(".")[2], bool(getattr(info.params, "is_tenant", False)))
-        for key, info in shard.info().payload_schema.items()
-    }
 
 
 def _attempt(call: Callable[[], T]) -> T:

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import grpc
 from qdrant_client import grpc as api
 
-from services.chassis.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound
-from services.late.codes import Codes
+from services.chassis.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.retriever.engines.payloads import payload_key
-from services.retriever.engines.server import layouts, points, shards
+from services.retriever.engines.server import layouts, points
 from services.retriever.engines.server.filters import still_so, to_filter
-from services.retriever.engines.server.frequencies import SAMPLE, Frequencies, FrequencyCount
-from services.retriever.engines.server.memory import Memory
-from services.retriever.engines.server.nodes import Connection, Operation
-from services.retriever.engines.server.points import SELECTED, to_comparison, to_hits, to_ids
+from services.retriever.engines.server.nodes import Connection
+from services.retriever.engines.server.points import SELECTED, to_ids
 from services.retriever.engines.server.pool import QdrantPool
 from services.retriever.engines.server.replicas import to_replications
+from services.retriever.engines.server.searching import SHARDS_SECONDS, ServerSearches
 from services.retriever.engines.server.values import set_values, values_of
-from services.retriever.fields import ALL, FieldType, Filter, Scalar, Schema
+from services.retriever.fields import ALL, FieldType, Filter, Schema
 from services.retriever.layout import Layout, Quantization
 from services.retriever.lexical import SparseVector
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import (
-    PLAIN,
     Catalogue,
     Deadline,
     Description,
-    Hit,
     Notes,
     Parts,
     PointId,
-    Query,
     Revisions,
     Row,
 )
@@ -50,21 +43,16 @@ _IN_ORDER = api.WriteOrdering(type=api.Medium)
 _OLDEST_QDRANT = (1, 17)
 _OLDEST_TURBO = (1, 18)
 _MOST_TRIES = 5
-_ROWS_COUNTED_AT_ONCE = 500
-_COUNTING_SECONDS = 120.0
 # Seconds. A node that is down is not waited for: it can answer nobody with what it does not know.
 _LONGEST_SETTLING = 5
-# Seconds in which the nodes say where the shards of a version are.
-_SHARDS_SECONDS = 1.0
 
 
-class ServerStore:
+class ServerStore(ServerSearches):
     """Passages in a Qdrant server; see `PassageStore`."""
 
     def __init__(self, settings: RetrieverSettings, metrics: RetrieverMetrics) -> None:
         """Connect with the first call; construct it inside the event loop that will use it."""
-        self._pool = QdrantPool(settings, metrics)
-        self._memory = Memory()
+        super().__init__(QdrantPool(settings, metrics))
         self._release = (0, 0)
 
     async def close(self) -> None:
@@ -135,7 +123,7 @@ class ServerStore:
                     field="shards",
                 )
             if layout.replicas > info.config.params.replication_factor:
-                answers = await self._pool.everywhere(lambda node: node.shards(version), _SHARDS_SECONDS)
+                answers = await self._pool.everywhere(lambda node: node.shards(version), SHARDS_SECONDS)
                 for copy in to_replications(version, answers, layout.replicas):
                     await qdrant.ask(qdrant.collections.UpdateCollectionClusterSetup, copy)
             await qdrant.ask(qdrant.collections.Update, layouts.to_change(version, layout, has))
@@ -231,60 +219,6 @@ class ServerStore:
         await self._call(version, delete, deadline)
         self._memory.changed(version, len(ids))
 
-    async def search(
-        self,
-        version: str,
-        searches: Sequence[Query],
-        limit: int,
-        condition: Filter,
-        deadline: Deadline,
-        layout: Layout = PLAIN,
-    ) -> Sequence[Sequence[Hit]]:
-        weighed = await self._weighed(version, searches, deadline)
-        which = to_filter(condition)
-        request = api.QueryBatchPoints(
-            collection_name=version,
-            query_points=[points.to_search(by, limit, which, layout) for by in weighed],
-            read_consistency=self._memory[version].consistency,
-        )
-
-        async def search(qdrant: Connection) -> Any:
-            return await qdrant.ask(qdrant.points.QueryBatch, request)
-
-        return list(map(to_hits, (await self._call(version, search, deadline)).result))
-
-    async def holders(
-        self,
-        version: str,
-        terms: Sequence[int],
-        limit: int,
-        condition: Filter,
-        deadline: Deadline,
-        among: Sequence[PointId] = (),
-    ) -> Sequence[Sequence[PointId]]:
-        which = points.to_filter_among(to_filter(condition), among)
-        request = api.QueryBatchPoints(
-            collection_name=version,
-            query_points=[points.to_term_search(term, limit, which) for term in terms],
-            read_consistency=self._memory[version].consistency,
-        )
-
-        async def find_holders(qdrant: Connection) -> Any:
-            return await qdrant.ask(qdrant.points.QueryBatch, request)
-
-        found = (await self._call(version, find_holders, deadline)).result
-        return [[point.id.uuid for point in one.result] for one in found]
-
-    async def compare(
-        self, version: str, tokens: Codes, points: Sequence[PointId], deadline: Deadline
-    ) -> Mapping[PointId, float]:
-        request = to_comparison(version, tokens, points, self._memory[version].consistency)
-
-        async def compare(qdrant: Connection) -> Any:
-            return await qdrant.ask(qdrant.points.Query, request)
-
-        return dict(to_hits(await self._call(version, compare, deadline)))
-
     async def read(
         self,
         version: str,
@@ -321,54 +255,6 @@ class ServerStore:
         found = await self._scroll(version, start, limit, deadline, filter=to_filter(condition), **SELECTED[parts])
         return [points.to_row(point) for point in found.result], found.next_page_offset.uuid or None
 
-    async def count(self, version: str, deadline: Deadline, condition: Filter = ALL) -> int:
-        request = api.CountPoints(
-            collection_name=version,
-            filter=to_filter(condition),
-            exact=True,
-            read_consistency=self._memory[version].consistency,
-        )
-
-        async def count(qdrant: Connection) -> int:
-            found: int = (await qdrant.ask(qdrant.points.Count, request)).result.count
-            return found
-
-        return await self._call(version, count, deadline)
-
-    async def facet(
-        self, version: str, field: str, limit: int, condition: Filter, deadline: Deadline
-    ) -> Sequence[tuple[Scalar, int]]:
-        request = api.FacetCounts(
-            collection_name=version,
-            key=payload_key(field),
-            filter=to_filter(condition),
-            limit=limit,
-            exact=True,
-            read_consistency=self._memory[version].consistency,
-        )
-
-        async def facet(qdrant: Connection) -> list[tuple[Scalar, int]]:
-            found = await qdrant.ask(qdrant.points.Facet, request)
-            return [(getattr(hit.value, hit.value.WhichOneof("variant")), hit.count) for hit in found.hits]
-
-        return await self._call(version, facet, deadline)
-
-    async def _call(self, version: str, operation: Operation[T], deadline: Deadline) -> T:
-        """Run an operation on a version; if a part of it is away, the error says which."""
-
-        async def informed(qdrant: Connection) -> T:
-            try:
-                return await operation(qdrant)
-            except grpc.aio.AioRpcError as error:
-                if not shards.may_be_missing(error):
-                    raise
-                answers = await self._pool.everywhere(lambda node: node.shards(version), _SHARDS_SECONDS)
-                if (missing := shards.shard_down(version, error, answers)) is not None:
-                    raise missing from error
-                raise
-
-        return await self._pool.call(informed, name=operation.__name__, deadline=deadline)
-
     async def _upsert(self, version: str, rows: Sequence[Row], deadline: Deadline, **only: Any) -> None:
         def request() -> api.UpsertPoints:
             written = map(points.to_point, rows)
@@ -382,23 +268,6 @@ class ServerStore:
 
         await self._call(version, upsert, deadline)
         self._memory.changed(version, len(rows))
-
-    async def _scroll(
-        self, version: str, start: PointId | None, limit: int, deadline: Deadline, **which: Any
-    ) -> api.ScrollResponse:
-        request = api.ScrollPoints(
-            collection_name=version,
-            offset=None if start is None else api.PointId(uuid=start),
-            limit=limit,
-            read_consistency=self._memory[version].consistency,
-            **which,
-        )
-
-        async def scroll(qdrant: Connection) -> api.ScrollResponse:
-            found: api.ScrollResponse = await qdrant.ask(qdrant.points.Scroll, request)
-            return found
-
-        return await self._call(version, scroll, deadline)
 
     async def _change_aliases(self, name: str, request: api.ChangeAliases, deadline: Deadline) -> None:
         async def change(qdrant: Connection) -> None:
@@ -439,44 +308,6 @@ class ServerStore:
                 reason="QDRANT_TOO_OLD",
                 field="quantization",
             )
-
-    async def _weighed(self, version: str, searches: Sequence[Query], deadline: Deadline) -> Sequence[Query]:
-        """Return searches with their terms weighed, where Qdrant does not do that."""
-        if version not in self._memory:
-            await self.describe(version, deadline)
-        table = self._memory[version].table
-        if table is None or not any(isinstance(by, SparseVector) for by in searches):
-            return searches
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                found = await table.current(lambda: self._count_terms(version))
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the deadline passed while the terms of {version!r} were counted, which goes on; search again"
-            ) from None
-        return [found.weigh(by) if isinstance(by, SparseVector) else by for by in searches]
-
-    async def _count_terms(self, version: str) -> Frequencies:
-        """Count the terms of a version's passages, or of a sample."""
-        end = time.monotonic() + _COUNTING_SECONDS
-        total = await self.count(version, end)
-        counted = FrequencyCount()
-        start = str(uuid.uuid4()) if total > SAMPLE else None
-        begun = start is None
-        while True:
-            found = await self._scroll(
-                version,
-                start,
-                _ROWS_COUNTED_AT_ONCE,
-                end,
-                with_payload=points.NOTHING,
-                with_vectors=points.LEXICAL_ALONE,
-            )
-            counted.add([points.terms_of(point) for point in found.result])
-            start = found.next_page_offset.uuid or None
-            if counted.read >= SAMPLE or (start is None and begun):
-                return counted.table(total)
-            begun = begun or start is None
 
 
 async def _index(qdrant: Connection, version: str, schema: Schema, info: api.CollectionInfo, tenant: str) -> None:

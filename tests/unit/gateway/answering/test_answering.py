@@ -11,7 +11,8 @@ import pytest
 from services.chassis.errors import InvalidArgument, SluiceError, Unavailable
 from services.gateway.answering.answering import Answered, Answering, Reading, Wishes, search_until
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import Answer, Outcome, Policy, Question, Result
+from services.gateway.search.question import Policy, Question
+from services.gateway.search.stages import Answer, Outcome, Result
 from sluice.type.v1 import answer_pb2
 from tests.unit.gateway.samples import COURSE, passage
 

@@ -16,15 +16,8 @@ from services.gateway.rollout.evidence import Evidence, Judgement
 from services.gateway.rollout.shadow import AT_ONCE, Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision, FeatureArm, Ramp, Reason
 from services.gateway.search.flags import Features
-from services.gateway.search.stages import (
-    Answer,
-    Outcome,
-    Question,
-    Reranked,
-    Result,
-    Stage,
-    StageReport,
-)
+from services.gateway.search.question import Question
+from services.gateway.search.stages import Answer, Outcome, Reranked, Result, Stage, StageReport
 from tests.unit.gateway.samples import COURSE, passage
 
 RAMP = Ramp(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, SluiceError, Unavailable
-from services.gateway.search.stages import Answer, Outcome, Policies, Policy, Question, Stage, StageReport
+from services.gateway.search.question import Policies, Policy, Question
+from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from tests.unit.gateway.samples import passage
 from tests.unit.gateway.search.world import PASSAGES, World, ids, reports, with_features
 

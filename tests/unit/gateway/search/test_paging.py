@@ -15,7 +15,7 @@ from services.chassis.errors import InvalidArgument
 from services.experiment.flags import FLAGS
 from services.gateway.search import paging
 from services.gateway.search.flags import Features, resolve
-from services.gateway.search.stages import Course
+from services.gateway.search.question import Course
 from sluice.gateway.v1 import search_pb2
 from tests.unit.gateway import flag_values
 

@@ -11,19 +11,10 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
 from services.gateway.search.flags import Features
+from services.gateway.search.order.ranking import Weights
 from services.gateway.search.pipeline import Pipeline, Stages
-from services.gateway.search.ranking import Weights
-from services.gateway.search.stages import (
-    Answer,
-    Outcome,
-    Policies,
-    Policy,
-    QueryVector,
-    Question,
-    SearchVariant,
-    Stage,
-    StageReport,
-)
+from services.gateway.search.question import Policies, Policy, QueryVector, Question
+from services.gateway.search.stages import Answer, Outcome, SearchVariant, Stage, StageReport
 from sluice.type.v1 import passage_pb2
 from tests.unit.gateway.samples import passage
 from tests.unit.gateway.search.world import QUESTION, World, ids, reports, with_features

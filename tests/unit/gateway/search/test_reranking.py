@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import FailedPrecondition, Unavailable
-from services.gateway.search.calibration import CROSS_ENCODER, LATE
+from services.gateway.search.order.calibration import CROSS_ENCODER, LATE
+from services.gateway.search.question import Policies, Policy, Question
 from services.gateway.search.reranking import MOST_INSTEAD
-from services.gateway.search.stages import Answer, Outcome, Policies, Policy, Question, Stage, StageReport
+from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from tests.unit.gateway.samples import passage
 from tests.unit.gateway.search.world import World, ids, reports, with_features
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from services.chassis.errors import FailedPrecondition, SluiceError
 from services.gateway.search.budgets import Budgets
 from services.gateway.search.flags import Features
+from services.gateway.search.order.ranking import Weights
 from services.gateway.search.pipeline import Pipeline, StageObserver, Stages
-from services.gateway.search.ranking import Weights
+from services.gateway.search.question import Question
 from services.gateway.search.stages import (
     Answer,
     Candidate,
     Embedded,
     Expanded,
     QueryTokens,
-    Question,
     Reached,
     Reranked,
     Retrieved,

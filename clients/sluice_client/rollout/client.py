@@ -16,7 +16,7 @@ from sluice.type.v1.features_pb2 import Features
 from sluice_client.channel import Caller, Credentials, ReplyT
 from sluice_client.errors import SluiceError
 from sluice_client.messages import fill
-from sluice_client.rollouts import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
+from sluice_client.rollout.features import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2

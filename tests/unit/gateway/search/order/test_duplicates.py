@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.search import duplicates
-from services.gateway.search.duplicates import SHINGLE_WORDS, SIMILARITY, Signature
+from services.gateway.search.order.duplicates import SHINGLE_WORDS, SIMILARITY, Signature
 
 # Few words, so that texts often share runs of them.
 texts = st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=12)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.errors import NotFound, Unavailable
 from services.gateway.collections.embedders import ModelEmbedder
+from services.gateway.collections.index_monitor import IndexMonitor
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.rpc.index_monitor import IndexMonitor
 from sluice.type.v1 import collection_pb2, model_pb2
 from tests.unit.gateway.samples import model, version
 

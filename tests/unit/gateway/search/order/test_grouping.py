@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.search.grouping import best_of_each
+from services.gateway.search.order.grouping import best_of_each
 
 
 @given(ranked=st.lists(st.tuples(st.sampled_from("abc"), st.integers())))

@@ -1,4 +1,4 @@
-"""Lock the packages of images by hash: `python tools/requirements.py` writes deploy/docker/requirements/*.txt.
+"""Lock the packages of images by hash: `python tools/packages/requirements.py` writes deploy/docker/requirements/*.txt.
 
 Each file holds what one image, or one way of making a model, installs with `--require-hashes`, in the versions of
 constraints.txt. It is made by uv, from the index that its variables name (UV_DEFAULT_INDEX). `--check` compares names
@@ -16,11 +16,11 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.stages import STAGES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "docker" / "requirements"
 CONSTRAINTS = ROOT / "constraints.txt"
 COMMAND = ROOT / "packaging" / "sluice-retrieval" / "pyproject.toml"

@@ -1,4 +1,4 @@
-"""Look the packages of images up in a database of vulnerabilities: `python tools/audit_packages.py`.
+"""Look the packages of images up in a database of vulnerabilities: `python tools/packages/audit_packages.py`.
 
 Asks as pip-audit does, for all packages in deploy/docker/requirements. The exit status is 1 if one is known to be
 vulnerable, or if pip-audit fails. Where the database cannot be reached that is said, and it is 0, or 2 with `--strict`.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "docker" / "requirements"
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "docker" / "requirements"
 UNREACHABLE = 2
 """Status where nothing could be looked up."""
 _SECONDS = 300

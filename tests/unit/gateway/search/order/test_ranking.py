@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.search.ranking import Ranked, best_first, blend
+from services.gateway.search.order.ranking import Ranked, best_first, blend
 
 score = st.floats(-50, 50, allow_nan=False)
 descending = st.lists(score, min_size=1, max_size=40).map(lambda scores: sorted(scores, reverse=True))

@@ -1,0 +1,1 @@
+"""Rolling features out, by the rollout service."""
