@@ -30,6 +30,7 @@ def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     collection: Collection = "",
     rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="For all requests.")] = None,
     expansion: Annotated[bool | None, typer.Option("--expansion/--no-expansion", help="For all requests.")] = None,
+    multi_hop: Annotated[bool | None, typer.Option("--multi-hop/--no-multi-hop", help="For all requests.")] = None,
     max_error_rate: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Exit code 1 if more fail, as in 2%.")
     ] = None,
@@ -62,7 +63,7 @@ def loadtest(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         skew=skew,
         questions=questions,
         collection=collection,
-        features=Features(rerank=rerank, expansion=expansion),
+        features=Features(rerank=rerank, expansion=expansion, multi_hop=multi_hop),
         seed=seed,
         plot=plot,
         max_error_rate=max_error_rate,

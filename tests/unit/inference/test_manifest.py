@@ -94,7 +94,7 @@ def test_a_model_that_the_lock_does_not_list_is_refused_with_the_way_to_list_it(
 
 @pytest.mark.parametrize("content", [None, "no lock", "format = 1\n[[model]]\n"])
 def test_a_lock_that_is_missing_or_broken_refuses_everything(folder: Path, lock: Path, content: str | None) -> None:
-    lock.unlink() if content is None else lock.write_text(content)
+    lock.unlink() if content is None else lock.write_text(content, encoding="utf-8")
     with pytest.raises(StartupError, match="MODELS_LOCK"):
         load(folder, lock)
 
@@ -112,7 +112,7 @@ def test_where_a_key_is_set_a_lock_without_its_signature_refuses_everything(
     sign(lock, private)
     with pytest.raises(StartupError, match="its texts are changed or cut"):
         load(folder, lock, public)
-    lock.write_text(lock.read_text() + "\n")
+    lock.write_text(lock.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(StartupError, match="signature"):
         load(folder, lock, public)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.search import duplicates
+from services.gateway.search.order import duplicates
 from services.gateway.search.order.duplicates import SHINGLE_WORDS, SIMILARITY, Signature
 
 # Few words, so that texts often share runs of them.
