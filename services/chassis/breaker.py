@@ -34,6 +34,8 @@ Transition = Callable[[str, str, str], None]
 Healthy = Callable[[], Awaitable[bool]]
 """Asks a dependency for its health. Does not raise, and has a limit of time of its own."""
 
+STAGE_REFUSES = "STAGE_REFUSES"
+"""Reason of the error of a stage that does not take the caller: it is well, and calling it less changes nothing."""
 NOT_SERVING = "NOT_SERVING"
 """Reason of an error of a channel whose replicas say that they do not serve."""
 # Pause that is asked of callers while health is polled.
@@ -133,7 +135,8 @@ class Breaker(pybreaker.CircuitBreakerListener):
 
     def _is_its_own(self, error: SluiceError) -> bool:
         """True if an error comes from the dependency itself, and not from further down."""
-        return error.reason != NOT_SERVING and error.metadata.get("dependency", self.name) == self.name
+        elsewhere = error.metadata.get("dependency", self.name) != self.name
+        return not elsewhere and error.reason not in (NOT_SERVING, STAGE_REFUSES)
 
     def _report(self, failure: SluiceError | None) -> None:
         def outcome() -> None:

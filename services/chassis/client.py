@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis import status, tracing
-from services.chassis.breaker import NOT_SERVING, Breaker
+from services.chassis.breaker import NOT_SERVING, STAGE_REFUSES, Breaker
 from services.chassis.errors import SluiceError, Unauthenticated, Unavailable
 from services.chassis.interceptors import CALLER, REQUEST_ID, caller, request_id
 from services.chassis.timing import remaining
@@ -60,7 +60,7 @@ def _about_stage(error: SluiceError, address: str) -> SluiceError:
     """The error as our caller should see it: that a stage does not take us is no fault of theirs."""
     if isinstance(error, Unauthenticated) or error.reason in ("PERMISSION_DENIED", "ACCESS_UNREADABLE"):
         return Unavailable(
-            f"the stage at {address} does not take calls of this one: {error.message}", reason="STAGE_REFUSES"
+            f"the stage at {address} does not take calls of this one: {error.message}", reason=STAGE_REFUSES
         )
     return error
 

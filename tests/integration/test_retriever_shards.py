@@ -206,7 +206,7 @@ async def test_a_version_of_an_earlier_release_has_its_words_weighed_as_a_whole_
 
 
 async def test_of_a_large_version_a_sample_weighs_the_words(store, server, monkeypatch):
-    monkeypatch.setattr("services.retriever.engines.server.store.SAMPLE", 150)
+    monkeypatch.setattr("services.retriever.engines.server.searching.SAMPLE", 150)
     await store.create(VERSION, 2, Layout(shards=3), {}, None)
     await store.create("docs-v9", 2, Layout(shards=1), {}, None)
     for version in (VERSION, "docs-v9"):
