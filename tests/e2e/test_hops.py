@@ -45,7 +45,7 @@ async def test_a_hop_brings_what_the_best_result_mentions_and_says_how(films, cl
     assert (step.kind, step.passage_id, step.key) == (RelationKind.LINK, "film", "jane marlow")
     assert found["director"].passage.text == DOCUMENTS[1].text
     assert 0 <= answer.enrichment_score <= 1
-    two = {result.passage.id: result for result in (await ask(client, hops=2, limit=30)).results}
+    two = {result.passage.id: result for result in (await ask(client, hops=2, limit=50)).results}
     assert [step.key for step in two["town"].path] == ["jane marlow", "aldershot"]
     without = await ask(client, hops=0)
     assert without.enrichment_score is None

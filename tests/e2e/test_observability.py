@@ -60,7 +60,10 @@ async def answer(stack: LocalStack) -> search_pb2.SearchResponse:
         )
         # The token model and the cross-encoder both have a part in a cascade.
         everything = features_pb2.Features(
-            expansion=True, rerank=True, rerank_method=features_pb2.RERANK_METHOD_CASCADE
+            expansion=True,
+            multi_hop=True,
+            rerank=True,
+            rerank_method=features_pb2.RERANK_METHOD_CASCADE,
         )
         request = search_pb2.SearchRequest(query=f"buy a used car in {SECRET}", features=everything)
         return await channel.call(stubs.search.Search, request, deadline=time.monotonic() + 60)
@@ -70,7 +73,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_every_stage_runs_on_the_real_models(answer: search_pb2.SearchResponse) -> None:
-    assert [report.outcome for report in answer.stages] == [search_pb2.STAGE_OUTCOME_RAN] * 4
+    assert [report.outcome for report in answer.stages] == [search_pb2.STAGE_OUTCOME_RAN] * 5
     assert len(answer.results) == 10
 
 
