@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from services.late.products import products
+
 Codes = NDArray[np.uint8]
 """Rows of bytes: [rows, dimension]."""
 
@@ -18,9 +20,6 @@ ZERO = 128
 """Code of the value 0."""
 SCALE = 254
 """Steps from 0 to 1. A value beyond half is cut, which unit vectors of a hundred dimensions do not have once turned."""
-
-# Multiplications of a product that OpenBLAS computes in one thread, see `pooling`.
-_PART = 2**17
 
 
 def encode(vectors: NDArray[np.float32]) -> Codes:
@@ -48,12 +47,7 @@ def best_products(query: Codes, rows: Codes) -> NDArray[np.float32]:
 
     Their sum is MaxSim. Of several passages together it is the sum of the greatest for each row.
     """
-    asked = query.astype(np.float32)
-    step = max(1, _PART // asked.size)
-    parts = [
-        (asked @ rows[start : start + step].astype(np.float32).T).max(axis=1) for start in range(0, len(rows), step)
-    ]
-    best: NDArray[np.float32] = np.max(parts, axis=0)
+    best: NDArray[np.float32] = products(rows.astype(np.float32), query.astype(np.float32)).max(axis=0)
     return best
 
 

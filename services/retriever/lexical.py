@@ -243,10 +243,10 @@ def _seen(text: str) -> str:
 def _pairs(run: str) -> Terms:
     """Pair the neighbours of a run: 東京都 gives 東京 and 京都, and each character as a further term."""
     characters = _CLUSTER.findall(run)
-    single = list(map(_index, characters))
+    single = list(map(index_of, characters))
     if len(single) == 1:
         return Terms(single, [])
-    return Terms([_index(left + right) for left, right in pairwise(characters)], single)
+    return Terms([index_of(left + right) for left, right in pairwise(characters)], single)
 
 
 def _short(token: str) -> Iterable[str]:
@@ -258,7 +258,7 @@ def _short(token: str) -> Iterable[str]:
 
 @lru_cache(maxsize=32_768)
 def _terms(token: str, language: str) -> Terms:
-    words = [(_index(word), tells) for word, tells in _words(token, language)]
+    words = [(index_of(word), tells) for word, tells in _words(token, language)]
     return Terms([word for word, tells in words if tells], [word for word, tells in words if not tells])
 
 
@@ -304,7 +304,8 @@ def _stemmer(language: str) -> Any:
 
 
 @lru_cache(maxsize=65_536)
-def _index(term: str) -> int:
+def index_of(term: str) -> int:
+    """Return the index of a term: 32 bits of its BLAKE2b hash."""
     return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=4).digest(), "little")
 
 
@@ -323,7 +324,7 @@ def _english_1(text: str) -> Iterator[int]:
 
 @lru_cache(maxsize=32_768)
 def _terms_1(token: str) -> tuple[int, ...]:
-    return tuple(map(_index, _words_1(token)))
+    return tuple(map(index_of, _words_1(token)))
 
 
 def _words_1(token: str) -> Iterator[str]:

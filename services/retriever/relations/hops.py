@@ -20,10 +20,10 @@ from __future__ import annotations
 import enum
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from services.chassis.timing import both
 from services.retriever.documents import Passage
@@ -41,8 +41,8 @@ class Holders(Protocol):
         """Look for them among all passages, or among these."""
 
 
-Read = Callable[[Sequence[PointId]], Awaitable[Mapping[PointId, Passage]]]
-"""Reads passages."""
+Read = Callable[[Sequence[PointId]], Coroutine[Any, Any, dict[PointId, Passage]]]
+"""Reads passages, if any are asked for."""
 
 
 class PathKind(enum.Enum):
@@ -145,15 +145,16 @@ async def follow(
         return reached
     walk = _Walk(question, words, reached, total, holders, read, rules)
     # What the question names moves few candidates, so that the best of them are mostly the first bridges.
-    likely = nlargest(rules.bridges, reached.scores, key=lambda point: (reached.scores[point], point))
-    reached.bridges, _ = await both(_owned(read(likely)), walk.find_named())
+    likely = best_of(reached.scores, rules.bridges)
+    reached.bridges, _ = await both(read(likely), walk.find_named())
     for hop in range(1, hops + 1):
         await walk.hop(hop)
     return reached
 
 
-async def _owned(reading: Awaitable[Mapping[PointId, Passage]]) -> dict[PointId, Passage]:
-    return dict(await reading)
+def best_of(scores: Mapping[PointId, float], count: int) -> list[PointId]:
+    """Return the passages with the best scores, best first; equal ones in one order."""
+    return nlargest(count, scores, key=lambda point: (scores[point], point))
 
 
 class _Walk:
@@ -197,9 +198,8 @@ class _Walk:
         """Follow the keys of the best passages so far, and score what they lead to."""
         rules, reached = self._rules, self._reached
         scores = reached.scores
-        bridges = nlargest(rules.bridges, scores, key=lambda point: (scores[point], point))
-        if unread := [point for point in bridges if point not in reached.bridges]:
-            reached.bridges |= await self._read(unread)
+        bridges = best_of(scores, rules.bridges)
+        reached.bridges |= await self._read([point for point in bridges if point not in reached.bridges])
         bridges = [point for point in bridges if point in reached.bridges]
         wanted = {point: self._wanted(reached.bridges[point]) for point in bridges}
         found = await self._look_up(key for keys in wanted.values() for key in keys)

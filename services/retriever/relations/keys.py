@@ -1,8 +1,9 @@
 """Keys of passages: what each is about, and what it mentions.
 
 A relation between two passages is an equal key, found when it is asked for; no relation is stored. A passage's keys
-depend on itself alone, so they live and go with it. Each is a term of the passage's sparse vector, next to its words:
-`about:x` and `mention:x` of a name x, `passage:x` and `refers:x` of the passage with the id x.
+depend on itself alone, so they live and go with it. Those that are asked for are terms of the passage's sparse vector,
+next to its words: `about:x` and `mention:x` of a name x, and `passage:x` of the passage with the id x. Links are read
+from the passage that has them.
 
 Names are found by their capitals: a run of capitalised words, with connectors in between ("Duke of York"); by their
 form: identifiers such as `os.path`, `HTTPServer`, `max_size`, `open()`; and by quotation marks. Texts in languages
@@ -11,18 +12,16 @@ without capitals have what is quoted, what documents say of themselves (`Relatio
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import regex
 
 from services.chassis.validation import chunk_id
 from services.retriever.documents import Passage
-from services.retriever.lexical import SparseVector
+from services.retriever.lexical import SparseVector, index_of
 
 KEYS = "keys-1"
 """Name of these rules, which a version keeps in its notes: other rules would not find what these wrote."""
@@ -111,7 +110,7 @@ def keys_of(passage: Passage) -> Keys:
     titles = [_without_remark(passage.title)] if passage.title else []
     about = _distinct(map(normal, (*titles, *passage.relations.aliases)))
     text = passage.text[:_MOST_CHARACTERS]
-    links = dict(_links(text))
+    links = [link[2] for link in _MARKDOWN_LINK.finditer(text)] if "](" in text else []
     text = _MARKDOWN_LINK.sub(lambda link: link[1], text) if links else text
     mentions = _distinct(
         (*about, *map(normal, passage.relations.mentions), *map(normal, _quoted(text)), *map(normal, _names(text)))
@@ -130,7 +129,6 @@ def terms_of(passage: Passage, keys: Keys) -> Iterator[int]:
     if passage.document_id == passage.id:
         yield from (term("about", key) for key in keys.about)
     yield from (term("mention", key) for key in keys.mentions)
-    yield from (term("refers", key) for key in keys.refers)
 
 
 def with_keys(passage: Passage, words: SparseVector, keys: Keys | None = None) -> SparseVector:
@@ -141,10 +139,9 @@ def with_keys(passage: Passage, words: SparseVector, keys: Keys | None = None) -
     return SparseVector([term for term, _ in found], [weight for _, weight in found])
 
 
-@lru_cache(maxsize=65_536)
 def term(kind: str, key: str) -> int:
-    """Return the term of a key. Words have terms of the same 32 bits; no word has a colon in it."""
-    return int.from_bytes(hashlib.blake2b(f"{kind}:{key}".encode(), digest_size=4).digest(), "little")
+    """Return the term of a key, made as those of words are; no word has a colon in it."""
+    return index_of(f"{kind}:{key}")
 
 
 def runs_of(question: str) -> list[str]:
@@ -188,12 +185,6 @@ def resolved(target: str, document: str) -> str:
         folders.pop()
         target = target[3:].removeprefix("./")
     return "/".join((*folders, target))
-
-
-def _links(text: str) -> Iterator[tuple[str, str]]:
-    if "](" in text:
-        for link in _MARKDOWN_LINK.finditer(text):
-            yield link[2], link[1]
 
 
 def _neighbours(passage: Passage) -> Sequence[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import nlargest
 from typing import NamedTuple
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.chassis.timing import both
 from services.late.codes import best_products, similarity
 from services.retriever.collections.catalogue import Collections
 from services.retriever.collections.descriptions import CollectionInfo
 from services.retriever.documents import Passage
 from services.retriever.fields import Filter
-from services.retriever.relations.hops import RULES, Path, PathKind, Reached, Rules, follow
+from services.retriever.relations.hops import RULES, Path, PathKind, Reached, Rules, best_of, follow
 from services.retriever.relations.keys import KEYS
 from services.retriever.rows import check_ids
 from services.retriever.search.searches import MAX_CANDIDATES, MAX_QUERY_BYTES, LateQuery
@@ -105,8 +105,8 @@ class Relating:
             ) -> Sequence[Sequence[PointId]]:
                 return await self._store.holders(info.version, terms, most, fitted, deadline, among)
 
-            async def read(points: Sequence[PointId]) -> Mapping[PointId, Passage]:
-                rows = await self._store.read(info.version, points, Parts.PASSAGE, deadline)
+            async def read(points: Sequence[PointId]) -> dict[PointId, Passage]:
+                rows = await self._store.read(info.version, points, Parts.PASSAGE, deadline) if points else ()
                 return {row.id: row.passage for row in rows}
 
             names = {point_id(seed.id): seed.id for seed in seeds}
@@ -114,33 +114,40 @@ class Relating:
             words = info.bm25.query_vector(question).indices
             total = info.passage_count
             reached = await follow(question, words, candidates, total, hops, holders, read, self._rules)
-            first = nlargest(limit, reached.scores, key=lambda point: (reached.scores[point], point))
-            best = [point for point in first if point in reached.paths]
-            known = {point: Passage(names[point]) for point in best if point in names}
-            new = [point for point in best if point not in names]
-            found = known | (dict(await read(new)) if new else {})
-            best = [point for point in best if point in found]
-            late_scores = await self._compare(info, late, best, reached, deadline) if late is not None else {}
+            best = [point for point in best_of(reached.scores, limit) if point in reached.paths]
+            found, late_scores = await both(
+                read([point for point in best if point not in names]),
+                self._compare(info, late, best, reached, deadline),
+            )
+            found |= {point: Passage(names[point]) for point in best if point in names}
+            ways = {point: _way(point, reached) for point in best if point in found}
             ids = {point: passage.id for point, passage in (found | reached.bridges).items()}
             passages = [
                 Related(
                     found[point],
                     reached.scores[point],
-                    [Step(one.kind, ids.get(one.bridge, ""), one.key, one.weight) for one in _way(point, reached)],
+                    [Step(one.kind, ids.get(one.bridge, ""), one.key, one.weight) for one in way],
                     late_scores.get(point),
                 )
-                for point in best
+                for point, way in ways.items()
             ]
-            used = {path.bridge for point in best for path in _way(point, reached)}
+            used = {path.bridge for way in ways.values() for path in way}
             bridges = [passage for point, passage in reached.bridges.items() if point in used]
             return Expansion(passages, bridges, info.version, reached)
 
         return await self._collections.using(collection, expand, deadline)
 
     async def _compare(
-        self, info: CollectionInfo, late: LateQuery, points: Sequence[PointId], reached: Reached, deadline: Deadline
+        self,
+        info: CollectionInfo,
+        late: LateQuery | None,
+        points: Sequence[PointId],
+        reached: Reached,
+        deadline: Deadline,
     ) -> dict[PointId, float]:
-        """Compare passages with a query by token vectors, each together with the bridge that leads to it."""
+        """Compare passages with a query by token vectors, if there are any, each together with its bridge."""
+        if late is None:
+            return {}
         wanted = dict.fromkeys(point for one in points for point in (one, reached.paths[one].bridge) if point)
         rows = await self._store.read(info.version, list(wanted), Parts.TOKENS, deadline)
         products = {
@@ -151,8 +158,8 @@ class Relating:
             if (own := products.get(point)) is not None:
                 bridge = products.get(reached.paths[point].bridge, own)
                 # By itself, and as what completes its bridge: each alone ranks worse (docs/quality.md).
-                both = (own + own.clip(min=bridge)) / 2
-                scores[point] = similarity(float(both.sum()), *late.tokens.shape)
+                mean = (own + own.clip(min=bridge)) / 2
+                scores[point] = similarity(float(mean.sum()), *late.tokens.shape)
         return scores
 
 
