@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Script:
-    """What it does at one request."""
+    """The behaviour at one request."""
 
     parts: Sequence[str] = ()
     """Text, as it is streamed."""

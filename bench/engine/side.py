@@ -85,21 +85,19 @@ class Corpus:
             ]
 
 
-def family() -> list[int]:
-    """This process and its children."""
-    own = os.getpid()
-    children = Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split()
-    found = [own]
-    for child in map(int, children):
-        found += [child, *map(int, Path(f"/proc/{child}/task/{child}/children").read_text(encoding="ascii").split())]
-    return found
+def family(process: int | None = None) -> list[int]:
+    """A process, this one by default, its children, and theirs."""
+    process = process or os.getpid()
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
+    return [process, *(member for child in children for member in family(child))]
 
 
-def cpu_seconds() -> float:
-    """Processor time of all of them."""
+def cpu_seconds(process: int | None = None) -> float:
+    """Processor time of a family."""
     total = 0
-    for process in family():
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    for member in family(process):
+        fields = Path(f"/proc/{member}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / _TICKS
 

@@ -73,7 +73,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @dataclass
 class Asked:
-    """What a configuration answered, by question."""
+    """Answers of a configuration, by question."""
 
     run: dict[str, list[str]] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import shutil
 import statistics
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.engine.side import cpu_seconds
 from bench.quality import asking
 from bench.rerank.measuring import processor
 from bench.speed.cli import AsJson, progress_bars, wide_console
@@ -37,7 +37,6 @@ from sluice_client import AsyncClient, Document, features
 FILE = BUILD / "bench" / "hops_costs.json"
 ENVIRONMENT = {**asking.ENVIRONMENT, "TOKEN_VECTORS": "0"}
 COLLECTION = "world"
-_TICKS = os.sysconf("SC_CLK_TCK")
 BATCH = 500
 QUESTIONS = 200
 CONFIGS = {
@@ -160,23 +159,12 @@ async def _running(console: Console, folder: Path, relations: str) -> AsyncItera
 async def enrich(client: AsyncClient, world: World, retriever: int, progress: Progress) -> dict[str, Any]:
     """Give keys to all passages; passages for each second of processor time of the retriever and its engine."""
     bar = progress.add_task("giving keys", total=None)
-    before = processor_seconds(retriever)
+    before = cpu_seconds(retriever)
     await client.enrich(
         COLLECTION, on_progress=lambda step: progress.update(bar, completed=step.done_count, total=step.total_count)
     )
-    spent = processor_seconds(retriever) - before
+    spent = cpu_seconds(retriever) - before
     return _row("passages given keys, a second of one core", len(world.names) / spent, least=2000)
-
-
-def processor_seconds(process: int) -> float:
-    """Processor time of a process and its children."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    children = [
-        int(child)
-        for task in Path(f"/proc/{process}/task").iterdir()
-        for child in (task / "children").read_text(encoding="ascii").split()
-    ]
-    return (int(fields[11]) + int(fields[12])) / _TICKS + sum(map(processor_seconds, children))
 
 
 async def index(client: AsyncClient, world: World, progress: Progress) -> None:

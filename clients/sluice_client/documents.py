@@ -12,7 +12,7 @@ from sluice_client.messages import MetadataValue, Received, Sent
 
 @dataclass(frozen=True, slots=True)
 class Relations(Sent, proto=passage_pb2.Relations):
-    """What a document says of its relations to others, beside what is found in its title and its text."""
+    """Relations of a document to others, as it says itself, beside those that are found in its title and its text."""
 
     aliases: Sequence[str] = ()
     """Other names of what it is about."""
@@ -86,7 +86,7 @@ class Passage(Received, proto=passage_pb2.Passage):
     chunk: Chunk | None = None
     """None where it is the whole document."""
     relations: Relations | None = None
-    """What its document says of its relations."""
+    """Relations that its document tells itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Enriched(Received, proto=collections_pb2.EnrichCollectionResponse):
     version: str
     progress: EnrichmentProgress
     report: EnrichmentReport | None = None
-    """Where it was asked for."""
+    """None unless it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

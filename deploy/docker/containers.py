@@ -31,7 +31,7 @@ _OPEN = ("/tmp", "/data", "/var/tmp", "/run", "/proc", "/sys", "/dev")  # noqa: 
 _ELSEWHERE = " ".join(f"-path {path} -prune -o" for path in _OPEN)
 USER = "65532"
 CONTENTS = "/opt/sluice/sbom.json"
-"""What an image holds, as CycloneDX."""
+"""Contents of an image, as CycloneDX."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the profile `secured` needs, made at its first start: an authority, certificates, keys of callers."""
+"""Authority, certificates and keys of callers for the profile `secured`, made at its first start."""
 
 from __future__ import annotations
 

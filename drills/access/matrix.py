@@ -1,4 +1,4 @@
-"""Who may call what: the table by which every RPC is tried, written apart from the policies."""
+"""The table by which every RPC is tried by every caller, written apart from the policies."""
 
 from __future__ import annotations
 

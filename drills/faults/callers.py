@@ -93,7 +93,7 @@ async def honest(client: AsyncClient, seconds: float) -> tuple[Counter[str], lis
 
 
 async def beside_a_hog(gateway: Gateway) -> tuple[Counter[str], float, float, Counter[str]]:
-    """How an honest caller fared beside one that takes all it gets, its p95 alone and then, and how that one fared."""
+    """Outcomes of an honest caller and of one that takes all it gets; p95 of the honest one alone and beside it."""
     async with AsyncClient(gateway.address, token=KEYS["honest"]) as client:
         await honest(client, 2)
         _outcomes, alone = await honest(client, SECONDS)
@@ -117,6 +117,7 @@ def told(ended: Counter[str], before: float, during: float, taken: Counter[str])
 )
 async def one_caller(gateway: Gateway) -> Seen:
     ended, before, during, taken = await beside_a_hog(gateway)
+    await asyncio.sleep(2)  # until the line for the rest of the last second is written
     lines = [json.loads(line) for line in gateway.audit.read_text(encoding="utf-8").splitlines()]
     refusals = [line for line in lines if line.get("reason") == "QUOTA_EXCEEDED"]
     counted = sum(line.get("count", 1) for line in refusals)

@@ -1,21 +1,19 @@
-"""Callers of an embedder that never let up, in a process of their own: what they cost is not to slow down who measures.
+"""Callers of an embedder that never let up, in a process of their own (see `apart`).
 
-`python -m drills.parts.flood ADDRESS CALLERS TEXTS WORDS PRIORITY` calls until its standard input ends, and then
-prints how the calls ended, as JSON.
+`python -m drills.parts.flood ADDRESS CALLERS TEXTS WORDS PRIORITY`
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import count
 
+from drills.parts.apart import apart, until_told
 from services.chassis.client import StageChannel
 from services.chassis.errors import ResourceExhausted, SluiceError
 from sluice.embedder.v1 import embedder_pb2, embedder_pb2_grpc
@@ -49,27 +47,11 @@ async def embed(channel: StageChannel, texts: list[str], priority: model_pb2.Pri
     return "OK"
 
 
-@asynccontextmanager
-async def flood(
+def flood(
     address: str, callers: int, texts: int, words: int, priority: model_pb2.Priority.ValueType
-) -> AsyncIterator[Counter[str]]:
+) -> AbstractAsyncContextManager[Counter[str]]:
     """Callers with a number of texts of a number of words each; the outcomes are known afterwards."""
-    ended: Counter[str] = Counter()
-    arguments = [address, *map(str, (callers, texts, words, priority))]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "drills.parts.flood", *arguments,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        await process.stdout.readline()
-        yield ended
-        said, _errors = await process.communicate(b"")
-        ended.update(json.loads(said))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    return apart("drills.parts.flood", address, callers, texts, words, priority)
 
 
 async def main(address: str, callers: int, texts: int, words: int, priority: int) -> None:
@@ -83,13 +65,7 @@ async def main(address: str, callers: int, texts: int, words: int, priority: int
             ended[await embed(channel, [f"{next(numbers)} {text}" for text in base], priority)] += 1  # type: ignore[arg-type]
 
     async with StageChannel(address) as channel:
-        tasks = [asyncio.create_task(caller(channel)) for _ in range(callers)]
-        print("flooding", flush=True)  # noqa: T201  # what the other side waits for
-        await asyncio.to_thread(sys.stdin.read)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    print(json.dumps(ended))  # noqa: T201
+        await until_told([caller(channel) for _ in range(callers)], ended)
 
 
 if __name__ == "__main__":

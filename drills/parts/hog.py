@@ -1,22 +1,21 @@
-"""A caller that takes all it can get, in a process of its own: what it costs is not to slow down who measures.
+"""A caller that takes all it can get, in a process of its own (see `apart`).
 
-`python -m drills.parts.hog ADDRESS TOKEN CONNECTIONS CALLS` keeps so many searches in flight, on so many connections,
-until its standard input ends, and then prints how they ended, as JSON. It calls again at once, whatever it is told.
+`python -m drills.parts.hog ADDRESS TOKEN CONNECTIONS CALLS` keeps so many searches in flight, on so many connections.
+It calls again at once, whatever it is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import count
 from typing import Any
 
 import grpc
 
+from drills.parts.apart import apart, until_told
 from drills.parts.flood import passage
 from services.chassis.status import error_from
 from sluice.gateway.v1 import search_pb2, search_pb2_grpc
@@ -24,24 +23,9 @@ from sluice.gateway.v1 import search_pb2, search_pb2_grpc
 _CALL_SECONDS = 10.0
 
 
-@asynccontextmanager
-async def hog(address: str, token: str, connections: int, calls: int) -> AsyncIterator[Counter[str]]:
+def hog(address: str, token: str, connections: int, calls: int) -> AbstractAsyncContextManager[Counter[str]]:
     """So many searches in flight; how they ended is known afterwards."""
-    ended: Counter[str] = Counter()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "drills.parts.hog", address, token, str(connections), str(calls),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        await process.stdout.readline()
-        yield ended
-        said, _errors = await process.communicate(b"")
-        ended.update(json.loads(said))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    return apart("drills.parts.hog", address, token, connections, calls)
 
 
 async def main(address: str, token: str, connections: int, calls: int) -> None:
@@ -62,13 +46,7 @@ async def main(address: str, token: str, connections: int, calls: int) -> None:
 
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(connections)]
-    tasks = [asyncio.create_task(caller(channels[number % connections])) for number in range(calls)]
-    print("calling", flush=True)  # noqa: T201  # what the other side waits for
-    await asyncio.to_thread(sys.stdin.read)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    print(json.dumps(ended))  # noqa: T201
+    await until_told([caller(channels[number % connections]) for number in range(calls)], ended)
 
 
 if __name__ == "__main__":

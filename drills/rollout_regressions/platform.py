@@ -47,7 +47,7 @@ GATEWAY_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class World:
-    """What is stored, what is asked, and the stages that answer."""
+    """Stored documents, questions, and the stages that answer."""
 
     documents: Callable[[], list[Document]]
     questions: Callable[[], list[str]]

@@ -8,7 +8,6 @@ the logs.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import traceback
 import uuid
@@ -33,7 +32,7 @@ from services.chassis import logs, status, tracing
 from services.chassis.access.gate import Gate
 from services.chassis.access.identity import NOBODY, Caller, caller_of, set_caller
 from services.chassis.access.rpcs import rpc_of
-from services.chassis.admission.callers import fair_name, machine_of
+from services.chassis.admission.callers import PLAIN, fair_name, machine_of
 from services.chassis.admission.concurrency import ConcurrencyLimit
 from services.chassis.admission.memory import MessageBudget
 from services.chassis.audit.calls import Audit, AuditedCall, AuditedMethod
@@ -48,7 +47,6 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 """The name of the caller, for fairness; the stages that are called for it hear it, too."""
 
 _log = logs.get_logger("rpc")
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._:%/@\[\]-]{1,128}")
 _OURS = "/sluice."
 # gRPC itself adds this to a call that it sends again (gRFC A6).
 _RETRIES = "grpc-previous-rpc-attempts"
@@ -235,9 +233,9 @@ def _around(
     async def around(context: Context) -> AsyncIterator[None]:
         started = time.perf_counter()
         metadata = tuple(context.invocation_metadata() or ())
-        identity = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex
+        identity, peer = _plain(metadata, REQUEST_ID) or uuid.uuid4().hex, context.peer()
         request_id.set(identity)
-        caller.set(machine_of(context.peer()))
+        caller.set(machine_of(peer))
         structlog.contextvars.bind_contextvars(request_id=identity)
         counted.started(retried=any(key == _RETRIES for key, _ in metadata), time_left=context.time_remaining())
         code, reason, who = grpc.StatusCode.CANCELLED, "", NOBODY
@@ -246,12 +244,12 @@ def _around(
             try:
                 who = gate.identify(context.auth_context(), metadata)
                 set_caller(who)
-                caller.set(fair_name(who, _plain(metadata, CALLER), context.peer(), edge=edge))
+                caller.set(fair_name(who, _plain(metadata, CALLER), peer, edge=edge))
                 if audited is not None:
                     audited.check()
                 yield
                 if audited is not None and entry is not None:
-                    await audited.done(entry, AuditedCall(who, caller.get(), context.peer(), identity))
+                    await audited.done(entry, AuditedCall(who, caller.get(), peer, identity))
                 code = grpc.StatusCode.OK
             except (Exception, asyncio.CancelledError) as fault:
                 if isinstance(fault, asyncio.CancelledError) and _cancelled_from_outside():
@@ -269,7 +267,7 @@ def _around(
                 counted.ended(code.name, seconds if timed else None)
                 tracing.end_with_code(span, code.name)
                 if audited is not None and entry is not None:
-                    audited.ended(entry, AuditedCall(who, caller.get(), context.peer(), identity), code.name, reason)
+                    audited.ended(entry, AuditedCall(who, caller.get(), peer, identity), code.name, reason)
                 _log.info("call", method=method, code=code.name, reason=reason, ms=round(seconds * 1000, 2))
 
     return around
@@ -323,7 +321,7 @@ def _described(cause: BaseException) -> str:
 
 def _plain(metadata: tuple[tuple[str, str | bytes], ...], name: str) -> str:
     given = next((value for key, value in metadata if key == name), "")
-    return given if isinstance(given, str) and _PLAIN_ID.fullmatch(given) else ""
+    return given if isinstance(given, str) and PLAIN.fullmatch(given) else ""
 
 
 def _deadline_passed(context: Context) -> bool:

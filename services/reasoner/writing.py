@@ -35,7 +35,7 @@ _CHARACTERS_A_TOKEN = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model may take for one answer, and how many answers it makes at once."""
+    """Limits of one answer of a model, and of the answers that it makes at once."""
 
     room: Room
     prices: Prices
@@ -124,7 +124,7 @@ def _fallback(failure: SluiceError) -> Fallback:
 
 
 class _Written:
-    """What a model has written so far."""
+    """Text that a model has written so far."""
 
     def __init__(self, made: Made, prices: Prices) -> None:
         self._made = made

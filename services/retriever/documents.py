@@ -47,7 +47,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """What a document says of its relations, beside what is found in its text."""
+    """Relations of a document as it says itself, beside those that are found in its text."""
 
     aliases: Sequence[str] = ()
     """Other names of what it is about."""

@@ -161,7 +161,7 @@ async def sluice(platform: Platform, *arguments: str) -> Result:
 
 
 def printed(result: Result) -> str:
-    """What the command printed: the stages of this process log in between."""
+    """The output of the command: the stages of this process log in between."""
     return "\n".join(line for line in result.stdout.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line))
 
 

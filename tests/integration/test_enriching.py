@@ -148,7 +148,7 @@ async def held(store: PassageStore, monkeypatch: pytest.MonkeyPatch, writing: Co
 
 
 class Task(NamedTuple):
-    """What is held, and what lets it go on."""
+    """Work that is held, and the event that lets it go on."""
 
     task: asyncio.Task[object]
     gate: asyncio.Event

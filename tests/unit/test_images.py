@@ -1,4 +1,4 @@
-"""What images are made of: packages by hash, images of others by digest, and a list of all that is in one."""
+"""The contents of images: packages by hash, images of others by digest, and a list of all that is in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/metrics.md says of the series is what the stages declare."""
+"""The table in docs/metrics.md agrees with the series that the stages declare."""
 
 from __future__ import annotations
 

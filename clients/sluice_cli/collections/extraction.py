@@ -19,7 +19,7 @@ class Extraction:
     related: int = 0
     """Documents of which the relations were replaced."""
     said: str = ""
-    """What the extractor says of its work."""
+    """Notes of the extractor on its work."""
     stopped_after: str = ""
     """The last document that was read, where the budget was spent before the end."""
     reason: str = ""

@@ -11,7 +11,8 @@ from services.chassis.access.identity import Caller
 STAGE_ROLES = frozenset({"gateway", "stage"})
 """Roles whose callers work for others, and are believed for whom."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9._:%/@\[\]-]{1,128}")
+PLAIN = re.compile(r"[A-Za-z0-9._:%/@\[\]-]{1,128}")
+"""Names that are taken from metadata, and written into it."""
 
 
 def fair_name(caller: Caller, said: str, peer: str, *, edge: bool) -> str:
@@ -35,4 +36,4 @@ def machine_of(peer: str) -> str:
 @lru_cache(maxsize=4096)
 def _plain(identity: str) -> str:
     """Name that fits into metadata."""
-    return identity if _PLAIN.fullmatch(identity) else hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    return identity if PLAIN.fullmatch(identity) else hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -42,7 +42,7 @@ Search = Callable[[Question], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What an answer is to be like."""
+    """Wishes for an answer: passages to read, schema, bounds."""
 
     passages: int = DEFAULT_PASSAGES
     """Number of results that are read."""
@@ -71,7 +71,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the reasoner is asked."""
+    """A question to the reasoner, with the passages to read."""
 
     question: str
     results: Sequence[Result]

@@ -51,7 +51,6 @@ class Candidates:
         self._signatures: dict[str, Signature] = {}
         self._head: Sequence[int] | None = None
         self._bridges: Mapping[str, passage_pb2.Passage] = {}
-        self._related = False
 
     @property
     def scores(self) -> list[float]:
@@ -70,7 +69,7 @@ class Candidates:
     @property
     def related(self) -> bool:
         """True if relations have brought or moved candidates."""
-        return self._related
+        return any(item.path for item in self.items)
 
     async def find(self, search: Search, reranked: int, *, followed: bool = False) -> None:
         """Search as deep as the page, the reranking of so many and the following of relations are likely to need."""
@@ -101,7 +100,6 @@ class Candidates:
         rest = [item for item in self.items[FOLLOWED:] if item.passage.id not in moved]
         self.items = sorted([*first, *moved.values()], key=lambda item: -item.score) + rest
         self._bridges = reached.bridges
-        self._related = bool(moved)
 
     async def deepen(self, search: Search) -> bool:
         """Search deeper; False if there is nothing more to find."""

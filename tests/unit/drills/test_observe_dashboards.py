@@ -1,4 +1,4 @@
-"""What observe-check asks Prometheus on behalf of Grafana."""
+"""The queries that observe-check asks Prometheus on behalf of Grafana."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ class World:
 
 
 class Gateway:
-    """What the gateway makes of a world."""
+    """The result of the gateway over a world."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -1,4 +1,4 @@
-"""What logs show of a query."""
+"""The part of a query that logs show."""
 
 from __future__ import annotations
 
