@@ -6,15 +6,17 @@ import sys
 
 import pytest
 
+from sluice.type.v1.features_pb2 import Features
 from tests.recipes.scratch import Scratch
 
 MOST_FILES = 5
-DECLARATION = """  // Keep only passages that hold the query as a phrase.
-  optional bool phrases = 10 [(flag) = {
+FREE_NUMBER = max(field.number for field in Features.DESCRIPTOR.fields) + 1
+DECLARATION = f"""  // Keep only passages that hold the query as a phrase.
+  optional bool phrases = {FREE_NUMBER} [(flag) = {{
     help: "Keep only passages that hold the query as a phrase."
     variable: "PHRASES_ENABLED"
     stage: STAGE_RETRIEVE
-  }];
+  }}];
 """
 
 
