@@ -301,6 +301,8 @@ class SearchResponse(_message.Message):
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     ENRICHMENT_SCORE_FIELD_NUMBER: _builtins.int
+    IMPRESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty when there is none."""
     collection: _builtins.str
@@ -314,6 +316,10 @@ class SearchResponse(_message.Message):
     enrichment_score: _builtins.float
     """Estimate of the probability that the first five results hold all that an answer needs, 0 to 1; unset unless
     relations were followed. Fitted on training questions that take more than one passage.
+    """
+    impression_token: _builtins.bytes
+    """This page as it was served, signed: send it with what people did with it, to FeedbackService. Opaque; empty where no
+    feedback is taken.
     """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
@@ -331,6 +337,10 @@ class SearchResponse(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureArm]:
         """On which side of every feature that is rolled out the request was, in the order of the snapshot."""
 
+    @_builtins.property
+    def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentExposure]:
+        """The experiments that the request is a part of."""
+
     def __init__(
         self,
         *,
@@ -344,16 +354,48 @@ class SearchResponse(_message.Message):
         snapshot_version: _builtins.int = ...,
         arms: _abc.Iterable[Global___FeatureArm] | None = ...,
         enrichment_score: _builtins.float | None = ...,
+        impression_token: _builtins.bytes = ...,
+        experiments: _abc.Iterable[Global___ExperimentExposure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "enrichment_score", b"enrichment_score", "features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "features", b"features", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "experiments", b"experiments", "features", b"features", "impression_token", b"impression_token", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enrichment_score: _TypeAlias = _typing.Literal["enrichment_score"]  # noqa: Y015
     _WhichOneofArgType__enrichment_score: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enrichment_score) -> _WhichOneofReturnType__enrichment_score | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class ExperimentExposure(_message.Message):
+    """ExperimentExposure says how a request is a part of an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """The experiment's name."""
+    run_id: _builtins.str
+    """Names the run."""
+    arm: _builtins.str
+    """The arm; empty for an interleaved answer."""
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        arm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "experiment", b"experiment", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentExposure: _TypeAlias = ExperimentExposure  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
@@ -368,12 +410,15 @@ class Result(_message.Message):
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     HIGHLIGHTS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Final score: higher is better, comparable only within one answer."""
     rank: _builtins.int
     """Rank in the whole answer, from 1, over all pages."""
     duplicate_count: _builtins.int
     """Number of near-duplicates that it stands for; 0 unless SearchRequest.collapse_duplicates is set."""
+    team: _builtins.str
+    """In an interleaved answer, the arm that put it there; empty where both did, or where no arm is to be credited."""
     @_builtins.property
     def passage(self) -> _passage_pb2.Passage:
         """The passage."""
@@ -402,10 +447,11 @@ class Result(_message.Message):
         duplicate_count: _builtins.int = ...,
         highlights: _abc.Iterable[_passage_pb2.Highlight] | None = ...,
         path: _abc.Iterable[_relation_pb2.RelationStep] | None = ...,
+        team: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "highlights", b"highlights", "passage", b"passage", "path", b"path", "rank", b"rank", "score", b"score", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "highlights", b"highlights", "passage", b"passage", "path", b"path", "rank", b"rank", "score", b"score", "scores", b"scores", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

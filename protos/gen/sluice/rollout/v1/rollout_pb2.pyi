@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.type.v1 import arm_pb2 as _arm_pb2
+from sluice.type.v1 import experiment_pb2 as _experiment_pb2
 from sluice.type.v1 import features_pb2 as _features_pb2
 import builtins as _builtins
 import sys
@@ -129,6 +130,10 @@ class _HistoryActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_History
     """It may be started again."""
     HISTORY_ACTION_COMPLETED: _HistoryAction.ValueType  # 11
     """Its plan ended."""
+    HISTORY_ACTION_STOPPED: _HistoryAction.ValueType  # 12
+    """An experiment was ended by a person."""
+    HISTORY_ACTION_DECIDED: _HistoryAction.ValueType  # 13
+    """An experiment was ended by its evidence, or by its horizon."""
 
 class HistoryAction(_HistoryAction, metaclass=_HistoryActionEnumTypeWrapper):
     """HistoryAction is something that happens to a feature."""
@@ -157,6 +162,10 @@ HISTORY_ACTION_REARMED: HistoryAction.ValueType  # 10
 """It may be started again."""
 HISTORY_ACTION_COMPLETED: HistoryAction.ValueType  # 11
 """Its plan ended."""
+HISTORY_ACTION_STOPPED: HistoryAction.ValueType  # 12
+"""An experiment was ended by a person."""
+HISTORY_ACTION_DECIDED: HistoryAction.ValueType  # 13
+"""An experiment was ended by its evidence, or by its horizon."""
 Global___HistoryAction: _TypeAlias = HistoryAction  # noqa: Y015
 
 @_typing.final
@@ -217,6 +226,7 @@ class SnapshotFeature(_message.Message):
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     LATENCY_THRESHOLD_FIELD_NUMBER: _builtins.int
     SHADOW_PPM_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     salt: _builtins.str
@@ -243,6 +253,10 @@ class SnapshotFeature(_message.Message):
     def latency_threshold(self) -> _duration_pb2.Duration:
         """T of GUARDRAIL_LATENCY; unset while there is none yet."""
 
+    @_builtins.property
+    def experiment(self) -> _experiment_pb2.ServedExperiment:
+        """Set where it is an experiment, which has arms of its own instead of features and shares."""
+
     def __init__(
         self,
         *,
@@ -256,10 +270,11 @@ class SnapshotFeature(_message.Message):
         lease_duration: _duration_pb2.Duration | None = ...,
         latency_threshold: _duration_pb2.Duration | None = ...,
         shadow_ppm: _builtins.int = ...,
+        experiment: _experiment_pb2.ServedExperiment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "features", b"features", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_ppm", b"control_ppm", "features", b"features", "killed", b"killed", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration", "name", b"name", "ramp_id", b"ramp_id", "salt", b"salt", "shadow_ppm", b"shadow_ppm", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_ppm", b"control_ppm", "experiment", b"experiment", "features", b"features", "killed", b"killed", "latency_threshold", b"latency_threshold", "lease_duration", b"lease_duration", "name", b"name", "ramp_id", b"ramp_id", "salt", b"salt", "shadow_ppm", b"shadow_ppm", "treatment_ppm", b"treatment_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +685,7 @@ class Criteria(_message.Message):
     ALLOWED_RATIO_FIELD_NUMBER: _builtins.int
     NON_INFERIORITY_RATIO_FIELD_NUMBER: _builtins.int
     EXPOSURE_FAILURE_RATE_MAX_FIELD_NUMBER: _builtins.int
+    SATISFACTION_MIN_FIELD_NUMBER: _builtins.int
     error_rate_max: _builtins.float
     """Hard limit: most failed requests of treatment, 0 to 1. Unset means 0.02."""
     p95_increase_max: _builtins.float
@@ -688,6 +704,8 @@ class Criteria(_message.Message):
     """
     exposure_failure_rate_max: _builtins.float
     """Hard limit: most answers of treatment in which a stage of the feature did not do its work, 0 to 1. Unset means 0.05."""
+    satisfaction_min: _builtins.float
+    """Least mean rating of treatment's answers by those who rated them, 0 to 1; there must be at least 30 such users."""
     @_builtins.property
     def p95_max(self) -> _duration_pb2.Duration:
         """Hard limit: most P95 of treatment. Unset means 3 s."""
@@ -708,10 +726,11 @@ class Criteria(_message.Message):
         allowed_ratio: _builtins.float | None = ...,
         non_inferiority_ratio: _builtins.float | None = ...,
         exposure_failure_rate_max: _builtins.float | None = ...,
+        satisfaction_min: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "_satisfaction_min", b"_satisfaction_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min", "satisfaction_min", b"satisfaction_min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio", "_error_rate_max", b"_error_rate_max", "_exposure_failure_rate_max", b"_exposure_failure_rate_max", "_non_inferiority_ratio", b"_non_inferiority_ratio", "_p95_increase_max", b"_p95_increase_max", "_p99_increase_max", b"_p99_increase_max", "_quality_score_min", b"_quality_score_min", "_satisfaction_min", b"_satisfaction_min", "allowed_ratio", b"allowed_ratio", "error_rate_max", b"error_rate_max", "exposure_failure_rate_max", b"exposure_failure_rate_max", "non_inferiority_ratio", b"non_inferiority_ratio", "p95_increase_max", b"p95_increase_max", "p95_max", b"p95_max", "p99_increase_max", b"p99_increase_max", "p99_max", b"p99_max", "quality_score_min", b"quality_score_min", "satisfaction_min", b"satisfaction_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowed_ratio: _TypeAlias = _typing.Literal["allowed_ratio"]  # noqa: Y015
     _WhichOneofArgType__allowed_ratio: _TypeAlias = _typing.Literal["_allowed_ratio", b"_allowed_ratio"]  # noqa: Y015
@@ -727,6 +746,8 @@ class Criteria(_message.Message):
     _WhichOneofArgType__p99_increase_max: _TypeAlias = _typing.Literal["_p99_increase_max", b"_p99_increase_max"]  # noqa: Y015
     _WhichOneofReturnType__quality_score_min: _TypeAlias = _typing.Literal["quality_score_min"]  # noqa: Y015
     _WhichOneofArgType__quality_score_min: _TypeAlias = _typing.Literal["_quality_score_min", b"_quality_score_min"]  # noqa: Y015
+    _WhichOneofReturnType__satisfaction_min: _TypeAlias = _typing.Literal["satisfaction_min"]  # noqa: Y015
+    _WhichOneofArgType__satisfaction_min: _TypeAlias = _typing.Literal["_satisfaction_min", b"_satisfaction_min"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_ratio) -> _WhichOneofReturnType__allowed_ratio | None: ...
     @_typing.overload
@@ -741,6 +762,8 @@ class Criteria(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_increase_max) -> _WhichOneofReturnType__p99_increase_max | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quality_score_min) -> _WhichOneofReturnType__quality_score_min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__satisfaction_min) -> _WhichOneofReturnType__satisfaction_min | None: ...
 
 Global___Criteria: _TypeAlias = Criteria  # noqa: Y015
 
