@@ -28,7 +28,7 @@ from sluice.type.v1 import feedback_pb2 as sluice_dot_type_dot_v1_dot_feedback__
 from sluice.type.v1 import impression_pb2 as sluice_dot_type_dot_v1_dot_impression__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sluice/rollout/v1/feedback.proto\x12\x11sluice.rollout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dsluice/type/v1/feedback.proto\x1a\x1fsluice/type/v1/impression.proto\"\x80\x01\n\x14StoreFeedbackRequest\x12\x38\n\x0bimpressions\x18\x01 \x03(\x0b\x32#.sluice.rollout.v1.ServedImpression\x12.\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1e.sluice.rollout.v1.StoredEvent\"\xce\x01\n\x10ServedImpression\x12.\n\nimpression\x18\x01 \x01(\x0b\x32\x1a.sluice.type.v1.Impression\x12\x33\n\x06\x65nding\x18\x02 \x01(\x0e\x32#.sluice.rollout.v1.ImpressionEnding\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05query\x18\x04 \x01(\t\x12\x19\n\x11model_token_count\x18\x05 \x01(\x03\"M\n\x0bStoredEvent\x12$\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.sluice.type.v1.Event\x12\x18\n\x10impression_index\x18\x02 \x01(\x05\"2\n\x15StoreFeedbackResponse\x12\x19\n\x11\x64uplicate_indexes\x18\x01 \x03(\x05\"\x9d\x01\n\x15\x45xportFeedbackRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nexperiment\x18\x03 \x01(\t\x12\x12\n\ncollection\x18\x04 \x01(\t\"L\n\x16\x45xportFeedbackResponse\x12\x32\n\x07\x61nswers\x18\x01 \x03(\x0b\x32!.sluice.rollout.v1.AnswerFeedback\"l\n\x0e\x41nswerFeedback\x12\x33\n\x06served\x18\x01 \x01(\x0b\x32#.sluice.rollout.v1.ServedImpression\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.type.v1.Event*\xaf\x01\n\x10ImpressionEnding\x12!\n\x1dIMPRESSION_ENDING_UNSPECIFIED\x10\x00\x12\x1e\n\x1aIMPRESSION_ENDING_ANSWERED\x10\x01\x12\x1b\n\x17IMPRESSION_ENDING_EMPTY\x10\x02\x12\x1c\n\x18IMPRESSION_ENDING_FAILED\x10\x03\x12\x1d\n\x19IMPRESSION_ENDING_ONE_ARM\x10\x04\x32\xdc\x01\n\rFeedbackStore\x12\x62\n\rStoreFeedback\x12\'.sluice.rollout.v1.StoreFeedbackRequest\x1a(.sluice.rollout.v1.StoreFeedbackResponse\x12g\n\x0e\x45xportFeedback\x12(.sluice.rollout.v1.ExportFeedbackRequest\x1a).sluice.rollout.v1.ExportFeedbackResponse0\x01\x42N\n\x1ainternal.sluice.rollout.v1P\x01Z.sluice.internal/go/sluice/rollout/v1;rolloutv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sluice/rollout/v1/feedback.proto\x12\x11sluice.rollout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dsluice/type/v1/feedback.proto\x1a\x1fsluice/type/v1/impression.proto\"\x80\x01\n\x14StoreFeedbackRequest\x12\x38\n\x0bimpressions\x18\x01 \x03(\x0b\x32#.sluice.rollout.v1.ServedImpression\x12.\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1e.sluice.rollout.v1.StoredEvent\"\x95\x02\n\x10ServedImpression\x12.\n\nimpression\x18\x01 \x01(\x0b\x32\x1a.sluice.type.v1.Impression\x12\x33\n\x06\x65nding\x18\x02 \x01(\x0e\x32#.sluice.rollout.v1.ImpressionEnding\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05query\x18\x04 \x01(\t\x12\x19\n\x11model_token_count\x18\x05 \x01(\x03\x12\x30\n\rarm_durations\x18\x06 \x03(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bmissing_arm\x18\x07 \x01(\t\"M\n\x0bStoredEvent\x12$\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.sluice.type.v1.Event\x12\x18\n\x10impression_index\x18\x02 \x01(\x05\"2\n\x15StoreFeedbackResponse\x12\x19\n\x11\x64uplicate_indexes\x18\x01 \x03(\x05\"\x9d\x01\n\x15\x45xportFeedbackRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nexperiment\x18\x03 \x01(\t\x12\x12\n\ncollection\x18\x04 \x01(\t\"L\n\x16\x45xportFeedbackResponse\x12\x32\n\x07\x61nswers\x18\x01 \x03(\x0b\x32!.sluice.rollout.v1.AnswerFeedback\"l\n\x0e\x41nswerFeedback\x12\x33\n\x06served\x18\x01 \x01(\x0b\x32#.sluice.rollout.v1.ServedImpression\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.type.v1.Event*\xaf\x01\n\x10ImpressionEnding\x12!\n\x1dIMPRESSION_ENDING_UNSPECIFIED\x10\x00\x12\x1e\n\x1aIMPRESSION_ENDING_ANSWERED\x10\x01\x12\x1b\n\x17IMPRESSION_ENDING_EMPTY\x10\x02\x12\x1c\n\x18IMPRESSION_ENDING_FAILED\x10\x03\x12\x1d\n\x19IMPRESSION_ENDING_ONE_ARM\x10\x04\x32\xdc\x01\n\rFeedbackStore\x12\x62\n\rStoreFeedback\x12\'.sluice.rollout.v1.StoreFeedbackRequest\x1a(.sluice.rollout.v1.StoreFeedbackResponse\x12g\n\x0e\x45xportFeedback\x12(.sluice.rollout.v1.ExportFeedbackRequest\x1a).sluice.rollout.v1.ExportFeedbackResponse0\x01\x42N\n\x1ainternal.sluice.rollout.v1P\x01Z.sluice.internal/go/sluice/rollout/v1;rolloutv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +36,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.rollout.v1.feedback_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\032internal.sluice.rollout.v1P\001Z.sluice.internal/go/sluice/rollout/v1;rolloutv1'
-  _globals['_IMPRESSIONENDING']._serialized_start=1004
-  _globals['_IMPRESSIONENDING']._serialized_end=1179
+  _globals['_IMPRESSIONENDING']._serialized_start=1075
+  _globals['_IMPRESSIONENDING']._serialized_end=1250
   _globals['_STOREFEEDBACKREQUEST']._serialized_start=185
   _globals['_STOREFEEDBACKREQUEST']._serialized_end=313
   _globals['_SERVEDIMPRESSION']._serialized_start=316
-  _globals['_SERVEDIMPRESSION']._serialized_end=522
-  _globals['_STOREDEVENT']._serialized_start=524
-  _globals['_STOREDEVENT']._serialized_end=601
-  _globals['_STOREFEEDBACKRESPONSE']._serialized_start=603
-  _globals['_STOREFEEDBACKRESPONSE']._serialized_end=653
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=656
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=813
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=815
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=891
-  _globals['_ANSWERFEEDBACK']._serialized_start=893
-  _globals['_ANSWERFEEDBACK']._serialized_end=1001
-  _globals['_FEEDBACKSTORE']._serialized_start=1182
-  _globals['_FEEDBACKSTORE']._serialized_end=1402
+  _globals['_SERVEDIMPRESSION']._serialized_end=593
+  _globals['_STOREDEVENT']._serialized_start=595
+  _globals['_STOREDEVENT']._serialized_end=672
+  _globals['_STOREFEEDBACKRESPONSE']._serialized_start=674
+  _globals['_STOREFEEDBACKRESPONSE']._serialized_end=724
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=727
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=884
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=886
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=962
+  _globals['_ANSWERFEEDBACK']._serialized_start=964
+  _globals['_ANSWERFEEDBACK']._serialized_end=1072
+  _globals['_FEEDBACKSTORE']._serialized_start=1253
+  _globals['_FEEDBACKSTORE']._serialized_end=1473
 # @@protoc_insertion_point(module_scope)

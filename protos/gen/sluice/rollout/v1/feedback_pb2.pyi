@@ -38,7 +38,7 @@ class _ImpressionEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Impr
     IMPRESSION_ENDING_FAILED: _ImpressionEnding.ValueType  # 3
     """It failed by a fault of ours, a deadline that passed included."""
     IMPRESSION_ENDING_ONE_ARM: _ImpressionEnding.ValueType  # 4
-    """The arm of an interleaved answer that came too late: the answer was the other arm's, and is not counted."""
+    """An interleaved answer of which one arm failed or came too late: it is the other arm's, and is not counted."""
 
 class ImpressionEnding(_ImpressionEnding, metaclass=_ImpressionEndingEnumTypeWrapper):
     """ImpressionEnding is the end of a request."""
@@ -52,7 +52,7 @@ IMPRESSION_ENDING_EMPTY: ImpressionEnding.ValueType  # 2
 IMPRESSION_ENDING_FAILED: ImpressionEnding.ValueType  # 3
 """It failed by a fault of ours, a deadline that passed included."""
 IMPRESSION_ENDING_ONE_ARM: ImpressionEnding.ValueType  # 4
-"""The arm of an interleaved answer that came too late: the answer was the other arm's, and is not counted."""
+"""An interleaved answer of which one arm failed or came too late: it is the other arm's, and is not counted."""
 Global___ImpressionEnding: _TypeAlias = ImpressionEnding  # noqa: Y015
 
 @_typing.final
@@ -96,12 +96,16 @@ class ServedImpression(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     MODEL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    ARM_DURATIONS_FIELD_NUMBER: _builtins.int
+    MISSING_ARM_FIELD_NUMBER: _builtins.int
     ending: Global___ImpressionEnding.ValueType
     """End of the request; unspecified where the impression comes with an event."""
     query: _builtins.str
     """The query as the policy keeps it: empty, a keyed hash ("hmac:..."), or its text."""
     model_token_count: _builtins.int
     """Work that models did for the answer, in tokens; 0 where it is not known."""
+    missing_arm: _builtins.str
+    """For an interleaved answer with the results of one arm alone, the name of the other, which failed or came too late."""
     @_builtins.property
     def impression(self) -> _impression_pb2.Impression:
         """The impression."""
@@ -109,6 +113,12 @@ class ServedImpression(_message.Message):
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time that the answer took; unset where the impression comes with an event."""
+
+    @_builtins.property
+    def arm_durations(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """For an interleaved answer, the time that each arm took, in the order of the arms; for one that failed, the time
+        until then. Empty for other answers.
+        """
 
     def __init__(
         self,
@@ -118,10 +128,12 @@ class ServedImpression(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         query: _builtins.str = ...,
         model_token_count: _builtins.int = ...,
+        arm_durations: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+        missing_arm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "impression", b"impression"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "ending", b"ending", "impression", b"impression", "model_token_count", b"model_token_count", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm_durations", b"arm_durations", "duration", b"duration", "ending", b"ending", "impression", b"impression", "missing_arm", b"missing_arm", "model_token_count", b"model_token_count", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
