@@ -21,6 +21,8 @@ ALLOWED = "allowed"
 _MAY: Mapping[str, Mapping[str, str]] = {
     "SearchService": {"*": "reader writer"},
     "AnswerService": {"*": "reader writer"},
+    # It is about no collection, but about answers that the caller was given.
+    "FeedbackService": {"*": "reader writer other"},
     "DocumentService": {
         "GetDocuments": "reader writer",
         "ListDocuments": "reader writer",
@@ -34,6 +36,8 @@ _MAY: Mapping[str, Mapping[str, str]] = {
     "TransferService": {"*": "operator"},
     "AccessService": {"*": "operator"},
     "RolloutService": {"*": "operator"},
+    "ExperimentService": {"*": "operator"},
+    "FeedbackStore": {"StoreFeedback": "gateway", "ExportFeedback": "operator"},
     "SnapshotService": {"*": "gateway"},
 }
 _STAGES = {"*": "gateway"}

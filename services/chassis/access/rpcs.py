@@ -19,6 +19,8 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "gateway.v1.AnswerService": "Answer StreamAnswer",
         "gateway.v1.DocumentService": "GetDocuments ListDocuments",
     },
+    # Say what was done with answers.
+    "feedback": {"gateway.v1.FeedbackService": "RecordEvents"},
     # Store and delete documents.
     "write": {"gateway.v1.DocumentService": "IndexDocuments DeleteDocuments RelateDocuments"},
     # See what there is; the gateway shows only what the caller may read.
@@ -33,15 +35,23 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     # Ask who may do what.
     "audit": {"gateway.v1.AccessService": "CheckAccess"},
-    # See rollouts.
-    "observe": {"rollout.v1.RolloutService": "ListFeatures GetFeature ListHistory GetReport"},
-    # Command rollouts.
+    # See rollouts and experiments.
+    "observe": {
+        "rollout.v1.RolloutService": "ListFeatures GetFeature ListHistory GetReport",
+        "rollout.v1.ExperimentService": "GetExperiment ListExperiments GetExperimentReport",
+    },
+    # Command rollouts and experiments, and read all feedback.
     "steer": {
         "rollout.v1.RolloutService": "CreateFeature StartRamp PromoteFeature HoldFeature SetTreatmentShare "
-        "HalveFeature RollBackFeature KillFeature RearmFeature"
+        "HalveFeature RollBackFeature KillFeature RearmFeature",
+        "rollout.v1.ExperimentService": "CreateExperiment StartExperiment StopExperiment AttachEvidence",
+        "rollout.v1.FeedbackStore": "ExportFeedback",
     },
-    # Take part in rollouts, as a gateway does.
-    "follow": {"rollout.v1.SnapshotService": "WatchSnapshot AcknowledgeSnapshot ReportEvidence"},
+    # Take part in rollouts and experiments, as a gateway does.
+    "follow": {
+        "rollout.v1.SnapshotService": "WatchSnapshot AcknowledgeSnapshot ReportEvidence",
+        "rollout.v1.FeedbackStore": "StoreFeedback",
+    },
     # Have a stage work.
     "work": {
         "embedder.v1.EmbedderService": "EmbedTexts EmbedTokens SplitTexts GetModel",
@@ -75,9 +85,12 @@ _VERSIONS = frozenset(
 # The request names a collection, and a version.
 _WITH_VERSION = frozenset({"CollectionService/VerifyCollection", "CollectionService/RollbackCollection"})
 # The request may name a collection, and the answer is made of what the caller may read.
-_SHOWS_WHAT_IS_READABLE = frozenset({"CollectionService/ListCollections", "StatusService/GetConfig"})
-# Stages serve the gateway, which asked for the caller's right; rollouts know no collections.
-_WITHOUT_COLLECTION = frozenset({"audit", "observe", "steer", "follow", "work"})
+_SHOWS_WHAT_IS_READABLE = frozenset(
+    {"CollectionService/ListCollections", "StatusService/GetConfig", "FeedbackStore/ExportFeedback"}
+)
+# Stages serve the gateway, which asked for the caller's right; rollouts know no collections; what was done with an
+# answer counts by the answer's token, which only a reader of the collection was given.
+_WITHOUT_COLLECTION = frozenset({"feedback", "audit", "observe", "steer", "follow", "work"})
 _FILTERS = {
     "SearchService/Search": "filter",
     "SearchService/CompareSearch": "search.filter",

@@ -14,10 +14,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 _READS = (
-    *("Answer", "Check", "Compare", "Count", "Describe", "Get", "List", "Read", "Sample", "Search", "Verify"),
+    *("Answer", "Check", "Compare", "Count", "Describe", "Export", "Get", "List", "Read", "Sample", "Search", "Verify"),
     *("Diversify", "Embed", "Expand", "Highlight", "Plan", "Reason", "Rerank", "Split"),
     # A gateway's own traffic with the rollout service: several a second from each, and no change by anybody.
-    *("Acknowledge", "Report", "Watch"),
+    *("Acknowledge", "Report", "Store", "Watch"),
+    # Feedback, which comes as often as searches do, and is all kept.
+    "Record",
 )
 _READS_ONLY = re.compile(rf"(Stream)?({'|'.join(_READS)})(?![a-z])")
 _NAMES = ("collection", "version", "snapshot", "name")

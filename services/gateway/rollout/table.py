@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
 from services.experiment.flags import FLAGS, FlagValue, Overrides, check_alternatives
-from services.gateway.search.flags import Features, resolve
+from services.gateway.search.flags import Features, Interleaved, resolve
 from sluice.gateway.v1 import search_pb2
 
 
@@ -148,6 +148,19 @@ class FeatureArm(NamedTuple):
         )
 
 
+class ExperimentArm(NamedTuple):
+    """The part of an experiment in a request."""
+
+    experiment: str
+    run_id: str
+    arm: str
+    """Name of the arm; empty where the answer is interleaved."""
+
+    def to_proto(self) -> search_pb2.ExperimentExposure:
+        """Write the part for a reply."""
+        return search_pb2.ExperimentExposure(experiment=self.experiment, run_id=self.run_id, arm=self.arm)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The flags of one request, and the reasons. Pinned until the request ends."""
@@ -157,6 +170,10 @@ class Decision:
     """One for every feature that reaches some users or is killed, in the order of the snapshot, kills first."""
     snapshot_version: int = 0
     """0 where there was no snapshot."""
+    experiments: Sequence[ExperimentArm] = ()
+    """Those of which the request is a part, in the order of the snapshot."""
+    interleaved: Interleaved | None = None
+    """Set where the answer has results of two arms; `features` are those of the first."""
 
 
 class _Layers:

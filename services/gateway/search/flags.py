@@ -41,6 +41,18 @@ class Features:
         return _to_proto(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Interleaved:
+    """An experiment whose answers have results of two arms, as it is for one request."""
+
+    experiment: str
+    run_id: str
+    salt: str
+    """Part of the coin's hash."""
+    arms: tuple[tuple[str, Features], tuple[str, Features]]
+    """Name and flags of each arm, the control first."""
+
+
 def resolve(layers: Sequence[Overrides], defaults: Features) -> Features:
     """Decide every flag: the first layer that sets it wins, else the default.
 

@@ -27,8 +27,8 @@ def default() -> Policy:
 
 
 MAY = {
-    "reader": {"read", "overview"},
-    "writer": {"read", "write", "overview"},
+    "reader": {"read", "feedback", "overview"},
+    "writer": {"read", "feedback", "write", "overview"},
     "operator": {"overview", "operate", "audit", "observe", "steer"},
     "auditor": {"overview", "audit", "observe"},
     "gateway": {"work", "follow"},

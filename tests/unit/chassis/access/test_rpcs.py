@@ -17,7 +17,10 @@ METHODS = {
     for service in import_module(f"{name}_pb2").DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-SHOWN = {"CollectionService/ListCollections", "StatusService/GetConfig", "AccessService/CheckAccess"}
+SHOWN = {
+    *("CollectionService/ListCollections", "StatusService/GetConfig", "AccessService/CheckAccess"),
+    "FeedbackStore/ExportFeedback",
+}
 """RPCs that may name a collection, and answer without it where the caller may not know of it."""
 
 
