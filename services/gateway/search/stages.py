@@ -209,6 +209,8 @@ class Result(NamedTuple):
     """Estimated probability; None where it was not reranked."""
     path: Sequence[relation_pb2.RelationStep] = ()
     """The way by which relations brought it or moved it."""
+    team: int = 0
+    """In an interleaved answer 1 or 2, the arm that put it there; 0 where none is to be credited."""
 
     def to_proto(self) -> search_pb2.Result:
         """Write the result."""
@@ -236,6 +238,22 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Drafted:
+    """Origin of an answer that two arms of an experiment made, or were to make."""
+
+    seconds: tuple[float, float]
+    """Time of each arm; of one that failed or came too late, until then."""
+    one_arm: bool = False
+    """True if the results are those of one arm alone, as if there were no other: they are not counted."""
+    served: int = 0
+    """The arm, 0 or 1, whose reports, course and flags the answer has."""
+    failed_arm: str = ""
+    """Name of the arm that failed or came too late; empty where there is none, or where the caller is to blame."""
+    course: Course | None = None
+    """That of the second arm; None for one arm alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One page of results and the report of every stage."""
 
@@ -246,6 +264,8 @@ class Answer:
     """Offset of the page after this one; None if it is the last."""
     enrichment_score: float | None = None
     """Probability that the first five hold all that an answer needs; None where no relations were followed."""
+    drafted: Drafted | None = None
+    """Set where an experiment interleaves."""
 
     @property
     def index_version(self) -> str:
