@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import functools
 import getpass
@@ -222,11 +223,13 @@ def print_json(value: Any) -> None:
 
 
 def _plain_value(value: Any) -> Any:
-    """Convert moments to ISO 8601, durations to seconds, dataclasses to objects."""
+    """Convert moments to ISO 8601, durations to seconds, bytes to Base64, dataclasses to objects."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, Features):
         return flag_values(value)
     return dataclasses.asdict(value)

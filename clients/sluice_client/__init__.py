@@ -32,6 +32,7 @@ from sluice_client.answers import (
     ArmReason,
     Comparison,
     Counts,
+    ExperimentExposure,
     FeatureArm,
     FieldCounts,
     Highlight,
@@ -63,6 +64,27 @@ from sluice_client.documents import (
 )
 from sluice_client.enrichment import Enriched, EnrichmentProgress, EnrichmentReport, KeyConcern, KeyCount, Related
 from sluice_client.errors import Blame, SluiceError
+from sluice_client.experiment.client import AsyncExperimentClient
+from sluice_client.experiment.experiments import (
+    ArmGuardrail,
+    AttachedEvidence,
+    Experiment,
+    ExperimentArm,
+    ExperimentArmTotals,
+    ExperimentFindings,
+    ExperimentMethod,
+    ExperimentMetric,
+    ExperimentPlan,
+    ExperimentReport,
+    ExperimentState,
+    ExperimentStatus,
+    LadderStep,
+    MetricFinding,
+    MetricGuardrail,
+    Verdict,
+)
+from sluice_client.feedback.events import Event, EventAction, EventRejection, EventRejectionReason, Recorded, Visit
+from sluice_client.feedback.served import AnswerFeedback, Exposure, Impression, ImpressionEnding, ServedImpression
 from sluice_client.filters import Condition, Filter, all_of, any_of, field, none_of
 from sluice_client.flags import FLAGS, Flag, FlagValue, features, flag_values
 from sluice_client.indexing import NotStored
@@ -92,7 +114,7 @@ from sluice_client.rollout.features import (
     StepReport,
 )
 from sluice_client.status import AccessCondition, AccessDecision, Config, StageConfig
-from sluice_client.sync import Client, RolloutClient
+from sluice_client.sync import Client, ExperimentClient, RolloutClient
 from sluice_client.versions import (
     CollectionVersion,
     FieldType,
@@ -115,19 +137,23 @@ from sluice_client.versions import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "EVERYBODY_PPM", "FLAGS", "AccessCondition", "AccessDecision", "Answer", "AnswerOptions", "AnswerReply", "Arm",
-    "ArmReason", "ArmTotals", "AsyncClient", "AsyncRolloutClient", "AsyncTransferClient", "BadEventCount", "Blame",
-    "Bounds", "Chunk", "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config",
-    "CopyProgress", "Counts", "Credentials", "Criteria", "Document", "Enriched", "EnrichmentProgress",
-    "EnrichmentReport", "EvidencePoint", "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus",
-    "Features", "FieldCounts", "FieldType", "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail",
-    "GuardrailEvidence", "Highlight", "HistoryAction", "HistoryEntry", "Indexed", "KeyConcern", "KeyCount",
-    "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method", "ModelInfo",
-    "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies", "Policy", "Quantization",
-    "QuarantinedFeature", "QueryVector", "ReindexPhase", "ReindexProgress", "Related", "RelationKind",
-    "RelationStep", "Relations", "Result", "RolloutClient", "RolloutReport", "Scores", "SearchOptions",
-    "SluiceError", "Snapshot", "SnapshotPhase", "SnapshotProgress", "Stage", "StageConfig", "StageReport",
-    "StepReport", "StoredDocument", "Switched", "Tls", "ValueCount", "Verified", "VersionCheck", "VersionCheckKind",
-    "VersionState", "WrittenAnswer", "all_of", "any_of", "copy_collection", "features", "field", "flag_values",
-    "none_of",
+    "EVERYBODY_PPM", "FLAGS", "AccessCondition", "AccessDecision", "Answer", "AnswerFeedback", "AnswerOptions",
+    "AnswerReply", "Arm", "ArmGuardrail", "ArmReason", "ArmTotals", "AsyncClient", "AsyncExperimentClient",
+    "AsyncRolloutClient", "AsyncTransferClient", "AttachedEvidence", "BadEventCount", "Blame", "Bounds", "Chunk",
+    "Chunking", "Citation", "Client", "CollectionVersion", "Comparison", "Condition", "Config", "CopyProgress",
+    "Counts", "Credentials", "Criteria", "Document", "Enriched", "EnrichmentProgress", "EnrichmentReport", "Event",
+    "EventAction", "EventRejection", "EventRejectionReason", "EvidencePoint", "Experiment", "ExperimentArm",
+    "ExperimentArmTotals", "ExperimentClient", "ExperimentExposure", "ExperimentFindings", "ExperimentMethod",
+    "ExperimentMetric", "ExperimentPlan", "ExperimentReport", "ExperimentState", "ExperimentStatus", "Exposure",
+    "Feature", "FeatureArm", "FeatureList", "FeatureState", "FeatureStatus", "Features", "FieldCounts", "FieldType",
+    "Filter", "Flag", "FlagValue", "FoundDocuments", "Gateway", "Guardrail", "GuardrailEvidence", "Highlight",
+    "HistoryAction", "HistoryEntry", "Impression", "ImpressionEnding", "Indexed", "KeyConcern", "KeyCount",
+    "LadderStep", "LatencyBucket", "Layout", "LimitEvidence", "ListedVersion", "MetadataValue", "Method",
+    "MetricFinding", "MetricGuardrail", "ModelInfo", "NotStored", "Outcome", "Passage", "Plan", "PlanStep", "Policies",
+    "Policy", "Quantization", "QuarantinedFeature", "QueryVector", "Recorded", "ReindexPhase", "ReindexProgress",
+    "Related", "RelationKind", "RelationStep", "Relations", "Result", "RolloutClient", "RolloutReport", "Scores",
+    "SearchOptions", "ServedImpression", "SluiceError", "Snapshot", "SnapshotPhase", "SnapshotProgress", "Stage",
+    "StageConfig", "StageReport", "StepReport", "StoredDocument", "Switched", "Tls", "ValueCount", "Verdict",
+    "Verified", "VersionCheck", "VersionCheckKind", "VersionState", "Visit", "WrittenAnswer", "all_of", "any_of",
+    "copy_collection", "features", "field", "flag_values", "none_of",
 ]  # fmt: skip

@@ -216,6 +216,8 @@ class Result(Received, proto=pb.Result):
     """At most 3, in the order of the text, where the search asked for them."""
     path: Sequence[RelationStep] = ()
     """The way by which relations brought it or moved it, from the question on."""
+    team: str = ""
+    """In an interleaved answer, the arm that put it there; empty where both did, or where no arm is credited."""
 
     @property
     def sentences(self) -> list[str]:
@@ -256,6 +258,17 @@ class FeatureArm(Received, proto=pb.FeatureArm):
 
 
 @dataclass(frozen=True, slots=True)
+class ExperimentExposure(Received, proto=pb.ExperimentExposure):
+    """Part of a request in an experiment."""
+
+    experiment: str
+    run_id: str
+    """Names the run: an experiment that is started again has another one."""
+    arm: str
+    """Empty for an interleaved answer, which has results of two arms."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Received, proto=pb.SearchResponse):
     """One page of results, best first, with a report of every stage."""
 
@@ -276,6 +289,10 @@ class Answer(Received, proto=pb.SearchResponse):
     """One for every feature that is rolled out."""
     enrichment_score: float | None = None
     """Probability that the first five results hold all that an answer needs; None unless relations were followed."""
+    impression_token: bytes = b""
+    """This page as it was served, signed: events about it need it. Empty where no feedback is taken."""
+    experiments: Sequence[ExperimentExposure] = ()
+    """The experiments that the request is a part of."""
 
 
 @dataclass(frozen=True, slots=True)

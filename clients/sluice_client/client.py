@@ -27,6 +27,7 @@ from sluice_client.channel import Credentials
 from sluice_client.documents import Chunking, Document, FoundDocuments, Indexed, StoredDocument
 from sluice_client.enrichment import Enriching
 from sluice_client.errors import SluiceError
+from sluice_client.feedback.recording import Recording
 from sluice_client.filters import Filter
 from sluice_client.indexing import DocumentT
 from sluice_client.messages import fill
@@ -48,7 +49,7 @@ from sluice_client.versions import (
 _SNAPSHOT_SECONDS = 3600.0
 
 
-class AsyncClient(Answering, Enriching, Explaining):
+class AsyncClient(Answering, Enriching, Explaining, Recording):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have

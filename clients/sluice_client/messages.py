@@ -7,7 +7,7 @@ names. Its type hints tell the rest:
     Mapping[str, X]     a map, as a dict
     X | None            None where the field is unset
     an enum.StrEnum     an enum, by the names of its values without their prefix; UNKNOWN for a value of a newer server
-    timedelta, datetime Duration, and Timestamp in UTC
+    timedelta, datetime Duration, and Timestamp in UTC; a datetime to send has a time zone
     MetadataValue       sluice.type.v1.Value
 
 A field that a dataclass leaves out is not shown.
@@ -140,8 +140,8 @@ def _written(field: _Field, value: Any, path: str) -> Any:
             return value.to_proto(path)
         case enum.Enum() if field.enum_type:
             return enum_names(field.enum_type)[value.name]
-        case timedelta():
-            return _duration(value, path)
+        case timedelta() | datetime():
+            return _duration(value, path) if isinstance(value, timedelta) else _timestamp(value, path)
         case str():
             return sendable(path, value)
         case int() if (bits := _BITS.get(field.cpp_type)) and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
@@ -157,6 +157,14 @@ def _duration(value: timedelta, path: str) -> Duration:
     except ValueError:
         raise invalid(path, f"{value} is out of range") from None
     return duration
+
+
+def _timestamp(value: datetime, path: str) -> Timestamp:
+    if value.tzinfo is None:
+        raise invalid(path, "has no time zone; give it one, as in datetime.now(UTC)")
+    timestamp = Timestamp()
+    timestamp.FromDatetime(value)
+    return timestamp
 
 
 @cache

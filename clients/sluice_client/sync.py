@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from sluice_client.channel import Caller, Credentials
 from sluice_client.client import AsyncClient
+from sluice_client.experiment.client import AsyncExperimentClient
 from sluice_client.rollout.client import AsyncRolloutClient
 
 CallerT = TypeVar("CallerT", bound=Caller)
@@ -150,6 +151,7 @@ class Client(_Blocking[AsyncClient]):
     restore_snapshot = _call(AsyncClient.restore_snapshot)
     delete_snapshot = _call(AsyncClient.delete_snapshot)
     enrich = _call(AsyncClient.enrich)
+    record_events = _call(AsyncClient.record_events)
 
 
 class RolloutClient(_Blocking[AsyncRolloutClient]):
@@ -181,3 +183,29 @@ class RolloutClient(_Blocking[AsyncRolloutClient]):
     rearm = _call(AsyncRolloutClient.rearm)
     history = _iterate(AsyncRolloutClient.history)
     report = _call(AsyncRolloutClient.report)
+
+
+class ExperimentClient(_Blocking[AsyncExperimentClient]):
+    """A client of the experiments of a rollout service, used as `with ExperimentClient(...) as experiments:`.
+
+    Takes the arguments of `AsyncExperimentClient`.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50057",
+        *,
+        actor: str,
+        timeout: float = 10.0,
+        **credentials: Unpack[Credentials],
+    ) -> None:
+        super().__init__(AsyncExperimentClient(address, actor=actor, timeout=timeout, **credentials))
+
+    experiments = _iterate(AsyncExperimentClient.experiments)
+    experiment = _call(AsyncExperimentClient.experiment)
+    create = _call(AsyncExperimentClient.create)
+    start = _call(AsyncExperimentClient.start)
+    stop = _call(AsyncExperimentClient.stop)
+    attach = _call(AsyncExperimentClient.attach)
+    report = _call(AsyncExperimentClient.report)
+    feedback = _iterate(AsyncExperimentClient.feedback)

@@ -18,6 +18,8 @@ from sluice.gateway.v1 import (
     collections_pb2_grpc,
     documents_pb2,
     documents_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
     status_pb2,
@@ -47,6 +49,7 @@ class CannedGateway(
     documents_pb2_grpc.DocumentServiceServicer,
     collections_pb2_grpc.CollectionServiceServicer,
     status_pb2_grpc.StatusServiceServicer,
+    feedback_pb2_grpc.FeedbackServiceServicer,
 ):
     """A gateway that finds all documents, in the order of storing."""
 
@@ -59,7 +62,10 @@ class CannedGateway(
         self.failures: deque[SluiceError | None] = deque()
         """Errors of the next calls, one after the other; None is success."""
         self.refused_ids: set[str] = set()
-        """Documents that it refuses."""
+        """Documents and events that it refuses."""
+        self.event_ids: set[str] = set()
+        self.experiments: list[search_pb2.ExperimentExposure] = []
+        """The experiments that each request is a part of."""
         self.chunked_ids: set[str] = set()
         """Documents that were cut into chunks."""
         self.hang = False
@@ -144,6 +150,28 @@ class CannedGateway(
             request_id=self.request_ids[-1],
             snapshot_version=7,
             arms=[self.arm_of(request.user_id)] if request.user_id else [],
+            impression_token=b"signed " + self.request_ids[-1].encode(),
+            experiments=self.experiments,
+        )
+
+    async def RecordEvents(  # noqa: N802  # gRPC's name
+        self, request: feedback_pb2.RecordEventsRequest, context: Context
+    ) -> feedback_pb2.RecordEventsResponse:
+        """Keep the ids of events, and refuse some."""
+        await self._receive(request, context)
+        refused = [place for place, event in enumerate(request.events) if event.event_id in self.refused_ids]
+        ids = {event.event_id for event in request.events} - self.refused_ids
+        new = len(ids - self.event_ids)
+        self.event_ids |= ids
+        return feedback_pb2.RecordEventsResponse(
+            stored_count=new,
+            duplicate_count=len(request.events) - len(refused) - new,
+            rejections=[
+                feedback_pb2.EventRejection(
+                    index=place, reason=feedback_pb2.EVENT_REJECTION_REASON_NOT_SERVED, detail="no such answer"
+                )
+                for place in refused
+            ],
         )
 
     def arm_of(self, user: str) -> search_pb2.FeatureArm:
@@ -348,6 +376,7 @@ async def canned_gateway() -> AsyncIterator[CannedGateway]:
     documents_pb2_grpc.add_DocumentServiceServicer_to_server(gateway, server)
     collections_pb2_grpc.add_CollectionServiceServicer_to_server(gateway, server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(gateway, server)
+    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(gateway, server)
     gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import uuid
 from collections.abc import AsyncIterator
-from typing import Any, Unpack
-
-import grpc
-from google.protobuf.message import Message
+from typing import Unpack
 
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1.features_pb2 import Features
-from sluice_client.channel import Caller, Credentials, ReplyT
-from sluice_client.errors import SluiceError
+from sluice_client.channel import Credentials
 from sluice_client.messages import fill
+from sluice_client.rollout.commands import Commanding
 from sluice_client.rollout.features import Feature, FeatureList, FeatureStatus, HistoryEntry, Plan, RolloutReport
 
-_ATTEMPTS = 4
-_FIRST_PAUSE_SECONDS = 0.2
 
-
-class AsyncRolloutClient(Caller):
+class AsyncRolloutClient(Commanding):
     """A client of a rollout service, used as `async with AsyncRolloutClient(...)`.
 
     Every command carries an `actor` and a `reason`; where the service asks for `Credentials`, these say who acts. A
@@ -38,14 +30,8 @@ class AsyncRolloutClient(Caller):
         timeout: float = 10.0,
         **credentials: Unpack[Credentials],
     ) -> None:
-        super().__init__(
-            address,
-            server="the rollout service",
-            service="sluice.rollout.v1.RolloutService",
-            timeout=timeout,
-            **credentials,
-        )
-        self._actor = actor
+        service = "sluice.rollout.v1.RolloutService"
+        super().__init__(address, service=service, actor=actor, timeout=timeout, **credentials)
 
     async def features(self) -> FeatureList:
         """List all features, and the version of the newest snapshot."""
@@ -137,22 +123,3 @@ class AsyncRolloutClient(Caller):
     @property
     def _rollout(self) -> rollout_pb2_grpc.RolloutServiceStub:
         return self._stub(rollout_pb2_grpc.RolloutServiceStub)
-
-    def _command(self, reason: str) -> pb.Command:
-        return fill(pb.Command(command_id=uuid.uuid4().hex), "command", actor=self._actor, reason=reason)
-
-    async def _call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Any, ReplyT],
-        request: Message,
-        timeout: float | None = None,  # of the call, for the server too
-    ) -> ReplyT:
-        """Send a request, and repeat it without an answer: commands have ids."""
-        for attempt in range(_ATTEMPTS - 1):
-            try:
-                return await super()._call(method, request, timeout)
-            except SluiceError as error:
-                if not error.retryable:
-                    raise
-            await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
-        return await super()._call(method, request, timeout)

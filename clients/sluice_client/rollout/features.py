@@ -73,6 +73,10 @@ class HistoryAction(enum.StrEnum):
     """It may be started again."""
     COMPLETED = "completed"
     """Its plan ended."""
+    STOPPED = "stopped"
+    """An experiment was ended by a person."""
+    DECIDED = "decided"
+    """An experiment was ended by its evidence, or by its horizon."""
     UNKNOWN = "unknown"
 
 
@@ -103,6 +107,8 @@ class Criteria(Sent, proto=pb.Criteria):
     """Bad events of treatment, in times of control's, that must be ruled out before it goes on."""
     exposure_failure_rate_max: float | None = None
     """Most answers in which the feature did not run."""
+    satisfaction_min: float | None = None
+    """Least mean rating of treatment's answers, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

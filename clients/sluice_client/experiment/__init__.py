@@ -1,0 +1,1 @@
+"""Experiments: which of several configurations people prefer."""
