@@ -1,4 +1,6 @@
-"""Percentiles of samples and histograms, and intervals that say how sure a figure is. Needs numpy and scipy alone.
+"""Percentiles of samples and histograms, intervals that say how sure a figure is, agreement of rankings.
+
+Needs numpy and scipy alone.
 
 percentiles.py  one definition for samples, one for histograms
 intervals.py    rates, differences of rates, bootstrap
@@ -6,4 +8,5 @@ sequences.py    means and differences of means, looked at all the time; adjusted
 answers.py      what an answer came to, in every metric of experiments
 units.py        values of users, from their answers
 planning.py     users that an effect needs
+rankings.py     overlap, and rank-biased overlap
 """

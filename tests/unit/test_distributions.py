@@ -43,7 +43,7 @@ def project_table(project: Path) -> dict[str, Any]:
     ("project", "expected"),
     [
         (CLIENT, {"sluice", "sluice_client"}),
-        (COMMAND, {"sluice_cli", "sluice_models", "sluice_plan", "sluice_statistics"}),
+        (COMMAND, {"sluice_cli", "sluice_judgments", "sluice_models", "sluice_plan", "sluice_statistics"}),
         (ROOT, set()),
     ],
     ids=["sluice-client", "sluice-retrieval", "sluice-services"],

@@ -28,10 +28,11 @@ from services.experiment.bucketing import BUCKETS, Arm
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.rollout.evidence import Evidence, Judgement, Pair
 from services.gateway.rollout.table import Decision, FeatureArm
-from services.gateway.search.comparison import expected_reciprocal_rank, overlap, satisfaction
 from services.gateway.search.flags import Features
 from services.gateway.search.question import Question
+from services.gateway.search.satisfaction import expected_reciprocal_rank, satisfaction
 from services.gateway.search.stages import Answer, Outcome, Reranker, Result, reading
+from sluice_statistics.rankings import overlap
 
 _log = logs.get_logger("shadow")
 

@@ -14,10 +14,10 @@ from services.chassis.timing import deadline_of, duration
 from services.experiment.flags import FLAGS, Overrides
 from services.gateway.rpc.retriever_client import RetrieverClient
 from services.gateway.rpc.user_searches import UserSearches, next_page, response
-from services.gateway.search.comparison import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 from sluice.gateway.v1 import search_pb2_grpc
+from sluice_statistics.rankings import DEFAULT_PERSISTENCE, overlap, rank_biased_overlap
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from services.gateway.search.comparison import satisfaction
+from services.gateway.search.satisfaction import satisfaction
 
 
 class Calibration(NamedTuple):

@@ -1,15 +1,12 @@
-"""Measures of the difference between two answers to one question. Pure.
+"""Agreement of two rankings.
 
 - `overlap`: share of results that both have, in any order.
 - `rank_biased_overlap`: agreement that counts more at the top (Webber, Moffat, Zobel: A Similarity Measure for
   Indefinite Rankings, ACM TOIS 28(4), 2010), extrapolated from the ranks that are there.
-- `expected_reciprocal_rank`: mean of 1 / rank at which a reader is satisfied, where each passage satisfies with a
-  probability (Chapelle, Metzler, Zhang, Grinspan: Expected Reciprocal Rank for Graded Relevance, CIKM 2009).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 DEFAULT_PERSISTENCE = 0.9
@@ -60,25 +57,3 @@ def rank_biased_overlap(one: Sequence[str], other: Sequence[str], persistence: f
             total += common_at_short * (depth - short) / (short * depth) * p**depth
     tail = ((common - common_at_short) / long + common_at_short / short) * p**long
     return min(1.0, (1 - p) / p * total + tail)
-
-
-def satisfaction(logit: float) -> float:
-    """Probability that a passage is relevant, by the cross-encoder's logit.
-
-    It is the logistic function, as the ms-marco models were trained.
-    """
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    return math.exp(logit) / (1 + math.exp(logit))
-
-
-def expected_reciprocal_rank(chances: Sequence[float]) -> float:
-    """Mean of 1 / rank at which a reader stops, 0 to 1.
-
-    `chances` are the probabilities that each passage satisfies, in the order of the ranking.
-    """
-    still_reading, found = 1.0, 0.0
-    for rank, chance in enumerate(chances, start=1):
-        found += still_reading * chance / rank
-        still_reading *= 1 - chance
-    return found

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.gateway.search.comparison import expected_reciprocal_rank, overlap, rank_biased_overlap, satisfaction
+from sluice_statistics.rankings import overlap, rank_biased_overlap
 
 rankings = st.lists(st.sampled_from("abcdefghijklmnop"), unique=True, max_size=12)
 persistences = st.floats(0.05, 0.99)
@@ -73,23 +73,3 @@ def test_overlap_counts_what_both_have_whatever_the_order(one: list[str], other:
     longest = max(len(one[:depth]), len(other[:depth]))
     assert overlap(one, other, depth) == (expected / longest if longest else 1.0)
     assert overlap(one, list(reversed(one)), max(1, len(one))) == 1.0
-
-
-def test_a_sure_first_hit_is_all_that_a_reader_wants() -> None:
-    assert expected_reciprocal_rank([1.0, 0.0, 1.0]) == 1.0
-    assert expected_reciprocal_rank([0.0, 1.0]) == 0.5
-    assert expected_reciprocal_rank([0.5, 0.5]) == 0.5 + 0.5 * 0.5 / 2
-    assert expected_reciprocal_rank([]) == 0.0
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
-def test_better_passages_further_up_are_never_worse(chances: list[float]) -> None:
-    best = expected_reciprocal_rank(sorted(chances, reverse=True))
-    assert expected_reciprocal_rank(chances) <= best + 1e-12
-    assert 0 <= best <= 1 + 1e-12
-
-
-@given(st.floats(-1e6, 1e6))
-def test_every_logit_is_a_chance(logit: float) -> None:
-    assert 0 <= satisfaction(logit) <= 1
-    assert satisfaction(logit) + satisfaction(-logit) == pytest.approx(1)
