@@ -142,6 +142,11 @@ class GatewayMetrics:
             "Searches by feature and arm; STANDARD is in neither arm.",
             ["feature", "arm"],
         )
+        self.experiments = counter(
+            "sluice_experiment_searches_total",
+            "Searches that were a part of an experiment, by arm; `arm` is empty where the answer is interleaved.",
+            ["experiment", "arm"],
+        )
         self.anonymous_requests = counter("sluice_rollout_anonymous_requests_total", "Searches that named no user.")
         self.snapshot_version = gauge(
             "sluice_rollout_snapshot_version", "Version of the rollout snapshot that is served; 0: none."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from services.gateway.rollout.local_overrides import LocalOverrides
 from services.gateway.rollout.snapshot import Served
 from services.gateway.rollout.table import Decision, Kill, RolloutTable
 from services.gateway.search.flags import Features
+from services.gateway.search.paging import Page
 from services.gateway.search.stages import Answer
 
 _log = logs.get_logger("rollout")
@@ -69,11 +71,19 @@ class Exposure:
 
     def decide(self, unit: str, own: Overrides = Overrides()) -> Decision:  # noqa: B008  # immutable
         """Decide for one request; keep the decision until it ends. See RolloutTable.decide."""
+        return self._noted(unit, self._trusted().decide(unit, own, silence=self.silence()))
+
+    def resume(self, unit: str, page: Page) -> Decision:
+        """Decide for a later page. See RolloutTable.resume."""
+        return self._noted(unit, self._trusted().resume(unit, page, silence=self.silence()))
+
+    def _trusted(self) -> RolloutTable:
         self.beat()
         trusted = self._clock() >= self._distrust_until
         # A kill may have come while this process was frozen, so nothing that ramps or is complete reaches users.
-        table = self._table if trusted else RolloutTable(self._defaults, (), self._table.kills)
-        decision = table.decide(unit, own, silence=self.silence())
+        return self._table if trusted else RolloutTable(self._defaults, (), self._table.kills)
+
+    def _noted(self, unit: str, decision: Decision) -> Decision:
         self._decided.append(decision)
         if len(self._decided) >= _MOST_UNCOUNTED:
             self.count()
@@ -130,6 +140,9 @@ class Exposure:
                 counts[key] = counts.get(key, 0) + 1
         for (feature, side), count in counts.items():
             self._metrics.exposures.labels(feature, side).inc(count)
+        parts = Counter(part for decision in decided for part in decision.experiments)
+        for part, count in parts.items():
+            self._metrics.experiments.labels(part.experiment, part.arm).inc(count)
         lost = self.evidence.take_lost()
         self._metrics.evidence_lost.labels("requests").inc(lost.requests)
         self._metrics.evidence_lost.labels("units").inc(lost.units)
@@ -141,6 +154,8 @@ class Exposure:
         known = {kill.name for kill in kills}
         held = set(self.local.killed)
         kills += [Kill(ramp.name, ramp.overrides, ramp.ramp_id) for ramp in ramps if ramp.name in held - known]
+        experiments = served.experiments if served else ()
+        kills += [Kill(one.name, Overrides(), one.run_id) for one in experiments if one.name in held - known]
         quarantined = served.quarantined if served else ()
         kills += [Kill(entry.name, entry.overrides) for entry in quarantined if entry.name in held - known]
         self._metrics.locally_killed.clear()
@@ -155,6 +170,7 @@ class Exposure:
             [ramp for ramp in ramps if ramp.name not in held],
             kills,
             served.version if served else 0,
+            [experiment for experiment in experiments if experiment.name not in held],
         )
 
 

@@ -1,4 +1,4 @@
-"""Snapshots of the rollout service, from the wire or from disk, checked and turned into ramps and kills.
+"""Snapshots of the rollout service, from the wire or from disk, checked and turned into ramps, experiments and kills.
 
 A snapshot is taken whole or refused whole: refused where its hash does not match (truncated, damaged), and where it is
 older than what is served. Versions of one store never fall, so a lower version means either an old message, or a store
@@ -7,7 +7,8 @@ if it was made later.
 
 Within a snapshot that is taken, each feature is checked alone. One that makes no sense is quarantined: it reaches
 nobody, and the others go on. A kill goes through whatever else is wrong with its feature. And a kill stays until a
-snapshot names the feature, valid and not killed: a snapshot that lost it switches nothing on again.
+snapshot names the feature, valid and not killed: a snapshot that lost it switches nothing on again. That of an
+experiment, which reaches nobody without a snapshot that names it, ends with its entry.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from google.protobuf.message import DecodeError
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.flags import Overrides
+from services.experiment.layers import Layered
 from services.experiment.snapshot_hash import content_hash
+from services.gateway.rollout.experiments import Experiment
 from services.gateway.rollout.table import Kill, Ramp
 from services.gateway.search.flags import Features
 from sluice.rollout.v1 import rollout_pb2 as pb
+from sluice.type.v1 import experiment_pb2
 
 MAX_FEATURES = 1_000
 MAX_FILE_BYTES = 8 * 2**20
@@ -65,6 +69,7 @@ class Served:
 
     snapshot: pb.RolloutSnapshot
     ramps: Sequence[Ramp]
+    experiments: Sequence[Experiment]
     kills: Sequence[Kill]
     quarantined: Sequence[Quarantined]
     kept: Sequence[pb.SnapshotFeature]
@@ -99,14 +104,21 @@ def serve(
     if before is not None:
         _refuse_older(snapshot, before.snapshot)
         kept = [feature for feature in (*before.snapshot.features, *before.kept) if feature.killed]
+    kept = [feature for feature in kept if not feature.HasField("experiment")]
     kills = {feature.name: feature for feature in snapshot.features if feature.killed}
     counts = Counter(feature.name for feature in snapshot.features)
     ramps: dict[str, Ramp] = {}
+    experiments: dict[str, Experiment] = {}
     quarantined: dict[str, Quarantined] = {}
     for feature in snapshot.features:
         try:
             if counts[feature.name] > 1:
                 raise ValueError("there are several features of this name")
+            if feature.HasField("experiment"):
+                experiment = _experiment(feature, experiments.values())
+                experiment.check(defaults)
+                experiments[experiment.name] = experiment
+                continue
             ramp = _ramp(feature)
             ramp.check(defaults)
         except (ValueError, InvalidArgument) as problem:
@@ -115,13 +127,16 @@ def serve(
         else:
             ramps[ramp.name] = ramp
     still_killed = {
-        feature.name: feature for feature in kept if feature.name not in ramps and feature.name not in kills
+        feature.name: feature
+        for feature in kept
+        if feature.name not in ramps and feature.name not in experiments and feature.name not in kills
     }
     known = {ramp.name: ramp.overrides for ramp in before.ramps} if before else {}
     known |= {kill.name: kill.overrides for kill in before.kills} if before else {}
     return Served(
         snapshot=snapshot,
         ramps=[ramp for ramp in ramps.values() if ramp.name not in kills],
+        experiments=[experiment for experiment in experiments.values() if experiment.name not in kills],
         kills=[_kill(feature, known.get(feature.name)) for feature in (kills | still_killed).values()],
         quarantined=list(quarantined.values()),
         kept=list(still_killed.values()),
@@ -196,9 +211,6 @@ def _checksum(parts: Sequence[bytes]) -> str:
 
 def _ramp(feature: pb.SnapshotFeature) -> Ramp:
     """Read a ramp. Raises ValueError or InvalidArgument where it makes no sense."""
-    lease = _seconds(feature.lease_duration) if feature.HasField("lease_duration") else math.inf
-    if MAX_LEASE_SECONDS < lease < math.inf:
-        raise ValueError(f"its lease is longer than {MAX_LEASE_SECONDS:.0f} seconds")
     return Ramp(
         name=feature.name,
         salt=feature.salt,
@@ -206,15 +218,45 @@ def _ramp(feature: pb.SnapshotFeature) -> Ramp:
         treatment_ppm=feature.treatment_ppm,
         control_ppm=feature.control_ppm,
         ramp_id=feature.ramp_id,
-        lease_seconds=lease,
+        lease_seconds=_lease(feature),
         slow_seconds=_seconds(feature.latency_threshold) if feature.HasField("latency_threshold") else math.inf,
         shadow_ppm=feature.shadow_ppm,
     )
 
 
+def _experiment(feature: pb.SnapshotFeature, others: Iterable[Experiment]) -> Experiment:
+    """Read an experiment, beside others that come before it. Raises ValueError or InvalidArgument."""
+    served = feature.experiment
+    if feature.HasField("features") or feature.treatment_ppm or feature.control_ppm or feature.shadow_ppm:
+        raise ValueError("it is an experiment, and has flags or shares of its own")
+    if served.method not in (experiment_pb2.EXPERIMENT_METHOD_AB, experiment_pb2.EXPERIMENT_METHOD_INTERLEAVE):
+        raise ValueError(f"its method {served.method} is unknown here")
+    experiment = Experiment(
+        name=feature.name,
+        run_id=feature.ramp_id,
+        layered=Layered(
+            served.layer_salt, served.first_bucket, served.bucket_count, feature.salt, arms=len(served.arms)
+        ),
+        arms=[(arm.name, Overrides.from_proto(arm.features)) for arm in served.arms],
+        interleaved=served.method == experiment_pb2.EXPERIMENT_METHOD_INTERLEAVE,
+        lease_seconds=_lease(feature),
+    )
+    for other in others:
+        if experiment.layered.shares_users(other.layered):
+            raise ValueError(f"it shares users with {other.name}, which is in the same layer")
+    return experiment
+
+
 def _kill(feature: pb.SnapshotFeature, known: Overrides | None) -> Kill:
     """Read a kill: it holds the flags that can be read, or those known from before where none can be."""
     return Kill(feature.name[:64], Overrides.nearest_to(feature.features) or known or Overrides(), feature.ramp_id)
+
+
+def _lease(feature: pb.SnapshotFeature) -> float:
+    lease = _seconds(feature.lease_duration) if feature.HasField("lease_duration") else math.inf
+    if MAX_LEASE_SECONDS < lease < math.inf:
+        raise ValueError(f"its lease is longer than {MAX_LEASE_SECONDS:.0f} seconds")
+    return lease
 
 
 def _seconds(duration: Duration) -> float:

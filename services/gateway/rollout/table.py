@@ -4,8 +4,9 @@ Layers decide, the strongest first:
 
 1. **kills**: the flags that a killed feature sets are held where the feature cannot be had;
 2. **the request**: its own flags, or those that the first page of its answer had;
-3. **ramps**: features that reach the user, the latest in the snapshot first: a later feature refines an earlier one;
-4. the defaults of this gateway.
+3. **experiments** of which the user is a part, in the order of the snapshot;
+4. **ramps**: features that reach the user, the latest in the snapshot first: a later feature refines an earlier one;
+5. the defaults of this gateway.
 
 A layer decides the flags that it sets, and leaves the others to the next. All is decided once, at the beginning of a
 request, and stays until its end.
@@ -19,20 +20,26 @@ their defaults: a question is always searched for by something.
 
 A feature *takes effect* on a request if the stronger layers leave at least one flag of it open. Only then does its
 bucket count, in treatment and in control alike, so that leaving the others out does not tilt the comparison.
+
+A user is *in* an experiment if the stronger layers leave open every flag that any of its arms sets. An experiment then
+decides all of these flags in all arms alike: one that an arm leaves out is as it is for users without ramps and
+experiments (complete features, then defaults). Of experiments with interleaved answers a request is in one at most.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from services.experiment.bucketing import BUCKETS, Arm, Salt, arm_of, bucket_of, encoded
 from services.experiment.flags import FLAGS, FlagValue, Overrides, check_alternatives
+from services.gateway.rollout.experiments import Experiment
+from services.gateway.rollout.names import check_name, check_text
 from services.gateway.search.flags import Features, Interleaved, resolve
+from services.gateway.search.paging import Page
 from sluice.gateway.v1 import search_pb2
 
 
@@ -50,11 +57,7 @@ class Reason(enum.StrEnum):
     REQUEST_DECIDED = "REQUEST_DECIDED"
     """The request itself, or the page before, decides all that the feature sets."""
     OTHER_FEATURE = "OTHER_FEATURE"
-    """A later feature, or the kill of another, decides all that the feature sets."""
-
-
-_PLAIN_NAME = re.compile(r"[a-z0-9-]{1,64}")
-_MOST_TEXT = 256
+    """A later feature, an experiment, or the kill of another feature, decides all that the feature sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,9 @@ class Ramp:
     """Share of control requests that also run the treatment off the reply's path."""
 
     def __post_init__(self) -> None:
-        if not _PLAIN_NAME.fullmatch(self.name):
-            raise ValueError("its name is not made of 1 to 64 lower case letters, digits and dashes")
-        for what, text in (("salt", self.salt), ("ramp_id", self.ramp_id)):
-            if len(text) > _MOST_TEXT or "\x1f" in text:
-                raise ValueError(f"its {what} is longer than {_MOST_TEXT} characters, or holds a separator (0x1f)")
+        check_name("its name", self.name)
+        check_text("salt", self.salt)
+        check_text("ramp_id", self.ramp_id)
         if not self.salt:
             raise ValueError("it has no salt")
         if not self.overrides:
@@ -190,9 +191,18 @@ class _Layers:
                 self.values[name] = value
         self.taken |= overrides.values.keys() | _moot(overrides)
 
+    def copy(self) -> _Layers:
+        copied = _Layers(self.values)
+        copied.taken = set(self.taken)
+        return copied
+
+    @property
+    def features(self) -> Features:
+        return Features(**self.values)  # type: ignore[arg-type]  # every layer was checked against the table
+
 
 class RolloutTable:
-    """All that decides for requests that come now: kills, ramps, defaults. Immutable."""
+    """All that decides for requests that come now: kills, experiments, ramps, defaults. Immutable."""
 
     def __init__(
         self,
@@ -200,8 +210,9 @@ class RolloutTable:
         ramps: Iterable[Ramp] = (),
         kills: Iterable[Kill] = (),
         snapshot_version: int = 0,
+        experiments: Iterable[Experiment] = (),
     ) -> None:
-        """Take `ramps` in the order of the snapshot."""
+        """Take ramps and experiments in the order of the snapshot."""
         self.snapshot_version = snapshot_version
         self.ramps = tuple(ramps)
         self.kills = tuple(kills)
@@ -211,6 +222,9 @@ class RolloutTable:
         self._killed_arms = [FeatureArm(kill.name, kill.ramp_id, Arm.STANDARD, Reason.KILLED) for kill in self.kills]
         reaching = (ramp for ramp in reversed(self.ramps) if ramp.treatment_ppm or ramp.control_ppm)
         self._latest_first = [_Prepared(ramp) for ramp in reaching]
+        self.experiments = tuple(experiments)
+        complete = [prepared.ramp.overrides for prepared in self._latest_first if prepared.ramp.reaches_all]
+        self._experiments = [_PreparedExperiment(one, self._default_values, complete) for one in self.experiments]
 
     @property
     def standard(self) -> Features:
@@ -235,6 +249,30 @@ class RolloutTable:
             return None
         return self._decide(unit, own, 0.0, treat=ramp_id).features
 
+    def resume(self, unit: str, page: Page, *, silence: float = 0.0) -> Decision:
+        """Decide for a later page: it has the flags of the first, and is a part of the same experiments.
+
+        A page token is no proof. An experiment that has ended, of which the user is no part, or whose flags the page
+        has not, is left out. The draft of an interleaved answer goes on unless its experiment is killed.
+        """
+        decision = self._decide(unit, page.pinned, silence)
+        configurations, interleaved = [decision.features], page.interleaved
+        if interleaved is not None and all(kill.name != interleaved.experiment for kill in self.kills):
+            (one, _), (other, second) = interleaved.arms
+            configurations.append(resolve([self._held, Overrides(**second.values)], self._defaults))
+            first, second = configurations
+            interleaved = replace(interleaved, arms=((one, first), (other, second)))
+        else:
+            interleaved = None
+        parts = [
+            prepared.parts[place]
+            for prepared in self._experiments
+            if unit and prepared.experiment.run_id in page.runs
+            for place in [prepared.place_of(unit, silence)]
+            if place is not None and prepared.made(place, configurations, interleaved)
+        ]
+        return replace(decision, experiments=parts, interleaved=interleaved)
+
     def _decide(self, unit: str, own: Overrides, silence: float, treat: str | None = None) -> Decision:
         layers = _Layers(self._default_values)
         layers.add(self._held)
@@ -242,6 +280,8 @@ class RolloutTable:
         layers.add(own)
         strong = frozenset(layers.taken)
         check_alternatives(layers.values)
+        configurations = [layers]
+        parts, interleaved = self._enter(configurations, unit, silence) if unit and self._experiments else ([], None)
         arms = []
         hashable = encoded(unit)
         for prepared in self._latest_first:
@@ -256,10 +296,36 @@ class RolloutTable:
                 arm = prepared.arm_of(hashable, treat)
             arms.append(arm)
             if arm.arm is Arm.TREATMENT:
-                layers.add(prepared.ramp.overrides)
+                for configuration in configurations:
+                    configuration.add(prepared.ramp.overrides)
         arms.reverse()
-        features = Features(**layers.values)  # type: ignore[arg-type]  # every layer was checked against the table
-        return Decision(features, (*self._killed_arms, *arms), self.snapshot_version)
+        return Decision(
+            layers.features,
+            (*self._killed_arms, *arms),
+            self.snapshot_version,
+            parts,
+            interleaved.of([configuration.features for configuration in configurations]) if interleaved else None,
+        )
+
+    def _enter(
+        self, configurations: list[_Layers], unit: str, silence: float
+    ) -> tuple[list[ExperimentArm], _PreparedExperiment | None]:
+        """Let a user into experiments; with interleaved answers the configurations become two."""
+        parts: list[ExperimentArm] = []
+        interleaved = None
+        for prepared in self._experiments:
+            if not prepared.flags.isdisjoint(configurations[0].taken):
+                continue
+            place = prepared.place_of(unit, silence)
+            if place is None or (prepared.experiment.interleaved and interleaved):
+                continue
+            if prepared.experiment.interleaved:
+                interleaved = prepared
+                configurations.append(configurations[0].copy())
+            for number, configuration in enumerate(configurations):
+                prepared.decide(configuration, number if prepared is interleaved else place)
+            parts.append(prepared.parts[place])
+        return parts, interleaved
 
 
 class _Prepared:
@@ -283,6 +349,59 @@ class _Prepared:
         if arm is Arm.STANDARD:
             return self.standard[Reason.NOT_SELECTED]
         return FeatureArm(ramp.name, ramp.ramp_id, arm, Reason.NONE, ramp, hashed)
+
+
+class _PreparedExperiment:
+    """An experiment with what is the same for all requests."""
+
+    def __init__(
+        self, experiment: Experiment, defaults: Mapping[str, FlagValue], complete: Sequence[Overrides]
+    ) -> None:
+        """Take the flags of complete features, the strongest first."""
+        self.experiment = experiment
+        self.flags = experiment.flags
+        self.parts = [
+            ExperimentArm(experiment.name, experiment.run_id, "" if experiment.interleaved else name)
+            for name, _ in experiment.arms
+        ]
+        self._values: list[Mapping[str, FlagValue]] = []
+        self._taken = set(self.flags)
+        for _, overrides in experiment.arms:
+            layers = _Layers(defaults)
+            for weaker in (overrides, *complete):
+                layers.add(weaker)
+            whole = Overrides(**{name: layers.values[name] for name in self.flags})
+            self._values.append(whole.values)
+            self._taken |= _moot(whole)
+
+    def place_of(self, unit: str, silence: float) -> int | None:
+        """Place of a user's arm; None for a user who is not in it, or after the lease."""
+        return None if silence > self.experiment.lease_seconds else self.experiment.layered.arm_of(unit)
+
+    def decide(self, layers: _Layers, place: int) -> None:
+        """Decide its flags, as an arm has them."""
+        layers.values.update(self._values[place])
+        layers.taken |= self._taken
+
+    def of(self, configurations: Sequence[Features]) -> Interleaved:
+        """Write what makes an answer of two configurations."""
+        (one, _), (other, _) = self.experiment.arms
+        first, second = configurations
+        experiment = self.experiment
+        return Interleaved(experiment.name, experiment.run_id, experiment.layered.salt, ((one, first), (other, second)))
+
+    def made(self, place: int, configurations: Sequence[Features], interleaved: Interleaved | None) -> bool:
+        """True if a page with these configurations, the second for a draft, is one of this arm."""
+        if not self.experiment.interleaved:
+            return self._is(configurations[0], place)
+        return (
+            interleaved is not None
+            and interleaved == self.of(configurations)
+            and all(self._is(features, number) for number, features in enumerate(configurations))
+        )
+
+    def _is(self, features: Features, place: int) -> bool:
+        return all(getattr(features, name) == value for name, value in self._values[place].items())
 
 
 def _moot(overrides: Overrides) -> set[str]:

@@ -74,7 +74,9 @@ class UserSearches:
         digest = paging.question_digest(request)
         page = paging.decode(request.page_token, digest)
         own = Overrides.from_proto(request.features)
-        decision = self.exposure.decide(request.user_id, page.pinned if page.offset else own)
+        decision = (
+            self.exposure.resume(request.user_id, page) if page.offset else self.exposure.decide(request.user_id, own)
+        )
         _trace(decision)
         question = self.question(request, decision, page.offset, page.course)
         self.note(request)
@@ -100,7 +102,8 @@ class UserSearches:
 
     def offer_shadow(self, search: UserSearch, answer: Answer, seconds: float) -> None:
         """Start a shadow by chance, when the reply is made."""
-        if self._shadow is not None and search.question.query:  # its judge reads the query
+        # Its judge reads the query, and compares answers of one configuration.
+        if self._shadow is not None and search.question.query and search.decision.interleaved is None:
             self._shadow.offer(
                 Answered(search.decision, search.question, answer, seconds),
                 lambda arm: self.exposure.table.treated(arm.ramp_id, search.request.user_id, search.own),
@@ -128,7 +131,9 @@ def next_page(search: UserSearch, answer: Answer) -> str:
     """The token of the next page; empty where there is none."""
     if answer.following is None:
         return ""
-    return paging.encode(answer.following, search.decision.features, answer.course, search.digest)
+    decision = search.decision
+    runs = [part.run_id for part in decision.experiments]
+    return paging.encode(answer.following, decision.features, answer.course, search.digest, runs, decision.interleaved)
 
 
 def response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:
@@ -142,6 +147,7 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
         request_id=request_id.get(),
         snapshot_version=decision.snapshot_version,
         arms=[arm.to_proto() for arm in decision.arms],
+        experiments=[part.to_proto() for part in decision.experiments],
         enrichment_score=answer.enrichment_score,
     )
     for result in answer.results:

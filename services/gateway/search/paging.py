@@ -2,7 +2,8 @@
 
 A token is opaque to callers. It pins the flags of the first page, so that a changed default or a moving rollout does
 not reorder the pages of an answer that is being read; and the course of the first page, so that a stage that runs on
-one page and not on another, or a switch of the index, does not either.
+one page and not on another, or a switch of the index, does not either. Runs of experiments that it names are no proof:
+whoever reads it checks that the user is a part of them.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from services.chassis.errors import InvalidArgument
 from services.experiment.flags import Overrides
-from services.gateway.search.flags import Features, resolve
+from services.gateway.search.flags import Features, Interleaved, resolve
 from services.gateway.search.question import Course
 from sluice.gateway.v1 import search_pb2
 
 MAX_OFFSET = 999
+_MOST_TEXT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class Page:
     """The flags of the pages before."""
     course: Course | None = None
     """The course of the first page."""
+    runs: Sequence[str] = ()
+    """The runs of experiments of which the first page was a part."""
+    interleaved: Interleaved | None = None
+    """Set where the answer has results of two arms."""
 
 
 def question_digest(request: search_pb2.SearchRequest) -> str:
@@ -42,12 +49,25 @@ def question_digest(request: search_pb2.SearchRequest) -> str:
     return hashlib.sha256(question.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
-def encode(offset: int, features: Features, course: Course, digest: str) -> str:
+def encode(
+    offset: int,
+    features: Features,
+    course: Course,
+    digest: str,
+    runs: Sequence[str] = (),
+    interleaved: Interleaved | None = None,
+) -> str:
     """Make the token of the page that starts at an offset; empty where nothing may start."""
     if offset > MAX_OFFSET:
         return ""
     made = {field.name: getattr(course, field.name) for field in fields(course)}
-    content = {"offset": offset, "features": features.values, "course": made, "question": digest}
+    content: dict[str, Any] = {"offset": offset, "features": features.values, "course": made, "question": digest}
+    if runs:
+        content["runs"] = list(runs)
+    if interleaved is not None:
+        (one, _), (other, second) = interleaved.arms
+        names = [interleaved.experiment, interleaved.run_id, interleaved.salt, one, other]
+        content["interleaved"] = {"names": names, "features": second.values}
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
 
@@ -59,7 +79,9 @@ def decode(token: str, digest: str) -> Page:
         content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
         offset, pinned, question = content["offset"], Overrides(**content["features"]), content["question"]
         course = _course(content["course"])
-        resolve([pinned], Features())
+        first = resolve([pinned], Features())
+        runs = _texts(content.get("runs", []))
+        interleaved = _interleaved(content["interleaved"], first) if "interleaved" in content else None
         if type(offset) is not int or not 0 < offset <= MAX_OFFSET:
             raise ValueError(f"offset {offset}")
     except (ValueError, TypeError, KeyError, RecursionError, InvalidArgument):
@@ -68,7 +90,20 @@ def decode(token: str, digest: str) -> Page:
         raise InvalidArgument(
             "page_token", "belongs to another question; keep everything but page_token the same between pages"
         )
-    return Page(offset, pinned, course)
+    return Page(offset, pinned, course, runs, interleaved)
+
+
+def _interleaved(content: Mapping[str, Any], first: Features) -> Interleaved:
+    """Read the other arm of an interleaved answer; ValueError, TypeError or KeyError where it is none."""
+    experiment, run_id, salt, one, other = _texts(content["names"])
+    second = resolve([Overrides(**content["features"])], Features())
+    return Interleaved(experiment, run_id, salt, ((one, first), (other, second)))
+
+
+def _texts(content: object) -> list[str]:
+    if not isinstance(content, list) or not all(isinstance(text, str) and len(text) <= _MOST_TEXT for text in content):
+        raise ValueError("no list of names")
+    return content
 
 
 def _course(content: Mapping[str, object]) -> Course:

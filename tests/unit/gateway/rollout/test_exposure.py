@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from google.protobuf.duration_pb2 import Duration
 from prometheus_client import CollectorRegistry
 
 from services.experiment.bucketing import BUCKETS, Arm
@@ -18,7 +19,7 @@ from services.gateway.rollout.table import FeatureArm, Ramp
 from services.gateway.search.flags import Features
 from services.gateway.search.stages import Answer, Outcome, Stage, StageReport
 from sluice.rollout.v1 import rollout_pb2 as pb
-from sluice.type.v1 import features_pb2
+from sluice.type.v1 import experiment_pb2, features_pb2
 from tests.unit.gateway.samples import COURSE
 
 COMPLETE = pb.SnapshotFeature(
@@ -136,3 +137,37 @@ async def test_a_file_of_overrides_that_is_not_understood_is_loud_at_once(tmp_pa
 
     assert await problems_after(b"ROLLOUT_KIL=rerank-v1\nRERANK_ROLLOUT_PERCENTAGE=lots\n") == 2
     assert await problems_after(b"ROLLOUT_KILL=rerank-v1\n") == 0
+
+
+EXPERIMENT = pb.SnapshotFeature(
+    name="mixed",
+    salt="mixed",
+    ramp_id="mixed/1",
+    lease_duration=Duration(seconds=10),
+    experiment=experiment_pb2.ServedExperiment(
+        method=experiment_pb2.EXPERIMENT_METHOD_AB,
+        layer_salt="default",
+        bucket_count=BUCKETS,
+        arms=[
+            experiment_pb2.ExperimentArm(name="control"),
+            experiment_pb2.ExperimentArm(name="reranked", features=features_pb2.Features(rerank=True)),
+        ],
+    ),
+)
+
+
+def test_an_experiment_reaches_users_until_this_machine_kills_it_and_is_counted() -> None:
+    registry = CollectorRegistry()
+    gateway = Exposure(Features(), LocalOverrides(), Evidence(), GatewayMetrics(registry), Clock())
+    content = content_hash([EXPERIMENT])
+    gateway.take(serve(pb.RolloutSnapshot(version=1, features=[EXPERIMENT], content_hash=content), Features()))
+    assert gateway.decide("user-42").experiments == []  # the service has not confirmed it
+    gateway.confirm()
+    (part,) = gateway.decide("user-42").experiments
+    gateway.count()
+    labels = {"experiment": "mixed", "arm": part.arm}
+    assert registry.get_sample_value("sluice_experiment_searches_total", labels) == 1
+    gateway.override(LocalOverrides(killed=("mixed",)))
+    decision = gateway.decide("user-42")
+    assert (decision.experiments, decision.features) == ([], Features())
+    assert [(arm.feature, arm.reason.value) for arm in decision.arms] == [("mixed", "KILLED")]

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.experiment.flags import Overrides
+from services.experiment.layers import Layered
 from services.experiment.snapshot_hash import content_hash
 from services.gateway.rollout.snapshot import Refused, Served, SnapshotFile, serve
 from services.gateway.rollout.table import RolloutTable
 from services.gateway.search.flags import Features
 from sluice.rollout.v1 import rollout_pb2 as pb
-from sluice.type.v1 import features_pb2
+from sluice.type.v1 import experiment_pb2, features_pb2
 
 
 def feature(name: str = "rerank-v1", **fields: Any) -> pb.SnapshotFeature:
@@ -253,3 +254,96 @@ def test_bytes_of_anybody_are_a_snapshot_or_refused(raw: bytes) -> None:
 def test_the_file_is_json_for_people_who_must_know(file: SnapshotFile) -> None:
     file.save(serve(snapshot(feature("a")), Features()))
     assert set(json.loads(file.path.read_text())) == {"sha256", "snapshot", "kept_kills"}
+
+
+def experiment(name: str = "ranking", *, killed: bool = False, arms: Any = None, **fields: Any) -> pb.SnapshotFeature:
+    given: dict[str, Any] = {
+        "method": experiment_pb2.EXPERIMENT_METHOD_AB,
+        "layer_salt": "default",
+        "first_bucket": 0,
+        "bucket_count": 1_000,
+        "arms": [
+            experiment_pb2.ExperimentArm(name=arm, features=features_pb2.Features(rerank=rerank))
+            for arm, rerank in (("control", None), ("reranked", True))
+        ]
+        if arms is None
+        else arms,
+    }
+    served = {name: fields.pop(name, value) for name, value in given.items()}
+    around: dict[str, Any] = {"salt": name, "ramp_id": f"{name}/1", "lease_duration": Duration(seconds=10)}
+    return pb.SnapshotFeature(
+        name=name, killed=killed, experiment=experiment_pb2.ServedExperiment(**served), **around | fields
+    )
+
+
+def test_a_snapshot_says_all_that_an_experiment_needs() -> None:
+    given = experiment(method=experiment_pb2.EXPERIMENT_METHOD_INTERLEAVE, first_bucket=7)
+    (read,) = serve(snapshot(given, feature()), Features()).experiments
+    assert (read.name, read.run_id, read.interleaved, read.lease_seconds) == ("ranking", "ranking/1", True, 10.0)
+    assert read.layered == Layered("default", 7, 1_000, "ranking", arms=2)
+    assert read.arms == [("control", Overrides()), ("reranked", Overrides(rerank=True))]
+
+
+NO_EXPERIMENTS = {
+    "method": experiment(method=9),
+    "no method": experiment(method=0),
+    "buckets": experiment(first_bucket=999_999),
+    "no buckets": experiment(bucket_count=0),
+    "one arm": experiment(arms=[experiment_pb2.ExperimentArm(name="one", features=features_pb2.Features(rerank=True))]),
+    "arms that set nothing": experiment(
+        arms=[experiment_pb2.ExperimentArm(name=name, features=features_pb2.Features()) for name in ("one", "two")]
+    ),
+    "an arm that no gateway can serve": experiment(
+        arms=[
+            experiment_pb2.ExperimentArm(name=name, features=features_pb2.Features(lexical=False, dense=dense))
+            for name, dense in (("one", True), ("two", False))
+        ]
+    ),
+    "salt": experiment(salt=""),
+    "layer": experiment(layer_salt=""),
+    "the same salt": experiment(salt="default"),
+    "run": experiment(ramp_id=""),
+    "lease without end": experiment(lease_duration=None),
+    "lease": experiment(lease_duration=Duration(seconds=2**40)),
+    "flags of its own": experiment(features=features_pb2.Features(rerank=True)),
+    "a share of its own": experiment(treatment_ppm=10),
+}
+
+
+@pytest.mark.parametrize("problem", NO_EXPERIMENTS)
+def test_an_experiment_that_makes_no_sense_is_quarantined_alone(problem: str) -> None:
+    good = experiment("good", first_bucket=500_000, layer_salt="other")
+    served = serve(snapshot(feature(), NO_EXPERIMENTS[problem], good), Features())
+    assert names(served) == (["rerank-v1"], [], ["ranking"])
+    assert [read.name for read in served.experiments] == ["good"]
+
+
+def test_an_experiment_with_the_users_of_another_in_its_layer_is_quarantined() -> None:
+    served = serve(snapshot(experiment("one"), experiment("two", first_bucket=999)), Features())
+    assert [read.name for read in served.experiments] == ["one"]
+    assert "one" in served.quarantined[0].reason
+    apart = serve(snapshot(experiment("one"), experiment("two", first_bucket=1_000)), Features())
+    assert [read.name for read in apart.experiments] == ["one", "two"]
+
+
+def test_features_and_experiments_have_one_space_of_names() -> None:
+    served = serve(snapshot(feature("ranking"), experiment("ranking")), Features())
+    assert (served.ramps, served.experiments) == ([], [])
+    assert [entry.name for entry in served.quarantined] == ["ranking"]
+
+
+@pytest.mark.parametrize("given", [experiment(killed=True), experiment(killed=True, bucket_count=0)])
+def test_a_killed_experiment_reaches_nobody_and_is_forgotten_with_its_entry(given: pb.SnapshotFeature) -> None:
+    served = serve(snapshot(given), Features())
+    assert (served.experiments, [kill.name for kill in served.kills]) == ([], ["ranking"])
+    table = RolloutTable(Features(), served.ramps, served.kills, 1, served.experiments)
+    assert table.decide("user-42", Overrides(rerank=True)).features.rerank is True
+    assert serve(snapshot(version=2), Features(), before=served).kills == []
+
+
+def test_experiments_come_back_from_disk(tmp_path: Path) -> None:
+    file = SnapshotFile(tmp_path / "snapshot.json")
+    file.save(serve(snapshot(experiment()), Features()))
+    loaded = file.load(Features())
+    assert loaded is not None
+    assert [read.name for read in loaded.experiments] == ["ranking"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.chassis.errors import InvalidArgument
 from services.experiment.flags import FLAGS
 from services.gateway.search import paging
-from services.gateway.search.flags import Features, resolve
+from services.gateway.search.flags import Features, Interleaved, resolve
 from services.gateway.search.question import Course
 from sluice.gateway.v1 import search_pb2
 from tests.unit.gateway import flag_values
@@ -125,3 +125,23 @@ def test_a_token_tampered_with_says_only_what_a_request_could_have_said(pinned: 
     if page is not None:
         assert all(not FLAGS[flag].problem(value) for flag, value in page.pinned.values.items())
         resolve([page.pinned], Features())
+
+
+@given(st.lists(st.text(max_size=256)), st.text(max_size=256), flag_values.features, flag_values.features)
+def test_a_token_keeps_the_experiments_and_both_configurations_of_a_draft(
+    runs: list[str], salt: str, first: Features, second: Features
+) -> None:
+    interleaved = Interleaved("mixed", "mixed/1", salt, (("one", first), ("two", second)))
+    page = paging.decode(paging.encode(5, first, COURSE, DIGEST, runs, interleaved), DIGEST)
+    assert (page.runs, page.interleaved) == (runs, interleaved)
+
+
+@given(json_values, st.sampled_from(["runs", "interleaved"]))
+@example(["x" * 257], "runs")
+@example({"names": ["a"], "features": {}}, "interleaved")
+@example({"names": ["a", "b", "c", "d", "e"], "features": {"dense": False, "lexical": False}}, "interleaved")
+def test_a_token_with_strange_experiments_is_refused(given: object, name: str) -> None:
+    page = accepted(content() | {name: given})
+    if page is not None:
+        assert all(isinstance(run, str) for run in page.runs)
+        assert page.interleaved is None
