@@ -15,13 +15,15 @@ from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
 from services.rollout.control import Control
 from services.rollout.decisions import Patience
+from services.rollout.experiments.control import ExperimentControl
+from services.rollout.experiments.servicer import ExperimentServicer
 from services.rollout.gateways import Gateways
 from services.rollout.leader_election import LeaderElection
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
 from services.rollout.storage.database import open_database
-from sluice.rollout.v1 import rollout_pb2, rollout_pb2_grpc
+from sluice.rollout.v1 import experiment_pb2, experiment_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 
 _log = logs.get_logger("rollout")
 
@@ -61,7 +63,10 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         async with in_background(lead()):
             yield Stage(
                 service=rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
-                further_services=(rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],),
+                further_services=(
+                    rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
+                    experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
+                ),
                 register=lambda server: _register(server, replica, control),
                 problem=lambda: replica.problem,
                 end_streams=replica.end_watches,
@@ -74,6 +79,8 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
 def _register(server: grpc.aio.Server, replica: LeaderElection, control: Control) -> None:
     rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
     rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
+    experiments = ExperimentControl(control, time.time)
+    experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(replica, experiments), server)
 
 
 if __name__ == "__main__":

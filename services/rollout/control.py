@@ -11,7 +11,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
+
+from pydantic import TypeAdapter
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.experiment.bucketing import Arm
@@ -29,14 +31,16 @@ from services.rollout.decisions import (
     obstacles_of,
 )
 from services.rollout.evidence import Findings, latency_percentile, summarize
+from services.rollout.experiments.records import ExperimentRecords
 from services.rollout.features import Feature, FeatureState, HistoryAction, HoldCause, check_feature
 from services.rollout.gateways import Gateway, Gateways
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined, SealedSnapshot, snapshot_of
-from services.rollout.storage.records import HistoryEntry, Records
+from services.rollout.storage.records import FEATURE, HistoryEntry, Records
 from services.rollout.transitions import Changed, Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 
+T = TypeVar("T")
 OURSELVES = "sluice"
 MAX_FEATURES = 200
 MAX_GATEWAYS = 1000
@@ -144,6 +148,8 @@ class Control:
             check_feature(feature)
             if len(description.encode()) > MAX_REASON_BYTES:
                 raise InvalidArgument("description", f"is longer than {MAX_REASON_BYTES:,} bytes")
+            if ExperimentRecords(records.connection).knows(name):
+                raise AlreadyExists(f"there is an experiment {name!r}", reason="EXPERIMENT_EXISTS", experiment=name)
             if len(records.features()) >= MAX_FEATURES:
                 raise ResourceExhausted(f"there are {MAX_FEATURES} features already", reason="TOO_MANY_FEATURES")
             records.add(feature)
@@ -190,20 +196,28 @@ class Control:
         asked: object,
         change: Callable[[Feature | None], Changed],
     ) -> Feature:
+        def changed() -> Feature:
+            before = records.feature(name)
+            after, action = change(before)
+            return self._apply(records, before or after, after, action, command.actor, command.reason)
+
+        return self.once(records, command, (kind, name, asked), changed, FEATURE)
+
+    def once(self, records: Records, command: Command, asked: object, work: Callable[[], T], kept: TypeAdapter[T]) -> T:
+        """Carry out a command, or return what it returned the first time. `asked` tells it from others with its id."""
         _check_command(command)
-        fingerprint = hashlib.sha256(repr((kind, name, asked)).encode()).hexdigest()
+        fingerprint = hashlib.sha256(repr(asked).encode()).hexdigest()
         if command.command_id and (earlier := records.remembered(command.command_id)) is not None:
             if earlier[0] != fingerprint:
                 raise AlreadyExists(
                     f"command_id {command.command_id!r} was another command's", reason="COMMAND_ID_REUSED"
                 )
-            return earlier[1]
-        before = records.feature(name)
-        after, action = change(before)
-        after = self._apply(records, before or after, after, action, command.actor, command.reason)
+            return kept.validate_python(earlier[1])
+        returned = work()
         if command.command_id:
-            records.remember(command.command_id, fingerprint, self._clock(), after)
-        return after
+            dumped = kept.dump_python(returned, mode="json")
+            records.remember(command.command_id, fingerprint, self._clock(), dumped)
+        return returned
 
     def _apply(
         self, records: Records, before: Feature, after: Feature, action: HistoryAction, actor: str, reason: str
@@ -225,26 +239,32 @@ class Control:
             after = replace(after, run=number, step_start_time=now if after.treatment_ppm else None)
         after = replace(after, reason=reason)
         records.save(after)
-        entry = HistoryEntry(
-            now,
-            after.name,
-            action,
-            actor,
-            reason,
-            before.treatment_ppm,
-            after.treatment_ppm,
-            after.state,
-            self._publish(records).version,
-            findings,
-        )
-        entry = replace(entry, number=records.add_history(entry))
-        self._observer.happened(entry)
+        shares = (before.treatment_ppm, after.treatment_ppm)
+        self.tell(records, after.name, action, actor, reason, shares, after.state, findings)
         return after
 
+    def tell(
+        self,
+        records: Records,
+        name: str,
+        action: HistoryAction,
+        actor: str,
+        reason: str,
+        shares: tuple[int, int],
+        state: FeatureState,
+        findings: Findings = Findings(),  # noqa: B008  # immutable
+    ) -> None:
+        """Publish what was saved, and write to the history what it is. `shares` are those before and after."""
+        version = self._publish(records).version
+        entry = HistoryEntry(self._clock(), name, action, actor, reason, *shares, state, version, findings)
+        entry = replace(entry, number=records.add_history(entry))
+        self._observer.happened(entry)
+
     def _publish(self, records: Records) -> SealedSnapshot:
-        """Publish a snapshot of the features as they are; return the newest one if nothing has changed."""
+        """Publish a snapshot of features and experiments as they are; return the newest one if nothing has changed."""
         thresholds = {run.number: run.latency_threshold for run in records.runs()}
-        served, quarantined = snapshot_of(records.features(), thresholds)
+        running = ExperimentRecords(records.connection).running()
+        served, quarantined = snapshot_of(records.features(), thresholds, running)
         self._observer.quarantined(quarantined)
         newest = records.newest_snapshot()
         version = newest.version + 1 if newest else 1

@@ -50,7 +50,7 @@ class HoldCause(enum.Enum):
 
 
 class HistoryAction(enum.Enum):
-    """Something that happens to a feature."""
+    """Something that happens to a feature, or to an experiment."""
 
     CREATED = "created"
     STARTED = "started"
@@ -63,6 +63,10 @@ class HistoryAction(enum.Enum):
     KILLED = "killed"
     REARMED = "rearmed"
     COMPLETED = "completed"
+    STOPPED = "stopped"
+    """An experiment was ended by a person."""
+    DECIDED = "decided"
+    """An experiment was ended by its evidence, or by its horizon."""
 
 
 def _read_overrides(stored: Any) -> Overrides:
@@ -137,10 +141,10 @@ class Feature:
         return message
 
 
-def check_name(name: str) -> None:
-    """Raise InvalidArgument unless it is a legal name."""
+def check_name(name: str, field: str = "name") -> None:
+    """Raise InvalidArgument, naming the field, unless it is a legal name."""
     if not _NAME.fullmatch(name):
-        raise InvalidArgument("name", "must be 1 to 64 lower case letters, digits and dashes, no dash at either end")
+        raise InvalidArgument(field, "must be 1 to 64 lower case letters, digits and dashes, no dash at either end")
 
 
 def check_salt(salt: str) -> None:

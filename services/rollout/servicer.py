@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -31,13 +31,14 @@ from services.rollout.leader_election import LeaderElection
 from services.rollout.plans import Plan, check_plan
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined
-from services.rollout.storage.records import Point, Records
+from services.rollout.storage.records import Records
 from services.rollout.transitions import Transition
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 
 # ruff: noqa: N802, D102  # gRPC's names; the proto says what each does
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
@@ -55,7 +56,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         self._control = control
 
     async def ListFeatures(self, request: pb.ListFeaturesRequest, context: Context) -> pb.ListFeaturesResponse:
-        size = _page_size(request.page_size)
+        size = page_size(request.page_size)
         features, newest = await self._replica.read(lambda records: (records.features(), records.newest_snapshot()))
         # The name of a page's last feature is the token, so pages stay right while features are made.
         rest = sorted(
@@ -94,7 +95,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return await self._replica.read(read)
 
     async def CreateFeature(self, request: pb.CreateFeatureRequest, context: Context) -> pb.CreateFeatureResponse:
-        command = _command(request)
+        command = command_of(request)
         feature = await self._replica.write(
             lambda records: self._control.create(
                 records,
@@ -114,7 +115,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return pb.StartRampResponse(feature=feature)
 
     async def PromoteFeature(self, request: pb.PromoteFeatureRequest, context: Context) -> pb.PromoteFeatureResponse:
-        command = _command(request)
+        command = command_of(request)
         feature = await self._replica.write(lambda records: self._control.promote(records, command, request.name))
         return pb.PromoteFeatureResponse(feature=feature.to_proto())
 
@@ -142,7 +143,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         return pb.RearmFeatureResponse(feature=await self._change(request, "rearm", transitions.rearm))
 
     async def ListHistory(self, request: pb.ListHistoryRequest, context: Context) -> pb.ListHistoryResponse:
-        size = _page_size(request.page_size)
+        size = page_size(request.page_size)
         after = _after(request.page_token)
         entries = await self._replica.read(lambda records: records.history(request.name, after, size + 1))
         page = entries[:size]
@@ -167,14 +168,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                         guardrails=[row.to_proto() for row in point.findings.guardrails],
                         arms=[arm.to_proto() for arm in point.findings.arms],
                     )
-                    for point in _thinned(records.points(feature.name))
+                    for point in thinned(records.points(feature.name))
                 ],
             )
 
         return await self._replica.read(read)
 
     async def _change(self, request: Any, kind: str, transition: Transition, asked: object = None) -> pb.Feature:
-        command = _command(request)
+        command = command_of(request)
         feature = await self._replica.write(
             lambda records: self._control.change(records, command, request.name, kind, transition, asked)
         )
@@ -229,7 +230,7 @@ class SnapshotServicer(rollout_pb2_grpc.SnapshotServiceServicer):
         return pb.ReportEvidenceResponse()
 
 
-def _command(request: Any) -> Command:
+def command_of(request: Any) -> Command:
     """The command of a request. Who shows a credential is the actor, whatever the command says."""
     command = Command.from_proto(request.command)
     identity = caller_of().identity
@@ -266,12 +267,14 @@ def _step(feature: Feature, run: Run) -> pb.StepReport:
     return step
 
 
-def _thinned(points: list[Point]) -> list[Point]:
+def thinned(points: list[T]) -> list[T]:
+    """At most `REPORTED_POINTS` of the points, evenly spread, the newest among them."""
     step = max(1, -(-len(points) // REPORTED_POINTS))
     return [*points[:-1][::step], *points[-1:]]
 
 
-def _page_size(given: int) -> int:
+def page_size(given: int) -> int:
+    """Size of a page; 0 means the default. Raises InvalidArgument."""
     if not 0 <= given <= MAX_PAGE:
         raise InvalidArgument("page_size", f"must be between 0 (the default) and {MAX_PAGE}, not {given}")
     return given or DEFAULT_PAGE

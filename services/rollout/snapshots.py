@@ -1,4 +1,4 @@
-"""Snapshots: the features that gateways have to know, each valid on its own. Pure."""
+"""Snapshots: the features and experiments that gateways have to know, each valid on its own. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import duration, timestamp
 from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
+from services.rollout.experiments.experiments import Experiment
+from services.rollout.experiments.plan import check_plan
 from services.rollout.features import Feature, FeatureState, check_feature
 from sluice.rollout.v1 import rollout_pb2 as pb
 
@@ -29,7 +31,7 @@ class SnapshotFeature:
     latency_threshold: float | None
     shadow_ppm: int
 
-    def to_proto(self, lease_seconds: float) -> pb.SnapshotFeature:
+    def to_snapshot(self, lease_seconds: float) -> pb.SnapshotFeature:
         """Write it with a lease, if it has one."""
         return pb.SnapshotFeature(
             name=self.name,
@@ -58,10 +60,10 @@ class SealedSnapshot:
 
     @classmethod
     def of(
-        cls, features: Sequence[SnapshotFeature], version: int, create_time: float, lease_seconds: float
+        cls, features: Sequence[SnapshotFeature | Experiment], version: int, create_time: float, lease_seconds: float
     ) -> SealedSnapshot:
-        """Encode the features of a snapshot."""
-        encoded = [feature.to_proto(lease_seconds) for feature in features]
+        """Encode the features and experiments of a snapshot."""
+        encoded = [feature.to_snapshot(lease_seconds) for feature in features]
         body = pb.RolloutSnapshot(features=encoded).SerializeToString(deterministic=True)
         return cls(version, content_hash(encoded), create_time, body)
 
@@ -83,14 +85,14 @@ class Quarantined:
 
 
 def snapshot_of(
-    features: Sequence[Feature], thresholds: dict[int, float | None]
-) -> tuple[list[SnapshotFeature], list[Quarantined]]:
+    features: Sequence[Feature], thresholds: dict[int, float | None], experiments: Sequence[Experiment] = ()
+) -> tuple[list[SnapshotFeature | Experiment], list[Quarantined]]:
     """Split features into those served, in the order in which they were made (the later wins), and those not.
 
     `thresholds` are the runs' latency thresholds. A feature that does not hold what it must is left out alone, and so
-    is off; a kill goes through whatever else is wrong with it.
+    is off; a kill goes through whatever else is wrong with it. The experiments, those that run, come after.
     """
-    served: list[SnapshotFeature] = []
+    served: list[SnapshotFeature | Experiment] = []
     quarantined: list[Quarantined] = []
     for feature in features:
         killed = feature.state is FeatureState.KILLED
@@ -115,4 +117,11 @@ def snapshot_of(
                 shadow_ppm=feature.plan.shadow_ppm if feature.plan and feature.watched else 0,
             )
         )
+    for experiment in experiments:
+        try:
+            check_plan(experiment.plan)
+        except InvalidArgument as error:
+            quarantined.append(Quarantined(experiment.name, error.message))
+        else:
+            served.append(experiment)
     return served, quarantined

@@ -76,7 +76,7 @@ def test_everything_that_is_written_is_read_again(database: Database) -> None:
         records.save_run(run)
         number = records.add_history(ENTRY)
         records.publish(SealedSnapshot(1, "ab" * 32, 3.0, b"\x00body\xff"))
-        records.remember("c1", "f" * 64, 4.0, FEATURE)
+        records.remember("c1", "f" * 64, 4.0, {"name": "rerank-v1"})
         records.save_gateway(gateway)
         records.save_gateway(gateway)
     with database.reading() as records:
@@ -87,7 +87,7 @@ def test_everything_that_is_written_is_read_again(database: Database) -> None:
         assert (entry.number, entry.reason, entry.done_time) == (number, "why not", None)
         assert records.undone() == [entry]
         assert records.newest_snapshot() == SealedSnapshot(1, "ab" * 32, 3.0, b"\x00body\xff")
-        assert records.remembered("c1") == ("f" * 64, FEATURE)
+        assert records.remembered("c1") == ("f" * 64, {"name": "rerank-v1"})
         assert records.gateways() == [gateway]
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.chassis import logs
 from services.chassis.timing import timestamp
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
@@ -22,11 +20,10 @@ from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
 from services.rollout.snapshots import SealedSnapshot
 from services.rollout.storage import tables
+from services.rollout.storage.rows import inserted_number, parsed, readable, text
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 KEPT_SNAPSHOTS = 100
-_log = logs.get_logger("rollout")
-RecordT = TypeVar("RecordT")
 _SIGN = 1 << 63
 _BATCH = 5000
 
@@ -76,7 +73,7 @@ class Point:
     findings: Findings
 
 
-_FEATURE = TypeAdapter(Feature)
+FEATURE = TypeAdapter(Feature)
 _RUN = TypeAdapter(Run)
 _FINDINGS = TypeAdapter(Findings)
 _ENTRY = TypeAdapter(HistoryEntry)
@@ -85,10 +82,10 @@ _POINT = TypeAdapter(Point)
 
 
 class Records:
-    """All records, over one connection within one transaction."""
+    """All records, over one connection within one transaction. Other rooms keep theirs over the same connection."""
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     # Features
 
@@ -99,23 +96,23 @@ class Records:
         nothing, or killed if it says so, and that no snapshot serves.
         """
         return [
-            _feature(row) for row in self._connection.execute(_text(tables.feature).order_by(tables.feature.c.position))
+            _feature(row) for row in self.connection.execute(text(tables.feature).order_by(tables.feature.c.position))
         ]
 
     def feature(self, name: str) -> Feature | None:
         """Feature of that name, or None."""
-        row = self._connection.execute(_text(tables.feature).where(tables.feature.c.name == name)).one_or_none()
+        row = self.connection.execute(text(tables.feature).where(tables.feature.c.name == name)).one_or_none()
         return None if row is None else _feature(row)
 
     def add(self, feature: Feature) -> None:
         """Add a feature, the last in order."""
-        self._connection.execute(sa.insert(tables.feature).values(**_FEATURE.dump_python(feature, mode="json")))
+        self.connection.execute(sa.insert(tables.feature).values(**FEATURE.dump_python(feature, mode="json")))
 
     def save(self, feature: Feature) -> None:
         """Write a feature as it is now."""
         table = tables.feature
-        self._connection.execute(
-            sa.update(table).where(table.c.name == feature.name).values(**_FEATURE.dump_python(feature, mode="json"))
+        self.connection.execute(
+            sa.update(table).where(table.c.name == feature.name).values(**FEATURE.dump_python(feature, mode="json"))
         )
 
     # Runs of evidence
@@ -123,25 +120,25 @@ class Records:
     def begin_run(self, feature: Feature, now: float, latency_threshold: float | None) -> Run:
         """Begin a run for a feature's share."""
         run = Run(0, feature.name, feature.treatment_ppm, feature.control_ppm, now, None, latency_threshold, now)
-        result = self._connection.execute(sa.insert(tables.run).values(**_run_row(run)))
-        run.number = _number(result)
+        result = self.connection.execute(sa.insert(tables.run).values(**_run_row(run)))
+        run.number = inserted_number(result)
         return run
 
     def run(self, number: int) -> Run | None:
         """Run of that number, or None."""
-        found = self._connection.execute(_text(tables.run).where(tables.run.c.number == number))
-        return next(iter(_readable(found, tables.run, _RUN)), None)
+        found = self.connection.execute(text(tables.run).where(tables.run.c.number == number))
+        return next(iter(readable(found, tables.run, _RUN)), None)
 
     def runs(self, feature: str | None = None) -> list[Run]:
         """All runs of a feature, oldest first; without one, those under way."""
         rows = tables.run.c.end_time.is_(None) if feature is None else tables.run.c.feature == feature
-        found = self._connection.execute(_text(tables.run).where(rows).order_by(tables.run.c.number))
-        return _readable(found, tables.run, _RUN)
+        found = self.connection.execute(text(tables.run).where(rows).order_by(tables.run.c.number))
+        return readable(found, tables.run, _RUN)
 
     def save_run(self, run: Run) -> None:
         """Write a run as it is now."""
         table = tables.run
-        self._connection.execute(sa.update(table).where(table.c.number == run.number).values(**_run_row(run)))
+        self.connection.execute(sa.update(table).where(table.c.number == run.number).values(**_run_row(run)))
 
     def add_units(self, run: int, units: Sequence[int]) -> list[int]:
         """Keep units of a run; return those that no gateway had reported before."""
@@ -159,10 +156,10 @@ class Records:
         for start in range(0, len(stored), _BATCH):
             part = stored[start : start + _BATCH]
             query = sa.select(table.c.unit).where(same, table.c.unit.in_(part))
-            known = set(self._connection.execute(query).scalars())
+            known = set(self.connection.execute(query).scalars())
             fresh = [unit for unit in part if unit not in known]
             if fresh:
-                self._connection.execute(sa.insert(table), [{**key, "unit": unit} for unit in fresh])
+                self.connection.execute(sa.insert(table), [{**key, "unit": unit} for unit in fresh])
             new += [unit + _SIGN for unit in fresh]
         return new
 
@@ -173,19 +170,19 @@ class Records:
         for table in (tables.unit, tables.bad_unit):
             keys = list(table.primary_key.columns)
             some = sa.select(*keys).where(table.c.run.in_(ended)).limit(most)
-            deleted += self._connection.execute(sa.delete(table).where(sa.tuple_(*keys).in_(some))).rowcount
+            deleted += self.connection.execute(sa.delete(table).where(sa.tuple_(*keys).in_(some))).rowcount
         return deleted
 
     def add_point(self, run: int, time: float, findings: Findings) -> None:
         """Add a point to a run's curve."""
         kept = _FINDINGS.dump_python(findings, mode="json")
-        self._connection.execute(sa.insert(tables.point).values(run=run, time=time, findings=kept))
+        self.connection.execute(sa.insert(tables.point).values(run=run, time=time, findings=kept))
 
     def points(self, feature: str) -> list[Point]:
         """Points of the curves of a feature's runs, oldest first."""
         ours = sa.select(tables.run.c.number).where(tables.run.c.feature == feature)
-        query = _text(tables.point).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
-        return _readable(self._connection.execute(query), tables.point, _POINT)
+        query = text(tables.point).where(tables.point.c.run.in_(ours)).order_by(tables.point.c.number)
+        return readable(self.connection.execute(query), tables.point, _POINT)
 
     # History
 
@@ -193,8 +190,8 @@ class Records:
         """Add an entry; return its number."""
         values = _ENTRY.dump_python(entry, mode="json")
         del values["number"], values["done_time"]
-        result = self._connection.execute(sa.insert(tables.history).values(**values))
-        return _number(result)
+        result = self.connection.execute(sa.insert(tables.history).values(**values))
+        return inserted_number(result)
 
     def history(self, feature: str = "", after: int = 0, most: int | None = None) -> list[HistoryEntry]:
         """Entries after an entry, oldest first; of one feature, or of all."""
@@ -208,61 +205,60 @@ class Records:
     def _entries(self, query: sa.Select[Any], feature: str) -> list[HistoryEntry]:
         if feature:
             query = query.where(tables.history.c.feature == feature)
-        return _readable(self._connection.execute(query), tables.history, _ENTRY)
+        return readable(self.connection.execute(query), tables.history, _ENTRY)
 
     def undone(self) -> list[HistoryEntry]:
         """Entries whose snapshot is not known to be served by every live gateway.
 
         Versions grow with the entries, so an entry is done no later than those after it.
         """
-        last = self._connection.execute(sa.select(sa.func.max(tables.history_done.c.number))).scalar_one()
+        last = self.connection.execute(sa.select(sa.func.max(tables.history_done.c.number))).scalar_one()
         return self.history(after=last or 0)
 
     def done(self, number: int, time: float) -> None:
         """Note that every live gateway serves the change of an entry."""
-        self._connection.execute(sa.insert(tables.history_done).values(number=number, time=time))
+        self.connection.execute(sa.insert(tables.history_done).values(number=number, time=time))
 
     # Snapshots
 
     def publish(self, snapshot: SealedSnapshot) -> None:
         """Add a snapshot, and delete very old ones."""
         table = tables.snapshot
-        self._connection.execute(sa.insert(table).values(**dataclasses.asdict(snapshot)))
-        self._connection.execute(sa.delete(table).where(table.c.version <= snapshot.version - KEPT_SNAPSHOTS))
+        self.connection.execute(sa.insert(table).values(**dataclasses.asdict(snapshot)))
+        self.connection.execute(sa.delete(table).where(table.c.version <= snapshot.version - KEPT_SNAPSHOTS))
 
     def newest_snapshot(self) -> SealedSnapshot | None:
         """Newest snapshot, or None."""
         query = sa.select(tables.snapshot).order_by(tables.snapshot.c.version.desc()).limit(1)
-        row = self._connection.execute(query).one_or_none()
+        row = self.connection.execute(query).one_or_none()
         return None if row is None else SealedSnapshot(row.version, row.content_hash, row.create_time, row.body)
 
     # Commands
 
-    def remembered(self, command_id: str) -> tuple[str, Feature] | None:
-        """Fingerprint of a command and the feature that it returned."""
+    def remembered(self, command_id: str) -> tuple[str, Any] | None:
+        """Fingerprint of a command, and what it returned, as JSON."""
         table = tables.command
-        row = self._connection.execute(sa.select(table).where(table.c.command_id == command_id)).one_or_none()
-        return None if row is None else (row.fingerprint, feature_from(row.feature))
+        row = self.connection.execute(sa.select(table).where(table.c.command_id == command_id)).one_or_none()
+        return None if row is None else (row.fingerprint, row.feature)
 
-    def remember(self, command_id: str, fingerprint: str, time: float, feature: Feature) -> None:
-        """Keep the feature that a command returned."""
-        kept = _FEATURE.dump_python(feature, mode="json")
-        values = {"command_id": command_id, "fingerprint": fingerprint, "time": time, "feature": kept}
-        self._connection.execute(sa.insert(tables.command).values(**values))
+    def remember(self, command_id: str, fingerprint: str, time: float, returned: Any) -> None:
+        """Keep what a command returned, as JSON."""
+        values = {"command_id": command_id, "fingerprint": fingerprint, "time": time, "feature": returned}
+        self.connection.execute(sa.insert(tables.command).values(**values))
 
     # Gateways
 
     def gateways(self) -> list[Gateway]:
         """Known gateways, by name."""
-        query = _text(tables.gateway).order_by(tables.gateway.c.name)
-        return _readable(self._connection.execute(query), tables.gateway, _GATEWAY)
+        query = text(tables.gateway).order_by(tables.gateway.c.name)
+        return readable(self.connection.execute(query), tables.gateway, _GATEWAY)
 
     def save_gateway(self, gateway: Gateway) -> None:
         """Write a gateway as it is now."""
         values = _GATEWAY.dump_python(gateway, mode="json")
         table = tables.gateway
         del values["name"]
-        self._connection.execute(
+        self.connection.execute(
             self._insert(table)
             .values(name=gateway.name, **values)
             .on_conflict_do_update(index_elements=["name"], set_=values)
@@ -271,70 +267,41 @@ class Records:
     def touch_gateway(self, name: str, time: float) -> None:
         """Note the time of a word from a gateway."""
         table = tables.gateway
-        self._connection.execute(sa.update(table).where(table.c.name == name).values(last_seen_time=time))
+        self.connection.execute(sa.update(table).where(table.c.name == name).values(last_seen_time=time))
 
     def forget_gateways(self, names: Iterable[str], reports_before: float) -> None:
         """Forget gateways, and the sequence numbers of processes that ended long ago."""
-        self._connection.execute(sa.delete(tables.gateway).where(tables.gateway.c.name.in_(list(names))))
-        self._connection.execute(sa.delete(tables.report).where(tables.report.c.time < reports_before))
+        self.connection.execute(sa.delete(tables.gateway).where(tables.gateway.c.name.in_(list(names))))
+        self.connection.execute(sa.delete(tables.report).where(tables.report.c.time < reports_before))
 
     def is_new_report(self, gateway: str, incarnation: int, sequence: int, time: float) -> bool:
         """True if a report was not seen before; it counts as seen from now on."""
         table = tables.report
         life = {"gateway": gateway, "incarnation": incarnation - _SIGN}
         same = sa.and_(*(table.c[name] == value for name, value in life.items()))
-        last = self._connection.execute(sa.select(table.c.sequence).where(same)).scalar_one_or_none()
+        last = self.connection.execute(sa.select(table.c.sequence).where(same)).scalar_one_or_none()
         if last is not None and sequence <= last:
             return False
         values = {"sequence": sequence, "time": time}
         if last is None:
-            self._connection.execute(sa.insert(table).values(**life, **values))
+            self.connection.execute(sa.insert(table).values(**life, **values))
         else:
-            self._connection.execute(sa.update(table).where(same).values(**values))
+            self.connection.execute(sa.update(table).where(same).values(**values))
         return True
 
     def _insert(self, table: sa.Table) -> Any:
-        of = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._connection.dialect.name]
+        of = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self.connection.dialect.name]
         return of(table)
 
 
-def _json_columns(table: sa.Table) -> list[str]:
-    return [column.name for column in table.c if isinstance(column.type, sa.JSON)]
-
-
-def _text(table: sa.Table, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Select a table with JSON as text: the driver's own reader would fail for all rows if one is damaged."""
-    columns = (sa.cast(c, sa.Text).label(c.name) if isinstance(c.type, sa.JSON) else c for c in table.c)
-    return sa.select(*columns, *more)
-
-
-def _parsed(row: Any, table: sa.Table) -> dict[str, Any]:
-    """Values of a row. Raises ValueError where its JSON is damaged."""
-    values = dict(row._mapping)
-    for name in _json_columns(table):
-        values[name] = json.loads(values[name]) if values[name] is not None else None
-    return values
-
-
-def _readable(rows: Iterable[Any], table: sa.Table, adapter: TypeAdapter[RecordT]) -> list[RecordT]:
-    """Records of the rows that can be read; a damaged one is left out and logged, and does not take others with it."""
-    found = []
-    for row in rows:
-        try:
-            found.append(adapter.validate_python(_parsed(row, table)))
-        except ValueError as error:
-            _log.error("damaged row left out", table=table.name, problem=str(error).splitlines()[0])
-    return found
-
-
-_HISTORY = _text(tables.history, tables.history_done.c.time.label("done_time")).join(
+_HISTORY = text(tables.history, tables.history_done.c.time.label("done_time")).join(
     tables.history_done, tables.history_done.c.number == tables.history.c.number, isouter=True
 )
 
 
 def _feature(row: Any) -> Feature:
     try:
-        return feature_from(_parsed(row, tables.feature))
+        return feature_from(parsed(row, tables.feature))
     except ValueError as error:
         values = row._mapping
         first = str(error).splitlines()[0]
@@ -346,11 +313,7 @@ def _feature(row: Any) -> Feature:
 
 def feature_from(values: dict[str, Any]) -> Feature:
     """Read a feature from JSON or a row. Raises ValueError where it is none."""
-    return _FEATURE.validate_python(values)
-
-
-def _number(result: sa.CursorResult[Any]) -> int:
-    return int((result.inserted_primary_key or (0,))[0])
+    return FEATURE.validate_python(values)
 
 
 def _run_row(run: Run) -> dict[str, Any]:

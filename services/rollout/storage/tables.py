@@ -113,6 +113,7 @@ command = sa.Table(
     sa.Column("command_id", sa.String(128), primary_key=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("time", sa.Double, nullable=False),
+    # What the command returned: a feature, or an experiment.
     sa.Column("feature", sa.JSON, nullable=False),
 )
 
@@ -133,4 +134,39 @@ report = sa.Table(
     sa.Column("incarnation", sa.BigInteger, primary_key=True),
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("time", sa.Double, nullable=False),
+)
+
+experiment = sa.Table(
+    "experiment",
+    metadata,
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("plan", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("first_bucket", sa.Integer, nullable=False),
+    sa.Column("start_time", sa.Double),
+    sa.Column("end_time", sa.Double),
+    sa.Column("verdict", sa.String(16)),
+    sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("arm", sa.String(64), nullable=False),
+)
+experiment_point = sa.Table(
+    "experiment_point",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(64), nullable=False),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("findings", sa.JSON, nullable=False),
+    sa.Index("ix_experiment_point_run", "experiment", "run"),
+)
+experiment_evidence = sa.Table(
+    "experiment_evidence",
+    metadata,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("step", sa.String(16), primary_key=True),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("result_json", sa.Text, nullable=False),
 )

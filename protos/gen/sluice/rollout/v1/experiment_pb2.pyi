@@ -114,7 +114,7 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_GO_ON: _Verdict.ValueType  # 3
     """Not decided yet."""
     VERDICT_INCONCLUSIVE: _Verdict.ValueType  # 4
-    """The time is over, or an effect that matters is excluded."""
+    """The time is over, an effect that matters is excluded, or a person stopped it."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """Verdict is what an experiment came to."""
@@ -128,7 +128,7 @@ VERDICT_STOP: Verdict.ValueType  # 2
 VERDICT_GO_ON: Verdict.ValueType  # 3
 """Not decided yet."""
 VERDICT_INCONCLUSIVE: Verdict.ValueType  # 4
-"""The time is over, or an effect that matters is excluded."""
+"""The time is over, an effect that matters is excluded, or a person stopped it."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _LadderStep:

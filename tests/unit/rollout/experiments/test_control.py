@@ -1,0 +1,277 @@
+"""Commands about experiments, over a real SQLite file, with a clock that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.experiment.flags import Overrides
+from services.experiment.snapshot_hash import content_hash
+from services.rollout.control import Command, Control
+from services.rollout.decisions import Patience
+from services.rollout.experiments.control import ExperimentControl
+from services.rollout.experiments.experiments import Experiment, ExperimentState, Judgment, Verdict
+from services.rollout.experiments.findings import ArmTotals, Findings
+from services.rollout.experiments.plan import ExperimentArm, ExperimentPlan, Method
+from services.rollout.experiments.records import AttachedEvidence, ExperimentRecords, LadderStep
+from services.rollout.features import FeatureState, HistoryAction
+from services.rollout.gateways import Gateways
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.storage.database import SqliteDatabase
+from services.rollout.storage.records import Records
+from sluice.rollout.v1 import rollout_pb2 as pb
+
+T = TypeVar("T")
+ARMS = (ExperimentArm("dense", Overrides(lexical=False)), ExperimentArm("hybrid", Overrides(lexical=True)))
+PLAN = ExperimentPlan("hybrid", "words help", Method.AB, ARMS, 400_000, 0.02)
+WHO = Command("ada", "to see", "")
+
+
+class Desk:
+    """A control plane, its file and its clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 1_000_000.0
+        self.open()
+
+    def open(self) -> None:
+        """Begins as a new process does."""
+        self.database = SqliteDatabase(self.path)
+        assert self.database.lead()
+        self.features = Control(
+            Gateways(5.0, 2.0),
+            lease_seconds=2.0,
+            observer=RolloutMetrics(),
+            patience=Patience(30, 15),
+            latency_window_seconds=60,
+            clock=lambda: self.now,
+        )
+        self.control = ExperimentControl(self.features, lambda: self.now)
+        self.do(self.features.take_over)
+
+    def do(self, work: Callable[[Records], T]) -> T:
+        with self.database.writing() as records:
+            return work(records)
+
+    def create(self, plan: ExperimentPlan = PLAN, command: Command = WHO) -> Experiment:
+        return self.do(lambda records: self.control.create(records, command, plan))
+
+    def start(self, name: str = "hybrid", command: Command = WHO) -> Experiment:
+        return self.do(lambda records: self.control.start(records, command, name))
+
+    def stop(self, name: str = "hybrid", command: Command = WHO) -> Experiment:
+        return self.do(lambda records: self.control.stop(records, command, name))
+
+    def judge(self, judgment: Judgment, run: int = 1, seconds: float = 1.0) -> Experiment:
+        self.now += seconds
+        findings = Findings(self.now, (ArmTotals("dense", 7),), (), (), 0.0, 6.9, judgment)
+        self.do(lambda records: self.control.judge(records, "hybrid", run, findings))
+        return self.experiment()
+
+    def experiment(self, name: str = "hybrid") -> Experiment:
+        found = self.do(lambda records: ExperimentRecords(records.connection).experiment(name))
+        assert found is not None
+        return found
+
+    def snapshot(self) -> pb.RolloutSnapshot:
+        sealed = self.do(lambda records: records.newest_snapshot())
+        assert sealed is not None
+        return sealed.to_proto()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "rollout.db")
+
+
+def test_a_plan_reaches_no_users_until_it_is_started(desk: Desk) -> None:
+    assert desk.create().state is ExperimentState.READY
+    assert not desk.snapshot().features
+    experiment = desk.start()
+    assert (experiment.state, experiment.run_id, experiment.start_time) == (
+        ExperimentState.RUNNING,
+        "hybrid.1",
+        1_000_000.0,
+    )
+    snapshot = desk.snapshot()
+    assert snapshot.content_hash == content_hash(snapshot.features)
+    (served,) = snapshot.features
+    assert (served.name, served.salt, served.ramp_id) == ("hybrid", "experiment/hybrid", "hybrid.1")
+    assert served.lease_duration.ToMilliseconds() == 2000
+    assert (served.experiment.layer_salt, served.experiment.first_bucket, served.experiment.bucket_count) == (
+        "layer/default",
+        0,
+        400_000,
+    )
+    assert [arm.name for arm in served.experiment.arms] == ["dense", "hybrid"]
+    assert not served.features.ListFields()
+    assert served.treatment_ppm == 0
+
+
+def test_a_stop_gives_all_users_the_standard_and_the_history_says_who_and_why(desk: Desk) -> None:
+    desk.create()
+    desk.start()
+    experiment = desk.stop(command=Command("ada", "no more budget", ""))
+    assert not desk.snapshot().features
+    assert (experiment.state, experiment.verdict) == (ExperimentState.ENDED, Verdict.INCONCLUSIVE)
+    assert experiment.reasons == ("stopped by ada: no more budget",)
+    history = desk.do(lambda records: records.history("hybrid"))
+    assert [(entry.action, entry.new_treatment_ppm, entry.state) for entry in history] == [
+        (HistoryAction.CREATED, 0, FeatureState.READY),
+        (HistoryAction.STARTED, 400_000, FeatureState.RAMPING),
+        (HistoryAction.STOPPED, 0, FeatureState.READY),
+    ]
+    assert history[-1].reason == "no more budget"
+    assert history[-1].snapshot_version == desk.snapshot().version
+
+
+def test_each_start_is_another_run_with_the_same_users_in_the_same_arms(desk: Desk) -> None:
+    desk.create()
+    first = desk.start()
+    desk.stop()
+    desk.now += 10
+    second = desk.start()
+    assert (first.run_id, second.run_id) == ("hybrid.1", "hybrid.2")
+    assert first.salt == second.salt
+    assert (second.verdict, second.end_time) == (Verdict.GO_ON, None)
+
+
+def test_experiments_of_a_layer_stand_side_by_side_until_it_is_full(desk: Desk) -> None:
+    for name, layer in (("a", "default"), ("b", "default"), ("c", "default"), ("d", "other")):
+        desk.create(replace(PLAN, name=name, layer=layer))
+    assert [desk.start(name).first_bucket for name in ("a", "b", "d")] == [0, 400_000, 0]
+    with pytest.raises(ResourceExhausted, match=r"20 % of the users free") as caught:
+        desk.start("c")
+    assert caught.value.reason == "LAYER_FULL"
+    assert desk.experiment("c").state is ExperimentState.READY
+    desk.stop("a")
+    assert desk.start("c").first_bucket == 0
+
+
+def test_features_and_experiments_share_one_space_of_names(desk: Desk) -> None:
+    desk.create()
+    with pytest.raises(AlreadyExists) as caught:
+        desk.do(lambda records: desk.features.create(records, WHO, "hybrid", "", Overrides(rerank=True), ""))
+    assert caught.value.reason == "EXPERIMENT_EXISTS"
+    desk.do(lambda records: desk.features.create(records, WHO, "rerank", "", Overrides(rerank=True), ""))
+    with pytest.raises(AlreadyExists) as caught:
+        desk.create(replace(PLAN, name="rerank"))
+    assert caught.value.reason == "FEATURE_EXISTS"
+    with pytest.raises(AlreadyExists):
+        desk.create()
+
+
+def test_a_repeated_command_changes_nothing_and_returns_what_the_first_one_did(desk: Desk) -> None:
+    made = desk.create(command=Command("ada", "to see", "c1"))
+    assert desk.create(command=Command("ada", "to see", "c1")) == made
+    started = desk.start(command=Command("ada", "now", "c2"))
+    stopped = desk.stop()
+    assert desk.start(command=Command("ada", "now", "c2")) == started
+    assert desk.experiment() == stopped
+    with pytest.raises(AlreadyExists) as caught:
+        desk.stop(command=Command("ada", "now", "c2"))
+    assert caught.value.reason == "COMMAND_ID_REUSED"
+
+
+@pytest.mark.parametrize("command", [Command("", "why", ""), Command("sluice", "why", ""), Command("ada", " ", "")])
+def test_a_command_names_who_and_why(desk: Desk, command: Command) -> None:
+    with pytest.raises(InvalidArgument, match="command"):
+        desk.create(command=command)
+
+
+def test_what_the_state_forbids_is_refused_with_a_reason(desk: Desk) -> None:
+    with pytest.raises(NotFound) as caught:
+        desk.start()
+    assert caught.value.reason == "EXPERIMENT_NOT_FOUND"
+    desk.create()
+    with pytest.raises(FailedPrecondition) as refused:
+        desk.stop()
+    assert refused.value.reason == "NOT_RUNNING"
+    desk.start()
+    with pytest.raises(FailedPrecondition) as refused:
+        desk.start()
+    assert refused.value.reason == "ALREADY_RUNNING"
+
+
+def test_a_verdict_ends_the_run_and_its_findings_stay(desk: Desk) -> None:
+    desk.create()
+    desk.start()
+    assert desk.judge(Judgment(Verdict.GO_ON, ("few users yet",))).reasons == ("few users yet",)
+    experiment = desk.judge(Judgment(Verdict.SHIP, ("more clicks",), "hybrid"))
+    assert (experiment.state, experiment.verdict, experiment.arm) == (ExperimentState.ENDED, Verdict.SHIP, "hybrid")
+    assert not desk.snapshot().features
+    entry = desk.do(lambda records: records.history("hybrid"))[-1]
+    assert (entry.action, entry.actor, entry.reason) == (
+        HistoryAction.DECIDED,
+        "sluice",
+        "ship (hybrid): more clicks",
+    )
+    newest = desk.do(lambda records: ExperimentRecords(records.connection).newest_findings(experiment))
+    assert newest is not None
+    assert newest.judgment.verdict is Verdict.SHIP
+
+
+def test_a_verdict_on_a_run_that_is_over_changes_nothing(desk: Desk) -> None:
+    desk.create()
+    desk.start()
+    desk.stop()
+    second = desk.start()
+    assert desk.judge(Judgment(Verdict.STOP, ("worse",), "hybrid"), run=1) == second
+
+
+def test_findings_over_time_are_bounded_and_the_newest_is_always_there(desk: Desk) -> None:
+    desk.create()
+    desk.start()
+    for _ in range(400):
+        experiment = desk.judge(Judgment(Verdict.GO_ON, ("few users yet",)), seconds=5.0)
+    points = desk.do(lambda records: ExperimentRecords(records.connection).points(experiment))
+    assert len(points) < 200
+    assert points[-1].time == desk.now
+    assert points[0].time == 1_000_005.0
+    assert [point.time for point in points] == sorted(point.time for point in points)
+
+
+def test_evidence_of_an_earlier_step_takes_the_place_of_the_one_before(desk: Desk) -> None:
+    desk.create()
+    for summary in ("first", "second"):
+        evidence = AttachedEvidence(LadderStep.REPLAY, desk.now, summary, "{}")
+        desk.do(lambda records, one=evidence: desk.control.attach(records, WHO, "hybrid", one))
+    offline = AttachedEvidence(LadderStep.OFFLINE, desk.now, "nDCG +3 %", "{}")
+    desk.do(lambda records: desk.control.attach(records, WHO, "hybrid", offline))
+    kept = desk.do(lambda records: ExperimentRecords(records.connection).attached("hybrid"))
+    assert [evidence.summary for evidence in kept] == ["nDCG +3 %", "second"]
+    too_long = replace(offline, result_json="x" * 300_000)
+    with pytest.raises(InvalidArgument, match="result_json"):
+        desk.do(lambda records: desk.control.attach(records, WHO, "hybrid", too_long))
+
+
+def test_a_new_process_goes_on_with_the_experiments_that_run(desk: Desk) -> None:
+    desk.create()
+    started = desk.start()
+    before = desk.snapshot()
+    desk.database.close()
+    desk.open()
+    assert desk.experiment() == started
+    assert desk.snapshot() == before
+
+
+def test_a_damaged_experiment_is_off_and_takes_no_other_with_it(desk: Desk) -> None:
+    desk.create()
+    desk.create(replace(PLAN, name="other", layer="other"))
+    desk.start()
+    desk.start("other")
+
+    def damage(records: Records) -> None:
+        records.connection.exec_driver_sql("UPDATE experiment SET plan = '{' WHERE name = 'hybrid'")
+
+    desk.do(damage)
+    desk.do(desk.features.take_over)
+    assert [feature.name for feature in desk.snapshot().features] == ["other"]
+    with pytest.raises(AlreadyExists):
+        desk.create()
