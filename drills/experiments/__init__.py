@@ -1,0 +1,1 @@
+"""Drill: simulated people say which ranking they prefer, and what is broken is stopped without help."""
