@@ -70,7 +70,7 @@ class Needed:
         """The same with an interval of 95 % from the repetitions."""
         if self.at_power is None:
             return None
-        capped = [min(users, MOST_USERS) for users in self.users]
+        capped = [float(min(users, MOST_USERS)) for users in self.users]
         return bootstrap(capped, _at_power)
 
 
@@ -173,7 +173,7 @@ def reciprocal_ranks(clicked: Flags) -> Floats:
 
 def click_rates(clicked: Flags) -> Floats:
     """1 for each answer with a click, else 0."""
-    return clicked.any(axis=1).astype(np.float64)
+    return np.asarray(clicked.any(axis=1), dtype=np.float64)
 
 
 def team_credits(teams: Places, clicked: Flags) -> Floats:

@@ -1,0 +1,71 @@
+"""Arms that are broken, each by one fault: the product has to stop the experiment, and to say why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drills.experiments import faults
+from drills.experiments.answers import TREATMENT
+from drills.experiments.asking import Crowd
+from drills.experiments.faults import Fault, Leak
+from drills.experiments.live import Ended, Told, plan, run
+from drills.experiments.people import CLICK_MODELS
+from drills.experiments.world import World
+from sluice_client import ExperimentMethod, Verdict
+
+MOST_SECONDS = 150.0
+_MINIMUM_EFFECT = 0.02
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A fault of the treatment, and the word that has to be among the reasons."""
+
+    name: str
+    method: ExperimentMethod
+    reason: str
+    fault: Fault = faults.NONE
+    leak: Leak | None = None
+
+
+REGRESSIONS = (
+    Regression("moved-down", ExperimentMethod.INTERLEAVE, "preference", Fault(moved_down=True)),
+    Regression("moved-down-ab", ExperimentMethod.AB, "reciprocal rank", Fault(moved_down=True)),
+    Regression("slower", ExperimentMethod.AB, "latency", Fault(slower=2.0)),
+    Regression("failing", ExperimentMethod.AB, "errors", Fault(failing=0.02)),
+    Regression("users-lost", ExperimentMethod.AB, "users", leak=Leak(TREATMENT, 1 / 3)),
+)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The end of an experiment with a broken arm."""
+
+    regression: Regression
+    ended: Ended
+
+    @property
+    def ok(self) -> bool:
+        """True if the product stopped it, and for what was broken."""
+        told = any(self.regression.reason in reason.lower() for reason in self.ended.reasons)
+        return self.ended.by_itself and self.ended.verdict == Verdict.STOP.value and told
+
+
+async def stopped(world: World, regression: Regression, seed: int, told: Told) -> Stopped:
+    """Break the treatment, and run an experiment."""
+    collection = next(iter(world.collections.values()))
+    crowd = Crowd(world.spoilt, collection, CLICK_MODELS[0], regression.name, seed)
+    planned = plan(
+        f"broken-{regression.name}", regression.method, "Words beside vectors help (they are broken).", _MINIMUM_EFFECT
+    )
+    world.index.fault, world.way.leak = regression.fault, regression.leak
+    try:
+        return Stopped(regression, await run(world, planned, crowd, MOST_SECONDS, told))
+    finally:
+        world.index.fault, world.way.leak = faults.NONE, None
+
+
+def chosen(only: str) -> Sequence[Regression]:
+    """Regressions whose names contain something; all for an empty one."""
+    return [regression for regression in REGRESSIONS if only in regression.name]
