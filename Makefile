@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ rollout-regressions: setup ## Lets regressions loose on a rollout, and kills it 
 
 rollout-enrichment: setup ## Takes enrichment from nobody to everybody as the runbook says, after a regression; build/rollout-enrichment.json.
 	@$(BIN)/python -m drills.rollout_enrichment
+
+experiment-drill: setup ## Lets simulated people compare rankings on the real stack, in BEIR folders: DATA=FOLDER; build/experiments.json.
+	@$(BIN)/python -m drills.experiments --data $(DATA)
 
 rollout-false-alarms: setup ## Simulates ramps that change nothing, and some that do; build/rollout-false-alarms.json.
 	@$(BIN)/python -m drills.rollout_false_alarms

@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from bench.quality.beir import Dataset
-from deploy.local.paths import BUILD, ROOT, shown
+from deploy.local.paths import BUILD, shown
 from drills.experiments import race, regressions, results
 from drills.experiments.answers import Recorded, recorded
 from drills.experiments.asking import Crowd
@@ -40,3 +39,131 @@ from services.chassis.errors import StartupError
 from sluice_client import ExperimentMethod, SluiceError
 
 ANSWERS = BUILD / "experiments-answers.json"
+PARTS = ("live", "broken", "replay", "aa", "feedback")
+LIVE_COLLECTION = "scifact"
+LIVE_SECONDS = 300.0
+MOST_SHARE = 0.1
+"""Users that interleaving may need, as a share of those of A/B."""
+_MINIMUM_EFFECT = 0.02
+_NARROWEST = 150
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with scifact and cranfield in BEIR's layout.")] = DATA,
+    only: Annotated[str, typer.Option(help=f"One of {', '.join(PARTS)}; or a broken arm, as in slower.")] = "",
+    repetitions: Annotated[int, typer.Option(min=5, help="Experiments of each row of the replay.")] = REPETITIONS,
+) -> None:
+    """Let people say which ranking they prefer. Exit code 1 if anything is not as it should be."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _NARROWEST))
+    broken = regressions.chosen("" if only in PARTS else only)
+    if not broken:
+        names = ", ".join([*PARTS, *(regression.name for regression in regressions.REGRESSIONS)])
+        console.print(f"There is no part {only!r}; there are {names}.", markup=False)
+        sys.exit(2)
+    BUILD.mkdir(exist_ok=True)
+    drill = Drill(console, only if only in PARTS else ("broken" if only else ""), broken, repetitions)
+    started = time.monotonic()
+    try:
+        drill.run(data)
+    except StartupError as error:
+        console.print(f"{error.message}. {error.remedy}", markup=False)
+        sys.exit(3)
+    except (SluiceError, TimeoutError, RuntimeError):
+        traceback.print_exc()
+        drill.failed.append("the drill did not come to its end")
+    console.print(f"{time.monotonic() - started:.0f} s. Written to {shown(results.RESULT)}.")
+    for problem in drill.failed:
+        console.print(f"[red]FAIL[/] {problem}", highlight=False)
+    sys.exit(1 if drill.failed else 0)
+
+
+class Drill:
+    """The parts, one after the other."""
+
+    def __init__(self, console: Console, only: str, broken: Sequence[regressions.Regression], repetitions: int) -> None:
+        self.failed: list[str] = []
+        """What was not as it should be."""
+        self._console = console
+        self._parts = [part for part in PARTS if only in ("", part)]
+        self._broken = broken
+        self._repetitions = repetitions
+
+    def run(self, data: Path) -> None:
+        """Run the parts that were asked for."""
+        if {"live", "broken", "replay"} & set(self._parts):
+            datasets = read(data)
+            wanted = {"live", "broken"} & set(self._parts) or not ANSWERS.is_file()
+            answers = asyncio.run(self._on_the_stack(datasets)) if wanted else _read_answers(datasets)
+            if "replay" in self._parts:
+                self._race(answers)
+
+    async def _on_the_stack(self, datasets: Sequence[Dataset]) -> list[Recorded]:
+        ended: list[Ended] = []
+        broken: list[Stopped] = []
+        async with world(datasets, self._say) as made:
+            answers = [await recorded(made.sound, collection) for collection in made.collections.values()]
+            _keep_answers(answers)
+            if "live" in self._parts:
+                ended = await self._live(made)
+            if "broken" in self._parts:
+                broken = await self._stop(made)
+        self._console.print(results.live_table(ended, broken))
+        return answers
+
+    async def _live(self, made: World) -> list[Ended]:
+        found = []
+        collection = made.collections[LIVE_COLLECTION]
+        for seed, method in enumerate((ExperimentMethod.INTERLEAVE, ExperimentMethod.AB), start=1):
+            name = f"hybrid-{method.value}"
+            planned = plan(name, method, "People find what they look for sooner with words.", _MINIMUM_EFFECT)
+            crowd = Crowd(made.sound, collection, CLICK_MODELS[0], name, seed)
+            ended = await run(made, planned, crowd, LIVE_SECONDS, self._say)
+            self._say(f"{name}: {ended.words}")
+            if (ended.verdict, ended.arm) != ("ship", "hybrid"):
+                self.failed.append(f"{name} was not decided for hybrid: {ended.words}")
+            results.written({name.replace("-", "_"): results.of_live(ended)})
+            found.append(ended)
+        return found
+
+    async def _stop(self, made: World) -> list[Stopped]:
+        found = []
+        for seed, regression in enumerate(self._broken, start=100):
+            one = await stopped(made, regression, seed, self._say)
+            self._say(f"{regression.name}: {one.ended.words}")
+            if not one.ok:
+                self.failed.append(f"{regression.name} was not stopped for its fault: {one.ended.words}")
+            found.append(one)
+        results.written({"regressions": [results.of_regression(one) for one in found]})
+        return found
+
+    def _race(self, answers: Sequence[Recorded]) -> None:
+        def told(cell: race.Cell) -> None:
+            users = cell.needed.at_power
+            self._say(f"{cell.collection}, {cell.model}, {cell.metric}: {'too many' if users is None else users} users")
+
+        rows = race.rows(race.race(answers, self._repetitions, told))
+        self._console.print(results.users_table(rows))
+        self._console.print(f"The picture: {shown(results.draw(rows))}.")
+        results.written({"users": rows})
+
+    def _say(self, words: str) -> None:
+        self._console.print(words, markup=False, highlight=False)
+
+
+def _keep_answers(answers: Sequence[Recorded]) -> None:
+    kept = {one.collection.name: {"index": one.collection.index, "rankings": dict(one.rankings)} for one in answers}
+    ANSWERS.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def _read_answers(datasets: Sequence[Dataset]) -> list[Recorded]:
+    kept = json.loads(ANSWERS.read_text(encoding="utf-8"))
+    return [
+        Recorded(Collection(dataset, kept[dataset.name]["index"]), kept[dataset.name]["rankings"])
+        for dataset in datasets
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

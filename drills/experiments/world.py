@@ -40,7 +40,7 @@ SERVICE = {
     "DRAIN_SECONDS": "0",
 }
 GATEWAY = {
-    "FEEDBACK_KEYS": "the drill's own key, of no worth",
+    "FEEDBACK_KEYS": "a-key-of-the-drill-alone-that-opens-nothing",
     "ROLLOUT_REPORT_SECONDS": "0.5",
     "CONCURRENCY_LOWEST": "64",
     "CONCURRENCY_INITIAL": "64",
