@@ -43,7 +43,7 @@ class AnswerEvent(NamedTuple):
 class AnswerOutcome:
     """What an answer came to."""
 
-    seconds: float = 0.0
+    seconds: float | None = None
     tokens: int = 0
     clicked: bool = False
     cited: bool = False
@@ -59,7 +59,7 @@ class AnswerOutcome:
         cls,
         events: Iterable[AnswerEvent],
         *,
-        seconds: float = 0.0,
+        seconds: float | None = None,
         tokens: int = 0,
         teams: Sequence[int] = (),
         first_position: int = 1,

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluice_statistics.sequences import SMALLEST_SAMPLE, deviations
+from sluice_statistics.sequences import EXPECTED_CREDITED_USERS, EXPECTED_USERS, SMALLEST_SAMPLE, deviations
 
 POWER = 0.8
 ALPHA = 0.05
 LIKENESS = 0.2
 """Correlation of two answers of one user, where nothing better is known."""
-_PATHS = 8000
-_LOOKS = 160
+_PATHS = 5000
+_LOOKS = 120
 _EARLIEST = 1e-3  # of the users: the first look
 _MOST_USERS = 10**12
 
@@ -42,13 +42,13 @@ def ab_test(
     share: float = 1.0,
     alpha: float = ALPHA,
     power: float = POWER,
-    expected_users: float | None = None,
+    expected_users: float = EXPECTED_USERS,
 ) -> Need:
     """Users that two arms of equal size need.
 
     `effect` is the difference of the means, `variance` that of users' values (see `variance_of_users`), `share` that of
     users in the experiment, `new_users_a_day` how many come a day that did not come before. The sequence is tuned for
-    `expected_users`, or for as many as it takes.
+    `expected_users`.
     """
     users = users_needed(abs(effect) / (2.0 * math.sqrt(variance)), alpha, power, expected_users, 2 * SMALLEST_SAMPLE)
     return Need(users, _days(users, new_users_a_day * share))
@@ -63,7 +63,7 @@ def interleaving(
     share: float = 1.0,
     alpha: float = ALPHA,
     power: float = POWER,
-    expected_users: float | None = None,
+    expected_users: float = EXPECTED_CREDITED_USERS,
 ) -> Need:
     """Users that an interleaved comparison needs.
 
@@ -90,6 +90,7 @@ def users_needed(
     """Users for an effect, given in standard deviations of what a user adds, that the sequence excludes zero.
 
     For a mean of users' values that is mean / deviation; for two arms of equal size, difference / (2 * deviation).
+    Without `expected_users` the sequence is tuned for as many as it takes.
     """
     if effect <= 0 or not math.isfinite(effect):
         raise ValueError(f"an effect of {effect} needs no users, or no number of them is enough")

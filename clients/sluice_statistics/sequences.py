@@ -21,6 +21,11 @@ from numpy.typing import ArrayLike
 SMALLEST_SAMPLE = 50
 """Units of a mean, or of each arm of a difference, below which the interval is infinite."""
 
+EXPECTED_USERS = 5000
+"""Users of both arms for which a difference is the tightest: it is hardly wider from 500 to 500,000."""
+EXPECTED_CREDITED_USERS = 500
+"""The same for a mean over users: a preference takes far fewer of them."""
+
 Number = Any
 """A number or an array of them: numpy's own types cannot say "the same as came in"."""
 
@@ -80,7 +85,7 @@ class Interval:
     """Share of the variance that history took away."""
 
 
-def mean(moments: Moments, alpha: float, expected_users: float) -> Interval:
+def mean(moments: Moments, alpha: float, expected_users: float = EXPECTED_CREDITED_USERS) -> Interval:
     """Interval for a mean, tightest at about `expected_users` units."""
     squared_error = moments.variance / np.maximum(moments.count, 1)
     known = np.asarray(moments.count) >= SMALLEST_SAMPLE
@@ -91,7 +96,7 @@ def difference(
     treatment: Moments,
     control: Moments,
     alpha: float,
-    expected_users: float,
+    expected_users: float = EXPECTED_USERS,
     history: tuple[History, History] | None = None,
 ) -> Interval:
     """Interval for treatment's mean minus control's, tightest at about `expected_users` units in both together.

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sluice_statistics.sequences import History, Interval, Moments, difference
+from sluice_statistics.sequences import EXPECTED_USERS, History, Interval, Moments, difference
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class UnitValues:
         """Answers with a value, of an arm."""
         return self._arms[arm].answers
 
-    def difference(self, arm: int, alpha: float, expected_users: float) -> Interval:
+    def difference(self, arm: int, alpha: float, expected_users: float = EXPECTED_USERS) -> Interval:
         """Interval for the mean of an arm minus that of the control, the first; adjusted by history if there is one."""
         ours, theirs = self.history(arm), self.history(0)
         history = (ours, theirs) if ours and theirs else None

@@ -19,7 +19,7 @@ def test_a_planned_ab_test_finds_its_effect_as_often_as_it_promises():
         means = (chance.random((500, each)) < p).cumsum(axis=1) / counts
         return Moments(counts, means, (means - means**2) * counts / np.maximum(counts - 1, 1))
 
-    found = difference(arm(rate + effect), arm(rate), 0.05, need.users)
+    found = difference(arm(rate + effect), arm(rate), 0.05)
     assert (found.low > 0).any(axis=1).mean() == pytest.approx(0.8, abs=0.05)
 
 
@@ -31,7 +31,7 @@ def test_a_planned_interleaving_finds_its_preference_as_often_as_it_promises():
     counts = np.arange(1, credited + 1)
     signs = np.where(chance.random((500, credited)) < 0.5 + preference / 2, 1.0, -1.0)
     means = signs.cumsum(axis=1) / counts
-    found = mean(Moments(counts, means, (1 - means**2) * counts / np.maximum(counts - 1, 1)), 0.05, credited)
+    found = mean(Moments(counts, means, (1 - means**2) * counts / np.maximum(counts - 1, 1)), 0.05)
     assert (found.low > 0).any(axis=1).mean() == pytest.approx(0.8, abs=0.05)
 
 
