@@ -34,6 +34,7 @@ from drills.experiments.live import Ended, plan, run
 from drills.experiments.people import CLICK_MODELS
 from drills.experiments.regressions import Stopped, stopped
 from drills.experiments.replay import REPETITIONS
+from drills.experiments.witness import Witness
 from drills.experiments.world import DATA, Collection, World, read, world
 from services.chassis.errors import StartupError
 from sluice_client import ExperimentMethod, SluiceError
@@ -106,24 +107,26 @@ class Drill:
             answers = [await recorded(made.sound, collection) for collection in made.collections.values()]
             _keep_answers(answers)
             if "live" in self._parts:
-                ended = await self._live(made)
+                ended = await self._live(made, answers)
             if "broken" in self._parts:
                 broken = await self._stop(made)
         self._console.print(results.live_table(ended, broken))
         return answers
 
-    async def _live(self, made: World) -> list[Ended]:
+    async def _live(self, made: World, answers: Sequence[Recorded]) -> list[Ended]:
         found = []
-        collection = made.collections[LIVE_COLLECTION]
+        known = next(one for one in answers if one.collection.name == LIVE_COLLECTION)
         for seed, method in enumerate((ExperimentMethod.INTERLEAVE, ExperimentMethod.AB), start=1):
             name = f"hybrid-{method.value}"
             planned = plan(name, method, "People find what they look for sooner with words.", _MINIMUM_EFFECT)
-            crowd = Crowd(made.sound, collection, CLICK_MODELS[0], name, seed)
+            witness = Witness(name, known)
+            crowd = Crowd(made.sound, known.collection, CLICK_MODELS[0], name, seed, witness.saw)
             ended = await run(made, planned, crowd, LIVE_SECONDS, self._say)
             self._say(f"{name}: {ended.words}")
             if (ended.verdict, ended.arm) != ("ship", "hybrid"):
                 self.failed.append(f"{name} was not decided for hybrid: {ended.words}")
-            results.written({name.replace("-", "_"): results.of_live(ended)})
+            self.failed += witness.problems
+            results.written({name.replace("-", "_"): results.of_live(ended, witness)})
             found.append(ended)
         return found
 

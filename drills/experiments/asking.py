@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,9 @@ ASKERS = 24
 _DRAWN_AT_ONCE = 500
 _RATED = 0.1  # share of answers that get a thumb
 _PAUSE_SECONDS = 0.01  # after an error
+
+Saw = Callable[[str, int, Answer], None]
+"""Takes user, question and answer."""
 
 
 @dataclass
@@ -46,12 +49,21 @@ class _Person:
 class Crowd:
     """People who ask one gateway about one collection."""
 
-    def __init__(self, client: AsyncClient, collection: Collection, model: ClickModel, name: str, seed: int) -> None:
-        """`name` keeps the users of one experiment apart from those of another."""
+    def __init__(
+        self,
+        client: AsyncClient,
+        collection: Collection,
+        model: ClickModel,
+        name: str,
+        seed: int,
+        saw: Saw = lambda _user, _question, _answer: None,
+    ) -> None:
+        """`name` keeps the users of one experiment apart from those of another; `saw` is called with each answer."""
         self.asked = Asked()
         self._client = client
         self._collection = collection
         self._model = model
+        self._saw = saw
         self._chance = np.random.default_rng(seed)
         self._people = self._coming(name)
 
@@ -94,6 +106,7 @@ class Crowd:
             await asyncio.sleep(_PAUSE_SECONDS)
             return
         self.asked.answers += 1
+        self._saw(person.name, question, answer)
         if events := self._events(person, question, answer):
             try:
                 recorded = await self._client.record_events(events)

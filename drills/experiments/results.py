@@ -18,6 +18,7 @@ from drills.experiments.live import Ended
 from drills.experiments.race import CLICK_RATE, PREFERENCE, RECIPROCAL_RANK
 from drills.experiments.regressions import Stopped
 from drills.experiments.replay import MOST_USERS
+from drills.experiments.witness import Witness
 
 RESULT = BUILD / "experiments.json"
 PICTURE = BUILD / "experiments-users.png"
@@ -37,9 +38,16 @@ def written(found: Mapping[str, Any]) -> Path:
     return RESULT
 
 
-def of_live(ended: Ended) -> dict[str, Any]:
+def of_live(ended: Ended, witness: Witness) -> dict[str, Any]:
     """Figures of one experiment on the real stack."""
-    return asdict(ended)
+    return {
+        **asdict(ended),
+        "answers_outside": witness.outside,
+        "answers_in_another_arm": witness.moved,
+        "answers_with_other_flags": witness.wrong_flags,
+        "drafts": witness.drafts,
+        "drafts_that_differ": witness.other_drafts,
+    }
 
 
 def of_regression(stopped: Stopped) -> dict[str, Any]:
