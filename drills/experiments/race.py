@@ -62,14 +62,13 @@ class _Task:
             effect, relative = float(credited.mean()), None
             share = len(credited) / len(sample)
             planned = planning.interleaving(effect, share, variance=float(credited.var())).users
-            # The interval of a preference counts users with credit.
-            look = replay.look_interleaved(planned * share)
+            look = replay.look_interleaved
         else:
             draw = replay.side_by_side(self.grades, self.model, METRICS[self.metric])
             sample = draw(_PILOT_USERS, pilot)
             effect, relative, variance = _side_by_side(sample)
             planned = planning.ab_test(effect, variance).users
-            look = replay.look_side_by_side(planned)
+            look = replay.look_side_by_side
         needed = replay.needed(draw, look, self.repetitions, _SEED)
         return Cell(self.collection, self.model.name, self.metric, effect, relative, planned, needed)
 

@@ -139,27 +139,18 @@ def interleaved(grades: Floats, teams: Places, model: ClickModel) -> Draw:
     return draw
 
 
-def look_side_by_side(expected_users: float) -> Look:
+def look_side_by_side(sample: Sample, looks: Places) -> Interval:
     """Look at the difference of the arms."""
-
-    def look(sample: Sample, looks: Places) -> Interval:
-        return difference(
-            moments(np.where(sample.treated, sample.values, np.nan), looks),
-            moments(np.where(sample.treated, np.nan, sample.values), looks),
-            ALPHA,
-            expected_users,
-        )
-
-    return look
+    return difference(
+        moments(np.where(sample.treated, sample.values, np.nan), looks),
+        moments(np.where(sample.treated, np.nan, sample.values), looks),
+        ALPHA,
+    )
 
 
-def look_interleaved(expected_users: float) -> Look:
+def look_interleaved(sample: Sample, looks: Places) -> Interval:
     """Look at the preference."""
-
-    def look(sample: Sample, looks: Places) -> Interval:
-        return mean(moments(sample.values, looks), ALPHA, expected_users)
-
-    return look
+    return mean(moments(sample.values, looks), ALPHA)
 
 
 # What an answer and a user come to: `sluice_statistics.answers` and `.units`, for many at once

@@ -59,20 +59,20 @@ def test_values_of_answers_and_users_are_those_of_the_product() -> None:
 
 def test_a_better_ranking_is_found_by_either_method() -> None:
     grades = np.stack([WORSE, BETTER])
-    found = needed(side_by_side(grades, MODEL, reciprocal_ranks), look_side_by_side(200), 20, seed=1)
+    found = needed(side_by_side(grades, MODEL, reciprocal_ranks), look_side_by_side, 20, seed=1)
     assert found.wrong == 0
     assert found.at_power is not None and found.at_power < 1000
     # The better one's result is first or second, for its team, and nothing else is ever right.
     drafts = np.array([[1.0] + [0.0] * 9, [0.0, 1.0] + [0.0] * 8])
     teams = np.array([[2, 1] + [0] * 8, [1, 2] + [0] * 8])
-    found = needed(interleaved(drafts, teams, MODEL), look_interleaved(100), 20, seed=1)
+    found = needed(interleaved(drafts, teams, MODEL), look_interleaved, 20, seed=1)
     assert found.wrong == 0
     assert found.at_power is not None and found.at_power < 300
 
 
 def test_a_worse_ranking_is_never_counted_as_the_better_one() -> None:
     grades = np.stack([BETTER, WORSE])
-    found = needed(side_by_side(grades, MODEL, reciprocal_ranks), look_side_by_side(200), 10, seed=1)
+    found = needed(side_by_side(grades, MODEL, reciprocal_ranks), look_side_by_side, 10, seed=1)
     assert found.wrong == 10
     assert found.at_power is None
 
