@@ -62,7 +62,7 @@ class EmbedderSettings(InferenceSettings):
 
     @property
     def token_options(self) -> ModelOptions:
-        """Options for loading the token model: in fp32 where embeddings are int8."""
+        """Options for loading the token model: those of embeddings, but an int8 that is refused stops nothing."""
         if self.embedding_precision == "int8":
-            return self.model_options(self.embedding_device, "auto", "fp32")
+            return self.model_options(self.embedding_device, "auto", "int8")
         return self.options

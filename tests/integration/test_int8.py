@@ -23,6 +23,7 @@ from services.chassis.metrics import ServerMetrics
 from services.chassis.server import serving
 from services.chassis.settings import StageSettings
 from services.embedder.backends import EmbeddingBackend, ModelBackend, TextKind
+from services.embedder.token_backends import load_token_backend
 from services.inference.choosing.choice import Candidate, Timing
 from services.inference.metrics import InferenceMetrics
 from services.inference.models import openvino, runtime
@@ -216,3 +217,27 @@ def test_an_int8_model_that_was_brought_along_needs_no_export(
     brought = load_cross_encoder_backend(small_model, replace(wanting_int8, cache_dir=tmp_path))
     assert served(brought) == ("openvino", "int8")
     assert [entry.name for entry in tmp_path.glob("*-int8-*")] == [made.name]
+
+
+@pytest.fixture(scope="session")
+def late_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_models.late_bert(tmp_path_factory.mktemp("models") / "late"))
+
+
+def test_token_vectors_in_int8_are_those_of_the_same_tokens(late_model: str, wanting_int8: ModelOptions) -> None:
+    backends = [
+        load_token_backend(late_model, replace(wanting_int8, precision=precision), 60, pseudo=False)
+        for precision in ("int8", "fp32")
+    ]
+    int8, fp32 = (backend for backend in backends if backend is not None)
+    assert (int8.model.precision, int8.model.fingerprint) == ("int8", fp32.model.fingerprint)
+    for kind in TextKind:
+        texts = int8.tokenize(["a question", " ".join(item.passage for item in FEW_ITEMS[:3])], kind)
+        for own, others in zip(int8.embed(texts), fp32.embed(texts), strict=True):
+            assert own.shape == others.shape
+
+
+def test_a_token_model_whose_int8_is_refused_serves_all_the_same(late_model: str, wanting_int8: ModelOptions) -> None:
+    backend = load_token_backend(late_model, replace(wanting_int8, gate=NO_QUALITY), 60, pseudo=False)
+    assert backend is not None
+    assert backend.model.precision == "fp32"

@@ -40,18 +40,20 @@ from services.inference.models.onnx import OnnxModel, OnnxRuntime
 from services.inference.models.openvino import GRAPH_FILE, OpenVinoRuntime
 from services.inference.models.quality import Quality
 from services.inference.models.resolver import ResolvedModel
-from services.inference.models.tokenization import TokenizedPair, TokenizedText, feed_for
+from services.inference.models.tokenization import LateText, TokenizedPair, TokenizedText, feed_for
 
 _MOST_CALIBRATION_ITEMS = 150
 _ENCODER_ITEMS = 600
 _CROSS_ENCODER_ITEMS, _CROSS_ENCODER_CANDIDATES = 150, 8
 # A cross-encoder reads every candidate for every question: this many words of each keep the gate at a minute.
 _CROSS_ENCODER_WORDS = 80
+# The token model reads all of a passage up to here, as it is served by default.
+_LATE_ITEMS, _LATE_PASSAGE_TOKENS = 150, 180
 # How far outliers move into the weights, 0 to 1: the best of 0.5 to 0.95 for all-MiniLM-L6-v2.
 _SMOOTHING = 0.7
 _BATCH = 8
 
-Rows = Sequence[TokenizedText] | Sequence[TokenizedPair]
+Rows = Sequence[TokenizedText] | Sequence[TokenizedPair] | Sequence[LateText]
 
 
 def quantize(kind: ModelKind, source: OnnxModel, target: Path, items: Sequence[KnownItem]) -> None:
@@ -62,13 +64,20 @@ def quantize(kind: ModelKind, source: OnnxModel, target: Path, items: Sequence[K
     _write_graph(source, _calibration_rows(kind, fp32, calibration), target)
     write_facts(target, source.spec, source.tokenizer)
     int8 = OpenVinoRuntime.read(target, name="int8", fingerprint="", threads=available_cpus())
-    measure = _encoder_quality if kind is ModelKind.ENCODER else _cross_encoder_quality
+    measure = {
+        ModelKind.ENCODER: _encoder_quality,
+        ModelKind.CROSS_ENCODER: _cross_encoder_quality,
+        ModelKind.TOKENS: _late_quality,
+    }[kind]
     measure(fp32, int8, questions).write(target)
 
 
 def _calibration_rows(kind: ModelKind, model: OnnxRuntime, items: Sequence[KnownItem]) -> Rows:
     if kind is ModelKind.ENCODER:
         return model.tokenizer.texts([text for item in items for text in (item.question, item.passage)])
+    if kind is ModelKind.TOKENS:
+        questions, passages = _late_rows(model, items)
+        return [*questions, *passages]
     # Every question with its own passage and with another one: both ends of the scores.
     others = [*items[1:], items[0]]
     return [
@@ -86,9 +95,10 @@ def _write_graph(source: OnnxModel, rows: Rows, target: Path) -> None:
     folding.run_passes(model)
     names = [graph_input.get_any_name() for graph_input in model.inputs]
 
-    def feed(row: TokenizedText | TokenizedPair) -> dict[str, NDArray[np.int64]]:
+    def feed(row: TokenizedText | TokenizedPair | LateText) -> dict[str, NDArray[np.int64]]:
         types = [row.type_ids] if isinstance(row, TokenizedPair) else None
-        arrays = feed_for([row.ids], types, source.spec.pad_token_id)
+        attended = [row.attended] if isinstance(row, LateText) else None
+        arrays = feed_for([row.ids], types, source.spec.pad_token_id, attended=attended)
         return {name: arrays[name] for name in names}
 
     quantized = nncf.quantize(
@@ -134,7 +144,35 @@ def _cross_encoder_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequ
     return Quality(likeness, fp32_ndcg=found[0], int8_ndcg=found[1], instructions=int8_instructions())
 
 
-def _run(model: OnnxRuntime | OpenVinoRuntime, rows: Rows) -> NDArray[np.float32]:
+def _late_rows(model: OnnxRuntime, items: Sequence[KnownItem]) -> tuple[list[LateText], list[LateText]]:
+    """Tokenize questions and passages as a late interaction model reads them."""
+    questions = model.tokenizer.late_queries([item.question for item in items])
+    return questions, model.tokenizer.late_passages([item.passage for item in items], _LATE_PASSAGE_TOKENS)
+
+
+def _late_quality(fp32: OnnxRuntime, int8: OpenVinoRuntime, items: Sequence[KnownItem]) -> Quality:
+    rows = _late_rows(fp32, items[:_LATE_ITEMS])
+    likenesses, found = [], []
+    for model in (fp32, int8):
+        questions, passages = ([_unit(_late_states(model, row)) for row in part] for part in rows)
+        likenesses.append(np.concatenate([*questions, *passages]))
+        starts = np.cumsum([0, *(len(passage) for passage in passages[:-1])])
+        together = np.concatenate(passages)
+        similarity = [np.maximum.reduceat(question @ together.T, starts, axis=1).sum(0) for question in questions]
+        found.append(_mean_ndcg(np.stack(similarity), range(len(questions))))
+    likeness = float((likenesses[0] * likenesses[1]).sum(axis=1).mean())
+    return Quality(likeness, fp32_ndcg=found[0], int8_ndcg=found[1], instructions=int8_instructions())
+
+
+def _late_states(model: OnnxRuntime | OpenVinoRuntime, row: LateText) -> NDArray[np.float32]:
+    """Compute the vectors of a text's tokens: [tokens, dimension]."""
+    states: NDArray[np.float32] = model.run([row.ids], attended=[row.attended])[0, : row.token_count]
+    return states
+
+
+def _run(
+    model: OnnxRuntime | OpenVinoRuntime, rows: Sequence[TokenizedText] | Sequence[TokenizedPair]
+) -> NDArray[np.float32]:
     """Compute all rows in batches of similar length; the results are in the order of the rows."""
     order = sorted(range(len(rows)), key=lambda position: rows[position].token_count)
     answers: dict[int, NDArray[np.float32]] = {}
