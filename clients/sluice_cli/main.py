@@ -41,6 +41,10 @@ ROOMS = {
     "audit": ("sluice_cli.operations.audit", "Read the audit logs of stages."),
     "models": ("sluice_cli.operations.models", "Say which files models consist of, check them, bring them."),
     "rollout": ("sluice_cli.rollout", "Bring features to users in steps, and take them back in seconds."),
+    "evaluate": (
+        "sluice_cli.evaluation.commands",
+        "Compare configurations by judgments: quality with intervals, wins and losses, time.",
+    ),
     "loadtest": (
         "sluice_cli.capacity",
         "Send the searches of many users at once: failures, percentiles, arms of rollouts.",

@@ -1,0 +1,1 @@
+"""Offline evaluation and replay: configurations are compared before a user sees them."""
