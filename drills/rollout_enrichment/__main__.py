@@ -33,7 +33,7 @@ DWELL = timedelta(seconds=20)
 SHADOW_PPM = 500_000
 ASKERS = 48
 # Some thousand requests in each arm show that errors are no more frequent.
-STEP_SECONDS = 1800.0
+STEP_SECONDS = 3600.0
 TAKEN_BACK_SECONDS = 300.0
 PROBES = 60
 TELL_SECONDS = 60.0
