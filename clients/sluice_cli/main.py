@@ -45,6 +45,10 @@ ROOMS = {
         "sluice_cli.evaluation.commands",
         "Compare configurations by judgments: quality with intervals, wins and losses, time.",
     ),
+    "judgments": (
+        "sluice_cli.evaluation.judgments",
+        "Read, write, make and compare judgments: of people, of clicks, of a language model.",
+    ),
     "loadtest": (
         "sluice_cli.capacity",
         "Send the searches of many users at once: failures, percentiles, arms of rollouts.",

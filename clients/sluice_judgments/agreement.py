@@ -7,7 +7,7 @@ says the same, the opposite, or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sluice_judgments.judging import Preference
 from sluice_judgments.judgments import Judgments
 from sluice_statistics.intervals import CONFIDENCE, Estimate, rate
 
@@ -82,6 +83,21 @@ def agreement(one: Judgments, other: Judgments, *, relevant: tuple[int, int] | N
         _kappa(by_query, weighted=True, seed=seed),
         Pairs(pairs, int(same), int(opposite), rate(int(same), int(same + opposite))),
     )
+
+
+def pairs_of(people: Judgments, preferences: Iterable[Preference]) -> Pairs:
+    """Compare verdicts on pairs with a list; pairs that the list does not tell apart are left out."""
+    pairs = same = opposite = 0
+    for one in preferences:
+        grades = people.grades.get(one.query, {})
+        if one.one not in grades or one.other not in grades or grades[one.one] == grades[one.other]:
+            continue
+        pairs += 1
+        if one.better:
+            right = one.one if grades[one.one] > grades[one.other] else one.other
+            same += one.better == right
+            opposite += one.better != right
+    return Pairs(pairs, same, opposite, rate(same, same + opposite))
 
 
 def orders_alike(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from sluice_cli.indexing.extractors import BATCH, Extractor, Spent, reading_of, with_names
+from sluice_cli.chat import Spent
+from sluice_cli.indexing.extractors import BATCH, Extractor, reading_of, with_names
 from sluice_cli.progress import counted
 from sluice_client import AsyncClient, Document, Relations
 

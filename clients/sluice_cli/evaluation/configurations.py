@@ -32,14 +32,16 @@ class Configuration:
         return dict(flag_values(self.features))
 
 
-async def read_configurations(given: Sequence[str], connection: Connection, rollout: str) -> list[Configuration]:
+async def read_configurations(
+    given: Sequence[str], connection: Connection, rollout: str, *, least: int = 2
+) -> list[Configuration]:
     """Read configurations, the first of which the others are compared with. Raises typer.BadParameter."""
     found = [one for text in given for one in await _read(text, connection, rollout)]
     names = [one.name for one in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise _wrong(f"{', '.join(twice)} comes more than once")
-    if len(found) < 2:
+    if len(found) < least:
         raise _wrong(f"give two or more: {FORMS}")
     return found
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sluice_cli.calls import Problem
-from sluice_cli.indexing.extractors import KEY_VARIABLE, Budget, Extracted, Spent, open_extractor, with_names
+from sluice_cli.chat import Budget, Spent
+from sluice_cli.indexing.extractors import KEY_VARIABLE, Extracted, open_extractor, with_names
 from sluice_cli.indexing.sources import open_source
 from sluice_client import Document, Relations
 from tests.scripted_llm import Script, ScriptedLLM, scripted_llm
