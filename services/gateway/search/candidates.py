@@ -10,13 +10,12 @@ from services.gateway.search.order.duplicates import Signature, collapse
 from services.gateway.search.order.grouping import best_of_each
 from services.gateway.search.order.ranking import Ranked
 from services.gateway.search.question import Question
-from services.gateway.search.stages import Candidate, Reached, Result, Retrieved, Retriever, reading
+from services.gateway.search.results import Reader
+from services.gateway.search.stages import Candidate, Reached, Retrieved, Retriever, reading
 from sluice.type.v1 import passage_pb2
 
 # Most candidates that paging and reranking reach.
 MAX_CANDIDATES = 1000
-HIGHLIGHTED_CHARACTERS = 16_384
-"""Characters of a result in which highlights are looked for."""
 DIVERSIFIED = 100
 """Candidates among which diversity is looked for; fixed, so that all pages have one order."""
 FOLLOWED = 100
@@ -110,16 +109,9 @@ class Candidates:
 
     async def read(self, places: Sequence[int]) -> AsyncIterator[tuple[int, passage_pb2.Passage]]:
         """Yield the passages at these places, whole and in order; one that was deleted meanwhile is left out."""
-        lacking = [self.items[place].passage.id for place in places if not self.items[place].whole]
-        reading_on = self._retriever.passages(self.index_version, lacking, deadline=self._deadline)
-        following = await anext(reading_on, None) if lacking else None
-        for place in places:
-            candidate = self.items[place]
-            if candidate.whole:
-                yield place, candidate.passage
-            elif following is not None and following.id == candidate.passage.id:
-                yield place, following
-                following = await anext(reading_on, None)
+        reader = Reader(self._question, self._retriever, self.index_version, self._deadline)
+        async for number, passage in reader.passages([self.items[place] for place in places]):
+            yield places[number], passage
 
     async def head(self, count: int) -> list[str]:
         """Return the texts of the first candidates, and drop those of them that were deleted meanwhile."""
@@ -168,13 +160,9 @@ class Candidates:
         stands_for = await asyncio.to_thread(collapse, signatures)
         return [kept[place] for place in stands_for], list(stands_for.values())
 
-    async def highlighted(self, results: Sequence[Result]) -> list[Result]:
-        """Name the sentences of results that have most of the query's words."""
-        texts = [result.passage.text[:HIGHLIGHTED_CHARACTERS] for result in results]
-        found = await self._retriever.highlight(
-            self.index_version, self._question.query, texts, deadline=self._deadline
-        )
-        return [result._replace(highlights=highlights) for result, highlights in zip(results, found, strict=True)]
+    def signature(self, place: int) -> Signature | None:
+        """Return the signature of a candidate that was looked at for near-duplicates."""
+        return self._signatures.get(self.items[place].passage.id)
 
     async def _search(self, search: Search, limit: int, whole: int) -> None:
         found = await search(limit, whole)

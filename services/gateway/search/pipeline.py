@@ -12,8 +12,9 @@ and fails is left out, and its report says so.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SluiceError
 from services.chassis.timing import both
@@ -21,9 +22,8 @@ from services.gateway.search.budgets import Budgets, last_moment
 from services.gateway.search.candidates import Candidates
 from services.gateway.search.flags import Features
 from services.gateway.search.hopping import Hopping
-from services.gateway.search.order.calibration import relevance
-from services.gateway.search.order.enrichment import enrichment_score
-from services.gateway.search.order.ranking import Weights
+from services.gateway.search.order.enrichment import FIRST, enrichment_score
+from services.gateway.search.order.ranking import Ranked, Weights
 from services.gateway.search.question import Course, Policy, Question
 from services.gateway.search.reports import (
     AS_BEFORE,
@@ -38,15 +38,16 @@ from services.gateway.search.reports import (
     without_highlights,
 )
 from services.gateway.search.reranking import Reranking
+from services.gateway.search.results import Entry, Reader
 from services.gateway.search.stages import (
     Answer,
+    Candidate,
     Embedded,
     Embedder,
     Expander,
     Outcome,
     QueryTokens,
     Reranker,
-    Result,
     Retrieved,
     Retriever,
     SearchVariant,
@@ -56,6 +57,7 @@ from services.gateway.search.stages import (
     digest_of,
 )
 
+WorkT = TypeVar("WorkT")
 StageObserver = Callable[[Features, Sequence[StageReport]], None]
 
 # Most tries of a search that switches to another model overtake.
@@ -98,10 +100,24 @@ class Pipeline:
 
         Raises the error of a required stage; failures of the others are in the answer's reports.
         """
+        return await self._tried(_Run.answer, question, self._stages, deadline)
+
+    async def rank(self, question: Question, stages: Stages, *, deadline: float) -> Ranking:
+        """Order the results as `search` does, by other stages, and read none of them."""
+        return await self._tried(_Run.rank, question, stages, deadline)
+
+    @property
+    def stages(self) -> Stages:
+        """The stages behind it."""
+        return self._stages
+
+    async def _tried(
+        self, work: Callable[[_Run], Awaitable[WorkT]], question: Question, stages: Stages, deadline: float
+    ) -> WorkT:
         for tries_left in reversed(range(_MOST_TRIES)):
-            run = _Run(self._stages, self._weights, self._budgets, question, deadline, self._page_bytes)
+            run = _Run(stages, self._weights, self._budgets, question, deadline, self._page_bytes)
             try:
-                return await run.answer()
+                return await work(run)
             except FailedPrecondition as error:
                 overtaken = error.reason in ("MODEL_MISMATCH", "TOKEN_MODEL_MISMATCH")
                 # No other try makes a caller's vector one of another model.
@@ -111,8 +127,52 @@ class Pipeline:
             finally:
                 self._observe(question.features, list(run.attempts.reports.values()))
             # The collection was switched to another model between the embedding and the search.
-            self._stages.embedder.forget(question.collection)
+            stages.embedder.forget(question.collection)
         raise AssertionError("the last try answers or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The order of the results of one question, as deep as its page, and all that is needed to read them."""
+
+    question: Question
+    retriever: Retriever
+    candidates: Candidates
+    kept: Sequence[Ranked]
+    """Results, best first."""
+    duplicates: Sequence[int]
+    """Number of near-duplicates that each of them stands for."""
+    logits: Mapping[int, float]
+    course: Course
+    attempts: Attempts
+    page_bytes: int
+
+    def entry(self, place: int, team: int = 0) -> Entry:
+        """Return a place of the order."""
+        position, score = self.kept[place]
+        found = self.candidates.items[position]
+        return Entry(found, score, position + 1, self.logits.get(position), self.duplicates[place], team)
+
+    async def answer(self, last_moment: float) -> Answer:
+        """Read the question's page."""
+        last = self.question.offset + self.question.limit
+        entries = [self.entry(place) for place in range(self.question.offset, min(last, len(self.kept)))]
+        first = [self.candidates.items[item.position] for item in self.kept[:FIRST]]
+        return await self.page(entries, last_moment, more=len(self.kept) > last, score=self.score(first))
+
+    def score(self, first: Sequence[Candidate]) -> float | None:
+        """Return the enrichment score of an answer that begins with these."""
+        return enrichment_score(self.candidates.items, first) if self.course.hops else None
+
+    async def page(self, entries: Sequence[Entry], last_moment: float, *, more: bool, score: float | None) -> Answer:
+        """Read the entries of the question's page."""
+        reader = Reader(self.question, self.retriever, self.course.index_version, last_moment)
+        results, following = await reader.page(entries, more=more, most_bytes=self.page_bytes)
+        try:
+            results = await reader.highlighted(results)
+        except SluiceError as failure:  # the answer is no worse
+            self.attempts.report(without_highlights(self.attempts.reports[Stage.RETRIEVE], failure))
+        return Answer(results, list(self.attempts.reports.values()), self.course, following, score)
 
 
 class _Run:
@@ -137,6 +197,9 @@ class _Run:
         self.attempts = Attempts(question.course, last_moment(time.monotonic(), deadline))
 
     async def answer(self) -> Answer:
+        return await (await self.rank()).answer(self.attempts.last_moment)
+
+    async def rank(self) -> Ranking:
         stages = self._stages
         reranking = Reranking(
             self._question, stages.embedder, stages.reranker, self._weights, self._budgets, self.attempts
@@ -158,38 +221,12 @@ class _Run:
         await self._retrieve(candidates, search, variants, reranking.wanted, followed=hopping.follows)
         await hopping.follow(candidates, reranking.tokens if candidates.late_scores else None)
         await reranking.look(candidates)
-        first, last = self._question.offset, self._question.offset + self._question.limit
+        last = self._question.offset + self._question.limit
         while True:
             ranked = await candidates.diversified(reranking.ranked(candidates))
             kept, duplicates = await candidates.reduced(ranked)
             if len(kept) > last or not await candidates.deepen(search):
                 break
-        page = kept[first:last]
-        places = {item.position: place for place, item in enumerate(page)}
-        results: list[Result] = []
-        size, following = 0, last if len(kept) > last else None
-        async for position, passage in candidates.read(list(places)):
-            place = places[position]
-            size += passage.ByteSize()
-            if results and size > self._page_bytes:
-                following = first + place
-                break
-            item, found = page[place], candidates.items[position]
-            logit = reranking.logits.get(position)
-            results.append(
-                Result(
-                    passage=passage,
-                    score=item.score,
-                    rank=first + place + 1,
-                    retrieval_score=found.score,
-                    retrieval_rank=position + 1,
-                    rerank_score=logit,
-                    duplicate_count=duplicates[first + place],
-                    late_score=found.late_score,
-                    relevance=relevance(found.late_score, logit),
-                    path=found.path,
-                )
-            )
         course = Course(
             candidates.index_version,
             digest_of(variants),
@@ -200,13 +237,17 @@ class _Run:
             reranking.compared,
             hopping.hops,
         )
-        if self._question.highlights and self._question.query and results:
-            try:
-                results = await candidates.highlighted(results)
-            except SluiceError as failure:  # the answer is no worse
-                self.attempts.report(without_highlights(self.attempts.reports[Stage.RETRIEVE], failure))
-        score = enrichment_score(candidates.items, [item.position for item in kept]) if hopping.hops else None
-        return Answer(results, list(self.attempts.reports.values()), course, following, score)
+        return Ranking(
+            self._question,
+            stages.retriever,
+            candidates,
+            kept,
+            duplicates,
+            reranking.logits,
+            course,
+            self.attempts,
+            self._page_bytes,
+        )
 
     async def _variants(self) -> tuple[list[SearchVariant], str]:
         """Expand and embed; return variants with vectors, and the model's fingerprint."""

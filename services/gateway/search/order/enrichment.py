@@ -17,13 +17,12 @@ FIRST = 5
 _CONNECTED, _BEST, _EVENNESS, _OFFSET = 0.56, 0.58, -5.7, 2.8
 
 
-def enrichment_score(candidates: Sequence[Candidate], order: Sequence[int]) -> float:
-    """Estimate the probability that the first five of an order hold all that an answer needs.
+def enrichment_score(candidates: Sequence[Candidate], first: Sequence[Candidate]) -> float:
+    """Estimate the probability that the first five results hold all that an answer needs.
 
     It is high where these lead to one another, where the searches agree on the best candidate, and where the fifth
     candidate of the first stage is much worse than the first.
     """
-    first = [candidates[place] for place in order[:FIRST]]
     if not first:
         return 0.0
     ids = {one.passage.id for one in first}
