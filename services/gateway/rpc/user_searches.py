@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
@@ -16,10 +16,13 @@ from services.gateway.rollout.exposure import Exposure, Observed
 from services.gateway.rollout.shadow import Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision
 from services.gateway.search import paging
+from services.gateway.search.arms.two_arms import Asked, TwoArms
+from services.gateway.search.flags import Features
 from services.gateway.search.pipeline import Pipeline
 from services.gateway.search.query_log import QueryLog, SearchAudit
 from services.gateway.search.query_rules import QueryRules
 from services.gateway.search.question import Course, Question
+from services.gateway.search.reports import changed
 from services.gateway.search.stages import Answer, Result
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
@@ -37,6 +40,8 @@ class UserSearch:
     own: Overrides
     """Flags of the request itself."""
     digest: str
+    other_course: Course | None = None
+    """That of the second arm, if this is a later page of an answer with results of two."""
 
 
 class UserSearches:
@@ -52,6 +57,7 @@ class UserSearches:
     ) -> None:
         self.exposure = exposure
         self.pipeline = pipeline
+        self._two_arms = TwoArms(pipeline)
         self._settings = settings
         self._shadow = shadow
         self._metrics = metrics
@@ -77,10 +83,12 @@ class UserSearches:
         decision = (
             self.exposure.resume(request.user_id, page) if page.offset else self.exposure.decide(request.user_id, own)
         )
+        if page.interleaved is not None and decision.interleaved is None:
+            raise changed("its experiment is killed")
         _trace(decision)
         question = self.question(request, decision, page.offset, page.course)
         self.note(request)
-        return UserSearch(request, question, decision, own, digest)
+        return UserSearch(request, question, decision, own, digest, page.other_course)
 
     def observed(self, search: UserSearch, deadline: float) -> Observed:
         """Make evidence of a request: a context, around all that it does."""
@@ -89,11 +97,20 @@ class UserSearches:
     async def find(self, search: UserSearch, observed: Observed, *, deadline: float) -> Answer:
         """Search, and count it."""
         with ObservedSearch(self._metrics, search.decision.features, deadline) as counted:
-            answer = await self.pipeline.search(search.question, deadline=deadline)
+            answer = await self._searched(search, deadline)
             counted.answered(answer)
             observed.answered(answer, quality=quality_of(answer.results))
         self.audit(search.question, answer.results)
         return answer
+
+    async def _searched(self, search: UserSearch, deadline: float) -> Answer:
+        interleaved = search.decision.interleaved
+        if interleaved is None:
+            return await self.pipeline.search(search.question, deadline=deadline)
+        (one, _), (other, features) = interleaved.arms
+        second = replace(search.question, features=features, course=search.other_course)
+        asked = Asked((search.question, second), (one, other), interleaved.salt, search.request.user_id)
+        return await self._two_arms.search(asked, deadline=deadline)
 
     def audit(self, question: Question, *results: Sequence[Result]) -> None:
         """Have the audit log say which passages are returned, if the settings ask for it."""
@@ -131,9 +148,23 @@ def next_page(search: UserSearch, answer: Answer) -> str:
     """The token of the next page; empty where there is none."""
     if answer.following is None:
         return ""
-    decision = search.decision
-    runs = [part.run_id for part in decision.experiments]
-    return paging.encode(answer.following, decision.features, answer.course, search.digest, runs, decision.interleaved)
+    decision, drafted = search.decision, answer.drafted
+    second = drafted.course if drafted is not None else None
+    return paging.encode(
+        answer.following,
+        served_features(decision, answer),
+        answer.course,
+        search.digest,
+        [part.run_id for part in decision.experiments],
+        (decision.interleaved, second) if decision.interleaved is not None and second is not None else None,
+    )
+
+
+def served_features(decision: Decision, answer: Answer) -> Features:
+    """The flags of an answer; of one with results of two arms, those of the first."""
+    if decision.interleaved is None or answer.drafted is None:
+        return decision.features
+    return decision.interleaved.arms[answer.drafted.served][1]
 
 
 def response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:
@@ -141,7 +172,7 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
     reply = pb.SearchResponse(
         next_page_token=next_page_token,
         stages=[report.to_proto() for report in answer.reports],
-        features=decision.features.to_proto(),
+        features=served_features(decision, answer).to_proto(),
         collection=question.collection,
         index_version=answer.index_version,
         request_id=request_id.get(),
@@ -150,8 +181,12 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
         experiments=[part.to_proto() for part in decision.experiments],
         enrichment_score=answer.enrichment_score,
     )
+    teams = ["", *(name for name, _ in decision.interleaved.arms)] if decision.interleaved else [""]
     for result in answer.results:
-        result.write(reply.results.add())
+        message = reply.results.add()
+        result.write(message)
+        if result.team:
+            message.team = teams[result.team]
     return reply
 
 

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from services.chassis.errors import InvalidArgument
@@ -38,6 +38,8 @@ class Page:
     """The runs of experiments of which the first page was a part."""
     interleaved: Interleaved | None = None
     """Set where the answer has results of two arms."""
+    other_course: Course | None = None
+    """That of the second arm."""
 
 
 def question_digest(request: search_pb2.SearchRequest) -> str:
@@ -55,19 +57,23 @@ def encode(
     course: Course,
     digest: str,
     runs: Sequence[str] = (),
-    interleaved: Interleaved | None = None,
+    draft: tuple[Interleaved, Course] | None = None,
 ) -> str:
-    """Make the token of the page that starts at an offset; empty where nothing may start."""
+    """Make the token of the page that starts at an offset; empty where nothing may start.
+
+    For results of two arms `draft` has the course of the second.
+    """
     if offset > MAX_OFFSET:
         return ""
-    made = {field.name: getattr(course, field.name) for field in fields(course)}
-    content: dict[str, Any] = {"offset": offset, "features": features.values, "course": made, "question": digest}
+    content: dict[str, Any] = {"offset": offset, "features": features.values, "question": digest}
+    content["course"] = asdict(course)
     if runs:
         content["runs"] = list(runs)
-    if interleaved is not None:
+    if draft is not None:
+        interleaved, other_course = draft
         (one, _), (other, second) = interleaved.arms
         names = [interleaved.experiment, interleaved.run_id, interleaved.salt, one, other]
-        content["interleaved"] = {"names": names, "features": second.values}
+        content["interleaved"] = {"names": names, "features": second.values, "course": asdict(other_course)}
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
 
@@ -81,7 +87,10 @@ def decode(token: str, digest: str) -> Page:
         course = _course(content["course"])
         first = resolve([pinned], Features())
         runs = _texts(content.get("runs", []))
-        interleaved = _interleaved(content["interleaved"], first) if "interleaved" in content else None
+        interleaved = other_course = None
+        if "interleaved" in content:
+            interleaved = _interleaved(content["interleaved"], first)
+            other_course = _course(content["interleaved"]["course"])
         if type(offset) is not int or not 0 < offset <= MAX_OFFSET:
             raise ValueError(f"offset {offset}")
     except (ValueError, TypeError, KeyError, RecursionError, InvalidArgument):
@@ -90,7 +99,7 @@ def decode(token: str, digest: str) -> Page:
         raise InvalidArgument(
             "page_token", "belongs to another question; keep everything but page_token the same between pages"
         )
-    return Page(offset, pinned, course, runs, interleaved)
+    return Page(offset, pinned, course, runs, interleaved, other_course)
 
 
 def _interleaved(content: Mapping[str, Any], first: Features) -> Interleaved:

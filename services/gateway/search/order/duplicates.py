@@ -79,23 +79,41 @@ class Signature:
         return [(self.telling, int(one)) for one in self.shingles[: self.shingles.size - at_least_shared + 1]]
 
 
+class Kinds:
+    """Texts of which none resembles another, numbered from 0."""
+
+    def __init__(self) -> None:
+        self._signatures: list[Signature] = []
+        self._numbers_by_shingle: dict[tuple[int, int], list[int]] = {}
+
+    def like(self, signature: Signature) -> int | None:
+        """Return the number of the first that a text resembles."""
+        near = {number for shingle in signature.prefix for number in self._numbers_by_shingle.get(shingle, ())}
+        return next((number for number in sorted(near) if signature.resembles(self._signatures[number])), None)
+
+    def add(self, signature: Signature) -> None:
+        """Add a text that resembles none of them."""
+        for shingle in signature.prefix:
+            self._numbers_by_shingle.setdefault(shingle, []).append(len(self._signatures))
+        self._signatures.append(signature)
+
+
 def collapse(signatures: Sequence[Signature]) -> dict[int, int]:
     """Map each text that stays, by place, to its number of near-duplicates.
 
     A text that resembles none before it stays; of several that it resembles, the first stands for it.
     """
+    kinds = Kinds()
     stands_for: dict[int, int] = {}
-    places_by_shingle: dict[tuple[int, int], list[int]] = {}
+    stay: list[int] = []
     for place, signature in enumerate(signatures):
-        prefix = signature.prefix
-        near = {other for shingle in prefix for other in places_by_shingle.get(shingle, ())}
-        first = next((other for other in sorted(near) if signature.resembles(signatures[other])), None)
+        first = kinds.like(signature)
         if first is not None:
-            stands_for[first] += 1
+            stands_for[stay[first]] += 1
             continue
+        kinds.add(signature)
+        stay.append(place)
         stands_for[place] = 0
-        for shingle in prefix:
-            places_by_shingle.setdefault(shingle, []).append(place)
     return stands_for
 
 

@@ -17,7 +17,7 @@ from services.experiment.layers import Layered
 from services.gateway.rollout.experiments import Experiment
 from services.gateway.rollout.table import Decision, ExperimentArm, Kill, Ramp, RolloutTable
 from services.gateway.search import paging
-from services.gateway.search.flags import Features, resolve
+from services.gateway.search.flags import Features, Interleaved, resolve
 from services.gateway.search.question import Course
 from sluice.gateway.v1 import search_pb2
 from tests.unit.gateway import flag_values
@@ -57,7 +57,12 @@ def user_in(table: RolloutTable, arm: str) -> str:
 
 def next_page(decision: Decision) -> paging.Page:
     runs = [part.run_id for part in decision.experiments]
-    return paging.decode(paging.encode(10, decision.features, COURSE, DIGEST, runs, decision.interleaved), DIGEST)
+    token = paging.encode(10, decision.features, COURSE, DIGEST, runs, drafted(decision))
+    return paging.decode(token, DIGEST)
+
+
+def drafted(decision: Decision) -> tuple[Interleaved, Course] | None:
+    return (decision.interleaved, COURSE) if decision.interleaved is not None else None
 
 
 def test_each_user_has_one_arm_and_its_flags() -> None:
@@ -225,17 +230,17 @@ def test_a_page_token_made_up_is_no_part_of_an_experiment(interleaved: bool) -> 
     assert half.resume("", page).experiments == []
     other_flags = Features(rerank=not half.decide(inside).features.rerank)
     forged = paging.decode(
-        paging.encode(10, other_flags, COURSE, DIGEST, ["reranking/1"], half.decide(inside).interleaved), DIGEST
+        paging.encode(10, other_flags, COURSE, DIGEST, ["reranking/1"], drafted(half.decide(inside))), DIGEST
     )
     assert half.resume(inside, forged).experiments == []
 
 
 def test_a_page_token_with_a_coin_made_up_is_no_part_of_an_experiment() -> None:
-    drafted = table(experiment(interleaved=True))
-    page = next_page(drafted.decide("user-1"))
-    other = table(experiment("another", interleaved=True)).decide("user-1").interleaved
+    mixed = table(experiment(interleaved=True))
+    page = next_page(mixed.decide("user-1"))
+    other = drafted(table(experiment("another", interleaved=True)).decide("user-1"))
     forged = paging.encode(10, Features(), COURSE, DIGEST, page.runs, other)
-    assert drafted.resume("user-1", paging.decode(forged, DIGEST)).experiments == []
+    assert mixed.resume("user-1", paging.decode(forged, DIGEST)).experiments == []
 
 
 def test_a_shadow_of_a_ramp_has_the_experiments_of_its_request() -> None:

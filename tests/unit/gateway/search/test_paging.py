@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -132,14 +132,16 @@ def test_a_token_keeps_the_experiments_and_both_configurations_of_a_draft(
     runs: list[str], salt: str, first: Features, second: Features
 ) -> None:
     interleaved = Interleaved("mixed", "mixed/1", salt, (("one", first), ("two", second)))
-    page = paging.decode(paging.encode(5, first, COURSE, DIGEST, runs, interleaved), DIGEST)
-    assert (page.runs, page.interleaved) == (runs, interleaved)
+    other = replace(COURSE, late=50)
+    page = paging.decode(paging.encode(5, first, COURSE, DIGEST, runs, (interleaved, other)), DIGEST)
+    assert (page.runs, page.course, page.interleaved, page.other_course) == (runs, COURSE, interleaved, other)
 
 
 @given(json_values, st.sampled_from(["runs", "interleaved"]))
 @example(["x" * 257], "runs")
 @example({"names": ["a"], "features": {}}, "interleaved")
 @example({"names": ["a", "b", "c", "d", "e"], "features": {"dense": False, "lexical": False}}, "interleaved")
+@example({"names": ["a", "b", "c", "d", "e"], "features": {}, "course": {}}, "interleaved")
 def test_a_token_with_strange_experiments_is_refused(given: object, name: str) -> None:
     page = accepted(content() | {name: given})
     if page is not None:
