@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 import grpc
 
@@ -17,6 +18,10 @@ from services.gateway.collections.index_monitor import IndexMonitor
 from services.gateway.collections.indexing import Indexing
 from services.gateway.collections.reindexing import Reindexing
 from services.gateway.collections.verification import Verification
+from services.gateway.feedback.impressions import Impressions
+from services.gateway.feedback.recording import Recording
+from services.gateway.feedback.reporting import Reporting
+from services.gateway.feedback.showing import Showings
 from services.gateway.metrics import GatewayMetrics, process_metrics
 from services.gateway.quotas.book import QuotaBook
 from services.gateway.quotas.quotas import Quotas
@@ -34,6 +39,8 @@ from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
 from services.gateway.rpc.collections_servicer import CollectionsServicer
 from services.gateway.rpc.documents_servicer import DocumentsServicer
+from services.gateway.rpc.feedback_client import FeedbackClient
+from services.gateway.rpc.feedback_servicer import FeedbackServicer
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
 from services.gateway.rpc.transfer_servicer import TransferServicer
@@ -50,6 +57,8 @@ from sluice.gateway.v1 import (
     collections_pb2_grpc,
     documents_pb2,
     documents_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
     status_pb2,
@@ -77,6 +86,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
         reindexing = Reindexing(clients.retriever, embedders, following, verification)
         limit = ConcurrencyLimit(settings.limit_bounds())
         exposure = await stack.enter_async_context(_exposing(settings, channels, metrics))
+        feedback = await stack.enter_async_context(_feedback(settings, channels, metrics))
         # Without breakers: what fails in the background must not stop searches.
         background = StageClients.over(channels.opened, settings, model_pb2.PRIORITY_BULK)
         shadow = None
@@ -105,6 +115,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             exposure,
             shadow,
             metrics,
+            feedback.showings,
         )
         search = SearchServicer(searches, clients.retriever, settings)
         answers = AnswerServicer(searches, Answering(clients.reasoner), settings, metrics)
@@ -129,6 +140,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
             status_pb2_grpc.add_StatusServiceServicer_to_server(status, server)
             transfer_pb2_grpc.add_TransferServiceServicer_to_server(transfers, server)
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback.servicer, server)
 
         yield Stage(
             service=search_pb2.DESCRIPTOR.services_by_name["SearchService"],
@@ -139,6 +151,7 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
                 status_pb2.DESCRIPTOR.services_by_name["StatusService"],
                 access_pb2.DESCRIPTOR.services_by_name["AccessService"],
                 transfer_pb2.DESCRIPTOR.services_by_name["TransferService"],
+                feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
             ),
             register=register,
             collection=settings.qdrant_collection,
@@ -178,6 +191,29 @@ async def _exposing(settings: GatewaySettings, channels: Channels, metrics: Gate
             await stack.enter_async_context(client.running())
         await stack.enter_async_context(housekeeping(file, exposure, client))
         yield exposure
+
+
+class _Feedback(NamedTuple):
+    """What takes part in feedback."""
+
+    showings: Showings | None
+    servicer: FeedbackServicer
+
+
+@asynccontextmanager
+async def _feedback(settings: GatewaySettings, channels: Channels, metrics: GatewayMetrics) -> AsyncIterator[_Feedback]:
+    """Sign impressions and report them, where there are keys and a rollout service."""
+    keys = settings.keys_of_feedback()
+    if not (keys and settings.rollout_address):
+        yield _Feedback(None, FeedbackServicer(None, None, settings, metrics))
+        return
+    impressions = Impressions(keys)
+    client = FeedbackClient(channels.opened(settings.rollout_address, FeedbackClient.service))
+    reporting = Reporting(client.report, metrics)
+    showings = Showings(impressions, reporting.add, settings.feedback_impressions, settings.feedback_queries)
+    recording = Recording(impressions, settings.feedback_days)
+    async with reporting.running():
+        yield _Feedback(showings, FeedbackServicer(recording, client, settings, metrics))
 
 
 def _quotas(settings: GatewaySettings, metrics: GatewayMetrics) -> Quotas:

@@ -147,6 +147,16 @@ class GatewayMetrics:
             "Searches that were a part of an experiment, by arm; `arm` is empty where the answer is interleaved.",
             ["experiment", "arm"],
         )
+        self.impressions = counter(
+            "sluice_feedback_impressions_total",
+            "Impressions for the control plane: `stored`, `lost` (no room, or refused), or `failed`, to be sent again.",
+            ["outcome"],
+        )
+        self.feedback_events = counter(
+            "sluice_feedback_events_total",
+            "Events on answers, by outcome: `stored`, `duplicate`, or the reason for which it was rejected.",
+            ["outcome"],
+        )
         self.anonymous_requests = counter("sluice_rollout_anonymous_requests_total", "Searches that named no user.")
         self.snapshot_version = gauge(
             "sluice_rollout_snapshot_version", "Version of the rollout snapshot that is served; 0: none."

@@ -10,11 +10,14 @@ from pydantic import Field, SecretStr, create_model, model_validator
 from services.chassis.settings import File, OptionalFile, SheddingSettings
 from services.chassis.validation import MAX_QUERY_BYTES
 from services.experiment.flags import FLAGS, Flag
+from services.gateway.feedback.showing import KeptImpressions, KeptQueries
 from services.gateway.quotas.book import Quota
 from services.gateway.rollout.local_overrides import LocalOverrides, killed_names, problems_of
 from services.gateway.search.flags import Features
 from services.gateway.search.order.ranking import Weights
 from services.gateway.search.query_log import LoggedQueries
+
+MIN_KEY_CHARACTERS = 16
 
 
 def _flag_fields() -> dict[str, Any]:
@@ -146,6 +149,24 @@ class GatewaySettings(FlagSettings):
         "rollout service says.",
     )
 
+    feedback_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Keys of impression tokens, separated by commas: the first signs, all verify, and the last makes "
+        "hashes of users. The same for all gateways, at least 16 characters each; empty means that no feedback is "
+        "taken (docs/experiments.md).",
+    )
+    feedback_impressions: KeptImpressions = Field(
+        "experiments",
+        description="Answers that the rollout service stores although nobody acts on them: those that are a part of "
+        "`experiments`, or `all`, for judgments from clicks and samples of queries.",
+    )
+    feedback_queries: KeptQueries = Field(
+        "off",
+        description="Queries of these answers: not stored (`off`), as keyed hashes (`hashed`), or as they are "
+        "(`clear`).",
+    )
+    feedback_days: int = Field(7, ge=1, le=90, description="Age of an answer up to which events on it are taken. Days.")
+
     quota_calls_per_second: float = Field(
         100, ge=0, le=1e6, description="Calls a second that a caller with an identity may make; 0 sets no limit."
     )
@@ -180,6 +201,8 @@ class GatewaySettings(FlagSettings):
             for flag in FLAGS.values()
             if flag.name < flag.unless and not self._default_of(flag) and not self._default_of(FLAGS[flag.unless])
         ]
+        if any(len(key) < MIN_KEY_CHARACTERS for key in self.keys_of_feedback()):
+            problems.append(f"a key of FEEDBACK_KEYS is shorter than {MIN_KEY_CHARACTERS} characters")
         problems += killed_names(self.rollout_kill)[1]
         problems += problems_of(self.local_overrides(), self.default_features())
         if problems:
@@ -201,6 +224,10 @@ class GatewaySettings(FlagSettings):
     def embedder_addresses(self) -> list[str]:
         """Addresses of all embedders; the first one serves new collections."""
         return [self.embedder_address, *filter(None, self.embedder_additional_addresses.split(","))]
+
+    def keys_of_feedback(self) -> list[str]:
+        """Keys of impression tokens; none where no feedback is taken."""
+        return [key for part in self.feedback_keys.get_secret_value().split(",") if (key := part.strip())]
 
     def quota(self) -> Quota:
         """Limits of a caller of whom the file says nothing."""

@@ -23,6 +23,11 @@ def begin() -> Spending:
     return spending
 
 
+def under_way() -> Spending:
+    """The count of the call under way, begun now if nobody has."""
+    return _spending.get() or begin()
+
+
 def spend(tokens: int) -> None:
     """Add tokens that a model has read; those of work that no caller asked for are not counted."""
     if (spending := _spending.get()) is not None:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from services.chassis import logs
 from services.chassis.errors import DeadlineExceeded, kind_of
@@ -174,11 +174,22 @@ class Exposure:
         )
 
 
+class Watcher(Protocol):
+    """Somebody who is told of the answer to a request, and of its end."""
+
+    def shown(self, answer: Answer) -> None:
+        """Take the results."""
+
+    def ended(self, ending: Ending) -> None:
+        """Take the end, unless it is a mistake of the caller."""
+
+
 class Observed:
     """A request under way, which becomes evidence at its end: `with Observed(...) as observed: ...`."""
 
-    def __init__(self, evidence: Evidence, decision: Decision, deadline: float) -> None:
+    def __init__(self, evidence: Evidence, decision: Decision, deadline: float, watcher: Watcher | None = None) -> None:
         """`deadline` is a moment on the monotonic clock."""
+        self._watcher = watcher
         self._evidence = evidence
         self._decision = decision
         self._deadline = deadline
@@ -198,10 +209,14 @@ class Observed:
         self._empty, self._quality = not answer.results, quality
         self._idle_stages = answer.idle_stages
         self._seconds = self.seconds
+        if self._watcher is not None:
+            self._watcher.shown(answer)
 
-    def reasoned(self, idle_stages: frozenset[str]) -> None:
-        """Note stages after the results that did not do their work."""
+    def reasoned(self, idle_stages: frozenset[str], whole: Answer) -> None:
+        """Note stages after the results that did not do their work, and the results with those that came later."""
         self._idle_stages |= idle_stages
+        if self._watcher is not None:
+            self._watcher.shown(whole)
 
     def __enter__(self) -> Self:
         return self
@@ -225,3 +240,5 @@ class Observed:
             idle_stages=self._idle_stages,
         )
         self._evidence.request(self._decision.arms, ending)
+        if self._watcher is not None:
+            self._watcher.ended(ending)

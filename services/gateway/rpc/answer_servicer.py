@@ -16,12 +16,12 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.timing import deadline_of
 from services.gateway.answering.answering import Answered, Answering, Wishes, search_until
 from services.gateway.metrics import GatewayMetrics, ObservedAnswer
-from services.gateway.rpc.user_searches import UserSearch, UserSearches, next_page, response
+from services.gateway.rpc.user_searches import UserSearch, UserSearches, response_to
 from services.gateway.search.question import Question
 from services.gateway.search.stages import Answer
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import answer_pb2 as pb
-from sluice.gateway.v1 import answer_pb2_grpc, search_pb2
+from sluice.gateway.v1 import answer_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Parts = AsyncGenerator[pb.StreamAnswerResponse, None]
@@ -64,7 +64,7 @@ class AnswerServicer(answer_pb2_grpc.AnswerServiceServicer):
             found = await self._searches.find(search, observed, deadline=search_until(started, deadline))
             seconds = time.monotonic() - started
             if streamed:
-                yield pb.StreamAnswerResponse(search=_found(search, found))
+                yield pb.StreamAnswerResponse(search=response_to(search, found))
             answers = self._answering.answer(
                 search.question,
                 found,
@@ -79,11 +79,12 @@ class AnswerServicer(answer_pb2_grpc.AnswerServiceServicer):
                     if isinstance(part, str):
                         yield pb.StreamAnswerResponse(text_delta=part)
                         continue
-                    observed.reasoned(part.idle_stages)
+                    whole = replace(found, results=part.results, reports=[*found.reports, part.report])
+                    observed.reasoned(part.idle_stages, whole)
                     self._searches.audit(search.question, part.results)
                     total = time.monotonic() - started
                     counted.answered(part.method, [*found.reports, part.report], part.seconds | {"total": total})
-                    yield pb.StreamAnswerResponse(answer=_reply(search, found, part, total))
+                    yield pb.StreamAnswerResponse(answer=_reply(search, whole, part, total))
         self._searches.offer_shadow(search, found, observed.seconds)
 
 
@@ -100,12 +101,7 @@ def _reading(question: Question, wishes: Wishes) -> Question:
     return replace(question, limit=max(question.limit, wishes.passages))
 
 
-def _found(search: UserSearch, found: Answer) -> search_pb2.SearchResponse:
-    return response(search.question, found, search.decision, next_page(search, found))
-
-
-def _reply(search: UserSearch, found: Answer, answered: Answered, seconds: float) -> pb.AnswerResponse:
+def _reply(search: UserSearch, whole: Answer, answered: Answered, seconds: float) -> pb.AnswerResponse:
     reply = answered.to_proto(seconds)
-    whole = replace(found, results=answered.results, reports=[*found.reports, answered.report])
-    reply.search.CopyFrom(_found(search, whole))
+    reply.search.CopyFrom(response_to(search, whole))
     return reply

@@ -13,7 +13,7 @@ from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFoun
 from services.chassis.timing import deadline_of, duration
 from services.experiment.flags import FLAGS, Overrides
 from services.gateway.rpc.retriever_client import RetrieverClient
-from services.gateway.rpc.user_searches import UserSearches, next_page, response
+from services.gateway.rpc.user_searches import UserSearches, response, response_to
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 from sluice.gateway.v1 import search_pb2_grpc
@@ -40,7 +40,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         with self._searches.observed(search, deadline) as observed:
             answer = await self._searches.find(search, observed, deadline=deadline)
         self._searches.offer_shadow(search, answer, observed.seconds)
-        return response(search.question, answer, search.decision, next_page(search, answer))
+        return response_to(search, answer)
 
     async def CompareSearch(self, request: pb.CompareSearchRequest, context: Context) -> pb.CompareSearchResponse:
         search = request.search

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.chassis import tracing
+from services.chassis.access.identity import caller_of
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import request_id
 from services.chassis.validation import check_document_id
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
+from services.gateway.feedback.impressions import Origin
+from services.gateway.feedback.showing import Showing, Showings
 from services.gateway.metrics import GatewayMetrics, ObservedSearch
 from services.gateway.rollout.exposure import Exposure, Observed
 from services.gateway.rollout.shadow import Answered, Shadow, quality_of
@@ -42,6 +45,8 @@ class UserSearch:
     digest: str
     other_course: Course | None = None
     """That of the second arm, if this is a later page of an answer with results of two."""
+    showing: Showing | None = None
+    """Its impression; None where no feedback is taken."""
 
 
 class UserSearches:
@@ -54,7 +59,10 @@ class UserSearches:
         exposure: Exposure,
         shadow: Shadow | None,
         metrics: GatewayMetrics,
+        showings: Showings | None = None,
     ) -> None:
+        """Without `showings` no feedback is taken."""
+        self._showings = showings
         self.exposure = exposure
         self.pipeline = pipeline
         self._two_arms = TwoArms(pipeline)
@@ -88,11 +96,15 @@ class UserSearches:
         _trace(decision)
         question = self.question(request, decision, page.offset, page.course)
         self.note(request)
-        return UserSearch(request, question, decision, own, digest, page.other_course)
+        showing = None
+        if self._showings is not None:
+            origin = Origin(request_id.get(), request.user_id, caller_of().tenant)
+            showing = self._showings.begin(origin, question, decision)
+        return UserSearch(request, question, decision, own, digest, page.other_course, showing)
 
     def observed(self, search: UserSearch, deadline: float) -> Observed:
         """Make evidence of a request: a context, around all that it does."""
-        return Observed(self.exposure.evidence, search.decision, deadline)
+        return Observed(self.exposure.evidence, search.decision, deadline, search.showing)
 
     async def find(self, search: UserSearch, observed: Observed, *, deadline: float) -> Answer:
         """Search, and count it."""
@@ -165,6 +177,14 @@ def served_features(decision: Decision, answer: Answer) -> Features:
     if decision.interleaved is None or answer.drafted is None:
         return decision.features
     return decision.interleaved.arms[answer.drafted.served][1]
+
+
+def response_to(search: UserSearch, answer: Answer) -> pb.SearchResponse:
+    """Write the reply to the search of a user, after its end or before that of the rest."""
+    reply = response(search.question, answer, search.decision, next_page(search, answer))
+    if search.showing is not None:
+        reply.impression_token = search.showing.token
+    return reply
 
 
 def response(question: Question, answer: Answer, decision: Decision, next_page_token: str = "") -> pb.SearchResponse:

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from services.chassis.errors import InvalidArgument, SluiceError, Unavailable
+from services.gateway.feedback.reporting import MOST_IN_A_BATCH, MOST_WAITING, Reporting
+from services.gateway.metrics import GatewayMetrics
+from sluice.rollout.v1 import feedback_pb2 as pb
+from sluice.type.v1.impression_pb2 import Impression
+
+
+class Store:
+    """Takes batches, and fails as it is told."""
+
+    def __init__(self, failures: Sequence[SluiceError] = ()) -> None:
+        self.tried: list[list[str]] = []
+        self.stored: list[str] = []
+        self.registry = CollectorRegistry()
+        self.reporting = Reporting(self, GatewayMetrics(self.registry))
+        self._failures = list(failures)
+
+    async def __call__(self, request: pb.StoreFeedbackRequest) -> None:
+        ids = [served.impression.query_id for served in request.impressions]
+        self.tried.append(ids)
+        if self._failures:
+            raise self._failures.pop(0)
+        self.stored += ids
+
+    def add(self, *ids: str) -> None:
+        for query_id in ids:
+            self.reporting.add(pb.ServedImpression(impression=Impression(query_id=query_id)))
+
+    def count(self, outcome: str) -> float:
+        return self.registry.get_sample_value("sluice_feedback_impressions_total", {"outcome": outcome}) or 0
+
+    async def until(self, *ids: str) -> None:
+        async with asyncio.timeout(20):
+            while self.stored != list(ids):
+                await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with self.reporting.running():
+            yield
+
+
+async def test_impressions_are_sent_in_their_order_while_it_runs() -> None:
+    store = Store()
+    async with store.running():
+        store.add("a", "b")
+        await store.until("a", "b")
+        store.add("c")
+        await store.until("a", "b", "c")
+    assert store.count("stored") == 3
+
+
+async def test_what_waits_at_the_end_is_sent() -> None:
+    store = Store()
+    async with store.running():
+        store.add("a")
+    assert store.stored == ["a"]
+
+
+async def test_a_batch_that_failed_is_sent_again_as_it_was() -> None:
+    store = Store([Unavailable("the rollout service is away")])
+    async with store.running():
+        store.add("a", "b")
+        async with asyncio.timeout(20):
+            while not store.tried:
+                await asyncio.sleep(0.01)
+        store.add("c")
+        await store.until("a", "b", "c")
+    assert store.tried == [["a", "b"], ["a", "b"], ["c"]]
+    assert (store.count("failed"), store.count("stored"), store.count("lost")) == (2, 3, 0)
+
+
+async def test_a_batch_that_is_refused_is_lost_and_counted() -> None:
+    store = Store([InvalidArgument("impressions", "is wrong")])
+    async with store.running():
+        store.add("a")
+        async with asyncio.timeout(20):
+            while not store.tried:
+                await asyncio.sleep(0.01)
+        store.add("b")
+        await store.until("b")
+    assert (store.count("lost"), store.count("stored")) == (1, 1)
+
+
+async def test_without_the_control_plane_the_end_does_not_wait_and_room_is_bounded() -> None:
+    away = [Unavailable("the rollout service is away")] * 1000
+    store = Store(away)
+    async with store.running():
+        store.add(*map(str, range(MOST_WAITING + 7)))
+    assert store.count("lost") == 7
+    assert all(len(batch) <= MOST_IN_A_BATCH for batch in store.tried)
