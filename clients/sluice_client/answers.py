@@ -269,6 +269,21 @@ class ExperimentExposure(Received, proto=pb.ExperimentExposure):
 
 
 @dataclass(frozen=True, slots=True)
+class InterleavedArm(Received, proto=pb.InterleavedArm):
+    """One of the two arms of an interleaved answer."""
+
+    name: str
+    features: Features
+    """Its flags, all of them set."""
+    duration: timedelta
+    """Until its results were in order, or until it failed."""
+    stages: Sequence[StageReport]
+    """In the order of the pipeline; none if it failed or came too late."""
+    failure_reason: str
+    """For machines: an UPPER_SNAKE_CASE word, empty if its results are here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Received, proto=pb.SearchResponse):
     """One page of results, best first, with a report of every stage."""
 
@@ -293,6 +308,8 @@ class Answer(Received, proto=pb.SearchResponse):
     """This page as it was served, signed: events about it need it. Empty where no feedback is taken."""
     experiments: Sequence[ExperimentExposure] = ()
     """The experiments that the request is a part of."""
+    interleaved_arms: Sequence[InterleavedArm] = ()
+    """The two arms of an interleaved answer, the control first; empty for other answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from services.chassis import tracing
 from services.chassis.access.identity import caller_of
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import request_id
+from services.chassis.timing import duration
 from services.chassis.validation import check_document_id
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
@@ -26,7 +27,7 @@ from services.gateway.search.query_log import QueryLog, SearchAudit
 from services.gateway.search.query_rules import QueryRules
 from services.gateway.search.question import Course, Question
 from services.gateway.search.reports import changed
-from services.gateway.search.stages import Answer, Result
+from services.gateway.search.stages import Answer, Drafted, Result
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import search_pb2 as pb
 
@@ -201,13 +202,26 @@ def response(question: Question, answer: Answer, decision: Decision, next_page_t
         experiments=[part.to_proto() for part in decision.experiments],
         enrichment_score=answer.enrichment_score,
     )
-    teams = ["", *(name for name, _ in decision.interleaved.arms)] if decision.interleaved else [""]
+    arms = decision.interleaved.arms if decision.interleaved is not None else ()
     for result in answer.results:
         message = reply.results.add()
         result.write(message)
         if result.team:
-            message.team = teams[result.team]
+            message.team, _ = arms[result.team - 1]
+    if answer.drafted is not None:
+        reply.interleaved_arms.extend(_arms(arms, answer.drafted))
     return reply
+
+
+def _arms(arms: Sequence[tuple[str, Features]], drafted: Drafted) -> Iterator[pb.InterleavedArm]:
+    for place, (name, features) in enumerate(arms):
+        yield pb.InterleavedArm(
+            name=name,
+            features=features.to_proto(),
+            duration=duration(drafted.seconds[place]),
+            stages=[report.to_proto() for report in drafted.reports[place]],
+            failure_reason=drafted.failure_reason if place != drafted.served else "",
+        )
 
 
 def _trace(decision: Decision) -> None:

@@ -251,6 +251,10 @@ class Drafted:
     """Name of the arm that failed or came too late; empty where there is none, or where the caller is to blame."""
     course: Course | None = None
     """That of the second arm; None for one arm alone."""
+    failure_reason: str = ""
+    """Reason for one arm alone, as an UPPER_SNAKE_CASE word."""
+    reports: tuple[Sequence[StageReport], Sequence[StageReport]] = ((), ())
+    """Reports of each arm's stages; none of one whose results are not here."""
 
 
 @dataclass(frozen=True, slots=True)

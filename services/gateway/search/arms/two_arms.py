@@ -25,6 +25,7 @@ from services.gateway.search.order.enrichment import FIRST
 from services.gateway.search.order.interleaving import Coin, draft
 from services.gateway.search.pipeline import Pipeline, Ranking, Stages
 from services.gateway.search.question import Question
+from services.gateway.search.reports import changed
 from services.gateway.search.stages import Answer, Drafted
 
 _log = logs.get_logger("search")
@@ -71,20 +72,25 @@ class TwoArms:
         rankings = [arm.ranking for arm in arms]
         seconds = (arms[0].seconds, arms[1].seconds)
         first, second = rankings
-        if first and second and first.course.index_version == second.course.index_version:
+        switched = bool(first and second and first.course.index_version != second.course.index_version)
+        if first and second and not switched:
             return await _drafted(asked, (first, second), seconds, page_by)
         continued = asked.questions[0].course is not None
         served = next((place for place, ranking in enumerate(rankings) if ranking), 0)
-        ranking = rankings[served]
+        ranking, missing = rankings[served], arms[1 - served].error
         if ranking is None or continued:
-            raise next(error for arm in arms if (error := arm.error))
-        missing = arms[1 - served].error
-        blamed = missing is not None and kind_of(missing).evidence
+            raise next((arm.error for arm in arms if arm.error), changed("the collection is being switched"))
         answer = await ranking.answer(page_by)
-        return replace(
-            answer,
-            drafted=Drafted(seconds, one_arm=True, served=served, failed_arm=asked.names[1 - served] if blamed else ""),
+        blamed = missing is not None and kind_of(missing).evidence
+        drafted = Drafted(
+            seconds,
+            one_arm=True,
+            served=served,
+            failed_arm=asked.names[1 - served] if blamed else "",
+            failure_reason=_reason(missing),
+            reports=(answer.reports, ()) if served == 0 else ((), answer.reports),
         )
+        return replace(answer, drafted=drafted)
 
     async def _ended(self, asked: Asked, page_by: float) -> list[_Ended]:
         """Run both arms until they end, or until there is just time for the page."""
@@ -130,7 +136,15 @@ async def _drafted(
     scores = (ranking.score(first) for ranking in rankings)
     score = next((score for score in scores if score is not None), None)
     answer = await rankings[0].page(entries, page_by, more=len(placed) > last, score=score)
-    return replace(answer, drafted=Drafted(seconds, course=rankings[1].course))
+    reports = (answer.reports, list(rankings[1].attempts.reports.values()))
+    return replace(answer, drafted=Drafted(seconds, course=rankings[1].course, reports=reports))
+
+
+def _reason(missing: Exception | None) -> str:
+    """Reason for the lack of an arm; without an error the arms have met two versions of the collection."""
+    if missing is None:
+        return "INDEX_SWITCHED"
+    return missing.reason if isinstance(missing, SluiceError) else kind_of(missing).reason
 
 
 class _Name(NamedTuple):

@@ -303,6 +303,7 @@ class SearchResponse(_message.Message):
     ENRICHMENT_SCORE_FIELD_NUMBER: _builtins.int
     IMPRESSION_TOKEN_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
+    INTERLEAVED_ARMS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty when there is none."""
     collection: _builtins.str
@@ -327,11 +328,13 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
-        """One report for every stage, in the order of the pipeline."""
+        """One report for every stage, in the order of the pipeline. For an interleaved answer, those of the first arm; see
+        interleaved_arms.
+        """
 
     @_builtins.property
     def features(self) -> _features_pb2.Features:
-        """Flags of this request, all set."""
+        """Flags of this request, all set. For an interleaved answer, those of the first arm."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureArm]:
@@ -340,6 +343,12 @@ class SearchResponse(_message.Message):
     @_builtins.property
     def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentExposure]:
         """The experiments that the request is a part of."""
+
+    @_builtins.property
+    def interleaved_arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterleavedArm]:
+        """For an interleaved answer, its two arms, the control first; empty for other answers. Where one of them failed or came
+        too late, all results are the other's, features and stages are its own, and the answer is not counted.
+        """
 
     def __init__(
         self,
@@ -356,16 +365,61 @@ class SearchResponse(_message.Message):
         enrichment_score: _builtins.float | None = ...,
         impression_token: _builtins.bytes = ...,
         experiments: _abc.Iterable[Global___ExperimentExposure] | None = ...,
+        interleaved_arms: _abc.Iterable[Global___InterleavedArm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "enrichment_score", b"enrichment_score", "features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "experiments", b"experiments", "features", b"features", "impression_token", b"impression_token", "index_version", b"index_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "experiments", b"experiments", "features", b"features", "impression_token", b"impression_token", "index_version", b"index_version", "interleaved_arms", b"interleaved_arms", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enrichment_score: _TypeAlias = _typing.Literal["enrichment_score"]  # noqa: Y015
     _WhichOneofArgType__enrichment_score: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enrichment_score) -> _WhichOneofReturnType__enrichment_score | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class InterleavedArm(_message.Message):
+    """InterleavedArm is one of the two arms of an interleaved answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The arm's name."""
+    failure_reason: _builtins.str
+    """Reason of its failure, as an UPPER_SNAKE_CASE word; empty if its results are here."""
+    @_builtins.property
+    def features(self) -> _features_pb2.Features:
+        """Its flags, all set."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Time until its results were in order, or until it failed. What both arms ask is asked once, and counts for both."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
+        """One report for every stage, in the order of the pipeline; none if it failed or came too late."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        features: _features_pb2.Features | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        stages: _abc.Iterable[Global___StageReport] | None = ...,
+        failure_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "features", b"features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure_reason", b"failure_reason", "features", b"features", "name", b"name", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterleavedArm: _TypeAlias = InterleavedArm  # noqa: Y015
 
 @_typing.final
 class ExperimentExposure(_message.Message):
@@ -412,7 +466,9 @@ class Result(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     TEAM_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """Final score: higher is better, comparable only within one answer."""
+    """Final score: higher is better, comparable only within one answer. In an interleaved answer, that of the arm whose
+    result it is, comparable only within one team.
+    """
     rank: _builtins.int
     """Rank in the whole answer, from 1, over all pages."""
     duplicate_count: _builtins.int
