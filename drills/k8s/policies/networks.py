@@ -163,6 +163,7 @@ def references(rendering: Rendering) -> Found:
                 ("Secret", entry["valueFrom"]["secretKeyRef"]["name"])
                 for entry in container.get("env", ())
                 if "secretKeyRef" in entry.get("valueFrom", {})
+                and not entry["valueFrom"]["secretKeyRef"].get("optional")
             ]
         for kind, name in named:
             if (kind, name) not in made | _GIVEN:
