@@ -54,7 +54,7 @@ def config_maps_of(container: dict[str, Any]) -> list[str]:
 
 def _value(entry: dict[str, Any]) -> str:
     source = entry.get("valueFrom", {})
-    return str(entry.get("value", "https://given.example" if "configMapKeyRef" in source else "from a secret, as long as keys are"))
+    return str(entry.get("value", "https://given.example" if "configMapKeyRef" in source else "the value of a secret"))
 
 
 def pod_of(manifest: Manifest) -> dict[str, Any]:
