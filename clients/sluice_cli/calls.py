@@ -99,11 +99,13 @@ class Connection:
     metadata: tuple[tuple[str, str], ...] = ()
     rollout: str = ""
 
-    def client(self) -> AsyncClient:
-        """Make a client, to be opened."""
+    def client(self, *, waits: bool = True) -> AsyncClient:
+        """Make a client, to be opened; it waits for a busy gateway, or not."""
         if self.timeout is None:
-            return AsyncClient(self.gateway, **self.credentials)
-        return AsyncClient(self.gateway, timeout=self.timeout, index_timeout=self.timeout, **self.credentials)
+            return AsyncClient(self.gateway, waits=waits, **self.credentials)
+        return AsyncClient(
+            self.gateway, timeout=self.timeout, index_timeout=self.timeout, waits=waits, **self.credentials
+        )
 
     @property
     def credentials(self) -> Credentials:

@@ -49,6 +49,10 @@ ROOMS = {
         "sluice_cli.evaluation.judgments",
         "Read, write, make and compare judgments: of people, of clicks, of a language model.",
     ),
+    "whatif": (
+        "sluice_cli.evaluation.commands",
+        "Ask recorded questions again with other configurations, before a user sees them.",
+    ),
     "loadtest": (
         "sluice_cli.capacity",
         "Send the searches of many users at once: failures, percentiles, arms of rollouts.",

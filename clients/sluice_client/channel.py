@@ -62,13 +62,21 @@ class Caller:
     """A caller of one server, used as `async with` on one loop."""
 
     def __init__(
-        self, address: str, *, server: str, service: str, timeout: float, **credentials: Unpack[Credentials]
+        self,
+        address: str,
+        *,
+        server: str,
+        service: str,
+        timeout: float,
+        waits: bool = True,
+        **credentials: Unpack[Credentials],
     ) -> None:
-        """`server` is for errors; the health of `service` is watched."""
+        """`server` is for errors; the health of `service` is watched; a busy server is waited for if it `waits`."""
         self.address = address
         self._server = f"{server} at {address}"
         self._service = service
         self._timeout = timeout
+        self._waits = waits
         self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
@@ -113,7 +121,7 @@ class Caller:
                 return await method(request, timeout=left, metadata=self._metadata(request_id))
             except grpc.aio.AioRpcError as error:
                 found = error_from(error, self._server, request_id)
-            pause = _pause(found, attempt)
+            pause = _pause(found, attempt) if self._waits else None
             if pause is None or pause >= end - time.monotonic():
                 raise found from None
             await asyncio.sleep(pause)

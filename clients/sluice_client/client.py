@@ -53,8 +53,9 @@ class AsyncClient(Answering, Enriching, Explaining, Recording):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have
-    `index_timeout`, which grows with the text of a batch. A gateway may ask for `Credentials`; opening raises OSError
-    for a file of `tls` that cannot be read.
+    `index_timeout`, which grows with the text of a batch. A call that a busy gateway sheds is sent again when the
+    gateway wishes, if the deadline allows it; not with `waits=False`, for callers that had better come back later. A
+    gateway may ask for `Credentials`; opening raises OSError for a file of `tls` that cannot be read.
     """
 
     def __init__(
@@ -63,10 +64,16 @@ class AsyncClient(Answering, Enriching, Explaining, Recording):
         *,
         timeout: float = 10.0,
         index_timeout: float = 120.0,
+        waits: bool = True,
         **credentials: Unpack[Credentials],
     ) -> None:
         super().__init__(
-            address, server="the gateway", service="sluice.gateway.v1.SearchService", timeout=timeout, **credentials
+            address,
+            server="the gateway",
+            service="sluice.gateway.v1.SearchService",
+            timeout=timeout,
+            waits=waits,
+            **credentials,
         )
         self._index_timeout = index_timeout
 

@@ -119,9 +119,10 @@ class Client(_Blocking[AsyncClient]):
         *,
         timeout: float = 10.0,
         index_timeout: float = 120.0,
+        waits: bool = True,
         **credentials: Unpack[Credentials],
     ) -> None:
-        super().__init__(AsyncClient(address, timeout=timeout, index_timeout=index_timeout, **credentials))
+        super().__init__(AsyncClient(address, timeout=timeout, index_timeout=index_timeout, waits=waits, **credentials))
 
     search = _call(AsyncClient.search)
     compare = _call(AsyncClient.compare)

@@ -175,3 +175,53 @@ async def test_the_arms_of_an_experiments_plan_are_configurations(judged: Path) 
         result = await running(gateway.address)(*said, "--json", "--limit", "1")
         sides = json.loads(result.stdout)["sides"]
         assert [(side["name"], side["flags"]) for side in sides] == [("base", {}), ("reranked", {"rerank": True})]
+
+
+async def test_recorded_questions_are_asked_again_and_compared(animals: Sluice, judged: Path) -> None:
+    said = ["whatif", "animals", "--sample", str(judged / "queries.jsonl"), "--rate", "1000", "--concurrency", "2"]
+    said += ["--judgments", str(judged / "qrels.tsv"), "--output", str(judged / "replay.json"), "--show", "3"]
+    said += ["--plot", str(judged / "replay.svg")]
+    result = await animals(*said, "--config", "dense=lexical:false", "--config", "words=dense:false")
+    assert "words against dense over 9 recorded questions" in result.stdout
+    assert "Questions that changed most" in result.stdout
+    written = json.loads((judged / "replay.json").read_text())
+    found = written["result"]
+    assert (written["step"], found["questions"], found["stopped"], found["verdict"]) == ("replay", 9, "", "better")
+    assert "where does the" not in json.dumps(written)
+    (changed,) = found["changed"]
+    assert 0 <= changed["rank_biased_overlap"]["low"] <= changed["rank_biased_overlap"]["value"] < 1
+    assert found["quality"]["questions"] == 8
+    assert found["sides"][0]["items"]["embed"] == 1
+    assert (judged / "replay.svg").exists()
+
+
+async def test_a_replay_waits_for_a_gateway_that_has_no_room_and_asks_again(judged: Path) -> None:
+    async with canned_gateway() as gateway:
+        gateway.failures.extend([None, errors.ResourceExhausted("busy", retry_after=0.01), None])
+        said = ["whatif", "c", "--sample", str(judged / "queries.jsonl"), "--rate", "500", "--limit", "3", "--json"]
+        result = await running(gateway.address)(*said, "--config", "a=", "--config", "b=dense:false")
+        found = printed(result)
+        assert (found["questions"], len(gateway.requests)) == (3, 7)
+        assert (found["pace"]["refused"], found["pace"]["backed_off"]) == (1, 1)
+        assert [side["failed"] for side in found["sides"]] == [0, 0]
+
+
+async def test_a_replay_ends_where_the_gateway_has_no_spare_capacity(judged: Path) -> None:
+    async with canned_gateway() as gateway:
+        busy = [errors.ResourceExhausted("busy", retry_after=0.001) for _ in range(20)]
+        gateway.failures.extend([None, None, *busy])
+        said = ["whatif", "c", "--sample", str(judged / "queries.jsonl"), "--rate", "1000"]
+        result = await running(gateway.address)(*said, "--config", "a=", "--config", "b=dense:false")
+        assert result.exit_code == calls.NEEDS_A_LOOK
+        assert "ended early: the gateway has no spare capacity; the figures are of 1 questions" in result.stderr
+        assert len(gateway.requests) < 12
+
+
+async def test_a_replay_keeps_its_figures_where_the_gateway_goes_away(judged: Path) -> None:
+    async with canned_gateway() as gateway:
+        gateway.failures.extend([None, None, errors.NotFound("the collection was deleted")])
+        said = ["whatif", "c", "--sample", str(judged / "queries.jsonl"), "--rate", "500"]
+        result = await running(gateway.address)(*said, "--config", "a=", "--config", "b=dense:false")
+        assert result.exit_code == calls.NEEDS_A_LOOK
+        assert "ended early: the collection was deleted" in result.stderr
+        assert "over 1 recorded questions" in result.stdout

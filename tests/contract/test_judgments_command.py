@@ -80,14 +80,18 @@ async def test_clicks_become_judgments_with_their_counts(sluice: Sluice, tmp_pat
     events = []
     for number in range(40):
         order = ["a", "b"] if number % 2 else ["b", "a"]
-        events.append({"query_id": str(number), "user_query": "why?", "query_response_hit_ids": order})
+        events.append(
+            {"query_id": str(number), "client_id": "u", "user_query": "why?", "query_response_object_ids": order}
+        )
         if number % 4:
             click = {"action_name": "click", "event_attributes": {"object": {"object_id": "a"}}}
             events.append({"query_id": str(number), **click})
-    events.append({"query_id": "x", "user_query": "", "query_response_hit_ids": ["a"]})
-    (tmp_path / "ubi.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    events.append({"query_id": "x", "client_id": "u", "query_response_object_ids": ["a"]})
+    (tmp_path / "ubi").mkdir()
+    for name, some in (("ubi_queries.jsonl", events[::2]), ("ubi_events.jsonl", events[1::2])):
+        (tmp_path / "ubi" / name).write_text("".join(json.dumps(one) + "\n" for one in some))
     made = tmp_path / "clicked.jsonl"
-    result = await sluice("judgments", "from-clicks", tmp_path / "ubi.jsonl", "--output", made, "--model", model)
+    result = await sluice("judgments", "from-clicks", tmp_path / "ubi", "--output", made, "--model", model)
     assert result.exit_code == calls.DONE, result.output
     assert "40 answers with 30 clicks: 2 judgments of 1 queries" in result.stdout
     assert "1 answers have no query" in result.stderr
@@ -98,7 +102,7 @@ async def test_clicks_become_judgments_with_their_counts(sluice: Sluice, tmp_pat
 
 
 async def test_too_few_impressions_make_no_judgments(sluice: Sluice, tmp_path: Path) -> None:
-    line = {"query_id": "1", "user_query": "why?", "query_response_hit_ids": ["a"]}
+    line = {"query_id": "1", "client_id": "u", "user_query": "why?", "query_response_object_ids": ["a"]}
     (tmp_path / "ubi.jsonl").write_text(json.dumps(line) + "\n")
     result = await sluice("judgments", "from-clicks", tmp_path / "ubi.jsonl", "--output", tmp_path / "c.jsonl")
     assert (result.exit_code, "a lower --min-impressions" in result.stderr) == (calls.NEEDS_A_LOOK, True)

@@ -91,3 +91,57 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         as_json=as_json,
     )
     calls.run(context, command.evaluate, options)
+
+
+@app.command()
+def whatif(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
+    context: typer.Context,
+    collection: CollectionToAsk,
+    sample: Annotated[Path, typer.Option(metavar="FILE", help="Questions of `sluice feedback sample`, or BEIR's.")],
+    configurations: Configurations = None,
+    judgments: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judgments, for the questions that have them.")
+    ] = None,
+    relevant: Relevant = 1,
+    rate: Annotated[float, typer.Option(metavar="N", min=0.01, max=1000, help="Most requests a second.")] = 2.0,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=2, help="Questions at once.")] = 1,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions only.")] = None,
+    show: Show = 5,
+    by_document: ByDocument = False,
+    rollout: Rollout = ROLLOUT,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask recorded questions again with other configurations: what would change, before a user sees it.
+
+    Runs on spare capacity: never faster than --rate, half as fast whenever the gateway has no room or takes twice as
+    long, and not at all where that is not enough. Ctrl-C ends it with the figures so far. It names no user, and counts
+    for no rollout and no experiment.
+
+    \b
+    Examples:
+      sluice feedback sample --limit 200 --output sample.jsonl
+      sluice whatif papers --sample sample.jsonl --config base= --config late=rerank:true,rerank_method:late
+      sluice whatif papers --sample sample.jsonl --config plan.yaml --rate 5 --output replay.json --plot replay.png
+    """
+    from sluice_cli import calls
+    from sluice_cli.evaluation import whatif as command
+
+    options = command.Options(
+        collection=collection,
+        sample=sample,
+        configurations=configurations or [],
+        judgments=judgments,
+        relevant=relevant,
+        rollout=rollout,
+        rate=rate,
+        concurrency=concurrency,
+        limit=limit,
+        show=show,
+        by_document=by_document,
+        output=output,
+        plot=plot,
+        as_json=as_json,
+    )
+    calls.run(context, command.whatif, options)

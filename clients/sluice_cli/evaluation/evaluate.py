@@ -63,6 +63,8 @@ class Evaluation:
     quality: Quality
     left_out: int
     """Queries with judgments that were not asked: without a text, or without a relevant document."""
+    verdict: str
+    """better or worse, of the last configuration by nDCG@10; open where the interval holds 0."""
     kendalls_tau: float | None
     """Agreement of the order of the configurations by nDCG@10 with that by the second list; None without one."""
 
@@ -94,6 +96,7 @@ async def evaluate(connection: Connection, options: Options) -> int:
         [side_of(one, asked) for one in configurations],
         quality,
         len(judgments.grades) - len(texts),
+        verdict_of(quality, names[-1]),
         tau,
     )
     return _report(found, options, texts)
@@ -187,6 +190,14 @@ def warned(sides: Sequence[Side], quality: Quality | None, *, by_document: bool)
         )
         code = NEEDS_A_LOOK
     return code
+
+
+def verdict_of(quality: Quality | None, configuration: str) -> str:
+    """Say if a configuration is better or worse than the first one by nDCG@10; open where that is not known."""
+    for one in quality.differences if quality is not None else ():
+        if (one.configuration, one.measure) == (configuration, NDCG):
+            return "better" if one.difference.low > 0 else "worse" if one.difference.high < 0 else "open"
+    return "open"
 
 
 def summary_of(found: Evaluation) -> str:

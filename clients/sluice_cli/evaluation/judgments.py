@@ -28,7 +28,7 @@ def group() -> None:
     \b
     Examples:
       sluice judgments import qrels.txt --queries queries.jsonl --output judgments.jsonl
-      sluice judgments from-clicks ubi.jsonl --output clicked.jsonl
+      sluice judgments from-clicks ubi/ --output clicked.jsonl
       sluice judgments ask-llm papers --judgments qrels.tsv --llm-url http://localhost:8090 --model m --output llm.jsonl
       sluice judgments agreement qrels.tsv llm.jsonl
     """
@@ -82,12 +82,14 @@ def export(
 
 
 @judgments.command("from-clicks")
-def from_clicks(
+def from_clicks(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     context: typer.Context,
     output: Output,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="Lines of UBI, of `sluice feedback export`; else asks the service."),
+        typer.Argument(
+            metavar="[FILE...]", help="Files of `sluice feedback export`, or its folder; else asks the service."
+        ),
     ] = None,
     model: Annotated[
         Literal["pbm", "coec"],
@@ -96,7 +98,10 @@ def from_clicks(
     least_impressions: Annotated[
         int, typer.Option("--min-impressions", metavar="N", min=1, help="Leave out what was shown less often.")
     ] = 10,
-    collection: Annotated[str, typer.Option(metavar="NAME", help="Only answers from it; the service's alone.")] = "",
+    collection: Annotated[str, typer.Option(metavar="NAME", help="Only answers from this collection.")] = "",
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Count answers to nobody; evaluations and replays are such, too.")
+    ] = False,
     rollout: Rollout = ROLLOUT,
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +113,7 @@ def from_clicks(
     \b
     Examples:
       sluice judgments from-clicks --collection papers --output clicked.jsonl
-      sluice judgments from-clicks ubi.jsonl --model coec --min-impressions 50 --output clicked.jsonl
+      sluice judgments from-clicks ubi/ --model coec --min-impressions 50 --output clicked.jsonl
     """
     from sluice_cli import calls
     from sluice_cli.evaluation import lists as command
@@ -116,12 +121,10 @@ def from_clicks(
     calls.run(
         context,
         command.from_clicks,
-        files or [],
+        command.Source(files or [], collection, anonymous, rollout),
         output=output,
         model=model,
         least_impressions=least_impressions,
-        collection=collection,
-        rollout=rollout,
         as_json=as_json,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -30,12 +31,11 @@ from sluice_judgments.agreement import agreement as agreement_of
 from sluice_judgments.clicks import Counts, Estimated, Served, clicks_over_expected, position_based
 from sluice_judgments.files import FORMS, json_lines
 from sluice_judgments.judgments import Judgments, merged
-from sluice_judgments.ubi import Recorded, query_id_of, recorded
+from sluice_judgments.ubi import Recorded, read_ubi
 from sluice_statistics.intervals import Estimate
 
 _ESTIMATORS = {"pbm": position_based, "coec": clicks_over_expected}
 _PERCENT = 100
-_HASHED = "hmac:"
 
 
 async def import_lists(
@@ -66,18 +66,10 @@ async def export_list(_: Connection, source: Path, *, output: Path, form: str) -
 
 
 async def from_clicks(
-    connection: Connection,
-    files: Sequence[Path],
-    *,
-    output: Path,
-    model: str,
-    least_impressions: int,
-    collection: str,
-    rollout: str,
-    as_json: bool,
+    connection: Connection, source: Source, *, output: Path, model: str, least_impressions: int, as_json: bool
 ) -> int:
     """Make judgments of clicks; the exit code is 1 if there are none."""
-    served = await served_answers(connection, files, collection=collection, rollout=rollout)
+    served = await served_answers(connection, source)
     estimated = _ESTIMATORS[model](Counts(served.pages), least_impressions)
     grades: dict[str, dict[str, int]] = {}
     more = {}
@@ -89,8 +81,7 @@ async def from_clicks(
             "impressions": one.impressions,
             "clicks": one.clicks,
         }
-    texts = {query: text for query, text in served.texts.items() if not text.startswith(_HASHED)}
-    found = Judgments(grades, texts)
+    found = Judgments(grades, {query: text for query, text in served.clear_texts.items() if query in grades})
     write_lines(output, json_lines(found, more))
     counts: dict[str, int | str] = {
         "answers": len(served.pages),
@@ -114,44 +105,45 @@ async def from_clicks(
     return DONE
 
 
-async def served_answers(connection: Connection, files: Sequence[Path], *, collection: str, rollout: str) -> Recorded:
-    """Read what was served and clicked, from files or else from the service. Raises Problem, SluiceError."""
-    if not files:
-        return await _exported(connection, collection, rollout)
-    pages: list[Served] = []
-    texts: dict[str, str] = {}
-    without = 0
-    for path in files:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The place that has what was served."""
+
+    files: Sequence[Path]
+    """Lines of UBI, or folders of them; none: the rollout service is asked."""
+    collection: str
+    anonymous: bool
+    rollout: str
+
+
+async def served_answers(connection: Connection, source: Source) -> Recorded:
+    """Read what was served and clicked. Raises Problem, SluiceError."""
+    found = Recorded(source.anonymous)
+    if source.files:
         try:
-            with path.open(encoding="utf-8") as lines:
-                found = recorded(lines)
+            read_ubi(chain.from_iterable(_lines_of(path) for path in source.files), found, source.collection)
         except (OSError, ValueError) as error:
             raise Problem(
-                f"{path} cannot be used: {error}",
-                "give the lines that `sluice feedback export` writes",
+                f"{' '.join(map(str, source.files))} cannot be used: {error}",
+                "give the files that `sluice feedback export` writes, or their folder",
                 exit_code=WRONG_COMMAND_LINE,
             ) from None
-        pages += found.pages
-        texts |= found.texts
-        without += found.without_query
-    return Recorded(pages, texts, without)
+    else:
+        async with AsyncExperimentClient(source.rollout, actor=user_name(), **connection.credentials) as client:
+            async for answer in client.feedback(collection=source.collection):
+                impression = answer.served.impression
+                used = {one.object_id for one in answer.events if one.action in {EventAction.CLICK, EventAction.CITE}}
+                page = Served("", impression.object_ids, used, max(1, impression.first_position))
+                found.add(answer.served.query, f"{impression.unit:x}" if impression.unit else "", page)
+    if found.without_user:
+        say_warning(f"{found.without_user:,} answers to nobody are left out; --anonymous counts them, too")
+    return found
 
 
-async def _exported(connection: Connection, collection: str, rollout: str) -> Recorded:
-    pages: list[Served] = []
-    texts: dict[str, str] = {}
-    without = 0
-    async with AsyncExperimentClient(rollout, actor=user_name(), **connection.credentials) as client:
-        async for answer in client.feedback(collection=collection):
-            text, impression = answer.served.query, answer.served.impression
-            if not text:
-                without += 1
-                continue
-            query = text if text.startswith(_HASHED) else query_id_of(text)
-            texts[query] = text
-            used = {one.object_id for one in answer.events if one.action in {EventAction.CLICK, EventAction.CITE}}
-            pages.append(Served(query, impression.object_ids, used, max(1, impression.first_position)))
-    return Recorded(pages, texts, without)
+def _lines_of(path: Path) -> Iterator[str]:
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        with file.open(encoding="utf-8") as lines:
+            yield from lines
 
 
 async def compare_lists(

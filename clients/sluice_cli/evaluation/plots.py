@@ -12,7 +12,10 @@ from sluice_cli.evaluation.measures import NAMES
 from sluice_cli.evaluation.quality import Quality
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from sluice_cli.evaluation.whatif import Changed
 
 _COLOURS = ("#1f6feb", "#8250df", "#1a7f37", "#bf8700", "#cf222e", "#6e7781")
 
@@ -32,15 +35,41 @@ def draw_quality(quality: Quality, sides: Sequence[Side], path: Path) -> None:
     left.set_yticklabels([f"{one.configuration}: {one.measure}" for one in quality.differences])
     left.invert_yaxis()
     left.set_xlabel(f"difference from {sides[0].name}, 95 % ({quality.questions:,} questions)")
-    places = range(len(sides))
-    right.barh([place - 0.2 for place in places], [side.p50_ms or 0 for side in sides], 0.36, color=_COLOURS[0])
-    right.barh([place + 0.2 for place in places], [side.p95_ms or 0 for side in sides], 0.36, color="#b6d4fe")
-    right.set_yticks(list(places))
-    right.set_yticklabels(names)
-    right.invert_yaxis()
-    right.set_xlabel("ms (P50, and P95 lighter)")
+    _draw_times(right, sides)
     figure.suptitle(f"Quality against {sides[0].name}: {', '.join(NAMES)}", fontsize=11)
     save(figure, path)
+
+
+def draw_replay(sides: Sequence[Side], changed: Sequence[Changed], path: Path) -> None:
+    """Draw how far the results agree with the first configuration's, and the time of each. Raises Problem."""
+    figure = new_figure(10, 1.8 + 0.5 * max(2, len(sides)))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for place, one in enumerate(changed):
+        for offset, name, found in ((-0.15, "overlap@10", one.overlap), (0.15, "RBO", one.rank_biased_overlap)):
+            colour = _COLOURS[0] if offset < 0 else _COLOURS[1]
+            label = name if place == 0 else None
+            left.plot([found.low, found.high], [place + offset] * 2, color=colour, linewidth=2.2, label=label)
+            left.plot([found.value], [place + offset], "o", color=colour, markersize=6)
+    left.set_yticks(range(len(changed)))
+    left.set_yticklabels([one.configuration for one in changed])
+    left.set_ylim(len(changed) - 0.5, -0.5)
+    left.set_xlim(0, 1.02)
+    left.set_xlabel(f"agreement with {sides[0].name}, 95 %")
+    if changed:
+        left.legend(frameon=False, loc="lower left")
+    _draw_times(right, sides)
+    figure.suptitle(f"Recorded questions, asked again: {', '.join(side.name for side in sides)}", fontsize=11)
+    save(figure, path)
+
+
+def _draw_times(axes: Axes, sides: Sequence[Side]) -> None:
+    places = range(len(sides))
+    axes.barh([place - 0.2 for place in places], [side.p50_ms or 0 for side in sides], 0.36, color=_COLOURS[0])
+    axes.barh([place + 0.2 for place in places], [side.p95_ms or 0 for side in sides], 0.36, color="#b6d4fe")
+    axes.set_yticks(list(places))
+    axes.set_yticklabels([side.name for side in sides])
+    axes.invert_yaxis()
+    axes.set_xlabel("ms (P50, and P95 lighter)")
 
 
 def new_figure(width: float, height: float) -> Figure:
