@@ -32,7 +32,7 @@ from services.gateway.rollout.exposure import Exposure
 from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.snapshot import SnapshotFile
-from services.gateway.rpc import collections_servicer, documents_servicer, transfer_servicer
+from services.gateway.rpc import collections_servicer, documents_servicer, feedback_servicer, transfer_servicer
 from services.gateway.rpc.access_servicer import AccessServicer
 from services.gateway.rpc.answer_servicer import AnswerServicer
 from services.gateway.rpc.channels import Channels
@@ -160,7 +160,8 @@ async def compose(settings: GatewaySettings) -> AsyncIterator[Stage]:
             edge=True,
             bulk_methods=documents_servicer.BULK_METHODS
             | collections_servicer.BULK_METHODS
-            | transfer_servicer.BULK_METHODS,
+            | transfer_servicer.BULK_METHODS
+            | feedback_servicer.BULK_METHODS,
         )
 
 

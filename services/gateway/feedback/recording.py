@@ -1,4 +1,4 @@
-"""Checks of events against the impressions that they are about. Pure.
+"""Checks of events against the impressions that they are about.
 
 What is refused here will be refused again: the answer was not served, or the event says of it what cannot be. All of a
 batch is checked before any of it is stored, and only impressions with an event that counts go on.
@@ -6,6 +6,7 @@ batch is checked before any of it is stored, and only impressions with an event 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ MAX_EVENT_ID_CHARACTERS = 128
 MAX_TEXT_BYTES = 256
 MICROSECONDS = 1_000_000
 _DAY_SECONDS = 86_400
+_AT_ONCE = 100
 
 _ASPECT = re.compile(r"[a-z0-9_]{0,64}")
 _NEED_A_RESULT = frozenset({type_pb.EVENT_ACTION_CLICK, type_pb.EVENT_ACTION_CITE})
@@ -70,8 +72,11 @@ class Recording:
         self._impressions = impressions
         self._days = days
 
-    def check(self, request: pb.RecordEventsRequest, tenant: str, now: int) -> Checked:
-        """Check a batch of a caller of a tenant. `now` is in microseconds since 1970. Raises InvalidArgument."""
+    async def check(self, request: pb.RecordEventsRequest, tenant: str, now: int) -> Checked:
+        """Check a batch of a caller of a tenant. `now` is in microseconds since 1970. Raises InvalidArgument.
+
+        It gives way now and then, so that no search waits for a large batch.
+        """
         if not 1 <= len(request.events) <= MAX_EVENTS:
             raise InvalidArgument("events", f"holds {len(request.events)}; send 1 to {MAX_EVENTS:,} in one call")
         if len(request.impression_tokens) > MAX_EVENTS:
@@ -80,6 +85,8 @@ class Recording:
         hashed: dict[str, str] = {}
         checked = Checked()
         for index, event in enumerate(request.events):
+            if index % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 about = self._check(event, shown.get(event.query_id, ()), tenant, now)
             except _Refused as refused:

@@ -22,6 +22,7 @@ from sluice.gateway.v1 import feedback_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+BULK_METHODS = frozenset({"RecordEvents"})
 _PREFIX = "EVENT_REJECTION_REASON_"
 
 
@@ -48,7 +49,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 reason="FEEDBACK_OFF",
             )
         deadline = deadline_of(context, self._settings.default_deadline_seconds)
-        checked = self._recording.check(request, caller_of().tenant, time.time_ns() // 1_000)
+        checked = await self._recording.check(request, caller_of().tenant, time.time_ns() // 1_000)
         duplicates = 0
         if checked.request.events:
             duplicates = await self._client.store(checked.request, deadline=deadline)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -60,7 +61,7 @@ def event(number: int = 1, *, at: int | None = None, **fields: Any) -> type_pb.E
 
 def checked(*events: type_pb.Event, tokens: list[bytes] | None = None, tenant: str = "", now: int = NOW) -> Checked:
     request = pb.RecordEventsRequest(impression_tokens=[token()] if tokens is None else tokens, events=events)
-    return Recording(Impressions(KEYS), days=7).check(request, tenant, now)
+    return asyncio.run(Recording(Impressions(KEYS), days=7).check(request, tenant, now))
 
 
 def reasons(checked: Checked) -> dict[int, pb.EventRejectionReason.ValueType]:
