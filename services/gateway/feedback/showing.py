@@ -76,22 +76,20 @@ class Showing:
         self._answer = answer
 
     def ended(self, ending: Ending) -> None:
-        """Report the impression, if it is to be kept."""
-        if not self._showings.keeps(self._decision):
+        """Report the impression, if it is to be kept; not of a request that the caller gave up, who saw nothing."""
+        if ending.given_up or not self._showings.keeps(self._decision):
             return
+        drafted = None if self._answer is None else self._answer.drafted
         served = pb.ServedImpression(
             impression=self._made(None) if self._impression is None else self._impression,
+            ending=_ending(ending, one_arm=drafted is not None and drafted.one_arm),
+            duration=duration(ending.seconds),
             query=self._showings.kept_query(self._question.query),
             model_token_count=self._spending.tokens,
         )
-        drafted = None if self._answer is None else self._answer.drafted
         if drafted is not None:
             served.arm_durations.extend(duration(seconds) for seconds in drafted.seconds)
             served.missing_arm = drafted.failed_arm
-        # Of a request that the caller gave up nothing is known: nobody was shown anything, and no time was measured.
-        if not ending.given_up:
-            served.ending = _ending(ending, one_arm=drafted is not None and drafted.one_arm)
-            served.duration.CopyFrom(duration(ending.seconds))
         self._showings.report(served)
 
     def _made(self, answer: Answer | None) -> Impression:

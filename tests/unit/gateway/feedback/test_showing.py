@@ -87,11 +87,13 @@ def test_a_request_that_failed_is_reported_without_results(error: Exception) -> 
     assert [part.arm for part in served.impression.exposures] == ["control"]
 
 
-def test_a_request_whose_deadline_passed_has_failed_and_one_that_was_given_up_has_no_known_end() -> None:
+def test_a_request_whose_deadline_passed_has_failed_and_one_that_the_caller_gave_up_is_not_reported() -> None:
     assert Request().end(None, asyncio.CancelledError(), late=True).ending == pb.IMPRESSION_ENDING_FAILED
-    given_up = Request().end(None, asyncio.CancelledError())
-    assert given_up.ending == pb.IMPRESSION_ENDING_UNSPECIFIED
-    assert not given_up.HasField("duration")
+    given_up = Request()
+    observed = Observed(Evidence(), PART, time.monotonic() + 60, given_up.showing)
+    with contextlib.suppress(asyncio.CancelledError), observed:
+        raise asyncio.CancelledError
+    assert given_up.reported == []
 
 
 def test_a_mistake_of_the_caller_is_not_reported() -> None:
