@@ -11,12 +11,17 @@ UID = "sluice-rollouts"
 
 
 def built() -> dashboard.Dashboard:
-    """Build three rows."""
+    """Build four rows."""
     return dashboard_of(
         UID,
         "Sluice: rollouts",
         "Features on their way to users: how many they reach, what speaks against them, and who took them back.",
-        {"Exposure": _exposure(), "Evidence and decisions": _evidence(), "Snapshots": _snapshots()},
+        {
+            "Exposure": _exposure(),
+            "Evidence and decisions": _evidence(),
+            "Experiments and feedback": _experiments(),
+            "Snapshots": _snapshots(),
+        },
     )
 
 
@@ -117,6 +122,31 @@ def _evidence() -> list[Panel]:
             "Evidence lost",
             "Requests and units a second that a gateway had no room for until the service took its reports again.",
             Query(rate("sluice_rollout_evidence_lost_total", by="kind"), "{{kind}}"),
+            unit="short",
+        ),
+    ]
+
+
+def _experiments() -> list[Panel]:
+    return [
+        lines(
+            "Searches in experiments",
+            "Searches of users who are a part of an experiment, by arm; interleaved answers have the results of two.",
+            Query(rate("sluice_experiment_searches_total", by="experiment, arm"), "{{experiment}} {{arm}}"),
+            unit="reqps",
+        ),
+        lines(
+            "Events on answers",
+            "What people did with answers: stored, known already, or rejected with the reason. Forged and late ones "
+            "show here first.",
+            Query(rate("sluice_feedback_events_total", by="outcome"), "{{outcome}}"),
+            unit="short",
+        ),
+        lines(
+            "Answers reported",
+            "Answers that gateways have the rollout service store. What failed is sent again; what is lost is lost for "
+            "all arms alike.",
+            Query(rate("sluice_feedback_impressions_total", by="outcome"), "{{outcome}}"),
             unit="short",
         ),
     ]

@@ -8,7 +8,8 @@ from drills.observe.prometheus import Prometheus
 from tools.metrics_table import Series, declared
 
 # What one gateway and one rollout service that are in order do not move; their own tests do (tests/contract,
-# tests/unit/reasoner and tests/integration/test_rollout*). Nor has the platform TLS (tests/contract/test_tls.py).
+# tests/unit/reasoner and tests/integration/test_rollout*), and the drill of experiments. Nor has the platform TLS
+# (tests/contract/test_tls.py).
 STILL = (
     "qdrant_engine_",
     "reasoner_",
@@ -16,6 +17,8 @@ STILL = (
     "sluice_audit_",
     "sluice_quota_",
     "sluice_certificate_expiry_timestamp_seconds",
+    "sluice_experiment_",
+    "sluice_feedback_",
     "sluice_log_lines_dropped_total",
     "sluice_precision_refused",
     "sluice_rollout_override_problems",
