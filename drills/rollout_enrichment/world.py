@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 from itertools import product
@@ -11,14 +12,17 @@ from demo import corpus as documentation
 from deploy.local.paths import BUILD
 from drills.rollout_regressions.platform import World
 from drills.rollout_regressions.regressions import NONE, SEARCH, SERVICE, Context, Regression, SpoilingRetriever
+from services.experiment.bucketing import Arm, arm_of, bucket
 from sluice_cli.loadtest import read_questions
 from sluice_client import Document
 
+FEATURE = "enrichment"
 EXPAND = f"/{SERVICE}/ExpandRelations"
 # Time of a search, as over an index that is larger by far; with its spread.
 INDEX_SECONDS, SPREAD = 0.4, 0.25
 SLOW = Regression("slow relations", slower=6.0)
 _PASSAGES, _LONGEST_CHARACTERS = 300, 300
+_USERS, _FIRST_PPM = 6000, 100_000
 _FIRST = ("Adeline", "Bruno", "Cecily", "Dorian", "Esther", "Fergus", "Giselle", "Horace", "Imogen", "Jasper")
 _LAST = ("Abernathy", "Blackwood", "Castellan", "Drummond", "Eastlake", "Fairweather")
 _TOWNS = [f"{start}{end}" for start, end in product(("Alder", "Bram", "Cold", "Dun"), ("ford", "wick", "mere", "holt"))]
@@ -70,11 +74,19 @@ def questions() -> list[str]:
     return asked
 
 
+def users() -> list[str]:
+    """Users who are in an arm at the first share, and so at all: arms nest. A pair counts once a user: they are many."""
+    found = (f"user-{number}" for number in itertools.count())
+    in_arms = (user for user in found if arm_of(bucket(FEATURE, user), _FIRST_PPM, _FIRST_PPM) is not Arm.STANDARD)
+    return list(itertools.islice(in_arms, _USERS))
+
+
 WORLD = World(
     documents,
     questions,
     Relations,
     embedder={"EMBEDDING_MODEL": "all-MiniLM-L6-v2", "INFERENCE_THREADS": "1", "CACHE_ENTRIES": "4096"},
     gateway={"TOKEN_VECTORS": "1"},
-    in_arms_alone=True,
+    users=users,
+    user_skew=0.0,
 )

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,9 @@ class World:
     retriever: type[SpoilingRetriever] = SpoilingRetriever
     embedder: Mapping[str, str] = field(default_factory=lambda: {"EMBEDDING_MODEL": "", "PSEUDO_DIMENSION": "64"})
     gateway: Mapping[str, str] = field(default_factory=dict)
-    in_arms_alone: bool = False
-    """True if users who turn out to be in no arm ask no more: at small shares, evidence comes the sooner."""
+    users: Callable[[], Sequence[str]] = lambda: [f"user-{number}" for number in range(USERS)]
+    user_skew: float = SKEW
+    """Exponent of Zipf's law by which they ask; 0 means that all ask alike."""
 
 
 @dataclass
@@ -84,8 +85,6 @@ class Platform:
     retriever: SpoilingRetriever
     service: StageProcess
     rollout: AsyncRolloutClient
-    in_no_arm: set[str] = field(default_factory=set)
-    """Users who ask no more; cleared by who changes the share."""
 
     @property
     def asked(self) -> int:
@@ -188,17 +187,13 @@ def _documents() -> list[Document]:
 async def _asking(made: Platform, askers: int, world: World) -> AsyncIterator[None]:
     """Users who ask one gateway after the other, some of them much more than others."""
     chance = random.Random(11)
-    users = Zipf([f"user-{number}" for number in range(USERS)], SKEW, chance)
+    users = Zipf(world.users(), world.user_skew, chance)
     questions = Zipf(world.questions(), SKEW, chance)
 
     async def ask(number: int) -> None:
         while True:
             for replica in made.replicas[number % GATEWAYS :] + made.replicas[: number % GATEWAYS]:
-                user = users.draw()
-                if user in made.in_no_arm:
-                    await asyncio.sleep(0)
-                elif not await _ask(replica, user, questions.draw()) and world.in_arms_alone:
-                    made.in_no_arm.add(user)
+                await _ask(replica, users.draw(), questions.draw())
 
     tasks = [asyncio.create_task(ask(number)) for number in range(askers)]
     try:
@@ -211,17 +206,16 @@ async def _asking(made: Platform, askers: int, world: World) -> AsyncIterator[No
     assert not broken, broken
 
 
-async def _ask(replica: Replica, user: str, question: str) -> bool:
-    """Ask; False if there are features, and the user is in no arm of them."""
+async def _ask(replica: Replica, user: str, question: str) -> None:
+    """Ask, and note what came of it."""
     try:
         answer = await replica.client.search(question, user_id=user)
     except SluiceError as error:
         replica.failed[f"{error.code.name} {error.reason}"] += 1
         await asyncio.sleep(0.01)
-        return True
+        return
     replica.answered += 1
     for arm in answer.arms:
         if arm.arm is Arm.TREATMENT:
             replica.treated[arm.feature] += 1
             replica.last_treated[arm.feature] = time.time()
-    return not answer.arms or any(arm.arm in (Arm.TREATMENT, Arm.CONTROL) for arm in answer.arms)
