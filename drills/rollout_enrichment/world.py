@@ -75,7 +75,7 @@ def questions() -> list[str]:
 
 
 def users() -> list[str]:
-    """Users who are in an arm at the first share, and so at all: arms nest. A pair counts once a user: they are many."""
+    """Users who are in an arm at the first share, and so at all. A pair counts once a user, so they are many."""
     found = (f"user-{number}" for number in itertools.count())
     in_arms = (user for user in found if arm_of(bucket(FEATURE, user), _FIRST_PPM, _FIRST_PPM) is not Arm.STANDARD)
     return list(itertools.islice(in_arms, _USERS))
