@@ -170,7 +170,7 @@ def deciding() -> list[Deciding]:
 
 
 @asynccontextmanager
-async def gateway(stack: LocalStack, rollout: str) -> AsyncIterator[tuple[str, int]]:
+async def gateway(stack: LocalStack, rollout: str, **environment: str) -> AsyncIterator[tuple[str, int]]:
     """One more gateway over the stages of a stack; its address and the number of its process."""
     async with AsyncExitStack() as exits:
         port = _free_port()
@@ -183,6 +183,7 @@ async def gateway(stack: LocalStack, rollout: str) -> AsyncIterator[tuple[str, i
             "DRAIN_SECONDS": "0",
             "ROLLOUT_ADDRESS": rollout,
             "ROLLOUT_SNAPSHOT_PATH": str(stack.data / f"snapshot-{port}.json"),
+            **environment,
         }
         child = await asyncio.create_subprocess_exec(
             *(

@@ -1,0 +1,1 @@
+"""Answers with results of two arms: what they cost, and that two equal arms change nothing."""
