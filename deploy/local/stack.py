@@ -155,7 +155,7 @@ class LocalStack:
         for stage, (grpc_port, metrics_port) in ports.items():
             own = {"GRPC_PORT": str(mutual[stage]), "METRICS_PORT": str(metrics_port)}
             if stage == "gateway":
-                own["FEEDBACK_KEYS"] = self._variables.get("FEEDBACK_KEYS") or self._feedback_key()
+                own["FEEDBACK_KEYS"] = self._variables.get("FEEDBACK_KEYS") or feedback_key(self.data)
             if self._secured:
                 own |= {"GRPC_TOKEN_PORT": str(grpc_port), **self._secured.environment(stage)}
             child = self._children[stage] = self._spawn(stage, {**self._variables, **wiring, **own})
@@ -216,16 +216,6 @@ class LocalStack:
         bound: int = holder.getsockname()[1]
         return bound
 
-    def _feedback_key(self) -> str:
-        """The key of impression tokens, made at the first start with these data."""
-        file = self.data / "feedback.key"
-        if not file.exists():
-            new = file.with_name(f".{file.name}.new")
-            new.touch(mode=0o600)
-            new.write_text(secrets.token_hex(32) + "\n", encoding="utf-8")
-            new.replace(file)
-        return file.read_text(encoding="utf-8").strip()
-
     def _spawn(self, stage: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         dying_with_us = [sys.executable, "-I", "-S", str(Path(__file__).with_name("parent_death.py")), str(os.getpid())]
         with self.log(stage).open("wb") as log:
@@ -260,6 +250,17 @@ class LocalStack:
         return StartupError(
             f"{stage}: ended with exit status {exit_status}. The end of its log:\n{tail}", remedy=f"Read {log}."
         )
+
+
+def feedback_key(data: Path) -> str:
+    """The key of impression tokens of a stack, made at the first start with these data."""
+    file = data / "feedback.key"
+    if not file.exists():
+        new = file.with_name(f".{file.name}.new")
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_hex(32) + "\n", encoding="utf-8")
+        new.replace(file)
+    return file.read_text(encoding="utf-8").strip()
 
 
 async def stop_stages(stages: Mapping[str, Process], grace_seconds: float = GRACE_SECONDS) -> None:

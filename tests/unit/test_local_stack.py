@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import deploy.local.__main__ as cli
 from deploy.local import parent_death, paths, processes, stack, state
 from deploy.local.processes import Process
-from deploy.local.stack import STAGES, LocalStack, stop_stages
+from deploy.local.stack import STAGES, LocalStack, feedback_key, stop_stages
 from deploy.local.state import Running, Started
 from services.chassis.errors import StartupError
 
@@ -282,3 +282,11 @@ def test_the_last_lines_of_a_log_are_shown():
 
 def test_an_unknown_stage_has_no_log():
     assert "no stage 'gate'" in str(invoke("logs", "gate").exception)
+
+
+def test_a_stack_keeps_the_key_of_its_impressions_for_its_owner_alone(tmp_path):
+    key = feedback_key(tmp_path)
+    assert len(key) == 64
+    assert feedback_key(tmp_path) == key
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
