@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops judge-drill plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ bench-rerank: setup ## Measures what methods of reranking gain and cost, in BEIR
 bench-hops: setup ## Measures what hops gain and cost, in BEIR folders: DATA=FOLDER; build/bench/hops.json.
 	@$(BIN)/python -m bench.hops $(DATA)
 	@$(BIN)/python -m bench.hops.size
+
+judge-drill: setup ## Lets a small language model judge what people judged, in a BEIR folder: DATA=FOLDER; build/judge.json.
+	@$(BIN)/python -m bench.judge $(DATA)/scifact
 
 bench-engine: setup ## Measures the embedded engine against an earlier commit's, and at a million passages: COMMIT=...; build/bench/engine.json.
 	@$(BIN)/python -m bench.engine $(COMMIT)

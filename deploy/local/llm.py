@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from deploy.local import parent_death
+from deploy.local.paths import ROOT
 from tools import fetch_llm
 
 CONTEXT_TOKENS = 4096
@@ -34,6 +41,28 @@ def main() -> None:
         '  sluice answer "how is a stage added?"\n'
     )
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def served(threads: int, log: Path) -> Iterator[str]:
+    """Serve the model in a process of its own, which ends with this one; yield its URL."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as errors:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [
+                *(sys.executable, str(Path(parent_death.__file__)), str(os.getpid())),
+                *(sys.executable, "-m", "deploy.local.llm", "--threads", str(threads)),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _server(port: int, threads: int) -> Any:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import string
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
@@ -29,9 +27,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local import parent_death
-from deploy.local.llm import CONTEXT_TOKENS
-from deploy.local.paths import BUILD, ROOT, shown
+from deploy.local.llm import CONTEXT_TOKENS, served
+from deploy.local.paths import BUILD, shown
 from services.chassis.client import StageChannel
 from services.chassis.server import serving
 from services.reasoner.__main__ import compose
@@ -96,27 +93,6 @@ class Reasoner:
         async with aclosing(self._channel.stream(self._stub.StreamReason, request, deadline=deadline)) as events:
             async for event in events:
                 yield event
-
-
-@contextmanager
-def model(threads: int) -> Iterator[str]:
-    """Serve the model in a process of its own; yield its URL."""
-    log = (BUILD / "llm.log").open("wb")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, str(Path(parent_death.__file__)), str(os.getpid())),
-            *(sys.executable, "-m", "deploy.local.llm", "--threads", str(threads)),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=log, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
 
 
 @asynccontextmanager
@@ -349,7 +325,7 @@ async def run(threads: int, data: Path | None) -> list[Row]:
     await check(lambda: extracted("sentences alone", questions))
     if further:
         await check(lambda: extracted("sentences alone, HotpotQA", further))
-    with model(threads) as url:
+    with served(threads, BUILD / "llm.log") as url:
         async with reasoner(url) as running:
             await check(lambda: asked(running, "questions", questions))
             if further:
