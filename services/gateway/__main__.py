@@ -32,15 +32,16 @@ from services.gateway.rollout.exposure import Exposure
 from services.gateway.rollout.local_overrides import OverridesFile
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.snapshot import SnapshotFile
-from services.gateway.rpc import collections_servicer, documents_servicer, feedback_servicer, transfer_servicer
+from services.gateway.rpc import collections_servicer, documents_servicer, transfer_servicer
 from services.gateway.rpc.access_servicer import AccessServicer
 from services.gateway.rpc.answer_servicer import AnswerServicer
 from services.gateway.rpc.channels import Channels
 from services.gateway.rpc.clients import StageClients
 from services.gateway.rpc.collections_servicer import CollectionsServicer
 from services.gateway.rpc.documents_servicer import DocumentsServicer
-from services.gateway.rpc.feedback_client import FeedbackClient
-from services.gateway.rpc.feedback_servicer import FeedbackServicer
+from services.gateway.rpc.feedback import servicer as feedback_servicer
+from services.gateway.rpc.feedback.client import FeedbackClient
+from services.gateway.rpc.feedback.servicer import FeedbackServicer
 from services.gateway.rpc.search_servicer import SearchServicer
 from services.gateway.rpc.status_servicer import StatusServicer
 from services.gateway.rpc.transfer_servicer import TransferServicer
@@ -195,7 +196,7 @@ async def _exposing(settings: GatewaySettings, channels: Channels, metrics: Gate
 
 
 class _Feedback(NamedTuple):
-    """What takes part in feedback."""
+    """The parts of feedback."""
 
     showings: Showings | None
     servicer: FeedbackServicer

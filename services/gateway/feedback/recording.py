@@ -60,7 +60,7 @@ class Checked:
     """A batch after the checks."""
 
     request: stored_pb.StoreFeedbackRequest = field(default_factory=stored_pb.StoreFeedbackRequest)
-    """What is to be stored."""
+    """The part that is to be stored."""
     rejections: list[pb.EventRejection] = field(default_factory=list)
 
 

@@ -15,7 +15,7 @@ from services.chassis.errors import FailedPrecondition
 from services.chassis.timing import deadline_of
 from services.gateway.feedback.recording import Recording
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.rpc.feedback_client import FeedbackClient
+from services.gateway.rpc.feedback.client import FeedbackClient
 from services.gateway.settings import GatewaySettings
 from sluice.gateway.v1 import feedback_pb2 as pb
 from sluice.gateway.v1 import feedback_pb2_grpc
