@@ -26,7 +26,16 @@ from rich.table import Table
 from rich.text import Text
 
 from sluice_cli.remedies import remedy_of
-from sluice_client import AsyncClient, AsyncRolloutClient, Credentials, Features, SluiceError, Tls, flag_values
+from sluice_client import (
+    AsyncClient,
+    AsyncExperimentClient,
+    AsyncRolloutClient,
+    Credentials,
+    Features,
+    SluiceError,
+    Tls,
+    flag_values,
+)
 
 P = ParamSpec("P")
 
@@ -120,6 +129,12 @@ class Connection:
         if self.timeout is None:
             return AsyncRolloutClient(self.rollout, actor=actor, **self.credentials)
         return AsyncRolloutClient(self.rollout, actor=actor, timeout=self.timeout, **self.credentials)
+
+    def experiment_client(self, actor: str = "") -> AsyncExperimentClient:
+        """Make a client of the rollout service's experiments; only changes need an actor."""
+        if self.timeout is None:
+            return AsyncExperimentClient(self.rollout, actor=actor, **self.credentials)
+        return AsyncExperimentClient(self.rollout, actor=actor, timeout=self.timeout, **self.credentials)
 
 
 def _token_of(file: Path) -> str:
@@ -216,8 +231,11 @@ def say_warning(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a dataclass or plain value as JSON, in ASCII; each object of the answer has the version of its form."""
-    plain_form = json.loads(json.dumps(value, default=_plain_value))
+    """Print a dataclass or plain value as JSON, in ASCII; each object of the answer has the version of its form.
+
+    JSON has no infinity and no nan: they are null.
+    """
+    plain_form = json.loads(json.dumps(value, default=_plain_value), parse_constant=lambda _: None)
     for one in plain_form if isinstance(plain_form, list) else [plain_form]:
         if isinstance(one, dict):
             one["json_version"] = JSON_VERSION

@@ -29,7 +29,7 @@ from sluice_cli.calls import (
     stdout,
 )
 from sluice_cli.load import Zipf, closed
-from sluice_cli.rollout.plans import parse_share
+from sluice_cli.plan_files import parse_share
 from sluice_client import EVERYBODY_PPM, Arm, AsyncClient, Blame, Features, Outcome, SluiceError
 from sluice_statistics.percentiles import percentile
 

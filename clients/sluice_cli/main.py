@@ -53,6 +53,8 @@ ROOMS = {
         "sluice_cli.evaluation.commands",
         "Ask recorded questions again with other configurations, before a user sees them.",
     ),
+    "experiment": ("sluice_cli.experiment", "Ask which of several configurations people prefer."),
+    "feedback": ("sluice_cli.feedback", "Read back what people did with answers."),
     "loadtest": (
         "sluice_cli.capacity",
         "Send the searches of many users at once: failures, percentiles, arms of rollouts.",

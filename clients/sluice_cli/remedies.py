@@ -38,6 +38,7 @@ _GATEWAY: Mapping[str | grpc.StatusCode, str] = {
     "`sluice snapshot prune --keep N`), then give the same command again; searching goes on",
     "SHARD_DOWN": "start the nodes of Qdrant that it names; other collections are searched meanwhile",
     "NO_MAJORITY": "start the nodes of Qdrant that are down; searching goes on",
+    "FEEDBACK_OFF": "give the gateways FEEDBACK_KEYS (docs/experiments.md); the local stack makes a key by itself",
     "LAYOUT_FIXED": "as it says; another number of shards: `sluice snapshot create`, then `restore` with it",
     grpc.StatusCode.INVALID_ARGUMENT: "correct the named field and try again; --help shows examples",
     grpc.StatusCode.NOT_FOUND: "check --collection; `sluice collections` names them, and `sluice index` makes one with "
@@ -65,6 +66,12 @@ _ROLLOUT: Mapping[str | grpc.StatusCode, str] = {
     "COMPLETE": "it reaches all users already; `rollback` takes it back",
     "NOT_ROLLED_BACK": "only a feature that was rolled back or killed is armed again; see `sluice rollout show NAME`",
     "STANDBY": "name all replicas, and the active one answers: `sluice rollout --service ipv4:HOST:PORT,HOST:PORT`",
+    "EXPERIMENT_NOT_FOUND": "`sluice experiment list` names the experiments",
+    "EXPERIMENT_EXISTS": "`sluice experiment check PLAN` shows yours; a new question needs a new name",
+    "ALREADY_RUNNING": "`sluice experiment status NAME` shows its progress; `sluice experiment stop NAME` ends it",
+    "NOT_RUNNING": "`sluice experiment start NAME` begins a run; `sluice experiment list` tells its state",
+    "LAYER_FULL": "`sluice experiment list` shows who has its users; take a smaller share, or another layer",
+    "TOO_MANY_EXPERIMENTS": "`sluice experiment stop NAME` ends one that is not needed any more",
     "DATABASE_DOWN": "bring the service's database back; until then a feature is killed by ROLLOUT_KILL=NAME in each "
     "gateway's ROLLOUT_OVERRIDES_PATH",
     grpc.StatusCode.INVALID_ARGUMENT: "correct the named field and try again; --help shows examples",

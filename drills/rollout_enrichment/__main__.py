@@ -22,7 +22,7 @@ from drills.rollout_enrichment.world import FEATURE, SLOW, WORLD
 from drills.rollout_regressions.platform import Platform, platform
 from drills.rollout_regressions.regressions import NONE
 from sluice_cli.rollout import report
-from sluice_cli.rollout.plans import read_plan
+from sluice_cli.rollout.plans import PLANS
 from sluice_client import Arm, FeatureState, HistoryAction, Outcome, Plan, SluiceError, Stage
 
 RESULT = BUILD / "rollout-enrichment.json"
@@ -46,7 +46,7 @@ def say(words: str) -> None:
 
 async def drill() -> dict[str, object]:
     """Run it all; return the figures."""
-    file = read_plan("ramp")
+    file = PLANS.read("ramp")
     (feature,) = file.features
     plan = file.plan(feature)
     plan = replace(plan, steps=[replace(step, dwell=DWELL) for step in plan.steps], shadow_ppm=SHADOW_PPM)

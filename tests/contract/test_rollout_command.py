@@ -200,7 +200,7 @@ async def test_a_plan_that_cannot_be_read_changes_nothing(
     service: CannedOperations, rollout: Rollout, tmp_path: Path, damage: str
 ) -> None:
     path = tmp_path / "plan.yaml"
-    whole = plans.template_text("weekly")
+    whole = plans.PLANS.template_text("weekly")
     texts = {"empty": "", "cut": whole[:900], "twisted": whole.replace("share: 10 %", "share: 1000 %")}
     if damage in texts:
         path.write_text(texts[damage])

@@ -18,7 +18,7 @@ from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice_cli import calls
 from sluice_cli.main import app
-from sluice_cli.rollout.plans import template_names
+from sluice_cli.rollout.plans import PLANS
 from tests.contract.conftest import Platform, start
 
 Rollout = Callable[..., Awaitable[Result]]
@@ -105,7 +105,7 @@ async def test_a_feature_goes_from_a_plan_to_its_review(service: Platform, rollo
 
 
 async def test_every_template_is_taken_by_the_service(rollout: Rollout) -> None:
-    for name in template_names():
+    for name in PLANS.template_names():
         result = await rollout("start", name, "--reason", "x")
         assert result.exit_code == calls.DONE, result.stderr
         assert "no gateway is connected" in result.stderr

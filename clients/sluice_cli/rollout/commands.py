@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import typer
@@ -23,34 +22,23 @@ from sluice_cli.calls import (
     say_warning,
     stderr,
     stdout,
-    user_name,
     words,
 )
 from sluice_cli.options import AsJson, FlagCommand, Sure, flags_of
+from sluice_cli.plan_files import parse_share
 from sluice_cli.rollout import views
-from sluice_cli.rollout.app import Actor, Name, Reason, rollout
-from sluice_cli.rollout.plans import FeatureFile, PlanFile, parse_share, read_plan
+from sluice_cli.rollout.app import (
+    ACKNOWLEDGED_WITHIN_SECONDS,
+    POLL_SECONDS,
+    Actor,
+    Name,
+    Order,
+    Reason,
+    order_of,
+    rollout,
+)
+from sluice_cli.rollout.plans import PLANS, FeatureFile, PlanFile
 from sluice_client import AsyncRolloutClient, Feature, FeatureState, Gateway, features
-
-# A gateway looks every second; one that needs longer is cut off, and its lease ends.
-ACKNOWLEDGED_WITHIN_SECONDS = 5.0
-_POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """Author and reason of a change, and the form of the output."""
-
-    actor: str
-    reason: str
-    as_json: bool
-
-
-def _order(actor: str, reason: str, as_json: bool) -> Order:
-    actor = actor or user_name()
-    if not actor:
-        raise typer.BadParameter("this machine does not know your name; give it", param_hint="--actor")
-    return Order(actor=actor, reason=reason, as_json=as_json)
 
 
 @rollout.command(cls=FlagCommand)
@@ -75,7 +63,7 @@ async def create(
       sluice rollout create rerank --rerank --rerank-candidate-count 50 --reason "the new cross-encoder"
       sluice rollout create phrases --expansion --expansion-strategy multi_query --reason "low recall"
     """
-    order = _order(actor, reason, as_json)
+    order = order_of(actor, reason, as_json)
     async with connection_of(context).rollout_client(order.actor) as client:
         feature = await client.create(
             name, features(**flags_of(context)), reason=order.reason, description=description, salt=salt
@@ -109,8 +97,8 @@ async def start(
       sluice rollout start my-plan.yaml --reason "OPS-71"
       sluice rollout start my-plan.toml --feature rerank --reason "once more, with the fix"
     """
-    order = _order(actor, reason, as_json)
-    file = read_plan(plan)
+    order = order_of(actor, reason, as_json)
+    file = PLANS.read(plan)
     async with connection_of(context).rollout_client(order.actor) as client:
         known = {feature.name: feature for feature in (await client.features()).features}
         wanted = [file.feature(feature)] if feature else file.features
@@ -156,7 +144,7 @@ async def set_(
       sluice rollout set rerank 5% --reason "carefully"
       sluice rollout set rerank 25% --yes --reason "load test tonight"
     """
-    order = _order(actor, reason, as_json)
+    order = order_of(actor, reason, as_json)
     treatment_ppm = parse_share(share)
     async with connection_of(context).rollout_client(order.actor) as client:
         before = (await client.feature(name)).feature.treatment_ppm
@@ -185,12 +173,12 @@ def _add(name: str, action: Action, text: str, *examples: str, urgent: bool = Fa
     async def change(
         context: typer.Context, name: Name, reason: Reason, actor: Actor = "", as_json: AsJson = False
     ) -> int:
-        return await _change(context, _order(actor, reason, as_json), name, action)
+        return await _change(context, order_of(actor, reason, as_json), name, action)
 
     async def change_now(
         context: typer.Context, name: Name, reason: Reason = "by hand", actor: Actor = "", as_json: AsJson = False
     ) -> int:
-        return await _change(context, _order(actor, reason, as_json), name, action)
+        return await _change(context, order_of(actor, reason, as_json), name, action)
 
     shown = "\n".join(f"  sluice rollout {name} {example}" for example in examples)
     rollout.command(name, help=f"{text}\n\n\b\nExamples:\n{shown}")(command(change_now if urgent else change))
@@ -286,7 +274,7 @@ async def _acknowledged(client: AsyncRolloutClient, name: str, order: Order) -> 
         took = time.monotonic() - started
         if not behind or took > ACKNOWLEDGED_WITHIN_SECONDS:
             break
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
     if behind:
         say_warning(_behind(behind, newest))
         return NEEDS_A_LOOK

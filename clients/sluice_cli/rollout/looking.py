@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from sluice_cli.calls import DONE, Problem, command, connection_of, plain, print_json, stderr, stdout
 from sluice_cli.options import AsJson
+from sluice_cli.progress import live
 from sluice_cli.rollout import views
-from sluice_cli.rollout.app import Name, rollout
-from sluice_cli.rollout.plans import read_plan, template_text
-from sluice_client import AsyncRolloutClient, FeatureState, FeatureStatus, SluiceError
+from sluice_cli.rollout.app import Every, Name, Once, rollout
+from sluice_cli.rollout.plans import PLANS
+from sluice_client import AsyncRolloutClient, FeatureState, FeatureStatus
 
 
 @rollout.command("list")
@@ -106,7 +106,7 @@ async def plan(
     Examples:
       sluice rollout plan ramp > my-plan.yaml
     """
-    typer.echo(template_text(template), nl=False)
+    typer.echo(PLANS.template_text(template), nl=False)
     return DONE
 
 
@@ -123,7 +123,7 @@ async def check(
     Examples:
       sluice rollout check my-plan.yaml
     """
-    file = read_plan(source)
+    file = PLANS.read(source)
     if as_json:
         print_json({feature.name: file.plan(feature) for feature in file.features})
         return DONE
@@ -179,10 +179,8 @@ async def report(
 async def status(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="[FEATURE]", help="Only this feature.")] = "",
-    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
-    seconds: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Time between two looks.")
-    ] = 1.0,
+    once: Once = False,
+    seconds: Every = 1.0,
     as_json: AsJson = False,
 ) -> int:
     """Show shares, arms, evidence and gateways as they change, until Ctrl-C.
@@ -206,15 +204,12 @@ async def status(
         if once or not stdout.is_terminal:
             stdout.print(view)
             return DONE
-        with Live(view, console=stdout, auto_refresh=False, screen=True) as live:
-            while True:
-                await asyncio.sleep(seconds)
-                try:
-                    view = _view(*await _look(client, name), connection.rollout)
-                    live.update(view, refresh=True)
-                except SluiceError as error:  # it may come back; the last view stays
-                    lost = Text(f"not answering: {plain(error.message)}", style="bold red")
-                    live.update(Group(view, lost), refresh=True)
+        await live(view, partial(_looked, client, name, connection.rollout), seconds)
+    return DONE
+
+
+async def _looked(client: AsyncRolloutClient, name: str, address: str) -> RenderableType:
+    return _view(*await _look(client, name), address)
 
 
 async def _look(client: AsyncRolloutClient, name: str) -> tuple[list[FeatureStatus], int]:

@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import dates
 from matplotlib.figure import Figure
 
 from sluice_cli.calls import words
+from sluice_cli.reviews.pictures import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    RED,
+    STYLE,
+    Plot,
+    one_axes,
+    plot_of,
+    show_time,
+)
 from sluice_cli.rollout.review import TAKEN_BACK, exposure_of
 from sluice_client import Arm, EvidencePoint, Guardrail, RolloutReport
 
-_BLUE, _PURPLE, _RED, _GREY = "#1f6feb", "#8250df", "#cf222e", "#6e7781"
-_ARM_COLOURS = {Arm.TREATMENT: _BLUE, Arm.CONTROL: _PURPLE}
+_ARM_COLOURS = {Arm.TREATMENT: BLUE, Arm.CONTROL: PURPLE}
 _GUARDRAIL_COLOURS = {
-    Guardrail.ERRORS: _RED,
-    Guardrail.LATENCY: "#bf8700",
-    Guardrail.EMPTY_RESULTS: _PURPLE,
-    Guardrail.QUALITY: "#1a7f37",
+    Guardrail.ERRORS: RED,
+    Guardrail.LATENCY: AMBER,
+    Guardrail.EMPTY_RESULTS: PURPLE,
+    Guardrail.QUALITY: GREEN,
 }
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#d0d7de",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "svg.hashsalt": "sluice",
-    "svg.fonttype": "path",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A picture and its caption."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
 
 
 def plots(report: RolloutReport) -> list[Plot]:
     """Draw all pictures; one without data is left out."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         made = [_exposure(report), _evidence(report), _latency(report)]
     return [plot for plot in made if plot is not None]
 
@@ -58,9 +46,9 @@ def _exposure(report: RolloutReport) -> Plot | None:
     times, shares = exposure_of(report.history)
     if not times:
         return None
-    figure, axes = _axes(2.6)
-    axes.fill_between(times, shares, step=None, color=_BLUE, alpha=0.15)
-    axes.plot(times, shares, color=_BLUE, linewidth=1.8)
+    figure, axes = one_axes(2.6)
+    axes.fill_between(times, shares, step=None, color=BLUE, alpha=0.15)
+    axes.plot(times, shares, color=BLUE, linewidth=1.8)
     axes.set_ylabel("% of users")
     axes.set_ylim(0, max(shares) * 1.3)
     for entry in report.history:
@@ -74,7 +62,7 @@ def _exposure(report: RolloutReport) -> Plot | None:
             xytext=(4 if taken_back else -4, 6),
             ha="left" if taken_back else "right",
             fontsize=9,
-            color=_RED if taken_back else _GREY,
+            color=RED if taken_back else GREY,
         )
     return _plot(figure, axes, report, "exposure", "Users reached", "Share of users with the feature, and its changes.")
 
@@ -83,7 +71,7 @@ def _evidence(report: RolloutReport) -> Plot | None:
     rails = sorted({evidence.guardrail for point in report.points for evidence in point.guardrails})
     if not rails:
         return None
-    figure, axes = _axes(3.0)
+    figure, axes = one_axes(3.0)
     for rail in rails:
         for ramp in _ramps(report.points):
             found = [
@@ -96,19 +84,19 @@ def _evidence(report: RolloutReport) -> Plot | None:
             axes.plot(
                 [time for time, _ in found],
                 [log for _, log in found],
-                color=_GUARDRAIL_COLOURS.get(rail, _GREY),
+                color=_GUARDRAIL_COLOURS.get(rail, GREY),
                 linewidth=1.6,
                 label=label,
             )
     threshold = max(evidence.log_threshold for point in report.points for evidence in point.guardrails)
-    axes.axhline(threshold, color=_RED, linestyle="--", linewidth=1)
+    axes.axhline(threshold, color=RED, linestyle="--", linewidth=1)
     axes.annotate(
         "taken back from here on",
         (0.005, threshold),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         xytext=(0, 4),
-        color=_RED,
+        color=RED,
         fontsize=9,
     )
     _mark_taken_back(axes, report)
@@ -127,7 +115,7 @@ def _evidence(report: RolloutReport) -> Plot | None:
 
 
 def _latency(report: RolloutReport) -> Plot | None:
-    figure, axes = _axes(2.8)
+    figure, axes = one_axes(2.8)
     drawn = False
     for arm, colour in _ARM_COLOURS.items():
         for name, style in (("p95", "-"), ("p50", ":")):
@@ -166,7 +154,7 @@ def _latency(report: RolloutReport) -> Plot | None:
 def _mark_taken_back(axes: Any, report: RolloutReport) -> None:
     for entry in report.history:
         if entry.action in TAKEN_BACK:
-            axes.axvline(entry.time, color=_GREY, linewidth=1, linestyle=":")
+            axes.axvline(entry.time, color=GREY, linewidth=1, linestyle=":")
 
 
 def _ramps(points: Sequence[EvidencePoint]) -> list[list[EvidencePoint]]:
@@ -176,18 +164,10 @@ def _ramps(points: Sequence[EvidencePoint]) -> list[list[EvidencePoint]]:
     return list(ramps.values())
 
 
-def _axes(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(9.5, height), layout="constrained")
-    return figure, figure.subplots()
-
-
 def _plot(figure: Figure, axes: Any, report: RolloutReport, name: str, title: str, caption: str) -> Plot:
     times, _shares = exposure_of(report.history)
     if times:  # all pictures share their time
-        axes.set_xlim(times[0], max([times[-1], *(point.time for point in report.points)]))
-    locator = dates.AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
-    return Plot(name, title, caption, picture.getvalue())
+        show_time(axes, times[0], max([times[-1], *(point.time for point in report.points)]))
+    else:
+        show_time(axes)
+    return plot_of(figure, name, title, caption)

@@ -1,22 +1,18 @@
-"""Writing of reviews as Markdown and HTML."""
+"""Writing of reviews of rollouts as Markdown and HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
-
-from sluice_cli.calls import Problem, plain, words
-from sluice_cli.rollout import views
-from sluice_cli.rollout.plots import Plot, plots
+from sluice_cli.reviews.pages import Pages
+from sluice_cli.rollout.plots import plots
 from sluice_cli.rollout.review import TAKEN_BACK, review
 from sluice_client import RolloutReport
 
 _TEMPLATES = resources.files("sluice_cli.rollout") / "templates"
-_MARKUP = frozenset("\\`*_[]<>|#")
 _GLOSSARY = (
     (
         "Evidence",
@@ -49,53 +45,14 @@ _GLOSSARY = (
 
 def write(found: RolloutReport, *, html: Path | None = None, markdown: Path | None = None) -> list[Path]:
     """Write a review to files, and return them. Raises Problem."""
-    files: dict[Path, str] = {}
-    if html is not None:
-        files[html] = _page_of(found)
-    if markdown is not None:
-        pictures = plots(found)
-        files |= {markdown.with_name(f"{markdown.stem}-{plot.name}.svg"): plot.svg for plot in pictures}
-        files[markdown] = markdown_of(found, [(plot, f"{markdown.stem}-{plot.name}.svg") for plot in pictures])
-    for path, text in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise Problem(f"{path} cannot be written: {error.strerror or error}", "name another file") from None
-    return list(files)
+    return _pages(found).write(partial(plots, found), html=html, markdown=markdown)
 
 
-def markdown_of(found: RolloutReport, pictures: Sequence[tuple[Plot, str]] = ()) -> str:
-    """Write a review in Markdown; `pictures` are plots with their files."""
-    return _rendered("review.md.j2", found, pictures)
+def markdown_of(found: RolloutReport) -> str:
+    """Write a review in Markdown, without plots."""
+    return _pages(found).markdown()
 
 
-def _page_of(found: RolloutReport) -> str:
-    pictures = plots(found)
-    return _rendered("review.html.j2", found, [(plot, plot.svg[plot.svg.index("<svg") :]) for plot in pictures])
-
-
-def _rendered(template: str, found: RolloutReport, pictures: Sequence[tuple[Plot, str]]) -> str:
-    source = (_TEMPLATES / template).read_text(encoding="utf-8")
-    environment = Environment(
-        # The name decides whether text is escaped.
-        autoescape=select_autoescape(["html.j2"]),
-        loader=DictLoader({template: source}),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "cell": _cell,
-        "clock": views.clock,
-        "action": words,
-        "share": views.share_words,
-        "done": views.done_words,
-    }
-    return environment.get_template(template).render(
-        review=review(found, datetime.now(UTC)), plots=pictures, glossary=_GLOSSARY, taken_back=TAKEN_BACK
-    )
-
-
-def _cell(text: str) -> str:
-    """Escape text for a cell of a Markdown table."""
-    return "".join(f"\\{character}" if character in _MARKUP else character for character in plain(text))
+def _pages(found: RolloutReport) -> Pages:
+    values = {"review": review(found, datetime.now(UTC)), "glossary": _GLOSSARY, "taken_back": TAKEN_BACK}
+    return Pages(_TEMPLATES, "review", values)

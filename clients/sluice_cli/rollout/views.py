@@ -36,6 +36,8 @@ _STYLES = {
     FeatureState.ROLLED_BACK: "bold red",
     FeatureState.KILLED: "bold red",
 }
+AGAINST = ("green", "yellow", "bold red")
+"""Styles of evidence against something: none, half, enough."""
 _ARM_STYLES = {Arm.TREATMENT: "cyan", Arm.CONTROL: "magenta"}
 
 
@@ -187,15 +189,14 @@ def arms_view(arms: Sequence[ArmTotals]) -> RenderableType:
 
 def guardrails_view(status: FeatureStatus) -> Table:
     """Show the evidence against a feature and for it."""
-    against = ("green", "yellow", "bold red")
     table = _table("guardrail", "treatment", "control", "evidence against it", "shown not worse", narrow=True)
     for evidence in status.guardrails:
         table.add_row(
             words(evidence.guardrail),
             f"{evidence.treatment_count:,}",
             f"{evidence.control_count:,}",
-            _bar(evidence.log_evidence, evidence.log_threshold, against),
-            _bar(
+            evidence_bar(evidence.log_evidence, evidence.log_threshold, AGAINST),
+            evidence_bar(
                 evidence.log_non_inferiority, evidence.log_non_inferiority_threshold, ("dim", "dim green", "bold green")
             ),
         )
@@ -205,16 +206,16 @@ def guardrails_view(status: FeatureStatus) -> Table:
             f"limit: {plain(limit.label)}",
             f"{limit.bad_count:,}",
             "",
-            _bar(limit.log_evidence, limit.log_threshold, against),
+            evidence_bar(limit.log_evidence, limit.log_threshold, AGAINST),
             Text(allowed, style="dim"),
         )
     if status.log_mismatch_threshold > 0:
-        bar = _bar(status.log_mismatch, status.log_mismatch_threshold, against)
+        bar = evidence_bar(status.log_mismatch, status.log_mismatch_threshold, AGAINST)
         table.add_row("users in each arm", "", "", bar, "")
     return table
 
 
-def _bar(value: float, threshold: float, styles: tuple[str, str, str]) -> Text:
+def evidence_bar(value: float, threshold: float, styles: tuple[str, str, str] = AGAINST) -> Text:
     """Draw evidence on its way to a threshold, in nats."""
     if threshold <= 0:
         return Text("-", style="dim")
@@ -304,6 +305,7 @@ def criteria_words(plan: Plan) -> str:
         (_seconds(criteria.p95_max), "P95 at most {:.3g} s", 1),
         (_seconds(criteria.p99_max), "P99 at most {:.3g} s", 1),
         (criteria.quality_score_min, "quality at least {:.3g}", 1),
+        (criteria.satisfaction_min, "satisfaction at least {:.3g}", 1),
         (criteria.allowed_ratio, "at most {:.3g} times control's bad events", 1),
         (criteria.non_inferiority_ratio, "shown to be less than {:.3g} times before it goes on", 1),
     )

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_cli.calls import Problem
+from sluice_cli.plan_files import parse_share
 from sluice_cli.rollout import plans
 from sluice_client import EVERYBODY_PPM, Criteria, Features, Plan, PlanStep, flag_values
 
-WHOLE = plans.template_text("weekly")
+WHOLE = plans.PLANS.template_text("weekly")
 TOML = """
 name = "night"
 shadow = "5 %"
@@ -29,7 +30,7 @@ overrides = {rerank = true, rerank_candidate_count = 50}
 def problem(raw: bytes | str, source: str = "plan.yaml") -> str:
     """The problem that is printed for a wrong plan."""
     with pytest.raises(Problem) as caught:
-        plans.parse_plan(raw.encode() if isinstance(raw, str) else raw, source)
+        plans.PLANS.parse(raw.encode() if isinstance(raw, str) else raw, source)
     assert "nothing was changed" in caught.value.remedy
     return caught.value.message
 
@@ -41,8 +42,8 @@ def changed(old: str, new: str) -> str:
 
 
 def test_both_runbooks_come_as_templates() -> None:
-    assert plans.template_names() == ["ramp", "weekly"]
-    ramp = plans.read_plan("ramp")
+    assert plans.PLANS.template_names() == ["ramp", "weekly"]
+    ramp = plans.PLANS.read("ramp")
     plan = ramp.plan(ramp.features[0])
     assert [(step.treatment_ppm, step.dwell) for step in plan.steps] == [
         (100_000, timedelta(hours=2)),
@@ -57,7 +58,7 @@ def test_both_runbooks_come_as_templates() -> None:
     assert flag_values(enrichment.overrides) == {
         "multi_hop": True, "max_hops": 1, "rerank": True, "rerank_candidate_count": 50
     }  # fmt: skip
-    weekly = plans.read_plan("weekly")
+    weekly = plans.PLANS.read("weekly")
     assert [feature.name for feature in weekly.features] == ["baseline", "rerank", "expansion", "optimised"]
     for feature in weekly.features:
         dwell = sum((step.dwell for step in weekly.plan(feature).steps), timedelta())
@@ -66,7 +67,7 @@ def test_both_runbooks_come_as_templates() -> None:
 
 
 def test_a_plan_may_be_toml() -> None:
-    file = plans.parse_plan(TOML.encode(), "night.toml")
+    file = plans.PLANS.parse(TOML.encode(), "night.toml")
     assert file.plan(file.features[0]) == Plan(
         name="night",
         steps=[PlanStep(5_000, timedelta(minutes=90)), PlanStep(1_000_000, timedelta(days=2), automatic=True)],
@@ -79,21 +80,21 @@ def test_a_plan_may_be_toml() -> None:
 def test_a_template_and_a_file_are_told_apart_by_their_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(WHOLE)
-    assert plans.read_plan(str(path)) == plans.read_plan("weekly")
+    assert plans.PLANS.read(str(path)) == plans.PLANS.read("weekly")
     with pytest.raises(Problem, match="no template 'monthly'") as caught:
-        plans.read_plan("monthly")
+        plans.PLANS.read("monthly")
     assert "ramp, weekly" in caught.value.remedy
     with pytest.raises(Problem, match="No such file"):
-        plans.read_plan(str(tmp_path / "gone.yaml"))
+        plans.PLANS.read(str(tmp_path / "gone.yaml"))
     with pytest.raises(Problem, match="cannot be read"):
-        plans.read_plan(str(tmp_path) + "/")
+        plans.PLANS.read(str(tmp_path) + "/")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("share: 10 %", "share: 10", "steps[0].share: write it as a percentage with its sign, as in '10 %', not '10'"),
-        ("share: 10 %", "share: 110 %", "steps[0].share: 110 % is more than all users"),
+        ("share: 10 %", "share: 110 %", "line 24: steps[0].share: 110 % is more than all users"),
         ("share: 10 %", "share: 0 %", "steps[0].share: Input should be greater than 0"),
         ("share: 10 %", "share: 50 %", "steps[1].share must be more than that of the step before"),
         ("dwell: 1 d", "dwell: 1", "steps[0].dwell: write it as a time with its unit"),
@@ -151,7 +152,7 @@ def test_a_plan_that_is_cut_off_anywhere_is_no_plan(source: str) -> None:
     whole = (WHOLE if source == "plan.yaml" else TOML).rstrip()
     for end in range(len(whole)):
         problem(whole[:end], source)
-    plans.parse_plan(whole.encode(), source)
+    plans.PLANS.parse(whole.encode(), source)
 
 
 def mutated(raw: bytes, chance: random.Random) -> bytes:
@@ -185,7 +186,7 @@ def test_a_mutilated_plan_is_refused_or_still_a_plan_and_never_anything_else(sou
     refused = 0
     for _ in range(400):
         try:
-            file = plans.parse_plan(mutated(whole, chance), source)
+            file = plans.PLANS.parse(mutated(whole, chance), source)
         except Problem:
             refused += 1
             continue
@@ -214,10 +215,10 @@ def test_any_bytes_are_refused_in_words(raw: bytes) -> None:
 
 @given(st.floats(0.0001, 100).map(lambda percent: round(percent, 4)), st.sampled_from(["", " "]))
 def test_every_share_to_a_ten_thousandth_of_a_percent_is_exact(percent: float, gap: str) -> None:
-    assert plans.parse_share(f"{percent:.4f}{gap}%") == round(percent * 10_000)
+    assert parse_share(f"{percent:.4f}{gap}%") == round(percent * 10_000)
 
 
 @pytest.mark.parametrize("text", ["10", "ten %", "-1 %", "101 %", "1e1 %", "", "%", "10 %%", "\u0661\u0660 %"])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(Problem):
-        plans.parse_share(text)
+        parse_share(text)

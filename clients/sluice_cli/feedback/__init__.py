@@ -1,0 +1,5 @@
+"""`sluice feedback`: what people did with answers."""
+
+from sluice_cli.feedback.export import app
+
+__all__ = ["app"]

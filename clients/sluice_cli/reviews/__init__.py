@@ -1,0 +1,1 @@
+"""Reviews of rollouts and experiments: pictures, and pages in Markdown and HTML."""
