@@ -25,7 +25,7 @@ from tests.contract.access import Doors, bearer, key_of, row
 from tests.contract.conftest import Platform, start
 from tests.stubs import GatewayStubs
 
-KEYS = "a key of this test, for all of its gateways"
+KEYS = "a key of this test that all of its gateways have"
 DOCUMENTS = [
     documents_pb2.Document(id=f"d{number}", title=f"pool {number}", text="threads wait") for number in range(8)
 ]
