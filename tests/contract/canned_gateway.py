@@ -66,6 +66,8 @@ class CannedGateway(
         self.event_ids: set[str] = set()
         self.experiments: list[search_pb2.ExperimentExposure] = []
         """The experiments that each request is a part of."""
+        self.teams: dict[str, str] = {}
+        """The arms that put documents into answers."""
         self.chunked_ids: set[str] = set()
         """Documents that were cut into chunks."""
         self.hang = False
@@ -138,6 +140,7 @@ class CannedGateway(
                         late=0.75 if rank == 1 else None,
                         relevance=0.5 if rank == 1 else None,
                     ),
+                    team=self.teams.get(document.id, ""),
                     highlights=[passage_pb2.Highlight(start=0, end=4, score=0.5)] if request.highlights else [],
                 )
                 for rank, document in enumerate(page, start=start + 1)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
+from typer.testing import CliRunner, Result
 
 from services.chassis import errors
-from sluice.gateway.v1 import feedback_pb2
+from sluice.gateway.v1 import feedback_pb2, search_pb2
+from sluice_cli import calls
+from sluice_cli.main import app
 from sluice_client import (
     AsyncClient,
     Client,
@@ -114,3 +119,45 @@ async def test_the_client_without_asyncio_records_as_well(gateway: CannedGateway
             return client.record_events(event for event in events(5)).stored_count
 
     assert await asyncio.to_thread(record) == 5
+
+
+# The command
+
+
+@pytest.fixture
+def search(gateway: CannedGateway) -> Callable[..., Awaitable[Result]]:
+    async def run(*arguments: str) -> Result:
+        said = ["--gateway", gateway.address, "search", *arguments]
+        return await asyncio.to_thread(CliRunner().invoke, app, said)
+
+    return run
+
+
+async def test_a_search_shows_its_experiment_and_records_a_click_by_hand(
+    gateway: CannedGateway, client: AsyncClient, search: Callable[..., Awaitable[Result]]
+) -> None:
+    await client.index([Document("a", "A", "text"), Document("b", "B", "text")])
+    gateway.experiments = [search_pb2.ExperimentExposure(experiment="closer-look", run_id="closer-look.1")]
+    gateway.teams = {"a": "standard"}
+    found = await search("why?", "--user", "ada", "--explain", "--click", "2")
+    assert found.exit_code == calls.DONE, found.stderr
+    assert "experiment: closer-look (interleaved)" in found.stdout
+    assert "team" in found.stdout
+    assert "standard" in found.stdout
+    assert "recorded: result 2 was opened" in found.stderr
+    (request,) = requests(gateway)
+    assert [(event.object_id, event.position) for event in request.events] == [("b", 2)]
+    asked = [request for request in gateway.requests if isinstance(request, search_pb2.SearchRequest)]
+    assert asked[-1].user_id == "ada"
+
+
+async def test_a_click_on_nothing_is_refused(gateway: CannedGateway, search: Callable[..., Awaitable[Result]]) -> None:
+    assert (await search("why?", "--click", "2")).exit_code == calls.WRONG_COMMAND_LINE
+    assert not requests(gateway)
+
+
+async def test_the_token_of_an_answer_is_text_in_json(
+    gateway: CannedGateway, search: Callable[..., Awaitable[Result]]
+) -> None:
+    found = json.loads((await search("why?", "--json")).stdout)
+    assert base64.b64decode(found["impression_token"]) == b"signed " + gateway.request_ids[-1].encode()

@@ -14,12 +14,14 @@ from rich.text import Text
 
 from sluice_cli.calls import (
     DONE,
+    NEEDS_A_LOOK,
     WRONG_COMMAND_LINE,
     Connection,
     Problem,
     command,
     connection_of,
     print_json,
+    say_warning,
     stderr,
     stdout,
     table,
@@ -28,6 +30,7 @@ from sluice_cli.experiment.app import PlanSource, experiment
 from sluice_cli.experiment.plans import PLANS
 from sluice_cli.experiment.readings import RATES, metric_words, value_words
 from sluice_cli.options import AsJson
+from sluice_cli.rollout.views import span
 from sluice_client import (
     EVERYBODY_PPM,
     AnswerFeedback,
@@ -140,6 +143,13 @@ async def plan(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         print_json(_json(found, wanted, needs, recorded))
     else:
         stdout.print(_shown(found, wanted, needs, recorded))
+    horizon = found.horizon or timedelta(days=28)
+    days = needs[1][1].days
+    if math.isfinite(wanted.users_per_day) and days > horizon / timedelta(days=1):
+        say_warning(
+            f"{days:,.0f} days are more than the horizon of {span(horizon)}: take a larger share, or interleave"
+        )
+        return NEEDS_A_LOOK
     return DONE
 
 

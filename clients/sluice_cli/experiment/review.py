@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sluice_cli.calls import words
 from sluice_cli.experiment.ladder import Rung, ladder
-from sluice_cli.experiment.readings import Reading, Told, metric_words, readings
+from sluice_cli.experiment.readings import DECIDES, Reading, Told, metric_words, readings
 from sluice_cli.rollout import views
 from sluice_client import (
     Experiment,
@@ -122,7 +122,7 @@ def review(
         guards=_guards(findings),
         ladder=[(rung, _mark(rung.verdict)) for rung in ladder(report, others, rollouts)],
         timeline=report.history,
-        next_steps=_next_steps(experiment, rollouts),
+        next_steps=_next_steps(experiment, read, rollouts),
         made=views.clock(now),
     )
 
@@ -131,7 +131,7 @@ def headline(experiment: Experiment, read: Sequence[Reading]) -> str:
     """Say in a line what the experiment came to."""
     control = experiment.plan.arms[0].name
     arm = experiment.arm or (experiment.plan.arms[1].name if len(experiment.plan.arms) == 2 else "")
-    decides = next((one for one in read if one.role == "decides" and one.finding.arm == arm), None)
+    decides = next((one for one in read if one.role == DECIDES and one.finding.arm == arm), None)
     known = decides is not None and bool(decides.interval)
     said = f" {_effect_words(decides, arm, control)}" if decides is not None and known else ""
     if experiment.state is ExperimentState.READY:
@@ -141,8 +141,8 @@ def headline(experiment: Experiment, read: Sequence[Reading]) -> str:
             return f"Ship {arm}.{said}"
         case Verdict.STOP:
             return f"Keep {control}{f', not {arm}' if arm else ''}.{said}"
-        case Verdict.INCONCLUSIVE:
-            return f"No difference that matters was shown.{said}"
+        case Verdict.INCONCLUSIVE if decides is not None and decides.told is Told.AS_GOOD:
+            return f"A difference that matters is excluded.{said}"
     if experiment.state is ExperimentState.ENDED:
         return f"It was ended before it was decided.{said}"
     return f"Not decided yet.{said}"
@@ -196,7 +196,7 @@ def _figures(
     lasted = "-"
     if experiment.start_time is not None:
         lasted = views.span((experiment.end_time or now) - experiment.start_time)
-    decides = next((one for one in read if one.role == "decides"), None)
+    decides = next((one for one in read if one.role == DECIDES), None)
     return [
         ("Users", f"{sum(arm.user_count for arm in arms):,}"),
         ("Answers", f"{sum(arm.impression_count for arm in arms):,}"),
@@ -286,7 +286,7 @@ def _mark(verdict: str) -> str:
     return "met" if verdict in _GOOD else "missed" if verdict in _BAD else "open" if verdict != "not done" else "dim"
 
 
-def _next_steps(experiment: Experiment, rollouts: Sequence[RolloutReport]) -> list[str]:
+def _next_steps(experiment: Experiment, read: Sequence[Reading], rollouts: Sequence[RolloutReport]) -> list[str]:
     name, plan = experiment.name, experiment.plan
     interleaved = plan.method is ExperimentMethod.INTERLEAVE
     if experiment.state is ExperimentState.READY:
@@ -307,9 +307,12 @@ def _next_steps(experiment: Experiment, rollouts: Sequence[RolloutReport]) -> li
             return steps if not rollouts else ["It is on its way already: see the last step of the ladder."]
         case Verdict.STOP:
             return ["The users have the standard again. Find the cause before another try, and give that a new name."]
-        case Verdict.INCONCLUSIVE:
+        case Verdict.INCONCLUSIVE if any(one.role == DECIDES and one.told is Told.AS_GOOD for one in read):
             return [
                 "Keep the simpler configuration; or say what a smaller effect is worth, and ask how many users that "
                 "takes: sluice experiment plan.",
             ]
-    return [f"It was not decided. sluice experiment start {name} --reason ... begins a new run, with new evidence."]
+    return [
+        "It was not decided: there were too few users, or too little time. sluice experiment plan says how many it "
+        f"takes; sluice experiment start {name} --reason ... begins a new run, with new evidence.",
+    ]

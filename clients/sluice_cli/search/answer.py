@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sluice_cli.calls import (
     DONE,
+    NEEDS_A_LOOK,
     WRONG_COMMAND_LINE,
     Problem,
     command,
@@ -26,6 +27,7 @@ from sluice_cli.calls import (
     stderr,
     stdout,
     table,
+    words,
 )
 from sluice_cli.options import (
     AsJson,
@@ -42,6 +44,8 @@ from sluice_cli.search.conditions import parse_filter
 from sluice_client import (
     FLAGS,
     Answer,
+    AsyncClient,
+    Event,
     Features,
     Outcome,
     Passage,
@@ -58,7 +62,9 @@ from sluice_client import (
 app = typer.Typer(rich_markup_mode=None)
 
 PageToken = Annotated[str, typer.Option(metavar="TOKEN", help="Go on where the page before ended.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Show scores and reports of all stages.")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Show scores, reports of all stages, and experiments with their teams.")
+]
 SNIPPET_CHARACTERS = 240
 OUTCOME_STYLES = {Outcome.RAN: "green", Outcome.SKIPPED: "dim", Outcome.DEGRADED: "yellow", Outcome.FAILED: "red"}
 
@@ -88,6 +94,12 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
         str, typer.Option(metavar="NAME", help="Model that made the vector, by name or fingerprint.")
     ] = "",
     page_token: PageToken = "",
+    user: Annotated[
+        str, typer.Option("--user", metavar="ID", help="Ask as this user, who may be in a rollout or an experiment.")
+    ] = "",
+    click: Annotated[
+        int, typer.Option(metavar="RANK", min=0, help="Record that this result was opened, to try feedback by hand.")
+    ] = 0,
     explain: Explain = False,
     as_json: AsJson = False,
 ) -> int:
@@ -102,6 +114,7 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       sluice search "thread pool" --filter-json '{"any": ["kind=class", {"all": ["kind=method", "year>=2020"]}]}'
       sluice search "thread pool" --highlights --diversity 0.3
       sluice search --vector question.json --vector-model all-MiniLM-L6-v2
+      sluice search "thread pool" --user ada --explain --click 2
       sluice search "thread pool" --json | jq -r '.results[].passage.id'
 
     \b
@@ -132,8 +145,22 @@ async def search(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
             highlights=highlights,
             vector=read_vector(vector, vector_model) if vector else None,
             page_token=page_token,
+            user_id=user,
         )
-    show(answer, explain=explain, as_json=as_json)
+        show(answer, explain=explain, as_json=as_json)
+        return await _open(client, answer, click) if click else DONE
+
+
+async def _open(client: AsyncClient, answer: Answer, rank: int) -> int:
+    """Record that a result was opened. Raises Problem for one that the answer does not have."""
+    found = next((result for result in answer.results if result.rank == rank), None)
+    if found is None:
+        raise Problem(f"the answer has no result {rank}", "give a rank that is shown", exit_code=WRONG_COMMAND_LINE)
+    recorded = await client.record_events([Event.click(answer, found)])
+    for refused in recorded.rejections:
+        say_warning(f"the click is not recorded: {refused.detail or words(refused.reason)}")
+        return NEEDS_A_LOOK
+    stderr.print(Text(f"recorded: result {rank} was opened", style="dim"))
     return DONE
 
 
@@ -291,13 +318,16 @@ def _scores_table(results: Sequence[Result]) -> Table:
     }
     looked = {name: scores for name, scores in closer.items() if any(score is not None for score in scores)}
     numbers = ("score", "first stage", *looked)
-    shown = table("rank", "change", "title", *numbers, title="Scores", right=frozenset({"rank", *numbers}))
+    teams = ["team"] if any(result.team for result in results) else []
+    columns = ("rank", "change", "title", *teams, *numbers)
+    shown = table(*columns, title="Scores", right=frozenset({"rank", *numbers}))
     for place, result in enumerate(results):
         scores = result.scores
         shown.add_row(
             str(result.rank),
             rank_change(scores.retrieval_rank, result.rank),
             name_of(result.passage),
+            *([plain(result.team) or "-"] if teams else []),
             f"{result.score:.4f}",
             f"{scores.retrieval:.4f}",
             *("" if of_all[place] is None else f"{of_all[place]:.3f}" for of_all in looked.values()),
@@ -354,7 +384,11 @@ def reason_of(report: StageReport) -> str:
 def _origin(answer: Answer) -> Text:
     origin = f"{answer.collection} ({answer.index_version})"
     on = flags_words(answer.features)
-    return Text("\n" + plain(f"on: {on} · index: {origin} · request: {answer.request_id}"), style="dim")
+    parts = [f"on: {on}", f"index: {origin}", f"request: {answer.request_id}"]
+    if answer.experiments:
+        named = (f"{one.experiment} ({one.arm or 'interleaved'})" for one in answer.experiments)
+        parts.append(f"experiment: {', '.join(named)}")
+    return Text("\n" + plain(" · ".join(parts)), style="dim")
 
 
 def _warn_of_failures(answer: Answer) -> None:

@@ -90,7 +90,7 @@ def test_a_report_says_what_it_came_to_in_the_first_line(plan: ExperimentPlan, v
     starts = {
         Verdict.SHIP: "Ship rerank.",
         Verdict.STOP: "Keep standard, not rerank.",
-        Verdict.INCONCLUSIVE: "No difference that matters was shown.",
+        Verdict.INCONCLUSIVE: "A difference that matters is excluded.",
         Verdict.GO_ON: "Not decided yet.",
     }
     assert found.headline.startswith(starts[verdict])
@@ -98,6 +98,20 @@ def test_a_report_says_what_it_came_to_in_the_first_line(plan: ExperimentPlan, v
     assert found.verdict == verdict.replace("_", " ")
     assert found.next_steps
     assert found.hypothesis == plan.hypothesis
+
+
+def test_an_experiment_that_ran_out_of_time_is_not_said_to_have_excluded_anything() -> None:
+    found = example(INTERLEAVED, Verdict.GO_ON)
+    over = dataclasses.replace(
+        found.experiment,
+        state=ExperimentState.ENDED,
+        end_time=END,
+        verdict=Verdict.INCONCLUSIVE,
+        reasons=["time is over"],
+    )
+    told = review(dataclasses.replace(found, experiment=over), [], [], NOW)
+    assert told.headline.startswith("It was ended before it was decided.")
+    assert told.reasons == ["time is over"]
 
 
 @pytest.mark.parametrize("state", list(ExperimentState))
