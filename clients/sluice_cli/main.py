@@ -47,14 +47,17 @@ ROOMS = {
     ),
     "judgments": (
         "sluice_cli.evaluation.judgments",
-        "Read, write, make and compare judgments: of people, of clicks, of a language model.",
+        "Read, write, make and compare lists of judgments: how well documents answer queries.",
     ),
     "whatif": (
         "sluice_cli.evaluation.commands",
-        "Ask recorded questions again with other configurations, before a user sees them.",
+        "Ask recorded questions again with other configurations: what would change, before a user sees it.",
     ),
     "experiment": ("sluice_cli.experiment", "Ask which of several configurations people prefer."),
-    "feedback": ("sluice_cli.feedback", "Read back what people did with answers."),
+    "feedback": (
+        "sluice_cli.feedback",
+        "Read back what people did with answers: clicks, citations, ratings and labels.",
+    ),
     "loadtest": (
         "sluice_cli.capacity",
         "Send the searches of many users at once: failures, percentiles, arms of rollouts.",

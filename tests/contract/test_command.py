@@ -766,7 +766,9 @@ async def test_the_doctor_works_when_nothing_runs() -> None:
         *("search", "answer", "compare", "index", "delete", "config", "doctor", "loadtest", "help"),
         *("reindex", "rollback", "verify", "collections", "collections create", "collections delete"),
         *("documents get", "documents list", "snapshot create", "snapshot list", "snapshot restore", "snapshot prune"),
-        "enrich",
+        *("enrich", "feedback", "feedback export", "experiment", "experiment create", "experiment start"),
+        *("experiment stop", "experiment attach", "experiment list", "experiment template", "experiment check"),
+        *("experiment status", "experiment report", "experiment plan"),
     ],
 )
 def test_the_help_of_every_command_has_examples(command: str) -> None:

@@ -82,7 +82,9 @@ async def export(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
             found = client.feedback(start_time=start, end_time=end, experiment=experiment, collection=collection)
             async for answer in found:
                 query = query_of(answer)
-                out.add(QUERIES, query["query_id"], query)
+                # Pages whose caller gave them the same id are documents of their own.
+                page = answer.served.impression.first_position
+                out.add(QUERIES, f"{query['query_id']}.{page}", query)
                 answers += 1
                 for event in events_of(answer, impressions=impressions):
                     out.add(EVENTS, event["event_attributes"]["event_id"], event)
