@@ -304,6 +304,8 @@ class Answer(Received, proto=pb.SearchResponse):
     """One for every feature that is rolled out."""
     enrichment_score: float | None = None
     """Probability that the first five results hold all that an answer needs; None unless relations were followed."""
+    model_token_count: int = 0
+    """Work that models did for it, in tokens that they read; 0 where they did none, as with a vector of a cache."""
     impression_token: bytes = b""
     """This page as it was served, signed: events about it need it. Empty where no feedback is taken."""
     experiments: Sequence[ExperimentExposure] = ()

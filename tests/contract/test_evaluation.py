@@ -191,7 +191,9 @@ async def test_recorded_questions_are_asked_again_and_compared(animals: Sluice, 
     (changed,) = found["changed"]
     assert 0 <= changed["rank_biased_overlap"]["low"] <= changed["rank_biased_overlap"]["value"] < 1
     assert found["quality"]["questions"] == 8
-    assert found["sides"][0]["items"]["embed"] == 1
+    dense, words = found["sides"]
+    assert (dense["items"]["embed"], "embed" in words["items"]) == (1, False)
+    assert dense["tokens"] > 0 == words["tokens"]
     assert (judged / "replay.svg").exists()
 
 

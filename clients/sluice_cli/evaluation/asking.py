@@ -33,6 +33,8 @@ class Asked:
     """Stages that failed or did a part, each with its reason."""
     items: Mapping[str, int] = field(default_factory=dict)
     """By stage, the items that came out of it."""
+    tokens: int = 0
+    """Tokens that models read for it."""
     retry_after: float | None = None
     """Pause that the gateway asked for."""
     busy: bool = False
@@ -58,6 +60,8 @@ class Side:
     p95_ms: float | None
     items: Mapping[str, float]
     """By stage, the mean of the items that came out of it: variants, vectors, candidates, passages that were scored."""
+    tokens: float
+    """Mean of the tokens that models read for an answer; what a cache had costs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ async def ask(client: AsyncClient, asking: Asking, configuration: Configuration,
             if report.outcome in {Outcome.DEGRADED, Outcome.FAILED}
         ),
         {report.stage.value: report.item_count for report in answer.stages if report.outcome is not Outcome.SKIPPED},
+        answer.model_token_count,
     )
 
 
@@ -125,6 +130,7 @@ def side_of(configuration: Configuration, asked: Sequence[Asked]) -> Side:
         p50_ms=percentile(milliseconds, 50) if answered else None,
         p95_ms=percentile(milliseconds, 95) if answered else None,
         items={stage: fmean(one.items.get(stage, 0) for one in answered) for stage in stages},
+        tokens=fmean(one.tokens for one in answered) if answered else 0.0,
     )
 
 

@@ -52,12 +52,13 @@ def differences_view(quality: Quality, first: str) -> RenderableType:
 def work_view(sides: Sequence[Side]) -> RenderableType:
     """Show time and work of every configuration."""
     stages = list(dict.fromkeys(stage for side in sides for stage in side.items))
-    columns = ("questions", "failed", "degraded", "empty", "P50", "P95", *stages)
+    columns = ("questions", "failed", "degraded", "empty", "P50", "P95", "tokens", *stages)
     shown = table("", *columns, right=frozenset(columns))
     for side in sides:
         counts = (side.questions, side.failed, side.degraded, side.empty)
         items = (f"{side.items.get(stage, 0):.1f}" for stage in stages)
-        shown.add_row(side.name, *(f"{count:,}" for count in counts), _ms(side.p50_ms), _ms(side.p95_ms), *items)
+        numbers = (*(f"{count:,}" for count in counts), _ms(side.p50_ms), _ms(side.p95_ms), f"{side.tokens:,.1f}")
+        shown.add_row(side.name, *numbers, *items)
     return shown
 
 

@@ -16,6 +16,8 @@ from services.experiment.flags import Overrides
 from services.gateway.feedback.impressions import Origin
 from services.gateway.feedback.showing import Showing, Showings
 from services.gateway.metrics import GatewayMetrics, ObservedSearch
+from services.gateway.quotas import spending
+from services.gateway.quotas.spending import Spending
 from services.gateway.rollout.exposure import Exposure, Observed
 from services.gateway.rollout.shadow import Answered, Shadow, quality_of
 from services.gateway.rollout.table import Decision
@@ -44,6 +46,8 @@ class UserSearch:
     own: Overrides
     """Flags of the request itself."""
     digest: str
+    spent: Spending
+    """Tokens that models have read for it so far."""
     other_course: Course | None = None
     """That of the second arm, if this is a later page of an answer with results of two."""
     showing: Showing | None = None
@@ -101,7 +105,8 @@ class UserSearches:
         if self._showings is not None:
             origin = Origin(request_id.get(), request.user_id, caller_of().tenant)
             showing = self._showings.begin(origin, question, decision)
-        return UserSearch(request, question, decision, own, digest, page.other_course, showing)
+        spent = spending.under_way()
+        return UserSearch(request, question, decision, own, digest, spent, page.other_course, showing)
 
     def observed(self, search: UserSearch, deadline: float) -> Observed:
         """Make evidence of a request: a context, around all that it does."""
@@ -183,6 +188,7 @@ def served_features(decision: Decision, answer: Answer) -> Features:
 def response_to(search: UserSearch, answer: Answer) -> pb.SearchResponse:
     """Write the reply to the search of a user, after its end or before that of the rest."""
     reply = response(search.question, answer, search.decision, next_page(search, answer))
+    reply.model_token_count = search.spent.tokens
     if search.showing is not None:
         reply.impression_token = search.showing.token
     return reply

@@ -304,6 +304,7 @@ class SearchResponse(_message.Message):
     IMPRESSION_TOKEN_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
     INTERLEAVED_ARMS_FIELD_NUMBER: _builtins.int
+    MODEL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty when there is none."""
     collection: _builtins.str
@@ -321,6 +322,10 @@ class SearchResponse(_message.Message):
     impression_token: _builtins.bytes
     """This page as it was served, signed: send it with what people did with it, to FeedbackService. Opaque; empty where no
     feedback is taken.
+    """
+    model_token_count: _builtins.int
+    """Work that models did for the request up to here, in tokens that they read, as quotas count it; 0 where they did none,
+    as with a vector of a cache, and in a comparison.
     """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
@@ -366,10 +371,11 @@ class SearchResponse(_message.Message):
         impression_token: _builtins.bytes = ...,
         experiments: _abc.Iterable[Global___ExperimentExposure] | None = ...,
         interleaved_arms: _abc.Iterable[Global___InterleavedArm] | None = ...,
+        model_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "enrichment_score", b"enrichment_score", "features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "experiments", b"experiments", "features", b"features", "impression_token", b"impression_token", "index_version", b"index_version", "interleaved_arms", b"interleaved_arms", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score", "arms", b"arms", "collection", b"collection", "enrichment_score", b"enrichment_score", "experiments", b"experiments", "features", b"features", "impression_token", b"impression_token", "index_version", b"index_version", "interleaved_arms", b"interleaved_arms", "model_token_count", b"model_token_count", "next_page_token", b"next_page_token", "request_id", b"request_id", "results", b"results", "snapshot_version", b"snapshot_version", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enrichment_score: _TypeAlias = _typing.Literal["enrichment_score"]  # noqa: Y015
     _WhichOneofArgType__enrichment_score: _TypeAlias = _typing.Literal["_enrichment_score", b"_enrichment_score"]  # noqa: Y015
