@@ -309,6 +309,14 @@ async def test_a_server_without_room_is_not_asked_again(gateway: CannedGateway, 
     assert len(gateway.failures) == 1
 
 
+async def test_a_client_that_does_not_wait_leaves_a_busy_server_alone(gateway: CannedGateway) -> None:
+    gateway.failures += [errors.ResourceExhausted("busy", retry_after=0.001) for _ in range(2)]
+    async with AsyncClient(gateway.address, waits=False) as client:
+        with pytest.raises(SluiceError) as caught:
+            await client.search("why?")
+    assert (caught.value.retry_after, len(gateway.failures)) == (0.001, 1)
+
+
 async def test_pushback_is_told_in_seconds(gateway: CannedGateway, client: AsyncClient) -> None:
     gateway.failures.append(errors.ResourceExhausted("busy", retry_after=100.5))
     with pytest.raises(SluiceError) as caught:

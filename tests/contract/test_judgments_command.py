@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
 from sluice.gateway.v1 import documents_pb2
+from sluice.rollout.v1 import feedback_pb2, feedback_pb2_grpc
+from sluice.type.v1 import feedback_pb2 as events_pb2
+from sluice.type.v1 import impression_pb2
 from sluice_cli import calls
 from sluice_cli.main import app
 from tests.contract.canned_gateway import CannedGateway, canned_gateway
@@ -189,3 +193,58 @@ async def test_a_model_that_does_not_answer_is_a_problem_with_a_remedy(sluice: S
     result = await sluice("judgments", "ask-llm", "papers", "--queries", tmp_path / "queries.jsonl", *options)
     assert result.exit_code == calls.NOT_DONE
     assert "the same command goes on where this one stopped" in result.stderr
+
+
+async def test_questions_that_users_asked_are_sampled(sluice: Sluice, tmp_path: Path) -> None:
+    served = [
+        {"query_id": "1", "client_id": "u", "user_query": "why?", "query_response_object_ids": ["a"]},
+        {"query_id": "2", "client_id": "u", "user_query": "Why?", "query_response_object_ids": ["a"]},
+        {"query_id": "3", "client_id": "u", "user_query": "how?", "query_response_object_ids": ["a"]},
+        {"query_id": "4", "client_id": "u", "user_query": "hmac:00", "query_response_object_ids": ["a"]},
+    ]
+    (tmp_path / "ubi.jsonl").write_text("".join(json.dumps(one) + "\n" for one in served))
+    made = tmp_path / "sample.jsonl"
+    result = await sluice("feedback", "sample", tmp_path / "ubi.jsonl", "--output", made)
+    assert result.exit_code == calls.DONE, result.output
+    assert "2 of 2 distinct questions, from 3 answers" in result.stdout
+    assert "1 answers have no text of a question" in result.stderr
+    assert sorted((one["text"].casefold(), one["count"]) for one in lines(made)) == [("how?", 1), ("why?", 2)]
+
+
+class Kept(feedback_pb2_grpc.FeedbackStoreServicer):
+    """A store that has ten answers to a user, the first of two results used in most, and one to nobody."""
+
+    async def ExportFeedback(self, request: Any, context: Any) -> AsyncIterator[feedback_pb2.ExportFeedbackResponse]:  # noqa: N802  # gRPC's name
+        for number in range(11):
+            shown = impression_pb2.Impression(
+                query_id=str(number), unit=number, object_ids=["a", "b"][:: 1 if number % 2 else -1], first_position=1
+            )
+            shown.time.GetCurrentTime()
+            used = events_pb2.Event(event_id=f"e{number}", action=events_pb2.EVENT_ACTION_CITE, object_id="a")
+            served = feedback_pb2.ServedImpression(impression=shown, query="why?" if request.collection else "")
+            answer = feedback_pb2.AnswerFeedback(served=served, events=[used] if number > 2 else [])
+            yield feedback_pb2.ExportFeedbackResponse(answers=[answer])
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(Kept(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def test_clicks_and_questions_are_read_from_the_service(sluice: Sluice, service: str, tmp_path: Path) -> None:
+    made = tmp_path / "clicked.jsonl"
+    options = ("--output", made, "--collection", "papers", "--rollout", service)
+    result = await sluice("judgments", "from-clicks", *options)
+    assert result.exit_code == calls.DONE, result.output
+    assert "10 answers with 8 clicks: 2 judgments of 1 queries" in result.stdout
+    assert "1 answers to nobody are left out" in result.stderr
+    assert {one["document_id"]: one["clicks"] for one in lines(made)} == {"a": 8, "b": 0}
+    sampled = await sluice("feedback", "--service", service, "sample", "--output", made, "--collection", "papers")
+    assert "1 of 1 distinct questions, from 10 answers" in sampled.stdout
+    unkept = await sluice("feedback", "--service", service, "sample", "--output", made, "--anonymous")
+    assert (unkept.exit_code, "11 answers have no text" in unkept.stderr) == (calls.NEEDS_A_LOOK, True)

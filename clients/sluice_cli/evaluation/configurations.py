@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
 
-from sluice_cli.calls import Connection, user_name
-from sluice_client import FLAGS, AsyncExperimentClient, Features, features, flag_values
+from sluice_cli.calls import Connection
+from sluice_client import FLAGS, Features, features, flag_values
 
 OPTION = "--config"
 FORMS = "NAME=flag:value,flag:value; NAME=file.yaml; NAME=arm:EXPERIMENT/ARM; NAME= for the gateway's own flags"
@@ -95,7 +95,7 @@ def _table(source: str) -> Mapping[str, Any]:
 
 async def _of_arm(named: str, connection: Connection, rollout: str) -> Features:
     experiment, _, arm = named.partition("/")
-    async with AsyncExperimentClient(rollout, actor=user_name(), **connection.credentials) as client:
+    async with replace(connection, rollout=rollout).experiment_client() as client:
         plan = (await client.experiment(experiment)).experiment.plan
     for one in plan.arms:
         if one.name == arm:

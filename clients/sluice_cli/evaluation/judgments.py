@@ -121,7 +121,8 @@ def from_clicks(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
     calls.run(
         context,
         command.from_clicks,
-        command.Source(files or [], collection, anonymous, rollout),
+        command.Source(files or [], collection, anonymous),
+        rollout=rollout,
         output=output,
         model=model,
         least_impressions=least_impressions,

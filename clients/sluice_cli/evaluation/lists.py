@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from sluice_cli.calls import (
     say_warning,
     stdout,
     table,
-    user_name,
 )
 from sluice_cli.evaluation.evaluate import read_list
 from sluice_cli.evaluation.evidence import interval_words
-from sluice_client import AsyncExperimentClient, EventAction
+from sluice_client import EventAction
 from sluice_judgments.agreement import Agreement, Pairs
 from sluice_judgments.agreement import agreement as agreement_of
 from sluice_judgments.clicks import Counts, Estimated, Served, clicks_over_expected, position_based
@@ -66,10 +65,17 @@ async def export_list(_: Connection, source: Path, *, output: Path, form: str) -
 
 
 async def from_clicks(
-    connection: Connection, source: Source, *, output: Path, model: str, least_impressions: int, as_json: bool
+    connection: Connection,
+    source: Source,
+    *,
+    rollout: str,
+    output: Path,
+    model: str,
+    least_impressions: int,
+    as_json: bool,
 ) -> int:
     """Make judgments of clicks; the exit code is 1 if there are none."""
-    served = await served_answers(connection, source)
+    served = await served_answers(replace(connection, rollout=rollout), source)
     estimated = _ESTIMATORS[model](Counts(served.pages), least_impressions)
     grades: dict[str, dict[str, int]] = {}
     more = {}
@@ -113,7 +119,6 @@ class Source:
     """Lines of UBI, or folders of them; none: the rollout service is asked."""
     collection: str
     anonymous: bool
-    rollout: str
 
 
 async def served_answers(connection: Connection, source: Source) -> Recorded:
@@ -129,7 +134,7 @@ async def served_answers(connection: Connection, source: Source) -> Recorded:
                 exit_code=WRONG_COMMAND_LINE,
             ) from None
     else:
-        async with AsyncExperimentClient(source.rollout, actor=user_name(), **connection.credentials) as client:
+        async with connection.experiment_client() as client:
             async for answer in client.feedback(collection=source.collection):
                 impression = answer.served.impression
                 used = {one.object_id for one in answer.events if one.action in {EventAction.CLICK, EventAction.CITE}}

@@ -1,5 +1,6 @@
 """`sluice feedback`: what people did with answers."""
 
+from sluice_cli.feedback import sample
 from sluice_cli.feedback.export import app
 
-__all__ = ["app"]
+__all__ = ["app", "sample"]

@@ -42,6 +42,7 @@ def connection(context: typer.Context, service: Service = SERVICE) -> None:
     Examples:
       sluice feedback export ubi/                            two files of JSON lines
       sluice feedback export ubi/ --parquet --from 2026-11-01
+      sluice feedback sample --output sample.jsonl           questions for `sluice whatif`
     """
     context.obj = (*context.obj, service)
 
