@@ -17,13 +17,22 @@ from services.rollout.control import Control
 from services.rollout.decisions import Patience
 from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.servicer import ExperimentServicer
+from services.rollout.feedback.servicer import FeedbackServicer
+from services.rollout.feedback.writing import FeedbackWriter
 from services.rollout.gateways import Gateways
 from services.rollout.leader_election import LeaderElection
-from services.rollout.metrics import RolloutMetrics
+from services.rollout.metrics import FeedbackMetrics, RolloutMetrics
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
 from services.rollout.storage.database import open_database
-from sluice.rollout.v1 import experiment_pb2, experiment_pb2_grpc, rollout_pb2, rollout_pb2_grpc
+from sluice.rollout.v1 import (
+    experiment_pb2,
+    experiment_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    rollout_pb2,
+    rollout_pb2_grpc,
+)
 
 _log = logs.get_logger("rollout")
 
@@ -40,15 +49,25 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         latency_window_seconds=settings.rollout_latency_window_seconds,
         clock=time.time,
     )
+    database = open_database(settings.rollout_database_url.get_secret_value(), settings.rollout_database_ca_file)
     replica = LeaderElection(
-        open_database(settings.rollout_database_url.get_secret_value(), settings.rollout_database_ca_file),
+        database,
         control,
         metrics,
         tick_seconds=settings.rollout_decision_seconds,
         # A renewal that is lost or late must not end a lease.
         renewal_seconds=min(1.0, settings.rollout_lease_seconds / 4),
     )
+    feedback = FeedbackWriter(database, FeedbackMetrics(), kept_days=settings.rollout_feedback_days)
     died = asyncio.Event()
+
+    def register(server: grpc.aio.Server) -> None:
+        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
+        rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
+        experiments = ExperimentControl(control, time.time)
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(replica, experiments), server)
+        servicer = FeedbackServicer(feedback, database, lambda: replica.problem)
+        feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(servicer, server)
 
     async def lead() -> None:
         try:
@@ -60,27 +79,22 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
 
     try:
         await replica.try_to_lead()
-        async with in_background(lead()):
+        async with in_background(lead(), feedback.keep(lambda: replica.problem is None)):
             yield Stage(
                 service=rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
                 further_services=(
                     rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
                     experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
+                    feedback_pb2.DESCRIPTOR.services_by_name["FeedbackStore"],
                 ),
-                register=lambda server: _register(server, replica, control),
+                register=register,
                 problem=lambda: replica.problem,
                 end_streams=replica.end_watches,
                 died=died,
             )
     finally:
+        await feedback.close()
         await replica.close()
-
-
-def _register(server: grpc.aio.Server, replica: LeaderElection, control: Control) -> None:
-    rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
-    rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
-    experiments = ExperimentControl(control, time.time)
-    experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(replica, experiments), server)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.chassis import logs
 from services.rollout.control import OURSELVES, Look, Observer
 from services.rollout.features import FeatureState, HistoryAction, HoldCause
+from services.rollout.feedback.batches import Batch
 from services.rollout.snapshots import Quarantined, SealedSnapshot
 from services.rollout.storage.records import HistoryEntry
 
@@ -63,6 +64,28 @@ zero_exposure_seconds = Histogram(
 )
 late_evidence = Counter("sluice_rollout_late_evidence_total", "Evidence left aside because its run was over.")
 active = Gauge("sluice_rollout_active", "1 where this replica decides, 0 where it stands by.")
+feedback_impressions = Counter(
+    "sluice_rollout_feedback_impressions_total",
+    "Answers that gateways sent to be stored, those that were there before as well.",
+)
+feedback_events = Counter(
+    "sluice_rollout_feedback_events_total",
+    "Events that gateways sent to be stored, by whether they are new (`stored`) or were there before (`duplicate`).",
+    ["result"],
+)
+feedback_commit_seconds = Histogram(
+    "sluice_rollout_feedback_commit_seconds",
+    "Time of a transaction that stores feedback; several requests share one.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+feedback_commit_rows = Histogram(
+    "sluice_rollout_feedback_commit_rows",
+    "Rows of a transaction that stores feedback.",
+    buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
+)
+feedback_waiting_bytes = Gauge(
+    "sluice_rollout_feedback_waiting_bytes", "Feedback that was received and is not stored yet, in bytes."
+)
 
 _OF_FEATURES = (
     percentage,
@@ -75,6 +98,22 @@ _OF_FEATURES = (
     unacknowledged_gateways,
 )
 _URGENT = (HistoryAction.ROLLED_BACK, HistoryAction.KILLED)
+
+
+class FeedbackMetrics:
+    """Series of feedback."""
+
+    def stored(self, batches: Sequence[Batch], duplicate_count: int, seconds: float) -> None:
+        """See Observer of services.rollout.feedback.writing."""
+        feedback_impressions.inc(sum(len(batch.impressions) for batch in batches))
+        feedback_events.labels("stored").inc(sum(len(batch.events) for batch in batches) - duplicate_count)
+        feedback_events.labels("duplicate").inc(duplicate_count)
+        feedback_commit_seconds.observe(seconds)
+        feedback_commit_rows.observe(sum(batch.row_count for batch in batches))
+
+    def waiting(self, size: int) -> None:
+        """See Observer of services.rollout.feedback.writing."""
+        feedback_waiting_bytes.set(size)
 
 
 class RolloutMetrics(Observer):

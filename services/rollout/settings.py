@@ -49,6 +49,13 @@ class RolloutSettings(StageSettings):
     rollout_stale_seconds: float = Field(
         15.0, gt=0, le=86_400, description="Ramps hold when no gateway has reported for so long. Seconds."
     )
+    rollout_feedback_days: int = Field(
+        90,
+        ge=1,
+        le=3650,
+        description="How long answers and events are kept: as many days (UTC), with the present one. Older ones are "
+        "deleted, and refused. Days.",
+    )
 
     @model_validator(mode="after")
     def _live_outlasts_the_lease(self) -> Self:

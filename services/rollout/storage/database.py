@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from services.chassis.errors import StartupError, Unavailable
+from services.rollout.feedback.storage import FeedbackRecords, stage_tables
 from services.rollout.storage.records import Records
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -45,6 +47,15 @@ class Database(Protocol):
 
     def reading(self) -> Any:
         """A context with `Records` to read. Raises Unavailable where the database cannot be reached."""
+
+    def storing_feedback(self) -> Any:
+        """A context with `FeedbackRecords` in a transaction that is durable when it ends, for one thread at a time.
+
+        It has a connection of its own, so that no decision waits for feedback. Raises Unavailable.
+        """
+
+    def reading_feedback(self) -> Any:
+        """A context with `FeedbackRecords` to read, each statement for itself. Raises Unavailable."""
 
     def close(self) -> None:
         """Close all connections and give up the lead."""
@@ -84,12 +95,52 @@ def _secured(url: sa.URL, authority: Path) -> sa.URL:
     return url.update_query_dict({"sslmode": "verify-full", "sslrootcert": str(authority)})
 
 
+class _Turns:
+    """One writer of a file at a time; the leader's decisions go before feedback.
+
+    SQLite itself lets writers try again and again, so one that writes all the time would keep the others out.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = False
+        self._leaders = 0
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """The turn of a decision."""
+        with self._changed:
+            self._leaders += 1
+            self._changed.wait_for(lambda: not self._busy)
+            self._busy = True
+            self._leaders -= 1
+        yield from self._held()
+
+    @contextmanager
+    def last(self) -> Iterator[None]:
+        """The turn of feedback, when no decision waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy and not self._leaders)
+            self._busy = True
+        yield from self._held()
+
+    def _held(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+
 class SqliteDatabase:
     """A file on this machine. The lead is a lock on a second file, which the kernel releases when a process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock: int | None = None
+        self._turns = _Turns()
+        self._feeding: sa.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -132,7 +183,12 @@ class SqliteDatabase:
     @contextmanager
     def writing(self) -> Iterator[Records]:
         """See Database."""
-        with _explained(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with (
+            _explained(),
+            self._turns.first(),
+            self._engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
             yield Records(connection)
 
     @contextmanager
@@ -141,8 +197,27 @@ class SqliteDatabase:
         with _explained(), self._engine.connect() as connection:
             yield Records(connection)
 
+    @contextmanager
+    def storing_feedback(self) -> Iterator[FeedbackRecords]:
+        """See Database."""
+        with self._turns.last(), _explained():
+            if self._feeding is None:
+                self._feeding = self._engine.connect().execution_options(writes=True)
+            with self._feeding.begin():
+                stage_tables(self._feeding)
+                yield FeedbackRecords(self._feeding)
+
+    @contextmanager
+    def reading_feedback(self) -> Iterator[FeedbackRecords]:
+        """See Database."""
+        with _explained(), self._engine.connect().execution_options(apart=True) as connection:
+            yield FeedbackRecords(connection)
+
     def close(self) -> None:
         """See Database."""
+        if self._feeding is not None:
+            self._feeding.close()
+            self._feeding = None
         self._engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
@@ -165,6 +240,7 @@ class PostgresDatabase:
             hide_parameters=True,
         )
         self._leading: sa.Connection | None = None
+        self._feeding: sa.Connection | None = None
 
     def lead(self) -> bool:
         """See Database."""
@@ -204,8 +280,36 @@ class PostgresDatabase:
         with _explained(), self._engine.connect() as connection:
             yield Records(connection)
 
+    @contextmanager
+    def storing_feedback(self) -> Iterator[FeedbackRecords]:
+        """See Database."""
+        try:
+            with _explained():
+                if self._feeding is None:
+                    self._feeding = self._engine.connect()
+                    with self._feeding.begin():
+                        stage_tables(self._feeding)
+                with self._feeding.begin():
+                    yield FeedbackRecords(self._feeding)
+        except BaseException:
+            self._end_feeding()
+            raise
+
+    @contextmanager
+    def reading_feedback(self) -> Iterator[FeedbackRecords]:
+        """See Database."""
+        with _explained(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield FeedbackRecords(connection)
+
+    def _end_feeding(self) -> None:
+        if self._feeding is not None:
+            self._feeding.invalidate()
+            self._feeding.close()
+            self._feeding = None
+
     def close(self) -> None:
         """See Database."""
+        self._end_feeding()
         if self._leading is not None:
             self._leading.invalidate()
             self._leading.close()
@@ -237,8 +341,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("apart", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
 
 
 def _migrate(connection: sa.Connection) -> None:

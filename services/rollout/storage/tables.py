@@ -1,7 +1,7 @@
 """Tables of the control plane. Alembic's migrations alone make them.
 
-Times are seconds since 1970. A hashed unit is 64 bits without a sign; databases know only signed ones, so it is stored
-minus 2^63.
+Times are seconds since 1970, those of feedback whole microseconds. A hashed unit is 64 bits without a sign; databases
+know only signed ones, so it is stored minus 2^63.
 """
 
 from __future__ import annotations
@@ -169,4 +169,55 @@ experiment_evidence = sa.Table(
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("summary", sa.Text, nullable=False),
     sa.Column("result_json", sa.Text, nullable=False),
+)
+
+# Feedback. PostgreSQL keeps each day in partitions of its own (services/rollout/feedback/days.py). The key of an answer
+# is the time at which it was served and its query id: callers may give one id to several requests.
+impression = sa.Table(
+    "impression",
+    metadata,
+    sa.Column("served_time", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("query_id", sa.Text, primary_key=True),
+    sa.Column("collection", sa.Text, nullable=False),
+    sa.Column("unit", sa.BigInteger, nullable=False),
+    sa.Column("first_position", sa.Integer, nullable=False),
+    sa.Column("ending", sa.SmallInteger, nullable=False),
+    sa.Column("seconds", sa.Double),
+    sa.Column("token_count", sa.BigInteger, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    postgresql_partition_by="RANGE (served_time)",
+)
+exposure = sa.Table(
+    "exposure",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("served_time", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("query_id", sa.Text, primary_key=True),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("teams", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (served_time)",
+)
+event = sa.Table(
+    "event",
+    metadata,
+    # Days since 1970, of the answer.
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("served_time", sa.BigInteger, nullable=False),
+    sa.Column("query_id", sa.Text, nullable=False),
+    sa.Column("action", sa.SmallInteger, nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("object_id", sa.Text, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    sa.Column("session", sa.Text, nullable=False),
+    sa.Column("rating", sa.Double),
+    sa.Column("aspect", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Index("event_of_answer", "served_time", "query_id"),
+    sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (day)",
 )
