@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-interleaving bench-search-cost bench-telemetry bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops judge-drill plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-interleaving bench-search-cost bench-telemetry bench-feedback bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops judge-drill plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ bench-guards: setup ## Measures what identity, policies, quotas and the audit lo
 
 bench-interleaving: setup ## Measures what an answer of two arms costs over the slower one, on a collection in BEIR's layout; build/bench/interleaving.json.
 	@$(BIN)/python -m bench.interleaving $(DATA)/cranfield
+
+bench-feedback: setup ## Measures what feedback costs a search, in pairs; build/bench/feedback.json.
+	@$(BIN)/python -m bench.feedback
 
 bench-telemetry: setup ## Measures what metrics and traces cost, in pairs; build/bench/telemetry.json.
 	@$(BIN)/python -m bench.telemetry
