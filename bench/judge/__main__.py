@@ -50,7 +50,7 @@ _console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Judging:
-    """What is judged: what people said, and the kinds of passages that they did not call relevant."""
+    """Questions and passages, judged by people, and the kinds of passages that they did not call relevant."""
 
     people: Judgments
     alike: Mapping[str, str]
@@ -120,7 +120,7 @@ def asked(url: str, chosen: Judging, method: Method, seconds: float, passage_tok
 
 
 def of_kind(chosen: Judging, kind: Mapping[str, str]) -> Judgments:
-    """What people said of the relevant passages, and of those of one kind."""
+    """Judgments of people on the relevant passages, and on those of one kind."""
     return Judgments(
         {
             query: {name: grade for name, grade in grades.items() if grade or name == kind[query]}

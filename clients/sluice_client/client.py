@@ -43,8 +43,7 @@ from sluice_client.versions import (
     Verified,
 )
 
-# a timeout is a deadline that travels to the gateway
-
+_SERVICE = "sluice.gateway.v1.SearchService"
 # The longest that a server takes: snapshots go through all passages.
 _SNAPSHOT_SECONDS = 3600.0
 
@@ -53,9 +52,8 @@ class AsyncClient(Answering, Enriching, Explaining, Recording):
     """A client of one gateway, used as `async with AsyncClient(address) as client:`.
 
     `timeout` is the deadline, in seconds, of every call that sets none of its own. Calls that embed or copy have
-    `index_timeout`, which grows with the text of a batch. A call that a busy gateway sheds is sent again when the
-    gateway wishes, if the deadline allows it; not with `waits=False`, for callers that had better come back later. A
-    gateway may ask for `Credentials`; opening raises OSError for a file of `tls` that cannot be read.
+    `index_timeout`, which grows with the text of a batch. What a busy gateway sheds is sent again within the deadline,
+    unless `waits` is False. It may ask for `Credentials`; opening raises OSError for an unreadable file of `tls`.
     """
 
     def __init__(
@@ -67,14 +65,7 @@ class AsyncClient(Answering, Enriching, Explaining, Recording):
         waits: bool = True,
         **credentials: Unpack[Credentials],
     ) -> None:
-        super().__init__(
-            address,
-            server="the gateway",
-            service="sluice.gateway.v1.SearchService",
-            timeout=timeout,
-            waits=waits,
-            **credentials,
-        )
+        super().__init__(address, server="the gateway", service=_SERVICE, timeout=timeout, waits=waits, **credentials)
         self._index_timeout = index_timeout
 
     async def search(

@@ -45,7 +45,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked, and the schema of its reply."""
+    """A question to a model, and the schema of its reply."""
 
     system: str
     user: str

@@ -43,7 +43,8 @@ def sample(  # noqa: PLR0913, PLR0917  # one an option, and typer calls it
       sluice feedback sample ubi/ --by distinct --output sample.jsonl
     """
     from sluice_cli import calls
-    from sluice_cli.evaluation import lists, sampling
+    from sluice_cli.evaluation import lists
+    from sluice_cli.feedback import sampling
 
     source = lists.Source(files or [], collection, anonymous)
     calls.run(context, sampling.sample, source, output=output, limit=limit, by=by, seed=seed, as_json=as_json)

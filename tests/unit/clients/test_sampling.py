@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sluice_cli.evaluation.sampling import asked_counts, draw
+from sluice_cli.feedback.sampling import asked_counts, draw
 from sluice_judgments.clicks import Served
 
 
