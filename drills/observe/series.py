@@ -8,8 +8,8 @@ from drills.observe.prometheus import Prometheus
 from tools.metrics_table import Series, declared
 
 # What one gateway and one rollout service that are in order do not move; their own tests do (tests/contract,
-# tests/unit/reasoner and tests/integration/test_rollout*), and the drill of experiments. Nor has the platform TLS
-# (tests/contract/test_tls.py).
+# tests/unit/reasoner, tests/integration/test_rollout* and test_feedback*), and the drill of experiments. Nor has the
+# platform TLS (tests/contract/test_tls.py).
 STILL = (
     "qdrant_engine_",
     "reasoner_",
@@ -26,6 +26,7 @@ STILL = (
     "sluice_rollout_quarantined",
     "sluice_rollout_locally_killed",
     "sluice_rollout_evidence_lost_total",
+    "sluice_rollout_feedback_",
     "sluice_rollout_late_evidence_total",
     "sluice_rollout_sample_ratio_mismatch",
     "sluice_rollout_unacknowledged",

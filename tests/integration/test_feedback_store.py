@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command as alembic
+from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.chassis.timing import duration, timestamp
+from services.chassis.client import StageChannel
+from services.chassis.errors import Internal, ResourceExhausted, Unavailable
+from services.chassis.server import serving
+from services.chassis.timing import duration, in_background, timestamp
+from services.rollout.__main__ import compose
+from services.rollout.feedback import writing
 from services.rollout.feedback.batches import Batch
 from services.rollout.feedback.rows import AnswerEvent, Ending, UserRating, date_of, day_of, microseconds
+from services.rollout.feedback.writing import FeedbackWriter
+from services.rollout.settings import RolloutSettings
+from services.rollout.storage import database as database_module
 from services.rollout.storage.database import Database, open_database
 from services.rollout.storage.tables import metadata
 from sluice.rollout.v1 import feedback_pb2 as pb
+from sluice.rollout.v1 import feedback_pb2_grpc
 from sluice.type.v1 import feedback_pb2
 from sluice.type.v1.impression_pb2 import Exposure, Impression
 from tests.postgres_server import PostgresServer
@@ -306,3 +321,171 @@ def test_ratings_of_a_ramp_are_means_of_users(database: Database) -> None:
             UserRating("treatment", 6, 0.0, 1),
         ]
         assert records.ratings_of_run("rerank.4") == []
+
+
+class Told:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.groups: list[int] = []
+        self.sizes: list[int] = []
+
+    def stored(self, batches: Sequence[Batch], duplicate_count: int, seconds: float) -> None:
+        self.groups.append(len(batches))
+
+    def waiting(self, size: int) -> None:
+        self.sizes.append(size)
+
+
+async def test_requests_that_come_together_share_transactions_and_each_hears_of_its_own(database: Database) -> None:
+    told = Told()
+    writer = FeedbackWriter(database, told, kept_days=KEPT_DAYS)
+    answers = [served(f"q{number}") for number in range(20)]
+    batches = [batch(request([answer], (click("e", answer), 0))) for answer in answers]
+    found = await asyncio.gather(*(writer.store(one) for one in batches))
+    await writer.close()
+    # All of the events have one id: the first one counts.
+    assert sorted(found) == [[], *([0] for _ in range(19))]
+    assert len(told.groups) < len(batches)
+    assert sum(told.groups) == len(batches)
+    assert told.sizes[-1] == 0
+
+
+async def test_a_request_that_cannot_be_stored_takes_no_other_with_it(database: Database) -> None:
+    writer = FeedbackWriter(database, Told(), kept_days=KEPT_DAYS)
+    good, bad = (batch(request([served(name)], (click(name, served(name)), 0))) for name in ("good", "bad"))
+    bad = replace(bad, events=[bad.events[0]._replace(client=None)])  # type: ignore[arg-type]
+    found = await asyncio.gather(*map(writer.store, (good, bad, good)), return_exceptions=True)
+    await writer.close()
+    assert found[0] == []
+    assert isinstance(found[1], Internal)
+    assert found[2] == [0]
+
+
+async def test_more_than_may_wait_is_refused_with_a_time_to_come_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = batch(request([served("q1")]))
+    monkeypatch.setattr(writing, "MAX_WAITING_BYTES", 2 * one.size)
+    writer = FeedbackWriter(database, Told(), kept_days=KEPT_DAYS)
+    found = await asyncio.gather(*(writer.store(one) for _ in range(3)), return_exceptions=True)
+    assert found[:2] == [[], []]
+    assert isinstance(found[2], ResourceExhausted)
+    assert found[2].retry_after is not None
+    assert await writer.store(one) == []
+    await writer.close()
+
+
+async def test_a_caller_that_leaves_takes_nobody_with_it(database: Database) -> None:
+    writer = FeedbackWriter(database, Told(), kept_days=KEPT_DAYS)
+    one = batch(request([served("q1")]))
+    leaving, staying = asyncio.create_task(writer.store(one)), asyncio.create_task(writer.store(one))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == []
+    await writer.close()
+
+
+async def test_days_are_made_ahead_and_old_ones_are_forgotten(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    database = open_database(url)
+    assert database.lead()
+    store(database, request([served("q1"), served("q2", NOW - 3 * DAY)]))
+    writer = FeedbackWriter(database, Told(), kept_days=2, clock=lambda: NOW)
+    today = day_of(microseconds(NOW))
+    wanted = {f"event_{date_of(day)}" for day in range(today, today + 3)}
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    async with in_background(writer.keep(lambda: True)), asyncio.timeout(20):
+        while {name for name in sa.inspect(engine).get_table_names() if name.startswith("event_")} != wanted:
+            await asyncio.sleep(0.05)
+    engine.dispose()
+    await writer.close()
+    database.close()
+
+
+def test_a_database_of_the_release_before_gets_the_tables(url: str) -> None:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).with_name("migrations")))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        alembic.upgrade(config, "0001")
+        connection.commit()
+        assert "impression" not in sa.inspect(connection).get_table_names()
+    engine.dispose()
+    database = open_database(url)
+    assert database.lead()
+    assert store(database, request([served("q1")], (click("e1", served("q1")), 0))) == [[]]
+    database.close()
+
+
+@asynccontextmanager
+async def service(url: str) -> AsyncIterator[StageChannel]:
+    settings: Any = RolloutSettings(
+        grpc_port=0, metrics_port=0, drain_seconds=0, shutdown_grace_seconds=1, rollout_database_url=url
+    )
+    async with (
+        compose(settings) as stage,
+        serving(stage, settings) as server,
+        StageChannel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        yield channel
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+async def exported(channel: StageChannel, **fields: Any) -> list[pb.AnswerFeedback]:
+    stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+    replies = channel.stream(stub.ExportFeedback, pb.ExportFeedbackRequest(**fields), deadline=soon())
+    return [answer async for reply in replies for answer in reply.answers]
+
+
+async def test_what_is_stored_is_exported_as_it_was_sent(url: str) -> None:
+    now = round(time.time())
+    answer, other = served("q1", now - 5), served("q2", now - 4, exposures=[Exposure(experiment="x", run_id="x.1")])
+    message = request([other, answer], (click("e2", answer, 1, moment=now), 1), (click("e1", answer, moment=now), 1))
+    async with service(url) as channel:
+        stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+        assert list((await channel.call(stub.StoreFeedback, message, deadline=soon())).duplicate_indexes) == []
+        again = await channel.call(stub.StoreFeedback, message, deadline=soon())
+        assert list(again.duplicate_indexes) == [0, 1]
+        events = [message.events[1].event, message.events[0].event]
+        whole = [pb.AnswerFeedback(served=answer, events=events), pb.AnswerFeedback(served=other)]
+        assert await exported(channel) == whole
+        assert await exported(channel, experiment="x") == whole[1:]
+        assert await exported(channel, collection="another") == []
+        assert await exported(channel, start_time=timestamp(now - 4)) == whole[1:]
+        assert await exported(channel, end_time=timestamp(now - 4)) == whole[:1]
+
+
+async def test_a_standby_stores_nothing(url: str) -> None:
+    async with service(url) as active, service(url) as standby:
+        message = request([served("q1", time.time())])
+        stub = feedback_pb2_grpc.FeedbackStoreStub(standby.channel)
+        with pytest.raises(Unavailable, match="another one is active") as refused:
+            await standby.call(stub.StoreFeedback, message, deadline=soon())
+        assert refused.value.reason == "STANDBY"
+        assert await exported(active) == await exported(standby) == []
+
+
+async def test_a_database_that_is_away_is_told_and_nothing_is_lost_when_it_is_back(postgres: PostgresServer) -> None:
+    async with service(postgres.database()) as channel:
+        stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+        first, second = (request([served(name, time.time())]) for name in ("q1", "q2"))
+        await channel.call(stub.StoreFeedback, first, deadline=soon())
+        postgres.stop()
+        try:
+            with pytest.raises(Unavailable):
+                await channel.call(stub.StoreFeedback, second, deadline=soon())
+        finally:
+            postgres.start()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await channel.call(stub.StoreFeedback, second, deadline=soon())
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.1)
+        assert {answer.served.impression.query_id for answer in await exported(channel)} == {"q1", "q2"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from alembic.util import CommandError
 from services.chassis.errors import StartupError, Unavailable
 from services.rollout.feedback.storage import FeedbackRecords, stage_tables
 from services.rollout.storage.records import Records
+from services.rollout.storage.turns import Turns
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK_KEY = 0x51_1C_E0_07  # any number, as long as nothing else in the database takes it
@@ -95,51 +95,13 @@ def _secured(url: sa.URL, authority: Path) -> sa.URL:
     return url.update_query_dict({"sslmode": "verify-full", "sslrootcert": str(authority)})
 
 
-class _Turns:
-    """One writer of a file at a time; the leader's decisions go before feedback.
-
-    SQLite itself lets writers try again and again, so one that writes all the time would keep the others out.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._busy = False
-        self._leaders = 0
-
-    @contextmanager
-    def first(self) -> Iterator[None]:
-        """The turn of a decision."""
-        with self._changed:
-            self._leaders += 1
-            self._changed.wait_for(lambda: not self._busy)
-            self._busy = True
-            self._leaders -= 1
-        yield from self._held()
-
-    @contextmanager
-    def last(self) -> Iterator[None]:
-        """The turn of feedback, when no decision waits."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._busy and not self._leaders)
-            self._busy = True
-        yield from self._held()
-
-    def _held(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-
-
 class SqliteDatabase:
     """A file on this machine. The lead is a lock on a second file, which the kernel releases when a process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock: int | None = None
-        self._turns = _Turns()
+        self._turns = Turns()
         self._feeding: sa.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
