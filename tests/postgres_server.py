@@ -25,7 +25,9 @@ _START_SECONDS = 120.0
 class PostgresServer:
     """`with PostgresServer() as server:` serves on a free loopback port."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        """`durable` has it write to the disk what it commits; tests do not cut the power."""
+        self._durable = durable
         # Not below pytest's folder: the other user may not enter that.
         self._folder = Path(tempfile.mkdtemp(prefix="sluice-postgres-"))
         self._user = "nobody" if os.geteuid() == 0 else None
@@ -65,7 +67,8 @@ class PostgresServer:
         self.port = self.port or _free_port()
         command = [
             *(str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)),
-            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"),
+            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+            *("-c", f"fsync={'on' if self._durable else 'off'}"),
         ]
         log = (self._folder / "log").open("ab")
         self._server = subprocess.Popen(command, user=self._user, stdout=log, stderr=log, cwd="/")

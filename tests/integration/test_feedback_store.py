@@ -302,7 +302,7 @@ def test_ratings_of_a_ramp_are_means_of_users(database: Database) -> None:
     def rating(event_id: str, answer: pb.ServedImpression, rating: float) -> feedback_pb2.Event:
         return click(event_id, answer, action=feedback_pb2.EVENT_ACTION_RATE, rating=rating, aspect="relevance")
 
-    exposed = {"exposures": [Exposure(experiment="rerank", run_id="rerank.3", arm="treatment")]}
+    exposed: dict[str, Any] = {"exposures": [Exposure(experiment="rerank", run_id="rerank.3", arm="treatment")]}
     one = served("q1", measured=False, unit=5, **exposed)
     other = served("q2", measured=False, unit=6, **exposed)
     store(

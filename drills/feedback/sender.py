@@ -1,0 +1,120 @@
+"""`python -m drills.feedback.sender ADDRESS NAME RATE COUNT BATCH`: one client that has events recorded until each is.
+
+Requests are made before the first is sent: the drill measures the services, not the making of tokens. It says
+"ready", waits for a line, and sends RATE events a second, COUNT in all, or until its input ends. Every request is sent
+again until it is answered. At the end it prints what came of it, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+import grpc
+
+from drills.feedback.traffic import Sent, requests
+from sluice.gateway.v1 import feedback_pb2 as pb
+
+METHOD = "/sluice.gateway.v1.FeedbackService/RecordEvents"
+MOST_AT_ONCE = 8
+_CALL_SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
+_MADE = 400
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+class Sender:
+    """Sends requests side by side."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._call = channel.unary_unary(METHOD, response_deserializer=pb.RecordEventsResponse.FromString)
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.acknowledged: list[int] = []
+        """Numbers of the requests that were answered."""
+        self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
+
+    async def send(self, some: Sent) -> None:
+        """Begin to send one, when there is a place."""
+        await self._places.acquire()
+        task = asyncio.create_task(self._insist(some))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def all_answered(self) -> None:
+        """Return when all are answered; raise what one of them has failed with."""
+        await asyncio.gather(*self._tasks)
+
+    async def _insist(self, some: Sent) -> None:
+        try:
+            while True:
+                started = time.perf_counter()
+                try:
+                    reply = await self._call(some.raw, timeout=_CALL_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    self.counts[error.code().name] += 1
+                    if error.code() not in _RETRIED:
+                        raise
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                self.seconds.append(time.perf_counter() - started)
+                self.counts["stored"] += reply.stored_count
+                self.counts["duplicates"] += reply.duplicate_count
+                self.counts["rejected"] += len(reply.rejections)
+                self.acknowledged.append(some.number)
+                return
+        finally:
+            self._places.release()
+
+
+async def main(address: str, name: str, rate: float, count: int, batch: int) -> None:
+    """Send, and say what came of it."""
+    endless = requests(name, batch)
+    made = list(islice(endless, -(-count // batch) if count else _MADE))
+    async with grpc.aio.insecure_channel(address) as channel:
+        sender = Sender(channel)
+        print("ready", flush=True)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, sys.stdin.readline)
+        ended = loop.run_in_executor(None, sys.stdin.read)
+        started = time.perf_counter()
+        for place, some in enumerate(_then(made, endless, stop=bool(count))):
+            await asyncio.sleep(max(0.0, started + place * batch / rate - time.perf_counter()))
+            if not count and ended.done():
+                break
+            await sender.send(some)
+        await sender.all_answered()
+        seconds = time.perf_counter() - started
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "seconds": seconds,
+                "acknowledged": sender.acknowledged,
+                "counts": sender.counts,
+                "call_seconds": sorted(sender.seconds),
+            }
+        ),
+        flush=True,
+    )
+
+
+def _then(made: list[Sent], endless: Iterator[Sent], *, stop: bool) -> Iterator[Sent]:
+    yield from made
+    if not stop:
+        yield from endless
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))
