@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROFILE ?= development
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-interleaving bench-search-cost bench-telemetry bench-feedback bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops judge-drill plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
+.PHONY: help setup setup-run wordnet demo test test-fast recipes test-faults test-crash test-engine-crash rollout-false-alarms rollout-crash rollout-regressions rollout-enrichment experiment-drill feedback-drill test-copy test-access llm test-llm observe-check alerts-check bench-pairs bench-guards bench-interleaving bench-search-cost bench-telemetry bench-feedback bench-speed bench-peers bench-overload bench-engine bench-rollout bench-index bench-quality bench-rerank bench-hops judge-drill plan-check soak lint format protos protos-check docs up down status images images-base images-check images-pin sbom requirements audit-packages compose-up compose-down k8s-check clean
 
 help: ## Lists what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ experiment-drill: setup ## Lets simulated people compare rankings on the real st
 
 rollout-false-alarms: setup ## Simulates ramps that change nothing, and some that do; build/rollout-false-alarms.json.
 	@$(BIN)/python -m drills.rollout_false_alarms
+
+feedback-drill: setup ## Has 10,000 events a second recorded while the service and its database are killed; tries made-up ones; build/feedback.json.
+	@$(BIN)/python -m drills.feedback
 
 rollout-crash: setup ## Kills the rollout service 50 times during ramps; build/rollout-crash.json.
 	@$(BIN)/python -m drills.rollout_crash

@@ -14,6 +14,7 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -45,7 +46,7 @@ def main(
     for database in DATABASES if only in ("", "volume") else [only] if only in DATABASES else []:
         with Progress(console=console) as progress:
             bar = progress.add_task(database, total=kills)
-            found[database] = asyncio.run(_volume(database, kills, seconds, rate, lambda: progress.advance(bar)))
+            found[database] = asyncio.run(_volume(database, kills, seconds, rate, partial(progress.advance, bar)))
     if only in ("", "hostile"):
         found["hostile"] = asyncio.run(hostile.attacked())
     if only in ("", "searches"):

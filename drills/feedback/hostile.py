@@ -214,7 +214,8 @@ async def stack() -> AsyncIterator[Attacked]:
 
 def _row(tenant: str, key: str) -> str:
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return f'[[key]]\nname = "{tenant}"\nsha256 = "{digest}"\nroles = ["writer"]\ntenant = "{tenant}"\ncollections = ["*"]\n'
+    row = f'[[key]]\nname = "{tenant}"\nsha256 = "{digest}"\nroles = ["writer"]\n'
+    return f'{row}tenant = "{tenant}"\ncollections = ["*"]\n'
 
 
 async def _asked(address: str, key: str, tenant: str) -> list[Served]:

@@ -21,12 +21,13 @@ from services.rollout.feedback.rows import day_of, microseconds
 from services.rollout.storage.database import Database
 
 T = TypeVar("T")
-MAX_WAITING_BYTES = 32 * 2**20
-"""Most bytes of requests that wait: a second or two of the load that one process takes."""
+MAX_WAITING_BYTES = 8 * 2**20
+"""Most bytes of requests that wait, some seconds of the load that one process takes; as rows they are much larger."""
 _GROUP_ROWS = 4000
 """Rows of a group: on SQLite a decision may wait as long as one takes."""
 _DAYS_AHEAD = 3
 _UPKEEP_SECONDS = 600.0
+_RETRY_UPKEEP_SECONDS = 60.0
 _FORGOTTEN_ROWS = 2000
 _RETRY_SECONDS = 0.5
 
@@ -100,7 +101,7 @@ class FeedbackWriter:
                         pass
                 except SluiceError as error:
                     _log.warning("could not look after the days of feedback", problem=error.message)
-                    pause = 10.0
+                    pause = _RETRY_UPKEEP_SECONDS
                 except Exception:
                     _log.exception("could not look after the days of feedback")
             await asyncio.sleep(pause)
