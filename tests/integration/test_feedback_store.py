@@ -220,7 +220,7 @@ def together(messages: Sequence[pb.StoreFeedbackRequest]) -> pb.StoreFeedbackReq
     return whole
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_order_split_and_repetition_of_batches_gives_the_same_rows(shared: Database, data: st.DataObject) -> None:
     all_parts = parts()
