@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import grpc
 
@@ -37,7 +38,7 @@ class Sender:
     """Sends requests side by side."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._call = channel.unary_unary(METHOD, response_deserializer=pb.RecordEventsResponse.FromString)
+        self._call: Any = channel.unary_unary(METHOD, response_deserializer=pb.RecordEventsResponse.FromString)
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.acknowledged: list[int] = []

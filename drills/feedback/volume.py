@@ -45,7 +45,7 @@ class Told:
     def call_seconds(self, percentile: int) -> float:
         """Time of a call that was answered."""
         times = [seconds for report in self.reports for seconds in report["call_seconds"]]
-        return statistics.quantiles(times, n=100)[percentile - 1]
+        return float(statistics.quantiles(times, n=100)[percentile - 1])
 
 
 async def steady(world: World, seconds: float, rate: float) -> dict[str, Any]:

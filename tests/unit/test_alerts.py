@@ -63,6 +63,7 @@ SEVERITIES = {
     "SluiceSampleRatioMismatch": {"warning"},
     "SluiceFeatureQuarantined": {"warning"},
     "SluiceOverridesNotUnderstood": {"critical"},
+    "SluiceFeedbackNotStored": {"warning"},
 }
 
 # Series of Prometheus itself, of its client library and of the kubelet.

@@ -27,22 +27,22 @@ def served(tenant: str) -> list[Served]:
     return found
 
 
-def test_every_made_up_event_is_refused_and_an_honest_one_is_not() -> None:
+async def test_every_made_up_event_is_refused_and_an_honest_one_is_not() -> None:
     recording = Recording(_IMPRESSIONS, 7)
     kinds = set()
     for attempt in attempts(served("ours"), served("theirs"), random.Random(1)):
         request = pb.RecordEventsRequest(impression_tokens=attempt.tokens, events=[attempt.event])
-        checked = recording.check(request, "ours", time.time_ns() // 1000)
+        checked = await recording.check(request, "ours", time.time_ns() // 1000)
         assert len(checked.rejections) == 1, attempt
         assert not checked.request.events
         kinds.add(attempt.kind)
     assert len(kinds) > 15
 
 
-def test_the_traffic_of_the_drill_counts() -> None:
+async def test_the_traffic_of_the_drill_counts() -> None:
     for sent in islice(requests("s0", 20), 3):
         request = pb.RecordEventsRequest.FromString(sent.raw)
-        checked = Recording(_IMPRESSIONS, 7).check(request, "", time.time_ns() // 1000)
+        checked = await Recording(_IMPRESSIONS, 7).check(request, "", time.time_ns() // 1000)
         assert not checked.rejections
         assert len(checked.request.events) == sent.events == 20
         assert len(checked.request.impressions) == 10
