@@ -19,6 +19,7 @@ from deploy.docker.compose import RUNBOOK_URL
 from deploy.grafana import runbook
 from deploy.grafana.__main__ import FOLDER, SOURCES, rendered
 from sluice.gateway.v1 import search_pb2  # noqa: F401  so that its service is known
+from sluice.rollout.v1 import feedback_pb2  # noqa: F401  so that its service is known
 from sluice_cli.main import app
 from tools.alerts_check import DASHBOARDS, RULES, RUNBOOK, TESTS, queries_of_dashboard, queries_of_runbook
 
