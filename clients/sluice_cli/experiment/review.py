@@ -136,16 +136,22 @@ def headline(experiment: Experiment, read: Sequence[Reading]) -> str:
     said = f" {_effect_words(decides, arm, control)}" if decides is not None and known else ""
     if experiment.state is ExperimentState.READY:
         return "It has not been started: no user has seen it."
+    if experiment.verdict is Verdict.STOP and not experiment.arm:
+        return f"Keep {control}: the arms cannot be compared."
+    return f"{_conclusion(experiment, decides, arm, control)}{said}"
+
+
+def _conclusion(experiment: Experiment, decides: Reading | None, arm: str, control: str) -> str:
+    told = decides.told if decides is not None else Told.OPEN
     match experiment.verdict:
         case Verdict.SHIP:
-            return f"Ship {arm}.{said}"
+            return f"Ship {arm}."
         case Verdict.STOP:
-            return f"Keep {control}{f', not {arm}' if arm else ''}.{said}"
-        case Verdict.INCONCLUSIVE if decides is not None and decides.told is Told.AS_GOOD:
-            return f"A difference that matters is excluded.{said}"
-    if experiment.state is ExperimentState.ENDED:
-        return f"It was ended before it was decided.{said}"
-    return f"Not decided yet.{said}"
+            return f"Keep {control}, not {arm}{'' if told is Told.WORSE else ': it hurts'}."
+        case Verdict.INCONCLUSIVE if told is Told.AS_GOOD:
+            return "A difference that matters is excluded."
+    ended = experiment.state is ExperimentState.ENDED
+    return "It was ended before it was decided." if ended else "Not decided yet."
 
 
 def _effect_words(decides: Reading, arm: str, control: str) -> str:

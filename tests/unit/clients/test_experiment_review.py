@@ -100,6 +100,18 @@ def test_a_report_says_what_it_came_to_in_the_first_line(plan: ExperimentPlan, v
     assert found.hypothesis == plan.hypothesis
 
 
+def test_an_arm_that_hurts_and_arms_that_cannot_be_compared_are_kept_apart() -> None:
+    better = example(COMPARED, Verdict.SHIP)
+    slow = dataclasses.replace(better.experiment, verdict=Verdict.STOP, reasons=["guardrail latency: 31 of 37 users"])
+    told = review(dataclasses.replace(better, experiment=slow), [], [], NOW)
+    assert told.headline.startswith(
+        "Keep standard, not rerank: it hurts. Reciprocal rank of rerank against standard: +5.90"
+    )
+    uneven = dataclasses.replace(slow, arm="", reasons=["users do not fall into the arms as they must"])
+    told = review(dataclasses.replace(better, experiment=uneven), [], [], NOW)
+    assert told.headline == "Keep standard: the arms cannot be compared."
+
+
 def test_an_experiment_that_ran_out_of_time_is_not_said_to_have_excluded_anything() -> None:
     found = example(INTERLEAVED, Verdict.GO_ON)
     over = dataclasses.replace(
