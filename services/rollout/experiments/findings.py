@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from services.chassis.timing import duration, timestamp
 from services.rollout.evidence import GuardrailEvidence
 from services.rollout.experiments.experiments import Judgment
-from services.rollout.experiments.plan import Metric
+from services.rollout.experiments.plan import metric_to_proto
 from sluice.rollout.v1 import experiment_pb2 as pb
+from sluice_statistics.answers import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class MetricFinding:
     def to_proto(self) -> pb.MetricFinding:
         """Write the finding."""
         return pb.MetricFinding(
-            metric=self.metric.to_proto(),
+            metric=metric_to_proto(self.metric),
             arm=self.arm,
             control_mean=self.control_mean,
             arm_mean=self.arm_mean,

@@ -15,6 +15,7 @@ from services.experiment.flags import Overrides, check_alternatives
 from services.rollout.features import StoredOverrides, check_name
 from sluice.rollout.v1 import experiment_pb2 as pb
 from sluice.type.v1 import experiment_pb2, features_pb2
+from sluice_statistics.answers import Metric
 
 DAY_SECONDS = 86_400.0
 MOST_ARMS = 8
@@ -39,37 +40,14 @@ class Method(enum.Enum):
         return experiment_pb2.ExperimentMethod.Value(f"EXPERIMENT_METHOD_{self.name}")
 
 
-class Metric(enum.Enum):
-    """A mean over users of what a user's answers came to."""
+def metric_from(number: int, field: str) -> Metric:
+    """Read a metric. Raises InvalidArgument, naming the field, where there is none."""
+    return from_number(Metric, pb.ExperimentMetric, number, field)
 
-    CLICK_RATE = "click_rate"
-    CITATION_RATE = "citation_rate"
-    SATISFACTION = "satisfaction"
-    ABANDONMENT = "abandonment"
-    RECIPROCAL_RANK = "reciprocal_rank"
-    LATENCY = "latency"
-    COST = "cost"
-    PREFERENCE = "preference"
-    """Interleaving alone: preference for the second arm over the first, -1 to 1."""
 
-    @property
-    def less_is_better(self) -> bool:
-        """True if a smaller mean is the better one."""
-        return self in (Metric.ABANDONMENT, Metric.LATENCY, Metric.COST)
-
-    @property
-    def words(self) -> str:
-        """Name for people."""
-        return self.value.replace("_", " ")
-
-    @classmethod
-    def from_proto(cls, number: int, field: str) -> Self:
-        """Read a metric. Raises InvalidArgument, naming the field, where there is none."""
-        return from_number(cls, pb.ExperimentMetric, number, field)
-
-    def to_proto(self) -> pb.ExperimentMetric.ValueType:
-        """Write the metric."""
-        return pb.ExperimentMetric.Value(f"EXPERIMENT_METRIC_{self.name}")
+def metric_to_proto(metric: Metric) -> pb.ExperimentMetric.ValueType:
+    """Write a metric."""
+    return pb.ExperimentMetric.Value(f"EXPERIMENT_METRIC_{metric.name}")
 
 
 METRICS_OF = {
@@ -135,7 +113,7 @@ class ExperimentPlan:
         method = Method.from_proto(message.method, "plan.method")
         primary = Metric.PREFERENCE if method is Method.INTERLEAVE else Metric.RECIPROCAL_RANK
         if message.primary_metric:
-            primary = Metric.from_proto(message.primary_metric, "plan.primary_metric")
+            primary = metric_from(message.primary_metric, "plan.primary_metric")
         given = {
             f"{name}_seconds": seconds_of(getattr(message, name), f"plan.{name}")
             for name in ("horizon", "history")
@@ -153,7 +131,7 @@ class ExperimentPlan:
             message.layer or "default",
             primary,
             tuple(
-                MetricGuardrail(Metric.from_proto(rule.metric, f"plan.guardrails[{place}].metric"), rule.allowed_change)
+                MetricGuardrail(metric_from(rule.metric, f"plan.guardrails[{place}].metric"), rule.allowed_change)
                 for place, rule in enumerate(message.guardrails)
             ),
             **given,
@@ -168,9 +146,9 @@ class ExperimentPlan:
             arms=[arm.to_proto() for arm in self.arms],
             layer=self.layer,
             share_ppm=self.share_ppm,
-            primary_metric=self.primary_metric.to_proto(),
+            primary_metric=metric_to_proto(self.primary_metric),
             guardrails=[
-                pb.MetricGuardrail(metric=rule.metric.to_proto(), allowed_change=rule.allowed_change)
+                pb.MetricGuardrail(metric=metric_to_proto(rule.metric), allowed_change=rule.allowed_change)
                 for rule in self.guardrails
             ],
             minimum_effect=self.minimum_effect,

@@ -15,12 +15,12 @@ from services.rollout.experiments.plan import (
     ExperimentArm,
     ExperimentPlan,
     Method,
-    Metric,
     MetricGuardrail,
     check_plan,
 )
 from sluice.rollout.v1 import experiment_pb2 as pb
 from sluice.type.v1 import experiment_pb2, features_pb2
+from sluice_statistics.answers import Metric
 
 ARMS = (ExperimentArm("dense", Overrides(lexical=False)), ExperimentArm("hybrid", Overrides(lexical=True)))
 PLAN = ExperimentPlan("hybrid", "words help", Method.AB, ARMS, 500_000, 0.02)
