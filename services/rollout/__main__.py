@@ -15,7 +15,9 @@ from services.chassis.server import Stage, run
 from services.chassis.timing import in_background
 from services.rollout.control import Control
 from services.rollout.decisions import Patience
+from services.rollout.experiments.analyst import Analyst
 from services.rollout.experiments.control import ExperimentControl
+from services.rollout.experiments.metrics import ExperimentMetrics
 from services.rollout.experiments.servicer import ExperimentServicer
 from services.rollout.feedback.servicer import FeedbackServicer
 from services.rollout.feedback.writing import FeedbackWriter
@@ -59,12 +61,20 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         renewal_seconds=min(1.0, settings.rollout_lease_seconds / 4),
     )
     feedback = FeedbackWriter(database, FeedbackMetrics(), kept_days=settings.rollout_feedback_days)
+    experiments = ExperimentControl(control, time.time)
+    analyst = Analyst(
+        replica,
+        experiments,
+        database,
+        ExperimentMetrics(),
+        pause_seconds=settings.rollout_experiment_seconds,
+        clock=time.time,
+    )
     died = asyncio.Event()
 
     def register(server: grpc.aio.Server) -> None:
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(RolloutServicer(replica, control), server)
         rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
-        experiments = ExperimentControl(control, time.time)
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(replica, experiments), server)
         servicer = FeedbackServicer(feedback, database, lambda: replica.problem)
         feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(servicer, server)
@@ -79,7 +89,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
 
     try:
         await replica.try_to_lead()
-        async with in_background(lead(), feedback.keep(lambda: replica.problem is None)):
+        async with in_background(lead(), feedback.keep(lambda: replica.problem is None), analyst.work()):
             yield Stage(
                 service=rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
                 further_services=(

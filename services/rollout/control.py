@@ -6,25 +6,25 @@ with it become durable together or not at all. Domain code: no transport; the re
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
-
-from pydantic import TypeAdapter
+from typing import Protocol
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.experiment.bucketing import Arm
 from services.experiment.flags import Overrides
 from services.experiment.latencies import EDGES
 from services.rollout import reports, transitions
+from services.rollout.commands import MAX_REASON_BYTES, OURSELVES, Command, once
 from services.rollout.decisions import (
     COMPARED,
+    NO_RATINGS,
     Action,
     Decision,
     Patience,
+    Ratings,
     Run,
     decide,
     evidence_of,
@@ -33,21 +33,16 @@ from services.rollout.decisions import (
 from services.rollout.evidence import Findings, latency_percentile, summarize
 from services.rollout.experiments.records import ExperimentRecords
 from services.rollout.features import Feature, FeatureState, HistoryAction, HoldCause, check_feature
+from services.rollout.feedback.storage import FeedbackRecords
 from services.rollout.gateways import Gateway, Gateways
 from services.rollout.reports import ArmReport
 from services.rollout.snapshots import Quarantined, SealedSnapshot, snapshot_of
 from services.rollout.storage.records import FEATURE, HistoryEntry, Records
 from services.rollout.transitions import Changed, Transition
-from sluice.rollout.v1 import rollout_pb2 as pb
 
-T = TypeVar("T")
-OURSELVES = "sluice"
 MAX_FEATURES = 200
 MAX_GATEWAYS = 1000
 MAX_GATEWAY_CHARACTERS = 128
-MAX_ACTOR_BYTES = 256
-MAX_REASON_BYTES = 4096
-MAX_COMMAND_ID_CHARACTERS = 128
 
 _THRESHOLD_REQUESTS = 50
 """Least requests of control from which its P95 becomes a threshold."""
@@ -56,20 +51,6 @@ _SAME_THRESHOLD = 0.05
 _PURGED_UNITS = 20_000
 _REPORTS_KEPT_SECONDS = 86_400.0
 _GATEWAY_NAME = re.compile(r"[\x21-\x7e]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Actor and reason of a command. Without a command_id a repeat counts as another command."""
-
-    actor: str
-    reason: str
-    command_id: str
-
-    @classmethod
-    def from_proto(cls, message: pb.Command) -> Self:
-        """Read a command; `Control` checks it."""
-        return cls(message.actor, message.reason, message.command_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +147,9 @@ class Control:
             run = records.run(feature.run) if feature.watched else None
             if run is None or feature.plan is None:
                 raise transitions.not_ramping(feature)
-            decision = self._decide(feature, run)
+            decision = self._decide(records, feature, run)
             missing = [] if decision.action in (Action.WAIT, Action.PROMOTE, Action.RESUME) else [decision.reason]
-            obstacles = [*missing, *obstacles_of(feature, run)]
+            obstacles = [*missing, *obstacles_of(feature, run, ratings_of(records, feature))]
             if obstacles:
                 raise FailedPrecondition(
                     f"the evidence does not allow it: {'; '.join(obstacles)}", reason="NOT_SHOWN", feature=name
@@ -201,23 +182,7 @@ class Control:
             after, action = change(before)
             return self._apply(records, before or after, after, action, command.actor, command.reason)
 
-        return self.once(records, command, (kind, name, asked), changed, FEATURE)
-
-    def once(self, records: Records, command: Command, asked: object, work: Callable[[], T], kept: TypeAdapter[T]) -> T:
-        """Carry out a command, or return what it returned the first time. `asked` tells it from others with its id."""
-        _check_command(command)
-        fingerprint = hashlib.sha256(repr(asked).encode()).hexdigest()
-        if command.command_id and (earlier := records.remembered(command.command_id)) is not None:
-            if earlier[0] != fingerprint:
-                raise AlreadyExists(
-                    f"command_id {command.command_id!r} was another command's", reason="COMMAND_ID_REUSED"
-                )
-            return kept.validate_python(earlier[1])
-        returned = work()
-        if command.command_id:
-            dumped = kept.dump_python(returned, mode="json")
-            records.remember(command.command_id, fingerprint, self._clock(), dumped)
-        return returned
+        return once(records, command, (kind, name, asked), changed, FEATURE, self._clock())
 
     def _apply(
         self, records: Records, before: Feature, after: Feature, action: HistoryAction, actor: str, reason: str
@@ -345,7 +310,7 @@ class Control:
         for feature in records.features():
             run = runs.get(feature.run)
             if run is not None and feature.watched:
-                self._carry_out(records, feature, self._decide(feature, run))
+                self._carry_out(records, feature, self._decide(records, feature, run))
         for run in records.runs():
             self._renew_threshold(records, run)
         self._complete(records)
@@ -365,7 +330,7 @@ class Control:
             )
         )
 
-    def _decide(self, feature: Feature, run: Run) -> Decision:
+    def _decide(self, records: Records, feature: Feature, run: Run) -> Decision:
         return decide(
             feature,
             run,
@@ -373,6 +338,7 @@ class Control:
             since=self._since,
             reported=self.gateways.last_report_time,
             patience=self._patience,
+            ratings=ratings_of(records, feature),
         )
 
     def _carry_out(self, records: Records, feature: Feature, decision: Decision) -> None:
@@ -422,6 +388,18 @@ def known(feature: Feature | None, name: str) -> Feature:
     return feature
 
 
+def ratings_of(records: Records, feature: Feature) -> Ratings:
+    """What users think of treatment's answers in the present run; nothing where the plan does not ask for it."""
+    if feature.plan is None or feature.plan.criteria.satisfaction_min is None:
+        return NO_RATINGS
+    found = [
+        user.rating
+        for user in FeedbackRecords(records.connection).ratings_of_run(feature.ramp_id)
+        if user.arm == Arm.TREATMENT.value and user.unit
+    ]
+    return Ratings(len(found), sum(found) / len(found)) if found else NO_RATINGS
+
+
 def _threshold_of(run: Run | None) -> float | None:
     """Threshold for the next run: control's P95 in the window that ends early, or the present threshold."""
     if run is None:
@@ -435,14 +413,3 @@ def _findings(feature: Feature, run: Run | None) -> Findings:
         return Findings()
     guardrails = evidence_of(feature, run) if run.control_ppm else []
     return Findings(tuple(guardrails), tuple(summarize(arm, run.arms[arm]) for arm in COMPARED))
-
-
-def _check_command(command: Command) -> None:
-    if command.actor.strip().casefold() == OURSELVES:
-        raise InvalidArgument("command.actor", f"is {OURSELVES!r}, which is the name of the service's own decisions")
-    if not command.actor.strip() or len(command.actor.encode()) > MAX_ACTOR_BYTES or not command.actor.isprintable():
-        raise InvalidArgument("command.actor", f"must say who, in 1 to {MAX_ACTOR_BYTES} bytes of printable text")
-    if not command.reason.strip() or len(command.reason.encode()) > MAX_REASON_BYTES:
-        raise InvalidArgument("command.reason", f"must say why, in 1 to {MAX_REASON_BYTES:,} bytes")
-    if len(command.command_id) > MAX_COMMAND_ID_CHARACTERS or "\0" in command.command_id + command.reason:
-        raise InvalidArgument("command.command_id", f"must be at most {MAX_COMMAND_ID_CHARACTERS} characters")

@@ -27,6 +27,8 @@ from services.rollout.plans import Criteria
 from sluice.rollout.v1 import rollout_pb2 as pb
 
 COMPARED = (Arm.TREATMENT, Arm.CONTROL)
+FEWEST_RATERS = 30
+"""Users below which their mean rating says nothing."""
 
 
 class Action(enum.Enum):
@@ -76,6 +78,17 @@ class Run:
     def exposure(self) -> float:
         """Users of treatment over those of control; 1 without control."""
         return self.treatment_ppm / self.control_ppm if self.control_ppm else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """What users think of treatment's answers: those who rated any, and the mean of their mean ratings, 0 to 1."""
+
+    user_count: int = 0
+    mean: float = 0.0
+
+
+NO_RATINGS = Ratings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,16 @@ def limits_of(feature: Feature, run: Run) -> list[Limit]:
     ]
 
 
-def decide(feature: Feature, run: Run, *, now: float, since: float, reported: float, patience: Patience) -> Decision:
+def decide(
+    feature: Feature,
+    run: Run,
+    *,
+    now: float,
+    since: float,
+    reported: float,
+    patience: Patience,
+    ratings: Ratings = NO_RATINGS,
+) -> Decision:
     """Decide about a feature that is watched.
 
     `since` is when this process began to look, before which nothing can have been missing, and `reported` is when any
@@ -181,14 +203,14 @@ def decide(feature: Feature, run: Run, *, now: float, since: float, reported: fl
         return breach
     if feature.state is FeatureState.HELD and feature.hold_cause in (HoldCause.PERSON, HoldCause.BREACH):
         return Decision(Action.WAIT, feature.reason)
-    return _missing(run, now, max(since, run.start_time), reported, patience) or _progress(feature, run)
+    return _missing(run, now, max(since, run.start_time), reported, patience) or _progress(feature, run, ratings)
 
 
-def _progress(feature: Feature, run: Run) -> Decision:
+def _progress(feature: Feature, run: Run, ratings: Ratings) -> Decision:
     """Decide where nothing speaks against a feature."""
     if feature.state is FeatureState.HELD:
         return Decision(Action.RESUME, f"evidence is there again ({_cause(feature)} is over)")
-    obstacles = obstacles_of(feature, run)
+    obstacles = obstacles_of(feature, run, ratings)
     if obstacles:
         return Decision(Action.WAIT, "; ".join(obstacles))
     if feature.plan is not None and not feature.plan.steps[feature.step - 1].automatic:
@@ -202,7 +224,7 @@ def promotion_reason(feature: Feature, run: Run) -> str:
     return f"all holds after {treatment.request_count:,} requests of {treatment.unit_count:,} users in treatment"
 
 
-def obstacles_of(feature: Feature, run: Run) -> list[str]:
+def obstacles_of(feature: Feature, run: Run, ratings: Ratings = NO_RATINGS) -> list[str]:
     """Readable obstacles to the next step; empty where there are none."""
     if feature.plan is None or feature.step == 0:
         return ["no plan is under way"]
@@ -217,7 +239,7 @@ def obstacles_of(feature: Feature, run: Run) -> list[str]:
         unshown = [row.guardrail.value for row in evidence_of(feature, run) if not row.shown]
         if unshown:
             obstacles.append(f"not yet shown to be no worse: {', '.join(unshown)}")
-    return [*obstacles, *_unmet(criteria_of(feature), run)]
+    return [*obstacles, *_unmet(criteria_of(feature), run, ratings)]
 
 
 def _breach(feature: Feature, run: Run) -> Decision | None:
@@ -264,7 +286,7 @@ def _missing(run: Run, now: float, since: float, reported: float, patience: Pati
     return None
 
 
-def _unmet(criteria: Criteria, run: Run) -> list[str]:
+def _unmet(criteria: Criteria, run: Run, ratings: Ratings) -> list[str]:
     """Criteria of promotion that do not hold as measured."""
     treatment, control = run.arms[Arm.TREATMENT], run.arms[Arm.CONTROL]
     unmet = []
@@ -290,6 +312,11 @@ def _unmet(criteria: Criteria, run: Run) -> list[str]:
             unmet.append("no quality score yet")
         elif score < criteria.quality_score_min:
             unmet.append(f"quality score {score:.3f}, below {criteria.quality_score_min:.3f}")
+    if criteria.satisfaction_min is not None:
+        if ratings.user_count < FEWEST_RATERS:
+            unmet.append(f"ratings of {ratings.user_count} users, fewer than {FEWEST_RATERS}")
+        elif ratings.mean < criteria.satisfaction_min:
+            unmet.append(f"satisfaction {ratings.mean:.3f}, below {criteria.satisfaction_min:.3f}")
     return unmet
 
 

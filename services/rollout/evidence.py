@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincc, betaln
+from scipy.special import betaincc, betaln, gammaln
 
 from services.chassis.timing import duration
 from services.experiment.bucketing import Arm
@@ -69,12 +69,17 @@ def log_below(bad: Number, good: Number, limit: float) -> Number:
 
 
 def log_sample_ratio(treatment: Number, control: Number, exposure: float = 1.0) -> Number:
-    """Log of the e-value against "units fall into the arms by their size": the sequential multinomial, two-sided."""
+    """Log of the e-value against "units fall into the two arms by their size"."""
     share = exposure / (1.0 + exposure)
-    a, b = _PRIOR_STRENGTH * share, _PRIOR_STRENGTH * (1.0 - share)
-    return (
-        betaln(a + treatment, b + control) - betaln(a, b) - treatment * math.log(share) - control * math.log1p(-share)
-    )
+    return log_multinomial((treatment, control), (share, 1.0 - share))
+
+
+def log_multinomial(counts: Sequence[Number], shares: Sequence[float]) -> Number:
+    """Log of the e-value against "units fall into the arms by these shares": the sequential multinomial."""
+    prior = [_PRIOR_STRENGTH * share for share in shares]
+    rows = zip(prior, counts, shares, strict=True)
+    grown = sum(gammaln(one + count) - gammaln(one) - count * math.log(share) for one, count, share in rows)
+    return grown + gammaln(sum(prior)) - gammaln(sum(prior) + sum(counts))
 
 
 def _log_evidence(s: Number, f: Number, t0: float) -> Number:
@@ -170,9 +175,10 @@ def weigh(
     allowed_ratio: float,
     non_inferiority_ratio: float,
     exposure: float,
+    alpha: float = ALPHA,
 ) -> list[GuardrailEvidence]:
     """Weigh the evidence of every guardrail, alpha split over them."""
-    threshold = math.log(len(guardrails) / ALPHA) if guardrails else math.inf
+    threshold = math.log(len(guardrails) / alpha) if guardrails else math.inf
     treatment, control = arms[Arm.TREATMENT], arms[Arm.CONTROL]
     weighed = []
     for guardrail in guardrails:

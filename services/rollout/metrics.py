@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis import logs
-from services.rollout.control import OURSELVES, Look, Observer
+from services.rollout.commands import OURSELVES
+from services.rollout.control import Look, Observer
 from services.rollout.features import FeatureState, HistoryAction, HoldCause
 from services.rollout.feedback.batches import Batch
 from services.rollout.snapshots import Quarantined, SealedSnapshot

@@ -40,6 +40,8 @@ class Criteria:
     p95_increase_max: float | None = None
     p99_increase_max: float | None = None
     quality_score_min: float | None = None
+    satisfaction_min: float | None = None
+    """Least mean rating of treatment's answers by those who rated them."""
     allowed_ratio: float = 1.0
     """Bad events of treatment over those of control from which on it is a breach."""
     non_inferiority_ratio: float | None = None
@@ -136,7 +138,7 @@ def _check_criteria(criteria: Criteria) -> None:
         value = getattr(criteria, rule.name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidArgument(f"plan.criteria.{rule.name}", "must be a number of at least 0")
-    for name in ("error_rate_max", "exposure_failure_rate_max", "quality_score_min"):
+    for name in ("error_rate_max", "exposure_failure_rate_max", "quality_score_min", "satisfaction_min"):
         value = getattr(criteria, name)
         if value is not None and value > 1:
             raise InvalidArgument(f"plan.criteria.{name}", "must be at most 1: it is a share, not a percentage")

@@ -15,7 +15,8 @@ from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.timing import duration, timestamp
 from services.experiment.flags import Overrides
 from services.rollout import transitions
-from services.rollout.control import MAX_GATEWAY_CHARACTERS, Command, Control, known
+from services.rollout.commands import Command
+from services.rollout.control import MAX_GATEWAY_CHARACTERS, Control, known, ratings_of
 from services.rollout.decisions import (
     COMPARED,
     MISMATCH_THRESHOLD,
@@ -86,7 +87,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                 reply.arms.extend(summarize(arm, run.arms[arm], with_latencies=True).to_proto() for arm in COMPARED)
                 reply.limits.extend(limit.to_proto() for limit in limits_of(feature, run))
                 reply.log_mismatch = mismatch_of(run)
-                reply.obstacles.extend(obstacles_of(feature, run))
+                reply.obstacles.extend(obstacles_of(feature, run, ratings_of(records, feature)))
                 reply.watched_duration.CopyFrom(duration(run.watched_seconds))
                 if run.latency_threshold is not None:
                     reply.latency_threshold.CopyFrom(duration(run.latency_threshold))

@@ -57,6 +57,14 @@ class RolloutSettings(StageSettings):
         "deleted, and refused. Days.",
     )
 
+    rollout_experiment_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="How often running experiments are analysed, at most: analyses take no more than a tenth of the "
+        "time. Seconds.",
+    )
+
     @model_validator(mode="after")
     def _live_outlasts_the_lease(self) -> Self:
         if self.rollout_gateway_live_seconds < 2 * self.rollout_lease_seconds:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from services.chassis.errors import AlreadyExists, InvalidArgument, ResourceExhausted
-from services.rollout.control import OURSELVES, Command, Control
+from services.rollout.commands import OURSELVES, Command, once
+from services.rollout.control import Control
 from services.rollout.experiments import experiments
 from services.rollout.experiments.experiments import Experiment, Judgment, Verdict, known
 from services.rollout.experiments.findings import Findings
@@ -56,7 +57,7 @@ class ExperimentControl:
             self._tell(records, experiment, experiment, HistoryAction.CREATED, command.actor, command.reason)
             return experiment
 
-        return self._control.once(records, command, ("create experiment", plan), create, EXPERIMENT)
+        return once(records, command, ("create experiment", plan), create, EXPERIMENT, self._clock())
 
     def start(self, records: Records, command: Command, name: str) -> Experiment:
         """Begin a run. Raises ResourceExhausted, reason LAYER_FULL, where its layer has no room."""
@@ -75,7 +76,7 @@ class ExperimentControl:
             self._tell(records, before, after, HistoryAction.STARTED, command.actor, command.reason)
             return after
 
-        return self._control.once(records, command, ("start experiment", name), start, EXPERIMENT)
+        return once(records, command, ("start experiment", name), start, EXPERIMENT, self._clock())
 
     def stop(self, records: Records, command: Command, name: str) -> Experiment:
         """End the run, undecided: all users get the standard again."""
@@ -89,7 +90,7 @@ class ExperimentControl:
             self._tell(records, before, after, HistoryAction.STOPPED, command.actor, command.reason)
             return after
 
-        return self._control.once(records, command, ("stop experiment", name), stop, EXPERIMENT)
+        return once(records, command, ("stop experiment", name), stop, EXPERIMENT, self._clock())
 
     def attach(self, records: Records, command: Command, name: str, evidence: AttachedEvidence) -> Experiment:
         """Keep what was measured before users saw anything; it takes the place of an earlier one of the same step."""
@@ -103,24 +104,25 @@ class ExperimentControl:
             ExperimentRecords(records.connection).attach(name, evidence)
             return experiment
 
-        return self._control.once(records, command, ("attach evidence", name, evidence), attach, EXPERIMENT)
+        return once(records, command, ("attach evidence", name, evidence), attach, EXPERIMENT, self._clock())
 
-    def judge(self, records: Records, name: str, run: int, findings: Findings) -> None:
-        """Keep the findings of a run, and end it by their verdict. Those of a run that is over are dropped."""
+    def judge(self, records: Records, name: str, run: int, findings: Findings) -> bool:
+        """Keep the findings of a run, and end it by their verdict: True if so. Those of an old run are dropped."""
         ours = ExperimentRecords(records.connection)
         before = ours.experiment(name)
         if before is None or not before.running or before.run != run:
-            return
+            return False
         self._keep(ours, before, findings)
         judgment = findings.judgment
         if judgment.verdict is Verdict.GO_ON:
             ours.save(experiments.judged(before, judgment))
-            return
+            return False
         after = experiments.ended(before, judgment, self._clock())
         ours.save(after)
         about = f" ({judgment.arm})" if judgment.arm else ""
         reason = f"{judgment.verdict.value}{about}: {'; '.join(judgment.reasons)}"
         self._tell(records, before, after, HistoryAction.DECIDED, OURSELVES, reason)
+        return True
 
     def _keep(self, ours: ExperimentRecords, experiment: Experiment, findings: Findings) -> None:
         """Keep a point of the curve: often at the beginning, where it moves, and rarely later; the newest always."""

@@ -38,6 +38,16 @@ class Verdict(enum.Enum):
         return pb.Verdict.Value(f"VERDICT_{self.name}")
 
 
+class Cause(enum.Enum):
+    """The kind of evidence that a verdict is from."""
+
+    NONE = ""
+    SAMPLE_RATIO = "sample_ratio"
+    GUARDRAIL = "guardrail"
+    METRIC = "metric"
+    TIME = "time"
+
+
 @dataclass(frozen=True, slots=True)
 class Judgment:
     """A verdict, its reasons, and the arm that it is about; empty where it is about none."""
@@ -45,6 +55,7 @@ class Judgment:
     verdict: Verdict
     reasons: tuple[str, ...]
     arm: str = ""
+    cause: Cause = Cause.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class Experiment:
     run: int = 0
     """Number of the run, from 1; 0 before the first."""
     first_bucket: int = 0
+    history_time: float | None = None
+    """Start of the time before the run whose answers adjust its metrics; never within a run before."""
     start_time: float | None = None
     end_time: float | None = None
     verdict: Verdict | None = None
@@ -134,6 +147,8 @@ def started(experiment: Experiment, now: float) -> Experiment:
         experiment.plan,
         ExperimentState.RUNNING,
         experiment.run + 1,
+        # Users stay in their arms, so what they did in an earlier run is no history: it is of that arm's making.
+        history_time=max(now - experiment.plan.history_seconds, experiment.end_time or 0.0),
         start_time=now,
         verdict=Verdict.GO_ON,
         reasons=("it has just begun",),

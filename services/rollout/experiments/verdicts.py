@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.rollout.experiments.experiments import Judgment, Verdict
+from services.rollout.experiments.experiments import Cause, Judgment, Verdict
 from services.rollout.experiments.findings import ArmGuardrail, MetricFinding
 from services.rollout.experiments.plan import ExperimentPlan, Method
 from sluice_statistics.answers import Metric
@@ -36,7 +36,8 @@ class Evidence:
 def judge(plan: ExperimentPlan, evidence: Evidence) -> Judgment:
     """Judge a run."""
     if evidence.mismatch:
-        return Judgment(Verdict.STOP, (f"users do not fall into the arms as they must: {evidence.mismatch}",))
+        reason = f"users do not fall into the arms as they must: {evidence.mismatch}"
+        return Judgment(Verdict.STOP, (reason,), cause=Cause.SAMPLE_RATIO)
     return (
         _broken(plan, evidence)
         or _decided(plan, evidence.primary)
@@ -61,7 +62,7 @@ def _broken(plan: ExperimentPlan, evidence: Evidence) -> Judgment | None:
             if finding.arm == arm.name and finding.better_by[1] < least:
                 reasons.append(f"guardrail {told(finding)}: worse by more than {allowed[finding.metric]:.3g} allow")
         if reasons:
-            return Judgment(Verdict.STOP, tuple(reasons), arm.name)
+            return Judgment(Verdict.STOP, tuple(reasons), arm.name, Cause.GUARDRAIL)
     return None
 
 
@@ -70,19 +71,20 @@ def _decided(plan: ExperimentPlan, primary: Sequence[MetricFinding]) -> Judgment
     better = [finding for finding in primary if finding.better_by[0] > 0]
     if better:
         best = max(better, key=lambda finding: sum(finding.better_by))
-        return Judgment(Verdict.SHIP, (f"{told(best)}: better", *_others(primary, best)), best.arm)
+        return Judgment(Verdict.SHIP, (f"{told(best)}: better", *_others(primary, best)), best.arm, Cause.METRIC)
     if len(primary) < len(plan.arms) - 1:
         return None
     worse = [finding for finding in primary if finding.better_by[1] < 0]
     if len(worse) == len(primary):
         worst = min(worse, key=lambda finding: sum(finding.better_by))
         reasons = tuple(f"{told(finding)}: worse" for finding in worse)
-        return Judgment(Verdict.STOP, reasons, worst.arm)
+        return Judgment(Verdict.STOP, reasons, worst.arm, Cause.METRIC)
     idle = [finding for finding in primary if finding not in worse]
     if all(-_least(plan, finding) < finding.lower <= finding.upper < _least(plan, finding) for finding in idle):
         return Judgment(
             Verdict.INCONCLUSIVE,
             tuple(f"{told(finding)}: a change of {_effect(plan)} is excluded" for finding in idle),
+            cause=Cause.METRIC,
         )
     return None
 
@@ -91,9 +93,8 @@ def _over(plan: ExperimentPlan, evidence: Evidence) -> Judgment | None:
     if evidence.seconds < plan.horizon_seconds:
         return None
     days = plan.horizon_seconds / 86_400
-    return Judgment(
-        Verdict.INCONCLUSIVE, (f"the time is over ({days:.3g} days)", *_missing(plan, evidence.primary))
-    )
+    reasons = (f"the time is over ({days:.3g} days)", *_missing(plan, evidence.primary))
+    return Judgment(Verdict.INCONCLUSIVE, reasons, cause=Cause.TIME)
 
 
 def _missing(plan: ExperimentPlan, primary: Sequence[MetricFinding]) -> list[str]:
@@ -103,7 +104,9 @@ def _missing(plan: ExperimentPlan, primary: Sequence[MetricFinding]) -> list[str
     for arm in plan.arms[1:]:
         finding = known.get(arm.name)
         if finding is None:
-            counted = "with credit" if plan.method is Method.INTERLEAVE else f"in each of {plan.control.name}, {arm.name}"
+            counted = (
+                "with credit" if plan.method is Method.INTERLEAVE else f"in each of {plan.control.name}, {arm.name}"
+            )
             lines.append(
                 f"{plan.primary_metric.value} of {arm.name}: fewer than {SMALLEST_SAMPLE} users {counted}, or all alike"
             )
@@ -146,6 +149,4 @@ def told(finding: MetricFinding) -> str:
             value / abs(finding.control_mean) for value in (finding.difference, finding.lower, finding.upper)
         )
         change = f" {share:+.1%} ({low:+.1%} to {high:+.1%})"
-    return (
-        f"{finding.metric.value} of {finding.arm}{change}, {finding.arm_mean:.4g} against {finding.control_mean:.4g}"
-    )
+    return f"{finding.metric.value} of {finding.arm}{change}, {finding.arm_mean:.4g} against {finding.control_mean:.4g}"

@@ -145,6 +145,7 @@ experiment = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("run", sa.Integer, nullable=False),
     sa.Column("first_bucket", sa.Integer, nullable=False),
+    sa.Column("history_time", sa.Double),
     sa.Column("start_time", sa.Double),
     sa.Column("end_time", sa.Double),
     sa.Column("verdict", sa.String(16)),

@@ -21,7 +21,8 @@ from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
 from services.rollout import transitions
-from services.rollout.control import ArmReport, Command, Control, Look
+from services.rollout.commands import Command
+from services.rollout.control import ArmReport, Control, Look
 from services.rollout.decisions import Patience
 from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.gateways import Gateways

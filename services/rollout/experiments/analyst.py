@@ -1,0 +1,101 @@
+"""The analyst of running experiments: while this replica leads, it looks at each of them again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from services.chassis import logs
+from services.chassis.errors import SluiceError
+from services.rollout.experiments.analysis import Histories, analyse, histories
+from services.rollout.experiments.control import ExperimentControl
+from services.rollout.experiments.experiments import Experiment
+from services.rollout.experiments.findings import Findings
+from services.rollout.experiments.metrics import ExperimentMetrics
+from services.rollout.experiments.records import ExperimentRecords
+from services.rollout.leader_election import LeaderElection
+from services.rollout.storage.database import Database
+from services.rollout.storage.records import Records
+
+LARGEST_SHARE = 0.1
+"""Most of the time that is spent on analyses."""
+HISTORY_RUNS = 20
+"""Most runs whose histories are kept in memory."""
+_log = logs.get_logger("rollout")
+
+
+class Analyst:
+    """Analyses running experiments from the stored rows, and has their verdicts carried out.
+
+    `pause_seconds` is the least time between two analyses; after long ones it is longer. `clock` gives seconds since
+    1970.
+    """
+
+    def __init__(
+        self,
+        replica: LeaderElection,
+        control: ExperimentControl,
+        database: Database,
+        metrics: ExperimentMetrics,
+        *,
+        pause_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._replica = replica
+        self._control = control
+        self._database = database
+        self._metrics = metrics
+        self._pause_seconds = pause_seconds
+        self._clock = clock
+        self._histories: dict[str, Histories] = {}
+
+    async def work(self) -> None:
+        """Analyse for ever, at most a tenth of the time."""
+        while True:
+            began = time.monotonic()
+            if self._replica.problem is not None:
+                self._metrics.looked([], self._clock())
+            else:
+                try:
+                    await self.look()
+                except SluiceError as error:
+                    _log.warning("could not look at experiments", problem=error.message)
+                except Exception:
+                    _log.exception("could not look at experiments")
+            taken = time.monotonic() - began
+            await asyncio.sleep(max(self._pause_seconds, taken * (1 / LARGEST_SHARE - 1)))
+
+    async def look(self) -> None:
+        """Analyse every running experiment once. One that fails does not keep the others from being analysed."""
+        running = await self._replica.read(lambda records: ExperimentRecords(records.connection).running())
+        self._metrics.looked(running, self._clock())
+        for experiment in running:
+            began = time.monotonic()
+            try:
+                findings = await asyncio.to_thread(self._findings, experiment)
+                if await self._replica.write(self._judging(experiment, findings)):
+                    self._metrics.decided(findings)
+            except SluiceError as error:
+                _log.warning("could not analyse", experiment=experiment.name, problem=error.message)
+                self._metrics.failed()
+            except Exception:
+                _log.exception("could not analyse", experiment=experiment.name)
+                self._metrics.failed()
+            else:
+                self._metrics.analysed(experiment, findings, time.monotonic() - began)
+
+    def _judging(self, experiment: Experiment, findings: Findings) -> Callable[[Records], bool]:
+        return lambda records: self._control.judge(records, experiment.name, experiment.run, findings)
+
+    def _findings(self, experiment: Experiment) -> Findings:
+        with self._database.reading_feedback() as feedback:
+            history = self._histories.get(experiment.run_id)
+            if history is None:
+                start, end = experiment.history_time, experiment.start_time
+                rows = feedback.answers_of_time(start, end) if start is not None and end is not None else ()
+                # What was before the run does not change, but for late events, which may be of the run's making.
+                history = self._histories[experiment.run_id] = histories(experiment.plan, rows)
+                while len(self._histories) > HISTORY_RUNS:
+                    del self._histories[next(iter(self._histories))]
+            return analyse(experiment, feedback.answers_of_run(experiment.run_id), history, self._clock())
