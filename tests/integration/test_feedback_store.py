@@ -85,6 +85,8 @@ def served(
         duration=duration(0.25),
         query="hmac:abc",
         model_token_count=7,
+        arm_durations=[Duration(nanos=250_000_000), Duration(nanos=500_000_000)],
+        missing_arm="hybrid",
     )
 
 

@@ -77,13 +77,12 @@ def analyse(experiment: Experiment, rows: Iterable[AnswerRow], history: Historie
     ]
     since = now - (experiment.start_time if experiment.start_time is not None else now)
     found = Evidence(_fault(plan, seen, mismatch, counts), guardrails, limits, primary, since)
+    totals = [arm.totals(named.name) for named, arm in zip(plan.arms, seen.arms, strict=True)]
     if plan.method is Method.INTERLEAVE:
-        totals = (seen.both.totals(BOTH),)
-    else:
-        totals = tuple(arm.totals(named.name) for named, arm in zip(plan.arms, seen.arms, strict=True))
+        totals = [seen.both.totals(BOTH)]
     return Findings(
         now,
-        totals,
+        tuple(totals),
         (*primary, *limits, *others),
         tuple(guardrails),
         mismatch,

@@ -149,10 +149,13 @@ class Observations:
             self.arms[missing].bad(Guardrail.ERRORS, row.unit)
         for seen in self.arms:
             seen.answers += 1
-        if len(row.arm_seconds) == 2:
-            slow = [self._slow.slow(row.arm_seconds[arm], control=arm == 0) for arm in (1, 0)]
-            if slow[0] != slow[1]:
-                self.arms[1 if slow[0] else 0].bad(Guardrail.LATENCY, row.unit)
+        first, second = row.arm_seconds
+        if first is not None and second is not None:
+            # In this order, so that the threshold is the same for both.
+            second_slow = self._slow.slow(second, control=False)
+            first_slow = self._slow.slow(first, control=True)
+            if first_slow != second_slow:
+                self.arms[second_slow].bad(Guardrail.LATENCY, row.unit)
 
     def _keep(self, row: AnswerRow, arm: int) -> None:
         outcome = outcome_of(row)
@@ -164,10 +167,12 @@ class Observations:
 
 def outcome_of(row: AnswerRow) -> AnswerOutcome:
     """What an answer came to."""
-    events = [AnswerEvent(one.action.name.lower(), one.object_id, one.position, one.rating) for one in row.events]
-    first = next((one.position - one.place for one in row.events if one.place >= 0), 1)
     return AnswerOutcome.of(
-        events, seconds=row.seconds or 0.0, tokens=row.tokens, teams=tuple(row.teams), first_position=first
+        map(AnswerEvent._make, row.events),
+        seconds=row.seconds or 0.0,
+        tokens=row.tokens,
+        teams=row.teams,
+        first_position=row.first_position,
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from google.protobuf.duration_pb2 import Duration
+
 from services.chassis.errors import InvalidArgument
 from services.chassis.validation import MAX_QUERY_BYTES
 from services.rollout.feedback.rows import Action, Ending, EventRow, ExposureRow, ImpressionRow, day_of, microseconds
@@ -101,6 +103,11 @@ def _impression(served: pb.ServedImpression, field: str, days: range) -> Impress
         raise InvalidArgument(f"{field}.ending", f"is not known: {served.ending}") from None
     if served.model_token_count < 0:
         raise InvalidArgument(f"{field}.model_token_count", "must be at least 0")
+    if len(served.missing_arm) > MAX_ID_CHARACTERS or "\0" in served.missing_arm:
+        raise InvalidArgument(f"{field}.missing_arm", f"must be at most {MAX_ID_CHARACTERS} characters long")
+    arms = served.arm_durations
+    if len(arms) not in (0, 2):
+        raise InvalidArgument(f"{field}.arm_durations", "must be one for each of two arms, or none")
     return ImpressionRow(
         served_time,
         query_id,
@@ -108,8 +115,11 @@ def _impression(served: pb.ServedImpression, field: str, days: range) -> Impress
         answer.unit - _SIGN,
         answer.first_position or 1,
         ending,
-        _seconds(served, field) if ending else None,
+        _seconds(served.duration, f"{field}.duration") if ending else None,
         served.model_token_count,
+        _seconds(arms[0], f"{field}.arm_durations[0]") if arms else None,
+        _seconds(arms[1], f"{field}.arm_durations[1]") if arms else None,
+        served.missing_arm,
         served.query,
         answer.SerializeToString(),
     )
@@ -200,8 +210,8 @@ def _time(message: Any, name: str, field: str) -> int:
     return int(stamp.seconds) * 1_000_000 + int(stamp.nanos) // 1000
 
 
-def _seconds(served: pb.ServedImpression, field: str) -> float:
-    seconds = served.duration.seconds + served.duration.nanos / 1e9
+def _seconds(message: Duration, field: str) -> float:
+    seconds = message.seconds + message.nanos / 1e9
     if not (math.isfinite(seconds) and 0 <= seconds <= 86_400):
-        raise InvalidArgument(f"{field}.duration", "must be set and not negative where the ending is known")
+        raise InvalidArgument(field, "must be between nothing and a day")
     return seconds

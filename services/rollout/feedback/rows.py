@@ -53,6 +53,11 @@ class ImpressionRow(NamedTuple):
     ending: Ending
     seconds: float | None
     token_count: int
+    first_arm_seconds: float | None
+    """Time of the first arm of an interleaved answer."""
+    second_arm_seconds: float | None
+    missing_arm: str
+    """The arm of an interleaved answer that failed or came too late; empty where none did."""
     query: str
     body: bytes
     """The message Impression."""
@@ -107,6 +112,10 @@ class AnswerRow(NamedTuple):
     tokens: int
     first_position: int
     """Rank of the first result of the page."""
+    arm_seconds: tuple[float | None, float | None]
+    """Of an interleaved answer, the time of each arm."""
+    missing_arm: str
+    """The arm of an interleaved answer that failed or came too late; empty where none did."""
     events: tuple[AnswerEvent, ...]
     """What was done with it, in the order of its time."""
 

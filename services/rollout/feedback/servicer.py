@@ -99,6 +99,10 @@ def _answer(stored: StoredAnswer) -> pb.AnswerFeedback:
         ending=pb.ImpressionEnding.ValueType(row.ending),
         query=row.query,
         model_token_count=row.token_count,
+        arm_durations=[
+            duration(seconds) for seconds in (row.first_arm_seconds, row.second_arm_seconds) if seconds is not None
+        ],
+        missing_arm=row.missing_arm,
     )
     if row.seconds is not None:
         served.duration.CopyFrom(duration(row.seconds))

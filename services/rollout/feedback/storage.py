@@ -57,7 +57,15 @@ def _taken(table: sa.Table, condition: str, then: str) -> str:
     )
 
 
-_MEASURED = ("ending", "seconds", "token_count", "query")
+_MEASURED = (
+    "ending",
+    "seconds",
+    "token_count",
+    "first_arm_seconds",
+    "second_arm_seconds",
+    "missing_arm",
+    "query",
+)
 _TAKE_MEASURED = _taken(
     tables.impression,
     "ending <> 0",
@@ -243,7 +251,18 @@ class FeedbackRecords:
 
 _ANSWER = tuple(
     tables.impression.c[name]
-    for name in ("served_time", "query_id", "unit", "first_position", "ending", "seconds", "token_count")
+    for name in (
+        "served_time",
+        "query_id",
+        "unit",
+        "first_position",
+        "ending",
+        "seconds",
+        "token_count",
+        "first_arm_seconds",
+        "second_arm_seconds",
+        "missing_arm",
+    )
 )
 
 
@@ -261,5 +280,7 @@ def _answer_row(row: Any, arm: str, teams: bytes, events: Iterable[Any]) -> Answ
         row.seconds,
         row.token_count,
         row.first_position,
+        (row.first_arm_seconds, row.second_arm_seconds),
+        row.missing_arm,
         tuple(AnswerEvent(_ACTIONS[event.action], event.object_id, event.position, event.rating) for event in events),
     )
