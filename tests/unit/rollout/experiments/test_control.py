@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -13,77 +11,11 @@ from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidAr
 from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
 from services.rollout.commands import Command
-from services.rollout.control import Control
-from services.rollout.decisions import Patience
-from services.rollout.experiments.control import ExperimentControl
-from services.rollout.experiments.experiments import Experiment, ExperimentState, Judgment, Verdict
-from services.rollout.experiments.findings import ArmTotals, Findings
-from services.rollout.experiments.plan import ExperimentArm, ExperimentPlan, Method
+from services.rollout.experiments.experiments import ExperimentState, Judgment, Verdict
 from services.rollout.experiments.records import AttachedEvidence, ExperimentRecords, LadderStep
 from services.rollout.features import FeatureState, HistoryAction
-from services.rollout.gateways import Gateways
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.storage.database import SqliteDatabase
 from services.rollout.storage.records import Records
-from sluice.rollout.v1 import rollout_pb2 as pb
-
-T = TypeVar("T")
-ARMS = (ExperimentArm("dense", Overrides(lexical=False)), ExperimentArm("hybrid", Overrides(lexical=True)))
-PLAN = ExperimentPlan("hybrid", "words help", Method.AB, ARMS, 400_000, 0.02)
-WHO = Command("ada", "to see", "")
-
-
-class Desk:
-    """A control plane, its file and its clock."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.now = 1_000_000.0
-        self.open()
-
-    def open(self) -> None:
-        """Begins as a new process does."""
-        self.database = SqliteDatabase(self.path)
-        assert self.database.lead()
-        self.features = Control(
-            Gateways(5.0, 2.0),
-            lease_seconds=2.0,
-            observer=RolloutMetrics(),
-            patience=Patience(30, 15),
-            latency_window_seconds=60,
-            clock=lambda: self.now,
-        )
-        self.control = ExperimentControl(self.features, lambda: self.now)
-        self.do(self.features.take_over)
-
-    def do(self, work: Callable[[Records], T]) -> T:
-        with self.database.writing() as records:
-            return work(records)
-
-    def create(self, plan: ExperimentPlan = PLAN, command: Command = WHO) -> Experiment:
-        return self.do(lambda records: self.control.create(records, command, plan))
-
-    def start(self, name: str = "hybrid", command: Command = WHO) -> Experiment:
-        return self.do(lambda records: self.control.start(records, command, name))
-
-    def stop(self, name: str = "hybrid", command: Command = WHO) -> Experiment:
-        return self.do(lambda records: self.control.stop(records, command, name))
-
-    def judge(self, judgment: Judgment, run: int = 1, seconds: float = 1.0) -> Experiment:
-        self.now += seconds
-        findings = Findings(self.now, (ArmTotals("dense", 7),), (), (), 0.0, 6.9, judgment)
-        self.do(lambda records: self.control.judge(records, "hybrid", run, findings))
-        return self.experiment()
-
-    def experiment(self, name: str = "hybrid") -> Experiment:
-        found = self.do(lambda records: ExperimentRecords(records.connection).experiment(name))
-        assert found is not None
-        return found
-
-    def snapshot(self) -> pb.RolloutSnapshot:
-        sealed = self.do(lambda records: records.newest_snapshot())
-        assert sealed is not None
-        return sealed.to_proto()
+from tests.unit.rollout.experiments.desk import PLAN, WHO, Desk
 
 
 @pytest.fixture
