@@ -17,13 +17,12 @@ from services.rollout.control import Control
 from services.rollout.decisions import Patience
 from services.rollout.experiments.analyst import Analyst
 from services.rollout.experiments.control import ExperimentControl
-from services.rollout.experiments.metrics import ExperimentMetrics
 from services.rollout.experiments.servicer import ExperimentServicer
 from services.rollout.feedback.servicer import FeedbackServicer
 from services.rollout.feedback.writing import FeedbackWriter
 from services.rollout.gateways import Gateways
 from services.rollout.leader_election import LeaderElection
-from services.rollout.metrics import FeedbackMetrics, RolloutMetrics
+from services.rollout.metrics import ExperimentMetrics, FeedbackMetrics, RolloutMetrics
 from services.rollout.servicer import RolloutServicer, SnapshotServicer
 from services.rollout.settings import RolloutSettings
 from services.rollout.storage.database import open_database
@@ -61,7 +60,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         renewal_seconds=min(1.0, settings.rollout_lease_seconds / 4),
     )
     feedback = FeedbackWriter(database, FeedbackMetrics(), kept_days=settings.rollout_feedback_days)
-    experiments = ExperimentControl(control, time.time)
+    experiments = ExperimentControl(control, kept_days=settings.rollout_feedback_days, clock=time.time)
     analyst = Analyst(
         replica,
         experiments,

@@ -1,6 +1,7 @@
 """The rollout service's series.
 
-`feature` is a label because operators name features, and the service takes no more than 200 of them.
+`feature` is a label because operators name features, and the service takes no more than 200 of them; and `experiment`
+because they name experiments, of which no more than 100 run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.chassis import logs
 from services.rollout.commands import OURSELVES
 from services.rollout.control import Look, Observer
+from services.rollout.experiments.experiments import Cause, Experiment, Verdict
+from services.rollout.experiments.findings import Findings
 from services.rollout.features import FeatureState, HistoryAction, HoldCause
 from services.rollout.feedback.batches import Batch
 from services.rollout.snapshots import Quarantined, SealedSnapshot
@@ -50,16 +53,16 @@ acknowledged_gateways = Gauge(
 )
 unacknowledged_gateways = Gauge(
     "sluice_rollout_unacknowledged_gateways",
-    "Live gateways that have not acknowledged the newest rollback or kill; 0 when it is done.",
+    "Live gateways that have not acknowledged the newest rollback or kill, or the end of an experiment; 0 when done.",
     ["feature"],
 )
 unacknowledged_seconds = Gauge(
     "sluice_rollout_unacknowledged_seconds",
-    "Age of the oldest rollback or kill that not every live gateway has acknowledged; 0 when there is none.",
+    "Age of the oldest of these that not every live gateway has acknowledged; 0 when there is none.",
 )
 zero_exposure_seconds = Histogram(
     "sluice_rollout_zero_exposure_seconds",
-    "Time from a rollback or kill to the last gateway's acknowledgement.",
+    "Time from a rollback, a kill or the end of an experiment to the last gateway's acknowledgement.",
     ["feature"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
@@ -88,6 +91,35 @@ feedback_waiting_bytes = Gauge(
     "sluice_rollout_feedback_waiting_bytes", "Feedback that was received and is not stored yet, in bytes."
 )
 
+running_experiments = Gauge("sluice_experiment_running", "1 for an experiment that runs.", ["experiment"])
+experiment_users = Gauge(
+    "sluice_experiment_users", "Users of an experiment that runs; for interleaving of both arms.", ["experiment"]
+)
+analysis_time = Gauge(
+    "sluice_experiment_analysis_time_seconds",
+    "Time of the last analysis of an experiment that runs, or of when this replica began to look, in seconds since "
+    "1970.",
+    ["experiment"],
+)
+analysis_seconds = Histogram(
+    "sluice_experiment_analysis_seconds",
+    "Time that one analysis of one experiment took.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+)
+analysis_failures = Counter("sluice_experiment_analysis_failures_total", "Analyses that failed; they are tried again.")
+verdicts = Counter(
+    "sluice_experiment_verdicts_total",
+    "Runs that ended by a verdict (ship, stop, inconclusive), by cause: sample_ratio, guardrail, metric, time.",
+    ["verdict", "cause"],
+)
+
+# The series exist before the first verdict: a rate cannot show the event with which a series begins.
+for _verdict in Verdict:
+    for _cause in Cause:
+        if _verdict is not Verdict.GO_ON and _cause is not Cause.NONE:
+            verdicts.labels(_verdict.value, _cause.value)
+
+_OF_EXPERIMENTS = (running_experiments, experiment_users, analysis_time)
 _OF_FEATURES = (
     percentage,
     state,
@@ -98,7 +130,7 @@ _OF_FEATURES = (
     quarantined_gateways,
     unacknowledged_gateways,
 )
-_URGENT = (HistoryAction.ROLLED_BACK, HistoryAction.KILLED)
+_URGENT = (HistoryAction.ROLLED_BACK, HistoryAction.KILLED, HistoryAction.STOPPED, HistoryAction.DECIDED)
 
 
 class FeedbackMetrics:
@@ -123,6 +155,7 @@ class RolloutMetrics(Observer):
     def __init__(self) -> None:
         self._quarantined: dict[str, str] = {}
         self._weighed: set[tuple[str, str]] = set()
+        self._taken_back: set[str] = set()
 
     def happened(self, entry: HistoryEntry) -> None:
         """See Observer."""
@@ -187,9 +220,11 @@ class RolloutMetrics(Observer):
         acknowledged_gateways.set(sum(gateway.version >= look.snapshot.version for gateway in look.live))
         urgent = [entry for entry in look.undone if entry.action in _URGENT]
         newest = {entry.feature: entry.snapshot_version for entry in urgent}
-        for feature in look.features:
-            behind = sum(gateway.version < newest.get(feature.name, 0) for gateway in look.live)
-            unacknowledged_gateways.labels(feature.name).set(behind)
+        # Experiments that ended are no features, and have the series from then on.
+        self._taken_back |= newest.keys()
+        for name in {feature.name for feature in look.features} | self._taken_back:
+            behind = sum(gateway.version < newest.get(name, 0) for gateway in look.live)
+            unacknowledged_gateways.labels(name).set(behind)
         unacknowledged_seconds.set(max((look.time - entry.time for entry in urgent), default=0.0))
 
     def active(self, snapshot: SealedSnapshot | None) -> None:
@@ -202,3 +237,36 @@ class RolloutMetrics(Observer):
         else:
             snapshot_version.set(snapshot.version)
             snapshot_time.set(snapshot.create_time)
+
+
+class ExperimentMetrics:
+    """Series of the experiments that run."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def looked(self, experiments: list[Experiment], now: float) -> None:
+        """Take the experiments that run, before they are analysed; none where this replica does not lead."""
+        names = {experiment.name for experiment in experiments}
+        for name in names - self._shown:
+            running_experiments.labels(name).set(1)
+            experiment_users.labels(name).set(0)
+            analysis_time.labels(name).set(now)
+        for name in self._shown - names:
+            for series in _OF_EXPERIMENTS:
+                series.remove(name)
+        self._shown = names
+
+    def analysed(self, experiment: Experiment, findings: Findings, seconds: float) -> None:
+        """Take the findings of a run, and the time that they took."""
+        experiment_users.labels(experiment.name).set(sum(arm.user_count for arm in findings.arms))
+        analysis_time.labels(experiment.name).set(findings.time)
+        analysis_seconds.observe(seconds)
+
+    def decided(self, findings: Findings) -> None:
+        """Count a verdict that ended a run."""
+        verdicts.labels(findings.judgment.verdict.value, findings.judgment.cause.value).inc()
+
+    def failed(self) -> None:
+        """Count an analysis that failed."""
+        analysis_failures.inc()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +12,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from services.chassis.errors import InvalidArgument, NotFound, ResourceExhausted, SluiceError
 from sluice.rollout.v1 import experiment_pb2 as pb
-from sluice.rollout.v1 import experiment_pb2_grpc
+from sluice.rollout.v1 import experiment_pb2_grpc, feedback_pb2_grpc, rollout_pb2
 from sluice.type.v1 import experiment_pb2, features_pb2
 from tests.contract.test_rollout import WHO, Service, snapshot_of, started
+from tests.unit.rollout.experiments.desk import Answer, request_of
 
 PLAN = pb.ExperimentPlan(
     name="hybrid",
@@ -51,7 +56,7 @@ class Experiments:
 
 @pytest.fixture
 async def experiments(tmp_path: Path) -> AsyncIterator[Experiments]:
-    async with started(tmp_path / "rollout.db") as service:
+    async with started(tmp_path / "rollout.db", rollout_experiment_seconds=0.05) as service:
         yield Experiments(service)
 
 
@@ -146,3 +151,60 @@ async def test_a_layer_without_room_is_resource_exhausted(experiments: Experimen
     with pytest.raises(ResourceExhausted, match="40 % of the users free") as caught:
         await experiments.start("b")
     assert caught.value.reason == "LAYER_FULL"
+
+
+async def settled(experiments: Experiments, name: str = "hybrid") -> pb.GetExperimentResponse:
+    """The experiment when its run has ended."""
+    async with asyncio.timeout(60):
+        while True:
+            found = await experiments.ask("GetExperiment", pb.GetExperimentRequest(name=name))
+            if found.experiment.state == pb.EXPERIMENT_STATE_ENDED:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def test_stored_answers_end_an_experiment_by_themselves(experiments: Experiments) -> None:
+    await experiments.create()
+    stream = experiments.service.watch()
+    first = await snapshot_of(stream, 1)
+    running = await experiments.start()
+    before = await snapshot_of(stream, first.version + 1)
+    rng = random.Random(1)
+    arms = ("dense", "hybrid")
+    answers = [
+        Answer(1 + unit, arms[unit % 2], clicks=(1,) if rng.random() < (0.3, 0.9)[unit % 2] else ())
+        for unit in range(400)
+    ]
+    request = request_of(running.run_id, answers, time.time() - 1, rng)
+    store = feedback_pb2_grpc.FeedbackStoreStub(experiments.service._channel.channel)
+    await experiments.service._channel.call(store.StoreFeedback, request, deadline=time.monotonic() + 20)
+    found = await settled(experiments)
+    assert (found.experiment.verdict, found.experiment.arm) == (pb.VERDICT_SHIP, "hybrid")
+    assert found.findings.verdict == pb.VERDICT_SHIP
+    assert [arm.user_count for arm in found.findings.arms] == [200, 200]
+    assert not (await snapshot_of(stream, before.version + 1)).features
+    report = await experiments.ask("GetExperimentReport", pb.GetExperimentReportRequest(name="hybrid"))
+    assert report.history[-1].action == rollout_pb2.HISTORY_ACTION_DECIDED
+    assert report.history[-1].actor == "sluice"
+    assert report.points[-1] == found.findings
+    ended = REGISTRY.get_sample_value("sluice_experiment_verdicts_total", {"verdict": "ship", "cause": "metric"})
+    assert ended == 1
+
+
+async def test_an_experiment_that_cannot_be_analysed_does_not_keep_others_from_it(
+    experiments: Experiments, tmp_path: Path
+) -> None:
+    await experiments.create(named("damaged"))
+    other = named("other")
+    other.layer = "other"
+    other.horizon.FromMilliseconds(1)
+    await experiments.create(other)
+    await experiments.start("damaged")
+    failures = "sluice_experiment_analysis_failures_total"
+    before = REGISTRY.get_sample_value(failures) or 0
+    with sqlite3.connect(tmp_path / "rollout.db") as database:
+        # A run that began at no time has no history.
+        database.execute("UPDATE experiment SET history_time = -1e300 WHERE name = 'damaged'")
+    await experiments.start("other")
+    assert (await settled(experiments, "other")).experiment.verdict == pb.VERDICT_INCONCLUSIVE
+    assert (REGISTRY.get_sample_value(failures) or 0) > before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from services.chassis import logs
 from services.chassis.errors import SluiceError
@@ -12,7 +13,6 @@ from services.rollout.experiments.analysis import Histories, analyse, histories
 from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.experiments import Experiment
 from services.rollout.experiments.findings import Findings
-from services.rollout.experiments.metrics import ExperimentMetrics
 from services.rollout.experiments.records import ExperimentRecords
 from services.rollout.leader_election import LeaderElection
 from services.rollout.storage.database import Database
@@ -23,6 +23,22 @@ LARGEST_SHARE = 0.1
 HISTORY_RUNS = 20
 """Most runs whose histories are kept in memory."""
 _log = logs.get_logger("rollout")
+
+
+class Observer(Protocol):
+    """Receiver of what is found, for metrics."""
+
+    def looked(self, experiments: list[Experiment], now: float) -> None:
+        """Take the experiments that run, before they are analysed; none where this replica does not lead."""
+
+    def analysed(self, experiment: Experiment, findings: Findings, seconds: float) -> None:
+        """Take the findings of a run, and the time that they took."""
+
+    def decided(self, findings: Findings) -> None:
+        """Take findings whose verdict ended a run."""
+
+    def failed(self) -> None:
+        """Count an analysis that failed."""
 
 
 class Analyst:
@@ -37,7 +53,7 @@ class Analyst:
         replica: LeaderElection,
         control: ExperimentControl,
         database: Database,
-        metrics: ExperimentMetrics,
+        observer: Observer,
         *,
         pause_seconds: float,
         clock: Callable[[], float],
@@ -45,7 +61,7 @@ class Analyst:
         self._replica = replica
         self._control = control
         self._database = database
-        self._metrics = metrics
+        self._observer = observer
         self._pause_seconds = pause_seconds
         self._clock = clock
         self._histories: dict[str, Histories] = {}
@@ -55,7 +71,7 @@ class Analyst:
         while True:
             began = time.monotonic()
             if self._replica.problem is not None:
-                self._metrics.looked([], self._clock())
+                self._observer.looked([], self._clock())
             else:
                 try:
                     await self.look()
@@ -69,21 +85,21 @@ class Analyst:
     async def look(self) -> None:
         """Analyse every running experiment once. One that fails does not keep the others from being analysed."""
         running = await self._replica.read(lambda records: ExperimentRecords(records.connection).running())
-        self._metrics.looked(running, self._clock())
+        self._observer.looked(running, self._clock())
         for experiment in running:
             began = time.monotonic()
             try:
                 findings = await asyncio.to_thread(self._findings, experiment)
                 if await self._replica.write(self._judging(experiment, findings)):
-                    self._metrics.decided(findings)
+                    self._observer.decided(findings)
             except SluiceError as error:
                 _log.warning("could not analyse", experiment=experiment.name, problem=error.message)
-                self._metrics.failed()
+                self._observer.failed()
             except Exception:
                 _log.exception("could not analyse", experiment=experiment.name)
-                self._metrics.failed()
+                self._observer.failed()
             else:
-                self._metrics.analysed(experiment, findings, time.monotonic() - began)
+                self._observer.analysed(experiment, findings, time.monotonic() - began)
 
     def _judging(self, experiment: Experiment, findings: Findings) -> Callable[[Records], bool]:
         return lambda records: self._control.judge(records, experiment.name, experiment.run, findings)

@@ -11,7 +11,7 @@ from services.rollout.control import Control
 from services.rollout.experiments import experiments
 from services.rollout.experiments.experiments import Experiment, Judgment, Verdict, known
 from services.rollout.experiments.findings import Findings
-from services.rollout.experiments.plan import ExperimentPlan, check_plan
+from services.rollout.experiments.plan import DAY_SECONDS, ExperimentPlan, check_plan
 from services.rollout.experiments.records import EXPERIMENT, AttachedEvidence, ExperimentRecords
 from services.rollout.experiments.room import first_fit
 from services.rollout.features import FeatureState, HistoryAction
@@ -27,11 +27,12 @@ MAX_RESULT_BYTES = 256 * 1024
 class ExperimentControl:
     """Carries out commands and verdicts. Not thread safe: calls are made one after the other.
 
-    `clock` gives seconds since 1970.
+    `kept_days` is how long answers are kept, `clock` gives seconds since 1970.
     """
 
-    def __init__(self, control: Control, clock: Callable[[], float]) -> None:
+    def __init__(self, control: Control, *, kept_days: int, clock: Callable[[], float]) -> None:
         self._control = control
+        self._kept_days = kept_days
         self._clock = clock
 
     def create(self, records: Records, command: Command, plan: ExperimentPlan) -> Experiment:
@@ -39,6 +40,12 @@ class ExperimentControl:
 
         def create() -> Experiment:
             check_plan(plan)
+            if plan.horizon_seconds > (self._kept_days - 1) * DAY_SECONDS:
+                raise InvalidArgument(
+                    "plan.horizon",
+                    f"is longer than answers are kept: at most {self._kept_days - 1} days, or raise "
+                    "ROLLOUT_FEEDBACK_DAYS",
+                )
             ours = ExperimentRecords(records.connection)
             if ours.knows(plan.name):
                 raise AlreadyExists(

@@ -115,7 +115,7 @@ class Desk:
             latency_window_seconds=60,
             clock=lambda: self.now,
         )
-        self.control = ExperimentControl(self.features, lambda: self.now)
+        self.control = ExperimentControl(self.features, kept_days=90, clock=lambda: self.now)
         self.do(self.features.take_over)
 
     def do(self, work: Callable[[Records], T]) -> T:

@@ -12,6 +12,7 @@ from services.experiment.flags import Overrides
 from services.experiment.snapshot_hash import content_hash
 from services.rollout.commands import Command
 from services.rollout.experiments.experiments import ExperimentState, Judgment, Verdict
+from services.rollout.experiments.plan import DAY_SECONDS
 from services.rollout.experiments.records import AttachedEvidence, ExperimentRecords, LadderStep
 from services.rollout.features import FeatureState, HistoryAction
 from services.rollout.storage.records import Records
@@ -116,6 +117,12 @@ def test_a_repeated_command_changes_nothing_and_returns_what_the_first_one_did(d
 def test_a_command_names_who_and_why(desk: Desk, command: Command) -> None:
     with pytest.raises(InvalidArgument, match="command"):
         desk.create(command=command)
+
+
+def test_answers_outlive_the_horizon(desk: Desk) -> None:
+    with pytest.raises(InvalidArgument, match="at most 89 days"):
+        desk.create(replace(PLAN, horizon_seconds=90 * DAY_SECONDS))
+    desk.create(replace(PLAN, horizon_seconds=89 * DAY_SECONDS))
 
 
 def test_what_the_state_forbids_is_refused_with_a_reason(desk: Desk) -> None:
