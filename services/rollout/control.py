@@ -49,6 +49,7 @@ _THRESHOLD_REQUESTS = 50
 _SAME_THRESHOLD = 0.05
 """Relative change below which a threshold is kept: a new one means a new snapshot for all gateways."""
 _PURGED_UNITS = 20_000
+_RATINGS_SECONDS = 5.0
 _REPORTS_KEPT_SECONDS = 86_400.0
 _GATEWAY_NAME = re.compile(r"[\x21-\x7e]+")
 
@@ -108,6 +109,7 @@ class Control:
         self._window_seconds = latency_window_seconds
         self._clock = clock
         self._since = clock()
+        self._ratings: dict[str, tuple[str, float, Ratings]] = {}
 
     def take_over(self, records: Records) -> None:
         """Continue where an earlier process, or another replica, ended."""
@@ -338,8 +340,17 @@ class Control:
             since=self._since,
             reported=self.gateways.last_report_time,
             patience=self._patience,
-            ratings=ratings_of(records, feature),
+            ratings=self._ratings_of(records, feature),
         )
+
+    def _ratings_of(self, records: Records, feature: Feature) -> Ratings:
+        """Ratings of a few seconds ago: reading them takes longer than deciding."""
+        now = self._clock()
+        ramp_id, read_time, known = self._ratings.get(feature.name, ("", 0.0, NO_RATINGS))
+        if ramp_id != feature.ramp_id or now - read_time >= _RATINGS_SECONDS:
+            known = ratings_of(records, feature)
+            self._ratings[feature.name] = (feature.ramp_id, now, known)
+        return known
 
     def _carry_out(self, records: Records, feature: Feature, decision: Decision) -> None:
         match decision.action:

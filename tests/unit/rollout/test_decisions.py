@@ -10,7 +10,7 @@ from services.experiment.bucketing import BUCKETS, Arm
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.experiment.latencies import EDGES, latency_bucket
-from services.rollout.decisions import Action, Patience, Run, decide, evidence_of, obstacles_of
+from services.rollout.decisions import Action, Patience, Ratings, Run, decide, evidence_of, obstacles_of
 from services.rollout.evidence import ArmTotals
 from services.rollout.features import Feature, FeatureState, HoldCause
 from services.rollout.plans import Criteria, Plan, PlanStep
@@ -155,6 +155,22 @@ def test_criteria_of_the_plan_are_met_before_it_goes_on(criteria: Criteria, why:
     slower = run(arm(seconds=0.16, errors=100, latency=1000), arm(seconds=0.1, errors=100, latency=1000))
     # Just above the limit, but not beyond doubt: seconds of latency are told by their bucket.
     assert any(obstacle.startswith(why) or why in obstacle for obstacle in obstacles_of(strict, slower))
+
+
+@pytest.mark.parametrize(
+    ("ratings", "why"),
+    [
+        (Ratings(), "ratings of 0 users, fewer than 30"),
+        (Ratings(29, 0.9), "ratings of 29 users, fewer than 30"),
+        (Ratings(30, 0.59), "satisfaction 0.590, below 0.600"),
+        (Ratings(30, 0.6), ""),
+    ],
+)
+def test_a_plan_may_ask_for_the_ratings_of_thirty_users(ratings: Ratings, why: str) -> None:
+    asked = replace(RAMPING, plan=replace(PLAN, criteria=Criteria(satisfaction_min=0.6)))
+    found = decide(asked, run(), now=NOW, since=0.0, reported=NOW, patience=PATIENCE, ratings=ratings)
+    assert found.action is (Action.WAIT if why else Action.PROMOTE)
+    assert why in found.reason
 
 
 def test_at_all_users_the_hard_limits_alone_decide() -> None:

@@ -45,6 +45,7 @@ def test_a_plan_of_growing_steps_is_taken() -> None:
         ("plan.criteria.p99_max", replace(PLAN, criteria=Criteria(p99_max=-1))),
         ("plan.criteria.p95_increase_max", replace(PLAN, criteria=Criteria(p95_increase_max=-0.1))),
         ("plan.criteria.quality_score_min", replace(PLAN, criteria=Criteria(quality_score_min=60))),
+        ("plan.criteria.satisfaction_min", replace(PLAN, criteria=Criteria(satisfaction_min=60))),
         ("plan.criteria.allowed_ratio", replace(PLAN, criteria=Criteria(allowed_ratio=0.1))),
         ("plan.criteria.non_inferiority_ratio", replace(PLAN, criteria=Criteria(non_inferiority_ratio=1.0))),
     ],
