@@ -9,11 +9,12 @@ from typing import Protocol
 
 from services.chassis import logs
 from services.chassis.errors import SluiceError
-from services.rollout.experiments.analysis import Histories, analyse, histories
+from services.rollout.experiments.analysis import Histories, analyse, histories, history_metrics
 from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.experiments import Experiment
 from services.rollout.experiments.findings import Findings
 from services.rollout.experiments.records import ExperimentRecords
+from services.rollout.feedback.storage import FeedbackRecords
 from services.rollout.leader_election import LeaderElection
 from services.rollout.storage.database import Database
 from services.rollout.storage.records import Records
@@ -108,10 +109,19 @@ class Analyst:
         with self._database.reading_feedback() as feedback:
             history = self._histories.get(experiment.run_id)
             if history is None:
-                start, end = experiment.history_time, experiment.start_time
-                rows = feedback.answers_of_time(start, end) if start is not None and end is not None else ()
                 # What was before the run does not change, but for late events, which may be of the run's making.
-                history = self._histories[experiment.run_id] = histories(experiment.plan, rows)
+                history = self._histories[experiment.run_id] = history_of(experiment, feedback)
                 while len(self._histories) > HISTORY_RUNS:
                     del self._histories[next(iter(self._histories))]
             return analyse(experiment, feedback.answers_of_run(experiment.run_id), history, self._clock())
+
+
+def history_of(experiment: Experiment, feedback: FeedbackRecords) -> Histories:
+    """What users did before the run.
+
+    Gateways have clocks of their own: an answer of a run is none of its history, whatever time it says.
+    """
+    start, end = experiment.history_time, experiment.start_time
+    if start is None or end is None or start >= end or not history_metrics(experiment.plan):
+        return {}
+    return histories(experiment.plan, feedback.answers_of_time(start, end, experiment.run_ids))

@@ -87,6 +87,11 @@ class Experiment:
         return f"{self.name}.{self.run}" if self.run else ""
 
     @property
+    def run_ids(self) -> list[str]:
+        """Names of all of its runs."""
+        return [f"{self.name}.{run}" for run in range(1, self.run + 1)]
+
+    @property
     def salt(self) -> str:
         """Part of the hash that decides the arm; it stays over all runs, so that users stay in their arm."""
         return f"experiment/{self.name}"

@@ -168,12 +168,16 @@ class FeedbackRecords:
             for row in page:
                 yield _answer_row(row, row.arm, row.teams, events.get((row.served_time, row.query_id), ()))
 
-    def answers_of_time(self, start_time: float, end_time: float) -> Iterator[AnswerRow]:
-        """Answers of a time, whatever they were part of, oldest first, with their events; for the history of users."""
-        table = tables.impression
+    def answers_of_time(
+        self, start_time: float, end_time: float, without_runs: Sequence[str] = ()
+    ) -> Iterator[AnswerRow]:
+        """Answers of a time but those of some runs, oldest first, with their events; for the history of users."""
+        table, part = tables.impression, tables.exposure
         query = sa.select(*_ANSWER).where(
             table.c.ending != Ending.UNKNOWN, table.c.served_time < microseconds(end_time)
         )
+        if without_runs:
+            query = query.where(~sa.exists().where(part.c.run_id.in_(without_runs), _same(part, table)))
         for page, after, last in self._pages(query, table, microseconds(start_time)):
             events = self._events_between(after, last)
             for row in page:

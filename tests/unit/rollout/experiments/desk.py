@@ -13,7 +13,8 @@ from services.experiment.flags import Overrides
 from services.rollout.commands import Command
 from services.rollout.control import Control
 from services.rollout.decisions import Patience
-from services.rollout.experiments.analysis import analyse, histories
+from services.rollout.experiments.analysis import analyse
+from services.rollout.experiments.analyst import history_of
 from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.experiments import Experiment, Judgment
 from services.rollout.experiments.findings import ArmTotals, Findings
@@ -147,10 +148,7 @@ class Desk:
         self.now += seconds
         experiment = self.experiment(name)
         with self.database.reading_feedback() as feedback:
-            assert experiment.history_time is not None
-            assert experiment.start_time is not None
-            before = feedback.answers_of_time(experiment.history_time, experiment.start_time)
-            history = histories(experiment.plan, before)
+            history = history_of(experiment, feedback)
             findings = analyse(experiment, feedback.answers_of_run(experiment.run_id), history, self.now)
         self.do(lambda records: self.control.judge(records, experiment.name, experiment.run, findings))
         return findings

@@ -211,6 +211,15 @@ def test_an_earlier_run_is_no_history(desk: Desk) -> None:
     assert desk.look().metrics[0].variance_reduction == 0.0
 
 
+def test_answers_of_a_gateway_whose_clock_is_behind_are_no_history_of_their_own_run(desk: Desk) -> None:
+    desk.create()
+    desk.start()
+    desk.store(people(1000, clicking({"dense": 0.3, "hybrid": 0.6})), at=desk.now - 30)
+    findings = desk.look()
+    assert findings.judgment.verdict is Verdict.SHIP
+    assert findings.metrics[0].variance_reduction == 0.0
+
+
 # Interleaving
 
 
