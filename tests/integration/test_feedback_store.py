@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command as alembic
 from alembic.config import Config
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
