@@ -59,6 +59,8 @@ SEVERITIES = {
     "SluicePseudoEmbeddings": {"critical"},
     "SluiceFingerprintMismatch": {"critical"},
     "SluiceStageDown": {"warning", "critical"},
+    "SluiceExperimentNotAnalysed": {"warning"},
+    "SluiceExperimentStopped": {"warning"},
     "SluiceSnapshotStale": {"warning"},
     "SluiceRollbackUnacknowledged": {"critical"},
     "SluiceSampleRatioMismatch": {"warning"},
