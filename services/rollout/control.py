@@ -41,6 +41,8 @@ from services.rollout.storage.records import FEATURE, HistoryEntry, Records
 from services.rollout.transitions import Changed, Transition
 
 MAX_FEATURES = 200
+MAX_ENTRIES = 1000
+"""Most features and experiments that a gateway takes in a snapshot."""
 MAX_GATEWAYS = 1000
 MAX_GATEWAY_CHARACTERS = 128
 
@@ -255,8 +257,8 @@ class Control:
         self.hear(gateway)
         if version < 0:
             raise InvalidArgument("version", f"must be at least 0, not {version}")
-        if len(quarantined) > MAX_FEATURES or len(locally_killed) > MAX_FEATURES:
-            raise InvalidArgument("quarantined", f"names more than {MAX_FEATURES} features")
+        if len(quarantined) > MAX_ENTRIES or len(locally_killed) > MAX_ENTRIES:
+            raise InvalidArgument("quarantined", f"names more than {MAX_ENTRIES:,} features")
         known = self.gateways.acknowledged(gateway, version, self._clock(), quarantined, locally_killed)
         records.save_gateway(known)
         self._complete(records)

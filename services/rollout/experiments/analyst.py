@@ -21,8 +21,6 @@ from services.rollout.storage.records import Records
 
 LARGEST_SHARE = 0.1
 """Most of the time that is spent on analyses."""
-HISTORY_RUNS = 20
-"""Most runs whose histories are kept in memory."""
 _log = logs.get_logger("rollout")
 
 
@@ -70,27 +68,33 @@ class Analyst:
     async def work(self) -> None:
         """Analyse for ever, at most a tenth of the time."""
         while True:
-            began = time.monotonic()
+            taken = 0.0
             if self._replica.problem is not None:
                 self._observer.looked([], self._clock())
             else:
                 try:
-                    await self.look()
+                    taken = await self.look()
                 except SluiceError as error:
                     _log.warning("could not look at experiments", problem=error.message)
                 except Exception:
                     _log.exception("could not look at experiments")
-            taken = time.monotonic() - began
             await asyncio.sleep(max(self._pause_seconds, taken * (1 / LARGEST_SHARE - 1)))
 
-    async def look(self) -> None:
-        """Analyse every running experiment once. One that fails does not keep the others from being analysed."""
+    async def look(self) -> float:
+        """Analyse every running experiment once; return the seconds that it took, without reading histories.
+
+        One that fails does not keep the others from being analysed.
+        """
         running = await self._replica.read(lambda records: ExperimentRecords(records.connection).running())
         self._observer.looked(running, self._clock())
+        self._histories = {one.run_id: self._histories[one.run_id] for one in running if one.run_id in self._histories}
+        taken = 0.0
         for experiment in running:
             began = time.monotonic()
             try:
-                findings = await asyncio.to_thread(self._findings, experiment)
+                history = await self._history(experiment)
+                began = time.monotonic()
+                findings = await asyncio.to_thread(self._findings, experiment, history)
                 if await self._replica.write(self._judging(experiment, findings)):
                     self._observer.decided(findings)
             except SluiceError as error:
@@ -101,18 +105,25 @@ class Analyst:
                 self._observer.failed()
             else:
                 self._observer.analysed(experiment, findings, time.monotonic() - began)
+            taken += time.monotonic() - began
+        return taken
+
+    async def _history(self, experiment: Experiment) -> Histories:
+        """What users did before the run, read once: only late events change it, and may be the run's doing."""
+
+        def read() -> Histories:
+            with self._database.reading_feedback() as feedback:
+                return history_of(experiment, feedback)
+
+        if experiment.run_id not in self._histories:
+            self._histories[experiment.run_id] = await asyncio.to_thread(read)
+        return self._histories[experiment.run_id]
 
     def _judging(self, experiment: Experiment, findings: Findings) -> Callable[[Records], bool]:
         return lambda records: self._control.judge(records, experiment.name, experiment.run, findings)
 
-    def _findings(self, experiment: Experiment) -> Findings:
+    def _findings(self, experiment: Experiment, history: Histories) -> Findings:
         with self._database.reading_feedback() as feedback:
-            history = self._histories.get(experiment.run_id)
-            if history is None:
-                # What was before the run does not change, but for late events, which may be of the run's making.
-                history = self._histories[experiment.run_id] = history_of(experiment, feedback)
-                while len(self._histories) > HISTORY_RUNS:
-                    del self._histories[next(iter(self._histories))]
             return analyse(experiment, feedback.answers_of_run(experiment.run_id), history, self._clock())
 
 

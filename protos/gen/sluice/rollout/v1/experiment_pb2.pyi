@@ -370,7 +370,7 @@ class ExperimentFindings(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFinding]:
-        """Every metric of every arm but the control."""
+        """Every metric of every arm but the control, where enough is known for an interval: the primary one first."""
 
     @_builtins.property
     def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmGuardrail]:
@@ -416,7 +416,7 @@ class ExperimentArmTotals(_message.Message):
     P50_FIELD_NUMBER: _builtins.int
     P95_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
-    """Its name."""
+    """Its name; empty for the one of both arms."""
     user_count: _builtins.int
     """Distinct users."""
     impression_count: _builtins.int
