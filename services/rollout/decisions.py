@@ -82,7 +82,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """What users think of treatment's answers: those who rated any, and the mean of their mean ratings, 0 to 1."""
+    """Ratings of treatment's answers: users who rated any, and the mean of their mean ratings, 0 to 1."""
 
     user_count: int = 0
     mean: float = 0.0

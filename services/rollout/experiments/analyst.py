@@ -109,7 +109,7 @@ class Analyst:
         return taken
 
     async def _history(self, experiment: Experiment) -> Histories:
-        """What users did before the run, read once: only late events change it, and may be the run's doing."""
+        """The history of users, read once: only late events change it, and may be the run's doing."""
 
         def read() -> Histories:
             with self._database.reading_feedback() as feedback:
@@ -128,7 +128,7 @@ class Analyst:
 
 
 def history_of(experiment: Experiment, feedback: FeedbackRecords) -> Histories:
-    """What users did before the run.
+    """The values of users before the run.
 
     Gateways have clocks of their own: an answer of a run is none of its history, whatever time it says.
     """

@@ -86,7 +86,7 @@ class ArmGuardrail:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of a run at one moment. `time` is seconds since 1970."""
+    """Knowledge of a run at one moment. `time` is seconds since 1970."""
 
     time: float
     arms: tuple[ArmTotals, ...]

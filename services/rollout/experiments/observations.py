@@ -44,7 +44,7 @@ class SlowAnswers:
 
 @dataclass(slots=True)
 class ArmObservations:
-    """What the answers of one arm came to."""
+    """Outcomes of the answers of one arm."""
 
     units: set[int] = field(default_factory=set)
     answers: int = 0
@@ -166,7 +166,7 @@ class Observations:
 
 
 def outcome_of(row: AnswerRow) -> AnswerOutcome:
-    """What an answer came to."""
+    """The outcome of an answer."""
     return AnswerOutcome.of(
         map(AnswerEvent._make, row.events),
         seconds=row.seconds or 0.0,
