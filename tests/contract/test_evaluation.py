@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,32 @@ async def test_a_replay_keeps_its_figures_where_the_gateway_goes_away(judged: Pa
         assert result.exit_code == calls.NEEDS_A_LOOK
         assert "ended early: the collection was deleted" in result.stderr
         assert "over 1 recorded questions" in result.stdout
+
+
+# A shell that runs the tests in the background has them ignore interrupts, and whatever they start.
+HEEDING_INTERRUPTS = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("sluice_cli.main", run_name="__main__", alter_sys=True)
+"""
+
+
+async def test_an_interrupt_ends_a_replay_with_the_figures_so_far(judged: Path) -> None:
+    async with canned_gateway() as gateway:
+        said = ["whatif", "c", "--sample", str(judged / "queries.jsonl"), "--rate", "3"]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HEEDING_INTERRUPTS, "--gateway", gateway.address, *said),
+            *("--config", "a=", "--config", "b=dense:false", "--output", str(judged / "replay.json")),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        while len(gateway.requests) < 3:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == calls.INTERRUPTED
+        assert b"b against a over 1 recorded questions" in stdout
+        assert b"ended early: interrupted" in stderr
+        assert b"Traceback" not in stderr
+        assert len(gateway.requests) < 18
+    assert json.loads((judged / "replay.json").read_text())["result"]["stopped"] == "interrupted"
