@@ -55,14 +55,17 @@ class World:
         reply: feedback_pb2.RecordEventsResponse = await stub.RecordEvents(request, timeout=20, **how)
         return reply
 
+    async def exported(self, **how: Any) -> list[stored_pb.AnswerFeedback]:
+        """All that is stored and that the caller may read."""
+        stub = stored_pb_grpc.FeedbackStoreStub(self.platform["rollout"].channel)
+        replies = stub.ExportFeedback(stored_pb.ExportFeedbackRequest(), timeout=20, **how)
+        return [answer async for reply in replies for answer in reply.answers]
+
     async def stored(self, count: int = 0) -> list[stored_pb.AnswerFeedback]:
         """All that is stored, when there are at least so many answers."""
-        stub = stored_pb_grpc.FeedbackStoreStub(self.platform["rollout"].channel)
         deadline = time.monotonic() + 20
         while True:
-            found: list[stored_pb.AnswerFeedback] = []
-            async for reply in stub.ExportFeedback(stored_pb.ExportFeedbackRequest(), timeout=20):
-                found += reply.answers
+            found = await self.exported()
             if len(found) >= count:
                 return found
             assert time.monotonic() < deadline, f"{len(found)} answers are stored, not {count}"
@@ -291,3 +294,41 @@ async def test_a_tenant_cannot_act_on_the_answer_of_another(tmp_path: Path) -> N
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await both.record(click(answer), tokens=tokens, metadata=bearer(key_of("boss")))
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+OPERATORS = (
+    row("gateway", "gateway")
+    + row("boss", "operator")
+    + row("blue", "operator", tenant="blue")
+    + row("red", "operator", tenant="red")
+    + TENANTS.replace('["documents"]', '["documents", "shared"]', 1)
+)
+
+
+@pytest.mark.parametrize(("caller", "read"), [("boss", "abcd"), ("blue", "ad"), ("red", "b")])
+async def test_an_operator_exports_the_answers_of_the_own_tenant_from_collections_that_are_its_own(
+    tmp_path: Path, caller: str, read: str
+) -> None:
+    doors = Doors(tmp_path / "access", OPERATORS)
+    async with AsyncExitStack() as stack:
+        world = World(
+            await start(
+                stack,
+                {"rollout"},
+                rollout={"rollout_database_url": f"sqlite:///{tmp_path / 'rollout.db'}", **doors.variables()},
+            )
+        )
+        request = stored_pb.StoreFeedbackRequest()
+        for name, tenant, collection in (
+            ("a", "blue", "documents"),
+            ("b", "red", "documents"),
+            ("c", "red", "shared"),
+            ("d", "blue", "shared"),
+        ):
+            made = request.impressions.add().impression
+            made.query_id, made.tenant, made.collection, made.first_position = name, tenant, collection, 1
+            made.time.GetCurrentTime()
+        stub = stored_pb_grpc.FeedbackStoreStub(world.platform["rollout"].channel)
+        await stub.StoreFeedback(request, timeout=20, metadata=bearer(key_of("gateway")))
+        answers = await world.exported(metadata=bearer(key_of(caller)))
+        assert sorted(answer.served.impression.query_id for answer in answers) == list(read)

@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.chassis.access.gate import sees
+from services.chassis.access.identity import caller_of
 from services.chassis.errors import InvalidArgument, ResourceExhausted, Unavailable
 from services.chassis.timing import duration
 from services.rollout.feedback.batches import Batch
@@ -66,7 +68,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackStoreServicer):
         loop = asyncio.get_running_loop()
         try:
             while (reply := await loop.run_in_executor(thread, next, replies, None)) is not None:
-                yield reply
+                if answers := [answer for answer in reply.answers if _may_be_read(answer.served.impression)]:
+                    yield pb.ExportFeedbackResponse(answers=answers)
         finally:
             thread.submit(replies.close)
             thread.shutdown(wait=False)
@@ -90,6 +93,11 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackStoreServicer):
                     answers, size = [], 0
             if answers:
                 yield pb.ExportFeedbackResponse(answers=answers)
+
+
+def _may_be_read(impression: Impression) -> bool:
+    """True for an answer to the caller's own tenant, or to any where it has none, from a collection that it may see."""
+    return caller_of().tenant in ("", impression.tenant) and sees(impression.collection)
 
 
 def _answer(stored: StoredAnswer) -> pb.AnswerFeedback:
