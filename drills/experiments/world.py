@@ -33,6 +33,7 @@ RESULTS = 10
 """Results of an answer."""
 SERVICE = {
     "ROLLOUT_DECISION_SECONDS": "0.25",
+    "ROLLOUT_EXPERIMENT_SECONDS": "0.5",
     "ROLLOUT_LATENCY_WINDOW_SECONDS": "3",
     # What a machine that is busy with other things may keep from us.
     "ROLLOUT_NO_DATA_SECONDS": "60",
