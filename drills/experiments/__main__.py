@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 import traceback
@@ -41,6 +42,12 @@ from sluice_client import ExperimentMethod, SluiceError
 
 ANSWERS = BUILD / "experiments-answers.json"
 PARTS = ("live", "broken", "replay", "aa", "feedback")
+REPORTS = BUILD / "experiment-reports"
+OTHERS = {
+    "aa": ("drills.experiments.aa", BUILD / "experiments-aa.json", ("aa_false_ab", "aa_false_interleave", "aa_looks")),
+    "feedback": ("drills.feedback", BUILD / "feedback.json", ("forged_counted", "lost")),
+}
+"""Drills that have figures of their own: module, result, and the figures that are taken up."""
 LIVE_COLLECTION = "scifact"
 LIVE_SECONDS = 300.0
 MOST_SHARE = 0.1
@@ -63,7 +70,7 @@ def main(
         names = ", ".join([*PARTS, *(regression.name for regression in regressions.REGRESSIONS)])
         console.print(f"There is no part {only!r}; there are {names}.", markup=False)
         sys.exit(2)
-    BUILD.mkdir(exist_ok=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
     drill = Drill(console, only if only in PARTS else ("broken" if only else ""), broken, repetitions)
     started = time.monotonic()
     try:
@@ -99,6 +106,9 @@ class Drill:
             answers = asyncio.run(self._on_the_stack(datasets)) if wanted else _read_answers(datasets)
             if "replay" in self._parts:
                 self._race(answers)
+        for part, (module, result, names) in OTHERS.items():
+            if part in self._parts:
+                self._other(part, module, result, names)
 
     async def _on_the_stack(self, datasets: Sequence[Dataset]) -> list[Recorded]:
         ended: list[Ended] = []
@@ -127,6 +137,7 @@ class Drill:
                 self.failed.append(f"{name} was not decided for hybrid: {ended.words}")
             self.failed += witness.problems
             results.written({name.replace("-", "_"): results.of_live(ended, witness)})
+            await asyncio.to_thread(self._report, made, name)
             found.append(ended)
         return found
 
@@ -150,6 +161,25 @@ class Drill:
         self._console.print(results.users_table(rows))
         self._console.print(f"The picture: {shown(results.draw(rows))}.")
         results.written({"users": rows})
+
+    def _other(self, part: str, module: str, result: Path, names: Sequence[str]) -> None:
+        """Run another drill, and take up its figures."""
+        self._say(f"{part}: python -m {module}")
+        if subprocess.run([sys.executable, "-m", module], check=False).returncode:
+            self.failed.append(f"{module} failed")
+        if result.is_file():
+            figures = json.loads(result.read_text(encoding="utf-8"))
+            results.written({name: figures[name] for name in names if name in figures})
+
+    def _report(self, made: World, name: str) -> None:
+        """Write the report as a user does."""
+        command = [sys.executable, "-m", "sluice_cli.main", "experiment"]
+        command += ["--service", made.processes["rollout"].address, "report", name]
+        command += ["--html", str(REPORTS / f"{name}.html"), "--markdown", str(REPORTS / f"{name}.md")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        self._say((done.stdout + done.stderr).strip())
+        if done.returncode:
+            self.failed.append(f"the report of {name} was not written")
 
     def _say(self, words: str) -> None:
         self._console.print(words, markup=False, highlight=False)
