@@ -160,7 +160,14 @@ class Drill:
         rows = race.rows(race.race(answers, self._repetitions, told))
         self._console.print(results.users_table(rows))
         self._console.print(f"The picture: {shown(results.draw(rows))}.")
-        results.written({"users": rows})
+        totals = race.totals(rows, MOST_SHARE)
+        self._say(
+            f"All together, interleaving needs {totals['users_share']:.1%} of the users of A/B; in "
+            f"{totals['rows_within_share']} of {totals['rows']} rows at most {MOST_SHARE:.0%}."
+        )
+        if totals["users_share"] > MOST_SHARE:
+            self.failed.append("interleaving needs more than a tenth of the users of A/B")
+        results.written({**totals, "users": rows})
 
     def _other(self, part: str, module: str, result: Path, names: Sequence[str]) -> None:
         """Run another drill, and take up its figures."""

@@ -118,6 +118,26 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def totals(rows: Sequence[Mapping[str, Any]], most_share: float) -> dict[str, Any]:
+    """Users of all rows together, the A/B experiments by the metric that the product takes unless it is told another.
+
+    Where an A/B experiment came to no decision, the most users that were tried stand for it: it needs more.
+    """
+    ours = sum(row[PREFERENCE]["users"] or replay.MOST_USERS for row in rows)
+    theirs = sum(row[RECIPROCAL_RANK]["users"] or replay.MOST_USERS for row in rows)
+    shares = [
+        (row[PREFERENCE]["users"] or replay.MOST_USERS) / (row[RECIPROCAL_RANK]["users"] or replay.MOST_USERS)
+        for row in rows
+    ]
+    return {
+        "users_interleave": ours,
+        "users_ab": theirs,
+        "users_share": round(ours / theirs, 4),
+        "rows_within_share": sum(share <= most_share for share in shares),
+        "rows": len(rows),
+    }
+
+
 def _side_by_side(sample: Sample) -> tuple[float, float, float]:
     ours, theirs = sample.values[sample.treated], sample.values[~sample.treated]
     effect = float(ours.mean() - theirs.mean())

@@ -20,7 +20,7 @@ from sluice_statistics.sequences import Interval, Moments, difference, mean
 
 POWER = 0.8
 REPETITIONS = 200
-MOST_USERS = 60_000
+MOST_USERS = 100_000
 """Of a repetition."""
 ALPHA = 0.05
 NEVER = sys.maxsize
