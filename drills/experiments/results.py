@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.markup import escape
 from rich.table import Table
 
@@ -127,7 +128,8 @@ def draw(rows: Sequence[Row]) -> Path:
         axes.set_yticks(range(len(rows)), [f"{row['collection']}\n{row['click_model']}" for row in rows])
         axes.invert_yaxis()
         axes.set_xscale("log")
-        axes.set_xlim(right=3 * MOST_USERS)
+        axes.set_xlim(10, 4 * MOST_USERS)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:,.0f}"))
         axes.set_xlabel("users until four of five experiments have found that hybrid is better than dense")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
         figure.savefig(PICTURE, dpi=150, bbox_inches="tight")
