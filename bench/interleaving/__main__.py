@@ -13,6 +13,7 @@ import secrets
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ EQUAL: Mapping[str, Flags] = {"hybrid": HYBRID, "hybrid + late": LATE}
 ARMS = ("control", "treatment")
 BOTH = "interleaved"
 TURNS = (*ARMS, BOTH)
+BEHIND = ("embedder", "retriever")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,13 @@ class Asking:
 
     client: AsyncClient
     control: Control
-    pids: Sequence[int]
+    processes: Mapping[str, Sequence[int]]
+    """Process ids of each stage that takes part."""
     collection: str
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Processor time of each stage so far."""
+        return {stage: processor_seconds(pids) for stage, pids in self.processes.items()}
 
     async def interleave(self, first: Flags, second: Flags) -> None:
         """Have users of the gateway get results of two arms."""
@@ -84,19 +91,22 @@ async def costs(asking: Asking, arms: tuple[Flags, Flags], rounds: Sequence[Sequ
     bar = told.add_task("Questions", total=sum(map(len, rounds)))
     for number, questions in enumerate(rounds):
         took: dict[str, list[float]] = {name: [] for name in TURNS}
-        used: dict[str, list[float]] = {name: [] for name in TURNS}
+        used: dict[str, Counter[str]] = {name: Counter() for name in TURNS}
         for place, question in enumerate(questions):
             turn = place % len(TURNS)
             for name in (*TURNS[turn:], *TURNS[:turn]):
-                before, started = processor_seconds(asking.pids), time.perf_counter()
+                before, started = asking.processor_seconds(), time.perf_counter()
                 answer = await asking.search(question, flags[name])
                 took[name].append((time.perf_counter() - started) * 1000)
-                used[name].append((processor_seconds(asking.pids) - before) * 1000)
+                used[name].update(asking.processor_seconds())
+                used[name].subtract(before)
                 _check(answer, interleaved=name == BOTH)
             told.advance(bar)
         if number:  # the first round warms up
             for name in TURNS:
-                windows[name].append({"p50": statistics.median(took[name]), "processor": statistics.fmean(used[name])})
+                cpu = {f"processor time of {stage}": used[name][stage] / len(questions) * 1000 for stage in used[name]}
+                total = {"processor time": sum(cpu.values())}
+                windows[name].append({"p50": statistics.median(took[name])} | total | cpu)
     return windows
 
 
@@ -114,7 +124,7 @@ async def differences(asking: Asking, flags: Flags, questions: Sequence[str], to
 def _check(answer: Answer, *, interleaved: bool) -> None:
     """Raise StartupError where an answer is not what is to be measured: no figure may hide that."""
     problems = [f"{arm.name}: {arm.failure_reason}" for arm in answer.interleaved_arms if arm.failure_reason]
-    reports = [report for arm in answer.interleaved_arms for report in arm.stages] or answer.stages
+    reports = [*answer.stages, *(report for arm in answer.interleaved_arms for report in arm.stages)]
     problems += [
         f"{report.stage} {report.outcome}: {report.reason} {report.detail}"
         for report in reports
@@ -146,7 +156,8 @@ def family(pid: int) -> list[int]:
 
 def rows(name: str, collection: str, windows: Mapping[str, list[dict[str, float]]]) -> Iterator[dict[str, Any]]:
     """The interleaved answer over the slower arm alone: the median over rounds, with its interval."""
-    for figure, bound in (("p50", MOST_RATIO), ("processor", None)):
+    for figure in windows[BOTH][0]:
+        bound = MOST_RATIO if figure == "p50" else None
         of = {turn: [window[figure] for window in windows[turn]] for turn in TURNS}
         slower = max(ARMS, key=lambda arm: statistics.median(of[arm]))
         ratio = bootstrap([one / other for one, other in zip(of[BOTH], of[slower], strict=True)])
@@ -174,7 +185,7 @@ async def measure(console: Console, dataset: Dataset, rounds: int, each: int) ->
         keys = {"FEEDBACK_KEYS": secrets.token_hex(16)}
         address, pid = await stack.enter_async_context(gateway(running.stack, served.address, **keys))
         client = await stack.enter_async_context(AsyncClient(address, timeout=SECONDS))
-        asking = Asking(client, served, _pids(running, pid), collection)
+        asking = Asking(client, served, _processes(running, pid), collection)
         for name, arms in PAIRS.items():
             asked = [draw.sample(questions, min(each, len(questions))) for _ in range(rounds + 1)]
             made += rows(name, dataset.name, await costs(asking, arms, asked, told))
@@ -186,9 +197,8 @@ async def measure(console: Console, dataset: Dataset, rounds: int, each: int) ->
     return made
 
 
-def _pids(running: Platform, gateway: int) -> list[int]:
-    behind = ("embedder", "retriever")
-    return [*family(gateway), *(one for stage in behind for one in family(running.stack.pid(stage)))]
+def _processes(running: Platform, gateway: int) -> dict[str, list[int]]:
+    return {"gateway": family(gateway), **{stage: family(running.stack.pid(stage)) for stage in BEHIND}}
 
 
 def main(

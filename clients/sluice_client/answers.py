@@ -278,7 +278,7 @@ class InterleavedArm(Received, proto=pb.InterleavedArm):
     duration: timedelta
     """Until its results were in order, or until it failed."""
     stages: Sequence[StageReport]
-    """In the order of the pipeline; none if it failed or came too late."""
+    """In the order of the pipeline; none for the arm whose reports the answer has, nor for one without results."""
     failure_reason: str
     """For machines: an UPPER_SNAKE_CASE word, empty if its results are here."""
 

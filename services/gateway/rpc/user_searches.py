@@ -225,7 +225,7 @@ def _arms(arms: Sequence[tuple[str, Features]], drafted: Drafted) -> Iterator[pb
             name=name,
             features=features.to_proto(),
             duration=duration(drafted.seconds[place]),
-            stages=[report.to_proto() for report in drafted.reports[place]],
+            stages=[report.to_proto() for report in drafted.reports] if place != drafted.served else (),
             failure_reason=drafted.failure_reason if place != drafted.served else "",
         )
 

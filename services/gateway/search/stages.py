@@ -253,8 +253,8 @@ class Drafted:
     """That of the second arm; None for one arm alone."""
     failure_reason: str = ""
     """Reason for one arm alone, as an UPPER_SNAKE_CASE word."""
-    reports: tuple[Sequence[StageReport], Sequence[StageReport]] = ((), ())
-    """Reports of each arm's stages; none of one whose results are not here."""
+    reports: Sequence[StageReport] = ()
+    """Reports of the second arm's stages, where its results are here beside the first's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -88,7 +89,6 @@ class TwoArms:
             served=served,
             failed_arm=asked.names[1 - served] if blamed else "",
             failure_reason=_reason(missing),
-            reports=(answer.reports, ()) if served == 0 else ((), answer.reports),
         )
         return replace(answer, drafted=drafted)
 
@@ -127,16 +127,20 @@ async def _drafted(
     """Make the page of both arms' results."""
     question = asked.questions[0]
     last = question.offset + question.limit
-    names = [[_name(ranking, place) for place in range(min(len(ranking.kept), last + 1))] for ranking in rankings]
-    placing = islice(draft((names[0], names[1]), asked.coin, _Taken()), last + 1)
-    # Hundreds of long passages would block the event loop.
-    placed = await asyncio.to_thread(list, placing) if question.collapse_duplicates else list(placing)
+    ids = [_ids(ranking, last + 1) for ranking in rankings]
+    if question.collapse_duplicates:
+        kinds = [_kinds(ranking, of_ranking) for ranking, of_ranking in zip(rankings, ids, strict=True)]
+        placing = islice(draft((kinds[0], kinds[1]), asked.coin, _Taken()), last + 1)
+        # Hundreds of long passages would block the event loop.
+        placed = await asyncio.to_thread(list, placing)
+    else:
+        placed = list(islice(draft((ids[0], ids[1]), asked.coin, set()), last + 1))
     first = [rankings[one.arm].entry(one.place).found for one in placed[:FIRST]]
     entries = [rankings[one.arm].entry(one.place, one.team) for one in placed[question.offset : last]]
     scores = (ranking.score(first) for ranking in rankings)
     score = next((score for score in scores if score is not None), None)
     answer = await rankings[0].page(entries, page_by, more=len(placed) > last, score=score)
-    reports = (answer.reports, list(rankings[1].attempts.reports.values()))
+    reports = list(rankings[1].attempts.reports.values())
     return replace(answer, drafted=Drafted(seconds, course=rankings[1].course, reports=reports))
 
 
@@ -147,35 +151,39 @@ def _reason(missing: Exception | None) -> str:
     return missing.reason if isinstance(missing, SluiceError) else kind_of(missing).reason
 
 
-class _Name(NamedTuple):
-    """The part of a result that makes it the same as another."""
+def _ids(ranking: Ranking, count: int) -> list[str]:
+    """Ids of the first results, or of their documents where each document has one result."""
+    items = ranking.candidates.items
+    passages = [items[one.position].passage for one in ranking.kept[:count]]
+    by_document = ranking.question.group_by_document
+    return [passage.document_id if by_document else passage.id for passage in passages]
 
-    text: str
-    """Its id, or that of its document where each document has one result."""
+
+class _Kind(NamedTuple):
+    """A result whose near-duplicates are the same."""
+
+    id: str
     signature: Signature | None
-    """Set where near-duplicates are the same."""
 
 
-def _name(ranking: Ranking, place: int) -> _Name:
-    position = ranking.kept[place].position
-    passage, question = ranking.candidates.items[position].passage, ranking.question
-    signature = ranking.candidates.signature(position) if question.collapse_duplicates else None
-    return _Name(passage.document_id if question.group_by_document else passage.id, signature)
+def _kinds(ranking: Ranking, ids: Sequence[str]) -> list[_Kind]:
+    signature = ranking.candidates.signature
+    return [_Kind(name, signature(one.position)) for name, one in zip(ids, ranking.kept, strict=False)]
 
 
 class _Taken:
-    """The results that are placed, by their names."""
+    """The results that are placed."""
 
     def __init__(self) -> None:
-        self._texts: set[str] = set()
+        self._ids: set[str] = set()
         self._kinds = Kinds()
 
-    def __contains__(self, name: _Name, /) -> bool:
+    def __contains__(self, kind: _Kind, /) -> bool:
         """True if it is placed, or another that stands for it."""
-        return name.text in self._texts or (name.signature is not None and self._kinds.like(name.signature) is not None)
+        return kind.id in self._ids or (kind.signature is not None and self._kinds.like(kind.signature) is not None)
 
-    def add(self, name: _Name, /) -> None:
+    def add(self, kind: _Kind, /) -> None:
         """Place it."""
-        self._texts.add(name.text)
-        if name.signature is not None:
-            self._kinds.add(name.signature)
+        self._ids.add(kind.id)
+        if kind.signature is not None:
+            self._kinds.add(kind.signature)

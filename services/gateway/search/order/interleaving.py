@@ -53,23 +53,30 @@ def draft(
     `first_begins` is the coin: true if the first arm goes first in a round, from 0. To place n results, n of each
     ranking are enough: more of them change nothing before.
     """
-    places = [0, 0]
-    rounds = 0
+    first, second = rankings
+    one = two = rounds = 0
     while True:
-        for arm, ranking in enumerate(rankings):
-            while places[arm] < len(ranking) and ranking[places[arm]] in taken:
-                places[arm] += 1
-        left = [arm for arm, ranking in enumerate(rankings) if places[arm] < len(ranking)]
-        if not left:
+        while one < len(first) and first[one] in taken:
+            one += 1
+        while two < len(second) and second[two] in taken:
+            two += 1
+        if one == len(first) and two == len(second):
             return
-        offers = [rankings[arm][places[arm]] for arm in left]
-        taken.add(offers[0])
-        if len(left) == 1 or offers[1] in taken:
-            yield Placed(left[0], places[left[0]])
+        if two == len(second):
+            taken.add(first[one])
+            yield Placed(0, one)
             continue
-        taken.add(offers[1])
-        for arm in (0, 1) if first_begins(rounds) else (1, 0):
-            yield Placed(arm, places[arm], arm + 1)
+        if one == len(first):
+            taken.add(second[two])
+            yield Placed(1, two)
+            continue
+        taken.add(first[one])
+        if second[two] in taken:
+            yield Placed(0, one)
+            continue
+        taken.add(second[two])
+        pair = (Placed(0, one, 1), Placed(1, two, 2))
+        yield from pair if first_begins(rounds) else pair[::-1]
         rounds += 1
 
 

@@ -408,7 +408,9 @@ class InterleavedArm(_message.Message):
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
-        """One report for every stage, in the order of the pipeline; none if it failed or came too late."""
+        """One report for every stage, in the order of the pipeline; none for the arm whose reports are
+        SearchResponse.stages, nor for one that failed or came too late.
+        """
 
     def __init__(
         self,
