@@ -24,7 +24,7 @@ NAME = "interleaved"
 _RENEWAL_SECONDS = 1.0
 
 
-class Control(rollout_pb2_grpc.SnapshotServiceServicer, feedback_pb2_grpc.FeedbackStoreServicer):
+class Control(rollout_pb2_grpc.SnapshotServiceServicer, feedback_pb2_grpc.FeedbackStoreServiceServicer):
     """Serves the newest snapshot."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ async def control() -> AsyncIterator[Control]:
     served = Control()
     server = grpc.aio.server()
     rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(served, server)
-    feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(served, server)
+    feedback_pb2_grpc.add_FeedbackStoreServiceServicer_to_server(served, server)
     served.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -37,7 +37,7 @@ _MAY: Mapping[str, Mapping[str, str]] = {
     "AccessService": {"*": "operator"},
     "RolloutService": {"*": "operator"},
     "ExperimentService": {"*": "operator"},
-    "FeedbackStore": {"StoreFeedback": "gateway", "ExportFeedback": "operator"},
+    "FeedbackStoreService": {"StoreFeedback": "gateway", "ExportFeedback": "operator"},
     "SnapshotService": {"*": "gateway"},
 }
 _STAGES = {"*": "gateway"}

@@ -18,7 +18,7 @@ from sluice.retriever.v1 import retriever_pb2
 from sluice.rollout.v1 import feedback_pb2
 from sluice.type.v1 import passage_pb2
 
-STORE = "/sluice.rollout.v1.FeedbackStore/StoreFeedback"
+STORE = "/sluice.rollout.v1.FeedbackStoreService/StoreFeedback"
 BEST = 10
 """Results that count as the best."""
 # As over a large index, so that what else a busy machine does is small beside it.

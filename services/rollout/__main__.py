@@ -76,7 +76,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
         rollout_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(replica, control), server)
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentServicer(replica, experiments), server)
         servicer = FeedbackServicer(feedback, database, lambda: replica.problem)
-        feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(servicer, server)
+        feedback_pb2_grpc.add_FeedbackStoreServiceServicer_to_server(servicer, server)
 
     async def lead() -> None:
         try:
@@ -94,7 +94,7 @@ async def compose(settings: RolloutSettings) -> AsyncIterator[Stage]:
                 further_services=(
                     rollout_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
                     experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
-                    feedback_pb2.DESCRIPTOR.services_by_name["FeedbackStore"],
+                    feedback_pb2.DESCRIPTOR.services_by_name["FeedbackStoreService"],
                 ),
                 register=register,
                 problem=lambda: replica.problem,

@@ -176,7 +176,7 @@ async def test_stored_answers_end_an_experiment_by_themselves(experiments: Exper
         for unit in range(400)
     ]
     request = request_of(running.run_id, answers, time.time() - 1, rng)
-    store = feedback_pb2_grpc.FeedbackStoreStub(experiments.service._channel.channel)
+    store = feedback_pb2_grpc.FeedbackStoreServiceStub(experiments.service._channel.channel)
     await experiments.service._channel.call(store.StoreFeedback, request, deadline=time.monotonic() + 20)
     found = await settled(experiments)
     assert (found.experiment.verdict, found.experiment.arm) == (pb.VERDICT_SHIP, "hybrid")

@@ -57,7 +57,7 @@ class World:
 
     async def exported(self, **how: Any) -> list[stored_pb.AnswerFeedback]:
         """All that is stored and that the caller may read."""
-        stub = stored_pb_grpc.FeedbackStoreStub(self.platform["rollout"].channel)
+        stub = stored_pb_grpc.FeedbackStoreServiceStub(self.platform["rollout"].channel)
         replies = stub.ExportFeedback(stored_pb.ExportFeedbackRequest(), timeout=20, **how)
         return [answer async for reply in replies for answer in reply.answers]
 
@@ -328,7 +328,7 @@ async def test_an_operator_exports_the_answers_of_the_own_tenant_from_collection
             made = request.impressions.add().impression
             made.query_id, made.tenant, made.collection, made.first_position = name, tenant, collection, 1
             made.time.GetCurrentTime()
-        stub = stored_pb_grpc.FeedbackStoreStub(world.platform["rollout"].channel)
+        stub = stored_pb_grpc.FeedbackStoreServiceStub(world.platform["rollout"].channel)
         await stub.StoreFeedback(request, timeout=20, metadata=bearer(key_of("gateway")))
         answers = await world.exported(metadata=bearer(key_of(caller)))
         assert sorted(answer.served.impression.query_id for answer in answers) == list(read)

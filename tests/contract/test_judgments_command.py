@@ -55,7 +55,7 @@ def sluice(gateway: CannedGateway) -> Sluice:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 async def test_lists_are_imported_merged_and_exported(sluice: Sluice, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_questions_that_users_asked_are_sampled(sluice: Sluice, tmp_path: 
     assert sorted((one["text"].casefold(), one["count"]) for one in lines(made)) == [("how?", 1), ("why?", 2)]
 
 
-class Kept(feedback_pb2_grpc.FeedbackStoreServicer):
+class Kept(feedback_pb2_grpc.FeedbackStoreServiceServicer):
     """A store that has ten answers to a user, the first of two results used in most, and one to nobody."""
 
     async def ExportFeedback(self, request: Any, context: Any) -> AsyncIterator[feedback_pb2.ExportFeedbackResponse]:  # noqa: N802  # gRPC's name
@@ -229,7 +229,7 @@ class Kept(feedback_pb2_grpc.FeedbackStoreServicer):
 @pytest.fixture
 async def service() -> AsyncIterator[str]:
     server = grpc.aio.server()
-    feedback_pb2_grpc.add_FeedbackStoreServicer_to_server(Kept(), server)
+    feedback_pb2_grpc.add_FeedbackStoreServiceServicer_to_server(Kept(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"

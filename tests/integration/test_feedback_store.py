@@ -440,7 +440,7 @@ def soon() -> float:
 
 
 async def exported(channel: StageChannel, **fields: Any) -> list[pb.AnswerFeedback]:
-    stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+    stub = feedback_pb2_grpc.FeedbackStoreServiceStub(channel.channel)
     replies = channel.stream(stub.ExportFeedback, pb.ExportFeedbackRequest(**fields), deadline=soon())
     return [answer async for reply in replies for answer in reply.answers]
 
@@ -450,7 +450,7 @@ async def test_what_is_stored_is_exported_as_it_was_sent(url: str) -> None:
     answer, other = served("q1", now - 5), served("q2", now - 4, exposures=[Exposure(experiment="x", run_id="x.1")])
     message = request([other, answer], (click("e2", answer, 1, moment=now), 1), (click("e1", answer, moment=now), 1))
     async with service(url) as channel:
-        stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+        stub = feedback_pb2_grpc.FeedbackStoreServiceStub(channel.channel)
         assert list((await channel.call(stub.StoreFeedback, message, deadline=soon())).duplicate_indexes) == []
         again = await channel.call(stub.StoreFeedback, message, deadline=soon())
         assert list(again.duplicate_indexes) == [0, 1]
@@ -466,7 +466,7 @@ async def test_what_is_stored_is_exported_as_it_was_sent(url: str) -> None:
 async def test_a_standby_stores_nothing(url: str) -> None:
     async with service(url) as active, service(url) as standby:
         message = request([served("q1", time.time())])
-        stub = feedback_pb2_grpc.FeedbackStoreStub(standby.channel)
+        stub = feedback_pb2_grpc.FeedbackStoreServiceStub(standby.channel)
         with pytest.raises(Unavailable, match="another one is active") as refused:
             await standby.call(stub.StoreFeedback, message, deadline=soon())
         assert refused.value.reason == "STANDBY"
@@ -475,7 +475,7 @@ async def test_a_standby_stores_nothing(url: str) -> None:
 
 async def test_a_database_that_is_away_is_told_and_nothing_is_lost_when_it_is_back(postgres: PostgresServer) -> None:
     async with service(postgres.database()) as channel:
-        stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+        stub = feedback_pb2_grpc.FeedbackStoreServiceStub(channel.channel)
         first, second = (request([served(name, time.time())]) for name in ("q1", "q2"))
         await channel.call(stub.StoreFeedback, first, deadline=soon())
         postgres.stop()

@@ -103,7 +103,7 @@ class AsyncExperimentClient(Commanding):
             experiment=experiment,
             collection=collection,
         )
-        stub = self._stub(feedback_pb2_grpc.FeedbackStoreStub)
+        stub = self._stub(feedback_pb2_grpc.FeedbackStoreServiceStub)
         async with aclosing(self._stream(stub.ExportFeedback, request, timeout)) as replies:
             async for reply in replies:
                 for answer in reply.answers:

@@ -45,12 +45,12 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "rollout.v1.RolloutService": "CreateFeature StartRamp PromoteFeature HoldFeature SetTreatmentShare "
         "HalveFeature RollBackFeature KillFeature RearmFeature",
         "rollout.v1.ExperimentService": "CreateExperiment StartExperiment StopExperiment AttachEvidence",
-        "rollout.v1.FeedbackStore": "ExportFeedback",
+        "rollout.v1.FeedbackStoreService": "ExportFeedback",
     },
     # Take part in rollouts and experiments, as a gateway does.
     "follow": {
         "rollout.v1.SnapshotService": "WatchSnapshot AcknowledgeSnapshot ReportEvidence",
-        "rollout.v1.FeedbackStore": "StoreFeedback",
+        "rollout.v1.FeedbackStoreService": "StoreFeedback",
     },
     # Have a stage work.
     "work": {
@@ -86,7 +86,7 @@ _VERSIONS = frozenset(
 _WITH_VERSION = frozenset({"CollectionService/VerifyCollection", "CollectionService/RollbackCollection"})
 # The request may name a collection, and the answer is made of what the caller may read.
 _SHOWS_WHAT_IS_READABLE = frozenset(
-    {"CollectionService/ListCollections", "StatusService/GetConfig", "FeedbackStore/ExportFeedback"}
+    {"CollectionService/ListCollections", "StatusService/GetConfig", "FeedbackStoreService/ExportFeedback"}
 )
 # Stages serve the gateway, which asked for the caller's right; rollouts know no collections; what was done with an
 # answer counts by the answer's token, which only a reader of the collection was given.

@@ -1,4 +1,4 @@
-"""FeedbackStore: validate, translate, delegate."""
+"""FeedbackStoreService: validate, translate, delegate."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _RETRY_SECONDS = 0.5
 _EXPORT_RETRY_SECONDS = 30.0
 
 
-class FeedbackServicer(feedback_pb2_grpc.FeedbackStoreServicer):
-    """Implements FeedbackStore. `problem` is the reason for which this replica does not lead, or None."""
+class FeedbackServicer(feedback_pb2_grpc.FeedbackStoreServiceServicer):
+    """Implements FeedbackStoreService. `problem` is the reason for which this replica does not lead, or None."""
 
     def __init__(self, writer: FeedbackWriter, database: Database, problem: Callable[[], str | None]) -> None:
         self._writer = writer

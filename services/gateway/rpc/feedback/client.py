@@ -13,11 +13,11 @@ _REPORT_SECONDS = 10.0
 class FeedbackClient:
     """Stores what was shown and what was done with it."""
 
-    service = "sluice.rollout.v1.FeedbackStore"
+    service = "sluice.rollout.v1.FeedbackStoreService"
 
     def __init__(self, channel: StageChannel) -> None:
         self._channel = channel
-        self._stub = feedback_pb2_grpc.FeedbackStoreStub(channel.channel)
+        self._stub = feedback_pb2_grpc.FeedbackStoreServiceStub(channel.channel)
 
     async def store(self, request: pb.StoreFeedbackRequest, *, deadline: float) -> int:
         """Store all of a batch or none; return the number of events that had been stored before."""

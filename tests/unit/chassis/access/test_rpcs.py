@@ -19,7 +19,7 @@ METHODS = {
 }
 SHOWN = {
     *("CollectionService/ListCollections", "StatusService/GetConfig", "AccessService/CheckAccess"),
-    "FeedbackStore/ExportFeedback",
+    "FeedbackStoreService/ExportFeedback",
 }
 """RPCs that may name a collection, and answer without it where the caller may not know of it."""
 

@@ -25,8 +25,8 @@ if _version_not_supported:
     )
 
 
-class FeedbackStoreStub:
-    """FeedbackStore keeps what was served and what was done with it.
+class FeedbackStoreServiceStub:
+    """FeedbackStoreService keeps what was served and what was done with it.
     """
 
     def __init__(self, channel):
@@ -36,19 +36,19 @@ class FeedbackStoreStub:
             channel: A grpc.Channel.
         """
         self.StoreFeedback = channel.unary_unary(
-                '/sluice.rollout.v1.FeedbackStore/StoreFeedback',
+                '/sluice.rollout.v1.FeedbackStoreService/StoreFeedback',
                 request_serializer=sluice_dot_rollout_dot_v1_dot_feedback__pb2.StoreFeedbackRequest.SerializeToString,
                 response_deserializer=sluice_dot_rollout_dot_v1_dot_feedback__pb2.StoreFeedbackResponse.FromString,
                 _registered_method=True)
         self.ExportFeedback = channel.unary_stream(
-                '/sluice.rollout.v1.FeedbackStore/ExportFeedback',
+                '/sluice.rollout.v1.FeedbackStoreService/ExportFeedback',
                 request_serializer=sluice_dot_rollout_dot_v1_dot_feedback__pb2.ExportFeedbackRequest.SerializeToString,
                 response_deserializer=sluice_dot_rollout_dot_v1_dot_feedback__pb2.ExportFeedbackResponse.FromString,
                 _registered_method=True)
 
 
-class FeedbackStoreServicer:
-    """FeedbackStore keeps what was served and what was done with it.
+class FeedbackStoreServiceServicer:
+    """FeedbackStoreService keeps what was served and what was done with it.
     """
 
     def StoreFeedback(self, request, context):
@@ -67,7 +67,7 @@ class FeedbackStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
 
-def add_FeedbackStoreServicer_to_server(servicer, server):
+def add_FeedbackStoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'StoreFeedback': grpc.unary_unary_rpc_method_handler(
                     servicer.StoreFeedback,
@@ -81,14 +81,14 @@ def add_FeedbackStoreServicer_to_server(servicer, server):
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'sluice.rollout.v1.FeedbackStore', rpc_method_handlers)
+            'sluice.rollout.v1.FeedbackStoreService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('sluice.rollout.v1.FeedbackStore', rpc_method_handlers)
+    server.add_registered_method_handlers('sluice.rollout.v1.FeedbackStoreService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class FeedbackStore:
-    """FeedbackStore keeps what was served and what was done with it.
+class FeedbackStoreService:
+    """FeedbackStoreService keeps what was served and what was done with it.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class FeedbackStore:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/sluice.rollout.v1.FeedbackStore/StoreFeedback',
+            '/sluice.rollout.v1.FeedbackStoreService/StoreFeedback',
             sluice_dot_rollout_dot_v1_dot_feedback__pb2.StoreFeedbackRequest.SerializeToString,
             sluice_dot_rollout_dot_v1_dot_feedback__pb2.StoreFeedbackResponse.FromString,
             options,
@@ -132,7 +132,7 @@ class FeedbackStore:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/sluice.rollout.v1.FeedbackStore/ExportFeedback',
+            '/sluice.rollout.v1.FeedbackStoreService/ExportFeedback',
             sluice_dot_rollout_dot_v1_dot_feedback__pb2.ExportFeedbackRequest.SerializeToString,
             sluice_dot_rollout_dot_v1_dot_feedback__pb2.ExportFeedbackResponse.FromString,
             options,

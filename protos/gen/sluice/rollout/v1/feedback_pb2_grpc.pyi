@@ -12,8 +12,8 @@ import abc as _abc_1
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
-class FeedbackStoreStub:
-    """FeedbackStore keeps what was served and what was done with it."""
+class FeedbackStoreServiceStub:
+    """FeedbackStoreService keeps what was served and what was done with it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StoreFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.StoreFeedbackRequest, _feedback_pb2.StoreFeedbackResponse]
@@ -23,8 +23,8 @@ class FeedbackStoreStub:
     ExportFeedback: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportFeedbackRequest, _feedback_pb2.ExportFeedbackResponse]
     """ExportFeedback reads answers with their events, those of whole days, oldest first. It is for operators."""
 
-class FeedbackStoreServicer(metaclass=_abc_1.ABCMeta):
-    """FeedbackStore keeps what was served and what was done with it."""
+class FeedbackStoreServiceServicer(metaclass=_abc_1.ABCMeta):
+    """FeedbackStoreService keeps what was served and what was done with it."""
 
     @_abc_1.abstractmethod
     def StoreFeedback(
@@ -44,4 +44,4 @@ class FeedbackStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_feedback_pb2.ExportFeedbackResponse]:
         """ExportFeedback reads answers with their events, those of whole days, oldest first. It is for operators."""
 
-def add_FeedbackStoreServicer_to_server(servicer: FeedbackStoreServicer, server: _aio.Server) -> None: ...
+def add_FeedbackStoreServiceServicer_to_server(servicer: FeedbackStoreServiceServicer, server: _aio.Server) -> None: ...
