@@ -69,6 +69,10 @@ class ServedImpression(Received, proto=pb.ServedImpression):
     """As the policy keeps it: empty, a keyed hash ("hmac:..."), or its text."""
     model_token_count: int
     """Work that models did for it, in tokens; 0 where it is not known."""
+    arm_durations: Sequence[timedelta] = ()
+    """Of an interleaved answer, the time that each arm took, or until it failed."""
+    missing_arm: str = ""
+    """Of an interleaved answer with the results of one arm alone, the other one."""
 
 
 @dataclass(frozen=True, slots=True)
