@@ -105,9 +105,9 @@ async def ask_llm(connection: Connection, options: Options) -> int:
                 on_verdict=lambda: progress.update(bar, advance=1),
             )
     finally:
-        # After an interrupt, too: the model answers what it was asked, and is asked nothing more.
+        # After an interrupt, too: the answers that are under way are kept, and nothing more is asked.
         stop.set()
-        verdicts.close()
+    verdicts.close()
     return _report(judged(verdicts, pool.texts), people, pool, model, stopped, options)
 
 

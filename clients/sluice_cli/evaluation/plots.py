@@ -45,7 +45,10 @@ def draw_replay(sides: Sequence[Side], changed: Sequence[Changed], path: Path) -
     figure = new_figure(10, 1.8 + 0.5 * max(2, len(sides)))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for place, one in enumerate(changed):
-        for offset, name, found in ((-0.15, "overlap@10", one.overlap), (0.15, "RBO", one.rank_biased_overlap)):
+        for offset, name, found in (
+            (-0.15, "overlap@10", one.overlap),
+            (0.15, "rank-biased overlap", one.rank_biased_overlap),
+        ):
             colour = _COLOURS[0] if offset < 0 else _COLOURS[1]
             label = name if place == 0 else None
             left.plot([found.low, found.high], [place + offset] * 2, color=colour, linewidth=2.2, label=label)

@@ -69,3 +69,9 @@ def test_the_questions_that_moved_most_come_from_both_ends() -> None:
     found = quality_of(judgments, {"a": first, "b": second}, ["a", "b"], relevant=1, show=1)
     assert [(one.query_id, one.after > one.before) for one in found.moved] == [("q5", True), ("q0", False)]
     assert found.questions == 6
+
+
+def test_rankings_of_no_question_have_no_measures() -> None:
+    found = quality_of(PEOPLE, {"a": {}, "b": {}}, ["a", "b"], relevant=1, show=3)
+    assert (found.questions, found.differences, found.moved) == (0, [], [])
+    assert [one.measures for one in found.configurations] == [{}, {}]
