@@ -13,7 +13,7 @@ import grpc
 
 from services.chassis import tracing
 from services.chassis.errors import InvalidArgument
-from services.chassis.timing import deadline_of, duration
+from services.chassis.timing import both, deadline_of, duration
 from services.retriever.backups.snapshots import Snapshots
 from services.retriever.collections.building import Building, Difference, Side
 from services.retriever.collections.catalogue import Collections
@@ -84,6 +84,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._statements = statements
 
     async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
+        if not request.HasField("beside"):
+            return await self._found(request, context)
+        reply, beside = await both(self._found(request, context), self._found(request.beside, context))
+        reply.beside.CopyFrom(beside)
+        return reply
+
+    async def _found(self, request: pb.SearchPassagesRequest, context: Context) -> pb.SearchPassagesResponse:
         variants = [
             QueryVariant(variant.text, vector_from_bytes(variant.vector, f"variants[{place}].vector"), variant.weight)
             for place, variant in enumerate(request.variants)

@@ -12,6 +12,7 @@ from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFoun
 from services.chassis.validation import MAX_QUERY_BYTES
 from sluice.gateway.v1 import search_pb2, search_pb2_grpc
 from sluice.gateway.v1.documents_pb2 import Document
+from sluice.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from sluice.type.v1 import stage_pb2
 from sluice.type.v1.filter_pb2 import Condition, Filter, Value
 from sluice_cli.search.conditions import parse_filter
@@ -76,6 +77,35 @@ async def test_results_are_diversified_and_their_sentences_named(platform: Platf
     best = diverse.results[0]
     assert [best.passage.text[one.start : one.end] for one in best.highlights] == [best.passage.text]
     assert best.highlights[0].score == pytest.approx(1.0)
+
+
+async def test_two_searches_in_one_call_of_the_retriever_are_answered_as_two(platform: Platform) -> None:
+    await index(platform, *BOOKS)
+    retriever = platform["retriever"]
+    stub = retriever_pb2_grpc.RetrieverServiceStub(retriever.channel)
+
+    async def found(request: retriever_pb2.SearchPassagesRequest) -> retriever_pb2.SearchPassagesResponse:
+        reply: retriever_pb2.SearchPassagesResponse = await retriever.call(
+            stub.SearchPassages, request, deadline=soon()
+        )
+        for one in (reply, reply.beside):
+            one.ClearField("search_duration")
+        return reply
+
+    def searching(text: str, limit: int) -> retriever_pb2.SearchPassagesRequest:
+        variants = [retriever_pb2.QueryVariant(text=text, weight=1.0)]
+        return retriever_pb2.SearchPassagesRequest(collection="documents", variants=variants, limit=limit)
+
+    one, other = searching("storm", 3), searching("sea", 2)
+    expected = await found(one)
+    expected.beside.CopyFrom(await found(other))
+    expected.beside.ClearField("beside")
+    one.beside.CopyFrom(other)
+    assert await found(one) == expected
+    one.beside.limit = 0
+    with pytest.raises(InvalidArgument) as refused:
+        await found(one)
+    assert refused.value.field == "limit"
 
 
 async def test_passages_are_counted_by_field(platform: Platform) -> None:

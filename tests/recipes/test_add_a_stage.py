@@ -106,7 +106,7 @@ class Speller(Protocol):
     copy.insert(pipeline, "from dataclasses import dataclass", ", replace")
     copy.insert(pipeline, "    Retriever,\n    SearchVariant,\n", "    Speller,\n")
     copy.insert(pipeline, "    reranker: Reranker\n", "    speller: Speller | None = None\n")
-    copy.insert(pipeline, "    async def answer(self) -> Answer:\n", "        await self._spell()\n")
+    copy.insert(pipeline, "    async def rank(self) -> Ranking:\n", "        await self._spell()\n")
     copy.insert(
         pipeline,
         '        return search, fingerprints.pop() if fingerprints else ""\n',

@@ -17,9 +17,8 @@ from services.gateway.collections.store import (
     Vectors,
     Written,
 )
+from services.gateway.rpc.finding_calls import FindingCalls
 from services.gateway.rpc.ownership import owners, unnamed_fields
-from services.gateway.rpc.relation_calls import RelationCalls
-from services.gateway.search.stages import Candidate, QueryTokens, Retrieved, SearchVariant
 from services.gateway.slices import slices
 from sluice.retriever.v1 import retriever_pb2 as pb
 from sluice.type.v1 import collection_pb2, filter_pb2, layout_pb2, model_pb2, passage_pb2
@@ -31,58 +30,10 @@ DOCUMENTS_A_CALL = 100
 PASSAGES_A_CALL = 1000
 
 
-class RetrieverClient(RelationCalls):
+class RetrieverClient(FindingCalls):
     """Calls the retriever."""
 
     service = "sluice.retriever.v1.RetrieverService"
-
-    async def search(  # noqa: PLR0913  all that a request holds
-        self,
-        collection: str,
-        variants: Sequence[SearchVariant],
-        *,
-        filter: filter_pb2.Filter,  # noqa: A002  # the field's word
-        limit: int,
-        whole: int,
-        dense_weight: float,
-        lexical_weight: float,
-        model_fingerprint: str,
-        model: str = "",
-        like: str = "",
-        tokens: QueryTokens | None = None,
-        late_count: int = 0,
-        deadline: float,
-    ) -> Retrieved:
-        request = pb.SearchPassagesRequest(
-            collection=collection,
-            variants=[
-                pb.QueryVariant(text=variant.text, vector=variant.vector, weight=variant.weight) for variant in variants
-            ],
-            filter=filter,
-            limit=limit,
-            whole_count=whole,
-            dense_weight=dense_weight,
-            lexical_weight=lexical_weight,
-            model_fingerprint=model_fingerprint,
-            model=model,
-            like_document_id=like,
-            owners=owners(),
-            tokens=tokens.vectors if tokens else None,
-            token_model_fingerprint=tokens.model.fingerprint if tokens else "",
-            late_count=late_count,
-        )
-        try:
-            with unnamed_fields():
-                reply = await self.channel.call(self.stub.SearchPassages, request, deadline=deadline)
-        except InvalidArgument as error:
-            if model and error.field == "variants[0].vector":
-                raise InvalidArgument("vector.values", error.problem, reason=error.reason) from None
-            raise
-        candidates = [
-            Candidate(one.passage, one.score, one.whole, one.late_score if one.HasField("late_score") else None)
-            for one in reply.candidates
-        ]
-        return Retrieved(candidates, reply.index_version, reply.fused_search_count)
 
     async def diversify(
         self, collection: str, ids: Sequence[str], scores: Sequence[float], diversity: float, *, deadline: float

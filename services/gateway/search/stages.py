@@ -310,6 +310,9 @@ class Embedder(Protocol):
 class Retriever(Protocol):
     """Finds candidates for variants."""
 
+    def together(self) -> Retriever:
+        """Return one for a single request, which makes searches of one moment in one call."""
+
     async def search(  # noqa: PLR0913  all that a request holds
         self,
         collection: str,

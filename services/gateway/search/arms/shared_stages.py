@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
@@ -44,11 +45,12 @@ _EXPANDED_BY = tuple(flag.name for flag in FLAGS.values() if flag.stage == "expa
 def shared(stages: Stages) -> Stages:
     """Wrap stages for one request."""
     calls = _Calls()
-    return Stages(
-        _Expander(stages.expander, calls),
-        _Embedder(stages.embedder, calls),
-        _Retriever(stages.retriever, calls),
-        _Reranker(stages.reranker, calls),
+    return replace(
+        stages,
+        expander=_Expander(stages.expander, calls),
+        embedder=_Embedder(stages.embedder, calls),
+        retriever=_Retriever(stages.retriever.together(), calls),
+        reranker=_Reranker(stages.reranker, calls),
     )
 
 
@@ -155,6 +157,10 @@ class _Retriever:
     def __init__(self, retriever: Retriever, calls: _Calls) -> None:
         self._retriever = retriever
         self._calls = calls
+
+    def together(self) -> Retriever:
+        """See Retriever. It does so by itself."""
+        return self
 
     async def search(  # noqa: PLR0913  all that a request holds
         self,

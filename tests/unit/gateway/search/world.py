@@ -124,6 +124,9 @@ class World:
             raise self.token_error
         return QueryTokens(tokens_pb2.TokenVectors(values=query.encode(), row_count=1), model("70ce", "tokens"))
 
+    def together(self) -> World:
+        return self
+
     async def search(
         self,
         collection: str,

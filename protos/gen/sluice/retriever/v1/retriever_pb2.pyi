@@ -102,6 +102,7 @@ class SearchPassagesRequest(_message.Message):
     TOKEN_MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     LATE_COUNT_FIELD_NUMBER: _builtins.int
     OWNERS_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection, or an alias of it."""
     limit: _builtins.int
@@ -148,6 +149,10 @@ class SearchPassagesRequest(_message.Message):
     def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
         """What the document `like_document_id` must have, all of it; another counts as not there."""
 
+    @_builtins.property
+    def beside(self) -> Global___SearchPassagesRequest:
+        """Another search that is made at the same time. If one fails, the call does."""
+
     def __init__(
         self,
         *,
@@ -165,10 +170,11 @@ class SearchPassagesRequest(_message.Message):
         token_model_fingerprint: _builtins.str = ...,
         late_count: _builtins.int = ...,
         owners: _abc.Iterable[Global___Owner] | None = ...,
+        beside: Global___SearchPassagesRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "tokens", b"tokens", "whole_count", b"whole_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "beside", b"beside", "dense_weight", b"dense_weight", "filter", b"filter", "lexical_weight", b"lexical_weight", "tokens", b"tokens", "whole_count", b"whole_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "late_count", b"late_count", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "owners", b"owners", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "_whole_count", b"_whole_count", "beside", b"beside", "collection", b"collection", "dense_weight", b"dense_weight", "filter", b"filter", "late_count", b"late_count", "lexical_weight", b"lexical_weight", "like_document_id", b"like_document_id", "limit", b"limit", "model", b"model", "model_fingerprint", b"model_fingerprint", "owners", b"owners", "token_model_fingerprint", b"token_model_fingerprint", "tokens", b"tokens", "variants", b"variants", "whole_count", b"whole_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
     _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
@@ -758,6 +764,7 @@ class SearchPassagesResponse(_message.Message):
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     FUSED_SEARCH_COUNT_FIELD_NUMBER: _builtins.int
     SEARCH_DURATION_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     index_version: _builtins.str
     """The index version that answered: the name of the collection behind an alias."""
     fused_search_count: _builtins.int
@@ -770,6 +777,10 @@ class SearchPassagesResponse(_message.Message):
     def search_duration(self) -> _duration_pb2.Duration:
         """Time spent in the store, waiting for a connection included."""
 
+    @_builtins.property
+    def beside(self) -> Global___SearchPassagesResponse:
+        """The answer to SearchPassagesRequest.beside."""
+
     def __init__(
         self,
         *,
@@ -777,10 +788,11 @@ class SearchPassagesResponse(_message.Message):
         index_version: _builtins.str = ...,
         fused_search_count: _builtins.int = ...,
         search_duration: _duration_pb2.Duration | None = ...,
+        beside: Global___SearchPassagesResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["search_duration", b"search_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "search_duration", b"search_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "fused_search_count", b"fused_search_count", "index_version", b"index_version", "search_duration", b"search_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "candidates", b"candidates", "fused_search_count", b"fused_search_count", "index_version", b"index_version", "search_duration", b"search_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
