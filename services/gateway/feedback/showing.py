@@ -62,10 +62,11 @@ class Showing:
         self._spending = spending.under_way()
         self._answer: Answer | None = None
         self._impression: Impression | None = None
+        self._replied = False
 
-    @property
     def token(self) -> bytes:
-        """The signed impression of what was shown last."""
+        """Sign the impression of what was shown last, for the reply."""
+        self._replied = True
         return b"" if self._impression is None else self._showings.impressions.sign(self._impression)
 
     def shown(self, answer: Answer) -> None:
@@ -76,8 +77,8 @@ class Showing:
         self._answer = answer
 
     def ended(self, ending: Ending) -> None:
-        """Report the impression, if it is to be kept; not of a request that the caller gave up, who saw nothing."""
-        if ending.given_up or not self._showings.keeps(self._decision):
+        """Report the impression, if it is to be kept; not for a caller who gave up before there was a reply."""
+        if (ending.given_up and not self._replied) or not self._showings.keeps(self._decision):
             return
         drafted = None if self._answer is None else self._answer.drafted
         served = pb.ServedImpression(

@@ -190,7 +190,7 @@ def response_to(search: UserSearch, answer: Answer) -> pb.SearchResponse:
     reply = response(search.question, answer, search.decision, next_page(search, answer))
     reply.model_token_count = search.spent.tokens
     if search.showing is not None:
-        reply.impression_token = search.showing.token
+        reply.impression_token = search.showing.token()
     return reply
 
 

@@ -54,7 +54,7 @@ def test_an_answer_is_reported_as_its_token_says() -> None:
     served = request.end(ANSWER)
     assert served.ending == pb.IMPRESSION_ENDING_ANSWERED
     assert served.HasField("duration")
-    assert IMPRESSIONS.verified(request.showing.token) == served.impression
+    assert IMPRESSIONS.verified(request.showing.token()) == served.impression
     assert served.query == ""
 
 
@@ -96,6 +96,19 @@ def test_a_request_whose_deadline_passed_has_failed_and_one_that_the_caller_gave
     assert given_up.reported == []
 
 
+def test_what_a_stream_has_shown_is_reported_though_the_caller_leaves_before_its_end() -> None:
+    request = Request()
+    with (
+        contextlib.suppress(GeneratorExit),
+        Observed(Evidence(), PART, time.monotonic() + 60, request.showing) as observed,
+    ):
+        observed.answered(ANSWER, quality=None)
+        token = request.showing.token()
+        raise GeneratorExit
+    (served,) = request.reported
+    assert (served.ending, served.impression) == (pb.IMPRESSION_ENDING_ANSWERED, IMPRESSIONS.verified(token))
+
+
 def test_a_mistake_of_the_caller_is_not_reported() -> None:
     request = Request()
     observed = Observed(Evidence(), PART, time.monotonic() + 60, request.showing)
@@ -110,7 +123,7 @@ def test_outside_of_experiments_an_answer_has_a_token_and_is_reported_only_if_al
     with Observed(Evidence(), outside, time.monotonic() + 60, quiet.showing) as observed:
         observed.answered(ANSWER, quality=None)
     assert quiet.reported == []
-    assert IMPRESSIONS.verified(quiet.showing.token) is not None
+    assert IMPRESSIONS.verified(quiet.showing.token()) is not None
     assert Request(outside, "all").end(ANSWER).impression.exposures == []
 
 
@@ -124,13 +137,13 @@ def test_a_query_is_kept_as_the_policy_says(queries: str, query: str) -> None:
 def test_an_answer_that_grew_has_another_impression_and_one_that_did_not_the_same() -> None:
     request = Request()
     request.showing.shown(ANSWER)
-    first = request.showing.token
+    first = request.showing.token()
     request.showing.shown(ANSWER)
-    assert request.showing.token == first
+    assert request.showing.token() == first
     grown = [*ANSWER.results, Result(Passage(id="b"), 0.5, 2, 1.0, 2, None)]
     served = request.end(Answer(grown, [], COURSE, None))
     assert list(served.impression.object_ids) == ["a", "b"]
-    assert request.showing.token != first
+    assert request.showing.token() != first
 
 
 def test_the_work_of_models_is_reported() -> None:
