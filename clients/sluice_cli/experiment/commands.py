@@ -142,7 +142,8 @@ def _evidence(file: Path, step: str, summary: str) -> AttachedEvidence:
             raw = opened.read(_MOST_FILE_BYTES)
         time_ = datetime.fromtimestamp(file.stat().st_mtime, UTC)
     except OSError as error:
-        raise _unfit(file, f"cannot be read: {error.strerror or error}") from None
+        what = f"{plain(str(file))} cannot be read: {error.strerror or error}"
+        raise Problem(what, "name a file that `sluice evaluate` or `sluice whatif` wrote with --output") from None
     try:
         found: Any = json.loads(raw)
     except ValueError as error:

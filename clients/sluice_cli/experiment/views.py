@@ -123,16 +123,16 @@ def effects_view(read: Sequence[Reading]) -> RenderableType:
     """Show the effects of all metrics with their intervals."""
     if not read:
         return Text("no metric has a value yet", style="dim")
-    right = frozenset({"users", "control", "it", "change"})
-    table = _narrow("metric", "arm", "users", "control", "it", "change", "interval", "- 0 +", "", right=right)
+    right = frozenset({"users", "mean", "control", "change"})
+    table = _narrow("metric", "arm", "users", "mean", "control", "change", "interval", "- 0 +", "", right=right)
     for one in read:
         metric = metric_words(one.finding.metric)
         table.add_row(
             Text(metric, style="bold" if one.role == DECIDES else ""),
             plain(one.finding.arm),
             f"{one.finding.user_count:,}",
-            one.control or "-",
             one.arm,
+            one.control or "-",
             one.change,
             one.interval or "-",
             interval_bar(one),
