@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from services.chassis.server import serving
 from services.experiment.flags import Overrides
 from services.experiment.guardrails import Guardrail
 from services.rollout.__main__ import compose
-from services.rollout.evidence import Findings
+from services.rollout.evidence import Findings, GuardrailEvidence
+from services.rollout.experiments.experiments import Cause, Experiment, ExperimentState, Judgment, Verdict
+from services.rollout.experiments.findings import ArmGuardrail, ArmTotals, MetricFinding
+from services.rollout.experiments.findings import Findings as ExperimentFindings
+from services.rollout.experiments.plan import ExperimentArm, ExperimentPlan, Method
+from services.rollout.experiments.records import AttachedEvidence, ExperimentRecords, LadderStep
 from services.rollout.features import Feature, FeatureState, HistoryAction
 from services.rollout.gateways import Gateway
 from services.rollout.settings import RolloutSettings
@@ -33,6 +39,7 @@ from services.rollout.storage.tables import metadata
 from sluice.rollout.v1 import rollout_pb2 as pb
 from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1 import features_pb2
+from sluice_statistics.answers import Metric
 from tests.postgres_server import PostgresServer
 from tests.postgres_tls import TlsFront
 
@@ -89,6 +96,40 @@ def test_everything_that_is_written_is_read_again(database: Database) -> None:
         assert records.newest_snapshot() == SealedSnapshot(1, "ab" * 32, 3.0, b"\x00body\xff")
         assert records.remembered("c1") == ("f" * 64, {"name": "rerank-v1"})
         assert records.gateways() == [gateway]
+
+
+def test_an_experiment_is_read_again_with_all_that_was_found_out(database: Database) -> None:
+    arms = (ExperimentArm("dense", Overrides(lexical=False)), ExperimentArm("hybrid", Overrides(lexical=True)))
+    plan = ExperimentPlan("hybrid", "words help", Method.AB, arms, 400_000, 0.02)
+    running = Experiment("hybrid", plan, ExperimentState.RUNNING, 2, 100_000, 1.0, 2.0, None, Verdict.GO_ON, ("few",))
+    row = GuardrailEvidence(Guardrail.ERRORS, 3, 1, 0.4, 5.7, -1.0, 5.7)
+    findings = ExperimentFindings(
+        3.0,
+        (ArmTotals("dense", 7, 9, 2, 1, 0, 0.1, None),),
+        (MetricFinding(Metric.RECIPROCAL_RANK, "hybrid", 0.5, 0.6, 0.1, -0.1, 0.3, 7, 0.2),),
+        (ArmGuardrail("hybrid", row),),
+        0.1,
+        6.9,
+        Judgment(Verdict.STOP, ("broken",), "hybrid", Cause.GUARDRAIL),
+    )
+    evidence = AttachedEvidence(LadderStep.OFFLINE, 1.0, "nDCG +3 %", "{}")
+    with database.writing() as records:
+        ours = ExperimentRecords(records.connection)
+        ours.add(Experiment("hybrid", plan))
+        ours.save(running)
+        ours.add_point(running, findings, replacing=False)
+        ours.add_point(running, replace(findings, time=4.0), replacing=False)
+        ours.add_point(running, replace(findings, time=5.0), replacing=True)
+        ours.attach("hybrid", evidence)
+        ours.attach("hybrid", evidence)
+    with database.reading() as records:
+        ours = ExperimentRecords(records.connection)
+        assert ours.experiments() == ours.running() == [running]
+        assert (ours.count(), ours.knows("hybrid"), ours.knows("other")) == (1, True, False)
+        assert ours.points(running) == [findings, replace(findings, time=5.0)]
+        assert ours.newest_findings(running) == replace(findings, time=5.0)
+        assert ours.newest_times(running, 2) == [5.0, 3.0]
+        assert ours.attached("hybrid") == [evidence]
 
 
 def test_units_count_once_and_go_with_their_run(database: Database) -> None:
