@@ -5,7 +5,7 @@ Simulated people (`people`) ask the real stack by the real client, click, and ha
 - `live`: dense against hybrid, interleaved and A/B, until the product decides by itself;
 - `broken`: arms with one fault each, which the product has to stop, with its reason;
 - `replay`: the users that each method needs at equal power, from the real answers, which are recorded once;
-- `aa`: experiments without a difference, looked at after every event (drills/experiments/aa.py);
+- `aa`: experiments without a difference, looked at after every event (drills/experiments/aa);
 - `feedback`: forged, doubled, late and foreign events, kills of the control plane (drills/feedback).
 
 It reads collections with known answers, which are no part of the product: --data FOLDER.

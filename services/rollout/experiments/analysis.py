@@ -59,14 +59,14 @@ def analyse(experiment: Experiment, rows: Iterable[AnswerRow], history: Historie
     plan = experiment.plan
     seen = Observations(plan)
     seen.add(rows)
-    guardrails = _guardrails(plan, seen)
-    mismatch, counts = _sample_ratio(plan, seen)
+    guardrails = guardrails_of(plan, seen)
+    mismatch, counts = sample_ratio(plan, seen)
     # The primary metric decides by the plan's alpha, guardrails by theirs; the others only inform.
     primary = _metric(plan, seen, plan.primary_metric, plan.alpha / (len(plan.arms) - 1), history)
     limits = [
         finding
         for rule in plan.guardrails
-        for finding in _metric(plan, seen, rule.metric, GUARDRAIL_ALPHA / _tests(plan), history)
+        for finding in _metric(plan, seen, rule.metric, GUARDRAIL_ALPHA / guardrail_count(plan), history)
     ]
     guarded = {rule.metric for rule in plan.guardrails}
     others = [
@@ -76,7 +76,7 @@ def analyse(experiment: Experiment, rows: Iterable[AnswerRow], history: Historie
         for finding in _metric(plan, seen, metric, plan.alpha / (len(plan.arms) - 1), {})
     ]
     since = now - (experiment.start_time if experiment.start_time is not None else now)
-    found = Evidence(_fault(plan, seen, mismatch, counts), guardrails, limits, primary, since)
+    found = Evidence(fault(plan, seen, mismatch, counts), guardrails, limits, primary, since)
     totals = [arm.totals(named.name) for named, arm in zip(plan.arms, seen.arms, strict=True)]
     if plan.method is Method.INTERLEAVE:
         totals = [seen.both.totals(BOTH)]
@@ -91,12 +91,12 @@ def analyse(experiment: Experiment, rows: Iterable[AnswerRow], history: Historie
     )
 
 
-def _tests(plan: ExperimentPlan) -> int:
+def guardrail_count(plan: ExperimentPlan) -> int:
     """Number of guardrails of all arms."""
     return (len(_GUARDRAILS[plan.method]) + len(plan.guardrails)) * (len(plan.arms) - 1)
 
 
-def _guardrails(plan: ExperimentPlan, seen: Observations) -> list[ArmGuardrail]:
+def guardrails_of(plan: ExperimentPlan, seen: Observations) -> list[ArmGuardrail]:
     """Evidence of errors, slow and empty answers against every arm but the control."""
     control, kinds = seen.arms[0].evidence(), _GUARDRAILS[plan.method]
     return [
@@ -108,12 +108,12 @@ def _guardrails(plan: ExperimentPlan, seen: Observations) -> list[ArmGuardrail]:
             allowed_ratio=1.0,
             non_inferiority_ratio=NON_INFERIORITY_RATIO,
             exposure=1.0,
-            alpha=GUARDRAIL_ALPHA * len(kinds) / _tests(plan),
+            alpha=GUARDRAIL_ALPHA * len(kinds) / guardrail_count(plan),
         )
     ]
 
 
-def _sample_ratio(plan: ExperimentPlan, seen: Observations) -> tuple[float, Sequence[int]]:
+def sample_ratio(plan: ExperimentPlan, seen: Observations) -> tuple[float, Sequence[int]]:
     """Log of the evidence against an even split, and the counts that it is of."""
     if plan.method is Method.INTERLEAVE:
         teams = list(seen.first_teams.values())
@@ -123,7 +123,7 @@ def _sample_ratio(plan: ExperimentPlan, seen: Observations) -> tuple[float, Sequ
     return float(log_multinomial(counts, [1 / len(counts)] * len(counts))), counts
 
 
-def _fault(plan: ExperimentPlan, seen: Observations, mismatch: float, counts: Sequence[int]) -> str:
+def fault(plan: ExperimentPlan, seen: Observations, mismatch: float, counts: Sequence[int]) -> str:
     """Readable fault of the sample ratio; empty where there is none."""
     if seen.crossed:
         return f"{len(seen.crossed):,} of them were in more than one arm"
