@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -121,5 +122,20 @@ async def test_an_interleaved_answer_tells_its_teams_and_its_clicks_are_kept_wit
     (kept_exposure,) = one.served.impression.exposures
     numbers = {"": 0, "both": 1, "words": 2}
     assert list(kept_exposure.teams) == [numbers[result.team] for result in answer.results]
+    while (found := await findings(world)) is None or not found["arms"][0]["event_count"]:
+        await asyncio.sleep(0.1)
+    assert found["arms"][0]["user_count"] == 1
+    assert found["verdict"] == "go_on"
     shown = await sluice(world, "experiment", "status", "words", "--once")
     assert "interleave: words against both" in shown.stdout
+    page = tmp_path / "report.html"
+    reported = await sluice(world, "experiment", "report", "words", "--html", str(page))
+    assert reported.exit_code == calls.DONE, reported.stderr
+    assert "Not decided yet." in page.read_text()
+
+
+async def findings(world: World) -> dict[str, Any] | None:
+    """Newest findings of the experiment, by the command."""
+    (status,) = json.loads((await sluice(world, "experiment", "status", "words", "--json")).stdout)
+    found: dict[str, Any] | None = status["findings"]
+    return found
