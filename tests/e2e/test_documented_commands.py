@@ -39,7 +39,7 @@ ELSEWHERE = {
 SUCCEED = re.compile(
     r"sluice (index docs/|search(?!.*--filter)|answer|similar documents concepts.md|facets documents year|collections$"
     r"|documents list|config|enrich|verify|snapshot (create|list)"
-    r"|rollout (plan|check|list|history$))"
+    r"|rollout (plan|check|list|history$)|experiment (template|check|list)|feedback export)"
 )
 # A tenth of a percent of the load that is shown: the commands are tested here, not the machine.
 SMALLER = [
