@@ -1,8 +1,8 @@
-"""`python -m drills.feedback.sender ADDRESS NAME RATE COUNT BATCH`: one client that has events recorded until each is.
+"""`python -m drills.feedback.sender ADDRESS NAME FILE RATE BATCH ENDLESS`: one client that has events recorded.
 
-Requests are made before the first is sent: the drill measures the services, not the making of tokens. It says
-"ready", waits for a line, and sends RATE events a second, COUNT in all, or until its input ends. Every request is sent
-again until it is answered. At the end it prints what came of it, as JSON.
+The requests are those of a file, which were made before: the drill measures the services, not the making of tokens. It
+says "ready", waits for a line, and sends RATE events a second; with ENDLESS, further ones until its input ends. Every
+request is sent again until it is answered. At the end it prints what came of it, as JSON.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from drills.feedback.traffic import Sent, requests
+from drills.feedback.sent import read
 from sluice.gateway.v1 import feedback_pb2 as pb
 
 METHOD = "/sluice.gateway.v1.FeedbackService/RecordEvents"
 MOST_AT_ONCE = 8
 _CALL_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
-_MADE = 400
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -46,10 +45,10 @@ class Sender:
         self.counts: Counter[str] = Counter()
         self.seconds: list[float] = []
 
-    async def send(self, some: Sent) -> None:
+    async def send(self, number: int, raw: bytes) -> None:
         """Begin to send one, when there is a place."""
         await self._places.acquire()
-        task = asyncio.create_task(self._insist(some))
+        task = asyncio.create_task(self._insist(number, raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -57,12 +56,12 @@ class Sender:
         """Return when all are answered; raise what one of them has failed with."""
         await asyncio.gather(*self._tasks)
 
-    async def _insist(self, some: Sent) -> None:
+    async def _insist(self, number: int, raw: bytes) -> None:
         try:
             while True:
                 started = time.perf_counter()
                 try:
-                    reply = await self._call(some.raw, timeout=_CALL_SECONDS)
+                    reply = await self._call(raw, timeout=_CALL_SECONDS)
                 except grpc.aio.AioRpcError as error:
                     self.counts[error.code().name] += 1
                     if error.code() not in _RETRIED:
@@ -73,16 +72,15 @@ class Sender:
                 self.counts["stored"] += reply.stored_count
                 self.counts["duplicates"] += reply.duplicate_count
                 self.counts["rejected"] += len(reply.rejections)
-                self.acknowledged.append(some.number)
+                self.acknowledged.append(number)
                 return
         finally:
             self._places.release()
 
 
-async def main(address: str, name: str, rate: float, count: int, batch: int) -> None:
+async def main(address: str, name: str, file: str, rate: float, batch: int, endless: bool) -> None:
     """Send, and say what came of it."""
-    endless = requests(name, batch)
-    made = list(islice(endless, -(-count // batch) if count else _MADE))
+    made = list(read(Path(file)))
     async with grpc.aio.insecure_channel(address) as channel:
         sender = Sender(channel)
         print("ready", flush=True)  # noqa: T201  # what the other side waits for
@@ -90,11 +88,11 @@ async def main(address: str, name: str, rate: float, count: int, batch: int) -> 
         await loop.run_in_executor(None, sys.stdin.readline)
         ended = loop.run_in_executor(None, sys.stdin.read)
         started = time.perf_counter()
-        for place, some in enumerate(_then(made, endless, stop=bool(count))):
+        for place, raw in enumerate(_with_more(made, name, batch) if endless else made):
             await asyncio.sleep(max(0.0, started + place * batch / rate - time.perf_counter()))
-            if not count and ended.done():
+            if endless and ended.done():
                 break
-            await sender.send(some)
+            await sender.send(place, raw)
         await sender.all_answered()
         seconds = time.perf_counter() - started
     report = {
@@ -107,11 +105,14 @@ async def main(address: str, name: str, rate: float, count: int, batch: int) -> 
     print(json.dumps(report), flush=True)  # noqa: T201  # what the other side waits for
 
 
-def _then(made: list[Sent], endless: Iterator[Sent], *, stop: bool) -> Iterator[Sent]:
+def _with_more(made: list[bytes], name: str, batch: int) -> Iterator[bytes]:
     yield from made
-    if not stop:
-        yield from endless
+    # Takes seconds to import, and is rarely needed.
+    from drills.feedback.traffic import requests  # noqa: PLC0415
+
+    yield from requests(name, batch, len(made))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))
+    _address, _name, _file, _rate, _batch, _endless = sys.argv[1:]
+    asyncio.run(main(_address, _name, _file, float(_rate), int(_batch), _endless == "endless"))

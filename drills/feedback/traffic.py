@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from services.gateway.feedback.impressions import Impressions
 from sluice.gateway.v1 import feedback_pb2 as pb
@@ -18,20 +17,11 @@ RESULTS = 10
 EVENTS_AN_ANSWER = 2
 
 
-@dataclass(frozen=True)
-class Sent:
-    """One request."""
-
-    number: int
-    events: int
-    raw: bytes
-
-
-def requests(sender: str, events: int) -> Iterator[Sent]:
-    """Requests of one sender, without end; ids of events are SENDER-REQUEST-EVENT."""
-    chance = random.Random(sender)
+def requests(sender: str, events: int, first: int = 0) -> Iterator[bytes]:
+    """Requests of one sender from a number on, without end; ids of events are SENDER-REQUEST-EVENT."""
+    chance = random.Random(f"{sender} {first}")
     impressions = Impressions([KEY])
-    number = 0
+    number = first
     while True:
         request = pb.RecordEventsRequest()
         now = round(time.time() * 1e6)
@@ -50,7 +40,7 @@ def requests(sender: str, events: int) -> Iterator[Sent]:
                 session_id=f"visit-{chance.randrange(100_000)}",
             )
             event.time.FromMicroseconds(now)
-        yield Sent(number, events, request.SerializeToString())
+        yield request.SerializeToString()
         number += 1
 
 

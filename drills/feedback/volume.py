@@ -8,17 +8,24 @@ import random
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from drills.feedback.traffic import RUN
+from deploy.local.paths import BUILD
+from drills.feedback.sent import write
+from drills.feedback.traffic import RUN, requests
 from drills.feedback.world import World
 
 SENDERS = 8
 BATCH = 250
 _KILL_AFTER = (0.2, 2.5)
 """Seconds from one recovery to the next kill, at random."""
+_MADE_SECONDS = 3.0
+"""Seconds of traffic that are made ahead for each kill."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Told:
 async def steady(world: World, seconds: float, rate: float) -> dict[str, Any]:
     """Events at a rate for a time, and nothing is killed."""
     before = world.processor_seconds()
-    told = await _driven(world, "steady", rate, round(seconds * rate / SENDERS), _nothing)
+    told = await _driven(world, "steady", rate, seconds, None)
     used = {name: value - before[name] for name, value in world.processor_seconds().items()}
     took = max(report["seconds"] for report in told.reports)
     events = len(told.acknowledged)
@@ -78,7 +85,7 @@ async def killed(world: World, kills: int, rate: float, on_kill: Callable[[], No
             await world.kill_one(chance)
             on_kill()
 
-    told = await _driven(world, "killed", rate, 0, kill_all)
+    told = await _driven(world, "killed", rate, kills * _MADE_SECONDS, kill_all)
     return {
         "kills": sum(world.kills.values()),
         "killed": dict(world.kills),
@@ -89,40 +96,47 @@ async def killed(world: World, kills: int, rate: float, on_kill: Callable[[], No
     }
 
 
-async def _nothing() -> None:
-    pass
+async def _driven(
+    world: World, name: str, rate: float, seconds: float, meanwhile: Callable[[], Awaitable[None]] | None
+) -> Told:
+    """Let all senders send what is made ahead; where something goes on meanwhile, until it ends."""
+    count = round(seconds * rate / SENDERS / BATCH)
+    with TemporaryDirectory(dir=BUILD, prefix="feedback-") as folder:
+        files = {f"{name}{place}": Path(folder) / str(place) for place in range(SENDERS)}
+        for sender, file in files.items():
+            await asyncio.to_thread(write, islice(requests(sender, BATCH), count), file)
+        endless = "endless" if meanwhile else "made"
+        senders = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "drills.feedback.sender", world.gateway.address, sender, file),
+                *(str(rate / SENDERS), str(BATCH), endless),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=2**26,
+            )
+            for sender, file in files.items()
+        ]
+        try:
+            for process in senders:
+                await _pipes(process)[1].readline()
+            for process in senders:
+                _pipes(process)[0].write(b"go\n")
+            if meanwhile is not None:
+                await meanwhile()
+            # This ends their input, which tells those that have no end to come to one.
+            said = await asyncio.gather(*(process.communicate(b"") for process in senders))
+        finally:
+            for process in senders:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+    return Told([json.loads(out) for out, _errors in said])
 
 
-async def _driven(world: World, name: str, rate: float, count: int, meanwhile: Callable[[], Any]) -> Told:
-    senders = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "drills.feedback.sender", world.gateway.address),
-            *(f"{name}{place}", str(rate / SENDERS), str(count), str(BATCH)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**26,
-        )
-        for place in range(SENDERS)
-    ]
-    try:
-        for sender in senders:
-            assert sender.stdout is not None
-            await sender.stdout.readline()
-        for sender in senders:
-            assert sender.stdin is not None
-            sender.stdin.write(b"go\n")
-        await meanwhile()
-        if not count:
-            for sender in senders:
-                assert sender.stdin is not None
-                sender.stdin.close()
-        reports = [json.loads((await sender.communicate())[0]) for sender in senders]
-    finally:
-        for sender in senders:
-            if sender.returncode is None:
-                sender.kill()
-                await sender.wait()
-    return Told(reports)
+def _pipes(sender: asyncio.subprocess.Process) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
+    assert sender.stdin is not None
+    assert sender.stdout is not None
+    return sender.stdin, sender.stdout
 
 
 def _compared(world: World, told: Told, name: str) -> dict[str, Any]:
