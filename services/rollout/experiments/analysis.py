@@ -24,6 +24,9 @@ GUARDRAIL_ALPHA = 0.01
 
 Less than in a ramp, where a first breach only halves: here it ends the run."""
 MISMATCH_THRESHOLD = math.log(1 / STRICT_ALPHA)
+FEWEST_CROSSED = 10
+CROSSED_SHARE = 0.01
+"""Users in more than one arm that may be: who opens the next page of somebody else's search is in that one's arm."""
 NON_INFERIORITY_RATIO = 1.5
 _GUARDRAILS = {
     Method.AB: (Guardrail.ERRORS, Guardrail.LATENCY, Guardrail.EMPTY_RESULTS),
@@ -125,7 +128,7 @@ def sample_ratio(plan: ExperimentPlan, seen: Observations) -> tuple[float, Seque
 
 def fault(plan: ExperimentPlan, seen: Observations, mismatch: float, counts: Sequence[int]) -> str:
     """Readable fault of the sample ratio; empty where there is none."""
-    if seen.crossed:
+    if len(seen.crossed) > max(FEWEST_CROSSED, CROSSED_SHARE * sum(counts)):
         return f"{len(seen.crossed):,} of them were in more than one arm"
     if mismatch < MISMATCH_THRESHOLD:
         return ""

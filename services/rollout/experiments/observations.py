@@ -102,7 +102,7 @@ class Observations:
         self.both = ArmObservations()
         self.values = Values(values={metric: [] for metric in METRICS_OF[plan.method]})
         self.crossed: set[int] = set()
-        """Users who were seen in more than one arm."""
+        """Users who were seen in more than one arm; they count in their first."""
         self.first_teams: dict[int, int] = {}
         """The team that had the first choice in a user's first interleaved answer: a fair coin."""
         self._places = {arm.name: place for place, arm in enumerate(plan.arms)}
@@ -123,6 +123,7 @@ class Observations:
     def _add_of_arm(self, row: AnswerRow, arm: int) -> None:
         if self._arm_of_unit.setdefault(row.unit, arm) != arm:
             self.crossed.add(row.unit)
+            return
         seen = self.arms[arm]
         _count(seen, row)
         if row.ending is Ending.FAILED:

@@ -163,9 +163,18 @@ def test_users_who_are_missing_from_an_arm_stop_it(desk: Desk) -> None:
 
 def test_users_in_two_arms_stop_it(desk: Desk) -> None:
     liked = clicking({"dense": 0.3, "hybrid": 0.7})
-    findings = run(desk, PLAN, [*people(400, liked), Answer(1, "hybrid")])
+    crossing = [Answer(unit, "hybrid") for unit in range(1, 23, 2)]
+    findings = run(desk, PLAN, [*people(400, liked), *crossing])
     assert findings.judgment.cause is Cause.SAMPLE_RATIO
-    assert "1 of them were in more than one arm" in findings.judgment.reasons[0]
+    assert "11 of them were in more than one arm" in findings.judgment.reasons[0]
+
+
+def test_a_user_who_opens_the_next_page_of_somebody_elses_search_counts_in_the_own_arm_alone(desk: Desk) -> None:
+    liked = clicking({"dense": 0.3, "hybrid": 0.7})
+    findings = run(desk, PLAN, [*people(400, liked), Answer(1, "hybrid", clicks=(1,))])
+    assert findings.judgment.cause is not Cause.SAMPLE_RATIO
+    assert [arm.user_count for arm in findings.arms] == [200, 200]
+    assert sum(arm.impression_count for arm in findings.arms) == 800
 
 
 def test_answers_of_nobody_of_other_arms_and_of_other_runs_do_not_count(desk: Desk) -> None:
