@@ -85,12 +85,12 @@ _ROLLOUT: Mapping[str | grpc.StatusCode, str] = {
 
 def remedy_of(error: SluiceError, *, rollout: bool = False) -> str:
     """Choose the remedy for a failed call of gateway or rollout service."""
+    server = "service" if rollout else "gateway"
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retryable:
         if error.reason == "QUOTA_EXCEEDED":
             return "send less at once, or ask the gateway's operator for a larger quota (docs/limits.md)"
-        return f"the gateway is busy; try again in {max(1, math.ceil(error.retry_after or 0))} s"
+        return f"the {server} is busy; try again in {max(1, math.ceil(error.retry_after or 0))} s"
     remedies = _ROLLOUT if rollout else _GATEWAY
-    server = "service" if rollout else "gateway"
     return (
         remedies.get(error.reason)
         or remedies.get(error.code)
