@@ -149,6 +149,30 @@ def _experiments() -> list[Panel]:
             Query(rate("sluice_feedback_impressions_total", by="outcome"), "{{outcome}}"),
             unit="short",
         ),
+        lines(
+            "Users of experiments",
+            "Users whose answers were analysed, of every experiment that runs.",
+            Query(worst("sluice_experiment_users", by="experiment"), "{{experiment}}"),
+            unit="short",
+        ),
+        lines(
+            "Age of the newest analysis",
+            "Nothing ends an experiment by itself while it is not analysed.",
+            Query(f"time() - {worst('sluice_experiment_analysis_time_seconds', by='experiment')}", "{{experiment}}"),
+            unit="s",
+            limits=Limits(1800),
+            alert="SluiceExperimentNotAnalysed",
+        ),
+        lines(
+            "Verdicts",
+            "Runs that ended within five minutes, by their evidence or their time, with the kind of evidence.",
+            Query(
+                f"sum by (verdict, cause) (increase(sluice_experiment_verdicts_total{{{HERE}}}[5m]))",
+                "{{verdict}} by {{cause}}",
+            ),
+            unit="short",
+            alert="SluiceExperimentStopped",
+        ),
     ]
 
 
