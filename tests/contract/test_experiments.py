@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import REGISTRY
 
-from services.chassis.errors import InvalidArgument, NotFound, ResourceExhausted, SluiceError
+from services.chassis.errors import InvalidArgument, NotFound, ResourceExhausted, SluiceError, Unavailable
 from sluice.rollout.v1 import experiment_pb2 as pb
 from sluice.rollout.v1 import experiment_pb2_grpc, feedback_pb2_grpc, rollout_pb2
 from sluice.type.v1 import experiment_pb2, features_pb2
@@ -208,3 +208,17 @@ async def test_an_experiment_that_cannot_be_analysed_does_not_keep_others_from_i
     await experiments.start("other")
     assert (await settled(experiments, "other")).experiment.verdict == pb.VERDICT_INCONCLUSIVE
     assert (REGISTRY.get_sample_value(failures) or 0) > before
+
+
+async def test_a_replica_that_stands_by_answers_what_only_reads(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.db"
+    async with started(path) as first, started(path) as second:
+        await Experiments(first).create()
+        other = Experiments(second)
+        found = await other.ask("ListExperiments", pb.ListExperimentsRequest())
+        assert [one.plan.name for one in found.experiments] == ["hybrid"]
+        report = await other.ask("GetExperimentReport", pb.GetExperimentReportRequest(name="hybrid"))
+        assert len(report.history) == 1
+        with pytest.raises(Unavailable) as caught:
+            await other.start()
+        assert caught.value.reason == "STANDBY"
