@@ -91,6 +91,9 @@ class Reporting:
                 raise
             self._metrics.impressions.labels("lost").inc(count)
             _log.error("impressions refused", problem=error.message, code=kind_of(error).code, count=count)
+        except Exception as fault:  # the next batch may do
+            self._metrics.impressions.labels("lost").inc(count)
+            _log.error("unexpected error", exc_info=fault, count=count)
         else:
             self._metrics.impressions.labels("stored").inc(count)
         self._unsent = None

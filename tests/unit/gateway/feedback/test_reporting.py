@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 from prometheus_client import CollectorRegistry
 
-from services.chassis.errors import InvalidArgument, SluiceError, Unavailable
+from services.chassis.errors import InvalidArgument, Unavailable
 from services.gateway.feedback.reporting import MOST_IN_A_BATCH, MOST_WAITING, Reporting
 from services.gateway.metrics import GatewayMetrics
 from sluice.rollout.v1 import feedback_pb2 as pb
@@ -16,7 +17,7 @@ from sluice.type.v1.impression_pb2 import Impression
 class Store:
     """Takes batches, and fails as it is told."""
 
-    def __init__(self, failures: Sequence[SluiceError] = ()) -> None:
+    def __init__(self, failures: Sequence[Exception] = ()) -> None:
         self.tried: list[list[str]] = []
         self.stored: list[str] = []
         self.registry = CollectorRegistry()
@@ -78,8 +79,9 @@ async def test_a_batch_that_failed_is_sent_again_as_it_was() -> None:
     assert (store.count("failed"), store.count("stored"), store.count("lost")) == (2, 3, 0)
 
 
-async def test_a_batch_that_is_refused_is_lost_and_counted() -> None:
-    store = Store([InvalidArgument("impressions", "is wrong")])
+@pytest.mark.parametrize("error", [InvalidArgument("impressions", "is wrong"), RuntimeError("a fault of ours")])
+async def test_a_batch_that_is_refused_is_lost_and_counted(error: Exception) -> None:
+    store = Store([error])
     async with store.running():
         store.add("a")
         async with asyncio.timeout(20):
