@@ -68,7 +68,8 @@ class _Call:
             return not self._task.cancelling()
         if self._task.cancelled():
             return False
-        return self.deadline >= deadline or not isinstance(self._task.exception(), DeadlineExceeded)
+        in_time = not isinstance(self._task.exception(), DeadlineExceeded)
+        return in_time or self.deadline >= deadline - _SAME_SECONDS
 
     async def result(self, deadline: float) -> Any:
         """Wait for its result."""
