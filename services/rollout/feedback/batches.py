@@ -32,6 +32,9 @@ MAX_ASPECT_CHARACTERS = 64
 _SIGN = 1 << 63
 _LAST_SECOND = 253_402_300_799
 _TEAMS = frozenset((0, 1, 2))
+# A look-up takes a tenth of the time of a call of the class.
+_ENDINGS = {ending.value: ending for ending in Ending}
+_ACTIONS = {action.value: action for action in Action}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,8 @@ def _impression(served: pb.ServedImpression, field: str, days: range) -> Impress
         raise InvalidArgument(f"{field}.impression.object_ids", f"are more than {MAX_RESULTS:,}")
     if not 0 <= answer.first_position <= 1 << 30:
         raise InvalidArgument(f"{field}.impression.first_position", "is not a rank")
-    try:
-        ending = Ending(served.ending)
-    except ValueError:
-        raise InvalidArgument(f"{field}.ending", f"is not known: {served.ending}") from None
+    if (ending := _ENDINGS.get(served.ending)) is None:
+        raise InvalidArgument(f"{field}.ending", f"is not known: {served.ending}")
     if served.model_token_count < 0:
         raise InvalidArgument(f"{field}.model_token_count", "must be at least 0")
     if len(served.missing_arm) > MAX_ID_CHARACTERS or "\0" in served.missing_arm:
@@ -159,10 +160,8 @@ def _event(
         or "\0" in f"{event_id}{object_id}{aspect}{label}{client}{session}"
     ):
         raise InvalidArgument(field, "has a text with a null, or one that is too long")
-    try:
-        action = Action(event.action)
-    except ValueError:
-        raise InvalidArgument(f"{field}.action", f"is not known: {event.action}") from None
+    if (action := _ACTIONS.get(event.action)) is None:
+        raise InvalidArgument(f"{field}.action", f"is not known: {event.action}")
     rating = event.rating if event.HasField("rating") else None
     if rating is not None and not 0 <= rating <= 1:  # neither is NaN
         raise InvalidArgument(f"{field}.rating", f"must be between 0 and 1, not {rating}")
@@ -177,7 +176,7 @@ def _event(
         action,
         _time(event, "time", field) if event.HasField("time") else arrival,
         object_id,
-        _position(event, row, answer, field),
+        _position(event, action, row, answer, field),
         client,
         session,
         rating,
@@ -186,19 +185,22 @@ def _event(
     )
 
 
-def _position(event: feedback_pb2.Event, row: ImpressionRow, answer: impression_pb2.Impression, field: str) -> int:
+def _position(
+    event: feedback_pb2.Event, action: Action, row: ImpressionRow, answer: impression_pb2.Impression, field: str
+) -> int:
     """The rank of the result that an event is about, whether the event names it or not; 0 for the whole answer."""
-    if not event.object_id:
-        if Action(event.action) in (Action.CLICK, Action.CITE) or event.position:
+    object_id, position, shown = event.object_id, event.position, answer.object_ids
+    if not object_id:
+        if action in (Action.CLICK, Action.CITE) or position:
             raise InvalidArgument(f"{field}.object_id", "is missing")
         return 0
-    given = event.position - row.first_position
-    if event.position and not (0 <= given < len(answer.object_ids) and answer.object_ids[given] == event.object_id):
-        raise InvalidArgument(f"{field}.position", "is not that of the result in its impression")
-    if event.position:
-        return event.position
+    if position:
+        place = position - row.first_position
+        if not (0 <= place < len(shown) and shown[place] == object_id):
+            raise InvalidArgument(f"{field}.position", "is not that of the result in its impression")
+        return position
     try:
-        return row.first_position + list(answer.object_ids).index(event.object_id)
+        return row.first_position + list(shown).index(object_id)
     except ValueError:
         raise InvalidArgument(f"{field}.object_id", "is no result of its impression") from None
 
