@@ -158,15 +158,19 @@ class FeedbackRecords:
         Answers that are known by an event alone are left out: they would count those who click more than others.
         """
         part = tables.exposure
-        query = (
-            sa.select(*_ANSWER, part.c.arm, part.c.teams)
-            .join(tables.impression, _same(part, tables.impression))
-            .where(part.c.run_id == run_id, tables.impression.c.ending != Ending.UNKNOWN)
-        )
+        query = sa.select(part).where(part.c.run_id == run_id)
         for page, after, last in self._pages(query, part):
-            events = self._events_of_run(run_id, after, last)
+            # Its limit has PostgreSQL look rows up by their keys, where it would else read all answers for each page.
+            ours = query.where(*_within(part, after, last)).order_by(*_key(part)).limit(2 * PAGE).subquery()
+            measured = sa.select(*_ANSWER).where(
+                *_within(tables.impression, after, last), tables.impression.c.ending != Ending.UNKNOWN
+            )
+            answers = {row[:2]: row for row in self._connection.execute(_joined(measured, tables.impression, ours))}
+            events = self._events(_joined(sa.select(tables.event), tables.event, ours), after, last)
             for row in page:
-                yield _answer_row(row, row.arm, row.teams, events.get((row.served_time, row.query_id), ()))
+                key = (row.served_time, row.query_id)
+                if (answer := answers.get(key)) is not None:
+                    yield _answer_row(answer, row.arm, row.teams, events.get(key, ()))
 
     def answers_of_time(
         self, start_time: float, end_time: float, without_runs: Sequence[str] = ()
@@ -179,7 +183,7 @@ class FeedbackRecords:
         if without_runs:
             query = query.where(~sa.exists().where(part.c.run_id.in_(without_runs), _same(part, table)))
         for page, after, last in self._pages(query, table, microseconds(start_time)):
-            events = self._events_between(after, last)
+            events = self._events(sa.select(tables.event), after, last)
             for row in page:
                 yield _answer_row(row, "", b"", events.get((row.served_time, row.query_id), ()))
 
@@ -208,7 +212,7 @@ class FeedbackRecords:
         if collection:
             query = query.where(table.c.collection == collection)
         for page, after, last in self._pages(query, table, microseconds(start_time)):
-            events = self._events_between(after, last)
+            events = self._events(sa.select(tables.event), after, last)
             for row in page:
                 found = events.get((row.served_time, row.query_id), ())
                 yield StoredAnswer(ImpressionRow._make(row), tuple(EventRow._make(event) for event in found))
@@ -217,12 +221,10 @@ class FeedbackRecords:
         self, query: sa.Select[Any], table: sa.Table, start: int = 0
     ) -> Iterator[tuple[Sequence[Any], _Key, _Key]]:
         """Pages of a query in the order of the answers' keys, each with the keys before its first and of its last."""
-        time, query_id = table.c.served_time, table.c.query_id
         after: _Key = (start, "")
         while True:
-            # The first condition says the same as the second, and tells PostgreSQL which days to leave out.
-            rest = query.where(time >= after[0], sa.tuple_(time, query_id) > sa.tuple_(*after))
-            page = self._connection.execute(rest.order_by(time, query_id).limit(PAGE)).all()
+            rest = query.where(*_within(table, after)).order_by(*_key(table)).limit(PAGE)
+            page = self._connection.execute(rest).all()
             if not page:
                 return
             last = (page[-1].served_time, page[-1].query_id)
@@ -231,24 +233,13 @@ class FeedbackRecords:
                 return
             after = last
 
-    def _events_of_run(self, run_id: str, after: _Key, last: _Key) -> dict[_Key, list[Any]]:
-        part, event = tables.exposure, tables.event
-        query = sa.select(event).join(part, _same(part, event)).where(part.c.run_id == run_id)
-        return self._events(query.where(part.c.served_time.between(after[0], last[0])), after, last)
-
-    def _events_between(self, after: _Key, last: _Key) -> dict[_Key, list[Any]]:
-        return self._events(sa.select(tables.event), after, last)
-
     def _events(self, query: sa.Select[Any], after: _Key, last: _Key) -> dict[_Key, list[Any]]:
         """Events of the answers between two keys, in the order of their time."""
         event = tables.event
-        key = sa.tuple_(event.c.served_time, event.c.query_id)
         found = self._connection.execute(
-            query.where(
-                event.c.day.between(day_of(after[0]), day_of(last[0])),
-                key > sa.tuple_(*after),
-                key <= sa.tuple_(*last),
-            ).order_by(event.c.served_time, event.c.query_id, event.c.time, event.c.event_id)
+            query.where(event.c.day.between(day_of(after[0]), day_of(last[0])), *_within(event, after, last)).order_by(
+                *_key(event), event.c.time, event.c.event_id
+            )
         )
         return {key: list(rows) for key, rows in groupby(found, lambda row: (row.served_time, row.query_id))}
 
@@ -270,7 +261,22 @@ _ANSWER = tuple(
 )
 
 
-def _same(one: sa.Table, other: sa.Table) -> sa.ColumnElement[bool]:
+def _key(table: sa.FromClause) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
+    return table.c.served_time, table.c.query_id
+
+
+def _within(table: sa.FromClause, after: _Key, last: _Key | None = None) -> list[sa.ColumnElement[bool]]:
+    """Conditions on the keys of answers; those on the time alone tell PostgreSQL which days to leave out."""
+    time, key = table.c.served_time, sa.tuple_(*_key(table))
+    conditions = [time >= after[0], key > sa.tuple_(*after)]
+    return conditions if last is None else [*conditions, time <= last[0], key <= sa.tuple_(*last)]
+
+
+def _joined(query: sa.Select[Any], table: sa.Table, others: sa.FromClause) -> sa.Select[Any]:
+    return query.select_from(table).join(others, _same(table, others))
+
+
+def _same(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(one.c.served_time == other.c.served_time, one.c.query_id == other.c.query_id)
 
 
