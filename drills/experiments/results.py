@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,14 @@ def written(found: Mapping[str, Any]) -> Path:
 
 def of_live(ended: Ended, witness: Witness) -> dict[str, Any]:
     """Figures of one experiment on the real stack."""
+    asked = ended.asked
     return {
-        **asdict(ended),
+        # Not asdict(): it takes counters apart.
+        **{field.name: getattr(ended, field.name) for field in fields(ended) if field.name != "asked"},
+        "asked": {"users": asked.users, "answers": asked.answers, "clicks": asked.clicks},
+        "failed": dict(asked.failed),
+        "recorded": dict(asked.events),
+        "unrecorded": dict(asked.unrecorded),
         "answers_outside": witness.outside,
         "answers_in_another_arm": witness.moved,
         "answers_with_other_flags": witness.wrong_flags,
