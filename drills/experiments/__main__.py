@@ -58,20 +58,22 @@ _NARROWEST = 150
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with scifact and cranfield in BEIR's layout.")] = DATA,
-    only: Annotated[str, typer.Option(help=f"One of {', '.join(PARTS)}; or a broken arm, as in slower.")] = "",
+    only: Annotated[str, typer.Option(help=f"Some of {', '.join(PARTS)}, and of the broken arms, as in slower.")] = "",
     repetitions: Annotated[int, typer.Option(min=5, help="Experiments of each row of the replay.")] = REPETITIONS,
 ) -> None:
     """Let people say which ranking they prefer. Exit code 1 if anything is not as it should be."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, _NARROWEST))
-    broken = regressions.chosen("" if only in PARTS else only)
-    if not broken:
+    wanted = [part.strip() for part in only.split(",") if part.strip()]
+    parts = [part for part in PARTS if part in wanted or not wanted]
+    broken = [one for one in regressions.REGRESSIONS if one.name in wanted or "broken" in parts]
+    if unknown := set(wanted) - {*PARTS, *(regression.name for regression in regressions.REGRESSIONS)}:
         names = ", ".join([*PARTS, *(regression.name for regression in regressions.REGRESSIONS)])
-        console.print(f"There is no part {only!r}; there are {names}.", markup=False)
+        console.print(f"There is no part {', '.join(sorted(unknown))}; there are {names}.", markup=False)
         sys.exit(2)
     REPORTS.mkdir(parents=True, exist_ok=True)
-    drill = Drill(console, only if only in PARTS else ("broken" if only else ""), broken, repetitions)
+    drill = Drill(console, parts, broken, repetitions)
     started = time.monotonic()
     try:
         drill.run(data)
@@ -90,20 +92,27 @@ def main(
 class Drill:
     """The parts, one after the other."""
 
-    def __init__(self, console: Console, only: str, broken: Sequence[regressions.Regression], repetitions: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        parts: Sequence[str],
+        broken: Sequence[regressions.Regression],
+        repetitions: int,
+    ) -> None:
         self.failed: list[str] = []
         """What was not as it should be."""
         self._console = console
-        self._parts = [part for part in PARTS if only in ("", part)]
+        self._parts = parts
         self._broken = broken
         self._repetitions = repetitions
 
     def run(self, data: Path) -> None:
         """Run the parts that were asked for."""
-        if {"live", "broken", "replay"} & set(self._parts):
+        on_the_stack = "live" in self._parts or self._broken
+        if on_the_stack or "replay" in self._parts:
             datasets = read(data)
-            wanted = {"live", "broken"} & set(self._parts) or not ANSWERS.is_file()
-            answers = asyncio.run(self._on_the_stack(datasets)) if wanted else _read_answers(datasets)
+            asked = on_the_stack or not ANSWERS.is_file()
+            answers = asyncio.run(self._on_the_stack(datasets)) if asked else _read_answers(datasets)
             if "replay" in self._parts:
                 self._race(answers)
         for part, (module, result, names) in OTHERS.items():
@@ -118,7 +127,7 @@ class Drill:
             _keep_answers(answers)
             if "live" in self._parts:
                 ended = await self._live(made, answers)
-            if "broken" in self._parts:
+            if self._broken:
                 broken = await self._stop(made)
         self._console.print(results.live_table(ended, broken))
         return answers

@@ -14,8 +14,8 @@ from drills.experiments.people import ClickModel, drawn
 from drills.experiments.world import RESULTS, Collection
 from sluice_client import Answer, AsyncClient, Event, SluiceError
 
-ASKERS = 24
-"""People who ask at the same time."""
+ASKERS = 12
+"""People who ask at the same time: more of them would only wait for each other, and hide what a slow arm adds."""
 _DRAWN_AT_ONCE = 500
 _RATED = 0.1  # share of answers that get a thumb
 _PAUSE_SECONDS = 0.01  # after an error

@@ -130,13 +130,15 @@ class LeakingWay:
         await self._channel.close()
 
     async def _hand_on(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async def sent() -> AsyncIterator[bytes]:
-            async for raw in requests:
-                yield self._leaked(raw) if method == STORE and self.leak else raw
-
+        if method == STORE and self.leak:
+            left = self._leaked(await anext(aiter(requests)), self.leak)
+            if not left.impressions:
+                yield feedback_pb2.StoreFeedbackResponse().SerializeToString()
+                return
+            requests = _once(left.SerializeToString())
         metadata = [(key, value) for key, value in context.invocation_metadata() or () if not key.startswith("grpc-")]
         calling: Any = self._channel.stream_stream(method)
-        call = calling(sent(), timeout=context.time_remaining(), metadata=metadata)
+        call = calling(requests, timeout=context.time_remaining(), metadata=metadata)
         try:
             async for reply in call:
                 yield reply
@@ -145,12 +147,15 @@ class LeakingWay:
         finally:
             call.cancel()
 
-    def _leaked(self, raw: bytes) -> bytes:
-        assert self.leak is not None
+    def _leaked(self, raw: bytes, lost: Leak) -> feedback_pb2.StoreFeedbackRequest:
         request = feedback_pb2.StoreFeedbackRequest.FromString(raw)
-        left = leak(request, self.leak)
+        left = leak(request, lost)
         self.lost += len(request.impressions) - len(left.impressions)
-        return left.SerializeToString()
+        return left
+
+
+async def _once(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw
 
 
 class _EveryCall(grpc.GenericRpcHandler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drills.experiments import faults
@@ -32,7 +31,7 @@ class Regression:
 REGRESSIONS = (
     Regression("moved-down", ExperimentMethod.INTERLEAVE, "preference", Fault(moved_down=True)),
     Regression("moved-down-ab", ExperimentMethod.AB, "reciprocal rank", Fault(moved_down=True)),
-    Regression("slower", ExperimentMethod.AB, "latency", Fault(slower=2.0)),
+    Regression("slower", ExperimentMethod.AB, "latency", Fault(slower=3.0)),
     Regression("failing", ExperimentMethod.AB, "errors", Fault(failing=0.02)),
     Regression("users-lost", ExperimentMethod.AB, "users", leak=Leak(TREATMENT, 1 / 3)),
 )
@@ -64,8 +63,3 @@ async def stopped(world: World, regression: Regression, seed: int, told: Told) -
         return Stopped(regression, await run(world, planned, crowd, MOST_SECONDS, told))
     finally:
         world.index.fault, world.way.leak = faults.NONE, None
-
-
-def chosen(only: str) -> Sequence[Regression]:
-    """Regressions whose names contain something; all for an empty one."""
-    return [regression for regression in REGRESSIONS if only in regression.name]
