@@ -22,6 +22,7 @@ from sluice_client import (
 )
 
 _LOOK_SECONDS = 0.5
+_SAY_SECONDS = 15.0
 Told = Callable[[str], None]
 
 
@@ -69,6 +70,7 @@ async def run(world: World, planned: ExperimentPlan, crowd: Crowd, most_seconds:
     await world.experiments.create(planned, reason="to be drilled")
     await world.experiments.start(planned.name, reason="to see what people prefer")
     started = time.monotonic()
+    said = started
     by_itself = True
     async with crowd.at_work() as asked:
         while True:
@@ -76,7 +78,9 @@ async def run(world: World, planned: ExperimentPlan, crowd: Crowd, most_seconds:
             status = await world.experiments.experiment(planned.name)
             if status.experiment.state is ExperimentState.ENDED:
                 break
-            told(f"{planned.name}: {_users(status):,} users, {asked.answers:,} answers, {status.experiment.verdict}")
+            if time.monotonic() - said > _SAY_SECONDS:
+                said = time.monotonic()
+                told(f"{planned.name}: {_users(status):,} users, {asked.answers:,} answers so far")
             if time.monotonic() - started > most_seconds:
                 by_itself = False
                 await world.experiments.stop(planned.name, reason="the drill has no more time for it")
