@@ -36,7 +36,7 @@ from drills.experiments.people import CLICK_MODELS
 from drills.experiments.regressions import Stopped, stopped
 from drills.experiments.replay import REPETITIONS
 from drills.experiments.witness import Witness
-from drills.experiments.world import DATA, Collection, World, read, world
+from drills.experiments.world import DATA, LIVE, Collection, World, read, world
 from services.chassis.errors import StartupError
 from sluice_client import ExperimentMethod, SluiceError
 
@@ -48,7 +48,6 @@ OTHERS = {
     "feedback": ("drills.feedback", BUILD / "feedback.json", ("forged_counted", "lost")),
 }
 """Drills that have figures of their own: module, result, and the figures that are taken up."""
-LIVE_COLLECTION = "scifact"
 LIVE_SECONDS = 300.0
 MOST_SHARE = 0.1
 """Users that interleaving may need, as a share of those of A/B."""
@@ -134,7 +133,7 @@ class Drill:
 
     async def _live(self, made: World, answers: Sequence[Recorded]) -> list[Ended]:
         found = []
-        known = next(one for one in answers if one.collection.name == LIVE_COLLECTION)
+        known = next(one for one in answers if one.collection.name == LIVE)
         for seed, method in enumerate((ExperimentMethod.INTERLEAVE, ExperimentMethod.AB), start=1):
             name = f"hybrid-{method.value}"
             planned = plan(name, method, "People find what they look for sooner with words.", _MINIMUM_EFFECT)

@@ -10,7 +10,7 @@ from drills.experiments.asking import Crowd
 from drills.experiments.faults import Fault, Leak
 from drills.experiments.live import Ended, Told, plan, run
 from drills.experiments.people import CLICK_MODELS
-from drills.experiments.world import World
+from drills.experiments.world import LIVE, World
 from sluice_client import ExperimentMethod, Verdict
 
 MOST_SECONDS = 150.0
@@ -53,7 +53,7 @@ class Stopped:
 
 async def stopped(world: World, regression: Regression, seed: int, told: Told) -> Stopped:
     """Break the treatment, and run an experiment."""
-    collection = next(iter(world.collections.values()))
+    collection = world.collections[LIVE]
     crowd = Crowd(world.spoilt, collection, CLICK_MODELS[0], regression.name, seed)
     planned = plan(
         f"broken-{regression.name}", regression.method, "Words beside vectors help (they are broken).", _MINIMUM_EFFECT

@@ -26,6 +26,8 @@ from tests.postgres_server import PostgresServer
 
 DATA = ROOT.parent / "shared" / "data" / "ir"
 COLLECTIONS = ("cranfield", "scifact")
+LIVE = "scifact"
+"""The one of the experiments on the stack."""
 KEPT = BUILD / "data" / "experiments"
 """The index: documents are embedded by the first run alone."""
 ACTOR = "drill"
