@@ -65,7 +65,9 @@ class SpoilingIndex(SpoilingRetriever):
     async def _handle(self, method: str, raw: bytes, context: Context) -> bytes:
         if method != SEARCH:
             return await self._forward(method, raw, context)
-        spoilt = bool(retriever_pb2.SearchPassagesRequest.FromString(raw).lexical_weight)
+        request = retriever_pb2.SearchPassagesRequest.FromString(raw)
+        # The searches of both arms of an interleaved answer come together.
+        spoilt = bool(request.lexical_weight or request.beside.lexical_weight)
         self.treated += spoilt
         fault = self.fault if spoilt else NONE
         await asyncio.sleep(_USUAL_SECONDS * self._chance.lognormvariate(0, _SPREAD) * fault.slower)
@@ -74,7 +76,10 @@ class SpoilingIndex(SpoilingRetriever):
         reply = await self._forward(method, raw, context)
         if fault.moved_down:
             found = retriever_pb2.SearchPassagesResponse.FromString(reply)
-            move_down(found)
+            if request.lexical_weight:
+                move_down(found)
+            if request.beside.lexical_weight:
+                move_down(found.beside)
             reply = found.SerializeToString()
         return reply
 
