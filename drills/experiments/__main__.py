@@ -157,7 +157,7 @@ class Drill:
             if not one.ok:
                 self.failed.append(f"{regression.name} was not stopped for its fault: {one.ended.words}")
             found.append(one)
-        results.written({"regressions": [results.of_regression(one) for one in found]})
+        results.written_regressions(found)
         return found
 
     def _race(self, answers: Sequence[Recorded]) -> None:

@@ -39,6 +39,14 @@ def written(found: Mapping[str, Any]) -> Path:
     return RESULT
 
 
+def written_regressions(stopped: Sequence[Stopped]) -> None:
+    """Put broken arms into it; those that were not tried stay as they were."""
+    before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    rows = {row["name"]: row for row in before.get("regressions", [])}
+    rows |= {one.regression.name: of_regression(one) for one in stopped}
+    written({"regressions": list(rows.values())})
+
+
 def of_live(ended: Ended, witness: Witness) -> dict[str, Any]:
     """Figures of one experiment on the real stack."""
     asked = ended.asked
