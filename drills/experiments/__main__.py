@@ -147,6 +147,7 @@ class Drill:
             results.written({name.replace("-", "_"): results.of_live(ended, witness)})
             await asyncio.to_thread(self._report, made, name)
             found.append(ended)
+        self._say(f"The picture: {shown(results.draw_live(found))}.")
         return found
 
     async def _stop(self, made: World) -> list[Stopped]:

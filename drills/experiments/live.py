@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from sluice_client import (
     ExperimentArm,
     ExperimentMethod,
     ExperimentPlan,
+    ExperimentReport,
     ExperimentState,
     ExperimentStatus,
     Verdict,
@@ -45,6 +46,8 @@ class Ended:
     asked: Asked
     findings: Mapping[str, Any]
     """The last findings, metric by metric."""
+    course: Sequence[Sequence[float]]
+    """Of the metric that decides: users, value, and ends of the interval, as they changed."""
 
     @property
     def words(self) -> str:
@@ -104,7 +107,17 @@ async def run(world: World, planned: ExperimentPlan, crowd: Crowd, most_seconds:
             f"{finding.metric.value} {finding.arm}".rstrip(): [finding.difference, finding.lower, finding.upper]
             for finding in (findings.metrics if findings else ())
         },
+        _course(await world.experiments.report(planned.name)),
     )
+
+
+def _course(report: ExperimentReport) -> list[list[float]]:
+    primary = report.experiment.plan.primary
+    return [
+        [sum(arm.user_count for arm in point.arms), finding.difference, finding.lower, finding.upper]
+        for point in report.points
+        for finding in point.of(primary)
+    ]
 
 
 def _users(status: ExperimentStatus) -> int:

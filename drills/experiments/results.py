@@ -23,7 +23,9 @@ from drills.experiments.witness import Witness
 
 RESULT = BUILD / "experiments.json"
 PICTURE = BUILD / "experiments-users.png"
+LIVE_PICTURE = BUILD / "experiments-live.png"
 Row = Mapping[str, Any]
+_STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 _METRICS = {
     PREFERENCE: ("interleaving", "#1a7f37"),
@@ -129,7 +131,7 @@ def live_table(experiments: Sequence[Ended], broken: Sequence[Stopped]) -> Table
 
 def draw(rows: Sequence[Row]) -> Path:
     """Draw the users needed, on a scale of logarithms."""
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9, 1.2 + 0.75 * len(rows)))
         axes = figure.add_subplot()
         height = 0.8 / len(_METRICS)
@@ -148,6 +150,25 @@ def draw(rows: Sequence[Row]) -> Path:
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
         figure.savefig(PICTURE, dpi=150, bbox_inches="tight")
     return PICTURE
+
+
+def draw_live(experiments: Sequence[Ended]) -> Path:
+    """Draw the intervals of the experiments on the real stack, as they became narrower."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        for number, ended in enumerate(experiments, start=1):
+            axes = figure.add_subplot(1, len(experiments), number)
+            if not ended.course:
+                continue
+            users, values, lows, highs = zip(*ended.course, strict=True)
+            axes.fill_between(users, lows, highs, color="#1f6feb", alpha=0.2, linewidth=0)
+            axes.plot(users, values, color="#1f6feb")
+            axes.axhline(0, color="#6e7781", linewidth=0.8)
+            axes.set_ylim(-1, 1)
+            axes.set_xlabel("users")
+            axes.set_title(f"{ended.name}: {ended.verdict} {ended.arm} after {ended.users:,} users", fontsize=10)
+        figure.savefig(LIVE_PICTURE, dpi=150)
+    return LIVE_PICTURE
 
 
 def _users(cell: Row) -> str:
