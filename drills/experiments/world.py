@@ -50,7 +50,7 @@ GATEWAY = {
     # A fault that is injected is not to be left alone.
     "BREAKER_FAILURES": "1000",
 }
-EMBEDDER = {"EMBEDDING_MODEL": "all-MiniLM-L6-v2", "INFERENCE_THREADS": "1", "CACHE_ENTRIES": "4096"}
+EMBEDDER = {"EMBEDDING_MODEL": "all-MiniLM-L6-v2", "INFERENCE_THREADS": "2", "CACHE_ENTRIES": "4096"}
 
 
 @dataclass(frozen=True)
