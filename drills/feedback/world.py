@@ -18,7 +18,7 @@ import psycopg
 
 from deploy.local.paths import BUILD
 from drills.feedback.traffic import KEY
-from drills.parts.processes import StageProcess
+from drills.parts.processes import StageProcess, processor_seconds
 from tests.postgres_server import PostgresServer
 
 DATABASES = ("postgresql", "sqlite")
@@ -68,8 +68,12 @@ class World:
                 return connection.execute(statement.encode()).fetchall()
 
     def processor_seconds(self) -> dict[str, float]:
-        """Processor time that the gateway and the service have used."""
-        return {"gateway": self.gateway.processor_seconds, "rollout": self.rollout.processor_seconds}
+        """Processor time that the gateway, the service and the processes of PostgreSQL have used."""
+        used = {"gateway": self.gateway.processor_seconds, "rollout": self.rollout.processor_seconds}
+        if not self.on_postgres:
+            return used
+        processes = self.query("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        return used | {"postgresql": sum(processor_seconds(pid) for (pid,) in processes)}
 
 
 @asynccontextmanager

@@ -110,9 +110,7 @@ class StageProcess:
     def processor_seconds(self) -> float:
         """Processor time that it has used."""
         assert self.child is not None
-        # proc(5), fields 14 and 15, in clock ticks; the second, the command's name, may contain blanks and brackets.
-        fields = Path(f"/proc/{self.child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self.child.pid)
 
     async def close(self) -> None:
         """End it, whatever state it is in."""
@@ -125,6 +123,13 @@ class StageProcess:
         assert self.child is not None
         if self.child.poll() is None:
             os.kill(self.child.pid, number)
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    # proc(5), fields 14 and 15, in clock ticks; the second, the command's name, may contain blanks and brackets.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @asynccontextmanager
