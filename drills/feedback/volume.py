@@ -30,7 +30,7 @@ _MADE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Told:
-    """What the senders say together."""
+    """Reports of all senders together."""
 
     reports: list[dict[str, Any]]
 

@@ -13,6 +13,8 @@ CLOSED = {
     *("stage", "release", "grpc_service", "grpc_method", "grpc_code", "result", "lane", "source", "reason"),
     *(
         "expansion",
+        "experiment",  # operators name them, and there are 1,000 at most
+        "verdict",
         "rerank",
         "rerank_method",
         "multi_hop",

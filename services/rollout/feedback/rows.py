@@ -21,7 +21,7 @@ class Ending(enum.IntEnum):
 
 
 class Action(enum.IntEnum):
-    """What was done with an answer; the numbers are those of EventAction, and are stored."""
+    """Something that was done with an answer; the numbers are those of EventAction, and are stored."""
 
     CLICK = 1
     CITE = 2
@@ -117,11 +117,11 @@ class AnswerRow(NamedTuple):
     missing_arm: str
     """The arm of an interleaved answer that failed or came too late; empty where none did."""
     events: tuple[AnswerEvent, ...]
-    """What was done with it, in the order of its time."""
+    """The events of the answer, in the order of their time."""
 
 
 class UserRating(NamedTuple):
-    """What one user thinks of one arm."""
+    """Opinion of one user on one arm."""
 
     arm: str
     unit: int
