@@ -14,13 +14,12 @@ from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.experiments import Experiment
 from services.rollout.experiments.findings import Findings
 from services.rollout.experiments.records import ExperimentRecords
+from services.rollout.experiments.turns import Turns
 from services.rollout.feedback.storage import FeedbackRecords
 from services.rollout.leader_election import LeaderElection
 from services.rollout.storage.database import Database
 from services.rollout.storage.records import Records
 
-LARGEST_SHARE = 0.1
-"""Most of the time that is spent on analyses."""
 _log = logs.get_logger("rollout")
 
 
@@ -64,33 +63,35 @@ class Analyst:
         self._pause_seconds = pause_seconds
         self._clock = clock
         self._histories: dict[str, Histories] = {}
+        self._turns = Turns()
 
     async def work(self) -> None:
-        """Analyse for ever, at most a tenth of the time."""
+        """Analyse for ever, at most a tenth of the time; a long analysis of one run delays no other run."""
         while True:
-            taken = 0.0
             if self._replica.problem is not None:
                 self._observer.looked([], self._clock())
             else:
                 try:
-                    taken = await self.look()
+                    await self.look()
                 except SluiceError as error:
                     _log.warning("could not look at experiments", problem=error.message)
                 except Exception:
                     _log.exception("could not look at experiments")
-            await asyncio.sleep(max(self._pause_seconds, taken * (1 / LARGEST_SHARE - 1)))
+            await asyncio.sleep(self._pause_seconds)
 
-    async def look(self) -> float:
-        """Analyse every running experiment once; return the seconds that it took, without reading histories.
+    async def look(self) -> None:
+        """Analyse every running experiment once that is due: after a long analysis a run has a long pause.
 
         One that fails does not keep the others from being analysed.
         """
         running = await self._replica.read(lambda records: ExperimentRecords(records.connection).running())
         self._observer.looked(running, self._clock())
         self._histories = {one.run_id: self._histories[one.run_id] for one in running if one.run_id in self._histories}
-        taken = 0.0
+        self._turns.keep([one.run_id for one in running])
         for experiment in running:
             began = time.monotonic()
+            if not self._turns.due(experiment.run_id, began):
+                continue
             try:
                 history = await self._history(experiment)
                 began = time.monotonic()
@@ -105,8 +106,8 @@ class Analyst:
                 self._observer.failed()
             else:
                 self._observer.analysed(experiment, findings, time.monotonic() - began)
-            taken += time.monotonic() - began
-        return taken
+            ended = time.monotonic()
+            self._turns.took(experiment.run_id, ended - began, ended)  # without reading histories
 
     async def _history(self, experiment: Experiment) -> Histories:
         """The history of users, read once: only late events change it, and may be the run's doing."""
