@@ -34,6 +34,7 @@ SCENARIOS: Mapping[str, Sequence[Scenario]] = {
             "clicks 2 %, log-normal, history", Activity.LOG_NORMAL, 2000, 5000, 0.02, Metric.CLICK_RATE, 20.0, 0, 0.5
         ),
         Scenario("clicks 2 %, small", Activity.EVEN, 400, 1000, 0.02, Metric.CLICK_RATE),
+        Scenario("clicks 30 %, large", Activity.EVEN, 12_000, 15_000, 0.3, Metric.CLICK_RATE),
         Scenario("ratings 10 %, log-normal", Activity.LOG_NORMAL, 1500, 5000, 0.1, Metric.SATISFACTION),
     ),
     INTERLEAVE: (
