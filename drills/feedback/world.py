@@ -1,4 +1,4 @@
-"""The stages that are driven: a gateway, the rollout service, and its database; two of them are killed."""
+"""The stages that are driven: gateway, rollout service and its database; real processes, two of which are killed."""
 
 from __future__ import annotations
 
