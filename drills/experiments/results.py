@@ -162,10 +162,12 @@ def draw_live(experiments: Sequence[Ended]) -> Path:
                 continue
             users, values, lows, highs = zip(*ended.course, strict=True)
             axes.fill_between(users, lows, highs, color="#1f6feb", alpha=0.2, linewidth=0)
-            axes.plot(users, values, color="#1f6feb")
+            axes.plot(users, values, marker=".", color="#1f6feb")
             axes.axhline(0, color="#6e7781", linewidth=0.8)
-            axes.set_ylim(-1, 1)
+            bound = 1.1 * max(map(abs, (*lows, *highs)))
+            axes.set_ylim(-bound, bound)
             axes.set_xlabel("users")
+            axes.set_ylabel("preference" if ended.method == "interleave" else "difference of reciprocal rank")
             axes.set_title(f"{ended.name}: {ended.verdict} {ended.arm} after {ended.users:,} users", fontsize=10)
         figure.savefig(LIVE_PICTURE, dpi=150)
     return LIVE_PICTURE
