@@ -191,22 +191,26 @@ async def test_stored_answers_end_an_experiment_by_themselves(experiments: Exper
     assert ended == 1
 
 
-async def test_an_experiment_that_cannot_be_analysed_does_not_keep_others_from_it(
-    experiments: Experiments, tmp_path: Path
-) -> None:
-    await experiments.create(named("damaged"))
+async def test_an_experiment_that_cannot_be_analysed_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.db"
     other = named("other")
     other.layer = "other"
     other.horizon.FromMilliseconds(1)
-    await experiments.create(other)
-    await experiments.start("damaged")
-    failures = "sluice_experiment_analysis_failures_total"
-    before = REGISTRY.get_sample_value(failures) or 0
-    with sqlite3.connect(tmp_path / "rollout.db") as database:
+    # It looks once, at its start. Would it look again, it might read the history before the damage, and would keep it.
+    async with started(path, rollout_experiment_seconds=3600) as service:
+        experiments = Experiments(service)
+        for plan in (named("damaged"), other):
+            await experiments.create(plan)
+            await experiments.start(plan.name)
+    with sqlite3.connect(path) as database:
         # A run that began at no time has no history.
         database.execute("UPDATE experiment SET history_time = -1e300 WHERE name = 'damaged'")
-    await experiments.start("other")
-    assert (await settled(experiments, "other")).experiment.verdict == pb.VERDICT_INCONCLUSIVE
+    failures = "sluice_experiment_analysis_failures_total"
+    before = REGISTRY.get_sample_value(failures) or 0
+    async with started(path, rollout_experiment_seconds=0.05) as service:
+        found = await settled(Experiments(service), "other")
+    assert found.experiment.verdict == pb.VERDICT_INCONCLUSIVE
+    # Both are due in its first look, the damaged one before the other.
     assert (REGISTRY.get_sample_value(failures) or 0) > before
 
 
