@@ -149,7 +149,7 @@ class GatewayMetrics:
         )
         self.impressions = counter(
             "sluice_feedback_impressions_total",
-            "Impressions for the control plane: `stored`, `lost` (no room, or refused), or `failed`, to be sent again.",
+            "Impressions for the control plane: `stored`, `lost` (no room, or never taken), or `failed`, sent again.",
             ["outcome"],
         )
         self.feedback_events = counter(
