@@ -27,6 +27,7 @@ MAX_EVENT_ID_CHARACTERS = 128
 MAX_TEXT_BYTES = 256
 MICROSECONDS = 1_000_000
 _DAY_SECONDS = 86_400
+_SECOND_NANOS = 10**9
 _AT_ONCE = 100
 
 _ASPECT = re.compile(r"[a-z0-9_]{0,64}")
@@ -177,6 +178,8 @@ def _problem(event: type_pb.Event) -> str:
     """The reason for which an event says nothing, whatever it is about; empty if it says something."""
     if event.action not in _ACTIONS:
         return f"action {event.action} is unknown; send click, cite, rate or label"
+    if not 0 <= event.time.nanos < _SECOND_NANOS:
+        return "time has nanos below 0 or above 999,999,999"
     return _text_problem(event) or _rating_problem(event) or _result_problem(event)
 
 

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import InvalidArgument
 from services.gateway.feedback.impressions import Impressions
@@ -196,6 +197,8 @@ def test_an_old_answer_takes_no_more_events(age: int, late: bool) -> None:
         {"client_id": "é" * 129},
         {"session_id": "s" * 257},
         {"object_id": "b\0"},
+        {"time": Timestamp(seconds=SERVED // MICROSECONDS, nanos=-1)},
+        {"time": Timestamp(seconds=SERVED // MICROSECONDS, nanos=10**9)},
     ],
 )
 def test_an_event_that_says_nothing_is_invalid(given: dict[str, Any]) -> None:
