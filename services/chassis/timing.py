@@ -26,6 +26,7 @@ LONGEST_CALL_SECONDS = 3600.0
 REPLY_SHARE = 0.04
 LEAST_REPLY_SECONDS = 0.01
 MOST_REPLY_SECONDS = 0.25
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any], default_seconds: float = LONGEST_CALL_SECONDS) -> float:
@@ -58,6 +59,13 @@ def seconds_of(message: Duration, field: str) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise InvalidArgument(field, "must not be negative")
     return seconds
+
+
+def since_1970(message: Timestamp, field: str) -> float:
+    """Seconds since 1970 of a moment. Raises InvalidArgument, naming the field, for one that no calendar has."""
+    if not (0 <= message.seconds <= _LAST_SECOND and 0 <= message.nanos < 10**9):
+        raise InvalidArgument(field, "must be between the years 1970 and 9999")
+    return message.seconds + message.nanos / 1e9
 
 
 def timestamp(seconds: float) -> Timestamp:

@@ -114,6 +114,22 @@ async def test_a_report_holds_the_history_what_was_attached_and_the_feature_of_t
 
 
 @pytest.mark.parametrize(
+    "moment",
+    [Timestamp(seconds=2**62), Timestamp(seconds=-1), Timestamp(seconds=1, nanos=-1)],
+    ids=["far", "old", "odd"],
+)
+async def test_evidence_of_no_time_is_refused_and_the_report_stays_readable(
+    experiments: Experiments, moment: Timestamp
+) -> None:
+    await experiments.create()
+    evidence = pb.AttachedEvidence(step=pb.LADDER_STEP_OFFLINE, time=moment, summary="nDCG +3 %")
+    with pytest.raises(InvalidArgument) as caught:
+        await experiments.ask("AttachEvidence", pb.AttachEvidenceRequest(command=WHO, name="hybrid", evidence=evidence))
+    assert caught.value.field == "evidence.time"
+    assert not (await experiments.ask("GetExperimentReport", pb.GetExperimentReportRequest(name="hybrid"))).attached
+
+
+@pytest.mark.parametrize(
     ("method", "request_", "error", "reason"),
     [
         (

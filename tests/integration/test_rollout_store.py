@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import sqlalchemy as sa
 import trustme
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from google.protobuf.message import Message
 
+from drills.parts.rpc import Rpc
 from services.chassis.client import StageChannel
 from services.chassis.errors import StartupError, Unavailable
 from services.chassis.server import serving
@@ -36,8 +39,8 @@ from services.rollout.snapshots import Quarantined
 from services.rollout.storage.database import Database, open_database
 from services.rollout.storage.records import HistoryEntry, SealedSnapshot
 from services.rollout.storage.tables import metadata
+from sluice.rollout.v1 import experiment_pb2, feedback_pb2, rollout_pb2_grpc
 from sluice.rollout.v1 import rollout_pb2 as pb
-from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice.type.v1 import features_pb2
 from sluice_statistics.answers import Metric
 from tests.postgres_server import PostgresServer
@@ -308,6 +311,25 @@ async def test_a_standby_reads_refuses_the_rest_and_takes_over(url: str) -> None
             while await standby.health("", deadline=soon()) is not None:
                 await asyncio.sleep(0.05)
         assert await standby.call(stub.CreateFeature, create, deadline=soon()) == made
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pb.GetFeatureRequest(name="a\0"),
+        pb.ListHistoryRequest(name="a\0"),
+        pb.KillFeatureRequest(command=pb.Command(actor="ada", reason="to see"), name="a\0"),
+        experiment_pb2.GetExperimentRequest(name="a\0"),
+        feedback_pb2.ExportFeedbackRequest(collection="a\0"),
+    ],
+    ids=lambda asked: type(asked).__name__,
+)
+async def test_a_text_with_a_null_is_never_a_fault_of_ours(url: str, asked: Message) -> None:
+    async with replica(url) as channel:
+        try:
+            await Rpc(asked, lambda _asked, _said: True).call(channel.channel, asked.SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            assert error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 
 
 def soon() -> float:

@@ -106,6 +106,8 @@ class ExperimentControl:
             experiment = known(ExperimentRecords(records.connection).experiment(name), name)
             if not evidence.summary.strip() or len(evidence.summary.encode()) > MAX_SUMMARY_BYTES:
                 raise InvalidArgument("evidence.summary", f"must be 1 to {MAX_SUMMARY_BYTES:,} bytes of text")
+            if "\0" in evidence.summary + evidence.result_json:
+                raise InvalidArgument("evidence", "holds a text with a null")
             if len(evidence.result_json.encode()) > MAX_RESULT_BYTES:
                 raise InvalidArgument("evidence.result_json", f"is longer than {MAX_RESULT_BYTES // 1024} KiB")
             ExperimentRecords(records.connection).attach(name, evidence)

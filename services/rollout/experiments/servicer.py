@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.chassis.errors import InvalidArgument
+from services.chassis.timing import since_1970
 from services.rollout.experiments.control import ExperimentControl
 from services.rollout.experiments.experiments import known
 from services.rollout.experiments.plan import ExperimentPlan
@@ -95,5 +96,5 @@ def _evidence(message: Any) -> AttachedEvidence:
         raise InvalidArgument("evidence.step", "must be OFFLINE or REPLAY; the others are known to the service")
     if not message.HasField("time"):
         raise InvalidArgument("evidence.time", "is missing: say when it was measured")
-    time = message.time.seconds + message.time.nanos / 1e9
+    time = since_1970(message.time, "evidence.time")
     return AttachedEvidence(steps[message.step], time, message.summary, message.result_json)

@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.access.gate import sees
 from services.chassis.access.identity import caller_of
-from services.chassis.errors import InvalidArgument, ResourceExhausted, Unavailable
-from services.chassis.timing import duration
+from services.chassis.errors import ResourceExhausted, Unavailable
+from services.chassis.timing import duration, since_1970
 from services.rollout.feedback.batches import Batch
 from services.rollout.feedback.rows import EventRow, StoredAnswer
 from services.rollout.feedback.writing import FeedbackWriter
@@ -53,8 +52,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackStoreServiceServicer):
     async def ExportFeedback(
         self, request: pb.ExportFeedbackRequest, context: Context
     ) -> AsyncIterator[pb.ExportFeedbackResponse]:
-        start = _seconds(request.start_time, "start_time") if request.HasField("start_time") else 0.0
-        end = _seconds(request.end_time, "end_time") if request.HasField("end_time") else None
+        start = since_1970(request.start_time, "start_time") if request.HasField("start_time") else 0.0
+        end = since_1970(request.end_time, "end_time") if request.HasField("end_time") else None
         if self._exports >= MAX_EXPORTS:
             raise ResourceExhausted(
                 f"{MAX_EXPORTS} exports are under way already; try again when one has ended",
@@ -132,9 +131,3 @@ def _event(row: EventRow) -> feedback_pb2.Event:
     )
     event.time.FromMicroseconds(row.time)
     return event
-
-
-def _seconds(stamp: Timestamp, field: str) -> float:
-    if not 0 <= stamp.seconds < 1 << 33:
-        raise InvalidArgument(field, "is no time after 1970")
-    return stamp.seconds + stamp.nanos / 1e9

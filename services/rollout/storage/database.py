@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from services.chassis.errors import StartupError, Unavailable
+from services.chassis.errors import InvalidArgument, StartupError, Unavailable
 from services.rollout.feedback.storage import FeedbackRecords, stage_tables
 from services.rollout.storage.records import Records
 from services.rollout.storage.turns import Turns
@@ -281,9 +281,16 @@ class PostgresDatabase:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn a driver's error for a database that is away, or not yet made, into Unavailable."""
+    """Turn a driver's error for a database that is away, or not yet made, into Unavailable.
+
+    A text with a null, which PostgreSQL takes nowhere, not even to look for it, is a mistake of the caller.
+    """
     try:
         yield
+    except sa.exc.DataError as error:
+        if "NUL" not in str(error.orig):
+            raise
+        raise InvalidArgument("request", "holds a text with a null (U+0000); leave it out") from error
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.ProgrammingError) as error:
         lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
         if isinstance(error, sa.exc.ProgrammingError) and not lost and "does not exist" not in str(error.orig):

@@ -5,9 +5,10 @@ import time
 from typing import Any, cast
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.chassis.errors import DeadlineExceeded
-from services.chassis.timing import deadline_of, duration, in_background, remaining
+from services.chassis.errors import DeadlineExceeded, InvalidArgument
+from services.chassis.timing import deadline_of, duration, in_background, remaining, since_1970
 
 
 class Context:
@@ -32,6 +33,21 @@ def test_the_callers_deadline_holds_be_it_longer_or_shorter_than_the_default(
 def test_a_deadline_that_has_passed_leaves_no_time() -> None:
     with pytest.raises(DeadlineExceeded):
         remaining(time.monotonic() - 1)
+
+
+def test_a_moment_is_read_in_seconds_since_1970() -> None:
+    assert since_1970(Timestamp(seconds=7, nanos=500_000_000), "time") == 7.5
+    assert since_1970(Timestamp(), "time") == 0
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [Timestamp(seconds=-1), Timestamp(seconds=253_402_300_800), Timestamp(nanos=-1), Timestamp(nanos=10**9)],
+)
+def test_a_moment_that_no_calendar_has_is_refused(moment: Timestamp) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        since_1970(moment, "evidence.time")
+    assert caught.value.field == "evidence.time"
 
 
 def test_a_duration_is_exact_to_the_nanosecond() -> None:

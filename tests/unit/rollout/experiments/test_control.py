@@ -186,9 +186,22 @@ def test_evidence_of_an_earlier_step_takes_the_place_of_the_one_before(desk: Des
     desk.do(lambda records: desk.control.attach(records, WHO, "hybrid", offline))
     kept = desk.do(lambda records: ExperimentRecords(records.connection).attached("hybrid"))
     assert [evidence.summary for evidence in kept] == ["nDCG +3 %", "second"]
-    too_long = replace(offline, result_json="x" * 300_000)
-    with pytest.raises(InvalidArgument, match="result_json"):
-        desk.do(lambda records: desk.control.attach(records, WHO, "hybrid", too_long))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"summary": " "}, "summary"),
+        ({"summary": "a\0"}, "evidence"),
+        ({"result_json": "x" * 300_000}, "result_json"),
+        ({"result_json": "{\0}"}, "evidence"),
+    ],
+)
+def test_evidence_that_cannot_be_kept_is_refused(desk: Desk, wrong: dict[str, str], field: str) -> None:
+    desk.create()
+    evidence = AttachedEvidence(LadderStep.OFFLINE, desk.now, "nDCG +3 %", "{}")
+    with pytest.raises(InvalidArgument, match=field):
+        desk.do(lambda records: desk.control.attach(records, WHO, "hybrid", replace(evidence, **wrong)))
 
 
 def test_a_new_process_goes_on_with_the_experiments_that_run(desk: Desk) -> None:
