@@ -20,17 +20,20 @@ from google.protobuf.message import Message
 from deploy.local.processes import Process
 from drills.faults.drill import Group, Seen, ms
 from drills.faults.mutation import decodable, mutated
-from drills.faults.rpcs import RAMPING, STILL, rpcs
+from drills.faults.rpcs.control_plane import COMMAND, RAMPING, STILL
+from drills.faults.rpcs.experiments import RUNNING, plan
+from drills.faults.rpcs.feedback import KEY
+from drills.faults.rpcs.stages import rpcs
 from drills.parts.processes import LIGHT, StageProcess, running
 from drills.parts.rpc import Rpc
 from services.chassis.client import StageChannel
 from services.chassis.status import error_from
+from sluice.rollout.v1 import experiment_pb2, experiment_pb2_grpc, rollout_pb2_grpc
 from sluice.rollout.v1 import rollout_pb2 as rollout
-from sluice.rollout.v1 import rollout_pb2_grpc
 from sluice_client import AsyncClient, Document, Features, SluiceError
 
 MESSAGES = int(os.environ.get("FAULT_MESSAGES", "20000"))
-"""On each method. 20,000 on each of the 55 take most of the drill's time."""
+"""On each method. 20,000 on each of about a hundred take most of the drill's time."""
 CONCURRENCY = 6
 MIB = 2**20
 LARGEST_BYTES = 16 * MIB
@@ -38,7 +41,7 @@ LARGEST_BYTES = 16 * MIB
 
 @dataclass(frozen=True)
 class Platform:
-    """The stages with one collection, and the rollout service with features."""
+    """The stages with one collection, and the rollout service with features and an experiment."""
 
     stages: Mapping[str, StageProcess]
     client: AsyncClient
@@ -60,37 +63,42 @@ async def platform() -> AsyncIterator[Platform]:
             name: await stack.enter_async_context(running(name, LIGHT | {"QDRANT_PATH": str(Path(folder) / "qdrant")}))
             for name in ("embedder", "expander", "retriever", "reranker", "reasoner")
         }
+        database = f"sqlite:///{Path(folder) / 'rollout.db'}"
+        stages["rollout"] = await stack.enter_async_context(running("rollout", {"ROLLOUT_DATABASE_URL": database}))
+        await _begin(stages["rollout"])
         addresses = {f"{name.upper()}_ADDRESS": stage.address for name, stage in stages.items()}
+        addresses |= {"FEEDBACK_KEYS": KEY, "ROLLOUT_SNAPSHOT_PATH": str(Path(folder) / "snapshot.json")}
         stages["gateway"] = await stack.enter_async_context(running("gateway", LIGHT | addresses))
         client = await stack.enter_async_context(AsyncClient(stages["gateway"].address, timeout=20))
         await client.index(DOCUMENTS)
         config = await client.config()
         assert config.collection is not None
-        database = f"sqlite:///{Path(folder) / 'rollout.db'}"
-        stages["rollout"] = await stack.enter_async_context(running("rollout", {"ROLLOUT_DATABASE_URL": database}))
-        await _ramp(stages["rollout"])
         yield Platform(stages, client, config.collection.model.fingerprint)
 
 
-async def _ramp(service: StageProcess) -> None:
-    """A feature that is being rolled out, and one that is not."""
-    command = rollout.Command(actor="drill", reason="to see")
-    plan = rollout.Plan(name="week", steps=[rollout.PlanStep(treatment_ppm=500_000)])
+async def _begin(service: StageProcess) -> None:
+    """A feature that is being rolled out, one that is not, and an experiment that runs."""
+    ramp = rollout.Plan(name="week", steps=[rollout.PlanStep(treatment_ppm=500_000)])
     async with StageChannel(service.address) as channel:
         operator: Any = rollout_pb2_grpc.RolloutServiceStub(channel.channel)
         for name in (STILL, RAMPING):
             features = Features(rerank=True)
             await operator.CreateFeature(
-                rollout.CreateFeatureRequest(command=command, name=name, features=features), timeout=20
+                rollout.CreateFeatureRequest(command=COMMAND, name=name, features=features), timeout=20
             )
-        await operator.StartRamp(rollout.StartRampRequest(command=command, name=RAMPING, plan=plan), timeout=20)
+        await operator.StartRamp(rollout.StartRampRequest(command=COMMAND, name=RAMPING, plan=ramp), timeout=20)
+        experimenter: Any = experiment_pb2_grpc.ExperimentServiceStub(channel.channel)
+        create = experiment_pb2.CreateExperimentRequest(command=COMMAND, plan=plan(RUNNING))
+        await experimenter.CreateExperiment(create, timeout=20)
+        start = experiment_pb2.StartExperimentRequest(command=COMMAND, name=RUNNING)
+        await experimenter.StartExperiment(start, timeout=20)
 
 
 group: Group[Platform] = Group("requests", platform)
 
 
 SOUND = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION"}
-FULL = {"TOO_MANY_FEATURES", "TOO_MANY_GATEWAYS"}
+FULL = {"TOO_MANY_FEATURES", "TOO_MANY_GATEWAYS", "TOO_MANY_EXPERIMENTS", "LAYER_FULL", "TOO_MANY_EXPORTS"}
 """Reasons of RESOURCE_EXHAUSTED that mutants bring about: each that is accepted takes a place."""
 
 

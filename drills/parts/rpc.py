@@ -34,16 +34,17 @@ class Rpc:
         return str(self.method.containing_service.file.package).split(".")[1]
 
     async def call(self, channel: grpc.aio.Channel, raw: bytes) -> Message:
-        """The answer to these bytes, or the first of a stream."""
+        """The answer to these bytes, or the first of a stream; an empty one for a stream that ends without any."""
         path = f"/{self.method.containing_service.full_name}/{self.method.name}"
-        reply = GetMessageClass(self.method.output_type).FromString
+        reply: Any = GetMessageClass(self.method.output_type)
         if not self.method.server_streaming:
-            unary: Any = channel.unary_unary(path, response_deserializer=reply)
+            unary: Any = channel.unary_unary(path, response_deserializer=reply.FromString)
             answer: Message = await unary(raw, timeout=20)
             return answer
-        stream: Any = channel.unary_stream(path, response_deserializer=reply)(raw, timeout=20)
+        stream: Any = channel.unary_stream(path, response_deserializer=reply.FromString)(raw, timeout=20)
         async with aclosing(aiter(stream)) as answers:
-            return await anext(answers)
+            first: Message = await anext(answers, reply())
+            return first
 
 
 def methods_of(file: FileDescriptor) -> list[MethodDescriptor]:
