@@ -153,11 +153,12 @@ async def test_a_collection_without_keys_is_refused_with_the_remedy(store, relat
     [
         ((), {}, "candidates"),
         ((("a", 1.0), ("a", 0.5)), {}, "candidates"),
+        ((("a", 1.0), ("", 0.5)), {}, "candidates[1].id"),
         ((("a", 1.0),), {"hops": 3}, "max_hops"),
         ((("a", 1.0),), {"limit": 0}, "limit"),
         ((("a", 1.0),), {"question": "x" * 20_000}, "query"),
     ],
-    ids=["no candidates", "one twice", "too many hops", "no limit", "long question"],
+    ids=["no candidates", "one twice", "one of no name", "too many hops", "no limit", "long question"],
 )
 async def test_what_makes_no_sense_is_refused_by_its_field(relating, related, seeds, options, field):
     with pytest.raises(InvalidArgument) as refused:

@@ -172,7 +172,8 @@ def rpcs(fingerprint: str) -> list[Rpc]:
                 collection="documents", query="sea", max_hops=1, limit=3,
                 candidates=[retriever.ScoredPassage(id="p", score=1.0), retriever.ScoredPassage(id="q", score=0.5)],
             ),
-            lambda asked, said: _ids([one.id for one in asked.candidates], 1000)
+            lambda asked, said: 1 <= len({one.id for one in asked.candidates}) == len(asked.candidates) <= 1000
+            and all(one.id for one in asked.candidates)
             and 1 <= asked.max_hops <= 2 and len(said.passages) <= asked.limit <= 1000,
         ),
         *(

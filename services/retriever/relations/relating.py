@@ -175,6 +175,9 @@ def _check(question: str, seeds: Sequence[Seed], hops: int, limit: int) -> None:
     check_ids(seeds, "candidates", MAX_CANDIDATES)
     if len({seed.id for seed in seeds}) < len(seeds):
         raise InvalidArgument("candidates", "holds a passage twice; send each once")
+    for place, seed in enumerate(seeds):
+        if not seed.id:
+            raise InvalidArgument(f"candidates[{place}].id", "is empty; name a passage")
     if len(question.encode()) > MAX_QUERY_BYTES:
         raise InvalidArgument("query", f"is longer than {MAX_QUERY_BYTES} bytes")
     if not 1 <= hops <= MAX_HOPS:
