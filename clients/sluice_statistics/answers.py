@@ -41,7 +41,7 @@ class AnswerEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnswerOutcome:
-    """What an answer came to."""
+    """Outcome of an answer: its end, and what was done with it."""
 
     seconds: float | None = None
     tokens: int = 0

@@ -66,7 +66,7 @@ class Moments:
 
 @dataclass(slots=True)
 class History:
-    """What the units of one arm did before the run: a value for each, the same one for all without a history."""
+    """Moments of the units of one arm before the run: a value for each, the same one for all without a history."""
 
     mean: Number = 0.0
     variance: Number = 0.0

@@ -99,7 +99,7 @@ class Drill:
         repetitions: int,
     ) -> None:
         self.failed: list[str] = []
-        """What was not as it should be."""
+        """Faults that were found."""
         self._console = console
         self._parts = parts
         self._broken = broken

@@ -34,7 +34,7 @@ class Sample:
     """Users in the order in which they came."""
 
     values: Floats
-    """What a user's answers came to; nan for users that do not count."""
+    """Value of each user's answers; nan for users that do not count."""
     treated: Flags
     """For A/B, the users of the treatment."""
 

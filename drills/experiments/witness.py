@@ -13,7 +13,7 @@ _TEAMS = {"": 0, **{arm: team for team, arm in enumerate(ARMS, start=1)}}
 
 @dataclass
 class Witness:
-    """What was seen of the answers of one experiment."""
+    """Observations of the answers of one experiment."""
 
     experiment: str
     recorded: Recorded

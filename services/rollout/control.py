@@ -402,7 +402,7 @@ def known(feature: Feature | None, name: str) -> Feature:
 
 
 def ratings_of(records: Records, feature: Feature) -> Ratings:
-    """What users think of treatment's answers in the present run; nothing where the plan does not ask for it."""
+    """Ratings of treatment's answers in the present run; none where the plan does not ask for them."""
     if feature.plan is None or feature.plan.criteria.satisfaction_min is None:
         return NO_RATINGS
     found = [

@@ -1,1 +1,1 @@
-"""What people do with answers: events to record, and answers with their events to read."""
+"""Feedback: events to record, and answers with their events to read."""

@@ -224,7 +224,7 @@ def _slower(slow: SlowAnswers, control: float, treatment: float) -> tuple[bool, 
 
 
 def _drawn(served: Served) -> Ints:
-    """What chance gave to the user of each answer, if it is the first one: an arm, or the first choice; else -1."""
+    """Draw of chance for the user of each answer, if it is the first one: an arm, or the first choice; else -1."""
     found = np.full(len(served.rows), -1)
     there: set[int] = set()
     for answer, row in enumerate(served.rows):

@@ -33,7 +33,7 @@ Flags = NDArray[np.bool_]
 
 
 class Activity(enum.Enum):
-    """How unevenly people ask."""
+    """Spread of activity over people."""
 
     ZIPF = "Zipf"
     LOG_NORMAL = "log-normal"
@@ -52,7 +52,7 @@ class Scenario:
     """Mean share of answers with a click; with a rating, for satisfaction."""
     metric: Metric = Metric.RECIPROCAL_RANK
     spread: float = 2.0
-    """How alike people are: the sum of the parameters of a beta distribution."""
+    """Likeness of people: the sum of the parameters of a beta distribution."""
     learning: float = 0.0
     """Share of a person's first click rate that is gained (or lost, below 0) while they come back."""
     history_share: float = 0.0
@@ -64,9 +64,9 @@ class Stream:
     """Events in their order."""
 
     users: Ints
-    """Whose answer it is."""
+    """User of each answer."""
     answers: Ints
-    """Which answer, in the order in which they were served."""
+    """Number of each answer, in the order in which they were served."""
     places: Ints
     """Place from 0 of what was used; NOTHING for the answer itself."""
     counted: Ints

@@ -109,7 +109,7 @@ RefusalReason = Literal["late", "full", "too_large"]
 
 
 class SchedulerObserver:
-    """Is told what the scheduler does; this one ignores it.
+    """Observer of what the scheduler does; this one ignores it.
 
     Called by the event loop and by workers, mostly with the scheduler's lock held: overrides must be quick and never
     raise.

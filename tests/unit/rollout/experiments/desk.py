@@ -57,7 +57,7 @@ class Answer:
 def request_of(
     run_id: str, answers: Iterable[Answer], now: float, rng: random.Random
 ) -> feedback_pb2.StoreFeedbackRequest:
-    """What gateways send of these answers, a millisecond apart."""
+    """Make the request of gateways about these answers, a millisecond apart."""
     request = feedback_pb2.StoreFeedbackRequest()
     for place, answer in enumerate(answers):
         query_id = f"q-{rng.getrandbits(64):016x}"
