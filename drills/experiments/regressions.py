@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drills.experiments import faults
 from drills.experiments.answers import TREATMENT
@@ -11,7 +11,7 @@ from drills.experiments.faults import Fault, Leak
 from drills.experiments.live import Ended, Told, plan, run
 from drills.experiments.people import CLICK_MODELS
 from drills.experiments.world import LIVE, World
-from sluice_client import ExperimentMethod, Verdict
+from sluice_client import ExperimentMethod, ExperimentMetric, Verdict
 
 MOST_SECONDS = 150.0
 _MINIMUM_EFFECT = 0.02
@@ -26,6 +26,8 @@ class Regression:
     reason: str
     fault: Fault = faults.NONE
     leak: Leak | None = None
+    metric: ExperimentMetric | None = None
+    """The metric that decides; None for the usual one."""
 
 
 REGRESSIONS = (
@@ -33,7 +35,10 @@ REGRESSIONS = (
     Regression("moved-down-ab", ExperimentMethod.AB, "reciprocal rank", Fault(moved_down=True)),
     Regression("slower", ExperimentMethod.AB, "latency", Fault(slower=3.0)),
     Regression("failing", ExperimentMethod.AB, "errors", Fault(failing=0.02)),
-    Regression("users-lost", ExperimentMethod.AB, "users", leak=Leak(TREATMENT, 1 / 3)),
+    # Nobody rates, so nothing but the loss can end it: by clicks the arm, which is better, may ship before.
+    Regression(
+        "users-lost", ExperimentMethod.AB, "users", leak=Leak(TREATMENT, 1 / 3), metric=ExperimentMetric.SATISFACTION
+    ),
 )
 
 
@@ -55,9 +60,9 @@ async def stopped(world: World, regression: Regression, seed: int, told: Told) -
     """Break the treatment, and run an experiment."""
     collection = world.collections[LIVE]
     crowd = Crowd(world.spoilt, collection, CLICK_MODELS[0], regression.name, seed)
-    planned = plan(
-        f"broken-{regression.name}", regression.method, "Words beside vectors help (they are broken).", _MINIMUM_EFFECT
-    )
+    hypothesis = "Words beside vectors help (they are broken)."
+    planned = plan(f"broken-{regression.name}", regression.method, hypothesis, _MINIMUM_EFFECT)
+    planned = replace(planned, primary_metric=regression.metric)
     world.index.fault, world.way.leak = regression.fault, regression.leak
     try:
         return Stopped(regression, await run(world, planned, crowd, MOST_SECONDS, told))

@@ -48,14 +48,13 @@ def main(
         with Progress(console=console) as progress:
             bar = progress.add_task(database, total=kills)
             found[database] = asyncio.run(_volume(database, kills, seconds, rate, partial(progress.advance, bar)))
+        _keep(found)
     if only in ("", "hostile"):
         found["hostile"] = asyncio.run(hostile.attacked())
     if only in ("", "searches"):
         subprocess.run([sys.executable, "-m", "bench.feedback"], check=False)
         found["searches"] = json.loads(SEARCHES.read_text(encoding="utf-8"))["rows"]
-    found |= _summary(found)
-    BUILD.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _keep(found)
     console.print_json(json.dumps(found))
     console.print(f"{time.monotonic() - began:.0f} s. Written to {shown(RESULT)}.")
     for problem in found["problems"]:
@@ -67,6 +66,13 @@ async def _volume(database: str, kills: int, seconds: float, rate: float, on_kil
     async with world(database) as made:
         steady = await volume.steady(made, seconds, rate)
         return {"steady": steady, "killed": await volume.killed(made, kills, rate, on_kill)}
+
+
+def _keep(found: dict[str, Any]) -> None:
+    """Write what is known so far: a part that ends the drill takes no other part with it."""
+    found |= _summary(found)
+    BUILD.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:
