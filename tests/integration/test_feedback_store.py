@@ -25,7 +25,7 @@ from services.chassis.timing import duration, in_background, timestamp
 from services.rollout.__main__ import compose
 from services.rollout.feedback import writing
 from services.rollout.feedback.batches import Batch
-from services.rollout.feedback.rows import AnswerEvent, Ending, UserRating, date_of, day_of, microseconds
+from services.rollout.feedback.rows import Ending, UserRating, date_of, day_of, microseconds
 from services.rollout.feedback.writing import FeedbackWriter
 from services.rollout.settings import RolloutSettings
 from services.rollout.storage import database as database_module
@@ -35,6 +35,7 @@ from sluice.rollout.v1 import feedback_pb2 as pb
 from sluice.rollout.v1 import feedback_pb2_grpc
 from sluice.type.v1 import feedback_pb2
 from sluice.type.v1.impression_pb2 import Exposure, Impression
+from sluice_statistics.answers import AnswerEvent
 from tests.postgres_server import PostgresServer
 
 NOW = 1_795_800_000.25

@@ -44,8 +44,8 @@ from services.rollout.experiments.findings import MetricFinding
 from services.rollout.experiments.observations import Observations, SlowAnswers
 from services.rollout.experiments.plan import ExperimentArm, ExperimentPlan, Method, MetricGuardrail
 from services.rollout.experiments.verdicts import Evidence, judge
-from services.rollout.feedback.rows import AnswerEvent, AnswerRow, Ending
-from sluice_statistics.answers import Metric
+from services.rollout.feedback.rows import AnswerRow, Ending
+from sluice_statistics.answers import AnswerEvent, Metric
 from sluice_statistics.sequences import difference, mean
 
 SHARE = 0.8

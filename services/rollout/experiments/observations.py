@@ -12,7 +12,7 @@ from services.rollout import evidence
 from services.rollout.experiments.findings import ArmTotals
 from services.rollout.experiments.plan import METRICS_OF, ExperimentPlan, Method
 from services.rollout.feedback.rows import AnswerRow, Ending
-from sluice_statistics.answers import AnswerEvent, AnswerOutcome, Metric
+from sluice_statistics.answers import AnswerOutcome, Metric
 from sluice_statistics.percentiles import percentile
 
 WINDOW_ANSWERS = 200
@@ -169,7 +169,7 @@ class Observations:
 def outcome_of(row: AnswerRow) -> AnswerOutcome:
     """The outcome of an answer."""
     return AnswerOutcome.of(
-        map(AnswerEvent._make, row.events),
+        row.events,
         seconds=row.seconds or 0.0,
         tokens=row.tokens,
         teams=row.teams,

@@ -6,6 +6,8 @@ import enum
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from sluice_statistics.answers import AnswerEvent
+
 DAY_MICROSECONDS = 86_400_000_000
 
 
@@ -83,17 +85,6 @@ class EventRow(NamedTuple):
     rating: float | None
     aspect: str
     label: str
-
-
-class AnswerEvent(NamedTuple):
-    """An event, as analyses read it."""
-
-    action: str
-    """"click", "cite", "rate" or "label"."""
-    object_id: str
-    position: int
-    """Rank in the whole answer, from 1; 0 where the event is about the answer."""
-    rating: float | None
 
 
 class AnswerRow(NamedTuple):

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from services.rollout.feedback import days
 from services.rollout.feedback.rows import (
     Action,
-    AnswerEvent,
     AnswerRow,
     Ending,
     EventRow,
@@ -28,6 +27,7 @@ from services.rollout.feedback.rows import (
     microseconds,
 )
 from services.rollout.storage import tables
+from sluice_statistics.answers import AnswerEvent
 
 PAGE = 2000
 """Answers that are read by one statement: memory and the time of a transaction stay small, however long a run is."""
