@@ -25,6 +25,7 @@ from sluice_cli.reviews.pictures import (
     Plot,
     one_axes,
     plot_of,
+    show_evidence,
     show_time,
 )
 from sluice_client import ExperimentMetric, ExperimentReport, Guardrail, MetricFinding
@@ -234,19 +235,7 @@ def _guardrails(report: ExperimentReport) -> Plot | None:
     mismatch = [(point.time, point.log_mismatch) for point in report.points if point.log_mismatch_threshold > 0]
     if mismatch:
         axes.plot(*zip(*mismatch, strict=True), color=GREY, linewidth=1.6, label="users in each arm")
-    axes.axhline(threshold, color=RED, linestyle="--", linewidth=1)
-    axes.annotate(
-        "stopped from here on",
-        (0.005, threshold),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        xytext=(0, 4),
-        color=RED,
-        fontsize=9,
-    )
-    axes.set_ylabel("log of the e-value")
-    axes.set_ylim(bottom=min(-0.2, axes.get_ylim()[0]), top=max(threshold * 1.35, axes.get_ylim()[1]))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    show_evidence(axes, threshold, "stopped")
     _show_run(axes, report)
     return plot_of(
         figure,

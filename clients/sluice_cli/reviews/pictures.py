@@ -50,6 +50,23 @@ def show_time(axes: Any, start: datetime | None = None, end: datetime | None = N
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
 
+def show_evidence(axes: Any, threshold: float, consequence: str) -> None:
+    """Have the axes show evidence by its log: a line where it has a consequence, and the names of the curves."""
+    axes.axhline(threshold, color=RED, linestyle="--", linewidth=1)
+    axes.annotate(
+        f"{consequence} from here on",
+        (0.005, threshold),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        xytext=(0, 4),
+        color=RED,
+        fontsize=9,
+    )
+    axes.set_ylabel("log of the e-value")
+    axes.set_ylim(bottom=min(-0.2, axes.get_ylim()[0]), top=max(threshold * 1.35, axes.get_ylim()[1]))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
 def plot_of(figure: Figure, name: str, title: str, caption: str) -> Plot:
     """Write a figure as SVG."""
     picture = io.StringIO()

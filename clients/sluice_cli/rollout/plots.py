@@ -21,6 +21,7 @@ from sluice_cli.reviews.pictures import (
     Plot,
     one_axes,
     plot_of,
+    show_evidence,
     show_time,
 )
 from sluice_cli.rollout.review import TAKEN_BACK, exposure_of
@@ -89,20 +90,8 @@ def _evidence(report: RolloutReport) -> Plot | None:
                 label=label,
             )
     threshold = max(evidence.log_threshold for point in report.points for evidence in point.guardrails)
-    axes.axhline(threshold, color=RED, linestyle="--", linewidth=1)
-    axes.annotate(
-        "taken back from here on",
-        (0.005, threshold),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        xytext=(0, 4),
-        color=RED,
-        fontsize=9,
-    )
     _mark_taken_back(axes, report)
-    axes.set_ylabel("log of the e-value")
-    axes.set_ylim(bottom=min(-0.2, axes.get_ylim()[0]), top=max(threshold * 1.35, axes.get_ylim()[1]))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    show_evidence(axes, threshold, "taken back")
     return _plot(
         figure,
         axes,
